@@ -1,0 +1,65 @@
+"""What every component does around its own logic: a failure becomes one message and one file.
+
+A component calls `step(<path of any of its outputs>)`. The folder that holds that output is the step's
+folder, on this machine and in a bucket alike; `error.json` is left there for the run report and for
+`gauntlet run`, which turns it into an exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import GauntletError
+
+ERROR_FILE = "error.json"
+
+
+@contextmanager
+def step(output_path: str) -> Iterator[None]:
+    """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
+
+    A mistake of the user's ends with its message and its exit code. A bug keeps its traceback.
+    """
+    folder = Path(output_path).parent
+    try:
+        yield
+    except GauntletError as error:
+        _record(folder, str(error), error.exit_code)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        message = f"{error.filename or folder}: {error.strerror or error}"
+        _record(folder, message, exit_code=1)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except Exception as error:
+        _record(folder, f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all. NaN and infinity are refused: they are not JSON."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, target)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object that another step wrote."""
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
+
+
+def _record(folder: Path, message: str, exit_code: int) -> None:
+    try:
+        write_json(folder / ERROR_FILE, {"message": message, "exit_code": exit_code})
+    except OSError:  # a full or read-only disk: the message still reaches the log
+        print(f"could not write {folder / ERROR_FILE}", file=sys.stderr, flush=True)

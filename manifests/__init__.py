@@ -1,0 +1,1 @@
+"""What to run: the manifest schema, how a manifest is loaded, and one YAML file per system."""

@@ -1,0 +1,1 @@
+"""The DAGs, and how they are compiled and run; the `gauntlet` command."""

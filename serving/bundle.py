@@ -1,0 +1,195 @@
+"""The model bundle: all that serving reads, and the one format that conversion writes.
+
+A bundle is a folder: `model.onnx`, the tokenizer's own file, the parity certificate, and `bundle.json`,
+which names every other file with its sha256. `bundle.json` is written last and the folder is renamed
+into place, so a bundle is complete or absent.
+
+B = batch, T = tokens, C = classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from serving.cpu import usable_cpus
+
+FORMAT_VERSION = 1
+BUNDLE_FILE = "bundle.json"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+PARITY_FILE = "parity.json"
+
+
+class BundleError(Exception):
+    """A bundle that is incomplete, altered or of a format this version cannot read."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of the graph; a dimension is a size or the name of a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """The content of `bundle.json`, but for the file hashes.
+
+    Attributes:
+        task: The task kind, such as `text_classification`.
+        labels: Class names in the order of the output's columns.
+        max_length: Tokens after which a text is cut.
+        candidate: Which conversion candidate this is (`plain`, `fused`, `fused_int8`).
+        precision: `fp32` or `int8`.
+        quality: Figures on the validation split, such as `macro_f1`.
+        latency_ms: Median milliseconds by batch size, written as text, as JSON has it.
+        speedup: PyTorch's median over this model's, by batch size.
+        lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
+    """
+
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_length: int
+    opset: int
+    candidate: str
+    precision: str
+    quality: Mapping[str, float]
+    latency_ms: Mapping[str, float]
+    speedup: Mapping[str, float]
+    lineage: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> BundleInfo:
+        """Parse `bundle.json`.
+
+        Raises:
+            BundleError: A key is missing or unknown, or the format is of another version.
+        """
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise BundleError(f"{BUNDLE_FILE}: found format_version {version}, expected {FORMAT_VERSION}")
+        tensors = {
+            key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content.get(key, ()))
+            for key in ("inputs", "outputs")
+        }
+        try:
+            return cls(**{**content, **tensors, "labels": tuple(content["labels"])})
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{BUNDLE_FILE}: {error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> BundleInfo:
+    """Copy `files` (name in the bundle → where it lies now) into a new bundle at `folder`.
+
+    Returns `info` with the files' hashes. An existing bundle at `folder` is replaced whole.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, source in files.items():
+        shutil.copyfile(source, temporary / name)
+    hashes = {name: file_sha256(temporary / name) for name in sorted(files)}
+    complete = BundleInfo(**{**info.__dict__, "files": hashes})
+    (temporary / BUNDLE_FILE).write_text(json.dumps(asdict(complete), indent=2, allow_nan=False), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    return complete
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """Read `bundle.json` and check every file's sha256.
+
+    Raises:
+        BundleError: A file is missing or differs from what was written.
+    """
+    path = folder / BUNDLE_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file, so {folder} is no bundle or was cut short") from None
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON: {error}") from None
+    info = BundleInfo.from_json(content)
+    for name, expected in info.files.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name}: missing, though {BUNDLE_FILE} names it")
+        found = file_sha256(folder / name)
+        if found != expected:
+            raise BundleError(
+                f"{folder / name}: sha256 is {found[:12]}…, {BUNDLE_FILE} says {expected[:12]}…"
+            )
+    return info
+
+
+class Bundle:
+    """A verified bundle, ready to score text."""
+
+    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+        """Verify the bundle and load it.
+
+        Args:
+            folder: Where the bundle lies.
+            threads: Intra-op threads; by default the CPUs this process may use.
+
+        Raises:
+            BundleError: The bundle is incomplete or altered.
+        """
+        self.folder = Path(folder)
+        self.info = read_info(self.folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cpus()
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(self.folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
+        )
+        self._tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
+        self._tokenizer.enable_truncation(self.info.max_length)
+        self._tokenizer.enable_padding()
+
+    def encode(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+        """`input_ids` and `attention_mask`, each (B, T), padded on the right to the longest text."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        return {
+            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
+            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
+        }
+
+    def logits(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Scores of shape (len(texts), C). Texts are batched by length; the order is kept."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        scores = np.empty((len(texts), len(self.info.labels)), dtype=np.float32)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            scores[rows] = self._session.run(["logits"], self.encode([texts[row] for row in rows]))[0]
+        return scores
+
+    def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Softmax of the logits, (len(texts), C)."""
+        logits = self.logits(texts, batch_size)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)

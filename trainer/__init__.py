@@ -1,0 +1,1 @@
+"""PyTorch: the training loop and one module per task kind in `tasks/`."""
