@@ -8,7 +8,6 @@ folder, on this machine and in a bucket alike; `error.json` is left there for th
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, target)
+    temporary.replace(target)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

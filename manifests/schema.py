@@ -235,7 +235,8 @@ class Conversion(Section):
     def _objective_is_timed(self) -> Self:
         if self.objective_batch_size not in self.batch_sizes:
             raise ValueError(
-                f"objective_batch_size {self.objective_batch_size} is not one of batch_sizes {self.batch_sizes}"
+                f"objective_batch_size {self.objective_batch_size} is not one of "
+                f"batch_sizes {self.batch_sizes}"
             )
         return self
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -117,7 +116,7 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
     complete = BundleInfo(**{**info.__dict__, "files": hashes})
     (temporary / BUNDLE_FILE).write_text(json.dumps(asdict(complete), indent=2, allow_nan=False), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    temporary.replace(folder)
     return complete
 
 

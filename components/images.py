@@ -1,0 +1,12 @@
+"""The container images that steps run in.
+
+`gauntlet compile --components-image` and Cloud Build set them by digest; the defaults name this version,
+so that the committed files under `compiled/` are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+COMPONENTS_IMAGE = os.environ.get("GAUNTLET_COMPONENTS_IMAGE", "gauntlet-python/components:0.1.0")
+TRAINER_IMAGE = os.environ.get("GAUNTLET_TRAINER_IMAGE", "gauntlet-python/trainer:0.1.0")
