@@ -176,7 +176,11 @@ class Resources(Section):
 
 
 class Training(Section):
-    """Section of train-model. Fractions are of 1; `learning_rate` is AdamW's peak rate."""
+    """Section of train-model.
+
+    `batch_size` is the rows of one optimizer step, `learning_rate` AdamW's peak rate, `dropout` that of the
+    encoder and of the head.
+    """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     max_length: int = Field(128, ge=8, le=8192)

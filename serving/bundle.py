@@ -1,8 +1,8 @@
 """The model bundle: all that serving reads, and the one format that conversion writes.
 
 A bundle is a folder: `model.onnx`, the tokenizer's own file, the parity certificate, and `bundle.json`,
-which names every other file with its sha256. `bundle.json` is written last and the folder is renamed
-into place, so a bundle is complete or absent.
+which names every other file with its sha256. `bundle.json` is written last, so a folder without it is no
+bundle. The folder itself is never renamed: a bucket mounted as a folder cannot do that.
 
 B = batch, T = tokens, C = classes.
 """
@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
+REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE)
 
 
 class BundleError(Exception):
@@ -86,14 +87,22 @@ class BundleInfo:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(f"{BUNDLE_FILE}: found format_version {version}, expected {FORMAT_VERSION}")
-        tensors = {
-            key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content.get(key, ()))
-            for key in ("inputs", "outputs")
-        }
         try:
-            return cls(**{**content, **tensors, "labels": tuple(content["labels"])})
-        except (KeyError, TypeError) as error:
+            tensors = {
+                key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content[key])
+                for key in ("inputs", "outputs")
+            }
+            info = cls(**{**content, **tensors, "labels": tuple(content["labels"])})
+        except KeyError as error:
+            raise BundleError(f"{BUNDLE_FILE}: the key {error} is missing") from None
+        except TypeError as error:
             raise BundleError(f"{BUNDLE_FILE}: {error}") from None
+        unnamed = [name for name in REQUIRED_FILES if name not in info.files]
+        if unnamed:
+            raise BundleError(
+                f"{BUNDLE_FILE}: files lacks {', '.join(unnamed)}, so they could not be verified"
+            )
+        return info
 
 
 def file_sha256(path: Path) -> str:
@@ -106,18 +115,57 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
     """Copy `files` (name in the bundle → where it lies now) into a new bundle at `folder`.
 
     Returns `info` with the files' hashes. An existing bundle at `folder` is replaced whole.
+
+    Raises:
+        BundleError: `files` lacks the model or the tokenizer.
+        OSError: The disk is full or read-only. Nothing new is left behind.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, source in files.items():
-        shutil.copyfile(source, temporary / name)
-    hashes = {name: file_sha256(temporary / name) for name in sorted(files)}
-    complete = BundleInfo(**{**info.__dict__, "files": hashes})
-    (temporary / BUNDLE_FILE).write_text(json.dumps(asdict(complete), indent=2, allow_nan=False), "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    absent = [name for name in REQUIRED_FILES if name not in files]
+    if absent:
+        raise BundleError(f"{folder}: a bundle needs {', '.join(absent)}")
+    complete = replace(info, files={name: file_sha256(files[name]) for name in sorted(files)})
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    try:
+        for name, source in files.items():
+            shutil.copyfile(source, folder / name)
+        temporary = folder / (BUNDLE_FILE + ".tmp")
+        content = json.dumps(asdict(complete), indent=2, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(folder / BUNDLE_FILE)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return complete
+
+
+def open_tokenizer(path: Path, max_length: int) -> Tokenizer:
+    """The tokenizer as a bundle uses it: cut at `max_length` tokens, padded on the right."""
+    tokenizer = Tokenizer.from_file(str(path))
+    own = tokenizer.padding or {}
+    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_padding(
+        direction="right", pad_id=own.get("pad_id", 0), pad_token=own.get("pad_token", "[PAD]")
+    )
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """`input_ids` and `attention_mask`, each (B, T), T being the longest text's tokens."""
+    encodings = tokenizer.encode_batch(list(texts))
+    return {
+        "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
+        "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
+    }
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """The graph on the CPU, with the session options that serving and every measurement share."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def read_info(folder: Path) -> BundleInfo:
@@ -133,6 +181,8 @@ def read_info(folder: Path) -> BundleInfo:
         raise BundleError(f"{path}: no such file, so {folder} is no bundle or was cut short") from None
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: found a JSON {type(content).__name__}, expected an object")
     info = BundleInfo.from_json(content)
     for name, expected in info.files.items():
         if not (folder / name).is_file():
@@ -160,23 +210,12 @@ class Bundle:
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cpus()
-        options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(self.folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-        )
-        self._tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
-        self._tokenizer.enable_truncation(self.info.max_length)
-        self._tokenizer.enable_padding()
+        self._session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
+        self._tokenizer = open_tokenizer(self.folder / TOKENIZER_FILE, self.info.max_length)
 
     def encode(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
         """`input_ids` and `attention_mask`, each (B, T), padded on the right to the longest text."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return {
-            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
-        }
+        return encode(self._tokenizer, texts)
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Scores of shape (len(texts), C). Texts are batched by length; the order is kept."""

@@ -1,0 +1,53 @@
+# `make run` and `make test` set up what they need; both work offline but for the package index.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test setup lint types compiled acceptance lock clean
+
+run: $(READY)
+	$(BIN)/gauntlet run manifests/emotion_sample.yaml
+
+test: lint types compiled
+	$(BIN)/gauntlet check
+	$(BIN)/python -m pytest -m "not acceptance"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
+
+# The committed pipeline specs are what the manifests compile to today.
+compiled: $(READY)
+	@for manifest in manifests/*.yaml; do \
+	  $(BIN)/gauntlet compile $$manifest --output $(VENV)/compiled/$$(basename $$manifest) && \
+	  diff -u compiled/$$(basename $$manifest) $(VENV)/compiled/$$(basename $$manifest) || \
+	  { echo "compiled/ is stale: run 'gauntlet compile $$manifest' and commit it"; exit 1; }; \
+	done
+
+# Minutes long, or in need of data: DATA is a folder with emotion/train.txt and emotion/validation.txt.
+acceptance: $(READY)
+	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data $(DATA))
+
+# Resolves pyproject.toml anew; torch is named without the local version that a CPU wheel carries.
+lock:
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev]"
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) .gauntlet build *.egg-info

@@ -1,0 +1,182 @@
+"""The SQLite database that MLflow's tracking and model registry share: made, opened and locked.
+
+Three things that MLflow leaves to luck are settled here, for both backends:
+
+- A new database is built beside its place and renamed into it under a lock, so that two processes cannot
+  migrate the same file and a killed one leaves no half-made database behind.
+- MLflow sends no usage statistics and writes no log of its own: what goes wrong arrives as an exception.
+- A database that is locked, read-only, damaged or of another MLflow version is one message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manifests.errors import GauntletError, UsageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SCHEME = "sqlite:///"
+LOCK_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+
+_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}
+"""Read by MLflow when it is first imported. A value that the user has set stays."""
+
+
+def database_path(uri: str, setting: str) -> Path:
+    """The file that a `sqlite:///` URI names, absolute.
+
+    Args:
+        uri: Such as `sqlite:////absolute/path/gauntlet.db`.
+        setting: What the URI was given for, as an error is to name it.
+
+    Raises:
+        UsageError: The URI is of another scheme, or names no file.
+    """
+    name = uri.removeprefix(SCHEME)
+    if not uri.startswith(SCHEME) or not name or name == ":memory:" or "?" in name:
+        raise UsageError(
+            f"{setting}: found {uri!r}, expected a SQLite file, such as "
+            f"{SCHEME}/absolute/path/gauntlet.db: no other kind is supported."
+        )
+    return Path(name).absolute()
+
+
+def open_client(database: Path) -> MlflowClient:
+    """An MLflow client on the database, which is made if there is none.
+
+    Raises:
+        GauntletError: It cannot be made, read or understood.
+    """
+    with explained(database):
+        if not database.exists():
+            with locked(database):
+                if not database.exists():
+                    _create(database)
+        _require_readable(database)
+        _set_environment()
+        from mlflow import MlflowClient
+
+        uri = f"{SCHEME}{database}"
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def locked(database: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the one lock that Gauntlet's processes take before they write what must stay together.
+
+    The kernel drops it when the holder dies. Not to be taken twice by one process.
+
+    Raises:
+        GauntletError: Another process has held it for `seconds`, or the folder cannot be written.
+    """
+    path = database.with_name(database.name + ".lock")
+    deadline = time.monotonic() + seconds
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}), so nothing can be recorded in {database}. "
+            "Make the folder writable, or name another one."
+        ) from None
+    with handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise GauntletError(
+                        f"{database}: another process has been writing to it for {seconds:g} s. "
+                        "Wait for it, or end it, and run this again."
+                    ) from None
+                time.sleep(_POLL_SECONDS)
+        yield
+
+
+@contextmanager
+def explained(database: Path) -> Iterator[None]:
+    """Turn a failure of SQLite, wherever MLflow has wrapped it, into one message.
+
+    Raises:
+        GauntletError: The database failed. Any other exception passes: it is a bug.
+    """
+    try:
+        yield
+    except GauntletError:
+        raise
+    except Exception as error:
+        cause = _database_failure(error)
+        if cause is None:
+            raise
+        raise GauntletError(f"{database}: {cause}. {_advice(cause)}") from error
+
+
+def _set_environment() -> None:
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
+def _create(database: Path) -> None:
+    _set_environment()
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables  # what `mlflow db upgrade` runs on an empty file
+
+    temporary = database.with_name(database.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    engine = sqlalchemy.create_engine(f"{SCHEME}{temporary}")
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _skip_syncing(connection: sqlite3.Connection, _: object) -> None:
+        # The file is not in its place yet, and 60 migrations that each wait for the disk take seconds.
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA journal_mode = MEMORY")
+
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(database)
+
+
+def _require_readable(database: Path) -> None:
+    # MLflow itself retries for minutes before it gives up on a file that is no database.
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
+def _database_failure(error: BaseException | None) -> str | None:
+    """What SQLite, or MLflow's check of its schema, said: the innermost of the chained exceptions."""
+    while error is not None:
+        if isinstance(error, sqlite3.Error):
+            return str(error)
+        if "out-of-date database schema" in str(error):
+            return "it was written by another version of MLflow"
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _advice(cause: str) -> str:
+    if "locked" in cause:
+        return "Another process is writing to it: wait for it, or end it, and run this again."
+    if "readonly" in cause or "unable to open" in cause:
+        return "Make the file and its folder writable, or name another one."
+    if "full" in cause:
+        return "Make room on the disk and run this again."
+    if "not a database" in cause or "malformed" in cause:
+        return "The file is damaged: restore it from a copy, or move it away to start a new one."
+    if "version of MLflow" in cause:
+        return "Copy it, then run `mlflow db upgrade sqlite:///PATH` on it."
+    return "Run this again; if it stays, move the file away to start a new one."

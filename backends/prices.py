@@ -1,0 +1,277 @@
+"""What a machine costs, so that a paid step has a price before it starts.
+
+The table holds list prices: on demand, USD an hour, us-central1, without discounts, disks or network.
+They are for budgets and are not a bill; check them against the two pages before relying on them.
+
+- `COMPUTE_ENGINE_PAGE` is where the figures come from, by way of its published SKU tables.
+- Vertex AI sells the same machines with a management fee on top (`VERTEX_PAGE`). The fee follows from what
+  that page lists for custom training: 0.21849885 for n1-standard-4 (Compute Engine: 0.189999) and 0.4025
+  for a T4 (0.35). One third-party figure for A2 machines lies 4 % above what it gives.
+
+Prices change, other regions cost more, and contracts differ: `GAUNTLET_PRICES` names a YAML file whose
+entries, final USD an hour, are added to the table or replace what it has:
+
+    machines:
+      g2-standard-8: {usd_per_hour: 0.98, accelerator_type: NVIDIA_L4, accelerator_count: 1}
+    accelerators:
+      NVIDIA_TESLA_T4: 0.40
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from manifests.errors import Fault, ManifestError, UsageError
+from manifests.schema import Resources, Section
+
+COMPUTE_ENGINE_PAGE = "https://cloud.google.com/compute/all-pricing"
+VERTEX_PAGE = "https://cloud.google.com/vertex-ai/pricing"
+PRICES_DATE = "2026-10-07"
+PRICES_VARIABLE = "GAUNTLET_PRICES"
+
+MANAGEMENT_FEE = 1.15
+"""Vertex AI custom training over Compute Engine, on machines and accelerators alike."""
+
+ATTACHES_ACCELERATORS = "n1-"
+"""The one machine family that accelerators are attached to; others have theirs built in, or none."""
+
+Usd = Annotated[float, Field(gt=0)]
+
+
+class Machine(Section):
+    """A machine type: its price with what is built in, and the accelerators that are."""
+
+    usd_per_hour: Usd
+    accelerator_type: str | None = None
+    accelerator_count: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _accelerator_complete(self) -> Self:
+        if (self.accelerator_type is None) != (self.accelerator_count == 0):
+            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        return self
+
+
+class PriceTable(Section):
+    """Machines by type, and accelerators that can be attached by type, USD an hour."""
+
+    machines: dict[str, Machine] = Field(default_factory=dict)
+    accelerators: dict[str, Usd] = Field(default_factory=dict)
+
+
+# machine type → (Compute Engine USD an hour, accelerator built in, how many)
+_COMPUTE_ENGINE_MACHINES: dict[str, tuple[float, str | None, int]] = {
+    "n1-standard-4": (0.189999, None, 0),
+    "n1-standard-8": (0.379998, None, 0),
+    "n1-standard-16": (0.759996, None, 0),
+    "n1-standard-32": (1.519992, None, 0),
+    "n1-highmem-4": (0.236606, None, 0),
+    "n1-highmem-8": (0.473212, None, 0),
+    "n1-highmem-16": (0.946424, None, 0),
+    "e2-standard-4": (0.134023, None, 0),
+    "e2-standard-8": (0.268046, None, 0),
+    "e2-standard-16": (0.536091, None, 0),
+    "g2-standard-4": (0.706830, "NVIDIA_L4", 1),
+    "g2-standard-8": (0.853621, "NVIDIA_L4", 1),
+    "g2-standard-12": (1.000411, "NVIDIA_L4", 1),
+    "g2-standard-16": (1.147201, "NVIDIA_L4", 1),
+    "g2-standard-24": (2.000822, "NVIDIA_L4", 2),
+    "g2-standard-32": (1.734362, "NVIDIA_L4", 1),
+    "g2-standard-48": (4.001645, "NVIDIA_L4", 4),
+    "g2-standard-96": (8.003289, "NVIDIA_L4", 8),
+    "a2-highgpu-1g": (3.673385, "NVIDIA_TESLA_A100", 1),
+    "a2-highgpu-2g": (7.346770, "NVIDIA_TESLA_A100", 2),
+    "a2-highgpu-4g": (14.693540, "NVIDIA_TESLA_A100", 4),
+    "a2-highgpu-8g": (29.387080, "NVIDIA_TESLA_A100", 8),
+    "a2-ultragpu-1g": (5.068798, "NVIDIA_A100_80GB", 1),
+    "a2-ultragpu-2g": (10.137596, "NVIDIA_A100_80GB", 2),
+    "a2-ultragpu-4g": (20.275192, "NVIDIA_A100_80GB", 4),
+    "a2-ultragpu-8g": (40.550383, "NVIDIA_A100_80GB", 8),
+    "a3-highgpu-1g": (11.061250, "NVIDIA_H100_80GB", 1),
+    "a3-highgpu-2g": (22.122500, "NVIDIA_H100_80GB", 2),
+    "a3-highgpu-4g": (44.245000, "NVIDIA_H100_80GB", 4),
+    "a3-highgpu-8g": (88.490000, "NVIDIA_H100_80GB", 8),
+}
+
+_COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
+    "NVIDIA_TESLA_T4": 0.35,
+    "NVIDIA_TESLA_P4": 0.60,
+    "NVIDIA_TESLA_P100": 1.46,
+    "NVIDIA_TESLA_V100": 2.48,
+}
+
+LIST_PRICES = PriceTable(
+    machines={
+        name: Machine(
+            usd_per_hour=round(usd * MANAGEMENT_FEE, 6), accelerator_type=built_in, accelerator_count=count
+        )
+        for name, (usd, built_in, count) in _COMPUTE_ENGINE_MACHINES.items()
+    },
+    accelerators={name: round(usd * MANAGEMENT_FEE, 6) for name, usd in _COMPUTE_ENGINE_ACCELERATORS.items()},
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The most that a step can cost: every attempt runs until its deadline."""
+
+    usd_per_hour: float
+    hours: float
+    replicas: int
+    attempts: int
+
+    @property
+    def usd(self) -> float:
+        """The product of the four."""
+        return self.usd_per_hour * self.hours * self.replicas * self.attempts
+
+    def __str__(self) -> str:
+        factors = [f"{self.usd_per_hour:.4f} USD/h", f"{self.hours:g} h"]
+        factors += [f"{self.replicas} replicas"] * (self.replicas > 1)
+        factors += [f"{self.attempts} attempts"] * (self.attempts > 1)
+        return f"{' × '.join(factors)} = {self.usd:.2f} USD"
+
+
+def current_prices() -> PriceTable:
+    """The list prices, with what the file named by `GAUNTLET_PRICES` adds or replaces.
+
+    Raises:
+        ManifestError: That file has faults; all of them are named.
+        UsageError: It cannot be read or is not YAML.
+    """
+    file = os.environ.get(PRICES_VARIABLE)
+    if not file:
+        return LIST_PRICES
+    own = _read_prices(Path(file))
+    return PriceTable(
+        machines={**LIST_PRICES.machines, **own.machines},
+        accelerators={**LIST_PRICES.accelerators, **own.accelerators},
+    )
+
+
+def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:
+    """USD an hour of one replica, by `prices` or else by `current_prices()`.
+
+    An accelerator that the machine type has built in is in the machine's price and is not charged again.
+
+    Raises:
+        UsageError: The machine or the accelerator is unknown, or the two do not go together.
+    """
+    table = prices or current_prices()
+    machine = table.machines.get(resources.machine_type)
+    if machine is None:
+        raise UsageError(
+            f"machine_type {resources.machine_type}: no price is known, so no budget can be held. "
+            f"Known are {', '.join(table.machines)}. Add others in a file named by {PRICES_VARIABLE}."
+        )
+    if resources.accelerator_type is None:
+        return machine.usd_per_hour
+    if machine.accelerator_type is not None:
+        _require_built_in(resources, machine)
+        return machine.usd_per_hour
+    return machine.usd_per_hour + _attached_rate(resources, table)
+
+
+def estimate(resources: Resources, replicas: int = 1, retries: int = 0) -> Estimate:
+    """The most that a step on `resources` can cost, when each retry may run for `max_hours` again.
+
+    Raises:
+        UsageError: As `hourly_rate`.
+    """
+    return Estimate(hourly_rate(resources), resources.max_hours, replicas, attempts=1 + retries)
+
+
+def over_budget(
+    resources: Resources, file: str, replicas: int = 1, retries: int = 0, key: str = "training.resources"
+) -> Fault | None:
+    """The fault of a step that may cost more than its `max_cost_usd`; none when it fits.
+
+    Args:
+        resources: What the step runs on, with its deadline and its budget.
+        file: The manifest that a fault is to name.
+        replicas: Machines of this kind at the same time.
+        retries: Attempts after the first.
+        key: Where `resources` stand in that manifest.
+
+    Raises:
+        UsageError: As `hourly_rate`.
+    """
+    most = estimate(resources, replicas, retries)
+    if most.usd <= resources.max_cost_usd:
+        return None
+    affordable_hours = math.floor(100 * resources.max_cost_usd * most.hours / most.usd) / 100
+    enough_usd = math.ceil(100 * most.usd) / 100
+    return Fault(
+        file=file,
+        key=f"{key}.max_cost_usd",
+        found=f"{resources.max_cost_usd:g}",
+        expected=f"at least {enough_usd:.2f}, as {resources.machine_type} may cost {most}",
+        action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine.",
+    )
+
+
+def _require_built_in(resources: Resources, machine: Machine) -> None:
+    asked = (resources.accelerator_type, resources.accelerator_count)
+    if asked != (machine.accelerator_type, machine.accelerator_count):
+        raise UsageError(
+            f"{resources.machine_type} has {machine.accelerator_count} × {machine.accelerator_type} built in "
+            f"and cannot take {resources.accelerator_count} × {resources.accelerator_type}. "
+            f"Ask for what it has, or for another machine_type."
+        )
+
+
+def _attached_rate(resources: Resources, table: PriceTable) -> float:
+    wanted = str(resources.accelerator_type)
+    with_it = [name for name, machine in table.machines.items() if machine.accelerator_type == wanted]
+    if with_it:
+        raise UsageError(
+            f"accelerator_type {wanted} cannot be attached to {resources.machine_type}: "
+            f"it is built into {', '.join(with_it)}. Choose one of these as machine_type."
+        )
+    if wanted not in table.accelerators:
+        built_in = {m.accelerator_type: None for m in table.machines.values() if m.accelerator_type}
+        raise UsageError(
+            f"accelerator_type {wanted}: no price is known, so no budget can be held. "
+            f"Known are {', '.join([*table.accelerators, *built_in])}. "
+            f"Add others in a file named by {PRICES_VARIABLE}."
+        )
+    if not resources.machine_type.startswith(ATTACHES_ACCELERATORS):
+        raise UsageError(
+            f"accelerator_type {wanted} cannot be attached to {resources.machine_type}: "
+            f"only {ATTACHES_ACCELERATORS}* machines take accelerators. Choose one, such as n1-standard-8."
+        )
+    return table.accelerators[wanted] * resources.accelerator_count
+
+
+def _read_prices(path: Path) -> PriceTable:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}. {PRICES_VARIABLE} names it: correct that, or unset it."
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        cause = " ".join(str(error).split())
+        raise UsageError(f"{path}: not YAML: {cause}. {PRICES_VARIABLE} names it.") from None
+    try:
+        return PriceTable.model_validate(content)
+    except ValidationError as error:
+        raise ManifestError(
+            [
+                Fault(
+                    file=str(path),
+                    key=".".join(str(part) for part in fault["loc"]) or "the file",
+                    found=repr(fault["input"]),
+                    expected=fault["msg"],
+                    action=f"Correct this price: {PRICES_VARIABLE} names the file.",
+                )
+                for fault in error.errors()
+            ]
+        ) from None

@@ -1,0 +1,186 @@
+"""What conversion leaves: the table of candidates, the winner's figures, its certificate and its bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from components.convert_to_onnx.admission import Trial
+from components.convert_to_onnx.candidates import Failed
+from components.convert_to_onnx.timing import Latency
+from components.step import write_json
+from manifests.schema import Conversion
+from serving.bundle import (
+    MODEL_FILE,
+    PARITY_FILE,
+    TOKENIZER_FILE,
+    BundleInfo,
+    TensorSpec,
+    file_sha256,
+    write_bundle,
+)
+from trainer.checkpoint import TrainingRecord
+
+UNKNOWN = "unknown"  # where the environment does not say
+EXCERPT_CHARACTERS = 160
+DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to."""
+
+    bounds: Conversion
+    threads: int
+    cpu: str
+    texts: Sequence[str]
+    pytorch_macro_f1: float
+    pytorch_latency_ms: Mapping[int, Latency]
+    candidates: Sequence[Trial | Failed]
+
+
+def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[str, Any]:
+    """The output `candidates`. Without a choice there are no latencies either."""
+    document: dict[str, Any] = {
+        "threads": comparison.threads,
+        "cpu": comparison.cpu,
+        "rows": len(comparison.texts),
+        "pytorch": {
+            "macro_f1": comparison.pytorch_macro_f1,
+            "latency_ms": _by_size(comparison.pytorch_latency_ms),
+        },
+        "candidates": [_row(candidate, comparison.texts) for candidate in comparison.candidates],
+        "objective_batch_size": comparison.bounds.objective_batch_size,
+    }
+    if chosen is not None:
+        document |= {"chosen": chosen.name, "chosen_speedup": _by_size(chosen.speedup)}
+    return document
+
+
+def headline(chosen: Trial, bounds: Conversion) -> dict[str, float]:
+    """The chosen candidate's figures: quality, size, and speed at the batch size that decides."""
+    size = bounds.objective_batch_size
+    return {
+        **_quality(chosen),
+        "size_mb": chosen.graph.size_mb,
+        "speedup": chosen.speedup[size],
+        "latency_ms": chosen.latency_ms[size].median,
+    }
+
+
+def bundle_winner(
+    folder: Path,
+    name: str,
+    manifest_sha256: str,
+    checkpoint: Path,
+    record: TrainingRecord,
+    winner: Trial,
+    comparison: Comparison,
+) -> BundleInfo:
+    """Write the bundle of the winning graph, its certificate beside it, to `folder`."""
+    model = onnx.load(winner.graph.path)
+    certificate_path = winner.graph.path.with_name(PARITY_FILE)
+    write_json(certificate_path, _certificate(winner, comparison))
+    info = BundleInfo(
+        name=name,
+        task=record.task,
+        labels=tuple(record.labels),
+        inputs=tuple(_tensor(value) for value in model.graph.input),
+        outputs=tuple(_tensor(value) for value in model.graph.output),
+        max_length=record.max_length,
+        opset=next(entry.version for entry in model.opset_import if not entry.domain),
+        candidate=winner.name,
+        precision=winner.precision,
+        quality=_quality(winner),
+        latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
+        speedup=_by_size(winner.speedup),
+        lineage={
+            "manifest_sha256": manifest_sha256,
+            "data_sha256": record.data_sha256,
+            "training_sha256": record.training_sha256,
+            "encoder": record.encoder,
+            "seed": str(record.seed),
+            "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
+            "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
+            "cpu": comparison.cpu,
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    )
+    files = {
+        MODEL_FILE: winner.graph.path,
+        TOKENIZER_FILE: checkpoint / TOKENIZER_FILE,
+        PARITY_FILE: certificate_path,
+    }
+    return write_bundle(folder, info, files)
+
+
+def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
+    """What was shown of the shipped file. Rows go by number: a model that is served carries no texts."""
+    return {
+        "candidate": winner.name,
+        "model_sha256": file_sha256(winner.graph.path),
+        "bounds": comparison.bounds.model_dump(
+            include={"max_abs_logit_difference", "min_label_agreement", "max_metric_drop"}
+        ),
+        **_figures(winner),
+        "pytorch_macro_f1": winner.parity.pytorch_macro_f1,
+        "rows": winner.parity.rows,
+        "agreement_by_class": dict(winner.parity.agreement_by_class),
+        "worst_rows": [asdict(row) for row in winner.parity.worst],
+        "threads": comparison.threads,
+        "cpu": comparison.cpu,
+    }
+
+
+def _row(candidate: Trial | Failed, texts: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": candidate.name,
+        "admitted": candidate.reason is None,
+        "reason": candidate.reason,
+        "precision": candidate.precision,
+    }
+    if isinstance(candidate, Failed):
+        return row
+    worst = [{**asdict(row), "text": texts[row.row][:EXCERPT_CHARACTERS]} for row in candidate.parity.worst]
+    return {**row, **_figures(candidate), "worst_rows": worst}
+
+
+def _figures(trial: Trial) -> dict[str, Any]:
+    return {
+        "precision": trial.precision,
+        "size_mb": trial.graph.size_mb,
+        **_quality(trial),
+        "fused": asdict(trial.graph.fused) if trial.graph.fused else {},
+        "latency_ms": _by_size(trial.latency_ms),
+        "speedup": _by_size(trial.speedup),
+    }
+
+
+def _quality(trial: Trial) -> dict[str, float]:
+    return {
+        "macro_f1": trial.parity.macro_f1,
+        "metric_drop": trial.parity.metric_drop,
+        "label_agreement": trial.parity.label_agreement,
+        "max_abs_difference": trial.parity.max_abs_difference,
+    }
+
+
+def _by_size(figures: Mapping[int, Any]) -> dict[str, Any]:
+    return {
+        str(size): asdict(figure) if isinstance(figure, Latency) else figure
+        for size, figure in figures.items()
+    }
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(dimension.dim_param or dimension.dim_value for dimension in tensor.shape.dim)
+    return TensorSpec(value.name, DTYPES[tensor.elem_type], shape)

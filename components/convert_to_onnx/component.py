@@ -1,0 +1,42 @@
+"""convert-to-onnx as a KFP component."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def convert_to_onnx(
+    conversion: dict[str, Any],
+    name: str,
+    seed: int,
+    manifest_sha256: str,
+    checkpoint: dsl.Input[dsl.Model],
+    splits: dsl.Input[dsl.Dataset],
+    bundle: dsl.Output[dsl.Model],
+    candidates: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Convert the checkpoint and bundle the fastest candidate that is as good as PyTorch."""
+    from components.step import step
+
+    with step(bundle.path):
+        from pathlib import Path
+
+        from components.convert_to_onnx.run import run
+        from manifests.schema import Conversion
+
+        figures = run(
+            section=Conversion.model_validate(conversion),
+            name=name,
+            seed=int(seed),
+            manifest_sha256=manifest_sha256,
+            checkpoint_path=Path(checkpoint.path),
+            splits_path=Path(splits.path),
+            bundle_path=Path(bundle.path),
+            candidates_path=Path(candidates.path),
+        )
+        for figure, value in figures.items():
+            metrics.log_metric(figure, value)

@@ -1,0 +1,83 @@
+"""The validation rows, and the scores that a model gives them.
+
+N = rows, C = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from components.convert_to_onnx.export import OUTPUT
+from components.convert_to_onnx.parity import Indices, Logits
+from components.convert_to_onnx.timing import Batch
+from serving.bundle import TOKENIZER_FILE, encode, open_session, open_tokenizer
+from trainer.checkpoint import TrainingRecord
+from trainer.splits import read_split
+
+Forward = Callable[[Batch], Logits]
+
+
+@dataclass(frozen=True)
+class ValidationRows:
+    """The validation split, tokenised as serving will: cut at the model's length, padded on the right.
+
+    `truth` (N,) holds indices into `labels`.
+    """
+
+    texts: Sequence[str]
+    truth: Indices
+    labels: Sequence[str]
+    tokenizer: Tokenizer
+
+    @classmethod
+    def read(cls, splits: Path, checkpoint: Path, record: TrainingRecord) -> ValidationRows:
+        """Read the split that validate-data wrote and the tokenizer of the checkpoint."""
+        frame = read_split(splits, "validation")
+        return cls(
+            texts=frame["text"].tolist(),
+            truth=frame["label"].to_numpy(dtype=np.int64),
+            labels=record.labels,
+            tokenizer=open_tokenizer(checkpoint / TOKENIZER_FILE, record.max_length),
+        )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, rows: Indices) -> Batch:
+        """Model inputs of some rows, padded to the longest of them."""
+        return encode(self.tokenizer, [self.texts[row] for row in rows])
+
+    def scores(self, forward: Forward, batches: Sequence[Indices]) -> Logits:
+        """Logits (N, C) of all rows; `batches` hold every row once."""
+        logits = np.empty((len(self), len(self.labels)), dtype=np.float32)
+        for rows in batches:
+            logits[rows] = forward(self.batch(rows))
+        return logits
+
+
+def pytorch_forward(model: nn.Module) -> Forward:
+    """A classifier in eval mode as a function of arrays."""
+
+    def forward(batch: Batch) -> Logits:
+        with torch.inference_mode():
+            logits: torch.Tensor = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+        return np.asarray(logits.numpy(), dtype=np.float32)
+
+    return forward
+
+
+def onnx_forward(path: Path, threads: int) -> Forward:
+    """A graph, in the session that serving opens, as a function of arrays."""
+    session = open_session(path, threads)
+
+    def forward(batch: Batch) -> Logits:
+        return np.asarray(session.run([OUTPUT], dict(batch))[0], dtype=np.float32)
+
+    return forward

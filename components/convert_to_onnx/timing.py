@@ -1,0 +1,176 @@
+"""How long a batch takes, PyTorch beside every candidate.
+
+Each model has a process of its own, so that no runtime's threads or memory are in another's way. The
+processes take turns in rounds, each round starting with another one: a machine that gets busy slows all of
+them, and a speed-up stays a ratio of times taken together. Tokenising is not timed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.errors import GauntletError
+
+Batch = Mapping[str, npt.NDArray[np.int64]]
+
+PACKAGE_ROOT = Path(__file__).parents[2]
+MILLISECONDS = 1e3
+TIMING_SECONDS = 9.0  # for all batch sizes together, unless the fewest batches below take longer
+ROUNDS = 5
+WARM_UP_BATCHES = 2
+FEWEST_BATCHES = 10
+MOST_BATCHES = 200
+TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that one batch takes, over `batches` timed ones."""
+
+    median: float
+    p99: float
+    batches: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to time: a checkpoint folder or an ONNX file."""
+
+    kind: Literal["pytorch", "onnx"]
+    path: Path
+
+
+def draw_rows(rows: int, batch_size: int, seed: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of each batch to time, drawn from `rows` with replacement: batches as requests would form them."""
+    count = min(MOST_BATCHES, max(FEWEST_BATCHES, TIMED_ROWS // batch_size))
+    generator = np.random.default_rng((seed, batch_size))
+    return list(generator.integers(0, rows, size=(count, batch_size)))
+
+
+def batches_within(seconds: float, seconds_per_batch: float, available: int) -> int:
+    """How many batches of all contenders fit into `seconds`, within the fewest and those available."""
+    return min(available, max(FEWEST_BATCHES, int(seconds / seconds_per_batch)))
+
+
+def summarize(seconds: Sequence[float]) -> Latency:
+    """Median and 99th percentile, in milliseconds."""
+    median, p99 = np.quantile(seconds, (0.5, 0.99)) * MILLISECONDS
+    return Latency(float(median), float(p99), len(seconds))
+
+
+def speedup(pytorch: Mapping[int, Latency], candidate: Mapping[int, Latency]) -> dict[int, float]:
+    """PyTorch's median over the candidate's, by batch size."""
+    return {size: pytorch[size].median / latency.median for size, latency in candidate.items()}
+
+
+def measure(
+    contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
+) -> dict[str, dict[int, Latency]]:
+    """Time every contender on the same batches, by batch size. `folder` takes the batches for the processes.
+
+    Raises:
+        GauntletError: A process ended before its time.
+    """
+    archive = folder / "batches.npz"
+    np.savez(archive, allow_pickle=False, **_by_key(batches))
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(_Worker(name, contender, archive, threads))
+            for name, contender in contenders.items()
+        }
+        for worker in workers.values():
+            worker.wait_until_ready()
+        budget = TIMING_SECONDS / len(batches)
+        latencies: dict[str, dict[int, Latency]] = {name: {} for name in workers}
+        for size, of_size in batches.items():
+            for name, seconds in _take_turns(workers, size, len(of_size), budget).items():
+                latencies[name][size] = summarize(seconds)
+    return latencies
+
+
+class _Worker:
+    """A timing process, from its start until the `with` block is left."""
+
+    def __init__(self, name: str, contender: Contender, archive: Path, threads: int) -> None:
+        self._name = name
+        module = "components.convert_to_onnx.timing_worker"
+        arguments = [contender.kind, str(contender.path), str(archive), str(threads)]
+        path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def wait_until_ready(self) -> None:
+        """Return once the model is loaded."""
+        self._answer()
+
+    def seconds(self, size: int, start: int, stop: int) -> list[float]:
+        """Time the batches of `size` from `start` to `stop`."""
+        assert self._process.stdin is not None
+        try:
+            print(size, start, stop, file=self._process.stdin, flush=True)
+        except BrokenPipeError:  # the answer that does not come says how it ended
+            self._fail()
+        return [float(value) for value in self._answer().split()]
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail()
+        return line
+
+    def _fail(self) -> NoReturn:
+        raise GauntletError(
+            f"conversion: the process that times {self._name} ended early, with code {self._process.wait()}. "
+            "What it said is in the step's log; code -9 means that memory ran out."
+        )
+
+
+def _take_turns(
+    workers: Mapping[str, _Worker], size: int, available: int, budget: float
+) -> dict[str, list[float]]:
+    warm_up = [worker.seconds(size, 0, min(WARM_UP_BATCHES, available)) for worker in workers.values()]
+    seconds_per_batch = sum(float(np.median(seconds)) for seconds in warm_up)
+    count = batches_within(budget, seconds_per_batch, available)
+    turns = [turn for turn in np.array_split(np.arange(count), ROUNDS) if len(turn)]
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    names = list(workers)
+    for number, turn in enumerate(turns):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name] += workers[name].seconds(size, int(turn[0]), int(turn[-1]) + 1)
+    return seconds
+
+
+def _by_key(batches: Mapping[int, Sequence[Batch]]) -> dict[str, npt.NDArray[np.int64]]:
+    return {
+        f"{size}.{index}.{name}": array
+        for size, of_size in batches.items()
+        for index, batch in enumerate(of_size)
+        for name, array in batch.items()
+    }

@@ -1,0 +1,48 @@
+"""evaluate-model as a KFP component."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def evaluate_model(
+    evaluation: dict[str, Any],
+    name: str,
+    seed: int,
+    registry_uri: str,
+    bundle: dsl.Input[dsl.Model],
+    splits: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Artifact],
+    predictions: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Score the bundle and the champion of `name` on the same test rows."""
+    from components.step import step
+
+    with step(scores.path):
+        from pathlib import Path
+
+        from components.evaluate_model.run import evaluate
+        from manifests.schema import Evaluation
+
+        scorecard = evaluate(
+            settings=Evaluation.model_validate(evaluation),
+            name=name,
+            seed=int(seed),
+            registry_uri=registry_uri,
+            bundle=Path(bundle.path),
+            splits=Path(splits.path),
+            scores=Path(scores.path),
+            predictions=Path(predictions.path),
+            report=Path(report.path),
+        )
+        for figure, value in scorecard.headline().items():
+            metrics.log_metric(figure, value)
+        confusion.log_confusion_matrix(
+            list(scorecard.labels), [list(row) for row in scorecard.challenger.confusion]
+        )

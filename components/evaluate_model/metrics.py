@@ -1,0 +1,97 @@
+"""How good a classifier is on given rows: scikit-learn's figures, and the mistakes it was surest of.
+
+N = rows, C = classes. Labels and predictions are class indices, (N,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+Indices = npt.NDArray[np.int64]
+MISTAKE_CHARS = 300
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Precision, recall and F1 of one class; `support` is its rows. A figure over no rows is 0."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A model's figures on one set of rows. `confusion` has true classes as rows, predicted as columns."""
+
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    per_class: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A row that the model got wrong; `confidence` is the probability it gave to its wrong answer."""
+
+    text: str
+    label: str
+    predicted: str
+    confidence: float
+
+
+def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figures:
+    """Every figure of one model.
+
+    Macro-F1 is the mean over all C classes: one that is in neither labels nor predictions counts as 0.
+    """
+    indices = list(range(len(classes)))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=indices, zero_division=0
+    )
+    matrix = confusion_matrix(labels, predicted, labels=indices)
+    return Figures(
+        accuracy=float(accuracy_score(labels, predicted)),
+        macro_f1=float(np.mean(f1)),
+        weighted_f1=float(np.average(f1, weights=support)),
+        per_class=tuple(
+            ClassFigures(name, float(precision[c]), float(recall[c]), float(f1[c]), int(support[c]))
+            for c, name in enumerate(classes)
+        ),
+        confusion=tuple(tuple(int(count) for count in row) for row in matrix),
+    )
+
+
+def worst_mistakes(
+    texts: Sequence[str],
+    labels: Indices,
+    probabilities: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    count: int,
+) -> tuple[Mistake, ...]:
+    """At most `count` wrong rows, the surest first; `probabilities` is (N, C). Long texts are cut."""
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    return tuple(
+        Mistake(
+            text=_cut(texts[row]),
+            label=classes[labels[row]],
+            predicted=classes[predicted[row]],
+            confidence=float(confidence[row]),
+        )
+        for row in surest
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MISTAKE_CHARS else text[: MISTAKE_CHARS - 1] + "…"

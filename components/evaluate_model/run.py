@@ -1,0 +1,187 @@
+"""The edge of evaluate-model: reads bundle, champion and test split, writes the step's outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from components.evaluate_model.report import render
+from components.evaluate_model.scorecard import (
+    ChampionFailure,
+    ChampionPredictions,
+    Scorecard,
+    assess,
+)
+from components.step import write_json
+from manifests.errors import DataError, GauntletError
+from manifests.schema import Evaluation
+from serving.bundle import Bundle, BundleError
+
+if TYPE_CHECKING:
+    from backends.registry import ModelVersion
+
+TEST_FILE = "test.parquet"
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """The test split: texts, and their class indices (N,)."""
+
+    texts: list[str]
+    labels: npt.NDArray[np.int64]
+
+
+def evaluate(
+    settings: Evaluation,
+    name: str,
+    seed: int,
+    registry_uri: str,
+    bundle: Path,
+    splits: Path,
+    scores: Path,
+    predictions: Path,
+    report: Path,
+) -> Scorecard:
+    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+
+    Raises:
+        DataError: The test split is empty or holds a label that the bundle does not know.
+        GauntletError: The challenger's bundle cannot be read, or answers NaN.
+    """
+    from backends.registry import open_registry
+
+    rows = read_test_rows(splits / TEST_FILE)
+    classes, probabilities = score_challenger(bundle, rows)
+    version = open_registry(registry_uri).champion(name)
+    champion = None if version is None else score_champion(version, classes, rows.texts)
+    scorecard = assess(rows.texts, rows.labels, probabilities, classes, champion, settings, seed)
+    write_json(scores, scorecard.as_json())
+    _write_predictions(predictions, rows, classes, probabilities, champion)
+    _write_text(report, render(scorecard, name))
+    print(f"{scorecard.rows} test rows")
+    for figure, value in scorecard.headline().items():
+        print(f"{figure:>22}  {value:.4f}")
+    if scorecard.champion_error:
+        print(f"warning: {scorecard.champion_error}")
+    return scorecard
+
+
+def read_test_rows(path: Path) -> LabelledTexts:
+    """Read the test split that validate-data wrote.
+
+    Raises:
+        DataError: It has no rows.
+    """
+    frame = pd.read_parquet(path, columns=["text", "label"])
+    if frame.empty:
+        raise DataError(
+            f"{path}: found 0 rows, expected at least 1. Give the dataset a test split with rows."
+        )
+    return LabelledTexts(frame["text"].tolist(), frame["label"].to_numpy(dtype=np.int64))
+
+
+def score_challenger(folder: Path, rows: LabelledTexts) -> tuple[tuple[str, ...], Probabilities]:
+    """The class names and the probabilities, (N, C), of the bundle that conversion made.
+
+    Raises:
+        DataError: The test split holds a label that the bundle does not know.
+        GauntletError: The bundle cannot be read, or answers NaN.
+    """
+    try:
+        model = Bundle(folder)
+    except BundleError as error:
+        raise GauntletError(
+            f"The converted model cannot be read: {error}. Run convert-to-onnx again."
+        ) from None
+    classes = model.info.labels
+    unknown = sorted({int(label) for label in rows.labels if not 0 <= label < len(classes)})
+    if unknown:
+        raise DataError(
+            f"{TEST_FILE}: label: found class {unknown[0]}, expected 0 to {len(classes) - 1}, the classes "
+            f"{', '.join(classes)} of the bundle. Run the pipeline from validate-data, so that both agree."
+        )
+    probabilities = model.probabilities(rows.texts)
+    broken = _rows_without_an_answer(probabilities)
+    if broken:
+        raise GauntletError(
+            f"{folder}: found NaN scores for {broken} of {len(rows.texts)} test rows, expected finite ones. "
+            f"Look for a diverged loss in train-model's curves; a lower training.learning_rate may help."
+        )
+    return classes, probabilities
+
+
+def score_champion(
+    version: ModelVersion, classes: tuple[str, ...], texts: list[str]
+) -> ChampionPredictions | ChampionFailure:
+    """What the champion answers for `texts`, as indices into `classes`, or why that cannot be known.
+
+    A champion that fails is reported and not raised: the gate must reject for it, with this reason.
+    """
+    title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
+    repair = "Move the alias champion to a version that works: `gauntlet rollback`."
+    try:
+        model = Bundle(version.bundle_uri)
+        theirs = model.info.labels
+        if set(theirs) != set(classes):
+            return ChampionFailure(_label_difference(title, theirs, classes))
+        probabilities = model.probabilities(texts)
+    except BundleError as error:
+        return ChampionFailure(f"{title} cannot be read: {error}. {repair}")
+    except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
+        return ChampionFailure(f"{title} cannot be run: {type(error).__name__}: {error}. {repair}")
+    broken = _rows_without_an_answer(probabilities)
+    if broken:
+        return ChampionFailure(f"{title} answers NaN for {broken} of {len(texts)} test rows. {repair}")
+    ours = [theirs.index(label) for label in classes]
+    return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1))
+
+
+def _label_difference(title: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+    only_theirs = ", ".join(sorted(set(theirs) - set(ours))) or "none"
+    only_ours = ", ".join(sorted(set(ours) - set(theirs))) or "none"
+    return (
+        f"{title} has other labels, so no figure of the two compares: only the champion has {only_theirs}; "
+        f"only this model has {only_ours}. Restore dataset.labels, or give the manifest a new name: "
+        f"a model with other labels is another model in the registry."
+    )
+
+
+def _rows_without_an_answer(probabilities: Probabilities) -> int:
+    return int((~np.isfinite(probabilities).all(axis=1)).sum())
+
+
+def _write_predictions(
+    path: Path,
+    rows: LabelledTexts,
+    classes: tuple[str, ...],
+    probabilities: Probabilities,
+    champion: ChampionPredictions | ChampionFailure | None,
+) -> None:
+    names = np.array(classes, dtype=object)
+    columns: dict[str, object] = {
+        "text": rows.texts,
+        "label": names[rows.labels],
+        "predicted": names[probabilities.argmax(axis=1)],
+        "confidence": probabilities.max(axis=1),
+    }
+    columns |= {f"probability_{label}": probabilities[:, c] for c, label in enumerate(classes)}
+    if isinstance(champion, ChampionPredictions):
+        columns["champion_predicted"] = names[champion.predicted]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    pd.DataFrame(columns).to_parquet(temporary, index=False)
+    temporary.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,164 @@
+"""The scorecard: what evaluate-model found, as the gate and the reports read it.
+
+A pure function of labels and probabilities. Figures of a model alone are bootstrapped alone, so that they
+do not depend on what it is compared with.
+
+N = rows, C = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.evaluate_model import bootstrap
+from components.evaluate_model.metrics import Figures, Indices, Mistake, measure, worst_mistakes
+from manifests.schema import Evaluation
+
+
+@dataclass(frozen=True)
+class ModelScores(Figures):
+    """Figures with their doubt: two-sided `intervals` and one-sided `lower_bounds`, by figure."""
+
+    intervals: Mapping[str, tuple[float, float]]
+    lower_bounds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ChampionScores(ModelScores):
+    """The champion's scores and its version in the registry."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Challenger minus champion. Both bounds are one-sided, class differences by label."""
+
+    macro_f1_difference: float
+    lower_bound: float
+    upper_bound: float
+    class_f1_difference: Mapping[str, float]
+    class_f1_intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ChampionPredictions:
+    """What the champion answered on the same rows: class indices (N,) in the challenger's label order."""
+
+    version: str
+    predicted: Indices
+
+
+@dataclass(frozen=True)
+class ChampionFailure:
+    """There is a champion, but it could not be compared: why, and what to do."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault."""
+
+    rows: int
+    labels: tuple[str, ...]
+    confidence: float
+    challenger: ModelScores
+    mistakes: tuple[Mistake, ...]
+    champion: ChampionScores | None = None
+    paired: Paired | None = None
+    champion_error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes; what there is not is absent, never null."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def headline(self) -> dict[str, float]:
+        """The few figures that a run is listed and compared by."""
+        challenger = self.challenger
+        figures = {
+            "accuracy": challenger.accuracy,
+            "macro_f1": challenger.macro_f1,
+            "weighted_f1": challenger.weighted_f1,
+            "macro_f1_lower_bound": challenger.lower_bounds["macro_f1"],
+            "accuracy_lower_bound": challenger.lower_bounds["accuracy"],
+        }
+        if self.champion is not None and self.paired is not None:
+            figures["champion_macro_f1"] = self.champion.macro_f1
+            figures["macro_f1_difference"] = self.paired.macro_f1_difference
+        return figures
+
+
+def assess(
+    texts: Sequence[str],
+    labels: Indices,
+    probabilities: npt.NDArray[np.float32],
+    classes: tuple[str, ...],
+    champion: ChampionPredictions | ChampionFailure | None,
+    settings: Evaluation,
+    seed: int,
+) -> Scorecard:
+    """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the same rows."""
+    predicted = probabilities.argmax(axis=1)
+    champion_scores, paired = None, None
+    if isinstance(champion, ChampionPredictions):
+        scores = _score(labels, champion.predicted, classes, settings, seed)
+        champion_scores = ChampionScores(**vars(scores), version=champion.version)
+        paired = _compare(labels, predicted, champion.predicted, classes, settings, seed)
+    return Scorecard(
+        rows=len(labels),
+        labels=classes,
+        confidence=settings.confidence,
+        challenger=_score(labels, predicted, classes, settings, seed),
+        mistakes=worst_mistakes(texts, labels, probabilities, classes, settings.worst_mistakes),
+        champion=champion_scores,
+        paired=paired,
+        champion_error=champion.reason if isinstance(champion, ChampionFailure) else None,
+    )
+
+
+def _score(
+    labels: Indices, predicted: Indices, classes: Sequence[str], settings: Evaluation, seed: int
+) -> ModelScores:
+    (drawn,) = bootstrap.resample(labels, [predicted], len(classes), settings.bootstrap_resamples, seed)
+    sampled = {"macro_f1": drawn.macro_f1, "accuracy": drawn.accuracy, "weighted_f1": drawn.weighted_f1}
+    confidence = settings.confidence
+    return ModelScores(
+        **vars(measure(labels, predicted, classes)),
+        intervals={figure: bootstrap.interval(values, confidence) for figure, values in sampled.items()},
+        lower_bounds={
+            figure: bootstrap.lower_bound(sampled[figure], confidence) for figure in ("macro_f1", "accuracy")
+        },
+    )
+
+
+def _compare(
+    labels: Indices,
+    challenger: Indices,
+    champion: Indices,
+    classes: Sequence[str],
+    settings: Evaluation,
+    seed: int,
+) -> Paired:
+    ours, theirs = measure(labels, challenger, classes), measure(labels, champion, classes)
+    drawn_ours, drawn_theirs = bootstrap.resample(
+        labels, [challenger, champion], len(classes), settings.bootstrap_resamples, seed
+    )
+    macro_f1 = drawn_ours.macro_f1 - drawn_theirs.macro_f1
+    class_f1 = drawn_ours.class_f1 - drawn_theirs.class_f1
+    return Paired(
+        macro_f1_difference=ours.macro_f1 - theirs.macro_f1,
+        lower_bound=bootstrap.lower_bound(macro_f1, settings.confidence),
+        upper_bound=bootstrap.upper_bound(macro_f1, settings.confidence),
+        class_f1_difference={
+            name: ours.per_class[c].f1 - theirs.per_class[c].f1 for c, name in enumerate(classes)
+        },
+        class_f1_intervals={
+            name: bootstrap.interval(class_f1[:, c], settings.confidence) for c, name in enumerate(classes)
+        },
+    )

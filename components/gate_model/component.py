@@ -1,0 +1,36 @@
+"""gate-model as a KFP component. Its output `Output` is the plain word that the pipeline branches on."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def gate_model(
+    gates: dict[str, Any],
+    scores: dsl.Input[dsl.Artifact],
+    candidates: dsl.Input[dsl.Artifact],
+    history: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+    table: dsl.Output[dsl.Markdown],
+) -> str:
+    """Judge every rule of the section `gates`: `promote` or `reject`."""
+    from components.step import step
+
+    with step(verdict.path):
+        from pathlib import Path
+
+        from components.gate_model.run import gate
+        from manifests.schema import Gates
+
+        result = gate(
+            gates=Gates.model_validate(gates),
+            scores=Path(scores.path),
+            candidates=Path(candidates.path),
+            history=Path(history.path),
+            verdict=Path(verdict.path),
+            table=Path(table.path),
+        )
+    return result.decision

@@ -1,0 +1,60 @@
+"""Where each figure of the gate lies in what the other steps wrote.
+
+Nothing is checked here but the path to a figure: whether its value may be believed is for the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.gate_model.rules import Comparison, Figures, UnusableChampion
+from components.gate_model.values import MISSING
+
+CHAMPION_KEYS = ("champion", "paired", "champion_error")
+
+
+def read_figures(
+    scores: Mapping[str, Any], candidates: Mapping[str, Any], history: Mapping[str, Any]
+) -> Figures:
+    """Pick the figures out of evaluate-model's `scores`, convert-to-onnx's `candidates`, and `history`."""
+    chosen = _chosen(candidates)
+    batch_size = str(_at(candidates, "objective_batch_size"))
+    return Figures(
+        macro_f1_lower_bound=_at(scores, "challenger", "lower_bounds", "macro_f1"),
+        accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
+        speedup=_at(candidates, "chosen_speedup", batch_size),
+        admitted=_at(chosen, "admitted"),
+        model_mb=_at(chosen, "size_mb"),
+        cost_usd=_at(history, "cost_usd"),
+        champion=_champion(scores),
+    )
+
+
+def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None:
+    """Any word of a champion means that there is one: half a comparison must not pass for a first model."""
+    if not any(key in scores for key in CHAMPION_KEYS):
+        return None
+    if "champion_error" in scores:
+        return UnusableChampion(str(scores["champion_error"]))
+    return Comparison(
+        macro_f1_lower_bound=_at(scores, "paired", "lower_bound"),
+        class_f1_difference=_at(scores, "paired", "class_f1_difference"),
+        labels=_at(scores, "labels"),
+    )
+
+
+def _chosen(candidates: Mapping[str, Any]) -> object:
+    rows, name = _at(candidates, "candidates"), _at(candidates, "chosen")
+    if not isinstance(rows, list) or not isinstance(name, str):
+        return MISSING
+    found = [row for row in rows if _at(row, "name") == name]
+    return found[0] if len(found) == 1 else MISSING
+
+
+def _at(document: object, *keys: str) -> object:
+    for key in keys:
+        if not isinstance(document, Mapping) or key not in document:
+            return MISSING
+        document = document[key]
+    return document

@@ -1,0 +1,211 @@
+"""The rules of the gate: pure functions from figures to a decision.
+
+A model is promoted when no rule fails. Silence is never consent: a figure that is missing, NaN, infinite,
+of the wrong type or outside what its kind can be fails its rule, with that as the reason. Only the rules
+that compare with a champion may not apply, and only while no champion is registered; a champion that
+could not be scored fails `comparable_champion`, and with it the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeGuard
+
+from components.gate_model.values import (
+    DIFFERENCE,
+    FRACTION,
+    MISSING,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Domain,
+    number_or_fault,
+)
+from manifests.schema import Gates
+
+Operator = Literal[">=", "<=", "is"]
+Outcome = Literal["pass", "fail", "not applicable"]
+
+# 0.80 - 0.75 is 0.050000000000000044: a figure at its bound does not fail by the last bit.
+ROUNDING = 1e-9
+
+NO_CHAMPION = "No champion is registered yet: the floors alone decide"
+NOT_COMPARED = "The champion could not be scored: see comparable_champion"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Challenger minus champion, as the evaluation gives it: each figure of any type, or `MISSING`.
+
+    Attributes:
+        macro_f1_lower_bound: Paired bootstrap lower limit of the macro-F1 difference.
+        class_f1_difference: F1 difference by label; every one of `labels` must be in it.
+        labels: The class names of the evaluation.
+    """
+
+    macro_f1_lower_bound: object
+    class_f1_difference: object
+    labels: object
+
+
+@dataclass(frozen=True)
+class UnusableChampion:
+    """A champion is registered, but could not be scored, for `reason`."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the gate judges, as found: each figure is of any type, or `MISSING`.
+
+    Attributes:
+        macro_f1_lower_bound: Bootstrap lower limit on the test split.
+        accuracy_lower_bound: The same of the accuracy.
+        speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
+        admitted: Whether the chosen candidate is within conversion's parity bounds.
+        model_mb: Size of the chosen candidate.
+        cost_usd: What training cost.
+        champion: The comparison with the champion, or None while there is none.
+    """
+
+    macro_f1_lower_bound: object
+    accuracy_lower_bound: object
+    speedup: object
+    admitted: object
+    model_mb: object
+    cost_usd: object
+    champion: Comparison | UnusableChampion | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule `value operator bound` and what came of it. `value` is None when no usable figure was found."""
+
+    rule: str
+    bound: float | bool
+    operator: Operator
+    value: float | bool | None
+    verdict: Outcome
+    note: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`promote` when no rule failed, else `reject`, with one sentence for each rule that did."""
+
+    decision: Literal["promote", "reject"]
+    reasons: tuple[str, ...]
+    rules: tuple[Verdict, ...]
+
+
+def decide(gates: Gates, figures: Figures) -> Decision:
+    """Judge every rule; none is skipped because another has failed."""
+    rules = (*_floors(gates, figures), *_against_champion(gates, figures.champion))
+    reasons = tuple(_reason(rule) for rule in rules if rule.verdict == "fail")
+    return Decision("reject" if reasons else "promote", reasons, rules)
+
+
+def judge(
+    rule: str, value: object, operator: Literal[">=", "<="], bound: float, domain: Domain, note: str
+) -> Verdict:
+    """Pass when `value` is a number of `domain` on the right side of `bound`, or at it."""
+    number = number_or_fault(value, domain)
+    if isinstance(number, str):
+        return Verdict(rule, bound, operator, None, "fail", f"{note}: {number}")
+    excess = bound - number if operator == ">=" else number - bound
+    return Verdict(rule, bound, operator, number, "pass" if excess <= ROUNDING else "fail", note)
+
+
+def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
+    return (
+        judge(
+            "macro_f1",
+            figures.macro_f1_lower_bound,
+            ">=",
+            gates.min_macro_f1,
+            FRACTION,
+            "Bootstrap lower limit of macro-F1",
+        ),
+        judge(
+            "accuracy",
+            figures.accuracy_lower_bound,
+            ">=",
+            gates.min_accuracy,
+            FRACTION,
+            "Bootstrap lower limit of accuracy",
+        ),
+        judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
+        _parity(figures.admitted),
+        judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
+        judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
+    )
+
+
+def _parity(admitted: object) -> Verdict:
+    if not isinstance(admitted, bool):
+        fault = f"Agreement with PyTorch: found {admitted!r}, expected true or false"
+        return Verdict("parity", True, "is", None, "fail", fault)
+    if not admitted:
+        note = "Conversion refused this candidate: it differs from the PyTorch model by more than allowed"
+        return Verdict("parity", True, "is", False, "fail", note)
+    return Verdict("parity", True, "is", True, "pass", "Agrees with PyTorch within conversion's bounds")
+
+
+def _against_champion(
+    gates: Gates, champion: Comparison | UnusableChampion | None
+) -> tuple[Verdict, Verdict, Verdict]:
+    margin, drop = 0.0 - gates.non_inferiority_margin, gates.max_class_f1_drop
+    if isinstance(champion, Comparison):
+        return (
+            Verdict("comparable_champion", True, "is", True, "pass", "Scored on the same rows"),
+            judge(
+                "non_inferiority",
+                champion.macro_f1_lower_bound,
+                ">=",
+                margin,
+                DIFFERENCE,
+                "Paired bootstrap lower limit of macro-F1 minus the champion's",
+            ),
+            _class_drop(champion, drop),
+        )
+    if champion is None:
+        comparable = Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION)
+        note = NO_CHAMPION
+    else:
+        comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
+        note = NOT_COMPARED
+    return (
+        comparable,
+        Verdict("non_inferiority", margin, ">=", None, "not applicable", note),
+        Verdict("class_f1_drop", drop, "<=", None, "not applicable", note),
+    )
+
+
+def _class_drop(champion: Comparison, bound: float) -> Verdict:
+    """Judge the largest fall of any class's F1; the value is below 0 when every class has gained."""
+    rule, note = "class_f1_drop", "Largest drop of a class's F1 against the champion"
+    labels = champion.labels
+    if not _are_names(labels):
+        fault = f"{note}: found labels {labels!r}, expected the class names"
+        return Verdict(rule, bound, "<=", None, "fail", fault)
+    found = champion.class_f1_difference
+    differences = found if isinstance(found, Mapping) else {}
+    drops: dict[str, float] = {}
+    for label in labels:
+        number = number_or_fault(differences.get(label, MISSING), DIFFERENCE)
+        if isinstance(number, str):
+            return Verdict(rule, bound, "<=", None, "fail", f"{note}: class {label}: {number}")
+        drops[label] = 0.0 - number
+    worst = max(drops, key=drops.__getitem__)
+    return judge(rule, drops[worst], "<=", bound, DIFFERENCE, f"{note}: {worst}")
+
+
+def _are_names(labels: object) -> TypeGuard[list[str]]:
+    return isinstance(labels, list) and bool(labels) and all(isinstance(label, str) for label in labels)
+
+
+def _reason(rule: Verdict) -> str:
+    if rule.value is None or isinstance(rule.value, bool):
+        return f"{rule.rule}: {rule.note}"
+    return f"{rule.rule}: found {rule.value:.4g}, expected {rule.operator} {rule.bound:g}. {rule.note}"

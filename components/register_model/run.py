@@ -1,0 +1,100 @@
+"""The edge of register-model: reads what the run proved, registers the bundle, writes the version."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, open_registry
+from components.step import read_json, write_json
+from manifests.errors import GauntletError
+from manifests.schema import Registration
+from serving.bundle import BundleError, BundleInfo, read_info
+
+PROMOTE = "promote"
+LINEAGE = ("data_sha256", "git_commit", "image")
+"""What a version's tags take over from the bundle's lineage."""
+
+
+def run(
+    section: Mapping[str, Any],
+    name: str,
+    registry_uri: str,
+    manifest_sha256: str,
+    run_id: str,
+    bundle_path: str,
+    scores_path: str,
+    verdict_path: str,
+    version_path: str,
+) -> None:
+    """Register the bundle, promote it unless `section` says manual, and write the version's JSON.
+
+    Every write can be repeated: when this is cut short, running it again ends as if it had not been.
+
+    Raises:
+        GauntletError: The verdict is not to promote, or one of the inputs is incomplete.
+    """
+    registration = Registration.model_validate(section)
+    _require_promotion(verdict_path)
+    try:
+        info = read_info(Path(bundle_path))
+    except BundleError as error:
+        raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
+    tags = version_tags(info, _macro_f1(scores_path), manifest_sha256, run_id)
+
+    registry = open_registry(registry_uri)
+    version = registry.register(name, Path(bundle_path), tags)
+    # A version without the alias has been champion before: this run was here already, and what has
+    # happened to the champion since, a rollback for one, is not to be undone.
+    if registration.promotion == "automatic" and CHALLENGER in version.aliases:
+        move = registry.promote(name, version.version)
+        print(move, flush=True)
+        version = move.champion
+    write_json(
+        version_path,
+        {
+            "name": version.name,
+            "version": version.version,
+            "uri": version.bundle_uri,
+            "aliases": list(version.aliases),
+            "bundle_sha256": version.tags[BUNDLE_TAG],
+        },
+    )
+
+
+def version_tags(info: BundleInfo, macro_f1: float, manifest_sha256: str, run_id: str) -> dict[str, str]:
+    """What made this version and how good it is, as the registry's tags, which are text.
+
+    `macro_f1` is the test split's; `speedup_batch_N` is over PyTorch, at that batch size.
+    """
+    lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
+    speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
+    return {
+        **lineage,
+        **speedups,
+        "manifest_sha256": manifest_sha256,
+        RUN_TAG: run_id,
+        "macro_f1": f"{macro_f1:.6f}",
+    }
+
+
+def _require_promotion(verdict_path: str) -> None:
+    decision = read_json(verdict_path).get("decision")
+    if decision != PROMOTE:
+        raise GauntletError(
+            f"{verdict_path}: decision: found {decision!r}, expected {PROMOTE!r}. Nothing was registered: "
+            "the gate has to pass a model first."
+        )
+
+
+def _macro_f1(scores_path: str) -> float:
+    challenger = read_json(scores_path).get("challenger", {})
+    value = challenger.get("macro_f1")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise GauntletError(
+            f"{scores_path}: challenger.macro_f1: found {value!r}, expected a number. Nothing was "
+            "registered: run evaluate-model again."
+        )
+    return float(value)

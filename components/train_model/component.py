@@ -1,0 +1,41 @@
+"""The KFP face of train-model."""
+
+from kfp import dsl
+
+from components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_model(
+    training: dict,
+    name: str,
+    task: str,
+    seed: int,
+    tracking_uri: str,
+    splits: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Model],
+    history: dsl.Output[dsl.Artifact],
+    curves: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Train on the validated splits; keep the best epoch's weights and the history of all epochs."""
+    from pathlib import Path
+
+    from components.step import step
+
+    with step(checkpoint.path):
+        from components.train_model.run import run
+        from manifests.schema import Training
+        from trainer.run import TrainingRun
+
+        training_run = TrainingRun(
+            section=Training.model_validate(training),
+            name=name,
+            task=task,
+            seed=seed,
+            splits=Path(splits.path),
+            checkpoint=Path(checkpoint.path),
+            tracking_uri=tracking_uri,
+        )
+        for key, value in run(training_run, Path(history.path), Path(curves.path)).items():
+            metrics.log_metric(key, value)

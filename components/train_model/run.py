@@ -1,0 +1,23 @@
+"""Runs the trainer and writes what the step hands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.step import write_json
+from components.train_model.curves import curves_page
+from trainer.run import TrainingRun, train
+
+
+def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:
+    """Train, write the history and its picture, and return the best epoch's metrics."""
+    history = train(training_run)
+    write_json(history_path, history)
+    curves_path.parent.mkdir(parents=True, exist_ok=True)
+    curves_path.write_text(curves_page(history), encoding="utf-8")
+    best = history["epochs"][history["best_epoch"] - 1]
+    return {key: best[key] for key in ("macro_f1", "weighted_f1", "accuracy", "validation_loss")} | {
+        "best_epoch": history["best_epoch"],
+        "seconds": history["seconds"],
+        "cost_usd": history["cost_usd"],
+    }

@@ -1,0 +1,84 @@
+"""Carve the splits that no file provides from the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from components.validate_data.duplicates import Likeness
+from manifests.schema import SplitFractions, SplitName
+
+
+def carve(
+    table: pd.DataFrame,
+    missing: Sequence[SplitName],
+    fractions: SplitFractions,
+    likeness: Likeness,
+    similarity: float,
+    seed: int,
+) -> pd.DataFrame:
+    """The table with `split` set to validation or test for a stratified share of the training rows.
+
+    Shares are relative: of validation alone, validation / (train + validation). Rows whose texts are the
+    same or near-duplicates stay on one side, or the carving itself would leak; those alike to a row of a
+    split that a file provides stay in train, for the leakage check to see. The same rows and seed always
+    give the same splits.
+    """
+    carved = table.copy()
+    groups = pd.Series(_groups(table["key"].tolist(), likeness, similarity), index=table.index)
+    provided = groups.isin(groups[table["split"] != "train"])
+    heads = table[~(groups.duplicated() | provided)]
+    remaining_fraction = fractions.train + sum(getattr(fractions, split) for split in missing)
+    for split in missing:
+        fraction = getattr(fractions, split)
+        taken = _stratified(heads, fraction / remaining_fraction, seed)
+        carved.loc[groups.index[groups.isin(groups[taken])], "split"] = split
+        heads = heads.drop(taken)
+        remaining_fraction -= fraction
+    return carved
+
+
+def _stratified(heads: pd.DataFrame, share: float, seed: int) -> pd.Index[int]:
+    """A share of the rows with every class in proportion.
+
+    A class of one row cannot be on both sides and stays in train. Where a side has fewer rows than there
+    are classes no stratification exists, and the rows are drawn at large; rows_per_class then reports what
+    is missing.
+    """
+    sizes = heads.groupby("label")["label"].transform("size")
+    candidates = heads[sizes > 1]
+    number = round(share * len(candidates))
+    if number < 1:
+        return candidates.index[:0]
+    classes = candidates["label"].nunique()
+    stratified = classes <= min(number, len(candidates) - number)
+    _, taken = train_test_split(
+        candidates.index.tolist(),
+        test_size=number,
+        random_state=seed,
+        stratify=candidates["label"].to_numpy() if stratified else None,
+    )
+    chosen: list[int] = sorted(taken)
+    return pd.Index(chosen, dtype="int64")
+
+
+def _groups(keys: Sequence[str], likeness: Likeness, similarity: float) -> npt.NDArray[np.int64]:
+    """A number for each key, equal for keys that a chain of near-duplicates connects."""
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    parents = list(range(len(number_of)))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = parents[parents[number]]
+            number = parents[number]
+        return number
+
+    for key, number in number_of.items():
+        for other, _ in likeness.of(key, similarity):
+            if other in number_of:
+                parents[root(number)] = root(number_of[other])
+    return np.array([root(number_of[key]) for key in keys], dtype=np.int64)

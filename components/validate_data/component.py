@@ -1,0 +1,33 @@
+"""The KFP face of validate-data."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def validate_data(
+    dataset: dict[str, Any],
+    seed: int,
+    splits: dsl.Output[dsl.Dataset],
+    checks: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Check the dataset, and write its three splits when every check passes."""
+    from components.step import step
+
+    with step(splits.path):
+        from pathlib import Path
+
+        from components.validate_data.run import run
+        from manifests.schema import Dataset
+
+        run(
+            section=Dataset.model_validate(dataset),
+            seed=seed,
+            splits_path=Path(splits.path),
+            checks_path=Path(checks.path),
+            report_path=Path(report.path),
+        )

@@ -1,0 +1,48 @@
+"""Write what validate-data makes, each file whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.step import write_json
+from components.validate_data.source import SPLITS
+from components.validate_data.statistics import Statistics
+
+STATISTICS_FILE = "statistics.json"
+SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])
+
+
+def write_splits(folder: Path, table: pd.DataFrame, labels: Sequence[str], statistics: Statistics) -> None:
+    """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
+    index = {label: number for number, label in enumerate(labels)}
+    for split in SPLITS:
+        rows = table[table["split"] == split]
+        content = pa.table(
+            {
+                "text": rows["text"].tolist(),
+                "label": [index[label] for label in rows["label"]],
+                "row": rows["row"].tolist(),
+            },
+            schema=SPLIT_SCHEMA,
+        )
+        with replacing(folder / f"{split}.parquet") as temporary:
+            pq.write_table(content, temporary)
+    write_json(folder / STATISTICS_FILE, statistics.as_json())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its place on success and is removed on failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

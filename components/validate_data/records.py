@@ -1,0 +1,250 @@
+"""Parse one file's bytes into texts and labels, whatever its format."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.validate_data.delimited import (
+    BAR,
+    COMMA,
+    DELIMITER_NAMES,
+    SEMICOLON,
+    TAB,
+    Row,
+    split_line,
+    split_rows,
+)
+from components.validate_data.text import excerpt
+from manifests.errors import DataError, UsageError
+from manifests.schema import Columns
+
+SUFFIX_FORMATS = {
+    ".csv": "csv",
+    ".txt": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+GZIP_SUFFIX = ".gz"
+SHOWN_LINES = 3
+# In a file without a header any separator that splits every line alike will do, and prose holds commas most.
+HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
+_WIDE_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of one file, in its order.
+
+    Attributes:
+        texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
+        labels: The values of the label column as the file has them: strings, numbers, None.
+        places: Where each row is, such as `line 12`.
+    """
+
+    texts: Sequence[Any]
+    labels: Sequence[Any]
+    places: Sequence[str]
+
+
+def format_of(name: str, declared: str) -> str | None:
+    """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
+    if declared != "auto":
+        return declared
+    path = PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX))
+    return SUFFIX_FORMATS.get(path.suffix)
+
+
+def parse(data: bytes, name: str, declared_format: str, columns: Columns) -> Records:
+    """Parse a file's content; `name` chooses the format when none is declared, and is named in errors.
+
+    Raises:
+        DataError: The content is not of its format, holds no rows or lacks a column.
+        UsageError: The format is unknown, or columns are positions where the format has names.
+    """
+    file_format = format_of(name, declared_format)
+    if file_format is None:
+        raise UsageError(
+            f"{name}: no format is known by this name. Set dataset.format to csv, tsv, jsonl or parquet"
+        )
+    if name.lower().endswith(GZIP_SUFFIX):
+        data = _unzip(data, name)
+    if not data.strip():
+        raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
+    if file_format == "parquet":
+        records = _parse_parquet(data, name, columns)
+    elif file_format == "jsonl":
+        records = _parse_jsonl(_decode(data, name), name, columns)
+    else:
+        records = _parse_delimited(_decode(data, name), name, columns, tab=file_format == "tsv")
+    if not records.texts:
+        raise DataError(f"{name}: found a header and no rows. Put the data there")
+    return records
+
+
+def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int, int]:
+    """Positions of the text and the label column among named ones.
+
+    Raises:
+        DataError: A column is missing, or the label column is not named and there are several to choose from.
+        UsageError: The manifest gives a position.
+    """
+    listed = ", ".join(excerpt(column)[1:-1] for column in found)
+    positions = [key for key, value in columns if isinstance(value, int)]
+    if positions:
+        key = f"dataset.columns.{positions[0]}"
+        raise UsageError(
+            f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
+        )
+    others = [column for column in found if column != columns.text]
+    label = others[0] if columns.label is None and len(others) == 1 else columns.label
+    faults = []
+    if columns.text not in found:
+        faults.append(f"no column {columns.text}: set dataset.columns.text")
+    if label is None:
+        faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
+    elif label not in found:
+        faults.append(f"no column {label}: set dataset.columns.label")
+    if faults:
+        raise DataError(f"{name}: {' and '.join(faults)} to one of the columns found: {listed}")
+    return list(found).index(str(columns.text)), list(found).index(str(label))
+
+
+def _unzip(data: bytes, name: str) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: not a whole gzip file: {error}. Fetch it again") from None
+
+
+def _decode(data: bytes, name: str) -> str:
+    for mark, encoding in _WIDE_MARKS.items():
+        if data.startswith(mark):
+            raise DataError(
+                f"{name}: found {encoding} text, expected UTF-8. Convert it: "
+                f"iconv -f {encoding} -t UTF-8 {name} > converted"
+            )
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
+    delimiters = (TAB,) if tab else tuple(DELIMITER_NAMES)
+    if isinstance(columns.text, int):
+        rows, text, label = _headerless(content, name, columns, delimiters)
+    else:
+        first = next(line for line in content.split("\n") if line.strip()).removesuffix("\r")
+        headers = {delimiter: [f.strip() for f in split_line(first, delimiter)] for delimiter in delimiters}
+        delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
+        text, label = pick_columns(headers[delimiter], columns, name)
+        rows = split_rows(content, delimiter, name)[1:]
+    return Records(
+        texts=[row.fields[text] for row in rows],
+        labels=[row.fields[label] for row in rows],
+        places=[f"line {row.line}" for row in rows],
+    )
+
+
+def _headerless(
+    content: str, name: str, columns: Columns, delimiters: Sequence[str]
+) -> tuple[list[Row], int, int]:
+    text = columns.text
+    if not isinstance(text, int) or isinstance(columns.label, str):
+        raise UsageError(
+            f"{name}: dataset.columns: found a position and a name, expected both to be positions (a file "
+            "without a header) or both names"
+        )
+    needed = max(text, columns.label or 0, 1) + 1
+    found = []
+    for delimiter in (d for d in HEADERLESS_DELIMITERS if d in delimiters):
+        try:
+            rows = split_rows(content, delimiter, name)
+        except DataError:
+            if len(delimiters) == 1:
+                raise
+            found.append(f"lines of different lengths with {DELIMITER_NAMES[delimiter]}")
+            continue
+        width = len(rows[0].fields)
+        found.append(f"{width} a line with {DELIMITER_NAMES[delimiter]}")
+        if width < needed:
+            continue
+        if columns.label is not None:
+            return rows, text, columns.label
+        if width == 2:
+            return rows, text, 1 - text
+        raise DataError(
+            f"{name}: found {width} columns, and which is the label is open. "
+            f"Set dataset.columns.label to its position, from 0 to {width - 1}"
+        )
+    raise DataError(
+        f"{name}: expected the same number of fields, at least {needed}, in every line, for dataset.columns "
+        f"are positions. Found {'; '.join(found)}"
+    )
+
+
+def _parse_jsonl(content: str, name: str, columns: Columns) -> Records:
+    objects: list[dict[str, Any]] = []
+    places: list[str] = []
+    faults: list[str] = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        if not isinstance(value, dict):
+            faults.append(f"line {number}: found {excerpt(line)}")
+            continue
+        objects.append(value)
+        places.append(f"line {number}")
+    if faults:
+        raise DataError(
+            f"{name}: {len(faults)} lines are not JSON objects: {'; '.join(faults[:SHOWN_LINES])}. "
+            "Write one object a line"
+        )
+    names = list(dict.fromkeys(key for item in objects for key in item))
+    text, label = pick_columns(names, columns, name)
+    return Records(
+        texts=[item.get(names[text]) for item in objects],
+        labels=[item.get(names[label]) for item in objects],
+        places=places,
+    )
+
+
+def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
+        text, label = pick_columns(names, columns, name)
+        table = file.read(columns=[names[text], names[label]])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name}: not a whole parquet file: {error}") from None
+    return Records(
+        texts=_values(table.column(names[text])),
+        labels=_values(table.column(names[label])),
+        places=[f"row {row}" for row in range(table.num_rows)],
+    )
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; strings pass through bytes, for parquet does not promise that they are UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [
+        value.decode("utf-8", errors="surrogateescape") if isinstance(value, bytes) else value
+        for value in column.to_pylist()
+    ]

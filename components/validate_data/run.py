@@ -1,0 +1,88 @@
+"""validate-data: read, check, report, and write the splits when every check passes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from components.step import write_json
+from components.validate_data.findings import CheckResult
+from components.validate_data.inspection import Inspection, inspect
+from components.validate_data.outputs import replacing, write_splits
+from components.validate_data.report import render
+from components.validate_data.source import read_table
+from components.validate_data.statistics import describe
+from manifests.errors import DataError
+from manifests.schema import Dataset
+
+LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
+
+
+def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, report_path: Path) -> None:
+    """Validate a dataset and split it.
+
+    The checks and the report are written whatever is found, the splits only when no check fails.
+
+    Raises:
+        DataError: The data cannot be read, or a check failed; the message names all that failed.
+        UsageError: `section` asks for what cannot be read.
+        GauntletError: The store that holds the data is out of reach.
+    """
+    table = read_table(section)
+    inspection = inspect(table, section, seed)
+    statistics = describe(inspection.table, section)
+    write_json(
+        checks_path,
+        {
+            "passed": not inspection.failed,
+            "checks": [result.as_json() for result in inspection.results],
+        },
+    )
+    with replacing(report_path) as temporary:
+        temporary.write_text(render(statistics, inspection, rows_read=len(table)), encoding="utf-8")
+    if inspection.failed:
+        _print_checks(inspection)
+        raise DataError(_failure(section, inspection))
+    write_splits(splits_path, inspection.table, section.labels, statistics)
+    counts = ", ".join(f"{rows:,} {split}" for split, rows in statistics.rows.items())
+    print(f"{section.name} {section.version}: {len(table):,} rows read, kept {counts}", flush=True)
+
+
+def _failure(section: Dataset, inspection: Inspection) -> str:
+    lines = [
+        f"{result.check}: found {result.found}, expected {result.expected} ({result.key})"
+        for result in inspection.failed
+    ]
+    count = f"{len(lines)} of {len(inspection.results)} checks"
+    return "\n  ".join(
+        [
+            f"{section.uri}: dataset {section.name} {section.version} failed {count}. "
+            "Correct the data, or change the bound or the severity in the manifest",
+            *lines,
+        ]
+    )
+
+
+def _print_checks(inspection: Inspection) -> None:
+    """The table of checks; everything in it that comes from the data is printed literally."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(width=None if is_terminal else LOG_WIDTH, no_color=not is_terminal)
+    table = Table(show_lines=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("verdict")
+    table.add_column("rows affected", justify="right")
+    table.add_column("examples", overflow="fold")
+    for result in inspection.results:
+        table.add_row(
+            result.check, _verdict(result), f"{result.rows_affected:,}", Text("\n".join(result.examples))
+        )
+    console.print(table)
+
+
+def _verdict(result: CheckResult) -> Text:
+    styles = {"pass": "green", "drop": "cyan", "warn": "yellow", "fail": "bold red"}
+    return Text(result.verdict, style=styles[result.verdict])

@@ -1,0 +1,186 @@
+"""Find the files of a dataset, verify them, and read them into one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from backends import storage
+from components.validate_data.records import Records, format_of, parse
+from components.validate_data.text import excerpt, find_fault, repair
+from manifests.errors import DataError
+from manifests.schema import Dataset, SplitName
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "dev"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the dataset: the split it holds, its name in errors and in `dataset.sha256`, its URI."""
+
+    split: SplitName
+    name: str
+    uri: str
+
+
+def read_table(dataset: Dataset) -> pd.DataFrame:
+    """Every row of every file.
+
+    Columns: `text` and `label` (None where missing; a label is a name of `dataset.labels`, or the value as it
+    was found when it is none of them), `fault` (the first encoding fault in words, or None), `split` (of the
+    file), `place` (file and line) and `row` (position in the file, from 0). Texts and labels are valid
+    Unicode: what was not is U+FFFD.
+
+    Raises:
+        DataError: A file is missing, empty, altered (sha256), malformed or without a column; the faults of
+            all files together.
+        UsageError: The manifest asks for what cannot be read.
+    """
+    files = find_files(dataset)
+    contents = {file: storage.read_bytes(file.uri) for file in files}
+    _verify(dataset, contents)
+    frames: list[pd.DataFrame] = []
+    faults: list[str] = []
+    for file, data in contents.items():
+        try:
+            records = parse(data, file.name, dataset.format, dataset.columns)
+            frames.append(_frame(records, file, dataset.labels))
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    return pd.concat(frames, ignore_index=True)
+
+
+def find_files(dataset: Dataset) -> tuple[SourceFile, ...]:
+    """The files that `dataset.uri` and `dataset.files` name, or the folder holds; train comes first.
+
+    Raises:
+        DataError: The folder holds no training file, or several files for one split.
+        UsageError: There is nothing at the URI.
+    """
+    if dataset.files is not None:
+        named = {split: getattr(dataset.files, split) for split in SPLITS}
+        return tuple(
+            SourceFile(split, name, storage.join(dataset.uri, name)) for split, name in named.items() if name
+        )
+    if not storage.is_folder(dataset.uri):
+        return (SourceFile("train", storage.file_name(dataset.uri), dataset.uri),)
+    return _discover(dataset.uri, dataset.format)
+
+
+def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
+    """The label's name; the value as text when it is none of `labels`; None when it is missing.
+
+    A number is an index into `labels`. So is a string of digits, unless some label is one itself.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():  # an integer column with gaps arrives as floats
+        value = int(value)
+    is_index = isinstance(value, int) and not isinstance(value, bool)
+    text = value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if not text:
+        return None
+    if isinstance(value, str) and not any(label.isdecimal() for label in labels):
+        is_index = text.isascii() and text.isdecimal()
+    if is_index and 0 <= int(text) < len(labels):
+        return labels[int(text)]
+    return text
+
+
+def _discover(folder: str, declared_format: str) -> tuple[SourceFile, ...]:
+    names = storage.list_files(folder)
+    readable = [name for name in names if format_of(name, declared_format)]
+    by_split = {
+        split: [name for name in readable if name.lower().startswith(prefixes)]
+        for split, prefixes in SPLIT_PREFIXES.items()
+    }
+    ambiguous = [f"{split}: {', '.join(found)}" for split, found in by_split.items() if len(found) > 1]
+    if ambiguous:
+        raise DataError(
+            f"{folder}: found several files for one split ({'; '.join(ambiguous)}). "
+            "Name the right ones in dataset.files"
+        )
+    if not by_split["train"]:
+        raise DataError(
+            f"{folder}: found {', '.join(names) or 'no files'}, expected a csv, tsv, jsonl or parquet file "
+            "whose name starts with train. Name the files in dataset.files"
+        )
+    return tuple(
+        SourceFile(split, name, storage.join(folder, name))
+        for split, found in by_split.items()
+        for name in found
+    )
+
+
+def _verify(dataset: Dataset, contents: dict[SourceFile, bytes]) -> None:
+    """Compare every file's sha256, as stored, with the manifest's before anything is parsed."""
+    if dataset.sha256 is None:
+        return
+    names = [file.name for file in contents]
+    if isinstance(dataset.sha256, str):
+        if len(names) > 1:
+            raise DataError(
+                f"{dataset.uri}: dataset.sha256 is one hash, but the files are {', '.join(names)}. "
+                "Give a hash for each, by file name"
+            )
+        expected = {names[0]: dataset.sha256}
+    else:
+        expected = dict(dataset.sha256)
+    faults = [f"{name}: dataset.sha256 has no hash for it" for name in names if name not in expected] + [
+        f"{name}: dataset.sha256 names it, but the files are {', '.join(names)}"
+        for name in expected
+        if name not in names
+    ]
+    for file, data in contents.items():
+        found = hashlib.sha256(data).hexdigest()
+        if file.name in expected and found != expected[file.name]:
+            faults.append(f"{file.name}: found sha256 {found}, expected {expected[file.name]}")
+    if faults:
+        raise DataError("\n".join([*faults, "Fetch the data again, or correct dataset.sha256"]))
+
+
+def _frame(records: Records, file: SourceFile, labels: Sequence[str]) -> pd.DataFrame:
+    texts = [
+        _text(value, f"{file.name} {place}")
+        for value, place in zip(records.texts, records.places, strict=True)
+    ]
+    resolved = [resolve_label(value, labels) for value in records.labels]
+    faults = [_row_fault(text, label) for text, label in zip(texts, resolved, strict=True)]
+    return pd.DataFrame(
+        {
+            "text": pd.Series([text and repair(text) for text in texts], dtype="str"),
+            "label": pd.Series([label and repair(label) for label in resolved], dtype="str"),
+            "fault": pd.Series(faults, dtype="str"),
+            "split": file.split,
+            "place": [f"{file.name} {place}" for place in records.places],
+            "row": range(len(texts)),
+        }
+    )
+
+
+def _text(value: Any, place: str) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, str):
+        raise DataError(
+            f"{place}: found {excerpt(str(value))} ({type(value).__name__}) in the text column, "
+            "expected a string. Set dataset.columns.text to the column that holds the text"
+        )
+    return value if value.strip() else None
+
+
+def _row_fault(text: str | None, label: str | None) -> str | None:
+    return (text and find_fault(text)) or (label and find_fault(label)) or None

@@ -1,0 +1,286 @@
+"""The JSON that the steps leave, as data: what the page shows of it.
+
+`docs/artifacts.md` describes the whole. Every figure may be None: a figure that could not be computed is
+absent, and the page says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Figure = float | None
+Interval = tuple[Figure, Figure]
+
+# --- validate-data ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the data; `verdict` is pass, warn, drop or fail, `found` and `expected` are words."""
+
+    check: str
+    verdict: str
+    severity: str = ""
+    rows_dropped: int | None = None
+    found: str | None = None
+    expected: str | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The content of `checks`."""
+
+    passed: bool
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextLength:
+    """Characters in a text of one split."""
+
+    mean: Figure = None
+    p5: Figure = None
+    p50: Figure = None
+    p95: Figure = None
+    max: Figure = None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The content of `splits/statistics.json`; every mapping is by split, `class_counts` then by label."""
+
+    name: str = ""
+    version: str = ""
+    uri: str = ""
+    commit_hash: str | None = None
+    sha256: str | None = None
+    labels: tuple[str, ...] = ()
+    rows: Mapping[str, int] = field(default_factory=dict)
+    class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    text_length: Mapping[str, TextLength] = field(default_factory=dict)
+
+
+# --- train-model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of training and its validation."""
+
+    epoch: int
+    train_loss: Figure = None
+    validation_loss: Figure = None
+    macro_f1: Figure = None
+    weighted_f1: Figure = None
+    accuracy: Figure = None
+    examples_per_second: Figure = None
+    seconds: Figure = None
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """One optimizer step: the mean loss of its rows and the learning rate it was taken with."""
+
+    step: int
+    loss: Figure = None
+    learning_rate: Figure = None
+
+
+@dataclass(frozen=True)
+class History:
+    """The content of `history`."""
+
+    epochs: tuple[Epoch, ...] = ()
+    steps: tuple[OptimizerStep, ...] = ()
+    best_epoch: int | None = None
+    stopped: str | None = None
+    seconds: Figure = None
+    device: str | None = None
+    machine: str | None = None
+    parameters: int | None = None
+    cost_usd: Figure = None
+    usd_per_hour: Figure = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The content of `checkpoint/training.json`: what the checkpoint was made from."""
+
+    encoder: str | None = None
+    max_length: int | None = None
+    seed: int | None = None
+    epoch: int | None = None
+    data_sha256: str | None = None
+    training_sha256: str | None = None
+
+
+# --- convert-to-onnx -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one batch."""
+
+    median: Figure = None
+    p99: Figure = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The PyTorch model that candidates are compared with; latency by batch size."""
+
+    macro_f1: Figure = None
+    latency_ms: Mapping[int, Latency] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One conversion; `reason` says why it was refused. Latency and speed-up are by batch size."""
+
+    name: str
+    admitted: bool
+    reason: str | None = None
+    size_mb: Figure = None
+    precision: str | None = None
+    max_abs_difference: Figure = None
+    label_agreement: Figure = None
+    macro_f1: Figure = None
+    metric_drop: Figure = None
+    latency_ms: Mapping[int, Latency] = field(default_factory=dict)
+    speedup: Mapping[int, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The content of `candidates`."""
+
+    pytorch: Reference = Reference()
+    candidates: tuple[Candidate, ...] = ()
+    chosen: str | None = None
+    objective_batch_size: int | None = None
+    threads: int | None = None
+    cpu: str | None = None
+    rows: int | None = None
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The candidate that became the bundle."""
+        return next((candidate for candidate in self.candidates if candidate.name == self.chosen), None)
+
+    @property
+    def chosen_speedup(self) -> Figure:
+        """PyTorch's median latency over the winner's, at the batch size that decides."""
+        return self.winner.speedup.get(self.objective_batch_size or 0) if self.winner else None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the page shows of `bundle/bundle.json`; `files` holds each file's sha256."""
+
+    candidate: str | None = None
+    precision: str | None = None
+    opset: int | None = None
+    max_length: int | None = None
+    format_version: int | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- evaluate-model --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class on the test split."""
+
+    label: str
+    precision: Figure = None
+    recall: Figure = None
+    f1: Figure = None
+    support: int | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model on the test split. `confusion[i][j]`: rows of class i that were predicted as j."""
+
+    accuracy: Figure = None
+    macro_f1: Figure = None
+    weighted_f1: Figure = None
+    per_class: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    lower_bounds: Mapping[str, Figure] = field(default_factory=dict)
+    version: str | int | None = None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Challenger minus champion on the same resampled rows; both bounds of macro-F1 are one-sided."""
+
+    macro_f1_difference: Figure = None
+    lower_bound: Figure = None
+    upper_bound: Figure = None
+    class_f1_difference: Mapping[str, Figure] = field(default_factory=dict)
+    class_f1_intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test row that the challenger got wrong."""
+
+    text: str
+    label: str
+    predicted: str
+    confidence: Figure = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The content of `scores`; `champion_error` says why a champion could not be compared."""
+
+    challenger: Scored
+    champion: Scored | None = None
+    champion_error: str | None = None
+    paired: Paired | None = None
+    rows: int | None = None
+    labels: tuple[str, ...] = ()
+    confidence: Figure = None
+    mistakes: tuple[Mistake, ...] = ()
+
+
+# --- gate-model, register-model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the gate: `value operator bound` must hold; `verdict` is pass, fail or not applicable."""
+
+    rule: str
+    verdict: str
+    operator: str = ""
+    bound: bool | float | str | None = None
+    value: bool | float | str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The content of `verdict`."""
+
+    decision: str
+    reasons: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Version:
+    """The content of `version`."""
+
+    name: str
+    version: str | int
+    uri: str = ""
+    aliases: tuple[str, ...] = ()
+    bundle_sha256: str | None = None

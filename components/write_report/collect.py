@@ -1,0 +1,165 @@
+"""The edge of write-report: finds what each step of a run left, on this machine or in a bucket.
+
+    local    <pipeline_root>/<job>/<step>/<output>
+    Vertex   <pipeline_root>/<project number>/<job>/<step>_<task id>/<output>
+
+Nothing here fails for what a run did not leave: a report is due whatever happened.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+import fsspec
+from pydantic import TypeAdapter, ValidationError
+
+from components.step import ERROR_FILE
+from components.write_report.artifacts import (
+    Bundle,
+    Candidates,
+    Checks,
+    History,
+    Scores,
+    Statistics,
+    Training,
+    Verdict,
+    Version,
+)
+from components.write_report.progress import Trace, step_records
+from components.write_report.record import STEPS, FinalStatus, RunRecord
+
+DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
+TASK_ID = re.compile(r"_-?\d+$")
+LOCAL_JOB_TIME = re.compile(r"-(\d{4}(?:-\d{2}){5}-\d{6})$")  # kfp.local: <pipeline>-<local time>
+LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
+
+Content = TypeVar("Content")
+
+
+def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> RunRecord:
+    """Read what the steps of `job` left under `pipeline_root`: a path, or anything fsspec opens.
+
+    Artifacts that are absent or unreadable are None in the record; the unreadable are named in it.
+
+    Raises:
+        OSError: `pipeline_root` itself cannot be listed, for want of permission or of a network.
+    """
+    files, root = fsspec.core.url_to_fs(pipeline_root)
+    run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
+    verdict = run.read("gate-model", "verdict", Verdict)
+    version = run.read("register-model", "version", Version)
+    return RunRecord(
+        pipeline_root=pipeline_root,
+        job=job,
+        steps=step_records(
+            traces={name: run.trace(name) for name in run.folders},
+            decision=verdict.decision if verdict else None,
+            registered=version is not None,
+            final=final,
+            run_started=_local_start(job),
+        ),
+        checks=run.read("validate-data", "checks", Checks),
+        statistics=run.read("validate-data", "splits/statistics.json", Statistics),
+        history=run.read("train-model", "history", History),
+        training=run.read("train-model", "checkpoint/training.json", Training),
+        candidates=run.read("convert-to-onnx", "candidates", Candidates),
+        bundle=run.read("convert-to-onnx", "bundle/bundle.json", Bundle),
+        scores=run.read("evaluate-model", "scores", Scores),
+        verdict=verdict,
+        version=version,
+        unreadable=tuple(run.unreadable),
+        final=final,
+    )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The content of `error.json`."""
+
+    message: str
+    exit_code: int
+
+
+@dataclass
+class _Reader:
+    """Reads the files of one run; `folders` is where each step's outputs lie."""
+
+    files: Any
+    folders: Mapping[str, str]
+    unreadable: list[str] = field(default_factory=list)
+
+    def read(self, step: str, output: str, kind: type[Content]) -> Content | None:
+        """Parse a JSON output, or None if it is absent; if it is unreadable, note why."""
+        if step not in self.folders:
+            return None
+        path = posixpath.join(self.folders[step], output)
+        try:
+            # NaN is no JSON: whoever wrote one has no figure
+            content = json.loads(self.files.cat_file(path), parse_constant=lambda _: None)
+            return TypeAdapter(kind).validate_python(content)
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "content"
+            self.unreadable.append(f"{path}: {key}: {first['msg']}")
+        except (OSError, ValueError) as error:
+            self.unreadable.append(f"{path}: {error}")
+        return None
+
+    def trace(self, step: str) -> Trace:
+        """What the step left."""
+        folder = self.folders[step]
+        done = posixpath.join(folder, DONE_FILE)
+        if self.files.exists(done):
+            return Trace(folder, done=True, ended=self.files.modified(done))
+        failure = self.read(step, ERROR_FILE, _Failure)
+        return Trace(
+            folder,
+            done=False,
+            ended=max((self.files.modified(path) for path in self.files.find(folder)), default=None),
+            message=failure.message if failure else None,
+            exit_code=failure.exit_code if failure else None,
+        )
+
+
+def _job_folder(files: Any, root: str, job: str) -> str | None:
+    """The folder of `job`, directly under `root` or under a project number."""
+    if files.isdir(posixpath.join(root, job)):
+        return posixpath.join(root, job)
+    if not files.isdir(root):
+        return None
+    projects = sorted(child["name"] for child in files.ls(root, detail=True) if child["type"] == "directory")
+    folders = (posixpath.join(project, job) for project in projects)
+    return next((folder for folder in folders if files.isdir(folder)), None)
+
+
+def _step_folders(files: Any, job_folder: str | None) -> dict[str, str]:
+    """Each step's folder. Of several, as retries leave them, the one that finished, else the newest."""
+    found: dict[str, list[str]] = {}
+    for entry in files.ls(job_folder, detail=True) if job_folder else ():
+        folder = entry["name"].rstrip("/")
+        name = TASK_ID.sub("", posixpath.basename(folder))
+        if entry["type"] == "directory" and name in STEPS:
+            found.setdefault(name, []).append(folder)
+    return {
+        name: folders[0] if len(folders) == 1 else max(folders, key=lambda folder: _rank(files, folder))
+        for name, folders in found.items()
+    }
+
+
+def _rank(files: Any, folder: str) -> tuple[bool, float, str]:
+    newest = max((files.modified(path).timestamp() for path in files.find(folder)), default=0.0)
+    return files.exists(posixpath.join(folder, DONE_FILE)), newest, folder
+
+
+def _local_start(job: str) -> datetime | None:
+    """When a local run started; its job's name says so, in this machine's time zone."""
+    named = LOCAL_JOB_TIME.search(job)
+    return datetime.strptime(named[1], LOCAL_JOB_TIME_FORMAT).astimezone() if named else None

@@ -1,0 +1,93 @@
+"""The few figures at the top of the page: those of the furthest step that the run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.write_report.figures import (
+    count,
+    decimal,
+    dollars,
+    duration,
+    megabytes,
+    percent,
+    signed,
+    times,
+)
+from components.write_report.record import RunRecord
+
+CHECK_WORDS = {"fail": "failed", "warn": "with a warning", "drop": "with rows dropped"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure with its name and a line that says what it is of."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def tiles(record: RunRecord) -> tuple[Tile, ...]:
+    """What the run has to show, the most telling first; a step that was not reached gives none."""
+    return (*_quality(record), *_speed(record), *_training(record), *_data(record))
+
+
+def _quality(record: RunRecord) -> tuple[Tile, ...]:
+    scores = record.scores
+    if scores is None:
+        return ()
+    low, high = scores.challenger.intervals.get("macro_f1", (None, None))
+    interval = f"{percent(scores.confidence)} interval {decimal(low)} to {decimal(high)}"
+    quality = Tile("Macro-F1", decimal(scores.challenger.macro_f1), interval)
+    if scores.champion is None or scores.paired is None:
+        return (quality,)
+    bound = f"at least {signed(scores.paired.lower_bound)} at {percent(scores.confidence)} confidence"
+    against = f"Against version {scores.champion.version}"
+    return (quality, Tile(against, signed(scores.paired.macro_f1_difference), bound))
+
+
+def _speed(record: RunRecord) -> tuple[Tile, ...]:
+    candidates = record.candidates
+    if candidates is None or candidates.winner is None:
+        return ()
+    winner = candidates.winner
+    return (
+        Tile(
+            "Speed-up",
+            times(candidates.chosen_speedup),
+            f"over PyTorch, batch\N{NO-BREAK SPACE}{candidates.objective_batch_size}",
+        ),
+        Tile(
+            "Model size",
+            megabytes(winner.size_mb),
+            f"{winner.name}, {winner.precision or 'precision unknown'}",
+        ),
+    )
+
+
+def _training(record: RunRecord) -> tuple[Tile, ...]:
+    history = record.history
+    if history is None:
+        return ()
+    epochs = f"{len(history.epochs)} epoch{'' if len(history.epochs) == 1 else 's'}"
+    return (
+        Tile("Training time", duration(history.seconds), f"{epochs}, best {history.best_epoch}"),
+        Tile("Training cost", dollars(history.cost_usd), history.machine or "machine unknown"),
+    )
+
+
+def _data(record: RunRecord) -> tuple[Tile, ...]:
+    shown: list[Tile] = []
+    if record.statistics is not None and record.statistics.rows:
+        rows = record.statistics.rows
+        splits = ", ".join(f"{count(number)} {split}" for split, number in rows.items())
+        shown.append(Tile("Rows", count(sum(rows.values())), splits))
+    if record.checks is not None and record.checks.checks:
+        verdicts = [check.verdict for check in record.checks.checks]
+        others = [
+            f"{verdicts.count(word)} {title}" for word, title in CHECK_WORDS.items() if word in verdicts
+        ]
+        passed = f"{len(verdicts) - verdicts.count('fail')} of {len(verdicts)}"
+        shown.append(Tile("Data checks passed", passed, ", ".join(others) or "without a remark"))
+    return tuple(shown)

@@ -1,0 +1,118 @@
+"""What to do next, for every way a run can end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.write_report.artifacts import Check
+from components.write_report.figures import words
+from components.write_report.outcome import Outcome
+from components.write_report.record import STEPS, RunRecord
+from manifests.schema import Checks, RowCheck
+
+RULE_ADVICE = {
+    "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
+    "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
+    "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
+    "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
+    "model_size": "Allow `fused_int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
+    "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    "comparable_champion": "Move the alias champion to a version that works: `gauntlet rollback`.",
+    "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "
+    "`gates.non_inferiority_margin` is how much worse is allowed.",
+    "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
+    "`gates.max_class_f1_drop` is the most allowed.",
+}
+COUNT_ADVICE = {
+    "rows_per_class": "Collect more rows of the small classes; "
+    "`dataset.checks.rows_per_class.min_rows` is the floor.",
+    "class_balance": "Collect more rows of the small classes; "
+    "`dataset.checks.class_balance.max_ratio` is the ceiling.",
+}
+RUN_AGAIN = "gauntlet run MANIFEST"
+EXAMPLE_TEXT = "i feel wonderful today"
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A sentence, in which backquotes mark code, and the command that does it, if there is one.
+
+    `about` names the rule or the check that the advice is for.
+    """
+
+    text: str
+    command: str | None = None
+    about: str = ""
+
+
+def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
+    """What the reader would do now, the most useful first."""
+    match ended.kind:
+        case "promoted" | "registered":
+            return _after_registration(record, ended)
+        case "rejected":
+            return _after_rejection(record)
+        case "data refused":
+            return _after_refusal(record)
+        case "failed" | "cancelled":
+            return _after_failure(record)
+
+
+def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
+    model = f"--model {record.version.name}" if record.version else ""
+    listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
+    if ended.kind == "registered":
+        return (NextStep("Make it the champion when you are ready.", f"gauntlet promote {model}"), listing)
+    scoring = NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
+    if record.scores is None or record.scores.champion is None:
+        return (scoring, listing)
+    undo = f"Go back to version {record.scores.champion.version} if production disagrees with the test rows."
+    undoing = NextStep(undo, f"gauntlet rollback {model}")
+    return (scoring, listing, undoing)
+
+
+def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
+    failing = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
+    advice = [NextStep(RULE_ADVICE[rule], about=words(rule)) for rule in failing if rule in RULE_ADVICE]
+    again = NextStep(
+        "Then run it again; a manifest key can be set there too.", f"{RUN_AGAIN} --set KEY=VALUE"
+    )
+    return (*advice, again)
+
+
+def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
+    failing = [check for check in record.checks.checks if check.verdict == "fail"] if record.checks else []
+    again = NextStep("Correct the data where it comes from, then run it again.", RUN_AGAIN)
+    return (*map(_check_advice, failing), again)
+
+
+def _check_advice(check: Check) -> NextStep:
+    title = words(check.check)
+    if check.check in COUNT_ADVICE:
+        return NextStep(COUNT_ADVICE[check.check], about=title)
+    field = Checks.model_fields.get(check.check)
+    if field is None or not isinstance(field.default, RowCheck):
+        return NextStep("Correct the rows that the check names.", about=title)
+    key = f"dataset.checks.{check.check}"
+    if check.severity == "drop":
+        return NextStep(f"More rows than `{key}.max_fraction` would have to be dropped.", about=title)
+    return NextStep(
+        "Correct the rows that the check names, or leave them out if they may be left out.",
+        f"{RUN_AGAIN} --set {key}.severity=drop",
+        about=title,
+    )
+
+
+def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
+    failed = record.failed_step
+    if failed is not None and failed.name == STEPS[-1]:
+        return (
+            NextStep("See whether the version is there, and which aliases it has.", "gauntlet registry"),
+            NextStep("Remove the cause, then run it again.", RUN_AGAIN),
+        )
+    return (
+        NextStep(
+            "Remove the cause, then run it again. Nothing was registered, so there is nothing to undo.",
+            RUN_AGAIN,
+        ),
+    )

@@ -1,0 +1,94 @@
+"""How a run ended: in words for the page, as an exit code for `gauntlet run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backends.registry import CHALLENGER, CHAMPION
+from components.write_report.figures import words
+from components.write_report.progress import FAILURE
+from components.write_report.record import RunRecord, StepRecord
+from manifests.errors import DataError, RejectedError
+
+Kind = Literal["promoted", "registered", "rejected", "data refused", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        kind: `registered` is a model that passed and waits for a person to promote it.
+        headline: The outcome in a few words, without a full stop.
+        detail: One or two sentences: why, or what it means.
+        exit_code: 0 promoted or registered, 3 rejected by a gate, 4 bad data, else that of the failure.
+    """
+
+    kind: Kind
+    headline: str
+    detail: str
+    exit_code: int
+
+
+def outcome(record: RunRecord) -> Outcome:
+    """How the run of `record` ended."""
+    failed = record.failed_step
+    if failed is not None:
+        return _failure(record, failed)
+    if record.version is None:
+        return _rejection(record)
+    version = record.version
+    if CHAMPION in version.aliases:
+        return Outcome("promoted", f"Promoted as version {version.version}", _promotion_detail(record), 0)
+    if CHALLENGER in version.aliases:
+        detail = (
+            "It met every rule. Promotion is manual for this system: the champion stays until you move it."
+        )
+    else:
+        detail = "It met every rule, but was champion before, so its aliases were left as they are."
+    return Outcome("registered", f"Passed, and registered as version {version.version}", detail, 0)
+
+
+def _failure(record: RunRecord, failed: StepRecord) -> Outcome:
+    message = failed.message or ""
+    exit_code = FAILURE if failed.exit_code is None else failed.exit_code
+    if record.final is not None and record.final.state == "CANCELLED":
+        return Outcome("cancelled", f"Cancelled during {failed.name}", message, exit_code)
+    if exit_code == DataError.exit_code:
+        return Outcome("data refused", f"Data refused by {failed.name}", _refusal_detail(record), exit_code)
+    return Outcome("failed", f"Failed in {failed.name}", message, exit_code)
+
+
+def _refusal_detail(record: RunRecord) -> str:
+    failing = (
+        [check.check for check in record.checks.checks if check.verdict == "fail"] if record.checks else []
+    )
+    if not failing:
+        return "The data could not be used, so nothing was trained."
+    checks = f"{len(failing)} check{'s' if len(failing) > 1 else ''}"
+    return f"The data failed {checks} ({_listed(failing)}), so nothing was trained."
+
+
+def _rejection(record: RunRecord) -> Outcome:
+    rules = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
+    by = f" by {_listed(rules)}" if rules else " by the gate"
+    champion = record.scores.champion if record.scores else None
+    keeps = (
+        f"Version {champion.version} stays the champion."
+        if champion
+        else "No model was registered or promoted."
+    )
+    return Outcome("rejected", f"Rejected{by}", keeps, RejectedError.exit_code)
+
+
+def _promotion_detail(record: RunRecord) -> str:
+    champion = record.scores.champion if record.scores else None
+    if champion is None:
+        return "It met every rule. There was no champion to compare with, so the floors alone decided."
+    return f"It met every rule and takes over from version {champion.version}, scored on the same rows."
+
+
+def _listed(names: list[str]) -> str:
+    *first, last = (words(name) for name in names)
+    return f"{', '.join(first)} and {last}" if first else last

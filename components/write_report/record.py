@@ -1,0 +1,99 @@
+"""What one run left behind, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from components.write_report.artifacts import (
+    Bundle,
+    Candidates,
+    Checks,
+    History,
+    Scores,
+    Statistics,
+    Training,
+    Verdict,
+    Version,
+)
+
+STEPS = (
+    "validate-data",
+    "train-model",
+    "convert-to-onnx",
+    "evaluate-model",
+    "gate-model",
+    "register-model",
+)
+
+State = Literal["succeeded", "reused", "failed", "skipped", "not reached"]
+
+
+@dataclass(frozen=True)
+class FinalStatus:
+    """What the orchestrator says about the run: SUCCEEDED, FAILED or CANCELLED, and why."""
+
+    state: str
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of the DAG.
+
+    Attributes:
+        state: `reused` is a step whose result came from an earlier run's cache: a later step ran, but this
+            one left nothing in this run. `skipped` is the branch that the gate did not take.
+        started: About when: the previous step's end, so it includes the wait for a machine.
+        ended: About when: the time of the file that marks the end.
+        message: Why it failed, in its own words where it left any.
+        exit_code: What its failure ends `gauntlet run` with.
+    """
+
+    name: str
+    state: State
+    folder: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    message: str | None = None
+    exit_code: int | None = None
+
+    @property
+    def duration(self) -> timedelta | None:
+        """Wall time, or None where either end is unknown."""
+        return self.ended - self.started if self.started and self.ended else None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything one run left behind; an artifact that is not there is None.
+
+    Attributes:
+        steps: One record for each of `STEPS`, in their order.
+        unreadable: Files that exist but could not be read, each with the reason.
+    """
+
+    pipeline_root: str
+    job: str
+    steps: tuple[StepRecord, ...]
+    checks: Checks | None = None
+    statistics: Statistics | None = None
+    history: History | None = None
+    training: Training | None = None
+    candidates: Candidates | None = None
+    bundle: Bundle | None = None
+    scores: Scores | None = None
+    verdict: Verdict | None = None
+    version: Version | None = None
+    unreadable: tuple[str, ...] = ()
+    final: FinalStatus | None = None
+
+    def step(self, name: str) -> StepRecord:
+        """The record of one of `STEPS`."""
+        return next(step for step in self.steps if step.name == name)
+
+    @property
+    def failed_step(self) -> StepRecord | None:
+        """The step that the run ended in, if it ended in one."""
+        return next((step for step in self.steps if step.state == "failed"), None)

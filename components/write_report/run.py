@@ -1,0 +1,33 @@
+"""Reads what a run left, and writes the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.write_report.collect import collect
+from components.write_report.outcome import Outcome, outcome
+from components.write_report.record import FinalStatus
+from components.write_report.render import render
+
+
+def write_report(
+    name: str,
+    manifest_sha256: str,
+    run_id: str,
+    pipeline_root: str,
+    job: str,
+    final: FinalStatus,
+    report: Path,
+) -> Outcome:
+    """Write the page of the run to `report`, whole or not at all, and return how the run ended.
+
+    Raises:
+        OSError: `pipeline_root` cannot be listed, or `report` cannot be written.
+    """
+    record = collect(pipeline_root, job, final)
+    page = render(record, name, run_id, manifest_sha256)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    temporary = report.with_name(report.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(report)
+    return outcome(record)

@@ -1,0 +1,167 @@
+"""From a YAML or JSON file to a manifest, with every fault of the file reported together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from manifests.errors import Fault, ManifestError
+from manifests.schema import Manifest
+
+PATH_KEYS = (("dataset", "uri"), ("training", "encoder"))
+LONGEST_VALUE_SHOWN = 60
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a repeated key is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is repeated", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> Manifest:
+    """Read, override and validate a manifest.
+
+    Args:
+        path: A YAML or JSON file. Relative paths in it are relative to its folder.
+        overrides: `section.key=value` with the value in YAML. Relative paths in them are relative to the
+            working directory.
+
+    Raises:
+        ManifestError: All faults of the file and of the overrides.
+    """
+    file = Path(path)
+    content = _parse(file)
+    _resolve_paths(content, file.resolve().parent)
+    faults = _apply_overrides(content, overrides)
+    if faults:
+        raise ManifestError(faults)
+    return _validate(content, str(path))
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as YAML, defaults spelt out, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    def fault(found: str, expected: str, action: str) -> ManifestError:
+        return ManifestError([Fault(str(file), "(file)", found, expected, action)])
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise fault("no such file", "a manifest", "Look at `ls manifests/`.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise fault(f"an unreadable file ({error})", "a UTF-8 text file", "Mend the file.") from None
+    try:
+        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
+    except (ValueError, yaml.YAMLError) as error:
+        found = " ".join(str(error).split())
+        raise fault(found, "YAML or JSON", "Mend the syntax there.") from None
+    if not isinstance(content, dict):
+        raise fault(f"a {type(content).__name__}", "a mapping of sections", "See manifests/emotion.yaml.")
+    return content
+
+
+def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
+    for section, key in PATH_KEYS:
+        values = content.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = _resolve(values[key], folder)
+
+
+def _resolve(value: str, folder: Path) -> str:
+    """Make a relative path absolute if it exists or is spelt as a path; leave URIs and hub names alone."""
+    if "://" in value or Path(value).is_absolute():
+        return value
+    candidate = (folder / value).resolve()
+    return str(candidate) if candidate.exists() or value.startswith((".", "~")) else value
+
+
+def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[Fault]:
+    faults = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = tuple(key.strip().split("."))
+        if not equals or not all(path):
+            faults.append(
+                Fault(
+                    "--set",
+                    repr(override),
+                    "no key=value",
+                    "section.key=value",
+                    "Write --set training.epochs=3.",
+                )
+            )
+            continue
+        try:
+            value = yaml.load(text, _StrictLoader)
+        except yaml.YAMLError as error:
+            faults.append(
+                Fault("--set", key, " ".join(str(error).split()), "a YAML value", "Quote the value.")
+            )
+            continue
+        if path in PATH_KEYS and isinstance(value, str):
+            value = _resolve(value, Path.cwd())
+        target = content
+        for part in path[:-1]:
+            inner = target.get(part)
+            target[part] = inner = inner if isinstance(inner, dict) else {}
+            target = inner
+        target[path[-1]] = value
+    return faults
+
+
+def _validate(content: Mapping[str, Any], file: str) -> Manifest:
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise ManifestError([_fault(file, detail) for detail in error.errors()]) from None
+
+
+def _fault(file: str, detail: Any) -> Fault:
+    """A pydantic error as file, key, found, expected, what to do."""
+    key = ".".join(str(part) for part in detail["loc"]) or "(manifest)"
+    kind, message = detail["type"], detail["msg"]
+    if kind == "missing":
+        return Fault(file, key, "nothing", "a value", "Add the key.")
+    if kind == "extra_forbidden":
+        known = ", ".join(_known_keys(detail["loc"][:-1]))
+        return Fault(
+            file, key, "a key that nothing reads", f"one of {known}", "Remove it or mend its spelling."
+        )
+    found = repr(detail["input"])
+    if len(found) > LONGEST_VALUE_SHOWN:
+        found = found[:LONGEST_VALUE_SHOWN] + "…"
+    if kind == "value_error":
+        return Fault(
+            file, key, "an impossible combination", message.removeprefix("Value error, "), "Change one."
+        )
+    return Fault(file, key, found, message[0].lower() + message[1:], "Change the value.")
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys of the section at `location`."""
+    model: Any = Manifest
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
+    return sorted(getattr(model, "model_fields", {}))

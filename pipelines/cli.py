@@ -1,0 +1,254 @@
+"""The `gauntlet` command.
+
+Exit codes: 0 done (of a run: promoted), 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import manifests
+from backends.prices import over_budget
+from backends.registry import Registry, open_registry
+from manifests.errors import Fault, GauntletError, ManifestError, UsageError
+from manifests.loading import load_manifest
+from manifests.schema import Manifest
+from pipelines.home import gauntlet_home
+from serving.bundle import Bundle, BundleError
+
+app = typer.Typer(
+    help="Retrain a model; ship it only after it has run the gauntlet.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+errors = Console(stderr=True)
+
+ManifestPath = Annotated[Path, typer.Argument(help="A manifest, YAML or JSON.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=3."),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="The model's name; needed if there are several.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code; a mistake of the user's never shows a traceback."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except ManifestError as error:
+        _print_faults(error.faults)
+        sys.exit(error.exit_code)
+    except GauntletError as error:
+        errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except BundleError as error:
+        errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Report every fault of every manifest, together; say what a run may cost at most."""
+    faults: list[Fault] = []
+    table = Table("manifest", "system", "task", "at most", "sha256", box=None, pad_edge=False)
+    for path in paths or _packaged_manifests():
+        try:
+            manifest = _load(path, overrides)
+        except ManifestError as error:
+            faults += error.faults
+            continue
+        resources = manifest.training.resources
+        limit = f"{resources.max_hours:g} h, {resources.max_cost_usd:g} USD"
+        table.add_row(str(path), manifest.name, manifest.task, limit, manifest.sha256[:12])
+    if table.row_count:
+        console.print(table)
+    if faults:
+        raise ManifestError(faults)
+
+
+@app.command("compile")
+def compile_(
+    path: ManifestPath,
+    output: Annotated[Path | None, typer.Option(help="Default: compiled/<manifest>.yaml.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compile a manifest to a KFP pipeline spec, for Vertex AI Pipelines or Kubeflow."""
+    from pipelines.compiling import compile_manifest
+
+    target = output or Path("compiled") / f"{path.stem}.yaml"
+    compile_manifest(_load(path, overrides), target)
+    console.print(f"compiled {path} to {target}", highlight=False)
+
+
+@app.command()
+def run(path: ManifestPath, overrides: Overrides = None) -> None:
+    """Run a manifest on this machine, from data to a promoted or rejected model."""
+    from pipelines.local_run import INTERRUPTED_EXIT_CODE, Interrupted, run_locally
+    from pipelines.summary import print_summary
+
+    manifest = _load(path, overrides)
+    try:
+        finished = run_locally(manifest, gauntlet_home(), console)
+    except Interrupted:
+        errors.print("interrupted: the run's processes are stopped and nothing was registered; run it again.")
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
+
+
+@app.command()
+def runs() -> None:
+    """List the runs on this machine, newest first."""
+    records = gauntlet_home().runs()
+    if not records:
+        console.print("no runs yet: try `gauntlet run manifests/emotion_sample.yaml`")
+        return
+    table = Table("run", "started (UTC)", "exit", "outcome", box=None, pad_edge=False)
+    for record in records:
+        code = "" if record.exit_code is None else str(record.exit_code)
+        table.add_row(record.run_id, record.started[:19].replace("T", " "), code, record.shown_state())
+    console.print(table)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`.")] = "latest",
+) -> None:
+    """Open a run's report in the browser and print where it lies."""
+    from pipelines.home import REPORT_FILE
+
+    home = gauntlet_home()
+    record = home.find_run(run_id)
+    page = home.run_folder(record.run_id) / REPORT_FILE
+    if not page.is_file():
+        raise UsageError(f"{page}: no such file; the run is {record.shown_state()}. Run it again.")
+    console.print(str(page), soft_wrap=True, highlight=False)
+    if console.is_terminal:
+        typer.launch(page.as_uri())
+
+
+@app.command()
+def registry(model: ModelName = None) -> None:
+    """List the registered versions and their aliases."""
+    store = open_registry(gauntlet_home().store_uri)
+    table = Table("model", "version", "aliases", "macro-F1", "run", "bundle", box=None, pad_edge=False)
+    for name in [model] if model else store.names():
+        for version in store.versions(name):
+            tags = version.tags
+            table.add_row(
+                name,
+                version.version,
+                ", ".join(version.aliases),
+                tags.get("macro_f1", ""),
+                tags.get("run_id", ""),
+                tags.get("bundle_sha256", "")[:12],
+            )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("nothing registered yet: try `gauntlet run manifests/emotion_sample.yaml`")
+
+
+@app.command()
+def predict(
+    texts: Annotated[list[str], typer.Argument(help="Texts to score; `-` reads one per line from stdin.")],
+    model: ModelName = None,
+) -> None:
+    """Score text with the champion's bundle."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    champion = store.champion(name)
+    if champion is None:
+        raise UsageError(
+            f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
+        )
+    rows = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
+    bundle = Bundle(champion.bundle_uri)
+    table = Table("text", "label", "probability", box=None, pad_edge=False)
+    for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
+        best = int(probabilities.argmax())
+        table.add_row(_plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
+    console.print(table)
+    console.print(f"[dim]{name} version {champion.version}[/]")
+
+
+@app.command()
+def promote(
+    model: ModelName = None,
+    version: Annotated[str | None, typer.Option(help="Default: the challenger.")] = None,
+) -> None:
+    """Make a registered version the champion; the old champion becomes `previous`."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    console.print(str(store.promote(name, version)), highlight=False)
+
+
+@app.command()
+def rollback(model: ModelName = None) -> None:
+    """Make the previous champion the champion again."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    console.print(str(store.rollback(name)), highlight=False)
+
+
+def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
+    """A valid manifest whose most expensive run fits its own budget."""
+    manifest = load_manifest(path, overrides or ())
+    fault = over_budget(manifest.training.resources, str(path))
+    if fault is not None:
+        raise ManifestError([fault])
+    return manifest
+
+
+def _packaged_manifests() -> list[Path]:
+    return sorted(Path(manifests.__path__[0]).glob("*.yaml"))
+
+
+def _model_name(store: Registry, given: str | None) -> str:
+    names = store.names()
+    if given is None and len(names) == 1:
+        return names[0]
+    if given in names and given is not None:
+        return given
+    if not names:
+        raise UsageError("the registry is empty. Run `gauntlet run manifests/emotion_sample.yaml` first.")
+    found = "nothing" if given is None else repr(given)
+    raise UsageError(f"--model: found {found}, expected one of {', '.join(names)}.")
+
+
+def _print_faults(faults: Iterable[Fault]) -> None:
+    table = Table("file", "key", "found", "expected", "what to do", show_lines=True)
+    for fault in faults:
+        table.add_row(
+            *(_plain(part) for part in (fault.file, fault.key, fault.found, fault.expected, fault.action))
+        )
+    errors.print(table)
+
+
+def _plain(text: object) -> str:
+    """Text from outside, with nothing in it that rich would take for markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Executes a compiled pipeline with `kfp.local`: `python -m pipelines.execute RUN_FOLDER`.
+
+A process of its own, so that `gauntlet run` can watch its output, stop it as a group, and outlive it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+from kfp import components, local
+
+from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
+
+STEPS_FOLDER = "steps"
+
+
+def execute(run_folder: Path) -> None:
+    """Run the pipeline in `run_folder` with its arguments; outputs go to its `steps` folder.
+
+    The outcome is read from what the steps left there, not from here: kfp.local calls a run a success when
+    a branch was skipped by an error.
+    """
+    warnings.simplefilter("ignore", RuntimeWarning)  # the image is not pulled, this environment stands in
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(run_folder / STEPS_FOLDER),
+        raise_on_error=False,
+    )
+    pipeline = components.load_component_from_file(str(run_folder / PIPELINE_FILE))
+    pipeline(**json.loads((run_folder / ARGUMENTS_FILE).read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    execute(Path(sys.argv[1]))

@@ -1,0 +1,122 @@
+"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from manifests.errors import UsageError
+
+RUN_FILE = "run.json"
+REPORT_FILE = "report.html"
+MANIFEST_FILE = "manifest.yaml"
+PIPELINE_FILE = "pipeline.yaml"
+ARGUMENTS_FILE = "arguments.json"
+
+State = Literal["running", "finished", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One local run as `run.json` has it. Times are ISO 8601 in UTC."""
+
+    run_id: str
+    name: str
+    started: str
+    pid: int
+    state: State = "running"
+    finished: str | None = None
+    exit_code: int | None = None
+    outcome: str = ""
+
+    def shown_state(self) -> str:
+        """The outcome in words; a run whose process has gone without finishing was interrupted."""
+        if self.state == "running" and not Path(f"/proc/{self.pid}").exists():
+            return "interrupted"
+        return self.outcome or self.state
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder and what lies where in it."""
+
+    folder: Path
+
+    @property
+    def store_uri(self) -> str:
+        """The SQLite database that MLflow's registry and tracking share."""
+        return f"sqlite:///{self.folder / 'gauntlet.db'}"
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run's files lie."""
+        return self.folder / "runs" / run_id
+
+    def create_run(self, name: str) -> RunRecord:
+        """Make a new run's folder, named by the system and the time.
+
+        Raises:
+            UsageError: The folder cannot be written.
+        """
+        now = datetime.now(UTC)
+        base = f"{name}-{now:%Y%m%d-%H%M%S}"
+        for attempt in range(1, 1000):
+            run_id = base if attempt == 1 else f"{base}-{attempt}"
+            try:
+                self.run_folder(run_id).mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UsageError(
+                    f"{self.folder}: cannot be written ({error.strerror}). "
+                    "Set GAUNTLET_HOME to a folder that can."
+                ) from None
+            record = RunRecord(run_id, name, now.isoformat(timespec="seconds"), os.getpid())
+            self.save(record)
+            return record
+        raise UsageError(f"{self.folder / 'runs'}: holds a thousand runs named {base}")
+
+    def save(self, record: RunRecord) -> None:
+        """Write `run.json` whole or not at all."""
+        path = self.run_folder(record.run_id) / RUN_FILE
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
+        temporary.replace(path)
+
+    def finish(self, record: RunRecord, state: State, exit_code: int, outcome: str) -> RunRecord:
+        """Record how a run ended."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        done = replace(record, state=state, finished=now, exit_code=exit_code, outcome=outcome)
+        self.save(done)
+        return done
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, newest first. Folders without a readable record are left out."""
+        records = []
+        for path in (self.folder / "runs").glob(f"*/{RUN_FILE}"):
+            try:
+                records.append(RunRecord(**json.loads(path.read_text(encoding="utf-8"))))
+            except (ValueError, TypeError):
+                continue
+        return sorted(records, key=lambda record: (record.started, record.run_id), reverse=True)
+
+    def find_run(self, run_id: str) -> RunRecord:
+        """A run by its id, or the newest for `latest`.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        records = self.runs()
+        for record in records:
+            if run_id in {record.run_id, "latest"}:
+                return record
+        known = ", ".join(record.run_id for record in records[:5]) or "none yet"
+        raise UsageError(f"run {run_id!r}: not found under {self.folder / 'runs'}. The newest are: {known}.")
+
+
+def gauntlet_home() -> Home:
+    """The home that this process uses."""
+    return Home(Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute())

@@ -1,0 +1,111 @@
+"""The live view of a run: what kfp.local prints becomes states, times and one log per step."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+State = Literal["waiting", "running", "succeeded", "failed", "skipped"]
+
+ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
+# kfp.local indents what a step prints, so only its own lines start with a time.
+TASK_STARTED = re.compile(r"^[\d:.]+ - INFO - Executing task '([^']+)'")
+TASK_ENDED = re.compile(r"^[\d:.]+ - (?:INFO|ERROR) - Task '([^']+)' finished with status (SUCCESS|FAILURE)")
+NOISE = re.compile(r"^\s*(\[KFP Executor|[{}\[\]\"]|-{10,}|$)")
+
+SYMBOLS: dict[State, tuple[str, str]] = {
+    "waiting": ("·", "dim"),
+    "running": ("▸", "cyan"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "skipped": ("–", "dim"),
+}
+
+
+@dataclass
+class StepView:
+    """What is known of one step while the run goes on. Times are of the monotonic clock, in seconds."""
+
+    name: str
+    state: State = "waiting"
+    started: float = 0.0
+    ended: float = 0.0
+    line: str = ""
+
+    def seconds(self) -> float:
+        """Time since the start, or the time it took."""
+        if self.state == "waiting" or not self.started:
+            return 0.0
+        return (self.ended or time.monotonic()) - self.started
+
+
+class RunView:
+    """Follows a run's output line by line. Renders as a table for `rich.live.Live`."""
+
+    def __init__(self, steps: Sequence[str], log_folder: Path) -> None:
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self.steps = {name: StepView(name) for name in steps}
+        self._log_folder = log_folder
+        self._running: StepView | None = None
+        self._log: TextIO | None = None
+        self._spinner = Spinner("dots", style="cyan")
+
+    def feed(self, raw: str) -> StepView | None:
+        """Take one line of output; returns the step whose state it changed, if it did."""
+        line = ANSI_CODE.sub("", raw.rstrip("\n"))
+        if started := TASK_STARTED.match(line):
+            return self._start(started[1])
+        if self._log is not None:
+            self._log.write(line.removeprefix("    ") + "\n")
+        if ended := TASK_ENDED.match(line):
+            return self._end(ended[1], "succeeded" if ended[2] == "SUCCESS" else "failed")
+        if self._running and not NOISE.match(line):
+            self._running.line = line.strip()
+        return None
+
+    def close(self) -> None:
+        """The output has ended: what still runs has died, what never started was skipped."""
+        for step in self.steps.values():
+            if step.state == "running":
+                self._end(step.name, "failed")
+            elif step.state == "waiting":
+                step.state = "skipped"
+        if self._log is not None:
+            self._log.close()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A row per step: state, time, and the running step's latest line."""
+        table = Table.grid(padding=(0, 2))
+        for step in self.steps.values():
+            symbol, style = SYMBOLS[step.state]
+            mark = self._spinner if step.state == "running" else Text(symbol, style)
+            seconds = f"{step.seconds():6.1f} s" if step.started else ""
+            shown = step.line if step.state in {"running", "failed"} else ""
+            table.add_row(
+                mark, Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis")
+            )
+        yield table
+
+    def _start(self, name: str) -> StepView:
+        step = self.steps.setdefault(name, StepView(name))
+        step.state, step.started = "running", time.monotonic()
+        self._running = step
+        if self._log is not None:
+            self._log.close()
+        self._log = (self._log_folder / f"{name}.log").open("w", encoding="utf-8")
+        return step
+
+    def _end(self, name: str, state: State) -> StepView:
+        step = self.steps[name]
+        step.state, step.ended = state, time.monotonic()
+        self._running = None
+        return step

@@ -1,0 +1,161 @@
+"""A run on this machine: compile, execute through kfp.local in a process of its own, read how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+
+from components.write_report.collect import collect
+from components.write_report.outcome import Outcome, outcome
+from components.write_report.record import RunRecord as CollectedRun
+from components.write_report.render import render
+from manifests.loading import save_manifest
+from manifests.schema import Manifest
+from pipelines.compiling import compile_manifest
+from pipelines.execute import STEPS_FOLDER
+from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, PIPELINE_FILE, REPORT_FILE, Home, RunRecord
+from pipelines.live import RunView
+from pipelines.training import STEPS, parameters
+
+INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
+SECONDS_TO_STOP = 10.0
+
+
+class Interrupted(BaseException):
+    """The user or the system asked the run to stop."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """How a run ended and where its files lie."""
+
+    record: RunRecord
+    folder: Path
+    collected: CollectedRun
+    outcome: Outcome
+
+    @property
+    def report(self) -> Path:
+        """The run's page."""
+        return self.folder / REPORT_FILE
+
+
+def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun:
+    """Run a manifest's DAG here and show it while it runs.
+
+    Raises:
+        UsageError: The home folder cannot be written.
+        Interrupted: By Ctrl-C or SIGTERM, after every process of the run has ended and its record says so.
+    """
+    record = home.create_run(manifest.name)
+    folder = home.run_folder(record.run_id)
+    save_manifest(manifest, folder / MANIFEST_FILE)
+    compile_manifest(manifest, folder / PIPELINE_FILE)
+    arguments = parameters(manifest) | {
+        "run_id": record.run_id,
+        "registry_uri": home.store_uri,
+        "tracking_uri": home.store_uri,
+    }
+    (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
+    console.print(f"run [bold]{record.run_id}[/]: {manifest.description}")
+    try:
+        _execute(folder, RunView(STEPS, folder / "logs"), console)
+    except Interrupted:
+        home.finish(record, "interrupted", INTERRUPTED_EXIT_CODE, "interrupted")
+        raise
+    return _conclude(record, folder, home)
+
+
+def _execute(folder: Path, view: RunView, console: Console) -> None:
+    """Run the executor process to its end, feeding its output to the view and to `run.log`."""
+    command = [sys.executable, "-m", "pipelines.execute", str(folder)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back
+    )
+    assert process.stdout is not None
+    shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
+    with _stopping(process), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+        for line in process.stdout:
+            log.write(line)
+            changed = view.feed(line)
+            if changed and not console.is_terminal:
+                console.print(f"{changed.name}: {changed.state} {changed.seconds():.1f} s", highlight=False)
+        process.wait()
+        view.close()
+
+
+@contextmanager
+def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into the end of the whole process group, then into `Interrupted`."""
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise Interrupted
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException:
+        _end_group(process)
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(SECONDS_TO_STOP)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
+    """Read what the steps left, put the report where it is looked for, and record the outcome."""
+    steps = folder / STEPS_FOLDER
+    job = next((path.name for path in sorted(steps.glob("*"))), "")
+    collected = collect(str(steps), job)
+    ended = outcome(collected)
+    written = steps / job / "write-report" / "report"
+    if written.is_file():
+        shutil.copyfile(written, folder / REPORT_FILE)
+    else:  # the exit handler died or never ran: the page is made here from the same artifacts
+        manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
+        page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
+        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    finished = home.finish(record, "finished", ended.exit_code, ended.headline)
+    return FinishedRun(finished, folder, collected, ended)
+
+
+def git_commit() -> str:
+    """The commit of the checkout this package runs from, `-dirty` with changes; `unknown` outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    command += ["--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.mlflow_database import database_path, explained, locked, open_client
+from manifests.errors import GauntletError, UsageError
+
+OPEN_AND_REPORT = """
+import sys
+from pathlib import Path
+from backends.mlflow_database import open_client
+client = open_client(Path(sys.argv[1]))
+from mlflow.telemetry import get_telemetry_client
+print(client.get_experiment_by_name("Default").name, get_telemetry_client())
+"""
+
+
+def environment_of_a_user() -> dict[str, str]:
+    """This process's environment without what makes MLflow think that it is being tested."""
+    hidden = ("CI", "PYTEST", "MLFLOW", "GITHUB", "DO_NOT_TRACK")
+    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+
+
+def test_two_processes_make_one_database_quietly_and_without_telemetry(tmp_path: Path) -> None:
+    database = tmp_path / "new" / "gauntlet.db"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_AND_REPORT, str(database)],
+            env=environment_of_a_user(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+
+    outputs = [process.communicate() for process in processes]
+
+    assert outputs == [("Default None\n", "")] * 2
+    assert sorted(path.name for path in database.parent.iterdir()) == ["gauntlet.db", "gauntlet.db.lock"]
+
+
+def test_a_database_that_was_cut_short_while_being_made_is_made_again(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    with closing(sqlite3.connect(tmp_path / "gauntlet.db.tmp")) as half_made:
+        half_made.execute("CREATE TABLE experiments (name TEXT)")
+
+    assert open_client(database).search_registered_models() == []
+    assert not (tmp_path / "gauntlet.db.tmp").exists()
+
+
+def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    database.write_text("this is not a database, and it is long enough to be looked at" * 20)
+
+    with pytest.raises(GauntletError, match=r"gauntlet\.db: file is not a database\. The file is damaged"):
+        open_client(database)
+
+
+@pytest.mark.timeout(30)  # MLflow alone tries for minutes
+def test_a_database_that_cannot_be_opened_is_named_at_once(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    database.mkdir()
+
+    with pytest.raises(GauntletError, match=r"gauntlet\.db: disk I/O error.*move the file away"):
+        open_client(database)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UsageError, match=r"file/gauntlet\.db\.lock: cannot be written"):
+        open_client(tmp_path / "file" / "gauntlet.db")
+
+
+def test_a_database_of_another_mlflow_version_says_how_to_bring_it_up_to_date(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    open_client(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    older = database.rename(tmp_path / "older.db")
+
+    with pytest.raises(GauntletError, match=r"another version of MLflow.*mlflow db upgrade"):
+        open_client(older)
+
+
+def test_a_database_that_another_process_writes_to_is_explained(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    with (
+        closing(sqlite3.connect(database, isolation_level=None)) as holder,
+        closing(sqlite3.connect(database, timeout=0)) as waiting,
+    ):
+        holder.execute("BEGIN EXCLUSIVE")
+        with (
+            pytest.raises(GauntletError, match=r"database is locked.*wait for it, or end it"),
+            explained(database),
+        ):
+            waiting.execute("CREATE TABLE anything (x)")
+
+
+def test_a_read_only_database_is_explained(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    sqlite3.connect(database).close()
+    with (
+        closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection,
+        pytest.raises(GauntletError, match=r"readonly database.*writable"),
+        explained(database),
+    ):
+        connection.execute("CREATE TABLE anything (x)")
+
+
+def test_an_error_that_is_not_the_databases_keeps_its_type(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), explained(tmp_path / "gauntlet.db"):
+        raise KeyError("a bug")
+
+
+def test_the_lock_is_waited_for_and_then_given_up_with_advice(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    with locked(database), pytest.raises(GauntletError, match=r"another process.*0\.05 s"):  # noqa: SIM117
+        with locked(database, seconds=0.05):
+            pass
+
+    with locked(database, seconds=0):
+        pass
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "http://localhost:5000", "gs://bucket/models", "sqlite://", "sqlite:///", "sqlite:///:memory:"],
+)
+def test_only_sqlite_files_are_supported_and_the_message_shows_one(uri: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"registry URI: found .*expected a SQLite file.*sqlite:////absolute"
+    ):
+        database_path(uri, "registry URI")
+
+
+def test_a_relative_uri_is_relative_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert database_path("sqlite:///sub/gauntlet.db", "registry URI") == tmp_path / "sub" / "gauntlet.db"
+    assert database_path("sqlite:////data/g.db", "registry URI") == Path("/data/g.db")

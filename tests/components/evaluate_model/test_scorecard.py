@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from components.evaluate_model.report import render
+from components.evaluate_model.scorecard import (
+    ChampionFailure,
+    ChampionPredictions,
+    Scorecard,
+    assess,
+)
+from manifests.schema import Evaluation
+
+CLASSES = ("joy", "fear", "love")
+SETTINGS = Evaluation(bootstrap_resamples=500, confidence=0.9, worst_mistakes=2)
+LABELS = np.array([0] * 20 + [1] * 20 + [2] * 20)
+TEXTS = [f"row {row}" for row in range(len(LABELS))]
+
+
+def answers(predicted: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    return np.where(np.eye(len(CLASSES), dtype=bool)[predicted], 0.8, 0.1).astype(np.float32)
+
+
+def wrong_in(*rows: int) -> npt.NDArray[np.int64]:
+    predicted = LABELS.copy()
+    predicted[list(rows)] = (predicted[list(rows)] + 1) % len(CLASSES)
+    return predicted
+
+
+def scorecard(
+    champion: ChampionPredictions | ChampionFailure | None, challenger: npt.NDArray[np.int64] | None = None
+) -> Scorecard:
+    predicted = wrong_in(0, 1, 2, 30) if challenger is None else challenger
+    return assess(TEXTS, LABELS, answers(predicted), CLASSES, champion, SETTINGS, seed=0)
+
+
+def test_without_a_champion_nothing_is_compared_and_no_key_is_null() -> None:
+    content = scorecard(None).as_json()
+    assert set(content) == {"rows", "labels", "confidence", "challenger", "mistakes"}
+    assert (content["rows"], content["confidence"]) == (60, 0.9)
+    assert set(content["challenger"]) == {
+        "accuracy",
+        "macro_f1",
+        "weighted_f1",
+        "per_class",
+        "confusion",
+        "intervals",
+        "lower_bounds",
+    }
+    assert content["challenger"]["accuracy"] == pytest.approx(56 / 60)
+    assert set(content["challenger"]["intervals"]) == {"macro_f1", "weighted_f1", "accuracy"}
+    assert set(content["challenger"]["lower_bounds"]) == {"macro_f1", "accuracy"}
+    assert len(content["mistakes"]) == 2
+    assert json.loads(json.dumps(content, allow_nan=False))["labels"] == list(CLASSES)
+
+
+def test_an_interval_holds_the_figure_and_the_one_sided_bound_lies_above_its_lower_end() -> None:
+    challenger = scorecard(None).challenger
+    for figure in ("macro_f1", "accuracy"):
+        low, high = challenger.intervals[figure]
+        assert low < challenger.lower_bounds[figure] < getattr(challenger, figure) < high
+
+
+def test_the_champion_is_measured_on_the_same_rows_and_the_difference_is_paired() -> None:
+    content = scorecard(ChampionPredictions("4", wrong_in(0, 1, 2, 30, 31, 32, 33))).as_json()
+    assert content["champion"]["version"] == "4"
+    assert content["champion"]["accuracy"] == pytest.approx(53 / 60)
+    paired = content["paired"]
+    difference = content["challenger"]["macro_f1"] - content["champion"]["macro_f1"]
+    assert paired["macro_f1_difference"] == pytest.approx(difference)
+    # the challenger errs on a subset of the champion's rows: no resample makes it worse
+    assert 0 <= paired["lower_bound"] < difference < paired["upper_bound"]
+    ours, theirs = (content[model]["per_class"] for model in ("challenger", "champion"))
+    assert paired["class_f1_difference"] == pytest.approx(
+        {label: ours[c]["f1"] - theirs[c]["f1"] for c, label in enumerate(CLASSES)}
+    )
+    for label, (low, high) in paired["class_f1_intervals"].items():
+        assert low <= paired["class_f1_difference"][label] <= high
+
+
+def test_a_model_compared_with_itself_differs_by_exactly_nothing() -> None:
+    paired = scorecard(ChampionPredictions("1", wrong_in(0, 1, 2, 30))).paired
+    assert paired is not None
+    assert (paired.lower_bound, paired.macro_f1_difference, paired.upper_bound) == (0, 0, 0)
+
+
+def test_a_models_own_bounds_do_not_depend_on_what_it_is_compared_with() -> None:
+    assert scorecard(None).challenger == scorecard(ChampionPredictions("4", wrong_in(5))).challenger
+
+
+def test_a_champion_that_failed_is_told_apart_from_no_champion() -> None:
+    content = scorecard(ChampionFailure("version 3 cannot be read")).as_json()
+    assert content["champion_error"] == "version 3 cannot be read"
+    assert "champion" not in content
+    assert "paired" not in content
+
+
+def test_the_headline_has_the_comparison_only_when_there_is_one() -> None:
+    alone = scorecard(None).headline()
+    assert alone["macro_f1_lower_bound"] < alone["macro_f1"] < 1
+    assert set(alone) == {
+        "accuracy",
+        "macro_f1",
+        "weighted_f1",
+        "accuracy_lower_bound",
+        "macro_f1_lower_bound",
+    }
+    compared = scorecard(ChampionPredictions("4", wrong_in(5))).headline()
+    assert compared["macro_f1"] - compared["champion_macro_f1"] == pytest.approx(
+        compared["macro_f1_difference"]
+    )
+
+
+def test_the_report_shows_figures_confusion_and_mistakes_and_loads_nothing() -> None:
+    page = render(scorecard(None), "emotion")
+    assert "0.9333" in page  # 56 of 60
+    assert "No champion is registered yet" in page
+    assert ">17</td>" in page  # joy: 17 of 20 right
+    assert "row 0" in page
+    for loading in ("<script", "<link", "src=", "@import", "http"):
+        assert loading not in page
+
+
+def test_the_report_puts_the_champion_beside_the_challenger() -> None:
+    page = render(scorecard(ChampionPredictions("4", wrong_in(*range(0, 12, 2)))), "emotion")
+    assert "Champion, version 4" in page
+    assert page.count('<table class="matrix">') == 2
+    assert "+0.0" in page
+
+
+def test_the_report_warns_of_a_champion_that_failed() -> None:
+    page = render(scorecard(ChampionFailure("version 3 cannot be read")), "emotion")
+    assert "The champion could not be compared" in page
+    assert "version 3 cannot be read" in page
+    assert "No champion is registered yet" not in page
+
+
+def test_the_report_shows_hostile_text_as_text() -> None:
+    texts = ["<script>alert(1)</script>"] * len(LABELS)
+    hostile = assess(texts, LABELS, answers(wrong_in(0)), CLASSES, None, SETTINGS, seed=0)
+    assert "<script" not in render(hostile, "emotion")
+    assert "&lt;script&gt;" in render(hostile, "emotion")

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from components.gate_model.rules import Comparison, Decision, Figures, UnusableChampion, decide
+from components.gate_model.values import MISSING
+from manifests.schema import Gates
+
+GATES = Gates(
+    min_macro_f1=0.80,
+    min_accuracy=0.75,
+    min_speedup=2.3,
+    max_model_mb=100.0,
+    non_inferiority_margin=0.01,
+    max_class_f1_drop=0.05,
+    max_cost_usd=10.0,
+)
+COMPARED = Comparison(
+    macro_f1_lower_bound=0.002, class_f1_difference={"joy": 0.01, "fear": -0.02}, labels=["joy", "fear"]
+)
+GOOD = Figures(
+    macro_f1_lower_bound=0.85,
+    accuracy_lower_bound=0.86,
+    speedup=5.2,
+    admitted=True,
+    model_mb=22.0,
+    cost_usd=0.4,
+    champion=COMPARED,
+)
+
+# rule, field of Figures, a value just inside its bound, one just outside
+OWN_FIGURES = [
+    ("macro_f1", "macro_f1_lower_bound", 0.8001, 0.7999),
+    ("accuracy", "accuracy_lower_bound", 0.7501, 0.7499),
+    ("speedup", "speedup", 2.31, 2.29),
+    ("parity", "admitted", True, False),
+    ("model_size", "model_mb", 99.9, 100.1),
+    ("cost", "cost_usd", 9.99, 10.01),
+]
+COMPARED_FIGURES = [
+    ("non_inferiority", "macro_f1_lower_bound", -0.0099, -0.0101),
+    ("class_f1_drop", "class_f1_difference", {"joy": 0.3, "fear": -0.049}, {"joy": 0.3, "fear": -0.051}),
+]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, None, MISSING, "0.9", True, [0.9], {}, 10**400]
+
+
+def with_figure(field: str, value: Any) -> Figures:
+    return replace(GOOD, **{field: value})
+
+
+def with_comparison(field: str, value: Any) -> Figures:
+    return replace(GOOD, champion=replace(COMPARED, **{field: value}))
+
+
+def failing(decision: Decision) -> list[str]:
+    return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
+
+
+def note_of(decision: Decision, rule: str) -> str:
+    return next(verdict.note for verdict in decision.rules if verdict.rule == rule)
+
+
+def test_good_figures_promote_and_every_rule_is_listed_as_passed() -> None:
+    decision = decide(GATES, GOOD)
+    assert (decision.decision, decision.reasons) == ("promote", ())
+    assert {rule.rule: rule.verdict for rule in decision.rules} == dict.fromkeys(
+        [
+            "macro_f1",
+            "accuracy",
+            "speedup",
+            "parity",
+            "model_size",
+            "cost",
+            "comparable_champion",
+            "non_inferiority",
+            "class_f1_drop",
+        ],
+        "pass",
+    )
+
+
+@pytest.mark.parametrize(("rule", "field", "inside", "outside"), OWN_FIGURES)
+def test_one_figure_past_its_bound_fails_its_own_rule_and_flips_the_decision(
+    rule: str, field: str, inside: Any, outside: Any
+) -> None:
+    assert decide(GATES, with_figure(field, inside)).decision == "promote"
+    rejected = decide(GATES, with_figure(field, outside))
+    assert rejected.decision == "reject"
+    assert failing(rejected) == [rule]
+    assert [reason.split(":")[0] for reason in rejected.reasons] == [rule]
+
+
+@pytest.mark.parametrize(("rule", "field", "inside", "outside"), COMPARED_FIGURES)
+def test_one_comparison_past_its_bound_fails_its_own_rule_and_flips_the_decision(
+    rule: str, field: str, inside: Any, outside: Any
+) -> None:
+    assert decide(GATES, with_comparison(field, inside)).decision == "promote"
+    rejected = decide(GATES, with_comparison(field, outside))
+    assert rejected.decision == "reject"
+    assert failing(rejected) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("figures", "gates"),
+    [
+        (with_figure("macro_f1_lower_bound", 0.8), GATES),
+        (with_figure("speedup", 2.3), GATES),
+        (with_figure("model_mb", 100.0), GATES),
+        (with_comparison("macro_f1_lower_bound", -0.01), GATES),
+        (with_comparison("class_f1_difference", {"joy": 0.75 - 0.80, "fear": 0.0}), GATES),
+    ],
+)
+def test_a_figure_at_its_bound_passes_whatever_its_last_bit(figures: Figures, gates: Gates) -> None:
+    assert decide(gates, figures).decision == "promote"
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
+@pytest.mark.parametrize(("rule", "field"), [row[:2] for row in OWN_FIGURES if row[0] != "parity"])
+def test_a_figure_that_is_no_finite_number_fails_its_rule_and_says_what_was_found(
+    rule: str, field: str, value: Any
+) -> None:
+    decision = decide(GATES, with_figure(field, value))
+    assert failing(decision) == [rule]
+    assert f"found {value!r}, expected a number" in decision.reasons[0]
+    assert next(verdict.value for verdict in decision.rules if verdict.rule == rule) is None
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
+def test_a_paired_bound_that_is_no_finite_number_fails_non_inferiority(value: Any) -> None:
+    assert failing(decide(GATES, with_comparison("macro_f1_lower_bound", value))) == ["non_inferiority"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
+def test_one_class_without_a_finite_difference_fails_the_class_rule_and_is_named(value: Any) -> None:
+    decision = decide(GATES, with_comparison("class_f1_difference", {"joy": 0.1, "fear": value}))
+    assert failing(decision) == ["class_f1_drop"]
+    assert "class fear" in note_of(decision, "class_f1_drop")
+
+
+@pytest.mark.parametrize("differences", [{}, {"joy": 0.1}, MISSING, None, [0.1, 0.1], 0.1])
+def test_a_class_that_is_missing_from_the_differences_fails_the_class_rule(differences: Any) -> None:
+    assert failing(decide(GATES, with_comparison("class_f1_difference", differences))) == ["class_f1_drop"]
+
+
+@pytest.mark.parametrize("labels", [MISSING, None, [], "joy", [1, 2]])
+def test_without_the_class_names_no_class_rule_can_pass(labels: Any) -> None:
+    assert failing(decide(GATES, with_comparison("labels", labels))) == ["class_f1_drop"]
+
+
+@pytest.mark.parametrize("value", [math.nan, None, MISSING, 1, 1.0, "true", [True]])
+def test_parity_holds_only_for_true_itself(value: Any) -> None:
+    assert failing(decide(GATES, with_figure("admitted", value))) == ["parity"]
+
+
+@pytest.mark.parametrize(
+    ("field", "impossible"),
+    [
+        ("macro_f1_lower_bound", 1.2),
+        ("accuracy_lower_bound", 93.0),
+        ("model_mb", 0.0),
+        ("model_mb", -1.0),
+        ("cost_usd", -0.01),
+    ],
+)
+def test_a_figure_that_its_kind_cannot_have_fails_though_it_is_past_no_bound(
+    field: str, impossible: float
+) -> None:
+    assert decide(GATES, with_figure(field, impossible)).decision == "reject"
+
+
+def test_a_training_that_cost_nothing_is_believed() -> None:
+    assert decide(GATES, with_figure("cost_usd", 0.0)).decision == "promote"
+
+
+def test_without_a_champion_the_floors_alone_decide_and_the_other_rules_are_listed() -> None:
+    decision = decide(GATES, with_figure("champion", None))
+    assert decision.decision == "promote"
+    assert [rule.rule for rule in decision.rules if rule.verdict == "not applicable"] == [
+        "comparable_champion",
+        "non_inferiority",
+        "class_f1_drop",
+    ]
+    assert all(rule.value is None for rule in decision.rules if rule.verdict == "not applicable")
+    assert decide(GATES, replace(GOOD, champion=None, speedup=1.0)).decision == "reject"
+
+
+def test_a_champion_that_could_not_be_scored_rejects_with_its_reason() -> None:
+    broken = UnusableChampion("Champion emotion version 3 cannot be read: model.onnx: missing.")
+    decision = decide(GATES, with_figure("champion", broken))
+    assert decision.decision == "reject"
+    assert failing(decision) == ["comparable_champion"]
+    assert decision.reasons == (f"comparable_champion: {broken.reason}",)
+
+
+def test_every_failing_rule_is_reported_together_with_figure_and_bound() -> None:
+    decision = decide(GATES, replace(GOOD, macro_f1_lower_bound=0.71, speedup=1.5, cost_usd=math.nan))
+    assert failing(decision) == ["macro_f1", "speedup", "cost"]
+    assert decision.reasons == (
+        "macro_f1: found 0.71, expected >= 0.8. Bootstrap lower limit of macro-F1",
+        "speedup: found 1.5, expected >= 2.3. Times as fast as PyTorch",
+        "cost: Training cost in USD: found nan, expected a number of 0 or more",
+    )
+
+
+def test_the_class_rule_reads_the_largest_drop_and_names_its_class() -> None:
+    differences = {"joy": 0.2, "fear": -0.2, "anger": -0.1}
+    champion = Comparison(0.05, differences, list(differences))
+    rule = next(
+        r for r in decide(GATES, with_figure("champion", champion)).rules if r.rule == "class_f1_drop"
+    )
+    assert (rule.value, rule.operator, rule.bound, rule.verdict) == (0.2, "<=", 0.05, "fail")
+    assert rule.note.endswith(": fear")
+
+
+def test_the_non_inferiority_bound_is_the_margin_below_zero() -> None:
+    rule = next(rule for rule in decide(GATES, GOOD).rules if rule.rule == "non_inferiority")
+    assert (rule.value, rule.operator, rule.bound) == (0.002, ">=", -0.01)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import io
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components.evaluate_model.scorecard import ChampionFailure, ChampionPredictions, assess
+from components.gate_model.figures import read_figures
+from components.gate_model.rules import decide
+from components.gate_model.run import gate
+from components.gate_model.table import markdown, print_table
+from manifests.schema import Evaluation, Gates
+
+GATES = Gates(min_macro_f1=0.80)
+SCORES = {
+    "rows": 150,
+    "labels": ["joy", "fear"],
+    "confidence": 0.95,
+    "challenger": {"macro_f1": 0.9, "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86}},
+    "champion": {"macro_f1": 0.89, "version": "2"},
+    "paired": {"lower_bound": 0.0, "class_f1_difference": {"joy": 0.01, "fear": 0.01}},
+}
+CANDIDATES = {
+    "chosen": "fused_int8",
+    "chosen_speedup": {"1": 5.2, "32": 2.2},
+    "objective_batch_size": 1,
+    "candidates": [
+        {"name": "plain", "admitted": False, "size_mb": 870.0},
+        {"name": "fused_int8", "admitted": True, "size_mb": 22.0},
+    ],
+}
+HISTORY = {"cost_usd": 0.02, "seconds": 41.0, "machine": "this machine"}
+
+
+def without(document: dict[str, Any], *path: Any) -> dict[str, Any]:
+    copy = deepcopy(document)
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return copy
+
+
+def failing(scores: Any = SCORES, candidates: Any = CANDIDATES, history: Any = HISTORY) -> list[str]:
+    decision = decide(GATES, read_figures(scores, candidates, history))
+    return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
+
+
+def test_the_figures_are_those_of_the_chosen_candidate_at_the_objective_batch_size() -> None:
+    assert failing() == []
+    figures = read_figures(SCORES, CANDIDATES | {"objective_batch_size": 32}, HISTORY)
+    assert (figures.speedup, figures.model_mb, figures.admitted) == (2.2, 22.0, True)
+    assert failing(candidates=CANDIDATES | {"objective_batch_size": 32}) == ["speedup"]
+    assert failing(candidates=CANDIDATES | {"chosen": "plain"}) == ["parity", "model_size"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (without(SCORES, "challenger", "lower_bounds", "macro_f1"), ["macro_f1"]),
+        (without(SCORES, "challenger", "lower_bounds", "accuracy"), ["accuracy"]),
+        (without(SCORES, "challenger"), ["macro_f1", "accuracy"]),
+        (without(SCORES, "paired", "lower_bound"), ["non_inferiority"]),
+        (without(SCORES, "paired", "class_f1_difference", "fear"), ["class_f1_drop"]),
+        (without(SCORES, "labels"), ["class_f1_drop"]),
+        (without(SCORES, "paired"), ["non_inferiority", "class_f1_drop"]),
+        (without(without(SCORES, "paired"), "champion"), []),
+        (SCORES | {"champion_error": "cannot be read"}, ["comparable_champion"]),
+    ],
+)
+def test_a_figure_missing_from_the_scores_fails_its_rule(scores: dict[str, Any], expected: list[str]) -> None:
+    assert failing(scores=scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        (without(CANDIDATES, "chosen_speedup", "1"), ["speedup"]),
+        (without(CANDIDATES, "objective_batch_size"), ["speedup"]),
+        (without(CANDIDATES, "chosen"), ["parity", "model_size"]),
+        (without(CANDIDATES, "candidates", 1), ["parity", "model_size"]),
+        (without(CANDIDATES, "candidates", 1, "admitted"), ["parity"]),
+        (without(CANDIDATES, "candidates", 1, "size_mb"), ["model_size"]),
+        ({}, ["speedup", "parity", "model_size"]),
+    ],
+)
+def test_a_figure_missing_from_the_candidates_fails_its_rule(
+    candidates: dict[str, Any], expected: list[str]
+) -> None:
+    assert failing(candidates=candidates) == expected
+
+
+def test_a_cost_missing_from_the_history_fails_its_rule() -> None:
+    assert failing(history={}) == ["cost"]
+
+
+def test_the_figures_are_where_evaluate_model_writes_them() -> None:
+    labels = np.array([0, 1] * 100)
+    worse = np.where(np.arange(200) < 8, 1 - labels, labels)
+    settings = Evaluation(bootstrap_resamples=200)
+
+    def failing_against(champion: ChampionPredictions | ChampionFailure | None) -> list[str]:
+        probabilities = np.eye(2, dtype=np.float32)[worse]
+        scorecard = assess(["text"] * 200, labels, probabilities, ("joy", "fear"), champion, settings, seed=0)
+        return failing(scores=json.loads(json.dumps(scorecard.as_json())))
+
+    assert failing_against(None) == []
+    assert failing_against(ChampionPredictions("1", worse)) == []
+    assert failing_against(ChampionPredictions("1", labels)) == ["non_inferiority"]
+    assert failing_against(ChampionFailure("cannot be read")) == ["comparable_champion"]
+
+
+def write_inputs(folder: Path, scores: dict[str, Any]) -> dict[str, Path]:
+    documents = {"scores": scores, "candidates": CANDIDATES, "history": HISTORY}
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    return {name: folder / name for name in documents}
+
+
+def test_the_step_writes_verdict_and_table_and_prints_the_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = deepcopy(SCORES)
+    scores["challenger"]["lower_bounds"]["macro_f1"] = float("nan")  # type: ignore[index]
+    verdict, table = tmp_path / "out" / "verdict", tmp_path / "out" / "table"
+    decision = gate(GATES, **write_inputs(tmp_path, scores), verdict=verdict, table=table)
+
+    written = json.loads(verdict.read_text(encoding="utf-8"))
+    assert decision.decision == written["decision"] == "reject"
+    assert written["reasons"] == [
+        "macro_f1: Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1"
+    ]
+    assert written["rules"][0] == {
+        "rule": "macro_f1",
+        "bound": 0.8,
+        "operator": ">=",
+        "value": None,
+        "verdict": "fail",
+        "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
+    }
+    assert len(written["rules"]) == 9
+    assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert "Gate: reject" in printed
+    assert "\x1b[" not in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["table", "verdict"]
+
+
+def test_text_of_the_data_breaks_neither_table() -> None:
+    scores = deepcopy(SCORES) | {"champion_error": "a|b <b> [red]c[/red]\nd"}
+    decision = decide(GATES, read_figures(scores, CANDIDATES, HISTORY))
+    row = next(line for line in markdown(decision).splitlines() if line.startswith("| comparable_champion"))
+    assert row.endswith("| a\\|b &lt;b> [red]c[/red] d |")
+    stream = io.StringIO()
+    print_table(decision, Console(file=stream))
+    assert "[red]c[/red]" in stream.getvalue()

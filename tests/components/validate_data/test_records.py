@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.validate_data.records import Records, parse
+from manifests.errors import DataError, UsageError
+from manifests.schema import Columns
+
+BY_POSITION = Columns(text=0, label=1)
+
+
+def _pairs(records: Records) -> list[tuple[object, object]]:
+    return list(zip(records.texts, records.labels, strict=True))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_header_tells_the_delimiter(delimiter: str) -> None:
+    others = "".join({",", ";", "\t", "|"} - {delimiter})
+    content = f"text{delimiter}mood\nwell{others}then{delimiter}joy\n"
+    records = parse(content.encode(), "data.csv", "auto", Columns())
+    assert _pairs(records) == [(f"well{others}then", "joy")]
+
+
+def test_the_label_is_the_only_other_column_unless_the_manifest_names_it() -> None:
+    data = b"id,text,mood\n1,well,joy\n"
+    with pytest.raises(DataError, match=r"set dataset.columns.label.* id, text, mood"):
+        parse(data, "data.csv", "auto", Columns())
+    assert _pairs(parse(data, "data.csv", "auto", Columns(label="mood"))) == [("well", "joy")]
+
+
+def test_missing_columns_are_reported_together_with_the_columns_there_are() -> None:
+    with pytest.raises(DataError) as caught:
+        parse(b"sentence,mood\nwell,joy\n", "data.csv", "auto", Columns(label="emotion"))
+    message = str(caught.value)
+    assert "no column text: set dataset.columns.text" in message
+    assert "no column emotion: set dataset.columns.label" in message
+    assert "sentence, mood" in message
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|", ","])
+def test_a_file_without_a_header_is_split_where_every_line_has_as_many_fields(delimiter: str) -> None:
+    lines = [["well then", "3", "a1"], ["so so", "3,4", "b2"], ["no", "0", "c3"]]
+    lines[1][1] = "4" if delimiter == "," else "3,4"
+    content = "\n".join(delimiter.join(line) for line in lines).encode()
+    assert _pairs(parse(content, "data.txt", "auto", BY_POSITION)) == [(line[0], line[1]) for line in lines]
+
+
+def test_a_tsv_without_a_header_is_split_at_tabs_though_commas_would_fit() -> None:
+    assert _pairs(parse(b"a, b\t1\nc, d\t0\n", "data.tsv", "auto", BY_POSITION)) == [
+        ("a, b", "1"),
+        ("c, d", "0"),
+    ]
+
+
+def test_the_label_position_may_be_left_out_where_there_are_two_columns() -> None:
+    assert _pairs(parse(b"joy\twell\n", "a.tsv", "auto", Columns(text=1))) == [("well", "joy")]
+    with pytest.raises(DataError, match="found 3 columns"):
+        parse(b"joy\twell\tx\n", "a.tsv", "auto", Columns(text=1))
+
+
+def test_a_position_that_no_line_has_is_an_error_that_says_what_was_tried() -> None:
+    with pytest.raises(DataError, match="at least 6, in every line") as caught:
+        parse(b"a;b\nc;d\n", "a.csv", "auto", Columns(text=0, label=5))
+    assert "2 a line with semicolon" in str(caught.value)
+
+
+def test_a_name_and_a_position_do_not_mix() -> None:
+    with pytest.raises(UsageError, match="both to be positions"):
+        parse(b"a;b\n", "a.csv", "auto", Columns(text=0, label="mood"))
+    with pytest.raises(UsageError, match="expected a name"):
+        parse(b'{"text": "a", "label": 1}\n', "a.jsonl", "auto", BY_POSITION)
+
+
+def test_jsonl_keeps_the_types_of_labels_and_reports_a_missing_value_as_none() -> None:
+    data = b'{"text": "a", "label": 1}\n\n{"text": null, "label": "joy"}\n{"label": [1, 2]}\n'
+    records = parse(data, "a.jsonl", "auto", Columns())
+    assert _pairs(records) == [("a", 1), (None, "joy"), (None, [1, 2])]
+    assert records.places == ["line 1", "line 3", "line 4"]
+
+
+def test_every_line_that_is_no_json_object_is_counted() -> None:
+    with pytest.raises(DataError, match=r"2 lines are not JSON objects: line 2: .*line 3: found “7”"):
+        parse(b'{"text": "a", "label": 1}\n{"text": \n7\n', "a.jsonl", "auto", Columns())
+
+
+def test_parquet_reads_strings_categories_and_integers() -> None:
+    stream = io.BytesIO()
+    frame = pd.DataFrame({"n": [1, 2], "text": ["a", None], "label": pd.Categorical(["joy", "fear"])})
+    frame.to_parquet(stream)
+    records = parse(stream.getvalue(), "a.parquet", "auto", Columns(label="label"))
+    assert _pairs(records) == [("a", "joy"), (None, "fear")]
+    assert records.places == ["row 0", "row 1"]
+
+
+def test_parquet_strings_that_are_not_utf8_are_not_lost() -> None:
+    texts = pa.array([b"caf\xe9"], pa.binary()).view(pa.string())
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"text": texts, "label": [0]}), stream)
+    assert parse(stream.getvalue(), "a.parquet", "auto", Columns()).texts == ["caf\udce9"]
+
+
+def test_a_gzip_file_is_read_by_the_suffix_before_gz() -> None:
+    data = gzip.compress(json.dumps({"text": "a", "label": "joy"}).encode())
+    assert _pairs(parse(data, "a.jsonl.gz", "auto", Columns())) == [("a", "joy")]
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        parse(data[:-4], "a.jsonl.gz", "auto", Columns())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column() -> None:
+    assert parse(b"\xef\xbb\xbftext,label\na,joy\n", "a.csv", "auto", Columns()).texts == ["a"]
+
+
+def test_utf16_is_refused_with_the_command_that_converts_it() -> None:
+    with pytest.raises(DataError, match=r"found UTF-16 text, expected UTF-8.*iconv -f UTF-16"):
+        parse("text,label\na,joy\n".encode("utf-16"), "a.csv", "auto", Columns())
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        (b"", "a.csv", "found an empty file"),
+        (b"\n \n", "a.jsonl", "found an empty file"),
+        (b"text,label\n", "a.csv", "found a header and no rows"),
+        (b"PAR1 and then nothing", "a.parquet", "not a whole parquet file"),
+    ],
+)
+def test_a_file_without_rows_says_so(data: bytes, name: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        parse(data, name, "auto", Columns())
+
+
+def test_a_name_that_tells_no_format_asks_for_one() -> None:
+    with pytest.raises(UsageError, match=r"Set dataset\.format"):
+        parse(b"text,label\na,joy\n", "data", "auto", Columns())
+    assert parse(b"text,label\na,joy\n", "data", "csv", Columns()).texts == ["a"]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components.validate_data.source import find_files, read_table, resolve_label
+from manifests.errors import DataError, UsageError
+from manifests.schema import Dataset
+
+LABELS = ("joy", "fear")
+
+
+def _dataset(uri: Path | str, **settings: Any) -> Dataset:
+    return Dataset.model_validate({"name": "d", "version": "1", "uri": str(uri), "labels": LABELS} | settings)
+
+
+def _write(folder: Path, **contents: str) -> None:
+    for name, content in contents.items():
+        (folder / f"{name}.csv").write_text(content, encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_folder_is_searched_for_files_named_after_the_splits(tmp_path: Path) -> None:
+    for name in ("train.tsv", "dev.tsv", "test_final.tsv", "labels.txt", "train.py", "README.md"):
+        (tmp_path / name).write_text("text\tlabel\na\tjoy\n")
+    files = find_files(_dataset(tmp_path))
+    assert [(file.split, file.name) for file in files] == [
+        ("train", "train.tsv"),
+        ("validation", "dev.tsv"),
+        ("test", "test_final.tsv"),
+    ]
+
+
+def test_a_folder_without_a_training_file_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    _write(tmp_path, data="text,label\n", test="text,label\n")
+    with pytest.raises(DataError, match=r"found data.csv, test.csv, expected .* name starts with train"):
+        find_files(_dataset(tmp_path))
+
+
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, train="", train_old="")
+    with pytest.raises(DataError, match=r"train: train.csv, train_old.csv.*dataset.files"):
+        find_files(_dataset(tmp_path))
+
+
+def test_named_files_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    _write(tmp_path / "a", one="text,label\nx,joy\n")
+    _write(tmp_path, two="text,label\ny,fear\nz,joy\n")
+    table = read_table(_dataset(tmp_path, files={"train": "two.csv", "test": "a/one.csv"}))
+    assert table[["text", "label", "split", "place", "row"]].values.tolist() == [
+        ["y", "fear", "train", "two.csv line 2", 0],
+        ["z", "joy", "train", "two.csv line 3", 1],
+        ["x", "joy", "test", "a/one.csv line 2", 0],
+    ]
+
+
+def test_a_single_file_is_all_training_rows(tmp_path: Path) -> None:
+    _write(tmp_path, everything="text,label\nx,joy\n")
+    assert read_table(_dataset(tmp_path / "everything.csv"))["split"].tolist() == ["train"]
+
+
+def test_nothing_at_the_uri_is_a_mistake_in_the_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_table(_dataset(tmp_path / "absent.csv"))
+
+
+def test_faults_of_several_files_are_reported_together(tmp_path: Path) -> None:
+    _write(tmp_path, train="words,label\nx,joy\n", test="")
+    with pytest.raises(DataError) as caught:
+        read_table(_dataset(tmp_path))
+    assert "train.csv: no column text" in str(caught.value)
+    assert "test.csv: found an empty file" in str(caught.value)
+
+
+def test_a_matching_sha256_lets_the_data_in(tmp_path: Path) -> None:
+    _write(tmp_path, train="text,label\nx,joy\n")
+    path = tmp_path / "train.csv"
+    assert len(read_table(_dataset(path, sha256=_sha256(path)))) == 1
+    assert len(read_table(_dataset(tmp_path, sha256={"train.csv": _sha256(path)}))) == 1
+
+
+def test_a_wrong_sha256_shows_both_and_comes_before_any_parsing(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"not even a header")
+    with pytest.raises(DataError) as caught:
+        read_table(_dataset(path, sha256="0" * 64))
+    assert f"train.csv: found sha256 {_sha256(path)}, expected {'0' * 64}" in str(caught.value)
+
+
+def test_every_file_needs_its_own_sha256_and_every_sha256_its_file(tmp_path: Path) -> None:
+    _write(tmp_path, train="text,label\nx,joy\n", test="text,label\ny,joy\n")
+    with pytest.raises(DataError, match=r"one hash, but the files are train.csv, test.csv"):
+        read_table(_dataset(tmp_path, sha256="0" * 64))
+    with pytest.raises(DataError) as caught:
+        read_table(_dataset(tmp_path, sha256={"train.csv": "1" * 64, "old.csv": "2" * 64}))
+    message = str(caught.value)
+    assert "test.csv: dataset.sha256 has no hash" in message
+    assert "old.csv: dataset.sha256 names it" in message
+    assert f"expected {'1' * 64}" in message
+
+
+def test_invalid_utf8_is_a_fault_of_its_row_with_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(
+        b"text,label\nfine,joy\nun caf\xe9 noir,fear\nlost \xef\xbf\xbd,joy\nbell\x07,joy\n"
+    )
+    table = read_table(_dataset(tmp_path))
+    faults = dict(zip(table["place"], table["fault"], strict=True))
+    assert table["fault"].notna().tolist() == [False, True, True, True]
+    assert faults["train.csv line 3"] == r"byte 0xe9, which is not UTF-8, at character 7: “un caf\xe9 noir”"
+    assert faults["train.csv line 4"].startswith("replacement character U+FFFD at character 6")
+    assert faults["train.csv line 5"].startswith("control character U+0007 at character 5")
+    assert table["text"][1] == "un caf\ufffd noir"
+
+
+def test_blank_texts_and_labels_are_missing_values(tmp_path: Path) -> None:
+    _write(tmp_path, train="text,label\n  ,joy\nx,\n")
+    table = read_table(_dataset(tmp_path))
+    assert table["text"].isna().tolist() == [True, False]
+    assert table["label"].isna().tolist() == [False, True]
+
+
+def test_a_text_column_that_holds_numbers_is_the_wrong_column(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": 5, "label": "joy"}\n')
+    with pytest.raises(DataError, match=r"train.jsonl line 1: found “5” \(int\).*dataset.columns.text"):
+        read_table(_dataset(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("fear", "fear"),
+        (" fear ", "fear"),
+        (1, "fear"),
+        (1.0, "fear"),
+        ("1", "fear"),
+        ("2", "2"),
+        (-1, "-1"),
+        ("0,1", "0,1"),
+        ([0, 1], "[0, 1]"),
+        (True, "true"),
+        ("Fear", "Fear"),
+        ("", None),
+        (None, None),
+        (float("nan"), None),
+    ],
+)
+def test_a_label_is_a_name_or_an_index_and_anything_else_stays_as_found(value: Any, name: str | None) -> None:
+    assert resolve_label(value, LABELS) == name
+
+
+def test_digits_are_names_where_a_label_is_made_of_digits() -> None:
+    grades = ("8", "9", "10")
+    assert resolve_label("8", grades) == "8"
+    assert resolve_label("1", grades) == "1"
+    assert resolve_label(1, grades) == "9"
+
+
+def test_an_integer_column_with_gaps_still_holds_indices(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [1.0, float("nan")]})
+    frame.to_parquet(tmp_path / "train.parquet")
+    labels = read_table(_dataset(tmp_path))["label"]
+    assert labels[0] == "fear"
+    assert labels.isna().tolist() == [False, True]

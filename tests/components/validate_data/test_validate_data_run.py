@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.validate_data.component import validate_data
+from components.validate_data.outputs import replacing
+from components.validate_data.run import run
+from manifests.errors import DataError
+from manifests.schema import Dataset, as_parameter
+
+LABELS = ["joy", "fear"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    root: Path
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "step" / "splits"
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.root / "step" / "checks").read_text())
+        return content
+
+    @property
+    def report(self) -> str:
+        return (self.root / "step" / "report").read_text()
+
+    @property
+    def files(self) -> set[str]:
+        return {
+            path.relative_to(self.root / "step").as_posix() for path in self.root.rglob("*") if path.is_file()
+        }
+
+    def run(self, uri: Path, seed: int = 0, **settings: Any) -> None:
+        section = Dataset.model_validate(
+            {"name": "moods", "version": "2", "uri": str(uri), "labels": LABELS} | settings
+        )
+        step = self.root / "step"
+        run(section, seed, step / "splits", step / "checks", step / "report")
+
+    def split(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = pq.read_table(self.splits / f"{name}.parquet").to_pylist()
+        return rows
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    return Outputs(tmp_path / "run")
+
+
+def _csv(tmp_path: Path, rows: list[tuple[str, str]], name: str = "train.csv") -> Path:
+    path = tmp_path / name
+    path.write_text("text;label\n" + "".join(f"{text};{label}\n" for text, label in rows), encoding="utf-8")
+    return path
+
+
+def _rows(number: int) -> list[tuple[str, str]]:
+    return [(f"row {count} says {LABELS[count % 2]}", LABELS[count % 2]) for count in range(number)]
+
+
+def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path, outputs: Outputs) -> None:
+    rows = _rows(200)
+    outputs.run(_csv(tmp_path, rows))
+    assert outputs.files == {
+        "checks",
+        "report",
+        "splits/statistics.json",
+        *(f"splits/{split}.parquet" for split in SPLITS),
+    }
+    written = [row for split in SPLITS for row in outputs.split(split)]
+    assert sorted(row["row"] for row in written) == list(range(200))
+    assert all((row["text"], LABELS[row["label"]]) == rows[row["row"]] for row in written)
+    assert [len(outputs.split(split)) for split in SPLITS] == [140, 30, 30]
+
+
+def test_the_parquet_columns_are_those_of_the_contract(tmp_path: Path, outputs: Outputs) -> None:
+    outputs.run(_csv(tmp_path, _rows(200)))
+    schema = pq.read_schema(outputs.splits / "train.parquet")
+    assert dict(zip(schema.names, schema.types, strict=True)) == {
+        "text": pa.string(),
+        "label": pa.int64(),
+        "row": pa.int64(),
+    }
+
+
+def test_the_same_data_and_seed_give_the_same_content_hash(tmp_path: Path, outputs: Outputs) -> None:
+    hashes = []
+    for seed in (1, 1, 2):
+        outputs.run(_csv(tmp_path, _rows(200)), seed=seed)
+        hashes.append(json.loads((outputs.splits / "statistics.json").read_text())["sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_statistics_say_where_the_data_came_from(tmp_path: Path, outputs: Outputs) -> None:
+    uri = _csv(tmp_path, _rows(200))
+    outputs.run(uri, commit_hash="cafe")
+    statistics = json.loads((outputs.splits / "statistics.json").read_text())
+    assert statistics["uri"] == str(uri)
+    assert (statistics["name"], statistics["version"], statistics["commit_hash"]) == ("moods", "2", "cafe")
+    assert statistics["rows"] == {"train": 140, "validation": 30, "test": 30}
+
+
+def test_bad_data_leaves_checks_and_report_and_no_splits(
+    tmp_path: Path, outputs: Outputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*_rows(200), ("[red]again[/red]", "joy"), ("[red]Again![/red]", "joy"), ("what?", "anger")]
+    with pytest.raises(DataError) as caught:
+        outputs.run(_csv(tmp_path, rows))
+    assert outputs.files == {"checks", "report"}
+    assert outputs.checks["passed"] is False
+    by_name = {check["check"]: check for check in outputs.checks["checks"]}
+    assert by_name["exact_duplicates"]["verdict"] == "fail"
+    assert by_name["exact_duplicates"]["rows_affected"] == 1
+    assert by_name["unknown_labels"]["examples"] == ["train.csv line 204: label “anger” of “what?”"]
+    message = str(caught.value)
+    assert "failed 2 of 10 checks" in message
+    assert (
+        "unknown_labels: found 1 row (0.493 %), expected at most 0 % of the rows "
+        "(dataset.checks.unknown_labels.max_fraction)" in message
+    )
+    assert "exact_duplicates: found 1 row" in message
+    printed = capsys.readouterr().out
+    assert re.search(r"unknown_labels\s+│ fail\s+│\s+1 │ train.csv line 204", printed)
+    assert "“[red]again[/red]”: train.csv line 202, train.csv line 203" in printed
+    assert "\x1b" not in printed
+
+
+def test_what_the_manifest_lets_drop_passes_without_those_rows(tmp_path: Path, outputs: Outputs) -> None:
+    rows = [*_rows(200), ("again", "joy"), ("Again!", "joy")]
+    outputs.run(_csv(tmp_path, rows), checks={"exact_duplicates": {"severity": "drop", "max_fraction": 0.01}})
+    kept = [row["text"] for split in SPLITS for row in outputs.split(split)]
+    assert len(kept) == 201
+    assert "Again!" not in kept
+    assert outputs.checks["passed"] is True
+
+
+def test_latin1_data_stops_the_run_by_the_encoding_check(tmp_path: Path, outputs: Outputs) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes("".join(["text;label\n", *(f"café {n};joy\n" for n in range(40))]).encode("latin-1"))
+    with pytest.raises(DataError, match=r"encoding: found 40 rows \(100 %\)"):
+        outputs.run(path)
+    assert "byte 0xe9, which is not UTF-8, at character 4" in outputs.checks["checks"][0]["examples"][0]
+
+
+def test_ten_million_characters_in_a_row_stop_the_run_and_fit_into_the_report(
+    tmp_path: Path, outputs: Outputs
+) -> None:
+    with pytest.raises(DataError, match="text_length: found 1 row") as caught:
+        outputs.run(_csv(tmp_path, [*_rows(200), ("many words " * 910_000, "joy")]))
+    assert "rows_per_class" not in str(caught.value)
+    (example,) = outputs.checks["checks"][3]["examples"]
+    assert example.startswith("train.csv line 202: 10,010,000 characters: “many words")
+    assert len(outputs.report) < 100_000
+
+
+def test_one_class_stops_the_run_and_names_the_absent_one(tmp_path: Path, outputs: Outputs) -> None:
+    with pytest.raises(DataError, match="rows_per_class: found fear has 0 in train"):
+        outputs.run(_csv(tmp_path, [(f"row {n}", "joy") for n in range(100)]))
+
+
+class _Page(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.bars = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.bars += tag == "rect"
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_stands_alone_and_shows_data_as_text(tmp_path: Path, outputs: Outputs) -> None:
+    attack = "<script>alert(1)</script>"
+    with pytest.raises(DataError):
+        outputs.run(_csv(tmp_path, [*_rows(200), (attack, "joy"), (attack, "fear")]))
+    page = _Page(outputs.report)
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
+    assert page.links == []
+    assert f"“{attack}”: joy (train.csv line 202), fear (train.csv line 203)" in page.text
+    assert "1 of 10 checks failed" in page.text
+
+
+def test_the_report_draws_every_filled_bin_of_every_split(tmp_path: Path, outputs: Outputs) -> None:
+    outputs.run(_csv(tmp_path, _rows(200)))
+    statistics = json.loads((outputs.splits / "statistics.json").read_text())
+    filled = sum(count > 0 for length in statistics["text_length"].values() for count in length["counts"])
+    page = _Page(outputs.report)
+    assert page.bars == filled
+    assert "All 10 checks let the data through" in page.text
+
+
+def test_a_write_that_breaks_off_leaves_neither_the_file_nor_a_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("the one before")
+    with pytest.raises(OSError, match="disk"), replacing(tmp_path / "report") as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert (tmp_path / "report").read_text() == "the one before"
+
+
+@dataclass
+class _Artifact:
+    path: str
+
+
+def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outputs: Outputs) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{label}\trow {n}\n" for n in range(100) for label in (n % 2,)))
+    section = Dataset.model_validate(
+        {
+            "name": "moods",
+            "version": "2",
+            "uri": str(path),
+            "labels": LABELS,
+            "columns": {"text": 1, "label": 0},
+            "checks": {"rows_per_class": {"min_rows": 5}},
+        }
+    )
+    parameter = json.loads(json.dumps(as_parameter(section)), parse_int=float)
+    step = outputs.root / "step"
+    validate_data.python_func(
+        dataset=parameter,
+        seed=0,
+        splits=_Artifact(str(step / "splits")),
+        checks=_Artifact(str(step / "checks")),
+        report=_Artifact(str(step / "report")),
+    )
+    assert len(outputs.split("train")) == 70
+
+
+def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, outputs: Outputs) -> None:
+    uri = _csv(tmp_path, [("a", "joy")])
+    section = Dataset(name="moods", version="2", uri=str(uri), labels=("joy", "fear"))
+    step = outputs.root / "step"
+    with pytest.raises(SystemExit) as caught:
+        validate_data.python_func(
+            dataset=as_parameter(section),
+            seed=0,
+            splits=_Artifact(str(step / "splits")),
+            checks=_Artifact(str(step / "checks")),
+            report=_Artifact(str(step / "report")),
+        )
+    assert caught.value.code == 4
+    assert "rows_per_class" in json.loads((step / "error.json").read_text())["message"]

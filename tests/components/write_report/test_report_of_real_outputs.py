@@ -1,0 +1,131 @@
+"""The report reads what the other steps really write: no figure of theirs is lost on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import finished_runs as runs
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.convert_to_onnx.admission import Trial
+from components.convert_to_onnx.bundling import Comparison as Conversions
+from components.convert_to_onnx.bundling import candidates_document
+from components.convert_to_onnx.candidates import Graph
+from components.convert_to_onnx.parity import Parity
+from components.convert_to_onnx.timing import Latency
+from components.evaluate_model.scorecard import ChampionPredictions, assess
+from components.gate_model.figures import read_figures
+from components.gate_model.rules import decide
+from components.validate_data.findings import Finding, judge_rows
+from components.write_report.collect import collect
+from components.write_report.next_steps import RULE_ADVICE
+from manifests.schema import Conversion, Evaluation, Gates, RowCheck
+from trainer.checkpoint import TrainingRecord
+from trainer.loop import Epoch, History, Step
+
+CLASSES = ("calm", "angry", "glad")
+LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
+
+
+def absent(value: object, at: str = "") -> Iterator[str]:
+    """The fields of a record, at any depth, that were not found in what a step wrote."""
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from absent(getattr(value, field.name), f"{at}.{field.name}")
+    elif isinstance(value, tuple) and value:
+        yield from absent(value[0], f"{at}[0]")
+    elif isinstance(value, Mapping) and value:
+        yield from absent(next(iter(value.values())), f"{at}[…]")
+    elif value is None or value in ((), {}, ""):
+        yield at
+
+
+def scorecard() -> dict[str, Any]:
+    probabilities = np.full((60, 3), 0.1, dtype=np.float32)
+    probabilities[np.arange(60), LABELS] = 0.8
+    probabilities[:3] = (0.05, 0.05, 0.9)  # two mistakes
+    champion = ChampionPredictions("2", np.roll(LABELS, 3) * (np.arange(60) > 10))
+    texts = [f"text {row}" for row in range(60)]
+    settings = Evaluation(bootstrap_resamples=200)
+    return assess(texts, LABELS, probabilities, CLASSES, champion, settings, seed=0).as_json()
+
+
+def as_read(document: dict[str, Any]) -> dict[str, Any]:
+    """As the next step reads it: tuples have become lists."""
+    read: dict[str, Any] = json.loads(json.dumps(document))
+    return read
+
+
+def candidates(folder: Path) -> dict[str, Any]:
+    (folder / "plain.onnx").write_bytes(b"0" * 2_000_000)
+    latency = {1: Latency(2.0, 3.0, 50)}
+    trial = Trial(
+        Graph("plain", folder / "plain.onnx"),
+        Parity(60, 1e-6, 0, {"calm": 1.0}, 0.9, 0.9, ()),
+        "its logits differ",
+        latency,
+        {1: 5.0},
+    )
+    bounds = Conversion(batch_sizes=(1,))
+    slower = {1: Latency(10.0, 12.0, 50)}
+    conversions = Conversions(bounds, 2, "a CPU", ["text"] * 60, 0.9, slower, [trial])
+    return candidates_document(conversions, trial)
+
+
+def history() -> dict[str, Any]:
+    epoch = Epoch(1, 0.5, 0.4, 0.9, 0.9, 0.9, 100.0, 6.0)
+    # The step adds the machine and its price to what the loop knows.
+    machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
+    return History([epoch], [Step(1, 0.7, 1e-4)], 1, "all epochs done", 6.0).to_json() | machine
+
+
+def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
+    runs.finish(tmp_path / runs.JOB / "evaluate-model", {"scores": scorecard()})
+    record = collect(str(tmp_path), runs.JOB)
+    assert record.unreadable == () and record.scores is not None
+    # A challenger has no version; without a champion's error there is none to read.
+    assert sorted(absent(record.scores)) == [".challenger.version", ".champion_error"]
+
+
+def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
+    runs.finish(tmp_path / runs.JOB / "convert-to-onnx", {"candidates": candidates(tmp_path)})
+    record = collect(str(tmp_path), runs.JOB)
+    assert record.unreadable == () and list(absent(record.candidates)) == []
+    assert record.candidates is not None and record.candidates.chosen_speedup == 5.0
+
+
+def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
+    made_from = TrainingRecord("text_classification", CLASSES, "minilm", 64, 7, 1, "d" * 64, "e" * 64)
+    outputs = {"history": history(), "checkpoint/training.json": asdict(made_from)}
+    runs.finish(tmp_path / runs.JOB / "train-model", outputs)
+    record = collect(str(tmp_path), runs.JOB)
+    assert record.unreadable == () and [*absent(record.history), *absent(record.training)] == []
+
+
+def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
+    rows = pd.Index([3, 4])
+    result = judge_rows("leakage", RowCheck(), Finding(rows, rows, ["row 3"]), rows_read=60, dropped=2)
+    content = {"passed": False, "checks": [result.as_json()]}
+    runs.write(tmp_path / runs.JOB / "validate-data", "checks", content)
+    record = collect(str(tmp_path), runs.JOB)
+    assert record.unreadable == () and list(absent(record.checks)) == []
+
+
+@pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])
+def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: float, decision: str) -> None:
+    document = candidates(tmp_path)
+    document["candidates"][0]["admitted"] = True
+    gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
+    verdict = decide(gates, read_figures(as_read(scorecard()), document, history()))
+    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
+    record = collect(str(tmp_path), runs.JOB)
+    assert record.unreadable == () and record.verdict is not None
+    assert record.verdict.decision == decision
+    assert {rule.rule for rule in record.verdict.rules} == set(RULE_ADVICE)
+    assert list(absent(record.verdict.rules)) == []

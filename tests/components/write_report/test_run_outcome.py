@@ -1,0 +1,133 @@
+"""How a run ended: in words, as an exit code, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import finished_runs as runs
+import pytest
+import step_outputs as outputs
+
+from components.write_report.collect import collect
+from components.write_report.next_steps import RULE_ADVICE, next_steps
+from components.write_report.outcome import Outcome, outcome
+from components.write_report.record import FinalStatus, RunRecord
+
+
+def ended(
+    root: Path, build: Callable[[runs.FolderOf], None], final: str = "FAILED"
+) -> tuple[RunRecord, Outcome]:
+    build(runs.local(root))
+    record = collect(str(root), runs.JOB, FinalStatus(final))
+    return record, outcome(record)
+
+
+def commands(record: RunRecord, result: Outcome) -> list[str | None]:
+    return [step.command for step in next_steps(record, result)]
+
+
+def test_a_promoted_model_names_its_version_and_the_one_it_replaces(tmp_path: Path) -> None:
+    record, result = ended(tmp_path, runs.promoted)
+    assert (result.kind, result.exit_code) == ("promoted", 0)
+    assert result.headline == "Promoted as version 3"
+    assert "version 2" in result.detail
+    assert 'gauntlet predict --model emotion "i feel wonderful today"' in commands(record, result)
+    assert "gauntlet rollback --model emotion" in commands(record, result)
+
+
+def test_a_first_promotion_offers_no_way_back(tmp_path: Path) -> None:
+    record, result = ended(tmp_path, lambda folder_of: runs.promoted(folder_of, with_champion=False))
+    assert result.headline == "Promoted as version 1"
+    assert "no champion" in result.detail
+    assert not any("rollback" in (command or "") for command in commands(record, result))
+
+
+def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it(tmp_path: Path) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.promoted(folder_of)
+        version = {"name": "emotion", "version": 4, "uri": "", "aliases": ["challenger"]}
+        runs.write(folder_of("register-model"), "version", version)
+
+    record, result = ended(tmp_path, build)
+    assert (result.kind, result.exit_code) == ("registered", 0)
+    assert "version 4" in result.headline and "manual" in result.detail
+    assert commands(record, result)[0] == "gauntlet promote --model emotion"
+
+
+def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.promoted(folder_of)
+        version = {"name": "emotion", "version": "1", "uri": "", "aliases": ["previous"]}
+        runs.write(folder_of("register-model"), "version", version)
+
+    _, result = ended(tmp_path, build)
+    assert result.kind == "registered" and "champion before" in result.detail
+
+
+def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path: Path) -> None:
+    record, result = ended(tmp_path, runs.rejected, "SUCCEEDED")
+    assert (result.kind, result.exit_code) == ("rejected", 3)
+    assert result.headline == "Rejected by speed-up and non-inferiority"
+    assert result.detail == "Version 2 stays the champion."
+    assert [step.about for step in next_steps(record, result)] == ["speed-up", "non-inferiority", ""]
+
+
+def test_there_is_advice_for_every_rule_of_the_gate() -> None:
+    rules = outputs.verdict(failing=(), with_champion=True)["rules"]
+    assert set(RULE_ADVICE) == {rule["rule"] for rule in rules}
+
+
+def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
+    record, result = ended(tmp_path, runs.bad_data)
+    assert (result.kind, result.exit_code) == ("data refused", 4)
+    assert result.headline == "Data refused by validate-data"
+    assert "2 checks (leakage and class balance)" in result.detail
+    assert commands(record, result) == [
+        "gauntlet run MANIFEST --set dataset.checks.leakage.severity=drop",
+        None,
+        "gauntlet run MANIFEST",
+    ]
+    assert "dataset.checks.class_balance.max_ratio" in next_steps(record, result)[1].text
+
+
+def test_data_that_could_not_be_read_is_refused_without_checks(tmp_path: Path) -> None:
+    record, result = ended(
+        tmp_path, lambda folder_of: runs.fail(folder_of("validate-data"), "emotion.csv: no such file", 4)
+    )
+    assert result.exit_code == 4 and "could not be used" in result.detail
+    assert commands(record, result) == ["gauntlet run MANIFEST"]
+
+
+@pytest.mark.parametrize("exit_code", [1, 2])
+def test_a_failure_ends_with_the_exit_code_of_its_step(tmp_path: Path, exit_code: int) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.validated(folder_of)
+        runs.fail(folder_of("train-model"), "training.encoder: found nothing", exit_code)
+
+    _, result = ended(tmp_path, build)
+    assert (result.kind, result.exit_code) == ("failed", exit_code)
+    assert result.headline == "Failed in train-model"
+    assert result.detail == "training.encoder: found nothing"
+
+
+def test_a_killed_step_ends_with_1(tmp_path: Path) -> None:
+    assert ended(tmp_path, runs.killed_in_training)[1].exit_code == 1
+
+
+def test_a_failed_registration_does_not_claim_that_nothing_was_registered(tmp_path: Path) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.promoted(folder_of)
+        (folder_of("register-model") / "executor_output.json").unlink()
+        runs.fail(folder_of("register-model"), "the registry is locked", 1)
+
+    record, result = ended(tmp_path, build)
+    assert result.headline == "Failed in register-model"
+    assert commands(record, result)[0] == "gauntlet registry"
+    assert not any("Nothing was registered" in step.text for step in next_steps(record, result))
+
+
+def test_a_cancelled_run_is_called_cancelled(tmp_path: Path) -> None:
+    _, result = ended(tmp_path, runs.killed_in_training, "CANCELLED")
+    assert (result.kind, result.exit_code) == ("cancelled", 1)
+    assert result.headline == "Cancelled during train-model"

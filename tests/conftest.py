@@ -1,0 +1,83 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+LABELS = ("calm", "angry", "glad")
+# Every text is made of words of its own class, so a model that learns anything learns this.
+CLASS_WORDS = {
+    "calm": ("quiet", "lake", "slow", "breath", "still"),
+    "angry": ("slam", "shout", "rage", "fist", "glare"),
+    "glad": ("smile", "sunny", "cheer", "dance", "gift"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", help="folder with emotion/train.txt and emotion/validation.txt")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights and a word-level tokenizer, as a folder on disk."""
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(word for group in CLASS_WORDS.values() for word in group)]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def class_rows(rows_per_class: int, offset: int = 0) -> pd.DataFrame:
+    """Distinct texts of three to five words of their own class; `offset` selects other texts."""
+    rows = []
+    for label, words in CLASS_WORDS.items():
+        for number in range(offset, offset + rows_per_class):
+            length = 3 + number % 3
+            text = " ".join(words[(number // 5**place + place) % len(words)] for place in range(length))
+            rows.append({"text": f"{text} {number}", "label": label})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def tiny_splits(tmp_path: Path) -> Path:
+    """Splits as validate-data writes them, over the words that the tiny encoder knows."""
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for split, rows, offset in (("train", 24, 0), ("validation", 8, 100), ("test", 8, 200)):
+        frame = class_rows(rows, offset)
+        frame["label"] = frame["label"].map(LABELS.index)
+        frame["row"] = range(len(frame))
+        frame.to_parquet(folder / f"{split}.parquet")
+    (folder / "statistics.json").write_text(json.dumps({"labels": LABELS, "sha256": "0" * 64}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every test has a home folder of its own."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("GAUNTLET_HOME", str(home))
+    yield home

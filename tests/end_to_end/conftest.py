@@ -1,0 +1,89 @@
+"""A small system that runs the whole DAG in seconds: three classes, a two-layer encoder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from pipelines.home import Home
+from tests.conftest import LABELS, class_rows
+
+GAUNTLET = (sys.executable, "-m", "pipelines.cli")
+
+
+@dataclass(frozen=True)
+class System:
+    """A manifest on disk and the home its runs go to."""
+
+    manifest: Path
+    home: Home
+
+    def command(self, *arguments: str) -> list[str]:
+        return [*GAUNTLET, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"GAUNTLET_HOME": str(self.home.folder), "COLUMNS": "200"}
+
+    def gauntlet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), env=self.environment(), capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        options = [part for override in overrides for part in ("--set", override)]
+        return self.gauntlet("run", str(self.manifest), *options)
+
+    def steps(self) -> Path:
+        """The newest run's step folders."""
+        folder = self.home.run_folder(self.home.find_run("latest").run_id) / "steps"
+        return next(folder.iterdir())
+
+
+def manifest_content(encoder: Path, data: Path) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "description": "Three classes that words give away",
+        "task": "text_classification",
+        "seed": 1,
+        "dataset": {
+            "name": "tiny",
+            "version": "1",
+            "uri": str(data),
+            "labels": list(LABELS),
+            "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
+            "checks": {"near_duplicates": {"severity": "warn"}, "leakage": {"similarity": 1.0}},
+        },
+        "training": {
+            "encoder": str(encoder),
+            "epochs": 6,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "max_length": 16,
+            "early_stopping": {"metric": "macro_f1", "patience": 6},
+        },
+        "conversion": {"candidates": ["plain", "fused"], "batch_sizes": [1, 4], "max_metric_drop": 0.05},
+        "evaluation": {"bootstrap_resamples": 300},
+        "gates": {"min_macro_f1": 0.1, "min_speedup": 0.1, "non_inferiority_margin": 0.05, "max_class_f1_drop": 0.5},
+    }
+
+
+@pytest.fixture(scope="module")
+def make_system(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., System]:
+    def make(frame: pd.DataFrame | None = None) -> System:
+        folder = tmp_path_factory.mktemp("system")
+        data = folder / "data.csv"
+        (class_rows(60) if frame is None else frame).to_csv(data, index=False)
+        manifest = folder / "tiny.yaml"
+        manifest.write_text(yaml.safe_dump(manifest_content(tiny_encoder, data)))
+        return System(manifest, Home(folder / "home"))
+
+    return make

@@ -1,0 +1,95 @@
+"""Ctrl-C and killed processes at every step: nothing half-registered, and running again works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.registry import open_registry
+from pipelines.training import STEPS
+from tests.end_to_end.conftest import System
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def start_until(system: System, step: str) -> subprocess.Popen[str]:
+    """Start a run and return when `step` is running."""
+    run = subprocess.Popen(
+        system.command("run", str(system.manifest)),
+        env=system.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith(f"{step}: running"):
+            return run
+    raise AssertionError(f"{step} never ran")
+
+
+@pytest.fixture(scope="module")
+def system(make_system: Callable[..., System]) -> System:
+    return make_system()
+
+
+@pytest.mark.parametrize("step", STEPS[:-1])
+def test_ctrl_c_stops_every_process_and_registers_nothing_half(system: System, step: str) -> None:
+    run = start_until(system, step)
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted" in output
+    assert "Traceback" not in output
+    assert processes_of(system.home.folder) == []
+    assert system.home.find_run("latest").state == "interrupted"
+    registry = open_registry(system.home.store_uri)
+    for name in registry.names():
+        for version in registry.versions(name):
+            assert (Path(version.bundle_uri) / "bundle.json").is_file()
+
+
+def test_after_all_that_running_again_works(system: System) -> None:
+    again = system.run()
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_a_step_killed_from_outside_fails_the_run(make_system: Callable[..., System]) -> None:
+    system = make_system()
+    run = start_until(system, "train-model")
+    steps = [pid for pid in processes_of(system.home.folder) if b"executor_main" in _command_line(pid)]
+    for pid in steps:
+        os.kill(pid, signal.SIGKILL)
+    output, _ = run.communicate(timeout=120)
+    assert steps
+    assert run.returncode == 1
+    assert "Failed in train-model" in output
+
+
+def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Callable[..., System]) -> None:
+    system = make_system()
+    run = start_until(system, "train-model")
+    run.kill()
+    run.wait(timeout=60)
+    assert "interrupted" in system.gauntlet("runs").stdout
+    for pid in processes_of(system.home.folder):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from manifests.errors import ManifestError
+from manifests.loading import load_manifest, save_manifest
+from manifests.schema import SECTIONS, Manifest, as_parameter
+
+MINIMAL: dict[str, Any] = {
+    "name": "demo",
+    "description": "A demonstration",
+    "task": "text_classification",
+    "dataset": {"name": "demo", "version": "1", "uri": "data.csv", "labels": ["yes", "no"]},
+    "gates": {"min_macro_f1": 0.5},
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_manifest(content: Any, name: str = "demo.yaml") -> Path:
+        path = tmp_path / name
+        text = content if isinstance(content, str) else json.dumps(content)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_manifest
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {key: {**MINIMAL[key], **value} if isinstance(value, dict) and key in MINIMAL else value
+            for key, value in {**MINIMAL, **sections}.items()}  # fmt: skip
+
+
+def faults_of(path: Path, *overrides: str) -> dict[str, str]:
+    with pytest.raises(ManifestError) as raised:
+        load_manifest(path, overrides)
+    assert raised.value.exit_code == 2
+    assert all(fault.file in (str(path), "--set") for fault in raised.value.faults)
+    return {fault.key: f"{fault.found} | {fault.expected} | {fault.action}" for fault in raised.value.faults}
+
+
+def test_yaml_and_json_of_the_same_content_have_the_same_hash(write) -> None:
+    from_json = load_manifest(write(MINIMAL, "demo.json"))
+    from_yaml = load_manifest(write(yaml.safe_dump(MINIMAL), "demo.yaml"))
+    spelt_out = load_manifest(write(changed(seed=0, training={"epochs": 4})))
+    assert from_json.sha256 == from_yaml.sha256 == spelt_out.sha256
+    assert load_manifest(write(changed(seed=1))).sha256 != from_json.sha256
+
+
+def test_a_manifest_survives_being_saved(write, tmp_path: Path) -> None:
+    manifest = load_manifest(write(MINIMAL))
+    save_manifest(manifest, tmp_path / "saved.yaml")
+    assert load_manifest(tmp_path / "saved.yaml") == manifest
+
+
+def test_all_faults_of_a_file_are_reported_together(write) -> None:
+    content = changed(training={"epoch": 3, "batch_size": "many"}, task="astrology")
+    del content["description"]
+    faults = faults_of(write(content))
+    assert set(faults) == {"description", "training.epoch", "training.batch_size", "task"}
+    assert "epochs" in faults["training.epoch"]
+    assert "'many'" in faults["training.batch_size"]
+    assert "text_classification" in faults["task"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "message"),
+    [
+        ({"training": {"batch_size": 10, "gradient_accumulation": 4}}, "training", "multiple of"),
+        ({"training": {"compute_target": "gpu_single"}}, "training", "accelerator_count 1"),
+        ({"training": {"resources": {"accelerator_count": 1}}}, "training.resources", "go together"),
+        ({"dataset": {"labels": ["a", "a"]}}, "dataset", "distinct"),
+        ({"dataset": {"split": {"train": 0.9}}}, "dataset.split", "sum to 1"),
+        ({"conversion": {"objective_batch_size": 5}}, "conversion", "objective_batch_size 5"),
+        (
+            {"dataset": {"checks": {"text_length": {"min_chars": 9, "max_chars": 3}}}},
+            "dataset.checks.text_length",
+            "over max_chars",
+        ),
+    ],
+)
+def test_an_impossible_combination_names_what_does_not_fit(write, sections, key, message) -> None:
+    faults = faults_of(write(changed(**sections)))
+    assert message in faults[key]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b", "a list"),
+        ("name: [unclosed", "while parsing"),
+        ("name: a\nname: b", "'name' is repeated"),
+        ("", "NoneType"),
+    ],
+)
+def test_a_file_that_is_no_manifest_says_why(write, text, message) -> None:
+    assert message in faults_of(write(text))["(file)"]
+
+
+def test_a_missing_or_binary_file_is_a_fault(tmp_path: Path) -> None:
+    assert "no such file" in faults_of(tmp_path / "absent.yaml")["(file)"]
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "unreadable" in faults_of(tmp_path / "binary.yaml")["(file)"]
+
+
+def test_overrides_are_yaml_and_win_over_the_file(write) -> None:
+    manifest = load_manifest(
+        write(MINIMAL),
+        ["training.epochs=3", "dataset.columns={text: 0, label: 1}", "training.resources.max_hours=0.5"],
+    )
+    assert manifest.training.epochs == 3
+    assert manifest.dataset.columns.text == 0
+    assert manifest.training.resources.max_hours == 0.5
+
+
+def test_a_faulty_override_is_reported_like_a_faulty_file(write) -> None:
+    assert "key=value" in faults_of(write(MINIMAL), "training.epochs")["'training.epochs'"]
+    assert "YAML" in faults_of(write(MINIMAL), "seed=[")["seed"]
+    assert "nothing reads" in faults_of(write(MINIMAL), "training.epoch=3")["training.epoch"]
+
+
+def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.csv").write_text("text,label\n")
+    monkeypatch.chdir(elsewhere)
+    path = write(MINIMAL)
+    assert load_manifest(path).dataset.uri == str(tmp_path / "data.csv")
+    assert load_manifest(path, ["dataset.uri=other.csv"]).dataset.uri == str(elsewhere / "other.csv")
+    assert load_manifest(path, ["dataset.uri=gs://bucket/x.csv"]).dataset.uri == "gs://bucket/x.csv"
+
+
+@pytest.mark.parametrize("name", ["emotion_sample", "emotion"])
+def test_a_shipped_manifest_survives_the_way_through_a_kfp_struct(name: str) -> None:
+    """kfp hands integers inside a struct on as floats; the section read back must be the same."""
+    manifest = load_manifest(Path(__file__).parents[2] / "manifests" / f"{name}.yaml")
+    for section in SECTIONS:
+        value = getattr(manifest, section)
+        floats = json.loads(json.dumps(as_parameter(value)), parse_int=float)
+        assert type(value).model_validate(floats) == value
+
+
+def test_a_manifest_cannot_be_changed_after_loading(write) -> None:
+    manifest: Manifest = load_manifest(write(MINIMAL))
+    with pytest.raises(ValueError, match="frozen"):
+        manifest.seed = 3  # type: ignore[misc]

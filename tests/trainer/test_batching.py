@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.batching import evaluation_batches, micro_batches, training_batches
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 1000).tolist()
+
+
+def test_every_row_is_in_exactly_one_batch_of_an_epoch() -> None:
+    batches = training_batches(LENGTHS, 32, seed=1, epoch=1)
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    assert sorted(map(len, batches))[0] == 1000 % 32
+
+
+def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+    assert training_batches(LENGTHS, 32, 1, 1) == training_batches(LENGTHS, 32, 1, 1)
+    assert training_batches(LENGTHS, 32, 1, 1) != training_batches(LENGTHS, 32, 1, 2)
+    assert training_batches(LENGTHS, 32, 1, 1) != training_batches(LENGTHS, 32, 2, 1)
+
+
+def test_batches_of_similar_length_carry_less_than_a_tenth_of_padding() -> None:
+    batches = training_batches(LENGTHS, 32, seed=1, epoch=1)
+    padded = sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
+    assert padded / sum(LENGTHS) < 1.1
+
+
+def test_evaluation_reads_every_row_once_from_short_to_long() -> None:
+    rows = [row for batch in evaluation_batches(LENGTHS, 64) for row in batch]
+    assert sorted(rows) == list(range(1000))
+    assert [LENGTHS[row] for row in rows] == sorted(LENGTHS)
+
+
+def test_micro_batches_keep_the_rows_and_are_never_empty() -> None:
+    assert micro_batches([5, 6, 7], 2) == [[5, 6], [7]]
+    assert micro_batches([5], 4) == [[5]]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from manifests.schema import Training
+from trainer.device import make_deterministic
+from trainer.history import Epoch, History
+from trainer.loop import build_optimizer, fit, learning_rate_factor
+from trainer.tasks import load_task
+
+
+class Recorder:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics, step) -> None:
+        self.logged.append((step, dict(metrics)))
+
+
+def train(section: Training, splits: Path, seed: int = 3) -> tuple[History, nn.Module, list[Epoch], Recorder]:
+    make_deterministic(seed)
+    task = load_task("text_classification", section, splits)
+    model = task.build_model()
+    kept: list[Epoch] = []
+    tracker = Recorder()
+    history = fit(
+        task, model, section, seed, torch.device("cpu"), lambda _, epoch: kept.append(epoch), tracker
+    )
+    return history, model, kept, tracker
+
+
+@pytest.fixture
+def section(tiny_encoder: Path) -> Training:
+    return Training(
+        encoder=str(tiny_encoder), epochs=4, batch_size=8, learning_rate=3e-3, max_length=16, dropout=0.1
+    )
+
+
+def test_a_model_learns_classes_that_can_be_told_apart(section: Training, tiny_splits: Path) -> None:
+    history, _, kept, tracker = train(section, tiny_splits)
+    assert history.epochs[-1].train_loss < history.epochs[0].train_loss / 2
+    assert max(epoch.macro_f1 for epoch in history.epochs) > 0.9
+    assert [epoch.epoch for epoch in kept][-1] == history.best_epoch
+    assert [step for step, _ in tracker.logged] == [epoch.epoch for epoch in history.epochs]
+    assert tracker.logged[0][1]["macro_f1"] == history.epochs[0].macro_f1
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(section: Training, tiny_splits: Path) -> None:
+    first, second = (train(section, tiny_splits)[1].state_dict() for _ in range(2))
+    other = train(section, tiny_splits, seed=4)[1].state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_accumulating_gradients_changes_no_loss(section: Training, tiny_splits: Path) -> None:
+    plain = section.model_copy(update={"dropout": 0.0, "epochs": 2})
+    accumulated = plain.model_copy(update={"gradient_accumulation": 4})
+    losses = [
+        [step.loss for step in train(variant, tiny_splits)[0].steps] for variant in (plain, accumulated)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_training_stops_when_the_metric_no_longer_gains(section: Training, tiny_splits: Path) -> None:
+    patient = section.model_copy(update={"epochs": 30, "learning_rate": 1e-2})
+    history, _, kept, _ = train(patient, tiny_splits)
+    assert history.stopped == "early stopping"
+    assert len(history.epochs) == history.best_epoch + patient.early_stopping.patience
+    assert kept[-1].epoch == history.best_epoch
+
+
+def test_training_stops_at_its_deadline_and_still_validates(section: Training, tiny_splits: Path) -> None:
+    hurried = section.model_copy(
+        update={"resources": section.resources.model_copy(update={"max_hours": 1e-9})}
+    )
+    history, _, kept, _ = train(hurried, tiny_splits)
+    assert history.stopped == "max_hours reached"
+    assert len(history.steps) == 1
+    assert len(kept) == 1
+
+
+def test_the_learning_rate_warms_up_linearly_and_decays_linearly() -> None:
+    # 10 steps, 2 of warm-up: by hand 1/2, 2/2, then 8/9, 7/9, … 1/9.
+    factors = [learning_rate_factor(step, 10, 0.2) for step in range(1, 11)]
+    assert factors == pytest.approx([0.5, 1.0, *(n / 9 for n in range(8, 0, -1))])
+    assert learning_rate_factor(1, 10, 0.0) == 1.0
+
+
+def test_biases_and_normalisation_weights_are_not_decayed() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    decayed, spared = build_optimizer(model, Training(weight_decay=0.5)).param_groups
+    assert [p.shape for p in decayed["params"]] == [torch.Size([2, 3])]
+    assert (decayed["weight_decay"], spared["weight_decay"], len(spared["params"])) == (0.5, 0.0, 3)
+
+
+def test_an_epoch_without_a_finite_metric_is_never_kept(section: Training, tiny_splits: Path) -> None:
+    exploding = section.model_copy(
+        update={
+            "learning_rate": 0.99,
+            "warmup_fraction": 0.0,
+            "max_grad_norm": math.inf,
+            "early_stopping": section.early_stopping.model_copy(update={"metric": "loss"}),
+        }
+    )
+    make_deterministic(0)
+    task = load_task("text_classification", exploding, tiny_splits)
+    model = task.build_model()
+    with torch.no_grad():
+        model.classifier.weight.fill_(math.nan)
+    kept: list[Epoch] = []
+    history = fit(task, model, exploding, 0, torch.device("cpu"), lambda _, e: kept.append(e), Recorder())
+    assert (kept, history.best_epoch) == ([], 0)

@@ -1,0 +1,46 @@
+"""What happened in a training run, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+StopReason = Literal["all epochs done", "early stopping", "max_hours reached"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training rows and the validation that followed it."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    macro_f1: float
+    weighted_f1: float
+    accuracy: float
+    examples_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: mean loss per row, and the learning rate it was taken with."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass
+class History:
+    """What happened, in the order it happened. `best_epoch` counts from 1."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: StopReason = "all epochs done"
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)

@@ -1,0 +1,48 @@
+"""What training says while it runs: a line every few seconds, and a line per epoch."""
+
+from __future__ import annotations
+
+import time
+
+from trainer.history import Epoch
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+class Progress:
+    """Prints progress as plain lines, so that it reads the same in a terminal, a file and Cloud Logging."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._started = self._printed = time.monotonic()
+        self._rows_since_printed = 0
+
+    def step(self, epoch: int, step: int, loss: float, rows: int) -> None:
+        """Say where training is, at most once in `SECONDS_BETWEEN_LINES`.
+
+        `loss` is the epoch's mean so far and `rows` the rows of this step.
+        """
+        now = time.monotonic()
+        self._rows_since_printed += rows
+        if now - self._printed < SECONDS_BETWEEN_LINES:
+            return
+        rate = self._rows_since_printed / (now - self._printed)
+        self._printed, self._rows_since_printed = now, 0
+        done = (epoch - 1) * self._steps_per_epoch + step
+        left = (now - self._started) / done * (self._epochs * self._steps_per_epoch - done)
+        print(
+            f"epoch {epoch}/{self._epochs}  step {step}/{self._steps_per_epoch}  loss {loss:.4f}  "
+            f"{rate:.0f} examples/s  eta {int(left) // 60}:{int(left) % 60:02d}",
+            flush=True,
+        )
+
+    def epoch(self, epoch: Epoch, best: bool) -> None:
+        """Say how an epoch ended."""
+        print(
+            f"epoch {epoch.epoch}/{self._epochs} done  train loss {epoch.train_loss:.4f}  "
+            f"validation loss {epoch.validation_loss:.4f}  macro-F1 {epoch.macro_f1:.4f}  "
+            f"accuracy {epoch.accuracy:.4f}  {epoch.examples_per_second:.0f} examples/s"
+            f"{'  (best)' if best else ''}",
+            flush=True,
+        )
