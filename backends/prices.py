@@ -3,10 +3,10 @@
 The table holds list prices: on demand, USD an hour, us-central1, without discounts, disks or network.
 They are for budgets and are not a bill; check them against the two pages before relying on them.
 
-- `COMPUTE_ENGINE_PAGE` is where the figures come from, by way of its published SKU tables.
-- Vertex AI sells the same machines with a management fee on top (`VERTEX_PAGE`). The fee follows from what
-  that page lists for custom training: 0.21849885 for n1-standard-4 (Compute Engine: 0.189999) and 0.4025
-  for a T4 (0.35). One third-party figure for A2 machines lies 4 % above what it gives.
+- https://cloud.google.com/compute/all-pricing: the figures of the table below.
+- https://cloud.google.com/vertex-ai/pricing: Vertex AI sells the same machines with a management fee on top.
+  The fee follows from what this page lists for custom training: 0.21849885 for n1-standard-4 (Compute
+  Engine: 0.189999) and 0.4025 for a T4 (0.35). One third-party figure for A2 machines is 4 % above it.
 
 Prices change, other regions cost more, and contracts differ: `GAUNTLET_PRICES` names a YAML file whose
 entries, final USD an hour, are added to the table or replace what it has:
@@ -31,8 +31,6 @@ from pydantic import Field, ValidationError, model_validator
 from manifests.errors import Fault, ManifestError, UsageError
 from manifests.schema import Resources, Section
 
-COMPUTE_ENGINE_PAGE = "https://cloud.google.com/compute/all-pricing"
-VERTEX_PAGE = "https://cloud.google.com/vertex-ai/pricing"
 PRICES_DATE = "2026-10-07"
 PRICES_VARIABLE = "GAUNTLET_PRICES"
 
@@ -213,7 +211,8 @@ def over_budget(
         key=f"{key}.max_cost_usd",
         found=f"{resources.max_cost_usd:g}",
         expected=f"at least {enough_usd:.2f}, as {resources.machine_type} may cost {most}",
-        action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine.",
+        action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine. "
+        f"Prices are of {PRICES_DATE}; a file named by {PRICES_VARIABLE} replaces them.",
     )
 
 

@@ -212,7 +212,10 @@ def rollback(model: ModelName = None) -> None:
 def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
     """A valid manifest whose most expensive run fits its own budget."""
     manifest = load_manifest(path, overrides or ())
-    fault = over_budget(manifest.training.resources, str(path))
+    try:
+        fault = over_budget(manifest.training.resources, str(path))
+    except UsageError as error:  # a machine that the price table does not know
+        fault = Fault(str(path), "training.resources", "no price", "a machine with a price", str(error))
     if fault is not None:
         raise ManifestError([fault])
     return manifest

@@ -28,8 +28,10 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     console.print(f"[bold {colour}]{escape(finished.outcome.headline)}[/]", soft_wrap=True)
     console.print(escape(finished.outcome.detail), soft_wrap=True, highlight=False)
     for step in next_steps(finished.collected, finished.outcome):
+        about = f"{step.about}: " if step.about else ""
+        text = escape(about + step.text.replace("`", ""))
         command = f"  [bold]{escape(step.command)}[/]" if step.command else ""
-        console.print(f"[dim]→[/] {escape(step.text)}{command}", soft_wrap=True, highlight=False)
+        console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
     console.print(f"report: {finished.report}", soft_wrap=True, highlight=False)
     console.print(f"logs:   {finished.folder / 'logs'}", soft_wrap=True, highlight=False)
 

@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from trainer.threads import wait_passively
+
+    wait_passively()
+
     from backends.storage import upload
     from trainer.run import TrainingRun, train
 

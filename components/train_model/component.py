@@ -24,6 +24,10 @@ def train_model(
     from components.step import step
 
     with step(checkpoint.path):
+        from trainer.threads import wait_passively
+
+        wait_passively()
+
         from components.train_model.run import run
         from manifests.schema import Training
         from trainer.run import TrainingRun

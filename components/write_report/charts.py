@@ -138,11 +138,15 @@ def line_chart(
 
 def tick_labels(values: Sequence[float]) -> tuple[str, ...]:
     """One spelling for all: the same decimals, or powers of ten where those would be many."""
-    short = [general(value) for value in values]
-    if any("e" in label for label in short):
-        return tuple(short)
-    digits = max(len(label.partition(".")[2]) for label in short)
-    return tuple(f"{value:,.{digits}f}" for value in values)
+    decimals = [general(value).partition(".")[2] for value in values]
+    if any("e" in general(value) for value in values):
+        return tuple(general(value) if value == 0 else _power_of_ten(value) for value in values)
+    return tuple(f"{value:,.{max(map(len, decimals))}f}" for value in values)
+
+
+def _power_of_ten(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def nice_ticks(low: float, high: float, target: int = TARGET_TICKS) -> tuple[float, ...]:

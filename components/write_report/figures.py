@@ -11,6 +11,7 @@ ABSENT = "–"
 EXCERPT_CHARS = 400
 MESSAGE_CHARS = 4_000
 SHORT_HASH = 12
+THOUSAND, MILLION = 1_000, 1_000_000
 TITLES = {
     "macro_f1": "macro-F1",
     "speedup": "speed-up",
@@ -37,14 +38,15 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def general(value: bool | float | str | None) -> str:
-    """At most four significant digits, or the word itself: 0.75, 100, 2.3e-5, true."""
+    """Four significant digits, more for thousands, or the word itself: 0.75, 12,500, 2.3e-5, true."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return value
     if not is_figure(value):
         return ABSENT
-    digits = POWER_OF_TEN.sub(r"e\1", f"{abs(value):.4g}")
+    size = abs(value)
+    digits = f"{size:,.0f}" if THOUSAND <= size < MILLION else POWER_OF_TEN.sub(r"e\1", f"{size:.4g}")
     return f"−{digits}" if value < 0 else digits
 
 
@@ -72,10 +74,10 @@ def milliseconds(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio: 5.2×."""
+    """A ratio in three digits, so that 2.26× is not taken for 2.3×."""
     if not is_figure(value):
         return ABSENT
-    return f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
 
 
 def megabytes(value: float | None) -> str:

@@ -47,6 +47,15 @@ def test_two_processes_make_one_database_quietly_and_without_telemetry(tmp_path:
     assert sorted(path.name for path in database.parent.iterdir()) == ["gauntlet.db", "gauntlet.db.lock"]
 
 
+def test_mlflow_is_not_imported_before_it_is_needed() -> None:
+    modules = "backends.registry, backends.mlflow_registry, backends.tracking, backends.prices"
+    command = f"import sys, {modules}; print('mlflow' in sys.modules, 'onnxruntime' in sys.modules)"
+
+    output = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+
+    assert output.stdout == "False False\n"
+
+
 def test_a_database_that_was_cut_short_while_being_made_is_made_again(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"
     with closing(sqlite3.connect(tmp_path / "gauntlet.db.tmp")) as half_made:

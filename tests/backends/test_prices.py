@@ -133,7 +133,8 @@ def test_a_step_that_may_cost_more_than_its_budget_is_a_fault_with_the_sum_and_a
     assert str(fault) == (
         "manifests/emotion.yaml: training.resources.max_cost_usd: found 10, expected at least 33.80, as "
         "a2-highgpu-1g may cost 4.2244 USD/h × 4 h × 2 attempts = 33.80 USD. "
-        "Raise it, lower max_hours to 1.18 at most, or take a cheaper machine."
+        "Raise it, lower max_hours to 1.18 at most, or take a cheaper machine. "
+        "Prices are of 2026-10-07; a file named by GAUNTLET_PRICES replaces them."
     )
 
 

@@ -408,11 +408,13 @@ def test_a_copy_that_was_cut_short_is_no_bundle_of_the_registry(
     half = database.parent / "models" / MODEL / f"{sha256}.tmp"
     half.mkdir(parents=True)
     (half / "model.onnx").write_text("wei")
+    (half / "of-another-time").write_text("")
 
     version = registry.register(MODEL, bundle, {"run_id": "run-1"})
 
     assert [path.name for path in half.parent.iterdir()] == [sha256]
-    read_info(Path(version.bundle_uri))
+    kept = Path(version.bundle_uri)
+    assert {path.name for path in kept.iterdir()} == {"bundle.json", *read_info(kept).files}
 
 
 def test_everything_a_paged_search_finds_is_returned_in_order() -> None:

@@ -35,7 +35,12 @@ class System:
 
     def gauntlet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*arguments), env=self.environment(), capture_output=True, text=True, timeout=300, check=False
+            self.command(*arguments),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
 
     def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +77,12 @@ def manifest_content(encoder: Path, data: Path) -> dict[str, Any]:
         },
         "conversion": {"candidates": ["plain", "fused"], "batch_sizes": [1, 4], "max_metric_drop": 0.05},
         "evaluation": {"bootstrap_resamples": 300},
-        "gates": {"min_macro_f1": 0.1, "min_speedup": 0.1, "non_inferiority_margin": 0.05, "max_class_f1_drop": 0.5},
+        "gates": {
+            "min_macro_f1": 0.1,
+            "min_speedup": 0.1,
+            "non_inferiority_margin": 0.05,
+            "max_class_f1_drop": 0.5,
+        },
     }
 
 

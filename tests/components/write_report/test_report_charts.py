@@ -50,7 +50,8 @@ def test_ticks_are_round_and_enclose_the_values(low: float, high: float, ticks: 
 def test_tick_labels_have_the_same_decimals() -> None:
     assert tick_labels((0.88, 0.9, 0.92)) == ("0.88", "0.90", "0.92")
     assert tick_labels((0.0, 0.5, 1.0)) == ("0.0", "0.5", "1.0")
-    assert tick_labels((0.0, 2e-5, 4e-5)) == ("0", "2e-5", "4e-5")
+    assert tick_labels((0.0, 5e-5, 1e-4, 1.5e-4)) == ("0", "5e-5", "1e-4", "1.5e-4")
+    assert tick_labels((0.0, 5_000.0, 10_000.0)) == ("0", "5,000", "10,000")
 
 
 def test_epochs_are_marked_at_whole_numbers_only() -> None:

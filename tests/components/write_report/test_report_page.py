@@ -115,13 +115,13 @@ def test_a_promoted_run_shows_its_figures(tmp_path: Path) -> None:
         "0.894",  # macro-F1
         "95 % interval 0.875 to 0.912",
         "at least +0.009 at 95 % confidence",
-        "5.2×",
+        "5.21×",
         "22.9 MB",
         "$0.0081",
         "16,000 train, 2,000 validation, 2,000 test",
         "Epoch 3 was kept",
         "fused was refused: largest logit difference 3.1e-04 is over max_abs_logit_difference 1e-04",
-        "1.89 ms · 5.2×",
+        "1.89 ms · 5.21×",
         "−0.014 to +0.056",  # love's interval against the champion
         "i feel a little mellow today and that is all there is to it",
         "9377eda0c2f4",  # git commit

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import f1_score
+from tokenizers import Tokenizer
+
+from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.run import run
+from manifests.errors import GauntletError
+from manifests.schema import Conversion
+from serving.bundle import Bundle, file_sha256
+from trainer.checkpoint import load_model
+
+WORDS = (
+    "quiet",
+    "lake",
+    "slow",
+    "breath",
+    "still",
+    "slam",
+    "shout",
+    "rage",
+    "fist",
+    "glare",
+    "smile",
+    "gift",
+)
+ROWS = 300
+# int8 of random weights never keeps every label, so the fastest candidate is refused and another one ships.
+STRICT = Conversion(min_label_agreement=1.0, max_metric_drop=1.0, batch_sizes=(1, 4), objective_batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("splits")
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, size=draw.integers(1, 25))) for _ in range(ROWS)]
+    frame = pd.DataFrame({"text": texts, "label": draw.integers(0, 3, ROWS), "row": range(ROWS)})
+    frame.to_parquet(folder / "validation.parquet")
+    return folder
+
+
+def convert(section: Conversion, checkpoint: Path, splits: Path, out: Path) -> dict[str, float]:
+    return run(
+        section=section,
+        name="moods",
+        seed=7,
+        manifest_sha256="a" * 64,
+        checkpoint_path=checkpoint,
+        splits_path=splits,
+        bundle_path=out / "bundle",
+        candidates_path=out / "candidates",
+    )
+
+
+class Converted:
+    """One run of the step and what it left."""
+
+    def __init__(self, checkpoint: Path, splits: Path, out: Path) -> None:
+        self.figures = convert(STRICT, checkpoint, splits, out)
+        self.bundle = out / "bundle"
+        self.table: dict[str, Any] = json.loads((out / "candidates").read_text())
+        self.rows: dict[str, Any] = {row["name"]: row for row in self.table["candidates"]}
+        self.chosen: dict[str, Any] = self.rows[self.table["chosen"]]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, splits: Path) -> Converted:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAUNTLET_GIT_COMMIT", "0123abc")
+        patch.delenv("GAUNTLET_IMAGE", raising=False)
+        return Converted(checkpoint, splits, tmp_path_factory.mktemp("converted"))
+
+
+def pytorch_logits(checkpoint: Path, texts: list[str]) -> np.ndarray:
+    """Each text alone, tokenised by the tokenizers library itself: no padding, no batching."""
+    tokenizer, model = Tokenizer.from_file(str(checkpoint / "tokenizer.json")), load_model(checkpoint)
+    scores = []
+    for text in texts:
+        ids = torch.tensor([tokenizer.encode(text).ids])
+        with torch.inference_mode():
+            scores.append(model(ids, torch.ones_like(ids)).numpy()[0])
+    return np.array(scores)
+
+
+def test_an_int8_candidate_under_the_agreement_bound_is_refused_and_a_slower_one_ships(
+    converted: Converted,
+) -> None:
+    assert converted.rows["fused_int8"]["admitted"] is False
+    assert "is under min_label_agreement 1" in converted.rows["fused_int8"]["reason"]
+    assert converted.rows["plain"]["admitted"] and converted.rows["fused"]["admitted"]
+    assert converted.table["chosen"] in {"plain", "fused"}
+
+
+def test_the_chosen_one_is_the_fastest_admitted_at_the_objective_batch_size(converted: Converted) -> None:
+    medians = {
+        name: row["latency_ms"]["4"]["median"] for name, row in converted.rows.items() if row["admitted"]
+    }
+    assert converted.table["chosen"] == min(medians, key=medians.__getitem__)
+    assert converted.table["objective_batch_size"] == 4
+    assert converted.table["chosen_speedup"] == converted.chosen["speedup"]
+
+
+def test_every_candidate_is_timed_and_its_speedup_is_relative_to_pytorch(converted: Converted) -> None:
+    pytorch = converted.table["pytorch"]["latency_ms"]
+    for row in converted.rows.values():
+        for size in ("1", "4"):
+            latency = row["latency_ms"][size]
+            assert 0 < latency["median"] <= latency["p99"]
+            assert row["speedup"][size] == pytorch[size]["median"] / latency["median"]
+
+
+def test_the_table_holds_pytorchs_own_macro_f1(converted: Converted, checkpoint: Path, splits: Path) -> None:
+    frame = pd.read_parquet(splits / "validation.parquet")
+    predicted = pytorch_logits(checkpoint, frame["text"].tolist()).argmax(axis=1)
+    expected = f1_score(frame["label"], predicted, average="macro")
+    assert converted.table["pytorch"]["macro_f1"] == pytest.approx(expected, abs=1e-12)
+    assert converted.table["rows"] == ROWS
+    assert converted.rows["fused"]["metric_drop"] == 0.0
+
+
+def test_the_bundle_scores_like_pytorch(converted: Converted, checkpoint: Path, splits: Path) -> None:
+    texts = pd.read_parquet(splits / "validation.parquet")["text"].tolist()
+    found = Bundle(converted.bundle).logits(texts)
+    np.testing.assert_allclose(found, pytorch_logits(checkpoint, texts), rtol=0, atol=1e-5)
+
+
+def test_the_bundle_says_what_it_is_and_what_made_it(converted: Converted) -> None:
+    info = Bundle(converted.bundle).info
+    assert (info.name, info.task, info.labels) == ("moods", "text_classification", ("calm", "angry", "glad"))
+    assert (info.opset, info.max_length, info.candidate) == (17, 32, converted.table["chosen"])
+    assert info.outputs[0].shape == ("batch", 3)
+    expected = {
+        "manifest_sha256": "a" * 64,
+        "data_sha256": "d" * 64,
+        "training_sha256": "e" * 64,
+        "git_commit": "0123abc",
+        "image": "unknown",
+    }
+    assert expected.items() <= info.lineage.items()
+    assert info.speedup == converted.table["chosen_speedup"]
+    assert info.latency_ms["4"] == converted.chosen["latency_ms"]["4"]["median"]
+
+
+def test_the_certificate_is_of_the_very_file_that_ships(converted: Converted) -> None:
+    certificate = json.loads((converted.bundle / "parity.json").read_text())
+    assert certificate["model_sha256"] == file_sha256(converted.bundle / "model.onnx")
+    assert certificate["candidate"] == converted.table["chosen"]
+    assert certificate["max_abs_difference"] == converted.chosen["max_abs_difference"]
+    assert certificate["bounds"] == {
+        "max_abs_logit_difference": 1e-4,
+        "min_label_agreement": 1.0,
+        "max_metric_drop": 1.0,
+    }
+    assert len(certificate["worst_rows"]) == 5
+    assert set(certificate["agreement_by_class"].values()) == {1.0}
+
+
+def test_a_model_that_is_served_carries_no_rows_of_the_data(converted: Converted) -> None:
+    assert "text" in converted.chosen["worst_rows"][0]
+    assert "text" not in json.loads((converted.bundle / "parity.json").read_text())["worst_rows"][0]
+
+
+def test_the_metrics_are_the_chosen_ones(converted: Converted) -> None:
+    assert converted.figures["speedup"] == converted.chosen["speedup"]["4"]
+    assert converted.figures["latency_ms"] == converted.chosen["latency_ms"]["4"]["median"]
+    for figure in ("size_mb", "macro_f1", "metric_drop", "label_agreement", "max_abs_difference"):
+        assert converted.figures[figure] == converted.chosen[figure]
+
+
+def test_nothing_admissible_is_an_error_that_leaves_the_table_and_no_bundle(
+    checkpoint: Path, splits: Path, tmp_path: Path
+) -> None:
+    impossible = STRICT.model_copy(update={"max_abs_logit_difference": 1e-30})
+    with pytest.raises(GauntletError, match="no candidate is within its bounds") as error:
+        convert(impossible, checkpoint, splits, tmp_path)
+    table = json.loads((tmp_path / "candidates").read_text())
+    assert "chosen" not in table
+    for row in table["candidates"]:
+        assert row["reason"] in str(error.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_that_gives_no_finite_scores_is_an_error(
+    checkpoint: Path, splits: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in checkpoint.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({**weights, "classifier.bias": torch.full((3,), torch.nan)}, broken / "model.safetensors")
+    with pytest.raises(GauntletError, match=f"not finite for {ROWS} of {ROWS} validation rows"):
+        convert(STRICT, broken, splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fpu avx512_vnni\n", "Xeon (avx512_vnni)"),
+        ("processor\t: 0\nmodel name\t: Atom\nflags\t\t: fpu sse\n", "Atom (no int8 instructions)"),
+    ],
+)
+def test_the_processor_is_named_with_its_int8_instructions(
+    tmp_path: Path, content: str, expected: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(content)
+    assert describe_processor(tmp_path / "cpuinfo") == expected

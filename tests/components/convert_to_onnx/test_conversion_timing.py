@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.convert_to_onnx.timing import (
+    FEWEST_BATCHES,
+    Contender,
+    Latency,
+    batches_within,
+    draw_rows,
+    measure,
+    speedup,
+    summarize,
+)
+from manifests.errors import GauntletError
+
+BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+
+
+def test_latency_is_median_and_99th_percentile_in_milliseconds() -> None:
+    seconds = [at / 1000 for at in range(1, 102)]  # 1 to 101 ms
+    assert summarize(seconds) == Latency(median=pytest.approx(51.0), p99=pytest.approx(100.0), batches=101)
+
+
+def test_a_speedup_is_a_ratio_of_medians_at_the_same_batch_size() -> None:
+    pytorch = {1: Latency(6.0, 7.0, 10), 32: Latency(200.0, 210.0, 10)}
+    candidate = {1: Latency(1.5, 9.0, 10), 32: Latency(100.0, 110.0, 10)}
+    assert speedup(pytorch, candidate) == {1: 4.0, 32: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_batch", "expected"),
+    [(0.01, 200), (0.1, 30), (1.0, FEWEST_BATCHES)],
+    ids=["as many as there are", "what fits", "never too few"],
+)
+def test_the_number_of_batches_fits_the_time(seconds_per_batch: float, expected: int) -> None:
+    assert batches_within(3.0, seconds_per_batch, available=200) == expected
+
+
+def test_batches_are_drawn_by_the_seed_from_all_rows() -> None:
+    drawn = draw_rows(150, batch_size=8, seed=3)
+    assert {len(rows) for rows in drawn} == {8}
+    assert set(np.concatenate(drawn).tolist()) == set(range(150))
+    assert all((one == two).all() for one, two in zip(drawn, draw_rows(150, 8, 3), strict=True))
+    assert any((one != two).any() for one, two in zip(drawn, draw_rows(150, 8, 4), strict=True))
+
+
+def test_a_batch_may_be_larger_than_the_split() -> None:
+    assert {len(rows) for rows in draw_rows(5, batch_size=32, seed=0)} == {32}
+
+
+def test_a_process_that_dies_is_an_error_that_names_its_model(tmp_path: Path) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"no graph")
+    with pytest.raises(GauntletError, match="the process that times fused ended early, with code 1"):
+        measure({"fused": Contender("onnx", broken)}, {1: [BATCH]}, threads=1, folder=tmp_path)
+
+
+def test_timing_a_graph_does_not_load_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from components.convert_to_onnx import timing_worker; import serving.bundle; "
+        "print('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[3]
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "False"
