@@ -59,6 +59,11 @@ class RunView:
         self._log: TextIO | None = None
         self._spinner = Spinner("dots", style="cyan")
 
+    @property
+    def running(self) -> StepView | None:
+        """The step that runs now."""
+        return self._running
+
     def feed(self, raw: str) -> StepView | None:
         """Take one line of output; returns the step whose state it changed, if it did."""
         line = ANSI_CODE.sub("", raw.rstrip("\n"))
@@ -101,7 +106,7 @@ class RunView:
         self._running = step
         if self._log is not None:
             self._log.close()
-        self._log = (self._log_folder / f"{name}.log").open("w", encoding="utf-8")
+        self._log = (self._log_folder / f"{name}.log").open("w", encoding="utf-8", buffering=1)
         return step
 
     def _end(self, name: str, state: State) -> StepView:

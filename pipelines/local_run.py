@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
@@ -31,6 +33,7 @@ from pipelines.training import STEPS, parameters
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 SECONDS_TO_STOP = 10.0
+SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 
 class Interrupted(BaseException):
@@ -95,11 +98,21 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
     with _stopping(process), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+        printed = time.monotonic()
         for line in process.stdout:
             log.write(line)
             changed = view.feed(line)
-            if changed and not console.is_terminal:
+            if console.is_terminal:
+                continue
+            if changed:
                 console.print(f"{changed.name}: {changed.state} {changed.seconds():.1f} s", highlight=False)
+            elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
+                console.print(
+                    f"{view.running.name}: {escape(view.running.line)}", highlight=False, soft_wrap=True
+                )
+            else:
+                continue
+            printed = time.monotonic()
         process.wait()
         view.close()
 

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = str(ROOT / "manifests" / "emotion_sample.yaml")
+
+
+def gauntlet(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def test_check_passes_every_shipped_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gauntlet("check") == 0
+    assert "emotion_sample" in capsys.readouterr().out
+
+
+def test_check_reports_the_faults_of_all_manifests_and_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "one.yaml").write_text("name: One\n")
+    (tmp_path / "two.yaml").write_text("nonsense: 1\n")
+    assert gauntlet("check", str(tmp_path / "one.yaml"), SAMPLE, str(tmp_path / "two.yaml")) == 2
+    output = capsys.readouterr()
+    assert "one.yaml" in output.err
+    assert "two.yaml" in output.err
+    assert "emotion_sample" in output.out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.resources.max_hours=100", "at least"),
+        ("training.resources.machine_type=cray-1", "cray-1"),
+    ],
+)
+def test_check_refuses_what_may_cost_more_than_its_budget_or_has_no_price(
+    override: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert gauntlet("check", SAMPLE, "--set", override) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_compile_writes_the_committed_file(tmp_path: Path) -> None:
+    for name in ("emotion_sample", "emotion"):
+        target = tmp_path / f"{name}.yaml"
+        assert gauntlet("compile", str(ROOT / "manifests" / f"{name}.yaml"), "--output", str(target)) == 0
+        assert target.read_text() == (ROOT / "compiled" / f"{name}.yaml").read_text()
+
+
+def test_a_compiled_pipeline_holds_the_overrides(tmp_path: Path) -> None:
+    target = tmp_path / "sample.yaml"
+    assert gauntlet("compile", SAMPLE, "--output", str(target), "--set", "training.epochs=17") == 0
+    assert "epochs: 17" in target.read_text()
+
+
+@pytest.mark.parametrize("command", ["runs", "registry"])
+def test_lists_say_what_to_do_while_they_are_empty(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gauntlet(command) == 0
+    assert "gauntlet run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report",),
+        ("report", "no-such-run"),
+        ("predict", "hello"),
+        ("promote",),
+        ("rollback",),
+        ("run", "absent.yaml"),
+    ],
+)
+def test_what_is_not_there_is_bad_usage_with_one_message(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    assert gauntlet(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message
+    assert "Traceback" not in message
+    assert not own_home.exists()
+
+
+def test_a_home_that_cannot_be_written_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path / "file"))
+    assert gauntlet("run", SAMPLE) == 2
+    assert "GAUNTLET_HOME" in capsys.readouterr().err
+
+
+def test_an_unreadable_run_record_hides_no_other_run(
+    own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {
+        "run_id": "a-1",
+        "name": "a",
+        "started": "2026-11-21T10:00:00+00:00",
+        "pid": 1,
+        "state": "finished",
+    }
+    for run_id, text in (("a-1", json.dumps(record)), ("b-2", "{half")):
+        (own_home / "runs" / run_id).mkdir(parents=True)
+        (own_home / "runs" / run_id / "run.json").write_text(text)
+    assert gauntlet("runs") == 0
+    assert "a-1" in capsys.readouterr().out
