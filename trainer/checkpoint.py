@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from manifests.errors import GauntletError
@@ -35,11 +36,21 @@ class TrainingRecord:
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
-    """Write a checkpoint; an older one at `folder` is replaced when the new one is complete."""
+    """Write a checkpoint; an older one at `folder` is replaced when the new one is complete.
+
+    Raises:
+        GauntletError: The weights cannot be written.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_model(temporary)
+    try:
+        save_model(temporary)
+    except SafetensorError as error:  # what a full disk is to the Rust library that writes the weights
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise GauntletError(
+            f"{folder}: the weights could not be written ({error}). Free some disk space, then run again."
+        ) from None
     (temporary / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)

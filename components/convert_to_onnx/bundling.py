@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,23 @@ DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to."""
+    """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to.
+
+    Latencies and `contention` (see `timing.Timing`) are absent where nothing was admitted, so nothing timed.
+    """
 
     bounds: Conversion
     threads: int
     cpu: str
     texts: Sequence[str]
     pytorch_macro_f1: float
-    pytorch_latency_ms: Mapping[int, Latency]
     candidates: Sequence[Trial | Failed]
+    pytorch_latency_ms: Mapping[int, Latency] = field(default_factory=dict)
+    contention: float | None = None
 
 
 def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[str, Any]:
-    """The output `candidates`. Without a choice there are no latencies either."""
+    """The output `candidates`."""
     document: dict[str, Any] = {
         "threads": comparison.threads,
         "cpu": comparison.cpu,
@@ -61,6 +65,8 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
     }
     if chosen is not None:
         document |= {"chosen": chosen.name, "chosen_speedup": _by_size(chosen.speedup)}
+    if comparison.contention is not None:
+        document["contention"] = comparison.contention
     return document
 
 

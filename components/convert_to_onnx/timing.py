@@ -2,17 +2,20 @@
 
 Each model has a process of its own, so that no runtime's threads or memory are in another's way. The
 processes take turns in rounds, each round starting with another one: a machine that gets busy slows all of
-them, and a speed-up stays a ratio of times taken together. Tokenising is not timed.
+them, and a speed-up stays a ratio of times taken together. Not a fair one, though: PyTorch's threads wait for
+each other and lose more. So it is also measured how long the threads waited for a CPU. Tokenising is not timed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn, Self
@@ -44,6 +47,26 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Latencies by contender and batch size, and how busy others kept the machine meanwhile.
+
+    `contention` is the share of its time that a contender's threads waited for a CPU, that of the contender
+    that waited most; None where the system does not tell. Near 0 on a machine of its own.
+    """
+
+    latencies: Mapping[str, Mapping[int, Latency]]
+    contention: float | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a process answers: seconds of each batch, and seconds that its threads waited in all of them."""
+
+    seconds: Sequence[float]
+    waited: float
+
+
+@dataclass(frozen=True)
 class Contender:
     """A model to time: a checkpoint folder or an ONNX file."""
 
@@ -69,6 +92,13 @@ def summarize(seconds: Sequence[float]) -> Latency:
     return Latency(float(median), float(p99), len(seconds))
 
 
+def contention_of(turns: Sequence[Turn], threads: int) -> float | None:
+    """Share of its time that a contender with `threads` threads waited for a CPU."""
+    waited = sum(turn.waited for turn in turns)
+    share = waited / (threads * sum(sum(turn.seconds) for turn in turns))
+    return None if math.isnan(share) else share
+
+
 def speedup(pytorch: Mapping[int, Latency], candidate: Mapping[int, Latency]) -> dict[int, float]:
     """PyTorch's median over the candidate's, by batch size."""
     return {size: pytorch[size].median / latency.median for size, latency in candidate.items()}
@@ -76,7 +106,7 @@ def speedup(pytorch: Mapping[int, Latency], candidate: Mapping[int, Latency]) ->
 
 def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
-) -> dict[str, dict[int, Latency]]:
+) -> Timing:
     """Time every contender on the same batches, by batch size. `folder` takes the batches for the processes.
 
     Raises:
@@ -92,11 +122,17 @@ def measure(
         for worker in workers.values():
             worker.wait_until_ready()
         budget = TIMING_SECONDS / len(batches)
-        latencies: dict[str, dict[int, Latency]] = {name: {} for name in workers}
-        for size, of_size in batches.items():
-            for name, seconds in _take_turns(workers, size, len(of_size), budget).items():
-                latencies[name][size] = summarize(seconds)
-    return latencies
+        turns = {size: _take_turns(workers, size, len(of_size), budget) for size, of_size in batches.items()}
+    contentions = [
+        contention_of([*chain(*(turns[size][name] for size in turns))], threads) for name in workers
+    ]
+    return Timing(
+        latencies={
+            name: {size: summarize([*chain(*(turn.seconds for turn in turns[size][name]))]) for size in turns}
+            for name in workers
+        },
+        contention=max((share for share in contentions if share is not None), default=None),
+    )
 
 
 class _Worker:
@@ -128,14 +164,15 @@ class _Worker:
         """Return once the model is loaded."""
         self._answer()
 
-    def seconds(self, size: int, start: int, stop: int) -> list[float]:
+    def turn(self, size: int, start: int, stop: int) -> Turn:
         """Time the batches of `size` from `start` to `stop`."""
         assert self._process.stdin is not None
         try:
             print(size, start, stop, file=self._process.stdin, flush=True)
         except BrokenPipeError:  # the answer that does not come says how it ended
             self._fail()
-        return [float(value) for value in self._answer().split()]
+        *seconds, waited = map(float, self._answer().split())
+        return Turn(seconds, waited)
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -153,18 +190,17 @@ class _Worker:
 
 def _take_turns(
     workers: Mapping[str, _Worker], size: int, available: int, budget: float
-) -> dict[str, list[float]]:
-    warm_up = [worker.seconds(size, 0, min(WARM_UP_BATCHES, available)) for worker in workers.values()]
-    seconds_per_batch = sum(float(np.median(seconds)) for seconds in warm_up)
+) -> dict[str, list[Turn]]:
+    warm_up = [worker.turn(size, 0, min(WARM_UP_BATCHES, available)) for worker in workers.values()]
+    seconds_per_batch = sum(float(np.median(turn.seconds)) for turn in warm_up)
     count = batches_within(budget, seconds_per_batch, available)
-    turns = [turn for turn in np.array_split(np.arange(count), ROUNDS) if len(turn)]
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    turns: dict[str, list[Turn]] = {name: [] for name in workers}
     names = list(workers)
-    for number, turn in enumerate(turns):
+    for number, part in enumerate(np.array_split(np.arange(count), ROUNDS)):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name] += workers[name].seconds(size, int(turn[0]), int(turn[-1]) + 1)
-    return seconds
+            turns[name].append(workers[name].turn(size, int(part[0]), int(part[-1]) + 1))
+    return turns
 
 
 def _by_key(batches: Mapping[int, Sequence[Batch]]) -> dict[str, npt.NDArray[np.int64]]:

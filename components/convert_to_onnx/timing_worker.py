@@ -3,12 +3,15 @@
     python -m components.convert_to_onnx.timing_worker {pytorch,onnx} MODEL BATCHES THREADS
 
 It prints `ready` once the model is loaded. Each line it then reads, `BATCH_SIZE START STOP`, is answered with
-the seconds of those batches, separated by spaces. It ends when its input does.
+the seconds of those batches, separated by spaces, and last the seconds that its threads waited for a CPU
+meanwhile (nan where the system does not tell). It ends when its input does.
 """
 
 from __future__ import annotations
 
 import gc
+import glob
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +21,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+SCHEDULE_FILES = "/proc/self/task/*/schedstat"  # of each thread: ns on a CPU, ns waiting for one, time slices
+NANOSECONDS = 1e9
 
 Forward = Callable[[int, int], None]
 Batches = Mapping[int, list[dict[str, npt.NDArray[np.int64]]]]
@@ -68,18 +74,27 @@ def onnx_forward(path: Path, batches: Batches, threads: int) -> Forward:
     return forward
 
 
+def waited() -> float:
+    """Seconds since the start that this process' threads could have run, had a CPU been free."""
+    files = glob.glob(SCHEDULE_FILES)
+    if not files:
+        return math.nan
+    return sum(int(Path(file).read_text().split()[1]) for file in files) / NANOSECONDS
+
+
 def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[float]:
-    """Seconds of each batch.
+    """Seconds of each batch, then the seconds waited in all of them.
 
     An untimed batch of size `lead_in` goes first: the process that was timed before this one had the caches.
     """
     forward(lead_in, 0)
+    waited_before = waited()
     seconds = []
     for index in indices:
         start = perf_counter()
         forward(size, index)
         seconds.append(perf_counter() - start)
-    return seconds
+    return [*seconds, waited() - waited_before]
 
 
 def main(kind: str, model: str, batches_file: str, threads: str) -> None:

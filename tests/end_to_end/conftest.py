@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +34,8 @@ class System:
     def environment(self) -> dict[str, str]:
         return os.environ | {"GAUNTLET_HOME": str(self.home.folder), "COLUMNS": "200"}
 
-    def gauntlet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def gauntlet(self, *arguments: str, file_size_limit: int = -1) -> subprocess.CompletedProcess[str]:
+        """Run the command; with a limit in bytes, writing a larger file fails as on a full disk."""
         return subprocess.run(
             self.command(*arguments),
             env=self.environment(),
@@ -41,11 +43,12 @@ class System:
             text=True,
             timeout=300,
             check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, -1)),
         )
 
-    def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *overrides: str, file_size_limit: int = -1) -> subprocess.CompletedProcess[str]:
         options = [part for override in overrides for part in ("--set", override)]
-        return self.gauntlet("run", str(self.manifest), *options)
+        return self.gauntlet("run", str(self.manifest), *options, file_size_limit=file_size_limit)
 
     def steps(self) -> Path:
         """The newest run's step folders."""

@@ -120,6 +120,20 @@ def test_a_step_that_dies_fails_the_run_and_says_where(
     assert "Traceback" not in died.stdout + died.stderr
 
 
+def test_a_disk_that_fills_up_while_training_fails_the_run_with_one_message(
+    make_system: Callable[..., System],
+) -> None:
+    system = make_system()
+    full = system.run(
+        file_size_limit=100_000
+    )  # bytes: less than the weights, more than everything before them
+    assert full.returncode == 1, full.stdout + full.stderr
+    assert "Failed in train-model" in full.stdout
+    assert "the weights could not be written" in full.stdout
+    assert "Traceback" not in full.stdout + full.stderr
+    assert not list(system.steps().glob("train-model/checkpoint*"))
+
+
 @pytest.mark.parametrize("mistake", ["training.epochs=0", "training.resources.max_cost_usd=0.01"])
 def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
     make_system: Callable[..., System], mistake: str

@@ -90,11 +90,12 @@ def test_what_is_not_there_is_bad_usage_with_one_message(
     assert not own_home.exists()
 
 
+@pytest.mark.parametrize("home", ["{file}", "/proc/gauntlet"])
 def test_a_home_that_cannot_be_written_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("GAUNTLET_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("GAUNTLET_HOME", home.format(file=tmp_path / "file"))
     assert gauntlet("run", SAMPLE) == 2
     assert "GAUNTLET_HOME" in capsys.readouterr().err
 
