@@ -72,7 +72,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
         "tracking_uri": home.store_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    console.print(f"run [bold]{record.run_id}[/]: {manifest.description}")
+    console.print(f"run [bold]{record.run_id}[/]: {escape(manifest.description)}", soft_wrap=True)
     try:
         _execute(folder, RunView(STEPS, folder / "logs"), console)
     except Interrupted:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from components.convert_to_onnx.admission import Trial, admitted, fastest, refusal
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import Failed, Graph, build_graphs, describe
@@ -68,6 +70,7 @@ def _compare_scores(
     section: Conversion, rows: ValidationRows, seed: int, checkpoint: Path, graphs: Sequence[Graph | Failed]
 ) -> Comparison:
     threads = usable_cpus()
+    torch.set_num_threads(threads)  # left alone, it takes a container's host for its own
     batches = parity_batches([len(text) for text in rows.texts], seed)
     pytorch = rows.scores(pytorch_forward(load_model(checkpoint)), batches)
     if strange := rows_not_finite(pytorch):
@@ -121,8 +124,8 @@ def _compare_speed(
     timing = measure(contenders, batches, comparison.threads, folder)
     if timing.contention is not None and timing.contention > BUSY:
         print(
-            f"warning: while models were timed, other programs kept them waiting {timing.contention:.0%} of the "
-            "time. That slows PyTorch most, so the speed-ups are too high.",
+            f"warning: other programs kept the models waiting for a CPU {timing.contention:.0%} of the time. "
+            "That slows PyTorch most, so the speed-ups are too high.",
             flush=True,
         )
     return replace(

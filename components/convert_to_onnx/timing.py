@@ -2,8 +2,8 @@
 
 Each model has a process of its own, so that no runtime's threads or memory are in another's way. The
 processes take turns in rounds, each round starting with another one: a machine that gets busy slows all of
-them, and a speed-up stays a ratio of times taken together. Not a fair one, though: PyTorch's threads wait for
-each other and lose more. So it is also measured how long the threads waited for a CPU. Tokenising is not timed.
+them, and a speed-up stays a ratio of times taken together. PyTorch loses most then, as its threads wait for
+each other, so it is also measured how long the processes waited for a CPU. Tokenising is not timed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Latency:
 class Timing:
     """Latencies by contender and batch size, and how busy others kept the machine meanwhile.
 
-    `contention` is the share of its time that a contender's threads waited for a CPU, that of the contender
-    that waited most; None where the system does not tell. Near 0 on a machine of its own.
+    `contention` is the share of its time that a contender waited for a CPU, that of the contender that waited
+    most; None where the system does not tell. Near 0 on a machine of its own.
     """
 
     latencies: Mapping[str, Mapping[int, Latency]]
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a process answers: seconds of each batch, and seconds that its threads waited in all of them."""
+    """What a process answers: seconds of each batch, and seconds that it waited for a CPU in all of them."""
 
     seconds: Sequence[float]
     waited: float
@@ -92,10 +92,9 @@ def summarize(seconds: Sequence[float]) -> Latency:
     return Latency(float(median), float(p99), len(seconds))
 
 
-def contention_of(turns: Sequence[Turn], threads: int) -> float | None:
-    """Share of its time that a contender with `threads` threads waited for a CPU."""
-    waited = sum(turn.waited for turn in turns)
-    share = waited / (threads * sum(sum(turn.seconds) for turn in turns))
+def contention_of(turns: Sequence[Turn]) -> float | None:
+    """Share of its time that a contender waited for a CPU."""
+    share = sum(turn.waited for turn in turns) / sum(sum(turn.seconds) for turn in turns)
     return None if math.isnan(share) else share
 
 
@@ -122,16 +121,20 @@ def measure(
         for worker in workers.values():
             worker.wait_until_ready()
         budget = TIMING_SECONDS / len(batches)
-        turns = {size: _take_turns(workers, size, len(of_size), budget) for size, of_size in batches.items()}
-    contentions = [
-        contention_of([*chain(*(turns[size][name] for size in turns))], threads) for name in workers
-    ]
+        turns: dict[str, dict[int, list[Turn]]] = {name: {} for name in workers}
+        for size, of_size in batches.items():
+            for name, taken in _take_turns(workers, size, len(of_size), budget).items():
+                turns[name][size] = taken
+    shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
     return Timing(
         latencies={
-            name: {size: summarize([*chain(*(turn.seconds for turn in turns[size][name]))]) for size in turns}
-            for name in workers
+            name: {
+                size: summarize([*chain(*(turn.seconds for turn in taken))])
+                for size, taken in by_size.items()
+            }
+            for name, by_size in turns.items()
         },
-        contention=max((share for share in contentions if share is not None), default=None),
+        contention=max((share for share in shares if share is not None), default=None),
     )
 
 
@@ -196,7 +199,7 @@ def _take_turns(
     count = batches_within(budget, seconds_per_batch, available)
     turns: dict[str, list[Turn]] = {name: [] for name in workers}
     names = list(workers)
-    for number, part in enumerate(np.array_split(np.arange(count), ROUNDS)):
+    for number, part in enumerate(np.array_split(np.arange(count), min(ROUNDS, count))):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             turns[name].append(workers[name].turn(size, int(part[0]), int(part[-1]) + 1))

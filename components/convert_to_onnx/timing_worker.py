@@ -3,14 +3,13 @@
     python -m components.convert_to_onnx.timing_worker {pytorch,onnx} MODEL BATCHES THREADS
 
 It prints `ready` once the model is loaded. Each line it then reads, `BATCH_SIZE START STOP`, is answered with
-the seconds of those batches, separated by spaces, and last the seconds that its threads waited for a CPU
-meanwhile (nan where the system does not tell). It ends when its input does.
+the seconds of those batches, separated by spaces, and last the seconds that it waited for a CPU meanwhile
+(nan where the system does not tell). It ends when its input does.
 """
 
 from __future__ import annotations
 
 import gc
-import glob
 import math
 import os
 import sys
@@ -22,7 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCHEDULE_FILES = "/proc/self/task/*/schedstat"  # of each thread: ns on a CPU, ns waiting for one, time slices
+SCHEDULE_FILE = Path(
+    "/proc/self/schedstat"
+)  # of the main thread: ns on a CPU, ns waiting for one, time slices
 NANOSECONDS = 1e9
 
 Forward = Callable[[int, int], None]
@@ -75,11 +76,10 @@ def onnx_forward(path: Path, batches: Batches, threads: int) -> Forward:
 
 
 def waited() -> float:
-    """Seconds since the start that this process' threads could have run, had a CPU been free."""
-    files = glob.glob(SCHEDULE_FILES)
-    if not files:
+    """Seconds since its start that the main thread would have run, had a CPU been free."""
+    if not SCHEDULE_FILE.is_file():
         return math.nan
-    return sum(int(Path(file).read_text().split()[1]) for file in files) / NANOSECONDS
+    return int(SCHEDULE_FILE.read_text().split()[1]) / NANOSECONDS
 
 
 def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[float]:

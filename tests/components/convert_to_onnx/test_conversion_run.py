@@ -118,6 +118,12 @@ def test_every_candidate_is_timed_and_its_speedup_is_relative_to_pytorch(convert
             assert row["speedup"][size] == pytorch[size]["median"] / latency["median"]
 
 
+def test_the_table_says_how_busy_others_kept_the_machine(converted: Converted) -> None:
+    if not Path("/proc/self/schedstat").is_file():
+        pytest.skip("this system does not tell")
+    assert 0 <= converted.table["contention"] < 1
+
+
 def test_the_table_holds_pytorchs_own_macro_f1(converted: Converted, checkpoint: Path, splits: Path) -> None:
     frame = pd.read_parquet(splits / "validation.parquet")
     predicted = pytorch_logits(checkpoint, frame["text"].tolist()).argmax(axis=1)

@@ -11,7 +11,9 @@ from components.convert_to_onnx.timing import (
     FEWEST_BATCHES,
     Contender,
     Latency,
+    Turn,
     batches_within,
+    contention_of,
     draw_rows,
     measure,
     speedup,
@@ -40,6 +42,15 @@ def test_a_speedup_is_a_ratio_of_medians_at_the_same_batch_size() -> None:
 )
 def test_the_number_of_batches_fits_the_time(seconds_per_batch: float, expected: int) -> None:
     assert batches_within(3.0, seconds_per_batch, available=200) == expected
+
+
+def test_contention_is_the_share_of_the_time_that_was_waited_for_a_cpu() -> None:
+    turns = [Turn(seconds=[1.0, 2.0], waited=0.5), Turn(seconds=[1.0], waited=0.5)]
+    assert contention_of(turns) == 0.25
+
+
+def test_contention_is_unknown_where_the_system_does_not_tell() -> None:
+    assert contention_of([Turn(seconds=[1.0], waited=float("nan"))]) is None
 
 
 def test_batches_are_drawn_by_the_seed_from_all_rows() -> None:
