@@ -15,6 +15,8 @@ from manifests.schema import Manifest
 
 PATH_KEYS = (("dataset", "uri"), ("training", "encoder"))
 LONGEST_VALUE_SHOWN = 60
+# PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
+SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -63,19 +65,32 @@ def _parse(file: Path) -> dict[str, Any]:
         return ManifestError([Fault(str(file), "(file)", found, expected, action)])
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise fault("no such file", "a manifest", "Look at `ls manifests/`.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise fault(f"an unreadable file ({error})", "a UTF-8 text file", "Mend the file.") from None
     try:
-        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
-    except (ValueError, yaml.YAMLError) as error:
+        content = _load_json(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
+    except SYNTAX_ERRORS as error:
         found = " ".join(str(error).split())
         raise fault(found, "YAML or JSON", "Mend the syntax there.") from None
     if not isinstance(content, dict):
         raise fault(f"a {type(content).__name__}", "a mapping of sections", "See manifests/emotion.yaml.")
     return content
+
+
+def _load_json(text: str) -> Any:
+    """JSON in which a repeated key is an error, as it is in `_StrictLoader`'s YAML."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"key {key!r} is repeated")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=mapping)
 
 
 def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
@@ -111,7 +126,7 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             continue
         try:
             value = yaml.load(text, _StrictLoader)
-        except yaml.YAMLError as error:
+        except SYNTAX_ERRORS as error:
             faults.append(
                 Fault("--set", key, " ".join(str(error).split()), "a YAML value", "Quote the value.")
             )

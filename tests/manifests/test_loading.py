@@ -152,3 +152,26 @@ def test_a_manifest_cannot_be_changed_after_loading(write) -> None:
     manifest: Manifest = load_manifest(write(MINIMAL))
     with pytest.raises(ValueError, match="frozen"):
         manifest.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("demo.json", '{"name": "one", "name": "two"}', "key 'name' is repeated"),
+        ("demo.json", "[" * 100_000, "recursion"),
+        ("demo.yaml", "[" * 5_000, "recursion"),
+        ("demo.yaml", "name: 2024-13-45", "month must be in 1..12"),
+    ],
+)
+def test_what_no_parser_accepts_is_one_fault(write, name: str, content: str, found: str) -> None:
+    assert found in faults_of(write(content, name))["(file)"]
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5_000, "[" * 5_000])
+def test_an_override_that_no_parser_accepts_is_one_fault(write, value: str) -> None:
+    assert "dataset.version" in faults_of(write(MINIMAL), f"dataset.version={value}")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(write) -> None:
+    marked = write("\ufeff" + json.dumps(MINIMAL), "demo.json")
+    assert load_manifest(marked).sha256 == load_manifest(write(MINIMAL)).sha256
