@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from manifests.errors import Fault, ManifestError
 from manifests.schema import Manifest
 
-PATH_KEYS = (("dataset", "uri"), ("training", "encoder"))
+ENCODER_KEY = ("training", "encoder")
+PATH_KEYS = (("dataset", "uri"), ENCODER_KEY)
 LONGEST_VALUE_SHOWN = 60
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
@@ -97,15 +99,17 @@ def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
     for section, key in PATH_KEYS:
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = _resolve(values[key], folder)
+            values[key] = _resolve((section, key), values[key], folder)
 
 
-def _resolve(value: str, folder: Path) -> str:
-    """Make a relative path absolute if it exists or is spelt as a path; leave URIs and hub names alone."""
-    if "://" in value or Path(value).is_absolute():
-        return value
-    candidate = (folder / value).resolve()
-    return str(candidate) if candidate.exists() or value.startswith((".", "~")) else value
+def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
+    """Make a relative path absolute; leave URIs alone, and an encoder that may be a hub's name."""
+    expanded = os.path.expanduser(value)  # noqa: PTH111  pathlib raises for ~somebody-unknown
+    if not value or "://" in value or Path(expanded).is_absolute():
+        return expanded
+    path = (folder / expanded).resolve()
+    may_be_hub_name = key == ENCODER_KEY and not value.startswith((".", "~")) and not path.exists()
+    return value if may_be_hub_name else str(path)
 
 
 def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[Fault]:
@@ -132,7 +136,9 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             )
             continue
         if path in PATH_KEYS and isinstance(value, str):
-            value = _resolve(value, Path.cwd())
+            value = _resolve((path[0], path[1]), value, Path.cwd())
+        elif len(path) == 1:  # a whole section
+            _resolve_paths({path[0]: value}, Path.cwd())
         target = content
         for part in path[:-1]:
             inner = target.get(part)

@@ -136,6 +136,29 @@ def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(
     assert load_manifest(path).dataset.uri == str(tmp_path / "data.csv")
     assert load_manifest(path, ["dataset.uri=other.csv"]).dataset.uri == str(elsewhere / "other.csv")
     assert load_manifest(path, ["dataset.uri=gs://bucket/x.csv"]).dataset.uri == "gs://bucket/x.csv"
+    section = json.dumps({**MINIMAL["dataset"], "uri": "other.csv"})
+    assert load_manifest(path, [f"dataset={section}"]).dataset.uri == str(elsewhere / "other.csv")
+
+
+def test_a_missing_data_file_beside_the_manifest_is_not_looked_for_elsewhere(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "data.csv").write_text("text,label\n")
+    monkeypatch.chdir(elsewhere)
+    assert load_manifest(write(MINIMAL)).dataset.uri == str(tmp_path / "data.csv")
+
+
+def test_a_tilde_is_the_home_folder_and_a_hub_name_stays_one(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    overrides = ["dataset.uri=~/data.csv", "training.encoder=somebody/encoder"]
+    content = changed(dataset={"uri": "~/data.csv"}, training={"encoder": "somebody/encoder"})
+    for manifest in (load_manifest(write(MINIMAL), overrides), load_manifest(write(content))):
+        assert manifest.dataset.uri == str(tmp_path / "me" / "data.csv")
+        assert manifest.training.encoder == "somebody/encoder"
 
 
 @pytest.mark.parametrize("name", ["emotion_sample", "emotion"])
