@@ -93,7 +93,7 @@ def test_what_is_not_there_is_bad_usage_with_one_message(
     assert not own_home.exists()
 
 
-@pytest.mark.parametrize("home", ["{file}", "/proc/gauntlet"])
+@pytest.mark.parametrize("home", ["{file}", "/proc/gauntlet", "{file}/what?", "{file}/100%20sure"])
 def test_a_home_that_cannot_be_written_is_refused(
     home: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
