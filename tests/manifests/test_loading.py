@@ -190,6 +190,23 @@ def test_what_no_parser_accepts_is_one_fault(write, name: str, content: str, fou
     assert found in faults_of(write(content, name))["(file)"]
 
 
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("training.epochs=yes", "training.epochs", "True | no truth value"),
+        ("seed=off", "seed", "False | no truth value"),
+        ("training.epochs=1" + "0" * 400, "training.epochs", "up to 2**53"),
+        ("training.batch_size=9007199254740994", "training.batch_size", "up to 2**53"),
+        ("dataset.labels=[a, 'b ']", "dataset", "'b '"),
+        ("dataset.labels=[a, '']", "dataset", "''"),
+    ],
+)
+def test_a_value_that_would_silently_become_another_is_a_fault(
+    write, override: str, key: str, message: str
+) -> None:
+    assert message in faults_of(write(MINIMAL), override)[key]
+
+
 @pytest.mark.parametrize("value", ["2024-13-45", "9" * 5_000, "[" * 5_000])
 def test_an_override_that_no_parser_accepts_is_one_fault(write, value: str) -> None:
     assert "dataset.version" in faults_of(write(MINIMAL), f"dataset.version={value}")
