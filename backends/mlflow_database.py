@@ -154,7 +154,9 @@ def _create(database: Path) -> None:
 def _require_readable(database: Path) -> None:
     # MLflow itself retries for minutes before it gives up on a file that is no database.
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:  # `_create` renames a whole one into place, so the champions in this one were lost
+        raise sqlite3.DatabaseError("found nothing in the file, so it is not a database of Gauntlet's")
 
 
 def _database_failure(error: BaseException | None) -> str | None:

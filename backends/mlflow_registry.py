@@ -147,6 +147,7 @@ class MlflowRegistry:
     # --- moving aliases ---
 
     def _move(self, name: str, kind: str, champion: str, previous: str | None) -> Move:
+        self._require_bundle(name, champion)
         note = " ".join(filter(None, (kind, champion, previous)))
         self._client.set_registered_model_tag(name, _MOVE_TAG, note)
         self._finish_move(name)
@@ -179,12 +180,24 @@ class MlflowRegistry:
     def _bundle_folder(self, name: str, sha256: str) -> Path:
         return self._database.parent / "models" / name / sha256
 
+    def _require_bundle(self, name: str, number: str) -> None:
+        from serving.bundle import BundleError, read_info
+
+        version = next(version for version in self.versions(name) if version.version == number)
+        try:
+            read_info(Path(version.bundle_uri), version.tags.get(BUNDLE_TAG))
+        except BundleError as error:
+            raise GauntletError(
+                f"model {name!r}: version {number} cannot become champion: {error}. Nothing was moved: "
+                "restore the bundle, or promote another version."
+            ) from None
+
     def _keep(self, bundle: Path, kept: Path) -> Path:
         """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""
         from serving.bundle import BundleError, read_info
 
         with suppress(BundleError):
-            read_info(kept)
+            read_info(kept, sha256=kept.name)
             return kept
         temporary = kept.with_name(kept.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -192,7 +205,7 @@ class MlflowRegistry:
         try:
             for file in bundle.iterdir():
                 shutil.copyfile(file, temporary / file.name)
-            read_info(temporary)
+            read_info(temporary, sha256=kept.name)
             shutil.rmtree(kept, ignore_errors=True)
             temporary.replace(kept)
         except BundleError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from pydantic import ValidationError
 from manifests.errors import Fault, ManifestError
 from manifests.schema import Manifest
 
-PATH_KEYS = (("dataset", "uri"), ("training", "encoder"))
+ENCODER_KEY = ("training", "encoder")
+PATH_KEYS = (("dataset", "uri"), ENCODER_KEY)
 LONGEST_VALUE_SHOWN = 60
+# PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
+SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -63,14 +67,14 @@ def _parse(file: Path) -> dict[str, Any]:
         return ManifestError([Fault(str(file), "(file)", found, expected, action)])
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise fault("no such file", "a manifest", "Look at `ls manifests/`.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise fault(f"an unreadable file ({error})", "a UTF-8 text file", "Mend the file.") from None
     try:
-        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
-    except (ValueError, yaml.YAMLError) as error:
+        content = _load_json(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
+    except SYNTAX_ERRORS as error:
         found = " ".join(str(error).split())
         raise fault(found, "YAML or JSON", "Mend the syntax there.") from None
     if not isinstance(content, dict):
@@ -78,19 +82,34 @@ def _parse(file: Path) -> dict[str, Any]:
     return content
 
 
+def _load_json(text: str) -> Any:
+    """JSON in which a repeated key is an error, as it is in `_StrictLoader`'s YAML."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"key {key!r} is repeated")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=mapping)
+
+
 def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
     for section, key in PATH_KEYS:
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = _resolve(values[key], folder)
+            values[key] = _resolve((section, key), values[key], folder)
 
 
-def _resolve(value: str, folder: Path) -> str:
-    """Make a relative path absolute if it exists or is spelt as a path; leave URIs and hub names alone."""
-    if "://" in value or Path(value).is_absolute():
-        return value
-    candidate = (folder / value).resolve()
-    return str(candidate) if candidate.exists() or value.startswith((".", "~")) else value
+def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
+    """Make a relative path absolute; leave URIs alone, and an encoder that may be a hub's name."""
+    expanded = os.path.expanduser(value)  # noqa: PTH111  pathlib raises for ~somebody-unknown
+    if not value or "://" in value or Path(expanded).is_absolute():
+        return expanded
+    path = (folder / expanded).resolve()
+    may_be_hub_name = key == ENCODER_KEY and not value.startswith((".", "~")) and not path.exists()
+    return value if may_be_hub_name else str(path)
 
 
 def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[Fault]:
@@ -111,13 +130,15 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             continue
         try:
             value = yaml.load(text, _StrictLoader)
-        except yaml.YAMLError as error:
+        except SYNTAX_ERRORS as error:
             faults.append(
                 Fault("--set", key, " ".join(str(error).split()), "a YAML value", "Quote the value.")
             )
             continue
         if path in PATH_KEYS and isinstance(value, str):
-            value = _resolve(value, Path.cwd())
+            value = _resolve((path[0], path[1]), value, Path.cwd())
+        elif len(path) == 1:  # a whole section
+            _resolve_paths({path[0]: value}, Path.cwd())
         target = content
         for part in path[:-1]:
             inner = target.get(part)

@@ -11,7 +11,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+LARGEST_WHOLE_NUMBER = 2**53
+"""KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -22,9 +26,19 @@ SplitName = Literal["train", "validation", "test"]
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, no unknown keys, no NaN."""
+    """Base of every section: immutable, no unknown keys, no NaN, no truth value that counts as 0 or 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would take for a number that the file does not say, or KFP would change."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("truth_value", "no truth value: YAML reads yes, no, on and off as one")
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:
+            raise PydanticCustomError("too_large", "a whole number up to 2**53, as KFP keeps it exactly")
+        return value
 
 
 # --- dataset ---------------------------------------------------------------------------------------
@@ -146,6 +160,9 @@ class Dataset(Section):
         repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if repeated:
             raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
+        padded = [label for label in self.labels if label != label.strip() or not label]
+        if padded:  # the values of the label column are stripped, so these would never be met
+            raise ValueError(f"labels without spaces around them, but {padded[0]!r} has them or is empty")
         return self
 
 

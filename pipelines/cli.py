@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 import manifests
 from backends.prices import over_budget
-from backends.registry import Registry, open_registry
+from backends.registry import BUNDLE_TAG, Registry, open_registry
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
@@ -58,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BundleError as error:
         errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
+        errors.print(f"[red]error:[/] {_plain(cause)}", soft_wrap=True, highlight=False)
         sys.exit(1)
 
 
@@ -109,8 +113,8 @@ def run(path: ManifestPath, overrides: Overrides = None) -> None:
     manifest = _load(path, overrides)
     try:
         finished = run_locally(manifest, gauntlet_home(), console)
-    except Interrupted:
-        errors.print("interrupted: the run's processes are stopped and nothing was registered; run it again.")
+    except Interrupted as stopped:
+        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
     print_summary(finished, console)
     raise typer.Exit(finished.outcome.exit_code)
@@ -142,7 +146,7 @@ def report(
     page = home.run_folder(record.run_id) / REPORT_FILE
     if not page.is_file():
         raise UsageError(f"{page}: no such file; the run is {record.shown_state()}. Run it again.")
-    console.print(str(page), soft_wrap=True, highlight=False)
+    console.print(_plain(page), soft_wrap=True, highlight=False)
     if console.is_terminal:
         typer.launch(page.as_uri())
 
@@ -184,7 +188,8 @@ def predict(
             f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
         )
     rows = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
-    bundle = Bundle(champion.bundle_uri)
+    _require_readable(rows)
+    bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
     table = Table("text", "label", "probability", box=None, pad_edge=False)
     for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
         best = int(probabilities.argmax())
@@ -210,6 +215,15 @@ def rollback(model: ModelName = None) -> None:
     store = open_registry(gauntlet_home().store_uri)
     name = _model_name(store, model)
     console.print(str(store.rollback(name)), highlight=False)
+
+
+def _require_readable(texts: Sequence[str]) -> None:
+    """Python hands on bytes that are not UTF-8 as lone surrogates, which no tokenizer takes."""
+    if not texts:
+        raise UsageError("stdin: found nothing, expected one text per line.")
+    for number, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
@@ -250,10 +264,11 @@ def _print_faults(faults: Iterable[Fault]) -> None:
 
 
 def _plain(text: object) -> str:
-    """Text from outside, with nothing in it that rich would take for markup."""
+    """Text from outside, with nothing in it that rich or the terminal would take for a command."""
     from rich.markup import escape
 
-    return escape(str(text))
+    shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+    return escape("".join(shown))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,9 @@ REPORT_FILE = "report.html"
 MANIFEST_FILE = "manifest.yaml"
 PIPELINE_FILE = "pipeline.yaml"
 ARGUMENTS_FILE = "arguments.json"
+
+# MLflow reads a database's path as part of a URI: a question mark ends it, %20 is a space.
+NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
 State = Literal["running", "finished", "interrupted"]
 
@@ -118,5 +122,15 @@ class Home:
 
 
 def gauntlet_home() -> Home:
-    """The home that this process uses."""
-    return Home(Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute())
+    """The home that this process uses.
+
+    Raises:
+        UsageError: Its path does not survive in a database's URI.
+    """
+    folder = Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute()
+    if found := NOT_IN_A_URI.search(str(folder)):
+        raise UsageError(
+            f"GAUNTLET_HOME: {folder}: found {found[0]!r}, which the URI of a database cannot hold. "
+            "Choose a folder whose path is without it."
+        )
+    return Home(folder)

@@ -32,12 +32,13 @@ from pipelines.live import RunView
 from pipelines.training import STEPS, parameters
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_STOP = 10.0
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 
 class Interrupted(BaseException):
-    """The user or the system asked the run to stop."""
+    """The user or the system asked the run to stop. Its text says what became of the registry."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
 
     Raises:
         UsageError: The home folder cannot be written.
-        Interrupted: By Ctrl-C or SIGTERM, after every process of the run has ended and its record says so.
+        Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process of the run has ended and its
+            record says so.
     """
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
@@ -77,8 +79,15 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
         _execute(folder, RunView(STEPS, folder / "logs"), console)
     except Interrupted:
         home.finish(record, "interrupted", INTERRUPTED_EXIT_CODE, "interrupted")
-        raise
+        raise Interrupted(_registered(folder)) from None
     return _conclude(record, folder, home)
+
+
+def _registered(folder: Path) -> str:
+    """What a run that was stopped may have left in the registry."""
+    if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
+        return f"{STEPS[-2]} had begun: see by `gauntlet registry` whether there is a new version."
+    return "nothing was registered; run it again."
 
 
 def _execute(folder: Path, view: RunView, console: Console) -> None:
@@ -114,18 +123,21 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
             else:
                 continue
             printed = time.monotonic()
-        process.wait()
+        if process.wait() < 0:  # killed from outside: the step that it was running must not go on alone
+            _end_group(process)
         view.close()
 
 
 @contextmanager
 def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into the end of the whole process group, then into `Interrupted`."""
+    """Turn a signal to stop into the end of the whole process group, then into `Interrupted`."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        for number in STOP_SIGNALS:  # a second Ctrl-C must not cut the stopping short
+            signal.signal(number, signal.SIG_IGN)
         raise Interrupted
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     except BaseException:

@@ -32,8 +32,8 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
         text = escape(about + step.text.replace("`", ""))
         command = f"  [bold]{escape(step.command)}[/]" if step.command else ""
         console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
-    console.print(f"report: {finished.report}", soft_wrap=True, highlight=False)
-    console.print(f"logs:   {finished.folder / 'logs'}", soft_wrap=True, highlight=False)
+    console.print(f"report: {escape(str(finished.report))}", soft_wrap=True, highlight=False)
+    console.print(f"logs:   {escape(str(finished.folder / 'logs'))}", soft_wrap=True, highlight=False)
 
 
 def _number(value: object) -> str:

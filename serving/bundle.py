@@ -168,19 +168,27 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def read_info(folder: Path) -> BundleInfo:
+def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     """Read `bundle.json` and check every file's sha256.
+
+    Args:
+        folder: Where the bundle lies.
+        sha256: What `bundle.json` itself must hash to, where a registry has noted it: without it nobody
+            could tell that labels or hashes in it were altered.
 
     Raises:
         BundleError: A file is missing or differs from what was written.
     """
     path = folder / BUNDLE_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        content = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file, so {folder} is no bundle or was cut short") from None
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}") from None
+    if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise BundleError(f"{path}: sha256 is {found[:12]}…, the registry says {sha256[:12]}…")
     if not isinstance(content, dict):
         raise BundleError(f"{path}: found a JSON {type(content).__name__}, expected an object")
     info = BundleInfo.from_json(content)
@@ -198,18 +206,19 @@ def read_info(folder: Path) -> BundleInfo:
 class Bundle:
     """A verified bundle, ready to score text."""
 
-    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
         """Verify the bundle and load it.
 
         Args:
             folder: Where the bundle lies.
             threads: Intra-op threads; by default the CPUs this process may use.
+            sha256: Of `bundle.json`, where a registry has noted it.
 
         Raises:
             BundleError: The bundle is incomplete or altered.
         """
         self.folder = Path(folder)
-        self.info = read_info(self.folder)
+        self.info = read_info(self.folder, sha256)
         self._session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
         self._tokenizer = open_tokenizer(self.folder / TOKENIZER_FILE, self.info.max_length)
 

@@ -124,10 +124,12 @@ def score_champion(
 
     A champion that fails is reported and not raised: the gate must reject for it, with this reason.
     """
+    from backends.registry import BUNDLE_TAG
+
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     repair = "Move the alias champion to a version that works: `gauntlet rollback`."
     try:
-        model = Bundle(version.bundle_uri)
+        model = Bundle(version.bundle_uri, sha256=version.tags.get(BUNDLE_TAG))
         theirs = model.info.labels
         if set(theirs) != set(classes):
             return ChampionFailure(_label_difference(title, theirs, classes))

@@ -38,6 +38,7 @@ SUFFIX_FORMATS = {
 }
 GZIP_SUFFIX = ".gz"
 SHOWN_LINES = 3
+SHOWN_COLUMNS = 12
 # In a file without a header any separator that splits every line alike will do, and prose holds commas most.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
 _WIDE_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -100,7 +101,9 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         DataError: A column is missing, or the label column is not named and there are several to choose from.
         UsageError: The manifest gives a position.
     """
-    listed = ", ".join(excerpt(column)[1:-1] for column in found)
+    listed = ", ".join(excerpt(column)[1:-1] for column in found[:SHOWN_COLUMNS])
+    if len(found) > SHOWN_COLUMNS:
+        listed += f" and {len(found) - SHOWN_COLUMNS} more"
     positions = [key for key, value in columns if isinstance(value, int)]
     if positions:
         key = f"dataset.columns.{positions[0]}"
@@ -116,6 +119,11 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
     elif label not in found:
         faults.append(f"no column {label}: set dataset.columns.label")
+    repeated = [str(column) for column in (columns.text, label) if found.count(str(column)) > 1]
+    if repeated:
+        raise DataError(
+            f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
+        )
     if faults:
         raise DataError(f"{name}: {' and '.join(faults)} to one of the columns found: {listed}")
     return list(found).index(str(columns.text)), list(found).index(str(label))

@@ -22,6 +22,7 @@ class Check:
     check: str
     verdict: str
     severity: str = ""
+    fraction: Figure = None
     rows_dropped: int | None = None
     found: str | None = None
     expected: str | None = None

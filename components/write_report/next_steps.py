@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from components.write_report.artifacts import Check
@@ -30,6 +31,7 @@ COUNT_ADVICE = {
     "`dataset.checks.class_balance.max_ratio` is the ceiling.",
 }
 RUN_AGAIN = "gauntlet run MANIFEST"
+BOUND_STEPS = 1_000
 EXAMPLE_TEXT = "i feel wonderful today"
 
 
@@ -94,13 +96,20 @@ def _check_advice(check: Check) -> NextStep:
     if field is None or not isinstance(field.default, RowCheck):
         return NextStep("Correct the rows that the check names.", about=title)
     key = f"dataset.checks.{check.check}"
+    if check.fraction is None:
+        return NextStep("Correct the rows that the check names.", about=title)
     if check.severity == "drop":
         return NextStep(f"More rows than `{key}.max_fraction` would have to be dropped.", about=title)
     return NextStep(
         "Correct the rows that the check names, or leave them out if they may be left out.",
-        f"{RUN_AGAIN} --set {key}.severity=drop",
+        f"{RUN_AGAIN} --set {key}.severity=drop --set {key}.max_fraction={_rounded_up(check.fraction)}",
         about=title,
     )
+
+
+def _rounded_up(fraction: float) -> str:
+    """The smallest round bound that lets this fraction of the rows go."""
+    return f"{math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS:g}"
 
 
 def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:

@@ -73,6 +73,13 @@ def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
         open_client(database)
 
 
+def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    database.touch()
+    with pytest.raises(GauntletError, match=r"gauntlet\.db: found nothing in the file.*restore it"):
+        open_client(database)
+
+
 @pytest.mark.timeout(30)  # MLflow alone tries for minutes
 def test_a_database_that_cannot_be_opened_is_named_at_once(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"

@@ -231,6 +231,34 @@ def test_promoting_the_champion_changes_nothing_and_says_so(registry: MlflowRegi
     assert aliases(registry) == {"champion": "2", "previous": "1"}
 
 
+def test_a_version_whose_bundle_is_gone_or_altered_never_becomes_champion(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    for run_id in ("run-1", "run-2"):
+        register(registry, tmp_path, run_id)
+        registry.promote(MODEL)
+    second, first = registry.versions(MODEL)
+    manifest = Path(first.bundle_uri) / "bundle.json"
+    manifest.write_text(manifest.read_text().replace("sadness", "madness"))
+
+    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*the registry says"):
+        registry.rollback(MODEL)
+    shutil.rmtree(first.bundle_uri)
+    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*no such file"):
+        registry.promote(MODEL, "1")
+    assert aliases(registry) == {"champion": second.version, "previous": "1"}
+
+
+def test_a_copy_whose_bundle_json_was_altered_in_the_registry_is_replaced(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    kept = Path(register(registry, tmp_path, "run-1").bundle_uri) / "bundle.json"
+    original = kept.read_text()
+    kept.write_text(original.replace("sadness", "madness"))
+    registry.register(MODEL, tmp_path / "run-1", {"run_id": "run-1"})
+    assert kept.read_text() == original
+
+
 def test_promoting_without_a_challenger_names_the_versions_there_are(
     registry: MlflowRegistry, tmp_path: Path
 ) -> None:

@@ -97,6 +97,6 @@ def make_system(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         (class_rows(60) if frame is None else frame).to_csv(data, index=False)
         manifest = folder / "tiny.yaml"
         manifest.write_text(yaml.safe_dump(manifest_content(tiny_encoder, data)))
-        return System(manifest, Home(folder / "home"))
+        return System(manifest, Home(folder / "somebody's [/bold] home"))
 
     return make

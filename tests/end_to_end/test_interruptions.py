@@ -81,6 +81,51 @@ def test_a_step_killed_from_outside_fails_the_run(make_system: Callable[..., Sys
     assert "Failed in train-model" in output
 
 
+def test_nothing_goes_on_alone_when_the_executor_is_killed(make_system: Callable[..., System]) -> None:
+    system = make_system()
+    run = start_until(system, "train-model")
+    for pid in processes_of(system.home.folder):
+        if b"pipelines.execute" in _command_line(pid) and b"executor_main" not in _command_line(pid):
+            os.kill(pid, signal.SIGKILL)
+    run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert processes_of(system.home.folder) == []
+
+
+def test_a_second_ctrl_c_does_not_cut_the_stopping_short(make_system: Callable[..., System]) -> None:
+    system = make_system()
+    run = start_until(system, "train-model")
+    for _ in range(3):
+        run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in output
+    assert processes_of(system.home.folder) == []
+    assert system.home.find_run("latest").state == "interrupted"
+
+
+def test_closing_the_terminal_stops_every_process(make_system: Callable[..., System]) -> None:
+    system = make_system()
+    run = start_until(system, "train-model")
+    run.send_signal(signal.SIGHUP)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "nothing was registered" in output
+    assert processes_of(system.home.folder) == []
+
+
+def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(
+    make_system: Callable[..., System],
+) -> None:
+    system = make_system()
+    run = start_until(system, "write-report")
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "nothing was registered" not in output
+    assert "see by `gauntlet registry`" in output
+
+
 def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Callable[..., System]) -> None:
     system = make_system()
     run = start_until(system, "train-model")

@@ -136,6 +136,29 @@ def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(
     assert load_manifest(path).dataset.uri == str(tmp_path / "data.csv")
     assert load_manifest(path, ["dataset.uri=other.csv"]).dataset.uri == str(elsewhere / "other.csv")
     assert load_manifest(path, ["dataset.uri=gs://bucket/x.csv"]).dataset.uri == "gs://bucket/x.csv"
+    section = json.dumps({**MINIMAL["dataset"], "uri": "other.csv"})
+    assert load_manifest(path, [f"dataset={section}"]).dataset.uri == str(elsewhere / "other.csv")
+
+
+def test_a_missing_data_file_beside_the_manifest_is_not_looked_for_elsewhere(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "data.csv").write_text("text,label\n")
+    monkeypatch.chdir(elsewhere)
+    assert load_manifest(write(MINIMAL)).dataset.uri == str(tmp_path / "data.csv")
+
+
+def test_a_tilde_is_the_home_folder_and_a_hub_name_stays_one(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    overrides = ["dataset.uri=~/data.csv", "training.encoder=somebody/encoder"]
+    content = changed(dataset={"uri": "~/data.csv"}, training={"encoder": "somebody/encoder"})
+    for manifest in (load_manifest(write(MINIMAL), overrides), load_manifest(write(content))):
+        assert manifest.dataset.uri == str(tmp_path / "me" / "data.csv")
+        assert manifest.training.encoder == "somebody/encoder"
 
 
 @pytest.mark.parametrize("name", ["emotion_sample", "emotion"])
@@ -152,3 +175,43 @@ def test_a_manifest_cannot_be_changed_after_loading(write) -> None:
     manifest: Manifest = load_manifest(write(MINIMAL))
     with pytest.raises(ValueError, match="frozen"):
         manifest.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("demo.json", '{"name": "one", "name": "two"}', "key 'name' is repeated"),
+        ("demo.json", "[" * 100_000, "recursion"),
+        ("demo.yaml", "[" * 5_000, "recursion"),
+        ("demo.yaml", "name: 2024-13-45", "month must be in 1..12"),
+    ],
+)
+def test_what_no_parser_accepts_is_one_fault(write, name: str, content: str, found: str) -> None:
+    assert found in faults_of(write(content, name))["(file)"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("training.epochs=yes", "training.epochs", "True | no truth value"),
+        ("seed=off", "seed", "False | no truth value"),
+        ("training.epochs=1" + "0" * 400, "training.epochs", "up to 2**53"),
+        ("training.batch_size=9007199254740994", "training.batch_size", "up to 2**53"),
+        ("dataset.labels=[a, 'b ']", "dataset", "'b '"),
+        ("dataset.labels=[a, '']", "dataset", "''"),
+    ],
+)
+def test_a_value_that_would_silently_become_another_is_a_fault(
+    write, override: str, key: str, message: str
+) -> None:
+    assert message in faults_of(write(MINIMAL), override)[key]
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5_000, "[" * 5_000])
+def test_an_override_that_no_parser_accepts_is_one_fault(write, value: str) -> None:
+    assert "dataset.version" in faults_of(write(MINIMAL), f"dataset.version={value}")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(write) -> None:
+    marked = write("\ufeff" + json.dumps(MINIMAL), "demo.json")
+    assert load_manifest(marked).sha256 == load_manifest(write(MINIMAL)).sha256

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
+from backends.registry import open_registry
 from pipelines.cli import main
+from serving.bundle import BundleInfo, write_bundle
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = str(ROOT / "manifests" / "emotion_sample.yaml")
@@ -90,7 +93,7 @@ def test_what_is_not_there_is_bad_usage_with_one_message(
     assert not own_home.exists()
 
 
-@pytest.mark.parametrize("home", ["{file}", "/proc/gauntlet"])
+@pytest.mark.parametrize("home", ["{file}", "/proc/gauntlet", "{file}/what?", "{file}/100%20sure"])
 def test_a_home_that_cannot_be_written_is_refused(
     home: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +101,69 @@ def test_a_home_that_cannot_be_written_is_refused(
     monkeypatch.setenv("GAUNTLET_HOME", home.format(file=tmp_path / "file"))
     assert gauntlet("run", SAMPLE) == 2
     assert "GAUNTLET_HOME" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gauntlet("compile", SAMPLE, "--output", "/proc/sample.yaml") == 1
+    assert capsys.readouterr().err.startswith("error: /proc/")
+
+
+@pytest.fixture
+def champion(own_home: Path) -> None:
+    """A champion that would answer, were its model a graph."""
+    source = own_home.parent / "source"
+    source.write_text("no graph")
+    info = BundleInfo(
+        name="moods",
+        task="text_classification",
+        labels=("bad", "good"),
+        inputs=(),
+        outputs=(),
+        max_length=8,
+        opset=17,
+        candidate="plain",
+        precision="fp32",
+        quality={},
+        latency_ms={},
+        speedup={},
+        lineage={},
+    )
+    write_bundle(own_home.parent / "bundle", info, {"model.onnx": source, "tokenizer.json": source})
+    registry = open_registry(f"sqlite:///{own_home / 'gauntlet.db'}")
+    registry.register("moods", own_home.parent / "bundle", {})
+    registry.promote("moods")
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize(
+    ("given", "found"), [(b"", "found nothing"), (b"fine\nb\xe9te\n", "text 2: found bytes")]
+)
+def test_stdin_without_texts_or_not_in_utf8_is_bad_usage(
+    given: bytes, found: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8", "surrogateescape"))
+    assert gauntlet("predict", "-") == 2
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_champion_whose_bundle_json_was_altered_answers_nothing(
+    own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [manifest] = own_home.glob("models/moods/*/bundle.json")
+    manifest.write_text(manifest.read_text().replace("good", "well"))
+    assert gauntlet("predict", "hello") == 1
+    assert "the registry says" in capsys.readouterr().err
+
+
+def test_a_terminal_never_obeys_what_a_message_quotes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert gauntlet("check", SAMPLE, "--set", "\x1b[31m[/bold]=1") == 2
+    message = capsys.readouterr().err
+    assert "\x1b" not in message
+    assert "[31m[/bold]" in message
 
 
 def test_an_unreadable_run_record_hides_no_other_run(

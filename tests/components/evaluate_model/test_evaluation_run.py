@@ -27,7 +27,7 @@ from components.evaluate_model.run import (
 )
 from manifests.errors import DataError, GauntletError
 from manifests.schema import Evaluation, as_parameter
-from serving.bundle import BundleInfo, TensorSpec, write_bundle
+from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
 LABELS = ("joy", "fear")
 HAPPY = {"happy": "joy", "glad": "joy", "scared": "fear", "afraid": "fear"}
@@ -107,8 +107,20 @@ def make_splits(folder: Path, rows: Sequence[tuple[str, int]] = ROWS) -> Path:
 
 def version_of(bundle: Path) -> ModelVersion:
     return ModelVersion(
-        name="emotion", version="3", bundle_uri=str(bundle), aliases=(), tags={}, created=datetime.now(UTC)
+        name="emotion",
+        version="3",
+        bundle_uri=str(bundle),
+        aliases=(),
+        tags={"bundle_sha256": file_sha256(bundle / "bundle.json")},
+        created=datetime.now(UTC),
     )
+
+
+def swap_labels(bundle: Path) -> None:
+    """A champion whose every answer is wrong, with every hash in `bundle.json` still right."""
+    path = bundle / "bundle.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
 
 
 TEXTS = [text for text, _ in ROWS]
@@ -210,14 +222,16 @@ def test_a_champion_with_other_labels_is_refused_with_the_difference_and_what_to
         (shutil.rmtree, "bundle.json: no such file"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: missing"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "model.onnx: sha256 is"),
+        (swap_labels, "the registry says"),
     ],
 )
 def test_a_broken_champion_is_reported_with_its_version_and_what_to_do(
     tmp_path: Path, damage: object, message: str
 ) -> None:
     champion = make_bundle(tmp_path / "champion", HAPPY)
+    version = version_of(champion)
     damage(champion)  # type: ignore[operator]
-    outcome = score_champion(version_of(champion), LABELS, TEXTS)
+    outcome = score_champion(version, LABELS, TEXTS)
     assert isinstance(outcome, ChampionFailure)
     assert outcome.reason.startswith(f"Champion emotion version 3 ({champion}) cannot be read")
     assert message in outcome.reason

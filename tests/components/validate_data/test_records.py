@@ -44,6 +44,23 @@ def test_missing_columns_are_reported_together_with_the_columns_there_are() -> N
     assert "sentence, mood" in message
 
 
+def test_a_column_that_is_there_twice_is_refused_in_every_format() -> None:
+    columns = Columns(text="text", label="label")
+    words = [pa.array(["well"]), pa.array(["joy"]), pa.array(["joy"])]
+    parquet = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(words, names=["text", "label", "label"]), parquet)
+    csv = b"text,label,label\nwell,joy,joy\n"
+    for data, name in ((csv, "data.csv"), (parquet.getvalue(), "data.parquet")):
+        with pytest.raises(DataError, match="found several columns label, expected one of a name"):
+            parse(data, name, "auto", columns)
+
+
+def test_a_header_of_a_thousand_columns_is_not_listed_whole() -> None:
+    header = ",".join(f"column{number}" for number in range(1_000))
+    with pytest.raises(DataError, match=r"column11 and 988 more$"):
+        parse(f"{header}\n".encode(), "data.csv", "auto", Columns())
+
+
 @pytest.mark.parametrize("delimiter", ["\t", ";", "|", ","])
 def test_a_file_without_a_header_is_split_where_every_line_has_as_many_fields(delimiter: str) -> None:
     lines = [["well then", "3", "a1"], ["so so", "3,4", "b2"], ["no", "0", "c3"]]

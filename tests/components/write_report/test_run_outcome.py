@@ -84,7 +84,8 @@ def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
     assert result.headline == "Data refused by validate-data"
     assert "2 checks (leakage and class balance)" in result.detail
     assert commands(record, result) == [
-        "gauntlet run MANIFEST --set dataset.checks.leakage.severity=drop",
+        "gauntlet run MANIFEST --set dataset.checks.leakage.severity=drop "
+        "--set dataset.checks.leakage.max_fraction=0.001",
         None,
         "gauntlet run MANIFEST",
     ]
