@@ -7,17 +7,18 @@ from pathlib import Path
 
 from kfp import compiler
 
+from components.images import COMPONENTS_IMAGE
 from manifests.schema import Manifest
 from pipelines.training import training_pipeline
 
 
-def compile_manifest(manifest: Manifest, path: Path) -> None:
-    """Write the manifest's training DAG as YAML, whole or not at all."""
+def compile_manifest(manifest: Manifest, path: Path, image: str = COMPONENTS_IMAGE) -> None:
+    """Write the manifest's training DAG as YAML, whole or not at all. `image` goes into bundles' lineage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler insists on the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        compiler.Compiler().compile(training_pipeline(manifest), str(temporary))
+        compiler.Compiler().compile(training_pipeline(manifest, image), str(temporary))
     # The compiler's comment lists struct defaults in an order that differs from process to process.
     lines = temporary.read_text(encoding="utf-8").splitlines(keepends=True)
     temporary.write_text("".join(line for line in lines if not line.startswith("#")), encoding="utf-8")

@@ -33,6 +33,7 @@ from pipelines.training import STEPS, parameters
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NO_IMAGE = "none: this machine's Python"
 SECONDS_TO_STOP = 10.0
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
@@ -67,7 +68,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    compile_manifest(manifest, folder / PIPELINE_FILE)
+    compile_manifest(manifest, folder / PIPELINE_FILE, image=NO_IMAGE)
     arguments = parameters(manifest) | {
         "run_id": record.run_id,
         "registry_uri": home.store_uri,
@@ -177,11 +178,12 @@ def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this package runs from, `-dirty` with changes; `unknown` outside of one."""
+    """The commit of the checkout this package runs from, `-dirty` with changes; else that of the image."""
+    in_image = os.environ.get("GAUNTLET_GIT_COMMIT", "unknown")
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
     command += ["--exclude", "*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return in_image
+    return done.stdout.strip() or in_image

@@ -46,9 +46,10 @@ def parameters(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def training_pipeline(manifest: Manifest) -> base_component.BaseComponent:
+def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
+    `image` is what a bundle's lineage says that it was made in.
     `run_id`, `registry_uri` and `tracking_uri` belong to a run and not to a manifest: the caller gives them.
     """
     default = parameters(manifest)
@@ -93,7 +94,7 @@ def training_pipeline(manifest: Manifest) -> base_component.BaseComponent:
                 manifest_sha256=manifest_sha256,
                 checkpoint=trained.outputs["checkpoint"],
                 splits=data.outputs["splits"],
-            )
+            ).set_env_variable("GAUNTLET_IMAGE", image)
             evaluated = evaluate_model(
                 evaluation=evaluation,
                 name=name,
