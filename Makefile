@@ -16,6 +16,7 @@ test: lint types compiled
 setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml
+	@echo "setting up $(VENV): some minutes, most of it downloads"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

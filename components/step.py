@@ -42,13 +42,27 @@ def step(output_path: str) -> Iterator[None]:
         raise
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all. NaN and infinity are refused: they are not JSON."""
-    target = Path(path)
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target` that takes its place on success and is removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(target)
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import manifests
 from backends.prices import over_budget
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NAME_COLUMN = partial(Column, overflow="fold")  # a name cut short could not be copied
 console = Console()
 errors = Console(stderr=True)
 
@@ -125,7 +127,7 @@ def runs() -> None:
     if not records:
         console.print("no runs yet: try `gauntlet run manifests/emotion_sample.yaml`")
         return
-    table = Table("run", "started (UTC)", "exit", "outcome", box=None, pad_edge=False)
+    table = Table(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome", box=None, pad_edge=False)
     for record in records:
         code = "" if record.exit_code is None else str(record.exit_code)
         table.add_row(record.run_id, record.started[:19].replace("T", " "), code, record.shown_state())
@@ -153,7 +155,8 @@ def report(
 def registry(model: ModelName = None) -> None:
     """List the registered versions and their aliases."""
     store = open_registry(gauntlet_home().store_uri)
-    table = Table("model", "version", "aliases", "macro-F1", "run", "bundle", box=None, pad_edge=False)
+    columns = ("model", "version", "aliases", "macro-F1", NAME_COLUMN("run"), "bundle")
+    table = Table(*columns, box=None, pad_edge=False)
     for name in [model] if model else store.names():
         for version in store.versions(name):
             tags = version.tags

@@ -114,7 +114,8 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
             if console.is_terminal:
                 continue
             if changed:
-                console.print(f"{changed.name}: {changed.state} {changed.seconds():.1f} s", highlight=False)
+                took = f" after {changed.seconds():.1f} s" if changed.ended else ""
+                console.print(f"{changed.name}: {changed.state}{took}", highlight=False)
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 console.print(
                     f"{view.running.name}: {escape(view.running.line)}", highlight=False, soft_wrap=True

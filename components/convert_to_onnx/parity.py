@@ -16,7 +16,7 @@ Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 RAGGED_BATCH_SIZES = (1, 3, 32)
-RAGGED_ROWS = 192  # the most rows that are scored in random company at each of those sizes
+RAGGED_ROWS = 96  # the most rows that are scored in random company at each of those sizes
 SORTED_BATCH_SIZE = 32  # as Bundle.logits batches
 WORST_ROWS = 5
 

@@ -29,7 +29,7 @@ Batch = Mapping[str, npt.NDArray[np.int64]]
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 MILLISECONDS = 1e3
-TIMING_SECONDS = 9.0  # for all batch sizes together, unless the fewest batches below take longer
+TIMING_SECONDS = 6.0  # for all batch sizes together, unless the fewest batches below take longer
 ROUNDS = 5
 WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10

@@ -17,7 +17,7 @@ from components.evaluate_model.scorecard import (
     Scorecard,
     assess,
 )
-from components.step import write_json
+from components.step import replacing, write_json, write_text
 from manifests.errors import DataError, GauntletError
 from manifests.schema import Evaluation
 from serving.bundle import Bundle, BundleError
@@ -64,7 +64,7 @@ def evaluate(
     scorecard = assess(rows.texts, rows.labels, probabilities, classes, champion, settings, seed)
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
-    _write_text(report, render(scorecard, name))
+    write_text(report, render(scorecard, name))
     print(f"{scorecard.rows} test rows")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")
@@ -176,14 +176,5 @@ def _write_predictions(
     columns |= {f"probability_{label}": probabilities[:, c] for c, label in enumerate(classes)}
     if isinstance(champion, ChampionPredictions):
         columns["champion_predicted"] = names[champion.predicted]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    pd.DataFrame(columns).to_parquet(temporary, index=False)
-    temporary.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pd.DataFrame(columns).to_parquet(temporary, index=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.gate_model.figures import read_figures
 from components.gate_model.rules import Decision, decide
 from components.gate_model.table import markdown, print_table
-from components.step import read_json, write_json
+from components.step import read_json, write_json, write_text
 from manifests.schema import Gates
 
 
@@ -16,13 +16,6 @@ def gate(gates: Gates, scores: Path, candidates: Path, history: Path, verdict: P
     """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error."""
     decision = decide(gates, read_figures(read_json(scores), read_json(candidates), read_json(history)))
     write_json(verdict, asdict(decision))
-    _write_text(table, markdown(decision))
+    write_text(table, markdown(decision))
     print_table(decision)
     return decision
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

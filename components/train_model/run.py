@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.step import write_json
+from components.step import write_json, write_text
 from components.train_model.curves import curves_page
 from trainer.run import TrainingRun, train
 
@@ -13,8 +13,7 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
     """Train, write the history and its picture, and return the best epoch's metrics."""
     history = train(training_run)
     write_json(history_path, history)
-    curves_path.parent.mkdir(parents=True, exist_ok=True)
-    curves_path.write_text(curves_page(history), encoding="utf-8")
+    write_text(curves_path, curves_page(history))
     best = history["epochs"][history["best_epoch"] - 1]
     return {key: best[key] for key in ("macro_f1", "weighted_f1", "accuracy", "validation_loss")} | {
         "best_epoch": history["best_epoch"],

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.step import write_json
+from components.step import replacing, write_json
 from components.validate_data.source import SPLITS
 from components.validate_data.statistics import Statistics
 
@@ -34,15 +33,3 @@ def write_splits(folder: Path, table: pd.DataFrame, labels: Sequence[str], stati
         with replacing(folder / f"{split}.parquet") as temporary:
             pq.write_table(content, temporary)
     write_json(folder / STATISTICS_FILE, statistics.as_json())
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its place on success and is removed on failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

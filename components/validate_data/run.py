@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.step import write_json
+from components.step import write_json, write_text
 from components.validate_data.findings import CheckResult
 from components.validate_data.inspection import Inspection, inspect
-from components.validate_data.outputs import replacing, write_splits
+from components.validate_data.outputs import write_splits
 from components.validate_data.report import render
 from components.validate_data.source import read_table
 from components.validate_data.statistics import describe
@@ -42,8 +42,7 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
             "checks": [result.as_json() for result in inspection.results],
         },
     )
-    with replacing(report_path) as temporary:
-        temporary.write_text(render(statistics, inspection, rows_read=len(table)), encoding="utf-8")
+    write_text(report_path, render(statistics, inspection, rows_read=len(table)))
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.step import write_text
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus
@@ -25,9 +26,5 @@ def write_report(
         OSError: `pipeline_root` cannot be listed, or `report` cannot be written.
     """
     record = collect(pipeline_root, job, final)
-    page = render(record, name, run_id, manifest_sha256)
-    report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = report.with_name(report.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(report)
+    write_text(report, render(record, name, run_id, manifest_sha256))
     return outcome(record)

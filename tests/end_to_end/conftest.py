@@ -41,7 +41,7 @@ class System:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=3000,
             check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, -1)),
         )

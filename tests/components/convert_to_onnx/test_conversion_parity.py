@@ -57,11 +57,11 @@ def test_rows_are_scored_alone_in_threes_and_in_ragged_batches_of_32() -> None:
     lengths = np.random.default_rng(0).integers(1, 60, 2000)
     batches = parity_batches(lengths.tolist(), seed=0)
     sizes = [len(batch) for batch in batches]
-    assert sizes[:192] == [1] * 192
-    assert sizes[192:256] == [3] * 64
-    assert sizes[256:262] == [32] * 6
-    assert all(np.ptp(lengths[batch]) > 20 for batch in batches[256:262]), "lengths should differ within"
-    assert all(np.ptp(lengths[batch]) <= 3 for batch in batches[262:]), "and the rest be sorted by length"
+    assert sizes[:96] == [1] * 96
+    assert sizes[96:128] == [3] * 32
+    assert sizes[128:131] == [32] * 3
+    assert all(np.ptp(lengths[batch]) > 20 for batch in batches[128:131]), "lengths should differ within"
+    assert all(np.ptp(lengths[batch]) <= 3 for batch in batches[131:]), "and the rest be sorted by length"
 
 
 def test_the_seed_decides_which_rows_meet() -> None:

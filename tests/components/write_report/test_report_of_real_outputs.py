@@ -74,7 +74,7 @@ def candidates(folder: Path) -> dict[str, Any]:
     )
     bounds = Conversion(batch_sizes=(1,))
     slower = {1: Latency(10.0, 12.0, 50)}
-    conversions = Conversions(bounds, 2, "a CPU", ["text"] * 60, 0.9, slower, [trial])
+    conversions = Conversions(bounds, 2, "a CPU", ["text"] * 60, 0.9, [trial], slower)
     return candidates_document(conversions, trial)
 
 
