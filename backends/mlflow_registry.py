@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.mlflow_database import explained, locked, open_client
 from backends.registry import (
+    ANY_CHAMPION,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
@@ -98,11 +99,14 @@ class MlflowRegistry:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return next(version for version in self.versions(name) if version.version == number)
 
-    def promote(self, name: str, version: str | None = None) -> Move:
+    def promote(
+        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+    ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
         Raises:
             UsageError: There is no such model or version, or no challenger.
+            GauntletError: The champion is not the one that was compared with, or the bundle was altered.
         """
         numbers = [known.version for known in self.versions(name)]
         if version is not None and version not in numbers:
@@ -118,6 +122,12 @@ class MlflowRegistry:
                 )
             if target == champion:
                 return self._outcome(name, moved=finished == "promote")
+            if compared_with not in (ANY_CHAMPION, champion):
+                raise GauntletError(
+                    f"model {name!r}: version {target} was compared with champion "
+                    f"{compared_with or '(none)'}, but the champion is {champion or '(none)'} by now. "
+                    "Nothing was moved: run the pipeline again to compare with that one."
+                )
             return self._move(name, "promote", target, champion)
 
     def rollback(self, name: str) -> Move:

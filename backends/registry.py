@@ -28,6 +28,7 @@ CHALLENGER = "challenger"
 
 BUNDLE_TAG = "bundle_sha256"
 RUN_TAG = "run_id"
+ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
 """On a version that has been champion; ISO 8601, UTC, of the first time."""
 
@@ -81,8 +82,14 @@ class Registry(Protocol):
     def names(self) -> list[str]:
         """The names of all models, sorted."""
 
-    def promote(self, name: str, version: str | None = None) -> Move:
-        """Make `version`, or else the challenger, the champion; the old champion becomes `previous`."""
+    def promote(
+        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+    ) -> Move:
+        """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
+
+        `compared_with` is the champion's version that the new one was found no worse than, None for none:
+        with another champion by now nothing is moved, which is a GauntletError.
+        """
 
     def rollback(self, name: str) -> Move:
         """Swap `champion` and `previous`, so that a second rollback undoes the first."""

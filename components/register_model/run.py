@@ -34,7 +34,8 @@ def run(
     Every write can be repeated: when this is cut short, running it again ends as if it had not been.
 
     Raises:
-        GauntletError: The verdict is not to promote, or one of the inputs is incomplete.
+        GauntletError: The verdict is not to promote, one of the inputs is incomplete, or another run has
+            promoted a model since this one was compared with the champion: it stays the challenger then.
     """
     registration = Registration.model_validate(section)
     _require_promotion(verdict_path)
@@ -49,7 +50,7 @@ def run(
     # A version without the alias has been champion before: this run was here already, and what has
     # happened to the champion since, a rollback for one, is not to be undone.
     if registration.promotion == "automatic" and CHALLENGER in version.aliases:
-        move = registry.promote(name, version.version)
+        move = registry.promote(name, version.version, compared_with=_compared_with(scores_path))
         print(move, flush=True)
         version = move.champion
     write_json(
@@ -87,6 +88,12 @@ def _require_promotion(verdict_path: str) -> None:
             f"{verdict_path}: decision: found {decision!r}, expected {PROMOTE!r}. Nothing was registered: "
             "the gate has to pass a model first."
         )
+
+
+def _compared_with(scores_path: str) -> str | None:
+    """The version of the champion that evaluate-model scored on the same rows, None for none."""
+    champion = read_json(scores_path).get("champion")
+    return None if champion is None else str(champion["version"])
 
 
 def _macro_f1(scores_path: str) -> float:

@@ -48,7 +48,9 @@ class Step:
             lineage=LINEAGE,
         )
         write_bundle(self.bundle, info, {"model.onnx": weights, "tokenizer.json": weights})
-        self.scores.write_text(json.dumps({"rows": 8, "challenger": {"macro_f1": macro_f1}}))
+        champion = self.registry.champion(MODEL)
+        compared = {} if champion is None else {"champion": {"version": champion.version}}
+        self.scores.write_text(json.dumps({"rows": 8, "challenger": {"macro_f1": macro_f1}} | compared))
         self.verdict.write_text(json.dumps({"decision": decision, "reasons": [], "rules": []}))
 
     def run(self, promotion: str = "automatic") -> None:
@@ -102,6 +104,20 @@ def test_a_model_that_passed_the_gate_is_registered_with_its_lineage_and_promote
         "bundle_sha256": champion.tags["bundle_sha256"],
     }
     assert read_info(Path(step.output["uri"])).precision == "int8"
+
+
+def test_a_model_that_was_compared_with_an_older_champion_is_not_promoted_over_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    first, second = (Step(tmp_path / run_id, run_id) for run_id in ("run-1", "run-2"))
+    first.run()
+
+    with pytest.raises(GauntletError, match=r"compared with champion \(none\), but the champion is 1 by now"):
+        second.run()
+
+    newest, champion = first.registry.versions(MODEL)
+    assert (newest.aliases, champion.aliases) == (("challenger",), ("champion",))
+    assert not second.version.exists()
 
 
 def test_manual_promotion_stops_at_the_challenger(tmp_path: Path) -> None:
@@ -181,8 +197,8 @@ def test_running_a_finished_step_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_running_a_step_again_does_not_undo_a_rollback(tmp_path: Path) -> None:
-    first, second = (Step(tmp_path / run_id, run_id) for run_id in ("run-1", "run-2"))
-    first.run()
+    Step(tmp_path / "run-1", "run-1").run()
+    second = Step(tmp_path / "run-2", "run-2")
     second.run()
     second.registry.rollback(MODEL)
 
