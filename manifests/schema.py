@@ -19,7 +19,8 @@ LARGEST_WHOLE_NUMBER = 2**53
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+# Pipelines are named with hyphens for underscores, so no two names may differ in that alone, or end in one.
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=63)]
 Severity = Literal["fail", "warn"]
 RowSeverity = Literal["fail", "warn", "drop"]
 SplitName = Literal["train", "validation", "test"]
@@ -271,11 +272,16 @@ class Evaluation(Section):
 
 
 class Gates(Section):
-    """Section of gate-model. A bound on a sampled metric holds for its bootstrap lower limit."""
+    """Section of gate-model. A bound on a sampled metric holds for its bootstrap lower limit.
+
+    `max_timing_contention` is the share of its time that a timed model may have waited for a CPU: a speed-up
+    taken on a busier machine is no measurement.
+    """
 
     min_macro_f1: Fraction
     min_accuracy: Fraction = 0.0
     min_speedup: float = Field(2.3, gt=0)
+    max_timing_contention: Fraction = 0.5
     max_model_mb: float = Field(100.0, gt=0)
     non_inferiority_margin: Fraction = 0.01
     max_class_f1_drop: Fraction = 0.05

@@ -23,6 +23,7 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
+from pipelines.terminal import plain
 from serving.bundle import Bundle, BundleError
 
 app = typer.Typer(
@@ -54,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_faults(error.faults)
         sys.exit(error.exit_code)
     except GauntletError as error:
-        errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        errors.print(f"[red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except BundleError as error:
-        errors.print(f"[red]error:[/] {_plain(error)}", soft_wrap=True, highlight=False)
+        errors.print(f"[red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
         sys.exit(1)
     except OSError as error:
         cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
-        errors.print(f"[red]error:[/] {_plain(cause)}", soft_wrap=True, highlight=False)
+        errors.print(f"[red]error:[/] {plain(cause)}", soft_wrap=True, highlight=False)
         sys.exit(1)
 
 
@@ -78,6 +79,7 @@ def check(
     for path in paths or _packaged_manifests():
         try:
             manifest = _load(path, overrides)
+            _require_data(manifest, path)
         except ManifestError as error:
             faults += error.faults
             continue
@@ -111,6 +113,7 @@ def run(path: ManifestPath, overrides: Overrides = None) -> None:
     from pipelines.summary import print_summary
 
     manifest = _load(path, overrides)
+    _require_data(manifest, path)
     try:
         finished = run_locally(manifest, gauntlet_home(), console)
     except Interrupted as stopped:
@@ -146,7 +149,7 @@ def report(
     page = home.run_folder(record.run_id) / REPORT_FILE
     if not page.is_file():
         raise UsageError(f"{page}: no such file; the run is {record.shown_state()}. Run it again.")
-    console.print(_plain(page), soft_wrap=True, highlight=False)
+    console.print(plain(page), soft_wrap=True, highlight=False)
     if console.is_terminal:
         typer.launch(page.as_uri())
 
@@ -193,7 +196,7 @@ def predict(
     table = Table("text", "label", "probability", box=None, pad_edge=False)
     for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
         best = int(probabilities.argmax())
-        table.add_row(_plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
+        table.add_row(plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
     console.print(table)
     console.print(f"[dim]{name} version {champion.version}[/]")
 
@@ -224,6 +227,21 @@ def _require_readable(texts: Sequence[str]) -> None:
     for number, text in enumerate(texts, start=1):
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
+
+
+def _require_data(manifest: Manifest, path: Path) -> None:
+    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
+    uri, named = manifest.dataset.uri, manifest.dataset.files
+    if "://" in uri:
+        return
+    files = [Path(uri)] if named is None else [Path(uri) / name for _, name in named if name]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        key = "dataset.uri" if named is None else "dataset.files"
+        action = f"Correct it, or --set {key}=…"
+        raise ManifestError(
+            [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
+        )
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
@@ -258,17 +276,9 @@ def _print_faults(faults: Iterable[Fault]) -> None:
     table = Table("file", "key", "found", "expected", "what to do", show_lines=True)
     for fault in faults:
         table.add_row(
-            *(_plain(part) for part in (fault.file, fault.key, fault.found, fault.expected, fault.action))
+            *(plain(part) for part in (fault.file, fault.key, fault.found, fault.expected, fault.action))
         )
     errors.print(table)
-
-
-def _plain(text: object) -> str:
-    """Text from outside, with nothing in it that rich or the terminal would take for a command."""
-    from rich.markup import escape
-
-    shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
-    return escape("".join(shown))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,11 @@ A process of its own, so that `gauntlet run` can watch its output, stop it as a 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from kfp import components, local
 from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
 
 STEPS_FOLDER = "steps"
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def execute(run_folder: Path) -> None:
@@ -33,5 +38,18 @@ def execute(run_folder: Path) -> None:
     pipeline(**json.loads((run_folder / ARGUMENTS_FILE).read_text(encoding="utf-8")))
 
 
+def end_with_parent() -> None:
+    """Kill this process group, steps included, once the command that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_parent()
     execute(Path(sys.argv[1]))

@@ -17,7 +17,6 @@ from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
@@ -29,6 +28,7 @@ from pipelines.compiling import compile_manifest
 from pipelines.execute import STEPS_FOLDER
 from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, PIPELINE_FILE, REPORT_FILE, Home, RunRecord
 from pipelines.live import RunView
+from pipelines.terminal import plain
 from pipelines.training import STEPS, parameters
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
@@ -75,7 +75,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
         "tracking_uri": home.store_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    console.print(f"run [bold]{record.run_id}[/]: {escape(manifest.description)}", soft_wrap=True)
+    console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
     try:
         _execute(folder, RunView(STEPS, folder / "logs"), console)
     except Interrupted:
@@ -119,7 +119,7 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
                 console.print(f"{changed.name}: {changed.state}{took}", highlight=False)
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 console.print(
-                    f"{view.running.name}: {escape(view.running.line)}", highlight=False, soft_wrap=True
+                    f"{view.running.name}: {plain(view.running.line)}", highlight=False, soft_wrap=True
                 )
             else:
                 continue

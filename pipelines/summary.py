@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from components.write_report.artifacts import Checks
 from components.write_report.next_steps import next_steps
 from pipelines.local_run import FinishedRun
+from pipelines.terminal import plain
 
+EXAMPLES_SHOWN = 3
 STYLES = {"pass": "green", "fail": "red", "not applicable": "dim"}
 
 
 def print_summary(finished: FinishedRun, console: Console) -> None:
     """Print the gate table if the run came that far, the outcome, and where everything lies."""
+    checks = finished.collected.checks
+    if checks is not None and not checks.passed:
+        console.print()
+        console.print(_failed_checks(checks))
     verdict = finished.collected.verdict
     if verdict is not None:
         table = Table("gate", "value", "", "bound", "verdict", box=None, pad_edge=False)
         for rule in verdict.rules:
             style = STYLES.get(rule.verdict, "")
             value, bound = _number(rule.value), _number(rule.bound)
-            table.add_row(escape(rule.rule), value, rule.operator, bound, f"[{style}]{rule.verdict}[/]")
+            table.add_row(plain(rule.rule), value, rule.operator, bound, f"[{style}]{rule.verdict}[/]")
         console.print()
         console.print(table)
     console.print()
     colour = "green" if finished.outcome.exit_code == 0 else "red"
-    console.print(f"[bold {colour}]{escape(finished.outcome.headline)}[/]", soft_wrap=True)
-    console.print(escape(finished.outcome.detail), soft_wrap=True, highlight=False)
+    console.print(f"[bold {colour}]{plain(finished.outcome.headline)}[/]", soft_wrap=True)
+    console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
     for step in next_steps(finished.collected, finished.outcome):
         about = f"{step.about}: " if step.about else ""
-        text = escape(about + step.text.replace("`", ""))
-        command = f"  [bold]{escape(step.command)}[/]" if step.command else ""
+        text = plain(about + step.text.replace("`", ""))
+        command = f"  [bold]{plain(step.command)}[/]" if step.command else ""
         console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
-    console.print(f"report: {escape(str(finished.report))}", soft_wrap=True, highlight=False)
-    console.print(f"logs:   {escape(str(finished.folder / 'logs'))}", soft_wrap=True, highlight=False)
+    console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
+    console.print(f"logs:   {plain(str(finished.folder / 'logs'))}", soft_wrap=True, highlight=False)
+
+
+def _failed_checks(checks: Checks) -> Table:
+    """The checks that stopped the run, with what they found."""
+    table = Table("check", "found", "expected", "examples", show_lines=True)
+    for check in checks.checks:
+        if check.verdict == "fail":
+            examples = "\n".join(check.examples[:EXAMPLES_SHOWN])
+            table.add_row(
+                *(plain(cell or "") for cell in (check.check, check.found, check.expected, examples))
+            )
+    return table
 
 
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else escape(str(value))
+    return "" if value is None else plain(str(value))

@@ -23,6 +23,7 @@ def read_figures(
     return Figures(
         macro_f1_lower_bound=_at(scores, "challenger", "lower_bounds", "macro_f1"),
         accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
+        timing_contention=_at(candidates, "contention"),
         speedup=_at(candidates, "chosen_speedup", batch_size),
         admitted=_at(chosen, "admitted"),
         model_mb=_at(chosen, "size_mb"),

@@ -62,6 +62,8 @@ class Figures:
     Attributes:
         macro_f1_lower_bound: Bootstrap lower limit on the test split.
         accuracy_lower_bound: The same of the accuracy.
+        timing_contention: Share of its time that a timed model waited for a CPU; `MISSING` where the system
+            does not say.
         speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
         admitted: Whether the chosen candidate is within conversion's parity bounds.
         model_mb: Size of the chosen candidate.
@@ -71,6 +73,7 @@ class Figures:
 
     macro_f1_lower_bound: object
     accuracy_lower_bound: object
+    timing_contention: object
     speedup: object
     admitted: object
     model_mb: object
@@ -136,10 +139,19 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
             "Bootstrap lower limit of accuracy",
         ),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
+        _contention(figures.timing_contention, gates.max_timing_contention),
         _parity(figures.admitted),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
     )
+
+
+def _contention(contention: object, bound: float) -> Verdict:
+    rule, note = "timing_contention", "Share of the timing that other programs kept a model waiting for a CPU"
+    if contention is MISSING:
+        unknown = "This system does not say how long a process waits for a CPU"
+        return Verdict(rule, bound, "<=", None, "not applicable", unknown)
+    return judge(rule, contention, "<=", bound, FRACTION, note)
 
 
 def _parity(admitted: object) -> Verdict:

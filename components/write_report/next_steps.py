@@ -18,7 +18,10 @@ RULE_ADVICE = {
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
     "model_size": "Allow `fused_int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
-    "comparable_champion": "Move the alias champion to a version that works: `gauntlet rollback`.",
+    "timing_contention": "Run it again on a machine that is less busy; "
+    "`gates.max_timing_contention` is the ceiling.",
+    "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
+    "`gauntlet promote --version`.",
     "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "
     "`gates.non_inferiority_margin` is how much worse is allowed.",
     "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "

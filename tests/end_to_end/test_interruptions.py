@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable
@@ -25,6 +26,17 @@ def processes_of(folder: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def wait_for_end(pid: int) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert ended.poll(20_000), f"process {pid} goes on without its parent"  # milliseconds
+    os.close(process)
 
 
 def start_until(system: System, step: str) -> subprocess.Popen[str]:
@@ -133,7 +145,8 @@ def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Ca
     run.wait(timeout=60)
     assert "interrupted" in system.gauntlet("runs").stdout
     for pid in processes_of(system.home.folder):
-        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+    assert open_registry(system.home.store_uri).names() == []
 
 
 def _command_line(pid: int) -> bytes:

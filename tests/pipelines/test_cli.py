@@ -53,6 +53,32 @@ def test_check_refuses_what_may_cost_more_than_its_budget_or_has_no_price(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("dataset.uri=/no/such/file.csv", "dataset.uri"),
+        (
+            "dataset={uri: /no/such, files: {train: a.csv}, name: a, version: '1', labels: [a, b]}",
+            "dataset.files",
+        ),
+    ],
+)
+def test_a_missing_data_file_on_this_machine_is_refused_before_a_run_starts(
+    override: str,
+    key: str,
+    own_home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for command in ("check", "run"):
+        assert gauntlet(command, SAMPLE, "--set", override) == 2
+        message = capsys.readouterr().err
+        assert key in message
+        assert "/no/such" in message
+    assert not own_home.exists()
+
+
 def test_compile_writes_the_committed_file(tmp_path: Path) -> None:
     for name in ("emotion_sample", "emotion"):
         target = tmp_path / f"{name}.yaml"

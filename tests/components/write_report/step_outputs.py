@@ -249,6 +249,7 @@ def verdict(failing: tuple[str, ...], with_champion: bool) -> dict[str, Any]:
         ("macro_f1", 0.85, ">=", 0.8782, "Bootstrap lower limit of macro-F1 at confidence 0.95"),
         ("accuracy", 0.9, ">=", 0.9215, "Bootstrap lower limit of accuracy at confidence 0.95"),
         ("speedup", 2.3, ">=", 1.4 if "speedup" in failing else 5.206, "Times as fast as PyTorch"),
+        ("timing_contention", 0.5, "<=", 0.03, "Share of the timing that a model waited for a CPU"),
         ("parity", True, "is", True, "Conversion found the ONNX model as good as the PyTorch one"),
         ("model_size", 100.0, "<=", 22.9, "Size in MB"),
         ("cost", 10.0, "<=", 0.00815, "Cost of training in USD"),
