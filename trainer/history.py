@@ -21,6 +21,10 @@ class Epoch:
     examples_per_second: float
     seconds: float
 
+    def score(self, metric: str) -> float:
+        """The validation metric by which epochs are compared: higher is better, so a loss is negated."""
+        return -self.validation_loss if metric == "loss" else float(getattr(self, metric))
+
 
 @dataclass(frozen=True)
 class Step:

@@ -19,6 +19,7 @@ from manifests.schema import Training
 from trainer.batching import micro_batches, training_batches
 from trainer.history import Epoch, History, Step
 from trainer.progress import Progress
+from trainer.schedule import learning_rate
 from trainer.tasks import Task
 
 
@@ -58,7 +59,8 @@ def fit(
         batches = training_batches(task.train_lengths, section.batch_size, seed, number)
         for at, batch in enumerate(batches, start=1):
             step = (number - 1) * batches_per_epoch + at
-            rate = section.learning_rate * learning_rate_factor(step, total_steps, section.warmup_fraction)
+            scores = [epoch.score(section.early_stopping.metric) for epoch in history.epochs]
+            rate = learning_rate(section, step, total_steps, scores)
             batch_loss = _optimizer_step(task, model, optimizer, batch, rate, section, device)
             loss_sum += batch_loss
             rows_seen += len(batch)
@@ -96,14 +98,6 @@ def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
         {"params": spared, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
-
-
-def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Linear warm-up to 1, then linear decay towards 0. Steps count from 1; the last step is not 0."""
-    warmup_steps = max(1, math.ceil(total_steps * warmup_fraction))
-    if step <= warmup_steps:
-        return step / warmup_steps
-    return (total_steps - step + 1) / (total_steps - warmup_steps + 1)
 
 
 def _optimizer_step(
@@ -157,8 +151,5 @@ def _validate(
 
 def _better(epoch: Epoch, history: History, metric: str) -> bool:
     """Whether this epoch beats the best before it; a tie does not, and neither does NaN."""
-    if metric == "loss":
-        score, best = -epoch.validation_loss, [-e.validation_loss for e in history.epochs[:-1]]
-    else:
-        score, best = getattr(epoch, metric), [getattr(e, metric) for e in history.epochs[:-1]]
-    return score > max(best, default=-math.inf)
+    best = max((earlier.score(metric) for earlier in history.epochs[:-1]), default=-math.inf)
+    return epoch.score(metric) > best

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from manifests.schema import Training
+from manifests.schema import EarlyStopping, Training
 from trainer.device import make_deterministic
 from trainer.history import Epoch, History
-from trainer.loop import build_optimizer, fit, learning_rate_factor
+from trainer.loop import build_optimizer, fit
+from trainer.schedule import learning_rate
 from trainer.tasks import load_task
 
 
@@ -86,11 +87,18 @@ def test_training_stops_at_its_deadline_and_still_validates(section: Training, t
     assert len(kept) == 1
 
 
-def test_the_learning_rate_warms_up_linearly_and_decays_linearly() -> None:
-    # 10 steps, 2 of warm-up: by hand 1/2, 2/2, then 8/9, 7/9, … 1/9.
-    factors = [learning_rate_factor(step, 10, 0.2) for step in range(1, 11)]
-    assert factors == pytest.approx([0.5, 1.0, *(n / 9 for n in range(8, 0, -1))])
-    assert learning_rate_factor(1, 10, 0.0) == 1.0
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"])
+def test_each_step_is_taken_with_the_rate_of_the_schedule(
+    section: Training, tiny_splits: Path, schedule: str
+) -> None:
+    stalled = section.model_copy(update={"schedule": schedule, "learning_rate": 1e-9, "epochs": 3})
+    history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
+    scores = [epoch.macro_f1 for epoch in history.epochs]
+    assert [step.learning_rate for step in history.steps] == [
+        learning_rate(stalled, step, 27, scores[: (step - 1) // 9]) for step in range(1, 28)
+    ]
+    if schedule == "reduce_on_plateau":  # so small a rate changes no prediction
+        assert history.steps[-1].learning_rate == pytest.approx(1e-9 / 2)
 
 
 def test_biases_and_normalisation_weights_are_not_decayed() -> None:
