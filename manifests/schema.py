@@ -183,6 +183,17 @@ class Plateau(Section):
     patience: int = Field(0, ge=0)
 
 
+class Checkpoints(Section):
+    """How often training writes down where it stands, which is after every epoch at least.
+
+    `every_steps` adds one after so many optimizer steps. Kept are the last two, the best epoch's and, with
+    `keep_every_epochs`, that of every so-manieth epoch.
+    """
+
+    every_steps: int | None = Field(None, ge=1)
+    keep_every_epochs: int | None = Field(None, ge=1)
+
+
 class Resources(Section):
     """The machine that training is bought on and the most it may cost. Prices: `backends/prices.py`."""
 
@@ -221,6 +232,7 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     early_stopping: EarlyStopping = EarlyStopping()
+    checkpoints: Checkpoints = Checkpoints()
     compute_target: Literal["auto", "cpu", "gpu_single"] = "auto"
     resources: Resources = Resources()
 

@@ -45,6 +45,11 @@ class History:
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
 
+    @property
+    def epochs_without_gain(self) -> int:
+        """Epochs since the best one."""
+        return len(self.epochs) - self.best_epoch
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
