@@ -187,7 +187,7 @@ class Checkpoints(Section):
     """How often training writes down where it stands, which is after every epoch at least.
 
     `every_steps` adds one after so many optimizer steps. Kept are the last two, the best epoch's and, with
-    `keep_every_epochs`, that of every so-manieth epoch.
+    `keep_every_epochs: n`, every n-th epoch's.
     """
 
     every_steps: int | None = Field(None, ge=1)
