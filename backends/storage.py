@@ -1,4 +1,4 @@
-"""Files wherever they lie: read and list by URI, and copy a folder there.
+"""Files wherever they lie: read, list and delete by URI, and copy a folder there and back.
 
 A URI is an absolute path, anything fsspec opens (`gs://`, `https://`, `hf://`, `memory://`), or
 `package://PACKAGE/PATH` for a file inside an installed Python package. fsspec is the one implementation
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from manifests.errors import GauntletError, UsageError
 
@@ -83,8 +84,62 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
 
 
-def upload(folder: Path, uri: str) -> None:
+def list_folders(folder_uri: str) -> tuple[str, ...]:
+    """Names of the folders directly inside a folder, sorted; none when it does not exist yet.
+
+    Raises:
+        UsageError: It may not be listed.
+        GauntletError: The service could not be reached.
+    """
+    with _explained(folder_uri):
+        files, path = _open(folder_uri)
+        files.invalidate_cache()  # another process may have written there since
+        try:
+            entries = files.ls(path, detail=True)
+        except FileNotFoundError:
+            return ()
+    return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "directory"))
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder as a path when it lies on this machine."""
+    with _explained(uri):
+        files, path = _open(uri)
+    return Path(path) if isinstance(files, LocalFileSystem) else None
+
+
+def download(folder_uri: str, folder: Path) -> None:
+    """Copy the files directly inside `folder_uri` into an existing folder.
+
+    Raises:
+        UsageError: There is no such folder, or it may not be read.
+        GauntletError: The service could not be reached.
+    """
+    for name in list_files(folder_uri):
+        with _explained(join(folder_uri, name)):
+            files, path = _open(join(folder_uri, name))
+            files.get_file(path, str(folder / name))
+
+
+def delete(folder_uri: str, first: str) -> None:
+    """Delete a folder, its file `first` before all others; no such folder is no failure.
+
+    Raises:
+        UsageError: It may not be deleted.
+        GauntletError: The service could not be reached.
+    """
+    with _explained(folder_uri):
+        files, path = _open(folder_uri)
+        if files.exists(join(path, first)):
+            files.rm_file(join(path, first))
+        if files.exists(path):
+            files.rm(path, recursive=True)
+
+
+def upload(folder: Path, uri: str, last: str | None = None) -> None:
     """Copy a folder's files, at any depth, to the folder `uri`; files of the same name are replaced.
+
+    A file named `last` is copied when all others are there.
 
     Raises:
         UsageError: It may not be written there.
@@ -92,7 +147,8 @@ def upload(folder: Path, uri: str) -> None:
     """
     with _explained(uri):
         files, target = _open(uri)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(paths, key=lambda path: path.name == last):
             destination = join(target, path.relative_to(folder).as_posix())
             files.makedirs(destination.rsplit("/", 1)[0], exist_ok=True)
             files.put_file(str(path), destination)

@@ -54,3 +54,12 @@ class DataError(GauntletError):
     """The data failed a check, so nothing was trained on it."""
 
     exit_code = 4
+
+
+class Preempted(GauntletError):
+    """Training was asked to end by SIGTERM and did so between two steps.
+
+    143 is what the shell makes of SIGTERM: a job that exits 0 would hand on a half-trained model.
+    """
+
+    exit_code = 143

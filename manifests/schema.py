@@ -177,6 +177,24 @@ class EarlyStopping(Section):
     patience: int = Field(2, ge=1)
 
 
+class Plateau(Section):
+    """Multiply the rate by `factor` when more than `patience` epochs bring no better validation metric."""
+
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(0, ge=0)
+
+
+class Checkpoints(Section):
+    """How often training writes down where it stands, which is after every epoch at least.
+
+    `every_steps` adds one after so many optimizer steps. Kept are the last two, the best epoch's and, with
+    `keep_every_epochs: n`, every n-th epoch's.
+    """
+
+    every_steps: int | None = Field(None, ge=1)
+    keep_every_epochs: int | None = Field(None, ge=1)
+
+
 class Resources(Section):
     """The machine that training is bought on and the most it may cost. Prices: `backends/prices.py`."""
 
@@ -197,7 +215,7 @@ class Training(Section):
     """Section of train-model.
 
     `batch_size` is the rows of one optimizer step, `learning_rate` AdamW's peak rate, `dropout` that of the
-    encoder and of the head.
+    encoder and of the head. Every `schedule` begins with a warm-up over `warmup_fraction` of all steps.
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -206,13 +224,16 @@ class Training(Section):
     batch_size: int = Field(32, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
+    schedule: Literal["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"] = "linear"
     warmup_fraction: Fraction = 0.1
+    plateau: Plateau | None = None
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     early_stopping: EarlyStopping = EarlyStopping()
+    checkpoints: Checkpoints = Checkpoints()
     compute_target: Literal["auto", "cpu", "gpu_single"] = "auto"
     resources: Resources = Resources()
 
@@ -222,6 +243,22 @@ class Training(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of "
                 f"gradient_accumulation {self.gradient_accumulation}: it is the size of one optimizer step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_acts(self) -> Self:
+        if self.schedule != "reduce_on_plateau":
+            if self.plateau is not None:
+                raise ValueError(
+                    f"plateau is for schedule reduce_on_plateau, but schedule is {self.schedule}"
+                )
+            return self
+        patience = (self.plateau or Plateau()).patience
+        if patience + 1 >= self.early_stopping.patience:
+            raise ValueError(
+                f"with plateau.patience {patience}, early_stopping.patience must be at least {patience + 2}, "
+                f"not {self.early_stopping.patience}: training would stop before a reduced rate is used"
             )
         return self
 

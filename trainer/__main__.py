@@ -1,7 +1,7 @@
 """Train alone, without a pipeline: `python -m trainer --manifest … --splits …`.
 
 On Vertex AI the outputs go where the service says: `AIP_MODEL_DIR` (the checkpoint), `AIP_CHECKPOINT_DIR`
-(the checkpoint while training goes on) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
+(the training states, from which an interrupted training goes on) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
 https://cloud.google.com/vertex-ai/docs/training/code-requirements#environment-variables
 """
 
@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--manifest", required=True, help="YAML or JSON manifest")
     parser.add_argument("--splits", required=True, help="folder that the step validate-data wrote")
     parser.add_argument("--output", help="folder for the checkpoint; default AIP_MODEL_DIR")
+    parser.add_argument(
+        "--checkpoints",
+        metavar="URI",
+        default=os.environ.get("AIP_CHECKPOINT_DIR", ""),
+        help="folder for training states, from which the same command goes on; default AIP_CHECKPOINT_DIR",
+    )
     parser.add_argument(
         "--tracking-uri", default="", help="where metrics go, such as sqlite:////path/gauntlet.db"
     )
@@ -66,6 +72,7 @@ def _run(options: argparse.Namespace) -> None:
                 splits=Path(options.splits),
                 checkpoint=checkpoint,
                 tracking_uri=options.tracking_uri,
+                checkpoint_uri=options.checkpoints,
             )
         )
         (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")

@@ -21,6 +21,10 @@ class Epoch:
     examples_per_second: float
     seconds: float
 
+    def score(self, metric: str) -> float:
+        """The validation metric by which epochs are compared: higher is better, so a loss is negated."""
+        return -self.validation_loss if metric == "loss" else float(getattr(self, metric))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,6 +44,11 @@ class History:
     best_epoch: int = 0
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
+
+    @property
+    def epochs_without_gain(self) -> int:
+        """Epochs since the best one."""
+        return len(self.epochs) - self.best_epoch
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -1,7 +1,9 @@
-"""The training loop: epochs of optimizer steps, validation, early stopping, a deadline.
+"""The training loop: epochs of optimizer steps, validation, early stopping, a deadline, interruptions.
 
 Everything random derives from the seed: torch's global generator (initialisation, dropout) and the order
-of the batches, a function of (seed, epoch). On one machine the same seed gives the same bits.
+of the batches, a function of (seed, epoch). On one machine the same seed gives the same bits, and so does a
+run that was interrupted: all that a step depends on is the model, the optimizer, torch's generator and
+`LoopState`, and `StateStore` writes all four down.
 """
 
 from __future__ import annotations
@@ -9,16 +11,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from manifests.errors import Preempted
 from manifests.schema import Training
 from trainer.batching import micro_batches, training_batches
-from trainer.history import Epoch, History, Step
+from trainer.history import Epoch, History
 from trainer.progress import Progress
+from trainer.schedule import learning_rate
+from trainer.state import LoopState
+from trainer.state_store import StateStore
 from trainer.tasks import Task
 
 
@@ -37,54 +43,24 @@ def fit(
     device: torch.device,
     keep: Callable[[nn.Module, Epoch], None],
     tracker: Tracker,
+    states: StateStore | None = None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train `model` in place; `keep` is called with it after each epoch that is the best so far.
 
-    The loss of an optimizer step is the mean over its rows however they are cut into micro-batches.
-    """
-    history = History()
-    optimizer = build_optimizer(model, section)
-    batches_per_epoch = math.ceil(len(task.train_lengths) / section.batch_size)
-    total_steps = section.epochs * batches_per_epoch
-    progress = Progress(section.epochs, batches_per_epoch)
-    started = time.monotonic()
-    deadline = started + section.resources.max_hours * 3600
-    epochs_without_gain = 0
+    The loss of an optimizer step is the mean over its rows however they are cut into micro-batches. With
+    `states`, training goes on from the newest state there, and `keep` is first called with the best weights
+    so far. `preempted` says whether to end after the step under way.
 
-    for number in range(1, section.epochs + 1):
-        model.train()
-        epoch_started = time.monotonic()
-        loss_sum, rows_seen = 0.0, 0
-        batches = training_batches(task.train_lengths, section.batch_size, seed, number)
-        for at, batch in enumerate(batches, start=1):
-            step = (number - 1) * batches_per_epoch + at
-            rate = section.learning_rate * learning_rate_factor(step, total_steps, section.warmup_fraction)
-            batch_loss = _optimizer_step(task, model, optimizer, batch, rate, section, device)
-            loss_sum += batch_loss
-            rows_seen += len(batch)
-            history.steps.append(Step(step, batch_loss / len(batch), rate))
-            progress.step(number, at, loss_sum / rows_seen, len(batch))
-            if time.monotonic() > deadline:
-                history.stopped = "max_hours reached"
-                break
-        trained_seconds = time.monotonic() - epoch_started
-        epoch = _validate(task, model, device, number, loss_sum / rows_seen, rows_seen, trained_seconds)
-        history.epochs.append(epoch)
-        tracker.log_metrics({key: float(value) for key, value in asdict(epoch).items()}, epoch.epoch)
-        if _better(epoch, history, section.early_stopping.metric):
-            history.best_epoch = number
-            epochs_without_gain = 0
-            keep(model, epoch)
-        else:
-            epochs_without_gain += 1
-        progress.epoch(epoch, best=history.best_epoch == number)
-        if history.stopped == "max_hours reached":
-            break
-        if epochs_without_gain >= section.early_stopping.patience:
-            history.stopped = "early stopping"
-            break
-    history.seconds = time.monotonic() - started
-    return history
+    Raises:
+        Preempted: It did, and the state after that step is written down, if `states` is given.
+        UsageError: `states` holds those of a run with other settings.
+        GauntletError: A state cannot be written or read.
+    """
+    optimizer = build_optimizer(model, section)
+    state = states.resume(model, optimizer, keep) if states else LoopState()
+    loop = _Loop(task, model, optimizer, section, seed, device, keep, tracker, states, preempted, state)
+    return loop.run()
 
 
 def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
@@ -98,67 +74,121 @@ def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Linear warm-up to 1, then linear decay towards 0. Steps count from 1; the last step is not 0."""
-    warmup_steps = max(1, math.ceil(total_steps * warmup_fraction))
-    if step <= warmup_steps:
-        return step / warmup_steps
-    return (total_steps - step + 1) / (total_steps - warmup_steps + 1)
+@dataclass
+class _Loop:
+    task: Task
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    section: Training
+    seed: int
+    device: torch.device
+    keep: Callable[[nn.Module, Epoch], None]
+    tracker: Tracker
+    states: StateStore | None
+    preempted: Callable[[], bool]
+    state: LoopState
 
+    def __post_init__(self) -> None:
+        self._began = time.monotonic() - self.state.seconds
+        self._steps_per_epoch = math.ceil(len(self.task.train_lengths) / self.section.batch_size)
+        self._progress = Progress(self.section.epochs, self._steps_per_epoch, self.state.steps_taken)
 
-def _optimizer_step(
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: list[int],
-    rate: float,
-    section: Training,
-    device: torch.device,
-) -> float:
-    """One update from a batch's rows; returns the loss summed over them."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    for rows in micro_batches(batch, section.gradient_accumulation):
-        with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-            loss = task.loss_sum(model, rows, device)
-        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    nn.utils.clip_grad_norm_(model.parameters(), section.max_grad_norm)
-    optimizer.step()
-    return float(total)
+    def run(self) -> History:
+        """Go on from `state` to the end."""
+        state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
+        for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
+            self._track(epoch)
+        in_time = True
+        while in_time and state.epoch <= self.section.epochs and history.epochs_without_gain < patience:
+            in_time = self._train_epoch()
+            if state.rows_seen:
+                self._validate()
+            if in_time:
+                state.start_next_epoch()
+                self._save()
+        if not in_time:
+            history.stopped = "max_hours reached"
+        elif history.epochs_without_gain >= patience:
+            history.stopped = "early stopping"
+        history.seconds = time.monotonic() - self._began
+        return history
 
+    def _train_epoch(self) -> bool:
+        """Take the steps that are left of the epoch; False when time is up first, but never before a step."""
+        state = self.state
+        self.model.train()
+        batches = training_batches(self.task.train_lengths, self.section.batch_size, self.seed, state.epoch)
+        for batch in batches[state.cursor :]:
+            if state.steps_taken and self._time_is_up():
+                return False
+            self._step(batch)
+            self._progress.step(state.epoch, state.cursor, state.loss_sum / state.rows_seen, len(batch))
+            # After an epoch's last step its validation follows, and then a state that holds the result.
+            due = self._time_is_up() or (self.states is not None and self.states.due(state))
+            if self.preempted() or (due and state.cursor < len(batches)):
+                self._save()
+        return True
 
-def _validate(
-    task: Task,
-    model: nn.Module,
-    device: torch.device,
-    number: int,
-    train_loss: float,
-    rows: int,
-    trained_seconds: float,
-) -> Epoch:
-    model.eval()
-    started = time.monotonic()
-    with torch.inference_mode():
-        metrics = task.validate(model, device)
-    return Epoch(
-        epoch=number,
-        train_loss=train_loss,
-        validation_loss=metrics["loss"],
-        macro_f1=metrics["macro_f1"],
-        weighted_f1=metrics["weighted_f1"],
-        accuracy=metrics["accuracy"],
-        examples_per_second=rows / trained_seconds,
-        seconds=trained_seconds + time.monotonic() - started,
-    )
+    def _step(self, batch: list[int]) -> None:
+        """One update from a batch's rows."""
+        started = time.monotonic()
+        total_steps = self.section.epochs * self._steps_per_epoch
+        scores = [epoch.score(self.section.early_stopping.metric) for epoch in self.state.history.epochs]
+        rate = learning_rate(self.section, self.state.steps_taken + 1, total_steps, scores)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for rows in micro_batches(batch, self.section.gradient_accumulation):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.section.precision == "bf16"):
+                loss = self.task.loss_sum(self.model, rows, self.device)
+            (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm)
+        self.optimizer.step()
+        self.state.take_step(float(total), len(batch), rate, time.monotonic() - started)
 
+    def _validate(self) -> None:
+        """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
+        state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
+        started = time.monotonic()
+        self.model.eval()
+        with torch.inference_mode():
+            metrics = self.task.validate(self.model, self.device)
+        epoch = Epoch(
+            epoch=state.epoch,
+            train_loss=state.loss_sum / state.rows_seen,
+            validation_loss=metrics["loss"],
+            macro_f1=metrics["macro_f1"],
+            weighted_f1=metrics["weighted_f1"],
+            accuracy=metrics["accuracy"],
+            examples_per_second=state.rows_seen / state.epoch_seconds,
+            seconds=state.epoch_seconds + time.monotonic() - started,
+        )
+        # A tie is no gain, and neither is NaN.
+        best_score = history.epochs[history.best_epoch - 1].score(metric) if history.best_epoch else -math.inf
+        history.epochs.append(epoch)
+        self._track(epoch)
+        if epoch.score(metric) > best_score:
+            history.best_epoch = epoch.epoch
+            self.keep(self.model, epoch)
+        self._progress.epoch(epoch, best=history.best_epoch == epoch.epoch)
 
-def _better(epoch: Epoch, history: History, metric: str) -> bool:
-    """Whether this epoch beats the best before it; a tie does not, and neither does NaN."""
-    if metric == "loss":
-        score, best = -epoch.validation_loss, [-e.validation_loss for e in history.epochs[:-1]]
-    else:
-        score, best = getattr(epoch, metric), [getattr(e, metric) for e in history.epochs[:-1]]
-    return score > max(best, default=-math.inf)
+    def _save(self) -> None:
+        """Write the state down, and end here if that was asked for."""
+        self.state.seconds = time.monotonic() - self._began
+        if self.states:
+            self.states.save(self.state, self.model, self.optimizer)
+        if self.preempted():
+            if self.states:
+                where = f"Its state is in {self.states.uri}: the same command goes on from there."
+            else:
+                where = "Nothing was written down: --checkpoints or AIP_CHECKPOINT_DIR names a folder for it."
+            raise Preempted(f"training: ended by SIGTERM after step {self.state.steps_taken}. {where}")
+
+    def _time_is_up(self) -> bool:
+        return time.monotonic() - self._began > self.section.resources.max_hours * 3600
+
+    def _track(self, epoch: Epoch) -> None:
+        metrics = {key: float(value) for key, value in asdict(epoch).items()}
+        self.tracker.log_metrics(metrics, epoch.epoch)

@@ -12,7 +12,8 @@ SECONDS_BETWEEN_LINES = 2.0
 class Progress:
     """Prints progress as plain lines, so that it reads the same in a terminal, a file and Cloud Logging."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, steps_taken: int = 0) -> None:
+        self._steps_taken_before = steps_taken
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._started = self._printed = time.monotonic()
@@ -30,7 +31,8 @@ class Progress:
         rate = self._rows_since_printed / (now - self._printed)
         self._printed, self._rows_since_printed = now, 0
         done = (epoch - 1) * self._steps_per_epoch + step
-        left = (now - self._started) / done * (self._epochs * self._steps_per_epoch - done)
+        seconds_per_step = (now - self._started) / (done - self._steps_taken_before)
+        left = seconds_per_step * (self._epochs * self._steps_per_epoch - done)
         print(
             f"epoch {epoch}/{self._epochs}  step {step}/{self._steps_per_epoch}  loss {loss:.4f}  "
             f"{rate:.0f} examples/s  eta {int(left) // 60}:{int(left) % 60:02d}",

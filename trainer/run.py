@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from backends.prices import hourly_rate
-from backends.storage import upload
 from backends.tracking import open_tracking
 from manifests.errors import GauntletError
 from manifests.schema import Section, Training, canonical_json
@@ -23,7 +23,9 @@ from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.history import Epoch, History
 from trainer.loop import fit
+from trainer.preemption import noticing_sigterm
 from trainer.splits import read_labels, read_statistics
+from trainer.state_store import StateStore
 from trainer.tasks import load_task
 
 
@@ -33,7 +35,8 @@ class TrainingRun:
 
     Attributes:
         tracking_uri: Where metrics go; empty: nowhere.
-        checkpoint_uri: Where each better checkpoint is copied while training goes on; empty: nowhere.
+        checkpoint_uri: Where training states go, a path or any URI that fsspec opens, and from where training
+            goes on when it was interrupted; empty: nowhere, and an interrupted training starts anew.
         tensorboard_dir: Where scalars go, a path or `gs://`; empty: nowhere.
     """
 
@@ -51,7 +54,10 @@ class TrainingRun:
 def train(run: TrainingRun) -> dict[str, Any]:
     """Train, keep the best epoch's checkpoint at `run.checkpoint`, and return the history as JSON.
 
+    To be called in the main thread, since SIGTERM is noticed there.
+
     Raises:
+        Preempted: SIGTERM came; the step under way was finished and the state written down.
         UsageError: The encoder, the device or the splits are not to be had.
         GauntletError: No epoch gave a finite validation metric.
     """
@@ -75,12 +81,14 @@ def train(run: TrainingRun) -> dict[str, Any]:
             training_sha256=section_sha256(run.section),
         )
         write_checkpoint(run.checkpoint, record, lambda folder: task.save(model, folder))
-        if run.checkpoint_uri:
-            upload(run.checkpoint, run.checkpoint_uri)
 
+    states = None
+    if run.checkpoint_uri:
+        states = StateStore(run.checkpoint_uri, fingerprint(run, device), run.section.checkpoints)
     with open_tracking(run.tracking_uri, run.name, run_name(run), {"task": run.task}) as tracker:
         tracker.log_params(flatten(run.section.model_dump(mode="json")) | {"seed": str(run.seed)})
-        history = fit(task, model, run.section, run.seed, device, keep, tracker)
+        with noticing_sigterm() as preempted:
+            history = fit(task, model, run.section, run.seed, device, keep, tracker, states, preempted)
     if history.best_epoch == 0:
         raise GauntletError(
             f"training: no epoch gave a finite {run.section.early_stopping.metric}; the last training loss "
@@ -97,6 +105,20 @@ def train(run: TrainingRun) -> dict[str, Any]:
         "usd_per_hour": rate,
         "cost_usd": rate * history.seconds / 3600,
         "host": platform.node(),
+    }
+
+
+def fingerprint(run: TrainingRun, device: torch.device) -> dict[str, str]:
+    """All that an optimizer step depends on beside the state: what must not change when training goes on.
+
+    Time and money, and how often a state is written, may change.
+    """
+    settings = run.section.model_dump(mode="json", exclude={"resources", "checkpoints", "compute_target"})
+    return flatten({"training": settings}) | {
+        "task": run.task,
+        "seed": str(run.seed),
+        "the data's sha256": read_statistics(run.splits)["sha256"],
+        "the device": device.type,
     }
 
 

@@ -178,3 +178,35 @@ def test_names_are_joined_to_folders_and_taken_from_addresses() -> None:
     assert storage.join("gs://bucket/data/", "a/b.csv") == "gs://bucket/data/a/b.csv"
     assert storage.file_name("https://host/data/train.csv?download=1") == "train.csv"
     assert storage.file_name("/data/what?.csv") == "what?.csv"
+
+
+@pytest.mark.parametrize("kind", ["path", "memory"])
+def test_a_folder_goes_there_comes_back_and_is_deleted(tmp_path: Path, kind: str) -> None:
+    folder_uri = str(tmp_path / "there") if kind == "path" else "memory://there"
+    here, back = tmp_path / "here", tmp_path / "back"
+    for folder in (here, back):
+        folder.mkdir()
+    (here / "weights.bin").write_bytes(b"weights")
+    assert storage.list_folders(folder_uri) == ()
+    storage.upload(here, storage.join(folder_uri, "one"))
+    assert storage.list_folders(folder_uri) == ("one",)
+    storage.download(storage.join(folder_uri, "one"), back)
+    assert (back / "weights.bin").read_bytes() == b"weights"
+    for _ in range(2):  # the second time there is nothing left
+        storage.delete(storage.join(folder_uri, "one"), first="weights.bin")
+    assert storage.list_folders(folder_uri) == ()
+
+
+def test_the_last_file_is_uploaded_when_all_others_are_there(tmp_path: Path) -> None:
+    for name in ("a.bin", "manifest.json", "z.bin"):
+        (tmp_path / name).write_bytes(b"1")
+    storage.upload(tmp_path, "memory://ordered", last="manifest.json")
+    memory = fsspec.filesystem("memory")
+    written = sorted(memory.ls("/ordered", detail=True), key=lambda entry: entry["created"])
+    assert written[-1]["name"] == "/ordered/manifest.json"
+
+
+def test_a_folder_on_this_machine_is_a_path(tmp_path: Path) -> None:
+    assert storage.local_folder(str(tmp_path)) == tmp_path
+    assert storage.local_folder(f"file://{tmp_path}") == tmp_path
+    assert storage.local_folder("memory://there") is None

@@ -73,6 +73,12 @@ def test_all_faults_of_a_file_are_reported_together(write) -> None:
     [
         ({"training": {"batch_size": 10, "gradient_accumulation": 4}}, "training", "multiple of"),
         ({"training": {"compute_target": "gpu_single"}}, "training", "accelerator_count 1"),
+        ({"training": {"plateau": {"patience": 1}}}, "training", "schedule is linear"),
+        (
+            {"training": {"schedule": "reduce_on_plateau", "plateau": {"patience": 1}}},
+            "training",
+            "early_stopping.patience must be at least 3",
+        ),
         ({"training": {"resources": {"accelerator_count": 1}}}, "training.resources", "go together"),
         ({"dataset": {"labels": ["a", "a"]}}, "dataset", "distinct"),
         ({"dataset": {"split": {"train": 0.9}}}, "dataset.split", "sum to 1"),

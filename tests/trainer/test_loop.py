@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from manifests.schema import Training
+from manifests.errors import Preempted
+from manifests.schema import Checkpoints, EarlyStopping, Resources, Training
 from trainer.device import make_deterministic
 from trainer.history import Epoch, History
-from trainer.loop import build_optimizer, fit, learning_rate_factor
+from trainer.loop import build_optimizer, fit
+from trainer.schedule import learning_rate
+from trainer.state import LoopState
+from trainer.state_store import StateStore
 from trainer.tasks import load_task
 
 
@@ -86,11 +91,18 @@ def test_training_stops_at_its_deadline_and_still_validates(section: Training, t
     assert len(kept) == 1
 
 
-def test_the_learning_rate_warms_up_linearly_and_decays_linearly() -> None:
-    # 10 steps, 2 of warm-up: by hand 1/2, 2/2, then 8/9, 7/9, … 1/9.
-    factors = [learning_rate_factor(step, 10, 0.2) for step in range(1, 11)]
-    assert factors == pytest.approx([0.5, 1.0, *(n / 9 for n in range(8, 0, -1))])
-    assert learning_rate_factor(1, 10, 0.0) == 1.0
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"])
+def test_each_step_is_taken_with_the_rate_of_the_schedule(
+    section: Training, tiny_splits: Path, schedule: str
+) -> None:
+    stalled = section.model_copy(update={"schedule": schedule, "learning_rate": 1e-9, "epochs": 3})
+    history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
+    scores = [epoch.macro_f1 for epoch in history.epochs]
+    assert [step.learning_rate for step in history.steps] == [
+        learning_rate(stalled, step, 27, scores[: (step - 1) // 9]) for step in range(1, 28)
+    ]
+    if schedule == "reduce_on_plateau":  # so small a rate changes no prediction
+        assert history.steps[-1].learning_rate == pytest.approx(1e-9 / 2)
 
 
 def test_biases_and_normalisation_weights_are_not_decayed() -> None:
@@ -117,3 +129,74 @@ def test_an_epoch_without_a_finite_metric_is_never_kept(section: Training, tiny_
     kept: list[Epoch] = []
     history = fit(task, model, exploding, 0, torch.device("cpu"), lambda _, e: kept.append(e), Recorder())
     assert (kept, history.best_epoch) == ([], 0)
+
+
+def train_with_states(
+    section: Training, splits: Path, states: StateStore, preempted: Callable[[], bool] = lambda: False
+) -> tuple[History, nn.Module, Recorder]:
+    make_deterministic(3)
+    task = load_task("text_classification", section, splits)
+    model = task.build_model()
+    tracker = Recorder()
+    cpu = torch.device("cpu")
+    history = fit(task, model, section, 3, cpu, lambda *_: None, tracker, states, preempted)
+    return history, model, tracker
+
+
+def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_more(
+    section: Training, tiny_splits: Path, tmp_path: Path
+) -> None:
+    section = section.model_copy(update={"epochs": 2})
+    hurried = section.model_copy(update={"resources": Resources(max_hours=1e-9)})
+    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    stopped, _, _ = train_with_states(hurried, tiny_splits, states)
+    again, _, _ = train_with_states(hurried, tiny_splits, states)
+    assert again.stopped == "max_hours reached"
+    assert again.steps == stopped.steps
+    assert len(stopped.steps) == 1
+    assert again.epochs[0].macro_f1 == stopped.epochs[0].macro_f1
+    longer, resumed, tracker = train_with_states(section, tiny_splits, states)
+    assert longer.stopped == "all epochs done"
+    assert [step for step, _ in tracker.logged] == [1, 2]
+    undisturbed = train(section, tiny_splits)[1].state_dict()
+    assert all(torch.equal(tensor, undisturbed[key]) for key, tensor in resumed.state_dict().items())
+
+
+def test_time_spent_before_an_interruption_counts(
+    section: Training, tiny_splits: Path, tmp_path: Path
+) -> None:
+    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    model = load_task("text_classification", section, tiny_splits).build_model()
+    before = LoopState(seconds=7200.0)
+    before.take_step(8.0, 8, 1e-3, 1.0)
+    states.save(before, model, build_optimizer(model, section))
+    tight = section.model_copy(update={"resources": Resources(max_hours=1.9)})
+    history, _, _ = train_with_states(tight, tiny_splits, states)
+    assert history.stopped == "max_hours reached"
+    assert len(history.steps) == 1
+    assert history.seconds > 7200
+    roomy = section.model_copy(update={"resources": Resources(max_hours=3), "epochs": 1})
+    history, _, _ = train_with_states(roomy, tiny_splits, states)
+    assert history.stopped == "all epochs done"
+    assert history.seconds > 7200
+
+
+def test_states_are_written_as_often_as_the_manifest_says(
+    section: Training, tiny_splits: Path, tmp_path: Path
+) -> None:
+    plan = Checkpoints(every_steps=7, keep_every_epochs=1)
+    states = StateStore(str(tmp_path / "states"), {}, plan)
+    train_with_states(section.model_copy(update={"epochs": 2}), tiny_splits, states)
+    names = {path.name for path in (tmp_path / "states").iterdir()}
+    # 9 steps an epoch: after step 7, at both epochs' ends, and after step 14, the fifth of the second epoch.
+    # The first of these is neither among the last two nor an epoch's.
+    assert names == {"epoch-0002-batch-000000", "epoch-0002-batch-000005", "epoch-0003-batch-000000"}
+
+
+def test_an_interrupted_training_ends_after_the_step_under_way(
+    section: Training, tiny_splits: Path, tmp_path: Path
+) -> None:
+    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    with pytest.raises(Preempted, match=r"after step 1\. Its state is in .*states"):
+        train_with_states(section, tiny_splits, states, lambda: True)
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["epoch-0001-batch-000001"]

@@ -27,7 +27,7 @@ from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE
 from manifests.schema import Conversion, Evaluation, Gates, RowCheck
 from trainer.checkpoint import TrainingRecord
-from trainer.loop import Epoch, History, Step
+from trainer.history import Epoch, History, Step
 
 CLASSES = ("calm", "angry", "glad")
 LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
