@@ -11,7 +11,7 @@ run: $(READY)
 
 test: lint types compiled
 	$(BIN)/gauntlet check
-	$(BIN)/python -m pytest -m "not acceptance"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance"  # tests share their machine's CPUs
 
 setup: $(READY)
 
