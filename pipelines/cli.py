@@ -40,7 +40,7 @@ errors = Console(stderr=True)
 ManifestPath = Annotated[Path, typer.Argument(help="A manifest, YAML or JSON.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=3."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model's name; needed if there are several.")
@@ -273,12 +273,12 @@ def _model_name(store: Registry, given: str | None) -> str:
 
 
 def _print_faults(faults: Iterable[Fault]) -> None:
-    table = Table("file", "key", "found", "expected", "what to do", show_lines=True)
     for fault in faults:
-        table.add_row(
-            *(plain(part) for part in (fault.file, fault.key, fault.found, fault.expected, fault.action))
+        errors.print(
+            f"[red]{plain(fault.file)}: [bold]{plain(fault.key)}[/][/]", soft_wrap=True, highlight=False
         )
-    errors.print(table)
+        for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
+            errors.print(f"  {name:8} {plain(text)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 # kfp.local indents what a step prints, so only its own lines start with a time.
 TASK_STARTED = re.compile(r"^[\d:.]+ - INFO - Executing task '([^']+)'")
 TASK_ENDED = re.compile(r"^[\d:.]+ - (?:INFO|ERROR) - Task '([^']+)' finished with status (SUCCESS|FAILURE)")
-NOISE = re.compile(r"^\s*(\[KFP Executor|[{}\[\]\"]|-{10,}|$)")
+NOISE = re.compile(
+    r"^\s*(\[KFP Executor|[{}\[\]\"]|-?[\d.]+,?$|-{10,}|$)"
+)  # among it the echoed input, as JSON
 
 SYMBOLS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -73,7 +75,7 @@ class RunView:
             self._log.write(line.removeprefix("    ") + "\n")
         if ended := TASK_ENDED.match(line):
             return self._end(ended[1], "succeeded" if ended[2] == "SUCCESS" else "failed")
-        if self._running and not NOISE.match(line):
+        if self._running and line.startswith("    ") and not NOISE.match(line):
             self._running.line = line.strip()
         return None
 

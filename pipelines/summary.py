@@ -20,13 +20,29 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     if checks is not None and not checks.passed:
         console.print()
         console.print(_failed_checks(checks))
+    failed = finished.collected.failed_step
+    if (
+        failed is not None
+        and failed.message
+        and checks is None
+        and failed.message not in finished.outcome.detail
+    ):
+        console.print()
+        console.print(plain(failed.message), soft_wrap=True, highlight=False)
     verdict = finished.collected.verdict
     if verdict is not None:
-        table = Table("gate", "value", "", "bound", "verdict", box=None, pad_edge=False)
+        table = Table("gate", "value", "", "bound", "verdict", "what is judged", box=None, pad_edge=False)
         for rule in verdict.rules:
             style = STYLES.get(rule.verdict, "")
             value, bound = _number(rule.value), _number(rule.bound)
-            table.add_row(plain(rule.rule), value, rule.operator, bound, f"[{style}]{rule.verdict}[/]")
+            table.add_row(
+                plain(rule.rule),
+                value,
+                rule.operator,
+                bound,
+                f"[{style}]{rule.verdict}[/]",
+                plain(rule.note or ""),
+            )
         console.print()
         console.print(table)
     console.print()

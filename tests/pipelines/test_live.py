@@ -13,6 +13,8 @@ OUTPUT = [
     "10:00:00.100 - INFO - Executing task \x1b[96m'validate-data'\x1b[0m\n",
     "10:00:00.100 - INFO - Streamed logs:\n",
     "    [KFP Executor 2026-11-21 10:00:00,200 INFO]: Looking for component\n",
+    '    "batch_sizes": [\n',
+    "    32.0\n",
     "    1,032 rows read\n",
     "    10:00:00.100 - INFO - Executing task 'forged-by-a-log-line'\n",
     "10:00:02.000 - INFO - Task \x1b[96m'validate-data'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m\n",
@@ -38,6 +40,14 @@ def test_what_kfp_prints_becomes_states(tmp_path: Path) -> None:
     assert list(view.steps) == ["validate-data", "train-model", "convert-to-onnx"]
     assert view.running is not None
     assert view.running.line == "epoch 1/4  step 3/46"
+
+
+def test_the_input_that_kfp_echoes_is_not_taken_for_progress(tmp_path: Path) -> None:
+    view = RunView(("validate-data",), tmp_path)
+    for line in OUTPUT[:7]:
+        view.feed(line)
+    assert view.running is not None
+    assert view.running.line == ""
 
 
 def test_each_step_has_a_log_of_its_own_readable_while_it_runs(tmp_path: Path) -> None:
