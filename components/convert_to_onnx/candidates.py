@@ -10,7 +10,9 @@ from typing import Literal
 
 from torch import nn
 
-from components.convert_to_onnx.export import ConversionError, FusedOps, export_plain, fuse, quantize
+from components.convert_to_onnx.export import ConversionError, FusedOps, export_plain, fuse
+from components.convert_to_onnx.quantization import quantize
+from components.convert_to_onnx.timing import Batch
 from manifests.schema import CandidateName
 
 Precision = Literal["fp32", "int8"]
@@ -53,12 +55,17 @@ class Failed:
 
 
 def build_graphs(
-    names: Sequence[CandidateName], model: nn.Module, opset: int, folder: Path
+    names: Sequence[CandidateName],
+    model: nn.Module,
+    opset: int,
+    calibration: Sequence[Batch],
+    folder: Path,
 ) -> list[Graph | Failed]:
     """Make the named candidates in `folder`, in the order of their making.
 
-    `model` is a classifier with eager attention whose `encoder` has a transformers configuration. A library
-    that fails costs its candidate and those made from it, never the step; its traceback goes to the log.
+    `model` is a classifier with eager attention whose `encoder` has a transformers configuration, and
+    `calibration` holds typical inputs. A library that fails costs its candidate and those made from it, never
+    the step; its traceback goes to the log.
     """
     built: dict[CandidateName, Graph | Failed] = {}
     for name in CHAIN[: max(CHAIN.index(name) for name in names) + 1]:
@@ -67,7 +74,7 @@ def build_graphs(
             built[name] = Failed(name, f"needs the candidate {last.name}, which {last.reason}")
             continue
         try:
-            built[name] = _build(name, last, model, opset, folder / f"{name}.onnx")
+            built[name] = _build(name, last, model, opset, calibration, folder / f"{name}.onnx")
         except ConversionError as error:
             built[name] = Failed(name, str(error))
         except Exception as error:  # whatever the exporter, the optimizer or the quantiser may raise
@@ -82,7 +89,14 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _build(name: CandidateName, last: Graph | None, model: nn.Module, opset: int, path: Path) -> Graph:
+def _build(
+    name: CandidateName,
+    last: Graph | None,
+    model: nn.Module,
+    opset: int,
+    calibration: Sequence[Batch],
+    path: Path,
+) -> Graph:
     encoder = model.encoder
     assert isinstance(encoder, nn.Module)
     if last is None:
@@ -90,5 +104,5 @@ def _build(name: CandidateName, last: Graph | None, model: nn.Module, opset: int
         return Graph(name, path)
     if name == "fused":
         return Graph(name, path, fuse(last.path, path, encoder))
-    quantize(last.path, path)
+    quantize(last.path, path, calibration)
     return Graph(name, path, last.fused)

@@ -1,4 +1,4 @@
-"""ONNX graphs of a text classifier, each made from the one before: plain, fused, fused with int8 weights.
+"""ONNX graphs of a text classifier: the plain export and, made from it, the fused graph.
 
 Inputs are `input_ids` and `attention_mask`, both int64 (B, T); the output is `logits`, float32 (B, C). B and
 T are dynamic. The same model gives byte-identical files.
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnxruntime.quantization import quantize_dynamic
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
@@ -31,7 +29,6 @@ FUSED_ATTENTION = ("Attention", "MultiHeadAttention")
 FUSED_LAYER_NORM = ("SkipLayerNormalization",)
 FUSED_GELU = ("BiasGelu", "Gelu", "FastGelu")
 LAYER_NORMS_PER_LAYER = 2
-FLOAT_OPERATORS = ("Attention", "MatMul", "Gemm")  # what quantisation must leave none of
 
 
 class ConversionError(Exception):
@@ -57,9 +54,9 @@ class FusedOps:
     def found(cls, graph: onnx.GraphProto) -> FusedOps:
         """Count the fused nodes of a graph."""
         return cls(
-            attention=_count(graph, FUSED_ATTENTION),
-            layer_norm=_count(graph, FUSED_LAYER_NORM),
-            gelu=_count(graph, FUSED_GELU),
+            attention=count_operators(graph, FUSED_ATTENTION),
+            layer_norm=count_operators(graph, FUSED_LAYER_NORM),
+            gelu=count_operators(graph, FUSED_GELU),
         )
 
     def covers(self, expected: FusedOps) -> bool:
@@ -122,28 +119,6 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> FusedOps:
     return found
 
 
-def quantize(fused: Path, path: Path) -> None:
-    """Store weights as int8, one scale per column, and quantise activations as they come.
-
-    Scales per column keep more labels than one scale per matrix and cost no time. The range is not cut to
-    7 bits: on CPUs with VNNI that only loses precision, and what saturates on others shows in parity there.
-
-    Raises:
-        ConversionError: Some matrix product is still computed in float.
-    """
-    model = onnx.load(fused)
-    add_pre_process_metadata(model)  # fusing did all that the quantiser's own preparation would
-    quantize_dynamic(
-        model,
-        path,
-        per_channel=True,
-        # Shape inference does not know the fused operators, so it cannot tell the quantiser their type.
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-    left = _count(onnx.load(path).graph, FLOAT_OPERATORS)
-    if left:
-        raise ConversionError(f"kept {left} of its matrix products in float")
-
-
-def _count(graph: onnx.GraphProto, operators: tuple[str, ...]) -> int:
+def count_operators(graph: onnx.GraphProto, operators: tuple[str, ...]) -> int:
+    """How many nodes of a graph are one of `operators`."""
     return sum(node.op_type in operators for node in graph.node)

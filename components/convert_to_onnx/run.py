@@ -15,7 +15,7 @@ from components.convert_to_onnx.bundling import Comparison, bundle_winner, candi
 from components.convert_to_onnx.candidates import Failed, Graph, build_graphs, describe
 from components.convert_to_onnx.parity import Logits, compare, macro_f1, parity_batches, rows_not_finite
 from components.convert_to_onnx.processor import describe_processor
-from components.convert_to_onnx.scoring import ValidationRows, onnx_forward, pytorch_forward
+from components.convert_to_onnx.scoring import Rows, onnx_forward, pytorch_forward
 from components.convert_to_onnx.timing import Contender, Latency, draw_rows, measure, speedup
 from components.step import write_json
 from manifests.errors import GauntletError
@@ -47,11 +47,15 @@ def run(
         GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
     """
     record = read_record(checkpoint_path)
-    rows = ValidationRows.read(splits_path, checkpoint_path, record)
+    rows = Rows.read(splits_path, "validation", checkpoint_path, record)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
         graphs = build_graphs(
-            section.candidates, load_model(checkpoint_path, attention="eager"), section.opset, folder
+            section.candidates,
+            load_model(checkpoint_path, attention="eager"),
+            section.opset,
+            Rows.read(splits_path, "train", checkpoint_path, record).sample(seed),
+            folder,
         )
         comparison = _compare_scores(section, rows, seed, checkpoint_path, graphs)
         try:
@@ -67,7 +71,7 @@ def run(
 
 
 def _compare_scores(
-    section: Conversion, rows: ValidationRows, seed: int, checkpoint: Path, graphs: Sequence[Graph | Failed]
+    section: Conversion, rows: Rows, seed: int, checkpoint: Path, graphs: Sequence[Graph | Failed]
 ) -> Comparison:
     threads = usable_cpus()
     torch.set_num_threads(threads)  # left alone, it takes a container's host for its own
@@ -100,9 +104,7 @@ def _compare_scores(
     )
 
 
-def _judge(
-    graph: Graph, pytorch: Logits, scores: Logits, rows: ValidationRows, bounds: Conversion
-) -> Trial | Failed:
+def _judge(graph: Graph, pytorch: Logits, scores: Logits, rows: Rows, bounds: Conversion) -> Trial | Failed:
     if strange := rows_not_finite(scores):
         return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
     parity = compare(pytorch, scores, rows.truth, rows.labels)
@@ -110,7 +112,7 @@ def _judge(
 
 
 def _compare_speed(
-    comparison: Comparison, rows: ValidationRows, seed: int, checkpoint: Path, folder: Path
+    comparison: Comparison, rows: Rows, seed: int, checkpoint: Path, folder: Path
 ) -> Comparison:
     """Time PyTorch and every candidate that ran; a refused one shows what its bound costs."""
     contenders = {PYTORCH: Contender("pytorch", checkpoint)}

@@ -1,10 +1,11 @@
-"""The validation rows, and the scores that a model gives them.
+"""The rows of a split, and the scores that a model gives them.
 
 N = rows, C = classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,20 @@ from torch import nn
 from components.convert_to_onnx.export import OUTPUT
 from components.convert_to_onnx.parity import Indices, Logits
 from components.convert_to_onnx.timing import Batch
+from manifests.schema import SplitName
 from serving.bundle import TOKENIZER_FILE, encode, open_session, open_tokenizer
 from trainer.checkpoint import TrainingRecord
 from trainer.splits import read_split
 
 Forward = Callable[[Batch], Logits]
 
+CALIBRATION_ROWS = 64
+CALIBRATION_BATCH_SIZE = 16
+
 
 @dataclass(frozen=True)
-class ValidationRows:
-    """The validation split, tokenised as serving will: cut at the model's length, padded on the right.
+class Rows:
+    """A split, tokenised as serving will: cut at the model's length, padded on the right.
 
     `truth` (N,) holds indices into `labels`.
     """
@@ -37,9 +42,9 @@ class ValidationRows:
     tokenizer: Tokenizer
 
     @classmethod
-    def read(cls, splits: Path, checkpoint: Path, record: TrainingRecord) -> ValidationRows:
-        """Read the split that validate-data wrote and the tokenizer of the checkpoint."""
-        frame = read_split(splits, "validation")
+    def read(cls, splits: Path, split: SplitName, checkpoint: Path, record: TrainingRecord) -> Rows:
+        """Read a split that validate-data wrote and the tokenizer of the checkpoint."""
+        frame = read_split(splits, split)
         return cls(
             texts=frame["text"].tolist(),
             truth=frame["label"].to_numpy(dtype=np.int64),
@@ -53,6 +58,12 @@ class ValidationRows:
     def batch(self, rows: Indices) -> Batch:
         """Model inputs of some rows, padded to the longest of them."""
         return encode(self.tokenizer, [self.texts[row] for row in rows])
+
+    def sample(self, seed: int) -> list[Batch]:
+        """Batches of rows drawn by `seed`, to calibrate with."""
+        count = min(CALIBRATION_ROWS, len(self))
+        drawn = np.random.default_rng(seed).permutation(len(self))[:count]
+        return [self.batch(rows) for rows in np.array_split(drawn, math.ceil(count / CALIBRATION_BATCH_SIZE))]
 
     def scores(self, forward: Forward, batches: Sequence[Indices]) -> Logits:
         """Logits (N, C) of all rows; `batches` hold every row once."""

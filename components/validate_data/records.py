@@ -115,9 +115,9 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     faults = []
     if columns.text not in found:
         faults.append(f"no column {columns.text}: set dataset.columns.text")
-    if label is None:
+    elif label is None:
         faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
-    elif label not in found:
+    if label is not None and label not in found:
         faults.append(f"no column {label}: set dataset.columns.label")
     repeated = [str(column) for column in (columns.text, label) if found.count(str(column)) > 1]
     if repeated:

@@ -17,13 +17,6 @@ from trainer.checkpoint import load_model
 TOLERANCE = {"plain": 1e-5, "fused": 1e-5, "fused_int8": 0.25}
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[str, Graph]:
-    built = build_graphs(CHAIN, load_model(checkpoint, "eager"), 17, tmp_path_factory.mktemp("graphs"))
-    assert all(isinstance(graph, Graph) for graph in built), built
-    return {graph.name: graph for graph in built if isinstance(graph, Graph)}
-
-
 def ragged_batch(rows: int, tokens: int, padding: str) -> dict[str, torch.Tensor]:
     """Random words; row r has 1 + r % tokens of them, with the padding on the given side."""
     generator = torch.Generator().manual_seed(rows * 100 + tokens)
@@ -32,6 +25,18 @@ def ragged_batch(rows: int, tokens: int, padding: str) -> dict[str, torch.Tensor
     mask = (torch.arange(tokens) < lengths.unsqueeze(1)).long()
     mask = mask if padding == "right" else mask.flip(1)
     return {"input_ids": input_ids * mask, "attention_mask": mask}
+
+
+CALIBRATION = [{name: tensor.numpy() for name, tensor in ragged_batch(16, 20, "right").items()}]
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[str, Graph]:
+    built = build_graphs(
+        CHAIN, load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path_factory.mktemp("graphs")
+    )
+    assert all(isinstance(graph, Graph) for graph in built), built
+    return {graph.name: graph for graph in built if isinstance(graph, Graph)}
 
 
 def logits_of(graph: Graph, batch: dict[str, torch.Tensor]) -> np.ndarray:
@@ -61,7 +66,7 @@ def test_the_mask_counts_and_not_the_length(graphs: dict[str, Graph], checkpoint
 
 @pytest.mark.parametrize("opset", [14, 17, 21])
 def test_the_opset_is_honoured_by_every_candidate(tmp_path: Path, checkpoint: Path, opset: int) -> None:
-    for graph in build_graphs(CHAIN, load_model(checkpoint, "eager"), opset, tmp_path):
+    for graph in build_graphs(CHAIN, load_model(checkpoint, "eager"), opset, CALIBRATION, tmp_path):
         assert isinstance(graph, Graph), graph
         opsets = {entry.domain: entry.version for entry in onnx.load(graph.path).opset_import}
         assert opsets[""] == opset
@@ -100,7 +105,7 @@ def test_int8_computes_every_matrix_product_in_integers(graphs: dict[str, Graph]
 def test_the_same_checkpoint_gives_the_same_bytes(
     tmp_path: Path, graphs: dict[str, Graph], checkpoint: Path
 ) -> None:
-    for again in build_graphs(CHAIN, load_model(checkpoint, "eager"), 17, tmp_path):
+    for again in build_graphs(CHAIN, load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path):
         assert isinstance(again, Graph)
         assert again.path.read_bytes() == graphs[again.name].path.read_bytes()
 
@@ -108,14 +113,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(
 def test_only_named_candidates_are_returned_though_others_are_steps_on_the_way(
     tmp_path: Path, checkpoint: Path
 ) -> None:
-    built = build_graphs(("fused_int8",), load_model(checkpoint, "eager"), 17, tmp_path)
+    built = build_graphs(("fused_int8",), load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path)
     assert [(type(graph), graph.name) for graph in built] == [(Graph, "fused_int8")]
 
 
 def test_a_model_that_does_not_fuse_is_refused_with_the_counts_and_plain_remains(
     tmp_path: Path, rotary_checkpoint: Path
 ) -> None:
-    plain, fused, int8 = build_graphs(CHAIN, load_model(rotary_checkpoint, "eager"), 17, tmp_path)
+    plain, fused, int8 = build_graphs(
+        CHAIN, load_model(rotary_checkpoint, "eager"), 17, CALIBRATION, tmp_path
+    )
     assert isinstance(plain, Graph)
     assert isinstance(fused, Failed)
     assert "did not fuse whole: attention 0 of 2" in fused.reason
@@ -127,7 +134,9 @@ def test_what_the_exporter_raises_is_named_and_not_raised(
     tmp_path: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     no_such_opset = 99
-    built = build_graphs(("plain", "fused"), load_model(checkpoint, "eager"), no_such_opset, tmp_path)
+    built = build_graphs(
+        ("plain", "fused"), load_model(checkpoint, "eager"), no_such_opset, CALIBRATION, tmp_path
+    )
     assert [type(graph) for graph in built] == [Failed, Failed]
     plain = built[0]
     assert isinstance(plain, Failed)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from components.convert_to_onnx import quantization
+from components.convert_to_onnx.export import export_plain, fuse
+from components.convert_to_onnx.quantization import (
+    channel_ranges,
+    outlier_factors,
+    quantize,
+    scale_outliers,
+)
+from serving.bundle import open_session
+from trainer.checkpoint import load_model
+
+
+def batch(seed: int) -> dict[str, np.ndarray]:
+    input_ids = np.random.default_rng(seed).integers(4, 19, (16, 20))
+    return {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """After each layer's norms one channel reaches far and counts little, as training makes them."""
+    folder = tmp_path_factory.mktemp("outliers")
+    model = load_model(checkpoint, "eager")
+    with torch.no_grad():
+        for module in model.encoder.encoder.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight[5] *= 40.0
+            if isinstance(module, torch.nn.Linear) and module.in_features == model.encoder.config.hidden_size:
+                module.weight[:, 5] /= 40.0
+    export_plain(model, folder / "plain.onnx", opset=17)
+    fuse(folder / "plain.onnx", folder / "fused.onnx", model.encoder)
+    return folder / "fused.onnx"
+
+
+def logits(path: Path) -> np.ndarray:
+    return open_session(path, threads=1).run(["logits"], batch(seed=1))[0]
+
+
+def test_factors_are_powers_of_two_that_bring_outliers_within_three_medians() -> None:
+    reach = np.array([1.0, 0.5, 1.0, 3.0, 3.1, 12.0, 13.0], dtype=np.float32)
+    assert np.median(reach) == 3.0
+    assert outlier_factors(reach).tolist() == [1, 1, 1, 1, 1, 2, 2]
+    assert outlier_factors(np.array([1, 1, 1, 3, 3.1, 12, 13], np.float32)[:5]).tolist() == [1, 1, 1, 1, 2]
+
+
+def test_channels_that_are_always_zero_have_no_say_in_the_median() -> None:
+    assert outlier_factors(np.array([0, 0, 0, 0, 1, 1, 6], dtype=np.float32)).tolist() == [1] * 6 + [2]
+    assert outlier_factors(np.zeros(3, dtype=np.float32)).tolist() == [1, 1, 1]
+
+
+def test_ranges_are_the_largest_values_over_all_batches(fused: Path) -> None:
+    one, two = (channel_ranges(fused, [batch(seed)]) for seed in (1, 2))
+    both = channel_ranges(fused, [batch(1), batch(2)])
+    assert both.keys() == one.keys()
+    for name, reach in both.items():
+        np.testing.assert_array_equal(reach, np.maximum(one[name], two[name]))
+
+
+def test_scaling_outliers_does_not_change_a_bit_of_the_float_results(fused: Path) -> None:
+    model = onnx.load(fused)
+    scaled = scale_outliers(model, channel_ranges(fused, [batch(seed=2)]))
+    assert scaled == 3  # what reads such a norm: both layers' up-projections and the second attention
+    onnx.save(model, fused.with_name("scaled.onnx"))
+    np.testing.assert_array_equal(logits(fused.with_name("scaled.onnx")), logits(fused))
+
+
+def test_int8_is_at_least_twice_as_close_as_without_scaling(
+    fused: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(fused, tmp_path / "scaled.onnx", [batch(seed=2)])
+    monkeypatch.setattr(quantization, "OUTLIER_RATIO", np.inf)
+    quantize(fused, tmp_path / "unscaled.onnx", [batch(seed=2)])
+    error, unscaled = (
+        np.sqrt(np.mean((logits(tmp_path / name) - logits(fused)) ** 2))
+        for name in ("scaled.onnx", "unscaled.onnx")
+    )
+    assert error < 0.5 * unscaled
