@@ -177,31 +177,31 @@ def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float
     return machine.usd_per_hour + _attached_rate(resources, table)
 
 
-def estimate(resources: Resources, replicas: int = 1, retries: int = 0) -> Estimate:
+def estimate(resources: Resources, retries: int = 0) -> Estimate:
     """The most that a step on `resources` can cost, when each retry may run for `max_hours` again.
 
     Raises:
         UsageError: As `hourly_rate`.
     """
-    return Estimate(hourly_rate(resources), resources.max_hours, replicas, attempts=1 + retries)
+    rate, replicas = hourly_rate(resources), resources.replica_count
+    return Estimate(rate, resources.max_hours, replicas, attempts=1 + retries)
 
 
 def over_budget(
-    resources: Resources, file: str, replicas: int = 1, retries: int = 0, key: str = "training.resources"
+    resources: Resources, file: str, retries: int = 0, key: str = "training.resources"
 ) -> Fault | None:
     """The fault of a step that may cost more than its `max_cost_usd`; none when it fits.
 
     Args:
         resources: What the step runs on, with its deadline and its budget.
         file: The manifest that a fault is to name.
-        replicas: Machines of this kind at the same time.
         retries: Attempts after the first.
         key: Where `resources` stand in that manifest.
 
     Raises:
         UsageError: As `hourly_rate`.
     """
-    most = estimate(resources, replicas, retries)
+    most = estimate(resources, retries)
     if most.usd <= resources.max_cost_usd:
         return None
     affordable_hours = math.floor(100 * resources.max_cost_usd * most.hours / most.usd) / 100

@@ -17,7 +17,14 @@ import time
 
 SECONDS = 8.0
 BATCH, TOKENS = 16, 20
-POLICIES = {"spin (libgomp's default)": {}, "sleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"}}
+POLICIES = {
+    "spin (libgomp's default)": {},
+    "sleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},
+    **{
+        f"spin briefly (GOMP_SPINCOUNT={count})": {"GOMP_SPINCOUNT": str(count)}
+        for count in (1_000, 10_000, 100_000)
+    },
+}
 
 
 def main() -> None:

@@ -196,11 +196,15 @@ class Checkpoints(Section):
 
 
 class Resources(Section):
-    """The machine that training is bought on and the most it may cost. Prices: `backends/prices.py`."""
+    """The machines that training is bought on and the most it may cost. Prices: `backends/prices.py`.
+
+    `replica_count` machines train together, each with `accelerator_count` accelerators.
+    """
 
     machine_type: str = "n1-standard-4"
     accelerator_type: str | None = None
     accelerator_count: int = Field(0, ge=0)
+    replica_count: int = Field(1, ge=1)
     max_hours: float = Field(4.0, gt=0)
     max_cost_usd: float = Field(10.0, gt=0)
 
@@ -214,8 +218,11 @@ class Resources(Section):
 class Training(Section):
     """Section of train-model.
 
-    `batch_size` is the rows of one optimizer step, `learning_rate` AdamW's peak rate, `dropout` that of the
-    encoder and of the head. Every `schedule` begins with a warm-up over `warmup_fraction` of all steps.
+    `batch_size` is the rows of one optimizer step on all devices together, `learning_rate` AdamW's peak
+    rate, `dropout` that of the encoder and of the head. Every `schedule` begins with a warm-up over
+    `warmup_fraction` of all steps. `precision: auto` is bf16 on a GPU that has it, else fp32. `distribution`
+    is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
+    `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -231,10 +238,14 @@ class Training(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    prefetch_batches: int | None = Field(None, ge=0)
+    distribution: Literal["ddp", "fsdp2"] = "ddp"
     early_stopping: EarlyStopping = EarlyStopping()
     checkpoints: Checkpoints = Checkpoints()
-    compute_target: Literal["auto", "cpu", "gpu_single"] = "auto"
+    compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi"] = "auto"
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -264,13 +275,28 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _target_fits_resources(self) -> Self:
-        if self.compute_target == "gpu_single" and self.resources.accelerator_count != 1:
+        devices = self.resources.accelerator_count * self.resources.replica_count
+        if self.compute_target == "gpu_single" and devices != 1:
             raise ValueError(
-                f"compute_target gpu_single needs resources.accelerator_count 1, "
-                f"not {self.resources.accelerator_count}"
+                f"compute_target gpu_single needs one accelerator in resources "
+                f"(accelerator_count × replica_count), not {devices}"
+            )
+        if self.compute_target == "gpu_multi" and devices < 2:
+            raise ValueError(
+                f"compute_target gpu_multi needs several accelerators in resources "
+                f"(accelerator_count × replica_count), not {devices}"
             )
         if self.compute_target == "cpu" and self.resources.accelerator_count:
             raise ValueError("compute_target cpu would pay for resources.accelerator_type without using it")
+        return self
+
+    @model_validator(mode="after")
+    def _scale_is_shared(self) -> Self:
+        if self.distribution == "fsdp2" and self.precision == "fp16":
+            raise ValueError(
+                "precision fp16 does not go with distribution fsdp2, as each shard would scale its loss by "
+                "itself: use bf16, or ddp"
+            )
         return self
 
 

@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--tracking-uri", default="", help="where metrics go, such as sqlite:////path/gauntlet.db"
     )
+    parser.add_argument(
+        "--processes", type=int, help="on this machine; default: one per device that the manifest asks for"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     options = parser.parse_args(arguments)
     try:
@@ -48,12 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from trainer.threads import wait_passively
+    from trainer.threads import wait_briefly
 
-    wait_passively()
+    wait_briefly()
 
     from backends.storage import upload
-    from trainer.run import TrainingRun, train
+    from trainer.launch import launch
+    from trainer.run import TrainingRun
 
     manifest = load_manifest(options.manifest, options.overrides)
     output = options.output or os.environ.get("AIP_MODEL_DIR")
@@ -63,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint"
-        history = train(
+        history = launch(
             TrainingRun(
                 section=manifest.training,
                 name=manifest.name,
@@ -73,8 +77,11 @@ def _run(options: argparse.Namespace) -> None:
                 checkpoint=checkpoint,
                 tracking_uri=options.tracking_uri,
                 checkpoint_uri=options.checkpoints,
-            )
+            ),
+            options.processes,
         )
+        if history is None:  # the first rank's machine hands the model on
+            return
         (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")
         upload(checkpoint, output)
     print(f"checkpoint of epoch {history['best_epoch']}: {output}")

@@ -6,7 +6,9 @@ compute for nothing on sentences. The order within the epoch stays random.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,3 +40,28 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int
 def micro_batches(batch: Sequence[int], count: int) -> list[list[int]]:
     """Cut one optimizer step's rows into at most `count` near-equal parts."""
     return [part.tolist() for part in np.array_split(np.asarray(batch), min(count, len(batch)))]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model at once; what does not `count` is there to keep the ranks in step."""
+
+    rows: list[int]
+    counts: bool = True
+
+
+def rank_share(batch: Sequence[int], accumulation: int, rank: int, ranks: int) -> list[MicroBatch]:
+    """The micro-batches of one optimizer step that are a rank's.
+
+    All ranks together get every row once, in `accumulation` parts each. Every rank gets as many
+    micro-batches, since each is a meeting of the ranks: where rows are too few, one that does not count.
+    """
+    parts = micro_batches(batch, accumulation * ranks)
+    return in_step([MicroBatch(part) for part in parts], rank, ranks)
+
+
+def in_step(parts: Sequence[MicroBatch], rank: int, ranks: int) -> list[MicroBatch]:
+    """Every `ranks`-th part from `rank` on, with one that does not count where there would be fewer."""
+    mine = list(parts[rank::ranks])
+    missing = math.ceil(len(parts) / ranks) - len(mine)
+    return mine + [MicroBatch(parts[0].rows[:1], counts=False)] * missing

@@ -9,10 +9,12 @@ import torch
 from manifests.errors import UsageError
 from manifests.schema import Training
 from serving.cpu import usable_cpus
+from trainer.precision import choose_format
+from trainer.ranks import World
 
 
-def choose_device(target: str) -> torch.device:
-    """The device of a manifest's `training.compute_target`.
+def choose_device(target: str, world: World) -> torch.device:
+    """This rank's device for a manifest's `training.compute_target`.
 
     Raises:
         UsageError: A GPU is asked for and there is none.
@@ -24,21 +26,28 @@ def choose_device(target: str) -> torch.device:
             f"training.compute_target: found {target}, but torch sees no GPU on this machine. "
             "Set it to cpu or auto, or run on a machine with a GPU and a CUDA build of torch."
         )
-    return torch.device("cuda")
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed torch and choose algorithms whose results do not depend on timing."""
+def make_deterministic(seed: int, processes: int = 1) -> None:
+    """Seed torch and choose algorithms whose results do not depend on timing.
+
+    The CPUs are divided among this machine's `processes`.
+    """
     os.environ.setdefault(
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
     )  # cuBLAS is repeatable only with a fixed workspace
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(usable_cpus())
+    torch.set_num_threads(max(1, usable_cpus() // processes))
 
 
-def describe(device: torch.device, section: Training) -> str:
-    """The device in words, for logs and the report."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {section.precision}"
-    return f"CPU, {torch.get_num_threads()} threads, {section.precision}"
+def describe(device: torch.device, section: Training, world: World) -> str:
+    """The devices in words, for logs and the report."""
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    several = f"{world.size} × " if world.size > 1 else ""
+    how = f", {section.distribution}" if world.size > 1 else ""
+    return f"{several}{name}, {choose_format(section, device)}{how}"

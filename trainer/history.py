@@ -37,10 +37,14 @@ class Step:
 
 @dataclass
 class History:
-    """What happened, in the order it happened. `best_epoch` counts from 1."""
+    """What happened, in the order it happened. `best_epoch` counts from 1.
+
+    `out_of_memory` holds the steps from which on micro-batches are half as large as before.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    out_of_memory: list[int] = field(default_factory=list)
     best_epoch: int = 0
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0

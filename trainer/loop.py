@@ -2,8 +2,11 @@
 
 Everything random derives from the seed: torch's global generator (initialisation, dropout) and the order
 of the batches, a function of (seed, epoch). On one machine the same seed gives the same bits, and so does a
-run that was interrupted: all that a step depends on is the model, the optimizer, torch's generator and
-`LoopState`, and `StateStore` writes all four down.
+run that was interrupted: all that a step depends on is in `LoopState` and the replica's `Snapshot`, and
+`StateStore` writes both down.
+
+Every rank runs this same loop on its own rows. What they do together (steps, validation, states) they do at
+the same place: it follows from what they all know, or from a flag that they have all seen.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
 
-from manifests.errors import Preempted
+from manifests.errors import GauntletError, Preempted
 from manifests.schema import Training
-from trainer.batching import micro_batches, training_batches
+from trainer.batching import MicroBatch, rank_share, training_batches
 from trainer.history import Epoch, History
+from trainer.prefetch import prefetched
 from trainer.progress import Progress
+from trainer.replica import Replica, Tensors
 from trainer.schedule import learning_rate
 from trainer.state import LoopState
 from trainer.state_store import StateStore
-from trainer.tasks import Task
+from trainer.tasks import Batch
+
+Keep = Callable[[Tensors, Epoch], None]
 
 
 class Tracker(Protocol):
@@ -36,62 +42,70 @@ class Tracker(Protocol):
 
 
 def fit(
-    task: Task,
-    model: nn.Module,
+    replica: Replica,
     section: Training,
     seed: int,
-    device: torch.device,
-    keep: Callable[[nn.Module, Epoch], None],
+    keep: Keep,
     tracker: Tracker,
     states: StateStore | None = None,
     preempted: Callable[[], bool] = lambda: False,
+    halvings: int = 0,
 ) -> History:
-    """Train `model` in place; `keep` is called with it after each epoch that is the best so far.
+    """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
 
-    The loss of an optimizer step is the mean over its rows however they are cut into micro-batches. With
-    `states`, training goes on from the newest state there, and `keep` is first called with the best weights
-    so far. `preempted` says whether to end after the step under way.
+    The loss of an optimizer step is the mean over its rows however they are cut, into micro-batches and over
+    ranks. With `states`, training goes on from the newest state there, and `keep` is first called with the
+    best weights so far. `keep` is called, and states are read and written, on the first rank alone.
+    `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
+    of memory before.
 
     Raises:
         Preempted: It did, and the state after that step is written down, if `states` is given.
         UsageError: `states` holds those of a run with other settings.
-        GauntletError: A state cannot be written or read.
+        GauntletError: A state cannot be written or read, or a single row is too much for the device's memory.
+        torch.OutOfMemoryError: With several ranks, which have to start anew with more `halvings`.
     """
-    optimizer = build_optimizer(model, section)
-    state = states.resume(model, optimizer, keep) if states else LoopState()
-    loop = _Loop(task, model, optimizer, section, seed, device, keep, tracker, states, preempted, state)
+    state = _resume(replica, states, keep) if states else LoopState()
+    state.history.out_of_memory += [state.steps_taken + 1] * (halvings - len(state.history.out_of_memory))
+    loop = _Loop(replica, section, seed, keep, tracker, states, preempted, state)
     return loop.run()
 
 
-def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) without weight decay on biases and normalisation weights."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    spared = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": section.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
+def _resume(replica: Replica, states: StateStore, keep: Keep) -> LoopState:
+    """The newest state there, brought to every rank; the start when there is none."""
+    world = replica.world
+    found = states.newest() if world.is_first else None
+    state: LoopState | None = world.from_first(found.state if found else None)
+    if state is None:
+        return LoopState()
+    replica.restore(found.snapshot if found else None)
+    replica.set_scaler_state(state.scaler)
+    if found and found.best_weights is not None:
+        keep(found.best_weights, state.history.epochs[state.history.best_epoch - 1])
+    return state
 
 
 @dataclass
 class _Loop:
-    task: Task
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    replica: Replica
     section: Training
     seed: int
-    device: torch.device
-    keep: Callable[[nn.Module, Epoch], None]
+    keep: Keep
     tracker: Tracker
     states: StateStore | None
     preempted: Callable[[], bool]
     state: LoopState
 
     def __post_init__(self) -> None:
+        self._world = self.replica.world
+        self._lengths = self.replica.task.train_lengths
         self._began = time.monotonic() - self.state.seconds
-        self._steps_per_epoch = math.ceil(len(self.task.train_lengths) / self.section.batch_size)
-        self._progress = Progress(self.section.epochs, self._steps_per_epoch, self.state.steps_taken)
+        self._training_since = time.monotonic()
+        self._steps_per_epoch = math.ceil(len(self._lengths) / self.section.batch_size)
+        self._progress = Progress(
+            self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
+        )
+        self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose loss is still on the device
 
     def run(self) -> History:
         """Go on from `state` to the end."""
@@ -105,7 +119,7 @@ class _Loop:
                 self._validate()
             if in_time:
                 state.start_next_epoch()
-                self._save()
+                self._save(*self._world.any(self.preempted()))
         if not in_time:
             history.stopped = "max_hours reached"
         elif history.epochs_without_gain >= patience:
@@ -115,46 +129,99 @@ class _Loop:
 
     def _train_epoch(self) -> bool:
         """Take the steps that are left of the epoch; False when time is up first, but never before a step."""
-        state = self.state
-        self.model.train()
-        batches = training_batches(self.task.train_lengths, self.section.batch_size, self.seed, state.epoch)
-        for batch in batches[state.cursor :]:
-            if state.steps_taken and self._time_is_up():
+        batches = training_batches(self._lengths, self.section.batch_size, self.seed, self.state.epoch)
+        self._training_since = time.monotonic()
+        in_time = True
+        while in_time and self.state.cursor < len(batches):
+            in_time = self._take_steps(batches)
+            self._settle()
+        return in_time
+
+    def _take_steps(self, batches: list[list[int]]) -> bool:
+        """Take steps until the epoch ends, or time (then False), or memory (then the rest is cut finer)."""
+        first = self.state.cursor
+        prepared = prefetched(self.replica.prepare, map(self._share, batches[first:]), self.replica.prefetch)
+        _, late = self._agree()
+        for done, (batch, micro_batches) in enumerate(zip(batches[first:], prepared, strict=True), first + 1):
+            if late and self._steps_taken:
                 return False
-            self._step(batch)
-            self._progress.step(state.epoch, state.cursor, state.loss_sum / state.rows_seen, len(batch))
+            if not self._step(batch, micro_batches):
+                return True
+            if self._world.is_first and self._progress.due():
+                self._settle()
+                mean, rows = self.state.loss_sum / self.state.rows_seen, self.state.rows_seen
+                self._progress.step(self.state.epoch, done, mean, rows)
             # After an epoch's last step its validation follows, and then a state that holds the result.
-            due = self._time_is_up() or (self.states is not None and self.states.due(state))
-            if self.preempted() or (due and state.cursor < len(batches)):
-                self._save()
+            stop, late = self._agree()
+            due = late or (self.states is not None and self.states.due(self._steps_taken))
+            if stop or (due and done < len(batches)):
+                self._save(stop)
         return True
 
-    def _step(self, batch: list[int]) -> None:
-        """One update from a batch's rows."""
-        started = time.monotonic()
+    def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
+        """One update from a batch's rows; False, and nothing has changed, if there is too little memory."""
         total_steps = self.section.epochs * self._steps_per_epoch
         scores = [epoch.score(self.section.early_stopping.metric) for epoch in self.state.history.epochs]
-        rate = learning_rate(self.section, self.state.steps_taken + 1, total_steps, scores)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for rows in micro_batches(batch, self.section.gradient_accumulation):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.section.precision == "bf16"):
-                loss = self.task.loss_sum(self.model, rows, self.device)
-            (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm)
-        self.optimizer.step()
-        self.state.take_step(float(total), len(batch), rate, time.monotonic() - started)
+        rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
+        generators = self.replica.generators()
+        try:
+            loss = self.replica.step(micro_batches, len(batch), rate)
+        except torch.OutOfMemoryError as error:
+            if self._world.size > 1:  # the others are waiting for this rank's gradients
+                raise
+            cause = str(error).partition(". ")[0]
+        else:
+            self._unread.append((loss, len(batch), rate))
+            return True
+        self.replica.set_generators(generators)
+        self._cut_finer(max(len(part.rows) for part in self._share(batch)), cause)
+        return False
+
+    def _cut_finer(self, rows: int, cause: str) -> None:
+        """Halve the micro-batches, which have up to `rows` rows; a step's rows stay as many."""
+        step = self._steps_taken + 1
+        if rows == 1:
+            raise GauntletError(
+                f"training: out of memory at step {step} with a single row at a time ({cause}). Lower "
+                "training.max_length, set training.gradient_checkpointing, or take a larger accelerator."
+            )
+        self.state.history.out_of_memory.append(step)
+        torch.cuda.empty_cache()
+        print(
+            f"out of memory at step {step} ({cause}): micro-batches have up to {math.ceil(rows / 2)} rows "
+            f"from now on, not {rows}; a step has as many as before",
+            flush=True,
+        )
+
+    def _share(self, batch: list[int]) -> list[MicroBatch]:
+        """This rank's micro-batches of an optimizer step."""
+        accumulation = self.section.gradient_accumulation * 2 ** len(self.state.history.out_of_memory)
+        return rank_share(batch, accumulation, self._world.rank, self._world.size)
+
+    @property
+    def _steps_taken(self) -> int:
+        return self.state.steps_taken + len(self._unread)
+
+    def _settle(self) -> None:
+        """Read the losses of the steps back, for which the device must finish them."""
+        if not self._unread:
+            return
+        for loss, rows, rate in self._unread:
+            self.state.take_step(float(loss), rows, rate)
+        self._unread.clear()
+        now = time.monotonic()
+        self.state.epoch_seconds += now - self._training_since
+        self._training_since = now
+
+    def _agree(self) -> tuple[bool, ...]:
+        """Whether any rank is asked to end, and whether the first one's time is up."""
+        return self._world.any(self.preempted(), self._world.is_first and self._time_is_up())
 
     def _validate(self) -> None:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
-        self.model.eval()
-        with torch.inference_mode():
-            metrics = self.task.validate(self.model, self.device)
+        metrics = self.replica.validate()
         epoch = Epoch(
             epoch=state.epoch,
             train_loss=state.loss_sum / state.rows_seen,
@@ -171,15 +238,23 @@ class _Loop:
         self._track(epoch)
         if epoch.score(metric) > best_score:
             history.best_epoch = epoch.epoch
-            self.keep(self.model, epoch)
-        self._progress.epoch(epoch, best=history.best_epoch == epoch.epoch)
+            weights = self.replica.weights()
+            if self._world.is_first:
+                self.keep(weights, epoch)
+        if self._world.is_first:
+            self._progress.epoch(epoch, best=history.best_epoch == epoch.epoch)
 
-    def _save(self) -> None:
+    def _save(self, stop: bool) -> None:
         """Write the state down, and end here if that was asked for."""
+        self._settle()
         self.state.seconds = time.monotonic() - self._began
         if self.states:
-            self.states.save(self.state, self.model, self.optimizer)
-        if self.preempted():
+            self.state.scaler = self.replica.scaler_state()
+            snapshot = self.replica.snapshot()
+            if self._world.is_first:
+                self.states.save(self.state, snapshot)
+        self._training_since = time.monotonic()
+        if stop:
             if self.states:
                 where = f"Its state is in {self.states.uri}: the same command goes on from there."
             else:

@@ -12,24 +12,22 @@ SECONDS_BETWEEN_LINES = 2.0
 class Progress:
     """Prints progress as plain lines, so that it reads the same in a terminal, a file and Cloud Logging."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, steps_taken: int = 0) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, steps_taken: int = 0, rows_seen: int = 0) -> None:
         self._steps_taken_before = steps_taken
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._started = self._printed = time.monotonic()
-        self._rows_since_printed = 0
+        self._rows_printed = rows_seen  # of the epoch
+
+    def due(self) -> bool:
+        """Whether the last line is old enough for another one."""
+        return time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES
 
     def step(self, epoch: int, step: int, loss: float, rows: int) -> None:
-        """Say where training is, at most once in `SECONDS_BETWEEN_LINES`.
-
-        `loss` is the epoch's mean so far and `rows` the rows of this step.
-        """
+        """Say where training is: `loss` is the epoch's mean so far and `rows` the rows it is a mean of."""
         now = time.monotonic()
-        self._rows_since_printed += rows
-        if now - self._printed < SECONDS_BETWEEN_LINES:
-            return
-        rate = self._rows_since_printed / (now - self._printed)
-        self._printed, self._rows_since_printed = now, 0
+        rate = (rows - self._rows_printed) / (now - self._printed)
+        self._printed, self._rows_printed = now, rows
         done = (epoch - 1) * self._steps_per_epoch + step
         seconds_per_step = (now - self._started) / (done - self._steps_taken_before)
         left = seconds_per_step * (self._epochs * self._steps_per_epoch - done)
@@ -41,6 +39,7 @@ class Progress:
 
     def epoch(self, epoch: Epoch, best: bool) -> None:
         """Say how an epoch ended."""
+        self._printed, self._rows_printed = time.monotonic(), 0
         print(
             f"epoch {epoch.epoch}/{self._epochs} done  train loss {epoch.train_loss:.4f}  "
             f"validation loss {epoch.validation_loss:.4f}  macro-F1 {epoch.macro_f1:.4f}  "

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from backends.prices import hourly_rate
 from backends.tracking import open_tracking
-from manifests.errors import GauntletError
+from manifests.errors import GauntletError, UsageError
 from manifests.schema import Section, Training, canonical_json
 from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic
+from trainer.embedding import with_whole_tables
 from trainer.history import Epoch, History
 from trainer.loop import fit
+from trainer.precision import choose_format, require_compiler
 from trainer.preemption import noticing_sigterm
+from trainer.ranks import World, process_group
+from trainer.replica import Replica, Tensors
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
 from trainer.tasks import load_task
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class TrainingRun:
         checkpoint_uri: Where training states go, a path or any URI that fsspec opens, and from where training
             goes on when it was interrupted; empty: nowhere, and an interrupted training starts anew.
         tensorboard_dir: Where scalars go, a path or `gs://`; empty: nowhere.
+        halvings: How often this training ran out of memory on several ranks; see `trainer.launch`.
     """
 
     section: Training
@@ -49,76 +55,96 @@ class TrainingRun:
     tracking_uri: str = ""
     checkpoint_uri: str = field(default_factory=lambda: os.environ.get("AIP_CHECKPOINT_DIR", ""))
     tensorboard_dir: str = field(default_factory=lambda: os.environ.get("AIP_TENSORBOARD_LOG_DIR", ""))
+    halvings: int = 0
 
 
-def train(run: TrainingRun) -> dict[str, Any]:
+def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     """Train, keep the best epoch's checkpoint at `run.checkpoint`, and return the history as JSON.
 
-    To be called in the main thread, since SIGTERM is noticed there.
+    To be called in the main thread, since SIGTERM is noticed there, and on every rank; the first one writes.
 
     Raises:
         Preempted: SIGTERM came; the step under way was finished and the state written down.
         UsageError: The encoder, the device or the splits are not to be had.
         GauntletError: No epoch gave a finite validation metric.
     """
-    device = choose_device(run.section.compute_target)
-    make_deterministic(run.seed)
-    task = load_task(run.task, run.section, run.splits)
-    model = task.build_model().to(device)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    where = describe(device, run.section)
-    print(f"{len(task.train_lengths)} rows, {parameters / 1e6:.1f} M parameters, {where}", flush=True)
+    section = run.section
+    device = choose_device(section.compute_target, world)
+    require_compiler(section)
+    make_deterministic(run.seed, world.local_size)
+    task = load_task(run.task, section, run.splits)
+    if world.size > len(task.train_lengths):
+        raise UsageError(
+            f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
+        )
+    model = task.build_model()
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(tensor.numel() for tensor in with_whole_tables(model, model.state_dict()).values())
+    where = describe(device, section, world)
+    if world.is_first:
+        size = f"{parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
+        print(f"{len(task.train_lengths)} rows, {size}, {where}", flush=True)
 
-    def keep(model: nn.Module, epoch: Epoch) -> None:
+    def keep(weights: Tensors, epoch: Epoch) -> None:
         record = TrainingRecord(
             task=run.task,
             labels=read_labels(run.splits),
-            encoder=run.section.encoder,
-            max_length=run.section.max_length,
+            encoder=section.encoder,
+            max_length=section.max_length,
             seed=run.seed,
             epoch=epoch.epoch,
             data_sha256=read_statistics(run.splits)["sha256"],
-            training_sha256=section_sha256(run.section),
+            training_sha256=section_sha256(section),
         )
-        write_checkpoint(run.checkpoint, record, lambda folder: task.save(model, folder))
+        write_checkpoint(run.checkpoint, record, lambda folder: task.save(model, weights, folder))
 
     states = None
     if run.checkpoint_uri:
-        states = StateStore(run.checkpoint_uri, fingerprint(run, device), run.section.checkpoints)
-    with open_tracking(run.tracking_uri, run.name, run_name(run), {"task": run.task}) as tracker:
-        tracker.log_params(flatten(run.section.model_dump(mode="json")) | {"seed": str(run.seed)})
-        with noticing_sigterm() as preempted:
-            history = fit(task, model, run.section, run.seed, device, keep, tracker, states, preempted)
+        states = StateStore(run.checkpoint_uri, fingerprint(run, device, world), section.checkpoints)
+    tracking_uri = run.tracking_uri if world.is_first else ""
+    with (
+        process_group(world, device),
+        open_tracking(tracking_uri, run.name, run_name(run), {"task": run.task}) as tracker,
+        noticing_sigterm() as preempted,
+    ):
+        tracker.log_params(flatten(section.model_dump(mode="json")) | {"seed": str(run.seed)})
+        replica = Replica(task, model, section, device, world)
+        torch.manual_seed(run.seed + world.rank)  # the same weights, but dropout of its own, on each rank
+        history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
+        del replica
     if history.best_epoch == 0:
         raise GauntletError(
-            f"training: no epoch gave a finite {run.section.early_stopping.metric}; the last training loss "
+            f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
             f"was {history.epochs[-1].train_loss}. "
-            f"Lower training.learning_rate, which is {run.section.learning_rate:g}."
+            f"Lower training.learning_rate, which is {section.learning_rate:g}."
         )
-    if run.tensorboard_dir:
+    if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
-    rate = hourly_rate(run.section.resources)
+    rate = hourly_rate(section.resources) * section.resources.replica_count
     return history.to_json() | {
         "device": where,
         "parameters": parameters,
-        "machine": machine_name(run.section),
+        "machine": machine_name(section),
         "usd_per_hour": rate,
         "cost_usd": rate * history.seconds / 3600,
         "host": platform.node(),
     }
 
 
-def fingerprint(run: TrainingRun, device: torch.device) -> dict[str, str]:
+def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[str, str]:
     """All that an optimizer step depends on beside the state: what must not change when training goes on.
 
     Time and money, and how often a state is written, may change.
     """
-    settings = run.section.model_dump(mode="json", exclude={"resources", "checkpoints", "compute_target"})
+    free = {"resources", "checkpoints", "compute_target", "prefetch_batches", "precision"}
+    settings = run.section.model_dump(mode="json", exclude=free)
     return flatten({"training": settings}) | {
         "task": run.task,
         "seed": str(run.seed),
         "the data's sha256": read_statistics(run.splits)["sha256"],
         "the device": device.type,
+        "the number format": choose_format(run.section, device),
+        "the number of ranks": str(world.size),
     }
 
 
@@ -130,9 +156,10 @@ def section_sha256(section: Section) -> str:
 def machine_name(section: Training) -> str:
     """The machine that the manifest buys, which is what the cost is reckoned with on any machine."""
     resources = section.resources
-    if resources.accelerator_type is None:
-        return resources.machine_type
-    return f"{resources.machine_type} + {resources.accelerator_count} × {resources.accelerator_type}"
+    machine = resources.machine_type
+    if resources.accelerator_type is not None:
+        machine += f" + {resources.accelerator_count} × {resources.accelerator_type}"
+    return machine if resources.replica_count == 1 else f"{resources.replica_count} × ({machine})"
 
 
 def run_name(run: TrainingRun) -> str:

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from trainer.history import Epoch, History, Step
+from trainer.replica import Snapshot, Tensors
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -36,6 +35,7 @@ class LoopState:
         rows_seen: The rows that are summed in it.
         epoch_seconds: Its training time so far.
         seconds: Time of the whole training, across interruptions.
+        scaler: The loss scale of fp16.
         history: The validated epochs and all steps.
     """
 
@@ -45,6 +45,7 @@ class LoopState:
     rows_seen: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
+    scaler: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
     @property
@@ -52,12 +53,11 @@ class LoopState:
         """Optimizer steps of all epochs."""
         return len(self.history.steps)
 
-    def take_step(self, loss_sum: float, rows: int, rate: float, seconds: float) -> None:
+    def take_step(self, loss_sum: float, rows: int, rate: float) -> None:
         """Count one optimizer step on `rows` rows."""
         self.cursor += 1
         self.loss_sum += loss_sum
         self.rows_seen += rows
-        self.epoch_seconds += seconds
         self.history.steps.append(Step(self.steps_taken + 1, loss_sum / rows, rate))
 
     def start_next_epoch(self) -> None:
@@ -74,21 +74,15 @@ class LoopState:
         return cls(**{**content, "history": History(**history)})
 
 
-def write_state(
-    folder: Path,
-    state: LoopState,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    fingerprint: Mapping[str, str],
-) -> None:
+def write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint: Mapping[str, str]) -> None:
     """Write `STATE_FILES` into an existing folder.
 
     Raises:
         OSError, SafetensorError: The disk is full, say.
     """
-    save_model(model, str(folder / MODEL_FILE))
-    save_file(_optimizer_tensors(optimizer), folder / OPTIMIZER_FILE)
-    save_file(_random_tensors(_device(model)), folder / RANDOM_FILE)
+    save_file(snapshot.model, folder / MODEL_FILE)
+    save_file(snapshot.optimizer, folder / OPTIMIZER_FILE)
+    save_file(snapshot.generators, folder / RANDOM_FILE)
     content = {"fingerprint": dict(fingerprint), "state": asdict(state)}
     (folder / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
 
@@ -103,41 +97,12 @@ def read_state(folder: Path) -> tuple[LoopState, dict[str, str]]:
     return LoopState.from_json(content["state"]), dict(content["fingerprint"])
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Put a state's weights into the model, on whatever device it is."""
-    load_model(model, str(folder / MODEL_FILE))
+def read_weights(folder: Path) -> Tensors:
+    """A state's weights."""
+    weights: Tensors = load_file(folder / MODEL_FILE)
+    return weights
 
 
-def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a state's weights into the model, its moments into the optimizer, and set torch's generators."""
-    load_weights(folder, model)
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
-        parameter, name = key.split(".", 1)
-        moments.setdefault(int(parameter), {})[name] = tensor
-    # The groups' hyperparameters are the manifest's, which the fingerprint has shown to be the same.
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    generators = load_file(folder / RANDOM_FILE)
-    torch.set_rng_state(generators["cpu"])
-    if "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"], _device(model))
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{parameter}.{name}": tensor.contiguous()
-        for parameter, moments in optimizer.state_dict()["state"].items()
-        for name, tensor in moments.items()
-    }
-
-
-def _random_tensors(device: torch.device) -> dict[str, torch.Tensor]:
-    """The generators' states, uint8, as torch gives them."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def read_snapshot(folder: Path) -> Snapshot:
+    """A state's tensors."""
+    return Snapshot(read_weights(folder), load_file(folder / OPTIMIZER_FILE), load_file(folder / RANDOM_FILE))

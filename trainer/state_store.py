@@ -13,21 +13,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from backends import storage
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import Checkpoints
-from trainer.history import Epoch
-from trainer.state import STATE_FILES, LoopState, load_tensors, load_weights, read_state, write_state
+from trainer.replica import Snapshot, Tensors
+from trainer.state import STATE_FILES, LoopState, read_snapshot, read_state, read_weights, write_state
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "gauntlet-training-state-1"
@@ -68,6 +66,15 @@ class Candidate:
     fingerprint: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A state to go on from, and the weights of the best epoch until then, if one is validated."""
+
+    state: LoopState
+    snapshot: Snapshot
+    best_weights: Tensors | None
+
+
 class StateStore:
     """The states of one training run at a path or any URI that fsspec opens.
 
@@ -84,11 +91,11 @@ class StateStore:
         self._local = storage.local_folder(uri)
         self._best_epoch_before = 0
 
-    def due(self, state: LoopState) -> bool:
-        """Whether a state is to be written after this step, within an epoch."""
-        return self._plan.every_steps is not None and state.steps_taken % self._plan.every_steps == 0
+    def due(self, steps_taken: int) -> bool:
+        """Whether a state is to be written after so many steps, within an epoch."""
+        return self._plan.every_steps is not None and steps_taken % self._plan.every_steps == 0
 
-    def save(self, state: LoopState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, state: LoopState, snapshot: Snapshot) -> None:
         """Write a state, then remove those that it makes superfluous.
 
         Raises:
@@ -96,7 +103,7 @@ class StateStore:
         """
         position = Position(state.epoch, state.cursor)
         with self._staging() as folder:
-            write_state(folder, state, model, optimizer, self._fingerprint)
+            write_state(folder, state, snapshot, self._fingerprint)
             files = {name: _sha256(folder / name) for name in STATE_FILES}
             manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
             (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
@@ -107,12 +114,10 @@ class StateStore:
         for superfluous in expendable(self._positions(), position, best_epochs, keep):
             storage.delete(self._uri(superfluous.name), first=MANIFEST_FILE)
 
-    def resume(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, keep: Callable[[nn.Module, Epoch], None]
-    ) -> LoopState:
-        """Go to the newest state that can be used; a fresh one when there is none.
+    def newest(self) -> Found | None:
+        """The newest state that can be used, if there is one.
 
-        `keep` is called with the weights of the best epoch so far, which may lie in an older state.
+        The best epoch's weights may lie in an older state; without them a state cannot be used.
 
         Raises:
             UsageError: The newest state is of a run with other settings.
@@ -124,20 +129,18 @@ class StateStore:
                 try:
                     found = self._fetch(position, Path(scratch))
                     self._require_same_run(found)
-                    history = found.state.history
-                    if history.best_epoch:
-                        best = self._fetch(Position(history.best_epoch + 1, 0), Path(scratch))
-                        load_weights(best.folder, model)
-                        keep(model, history.epochs[history.best_epoch - 1])
+                    best_epoch, best_weights = found.state.history.best_epoch, None
+                    if best_epoch:
+                        best = self._fetch(Position(best_epoch + 1, 0), Path(scratch))
+                        best_weights = read_weights(best.folder)
                 except Refused as reason:
                     then = "training starts anew" if position == positions[-1] else "trying the one before it"
                     print(f"warning: {reason}; {then}", file=sys.stderr, flush=True)
                     continue
-                load_tensors(found.folder, model, optimizer)
-                self._best_epoch_before = history.best_epoch
+                self._best_epoch_before = best_epoch
                 print(f"resumed after step {found.state.steps_taken} from {found.name}", flush=True)
-                return found.state
-        return LoopState()
+                return Found(found.state, read_snapshot(found.folder), best_weights)
+        return None
 
     def _uri(self, name: str) -> str:
         return storage.join(self.uri, name)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 
+SPINS = 1_000
+"""Turns of GNU OpenMP's waiting loop: microseconds, as long as the gap between two operators of a step."""
 
-def wait_passively() -> None:
-    """Let OpenMP threads sleep at a barrier instead of spinning, unless the environment says otherwise.
 
-    Spinning is faster on an idle machine (by a half, measured once) and over ten times slower on a shared
-    one: a thread then spins away the very time slice that the other one needs. See
+def wait_briefly() -> None:
+    """Let OpenMP threads spin at a barrier for microseconds, then sleep, unless the environment objects.
+
+    By default they spin for milliseconds. That gains a few percent on an idle machine and costs most of
+    the speed on a shared one, where a thread spins away the very time slice that the other one needs. See
     `benchmarks/openmp_waiting.py`.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

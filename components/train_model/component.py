@@ -24,9 +24,9 @@ def train_model(
     from components.step import step
 
     with step(checkpoint.path):
-        from trainer.threads import wait_passively
+        from trainer.threads import wait_briefly
 
-        wait_passively()
+        wait_briefly()
 
         from components.train_model.run import run
         from manifests.schema import Training

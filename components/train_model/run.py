@@ -6,12 +6,18 @@ from pathlib import Path
 
 from components.step import write_json, write_text
 from components.train_model.curves import curves_page
-from trainer.run import TrainingRun, train
+from trainer.launch import launch
+from trainer.run import TrainingRun
 
 
 def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:
-    """Train, write the history and its picture, and return the best epoch's metrics."""
-    history = train(training_run)
+    """Train, write the history and its picture, and return the best epoch's metrics.
+
+    On a machine of the job that is not the first there is none of these, and the metrics are empty.
+    """
+    history = launch(training_run)
+    if history is None:
+        return {}
     write_json(history_path, history)
     write_text(curves_path, curves_page(history))
     best = history["epochs"][history["best_epoch"] - 1]

@@ -112,9 +112,9 @@ def test_only_n1_machines_take_attached_accelerators() -> None:
 
 
 def test_an_estimate_counts_hours_replicas_and_every_retry() -> None:
-    resources = Resources(machine_type="n1-standard-4", max_hours=2.5)
+    resources = Resources(machine_type="n1-standard-4", max_hours=2.5, replica_count=3)
 
-    most = estimate(resources, replicas=3, retries=2)
+    most = estimate(resources, retries=2)
 
     assert most.usd == pytest.approx(0.21849885 * 2.5 * 3 * 3, rel=1e-5)
     assert str(most) == "0.2185 USD/h × 2.5 h × 3 replicas × 3 attempts = 4.92 USD"

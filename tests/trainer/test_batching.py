@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
 
-from trainer.batching import evaluation_batches, micro_batches, training_batches
+import numpy as np
+import pytest
+
+from trainer.batching import evaluation_batches, micro_batches, rank_share, training_batches
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1000).tolist()
 
@@ -34,3 +37,19 @@ def test_evaluation_reads_every_row_once_from_short_to_long() -> None:
 def test_micro_batches_keep_the_rows_and_are_never_empty() -> None:
     assert micro_batches([5, 6, 7], 2) == [[5, 6], [7]]
     assert micro_batches([5], 4) == [[5]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 13])
+@pytest.mark.parametrize(("accumulation", "ranks"), [(1, 1), (1, 2), (2, 3), (4, 2)])
+def test_the_ranks_share_a_batch_so_that_each_row_counts_once_and_all_meet_as_often(
+    rows: int, accumulation: int, ranks: int
+) -> None:
+    batch = list(range(100, 100 + rows))
+    shares = [rank_share(batch, accumulation, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) <= accumulation
+    counted = Counter(row for share in shares for part in share if part.counts for row in part.rows)
+    assert counted == Counter(batch)
+    sizes = [len(part.rows) for share in shares for part in share if part.counts]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(part.rows for share in shares for part in share)

@@ -8,15 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from manifests.errors import Preempted
+from manifests.errors import GauntletError, Preempted
 from manifests.schema import Checkpoints, EarlyStopping, Resources, Training
 from trainer.device import make_deterministic
 from trainer.history import Epoch, History
-from trainer.loop import build_optimizer, fit
+from trainer.loop import fit
+from trainer.ranks import World
+from trainer.replica import Replica, Tensors, build_optimizer
 from trainer.schedule import learning_rate
 from trainer.state import LoopState
 from trainer.state_store import StateStore
-from trainer.tasks import load_task
+from trainer.tasks import Batch, load_task
+from trainer.tasks.text_classification import TextClassification
 
 
 class Recorder:
@@ -29,16 +32,18 @@ class Recorder:
         self.logged.append((step, dict(metrics)))
 
 
-def train(section: Training, splits: Path, seed: int = 3) -> tuple[History, nn.Module, list[Epoch], Recorder]:
-    make_deterministic(seed)
-    task = load_task("text_classification", section, splits)
-    model = task.build_model()
+def train(section: Training, splits: Path, seed: int = 3) -> tuple[History, Tensors, list[Epoch], Recorder]:
+    replica = build_replica(section, splits, seed)
     kept: list[Epoch] = []
     tracker = Recorder()
-    history = fit(
-        task, model, section, seed, torch.device("cpu"), lambda _, epoch: kept.append(epoch), tracker
-    )
-    return history, model, kept, tracker
+    history = fit(replica, section, seed, lambda _, epoch: kept.append(epoch), tracker)
+    return history, replica.weights(), kept, tracker
+
+
+def build_replica(section: Training, splits: Path, seed: int = 3) -> Replica:
+    make_deterministic(seed)
+    task = load_task("text_classification", section, splits)
+    return Replica(task, task.build_model(), section, torch.device("cpu"), World())
 
 
 @pytest.fixture
@@ -58,8 +63,8 @@ def test_a_model_learns_classes_that_can_be_told_apart(section: Training, tiny_s
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(section: Training, tiny_splits: Path) -> None:
-    first, second = (train(section, tiny_splits)[1].state_dict() for _ in range(2))
-    other = train(section, tiny_splits, seed=4)[1].state_dict()
+    first, second = (train(section, tiny_splits)[1] for _ in range(2))
+    other = train(section, tiny_splits, seed=4)[1]
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
@@ -89,6 +94,77 @@ def test_training_stops_at_its_deadline_and_still_validates(section: Training, t
     assert history.stopped == "max_hours reached"
     assert len(history.steps) == 1
     assert len(kept) == 1
+
+
+class LittleMemory(TextClassification):
+    """A device on which, from a step on, only so many rows fit at once."""
+
+    def __init__(self, section: Training, splits: Path, rows: int, from_step: int) -> None:
+        super().__init__(section, splits)
+        self._rows, self._passes_left = rows, from_step - 1
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        loss = super().loss_sum(model, batch)
+        self._passes_left -= 1
+        if self._passes_left < 0 and len(batch[0]) > self._rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss
+
+
+def train_with_little_memory(
+    section: Training, splits: Path, rows: int, from_step: int = 1
+) -> tuple[History, Tensors]:
+    make_deterministic(3)
+    task = LittleMemory(section, splits, rows, from_step)
+    replica = Replica(task, task.build_model(), section, torch.device("cpu"), World())
+    return fit(replica, section, 3, lambda *_: None, Recorder()), replica.weights()
+
+
+def test_out_of_memory_the_micro_batches_are_halved_and_the_batch_stays(
+    section: Training, tiny_splits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = section.model_copy(update={"dropout": 0.0, "epochs": 2})
+    expected = [step.loss for step in train(plain, tiny_splits)[0].steps]
+    history, _ = train_with_little_memory(plain, tiny_splits, rows=3, from_step=5)
+    assert history.out_of_memory == [5, 5]  # 8 rows, then 4, then 2
+    assert [step.loss for step in history.steps] == pytest.approx(expected, abs=1e-6)
+    assert (
+        "out of memory at step 5 (CUDA out of memory): micro-batches have up to 4 rows"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_step_that_ran_out_of_memory_leaves_no_trace_in_the_bits(
+    section: Training, tiny_splits: Path
+) -> None:
+    """As if the micro-batches had been that small from the start: the masks of dropout are drawn anew."""
+    section = section.model_copy(update={"epochs": 1})
+    halved = train_with_little_memory(section, tiny_splits, rows=4)[1]
+    small = train(section.model_copy(update={"gradient_accumulation": 2}), tiny_splits)[1]
+    assert all(torch.equal(halved[name], small[name]) for name in small)
+
+
+def test_a_single_row_that_does_not_fit_ends_training_with_a_message(
+    section: Training, tiny_splits: Path
+) -> None:
+    with pytest.raises(GauntletError, match=r"out of memory at step 1 with a single row .*max_length"):
+        train_with_little_memory(section, tiny_splits, rows=0)
+
+
+def test_halved_micro_batches_stay_halved_in_the_training_that_goes_on(
+    section: Training, tiny_splits: Path, tmp_path: Path
+) -> None:
+    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    section = section.model_copy(update={"epochs": 1})
+    fit(build_replica(section, tiny_splits), section, 3, lambda *_: None, Recorder(), states, halvings=1)
+    found = states.newest()
+    assert found is not None
+    assert found.state.history.out_of_memory == [1]
+    longer = section.model_copy(update={"epochs": 2})
+    again = fit(
+        build_replica(longer, tiny_splits), longer, 3, lambda *_: None, Recorder(), states, halvings=2
+    )
+    assert again.out_of_memory == [1, 10]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"])
@@ -127,20 +203,18 @@ def test_an_epoch_without_a_finite_metric_is_never_kept(section: Training, tiny_
     with torch.no_grad():
         model.classifier.weight.fill_(math.nan)
     kept: list[Epoch] = []
-    history = fit(task, model, exploding, 0, torch.device("cpu"), lambda _, e: kept.append(e), Recorder())
+    replica = Replica(task, model, exploding, torch.device("cpu"), World())
+    history = fit(replica, exploding, 0, lambda _, epoch: kept.append(epoch), Recorder())
     assert (kept, history.best_epoch) == ([], 0)
 
 
 def train_with_states(
     section: Training, splits: Path, states: StateStore, preempted: Callable[[], bool] = lambda: False
-) -> tuple[History, nn.Module, Recorder]:
-    make_deterministic(3)
-    task = load_task("text_classification", section, splits)
-    model = task.build_model()
+) -> tuple[History, Tensors, Recorder]:
+    replica = build_replica(section, splits)
     tracker = Recorder()
-    cpu = torch.device("cpu")
-    history = fit(task, model, section, 3, cpu, lambda *_: None, tracker, states, preempted)
-    return history, model, tracker
+    history = fit(replica, section, 3, lambda *_: None, tracker, states, preempted)
+    return history, replica.weights(), tracker
 
 
 def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_more(
@@ -158,18 +232,17 @@ def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_mor
     longer, resumed, tracker = train_with_states(section, tiny_splits, states)
     assert longer.stopped == "all epochs done"
     assert [step for step, _ in tracker.logged] == [1, 2]
-    undisturbed = train(section, tiny_splits)[1].state_dict()
-    assert all(torch.equal(tensor, undisturbed[key]) for key, tensor in resumed.state_dict().items())
+    undisturbed = train(section, tiny_splits)[1]
+    assert all(torch.equal(tensor, undisturbed[key]) for key, tensor in resumed.items())
 
 
 def test_time_spent_before_an_interruption_counts(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
     states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
-    model = load_task("text_classification", section, tiny_splits).build_model()
-    before = LoopState(seconds=7200.0)
-    before.take_step(8.0, 8, 1e-3, 1.0)
-    states.save(before, model, build_optimizer(model, section))
+    before = LoopState(seconds=7200.0, epoch_seconds=1.0)
+    before.take_step(8.0, 8, 1e-3)
+    states.save(before, build_replica(section, tiny_splits).snapshot())
     tight = section.model_copy(update={"resources": Resources(max_hours=1.9)})
     history, _, _ = train_with_states(tight, tiny_splits, states)
     assert history.stopped == "max_hours reached"

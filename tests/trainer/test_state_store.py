@@ -12,13 +12,20 @@ import torch
 from torch import nn
 
 from backends import storage
+from manifests import schema
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import Checkpoints
 from trainer.history import Epoch, History, Step
+from trainer.ranks import World
+from trainer.replica import Replica
 from trainer.state import LoopState
 from trainer.state_store import Position, StateStore, expendable
 
 FINGERPRINT = {"training.learning_rate": "0.01", "seed": "3"}
+
+
+class NoRows:
+    """A task of which no test here asks anything."""
 
 
 class Training:
@@ -27,16 +34,17 @@ class Training:
     def __init__(self, uri: str, fingerprint: dict[str, str] = FINGERPRINT, **plan: int) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.LayerNorm(8))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        section = schema.Training(learning_rate=0.01)
+        self.replica = Replica(NoRows(), self.model, section, torch.device("cpu"), World())
         self.store = StateStore(uri, fingerprint, Checkpoints(**plan))
         self.state = LoopState()
         self.kept: list[tuple[int, torch.Tensor]] = []
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
+        self.replica.optimizer.zero_grad()
         self.model(torch.ones(5, 4)).pow(3).sum().backward()
-        self.optimizer.step()
-        self.state.take_step(1.5, 5, 0.01, 0.1)
+        self.replica.optimizer.step()
+        self.state.take_step(1.5, 5, 0.01)
 
     def end_epoch(self, best: bool = True) -> None:
         number = self.state.epoch
@@ -46,13 +54,15 @@ class Training:
         self.save()
 
     def save(self) -> None:
-        self.store.save(self.state, self.model, self.optimizer)
+        self.store.save(self.state, self.replica.snapshot())
 
     def resume(self) -> LoopState:
-        def keep(model: nn.Module, epoch: Epoch) -> None:
-            self.kept.append((epoch.epoch, model.state_dict()["0.weight"].clone()))
-
-        self.state = self.store.resume(self.model, self.optimizer, keep)
+        found = self.store.newest()
+        if found:
+            self.replica.restore(found.snapshot)
+            self.state = found.state
+            if found.best_weights:
+                self.kept.append((self.state.history.best_epoch, found.best_weights["0.weight"]))
         return self.state
 
     def weights(self) -> list[torch.Tensor]:
@@ -104,7 +114,8 @@ def test_training_goes_on_in_the_same_bits(uri: str) -> None:
 
 
 def test_a_state_survives_json_bit_for_bit() -> None:
-    state = LoopState(3, 7, 0.1 + 0.2, 56, 1 / 3, 2 / 3, History(steps=[Step(1, 1e-17, 2e-5)], best_epoch=2))
+    history = History(steps=[Step(1, 1e-17, 2e-5)], out_of_memory=[1], best_epoch=2)
+    state = LoopState(3, 7, 0.1 + 0.2, 56, 1 / 3, 2 / 3, {"scale": 2.0**16}, history)
     state.history.epochs.append(Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 6.0, 7.0))
     assert LoopState.from_json(json.loads(json.dumps(asdict(state)))) == state
 
@@ -217,7 +228,7 @@ def test_a_state_is_due_after_every_so_many_steps(tmp_path: Path) -> None:
     due = []
     for _ in range(4):
         training.step()
-        due.append(training.store.due(training.state))
+        due.append(training.store.due(training.state.steps_taken))
     assert due == [False, True, False, True]
     assert not Training(str(tmp_path)).store.due(training.state)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,25 +12,45 @@ from torch import nn
 from manifests.errors import UsageError
 from manifests.schema import Training
 
+Batch = tuple[torch.Tensor, ...]
+"""Tensors of B rows, in an order that only their task knows."""
+
 
 class Task(Protocol):
-    """What the training loop needs to know of a task kind. B rows form a batch."""
+    """What the training loop needs to know of a task kind. B rows form a batch, N the validation split."""
 
     @property
     def train_lengths(self) -> Sequence[int]:
         """Size of each training row, by which batches are formed."""
 
+    @property
+    def validation_lengths(self) -> Sequence[int]:
+        """Size of each validation row."""
+
+    @property
+    def validation_batch_size(self) -> int:
+        """Rows that are scored at once."""
+
     def build_model(self) -> nn.Module:
         """The model with its pretrained weights, on the CPU."""
 
-    def loss_sum(self, model: nn.Module, rows: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Training loss summed over the given training rows, a scalar with a gradient."""
+    def training_batch(self, rows: Sequence[int]) -> Batch:
+        """Training rows, on the CPU."""
 
-    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Metrics on the validation split, `loss` (mean per row) among them. The model is in eval mode."""
+    def validation_batch(self, rows: Sequence[int]) -> Batch:
+        """Validation rows, on the CPU."""
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write weights, configuration and preprocessing into an existing folder."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Training loss summed over the batch's rows, a scalar with a gradient."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """What `metrics` needs of each row, (B, K). The model is in eval mode."""
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """Metrics of the `outputs` (N, K) of all validation rows, `loss` (mean per row) among them."""
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""
 
 
 def load_task(kind: str, section: Training, splits: Path) -> Task:

@@ -6,7 +6,8 @@ B = batch, T = tokens, H = hidden size, C = classes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -21,11 +22,10 @@ from torch import nn
 from torch.nn import functional
 
 from manifests.schema import Training
-from trainer.batching import evaluation_batches
+from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import find_encoder, load_encoder
 from trainer.splits import read_labels, read_split
-
-VALIDATION_BATCH_SIZE = 64
+from trainer.tasks import Batch
 
 
 class TextClassifier(nn.Module):
@@ -53,9 +53,7 @@ class TokenizedRows:
         self.labels: npt.NDArray[np.int64] = frame["label"].to_numpy(dtype=np.int64, copy=True)
         self.lengths = [len(ids) for ids in self.ids]
 
-    def batch(
-        self, rows: Sequence[int], pad_id: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(self, rows: Sequence[int], pad_id: int) -> Batch:
         """Token ids (B, T), mask (B, T) and labels (B,), padded on the right to the longest row."""
         width = max(self.lengths[row] for row in rows)
         ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
@@ -63,12 +61,13 @@ class TokenizedRows:
         for at, row in enumerate(rows):
             ids[at, : self.lengths[row]] = torch.tensor(self.ids[row])
             mask[at, : self.lengths[row]] = 1
-        labels = torch.from_numpy(self.labels[list(rows)])
-        return tuple(tensor.to(device, non_blocking=True) for tensor in (ids, mask, labels))  # type: ignore[return-value]
+        return ids, mask, torch.from_numpy(self.labels[list(rows)])
 
 
 class TextClassification:
     """The task `text_classification` on the splits that validate-data wrote."""
+
+    validation_batch_size = 64
 
     def __init__(self, section: Training, splits: Path) -> None:
         """Read and tokenise the training and validation rows.
@@ -92,31 +91,47 @@ class TextClassification:
         """Tokens in each training row."""
         return self._train.lengths
 
+    @property
+    def validation_lengths(self) -> Sequence[int]:
+        """Tokens in each validation row."""
+        return self._validation.lengths
+
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
+        train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
+        if self._section.gradient_checkpointing:
+            encoder.gradient_checkpointing_enable()  # type: ignore[operator]
         hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
         return TextClassifier(encoder, hidden_size, len(self._labels), self._section.dropout)
 
-    def loss_sum(self, model: nn.Module, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    def training_batch(self, rows: Sequence[int]) -> Batch:
+        """Token ids (B, T), mask (B, T) and labels (B,)."""
+        return self._train.batch(rows, self._pad_id)
+
+    def validation_batch(self, rows: Sequence[int]) -> Batch:
+        """As `training_batch`."""
+        return self._validation.batch(rows, self._pad_id)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy with label smoothing, summed over rows."""
-        ids, mask, labels = self._train.batch(rows, self._pad_id, device)
+        ids, mask, labels = batch
         return functional.cross_entropy(
             model(ids, mask).float(), labels, reduction="sum", label_smoothing=self._section.label_smoothing
         )
 
-    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Loss, accuracy, macro and weighted F1, each computed over all validation rows at once."""
-        logits = torch.empty(len(self._validation.labels), len(self._labels))
-        for rows in evaluation_batches(self._validation.lengths, VALIDATION_BATCH_SIZE):
-            ids, mask, _ = self._validation.batch(rows, self._pad_id, device)
-            logits[rows] = model(ids, mask).float().cpu()
-        return classification_metrics(logits, self._validation.labels)
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits (B, C)."""
+        ids, mask, _ = batch
+        return cast(torch.Tensor, model(ids, mask))
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """Loss, accuracy, macro and weighted F1 of logits (N, C)."""
+        return classification_metrics(outputs, self._validation.labels)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_file(with_whole_tables(model, weights), folder / "model.safetensors")
         shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
         shutil.copyfile(self._encoder.tokenizer, folder / "tokenizer.json")
 

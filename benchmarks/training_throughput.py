@@ -1,0 +1,329 @@
+"""Training speed: this trainer against Hugging Face's `Trainer` and a plain loop.
+
+    pip install accelerate
+    python benchmarks/training_throughput.py manifests/emotion.yaml --set dataset.uri=… --runs 3
+
+Every contestant fine-tunes the manifest's encoder under the same head, from the same weights, on the same
+rows (the first `steps × batch_size` of the training split, once), with the same AdamW, learning rates and
+clipping, in a process of its own; they take turns. Printed: examples/s after the warm-up steps, peak memory,
+and the loss on 500 validation rows after the last step, which has to be about the same for a comparison to
+mean something.
+
+On a GPU also MFU = examples/s × FLOP per example / peak, with FLOP per token = 6 × weights in matrices + 12 ×
+layers × hidden size × tokens (Chowdhery et al., 2022, appendix B), over the tokens that are no padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WARM_UP_STEPS = 8
+VALIDATION_ROWS = 500
+PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}
+
+OURS: dict[str, dict[str, Any]] = {
+    "gauntlet, fp32": {"precision": "fp32"},
+    "gauntlet, bf16": {"precision": "bf16"},
+    "gauntlet, bf16 + compile": {"precision": "bf16", "compile": True},
+}
+TRAINER: dict[str, dict[str, Any]] = {
+    "Trainer, defaults": {},
+    "Trainer, length groups + bf16": {"train_sampling_strategy": "group_by_length", "bf16": True},
+    "Trainer, length groups + bf16 + compile": {
+        "train_sampling_strategy": "group_by_length",
+        "bf16": True,
+        "torch_compile": True,
+    },
+}
+PLAIN = "plain loop, fp32"
+CONTESTANTS = (*OURS, *TRAINER, PLAIN)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="may be repeated")
+    parser.add_argument("--worker", nargs=2, metavar=("CONTESTANT", "SPLITS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        contestant, splits = options.worker
+        print(json.dumps(work(contestant, options, Path(splits))))
+        return
+    contestants = options.only or CONTESTANTS
+    with tempfile.TemporaryDirectory() as folder:
+        splits = validated_splits(options, Path(folder))
+        results: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
+        for run in range(options.runs):
+            for contestant in contestants:
+                found = in_own_process(contestant, splits)
+                results[contestant].append(found)
+                print(
+                    f"run {run + 1}: {contestant:40} {found['examples_per_second']:8.1f} examples/s",
+                    flush=True,
+                )
+    print_table(results)
+
+
+def validated_splits(options: argparse.Namespace, folder: Path) -> Path:
+    from components.validate_data.run import run as validate_data
+    from manifests.loading import load_manifest
+
+    manifest = load_manifest(options.manifest, options.overrides)
+    validate_data(
+        manifest.dataset, manifest.seed, folder / "splits", folder / "checks.json", folder / "r.html"
+    )
+    return folder / "splits"
+
+
+def in_own_process(contestant: str, splits: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", contestant, str(splits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{contestant}: {done.stderr}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
+    def median(contestant: str, key: str) -> float:
+        return statistics.median(run[key] for run in results[contestant])
+
+    print(
+        f"\n{'median of ' + str(len(next(iter(results.values())))):40} examples/s  peak GB  final loss    MFU"
+    )
+    for contestant in results:
+        mfu = f"{median(contestant, 'mfu'):6.1%}" if results[contestant][0]["mfu"] is not None else "     –"
+        print(
+            f"{contestant:40} {median(contestant, 'examples_per_second'):10.1f} "
+            f"{median(contestant, 'peak_gb'):8.2f} {median(contestant, 'final_loss'):11.4f} {mfu}"
+        )
+    ours = [name for name in OURS if name in results]
+    others = [name for name in (*TRAINER, PLAIN) if name in results]
+    if not ours or not others:
+        return
+    best = max(ours, key=lambda name: median(name, "examples_per_second"))
+    for other in others:
+        pairs = zip(results[best], results[other], strict=True)
+        ratio = statistics.median(a["examples_per_second"] / b["examples_per_second"] for a, b in pairs)
+        print(f"{best} over {other}: {ratio:.2f}×")
+
+
+# --- in the process of one contestant ---------------------------------------------------------------
+
+
+@dataclass
+class Race:
+    """What every contestant is given."""
+
+    section: Any
+    task: Any
+    rows: int
+    device: Any
+
+
+def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str, Any]:
+    if contestant in OURS:
+        from trainer.threads import wait_briefly
+
+        wait_briefly()  # what it does at home
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from manifests.loading import load_manifest
+    from trainer.device import choose_device, make_deterministic
+    from trainer.ranks import World
+    from trainer.tasks.text_classification import TextClassification
+
+    manifest = load_manifest(options.manifest, options.overrides)
+    section = manifest.training.model_copy(update={"epochs": 1, **OURS.get(contestant, {})})
+    device = choose_device(section.compute_target, World())
+    make_deterministic(manifest.seed)
+    if contestant not in OURS:
+        torch.use_deterministic_algorithms(False)
+    task = FirstRows(TextClassification(section, splits), options.steps * section.batch_size)
+    race = Race(section, task, options.steps * section.batch_size, device)
+    times: list[float] = []
+    register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
+    if contestant in OURS:
+        weights = train_ours(race, manifest.seed)
+    elif contestant in TRAINER:
+        weights = train_with_trainer(race, TRAINER[contestant])
+    else:
+        weights = train_plainly(race)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        times[-1] = time.perf_counter()
+        peak = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    assert len(times) == options.steps, f"{len(times)} steps, not {options.steps}"
+    rate = (options.steps - WARM_UP_STEPS) * section.batch_size / (times[-1] - times[WARM_UP_STEPS - 1])
+    return {
+        "examples_per_second": rate,
+        "peak_gb": peak,
+        "final_loss": final_loss(race, weights),
+        "mfu": mfu(race, rate) if device.type == "cuda" else None,
+    }
+
+
+class FirstRows:
+    """A task with its first training rows alone."""
+
+    def __init__(self, task: Any, rows: int) -> None:
+        self._task = task
+        self.train_lengths = task.train_lengths[:rows]
+        assert len(self.train_lengths) == rows, "the training split is too small for --steps"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+
+def train_ours(race: Race, seed: int) -> Any:
+    from trainer.embedding import with_whole_tables
+    from trainer.loop import fit
+    from trainer.ranks import World
+    from trainer.replica import Replica
+
+    class Untracked:
+        def log_metrics(self, metrics: Any, step: int) -> None:
+            pass
+
+    kept: list[Any] = []
+    model = race.task.build_model()
+    replica = Replica(race.task, model, race.section, race.device, World())
+    fit(replica, race.section, seed, lambda weights, _: kept.append(weights), Untracked())
+    return with_whole_tables(model, kept[-1])
+
+
+def plain_model(race: Race) -> Any:
+    from trainer.encoder import find_encoder, load_encoder
+    from trainer.tasks.text_classification import TextClassifier
+
+    encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)
+    classes = int(race.task._validation.labels.max()) + 1
+    return TextClassifier(encoder, encoder.config.hidden_size, classes, race.section.dropout)
+
+
+def train_with_trainer(race: Race, flags: dict[str, Any]) -> Any:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+    from transformers import Trainer, TrainingArguments
+
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = plain_model(race)
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> dict[str, Any]:
+            logits = self.model(input_ids, attention_mask)
+            return {"loss": functional.cross_entropy(logits.float(), labels), "logits": logits}
+
+    rows = [
+        {"input_ids": race.task._train.ids[i], "labels": int(race.task._train.labels[i])}
+        for i in range(race.rows)
+    ]
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """As DataCollatorWithPadding, which wants a tokenizer."""
+        width = max(len(row["input_ids"]) for row in batch)
+        ids = torch.full((len(batch), width), race.task._pad_id)
+        mask = torch.zeros_like(ids)
+        for at, row in enumerate(batch):
+            ids[at, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+            mask[at, : len(row["input_ids"])] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([row["labels"] for row in batch]),
+        }
+
+    model = WithLoss()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=race.section.batch_size,
+            learning_rate=race.section.learning_rate,
+            weight_decay=race.section.weight_decay,
+            warmup_steps=max(1, round(len(rows) / race.section.batch_size * race.section.warmup_fraction)),
+            max_grad_norm=race.section.max_grad_norm,
+            lr_scheduler_type="linear",
+            use_cpu=race.device.type == "cpu",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **flags,
+        )
+        Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()  # type: ignore[arg-type]
+    return model.model.state_dict()
+
+
+def train_plainly(race: Race) -> Any:
+    """A loop as tutorials write it: shuffled rows, padded to the longest of the batch, fp32."""
+    import torch
+    from torch.nn import functional
+
+    from trainer.schedule import learning_rate
+
+    model = plain_model(race).to(race.device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=race.section.learning_rate, weight_decay=race.section.weight_decay
+    )
+    order = torch.randperm(race.rows).tolist()
+    steps = race.rows // race.section.batch_size
+    for step in range(steps):
+        rows = order[step * race.section.batch_size : (step + 1) * race.section.batch_size]
+        ids, mask, labels = (tensor.to(race.device) for tensor in race.task.training_batch(rows))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(race.section, step + 1, steps, [])
+        optimizer.zero_grad()
+        functional.cross_entropy(model(ids, mask), labels).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), race.section.max_grad_norm)
+        optimizer.step()
+    return model.state_dict()
+
+
+def final_loss(race: Race, weights: Any) -> float:
+    import torch
+    from torch.nn import functional
+
+    model = plain_model(race).to(race.device).eval()
+    model.load_state_dict(weights)
+    rows = list(range(min(VALIDATION_ROWS, len(race.task.validation_lengths))))
+    ids, mask, labels = (tensor.to(race.device) for tensor in race.task.validation_batch(rows))
+    with torch.no_grad():
+        return float(functional.cross_entropy(model(ids, mask), labels))
+
+
+def mfu(race: Race, examples_per_second: float) -> float:
+    import torch
+
+    encoder = plain_model(race).encoder
+    config, tokens = encoder.config, statistics.mean(race.task.train_lengths)
+    matrices = sum(
+        p.numel() for name, p in encoder.named_parameters() if p.ndim == 2 and "embedding" not in name
+    )
+    per_token = 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * tokens
+    name = torch.cuda.get_device_name()
+    peak = next(flops for kind, flops in PEAK_BF16_FLOPS.items() if kind in name)
+    return examples_per_second * tokens * per_token / peak
+
+
+if __name__ == "__main__":
+    main()

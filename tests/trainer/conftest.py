@@ -1,0 +1,109 @@
+"""Trainings in processes of their own, which tests interrupt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import LABELS
+
+EPOCHS = 3
+STEPS_PER_EPOCH = 9  # 72 rows, batches of 8
+STEPS = EPOCHS * STEPS_PER_EPOCH
+TIMES = ("seconds", "examples_per_second", "cost_usd")
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of one manifest that share a folder of training states."""
+
+    manifest: Path
+    splits: Path
+    folder: Path
+
+    def attempt(
+        self,
+        output: str,
+        fault: str = "",
+        at: int = 0,
+        *overrides: str,
+        states: str = "states",
+        ranks: int = 1,
+    ) -> dict[str, Any]:
+        checkpoints = str(self.folder / states) if states else ""
+        arguments = ["--manifest", str(self.manifest), "--splits", str(self.splits)]
+        arguments += ["--output", str(self.folder / output), "--checkpoints", checkpoints]
+        arguments += [part for override in overrides for part in ("--set", override)]
+        return {"arguments": arguments, "fault": fault, "at": at, "ranks": ranks}
+
+    def undisturbed(self, *overrides: str, ranks: int = 1) -> dict[str, Any]:
+        return self.attempt("undisturbed", "", 0, *overrides, states="states-of-the-undisturbed", ranks=ranks)
+
+    def states(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "states").iterdir())
+
+    def outcome(self, output: str) -> tuple[str, dict[str, Any]]:
+        """The sha256 of the final weights, and the history without what depends on the time of day."""
+        weights = (self.folder / output / "model.safetensors").read_bytes()
+        history = json.loads((self.folder / output / "history.json").read_text())
+        for record in (history, *history["epochs"]):
+            for key in TIMES:
+                record.pop(key, None)
+        return hashlib.sha256(weights).hexdigest(), history
+
+
+@pytest.fixture
+def trainings(tiny_encoder: Path, tiny_splits: Path, tmp_path: Path) -> Trainings:
+    content = {
+        "name": "tiny",
+        "description": "Three classes",
+        "task": "text_classification",
+        "seed": 5,
+        "dataset": {"name": "tiny", "version": "1", "uri": "data.csv", "labels": list(LABELS)},
+        "training": {
+            "encoder": str(tiny_encoder),
+            "epochs": EPOCHS,
+            "batch_size": 8,
+            "gradient_accumulation": 2,
+            "learning_rate": 2e-3,
+            "dropout": 0.1,
+            "schedule": "reduce_on_plateau",
+            "early_stopping": {"metric": "macro_f1", "patience": 3},
+            "checkpoints": {"every_steps": 4},
+        },
+        "gates": {"min_macro_f1": 0.5},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return Trainings(tmp_path / "tiny.yaml", tiny_splits, tmp_path)
+
+
+Run = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Makes attempts one after the other, each in a process of its own, and says how they ended."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.trainer.interrupted"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def attempt_all(attempts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            ended = []
+            for attempt in attempts:
+                print(json.dumps(attempt), file=process.stdin, flush=True)
+                ended.append(json.loads(process.stdout.readline()))
+            return ended
+
+        yield attempt_all

@@ -1,0 +1,109 @@
+"""Several ranks against one: processes that communicate through gloo, as GPUs do through NCCL."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainer.conftest import STEPS, Run, Trainings
+
+PLAIN = ("training.dropout=0", "training.gradient_accumulation=1", "training.schedule=linear")
+
+
+def curves(trainings: Trainings, output: str) -> tuple[list[float], list[float]]:
+    history = json.loads((trainings.folder / output / "history.json").read_text())
+    scores = [epoch[key] for epoch in history["epochs"] for key in ("validation_loss", "macro_f1")]
+    return [step["loss"] for step in history["steps"]], scores
+
+
+def succeed(run: Run, *attempts: dict) -> None:
+    for ended in run(attempts):
+        assert set(ended["codes"]) == {0}, ended["errors"]
+
+
+# 72 rows: batches of 8 come out even, of 20 leave 12, of 71 leave one row, for which only one rank has work.
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 4), (20, 5), (71, 1)])
+def test_however_a_batch_is_cut_its_loss_is_the_same(
+    trainings: Trainings, run: Run, batch_size: int, accumulation: int
+) -> None:
+    batch = (*PLAIN, f"training.batch_size={batch_size}")
+    cut = f"training.gradient_accumulation={accumulation}"
+    succeed(
+        run,
+        trainings.attempt("whole", "", 0, *batch, states=""),
+        trainings.attempt("cut", "", 0, *batch, cut, states=""),
+        trainings.attempt("ranks", "", 0, *batch, states="", ranks=2),
+        trainings.attempt("cut-ranks", "", 0, *batch, cut, states="", ranks=2),
+    )
+    losses, scores = curves(trainings, "whole")
+    for output in ("cut", "ranks", "cut-ranks"):
+        other_losses, other_scores = curves(trainings, output)
+        assert other_losses == pytest.approx(losses, abs=1e-6)
+        assert other_scores == pytest.approx(scores, abs=1e-6)
+
+
+def test_sharded_over_ranks_training_follows_the_curve_of_one_rank(trainings: Trainings, run: Run) -> None:
+    sharded = (*PLAIN, "training.distribution=fsdp2")
+    succeed(
+        run,
+        trainings.attempt("whole", "", 0, *PLAIN, states=""),
+        trainings.attempt("sharded", "", 0, *sharded, states="", ranks=2),
+    )
+    for one, other in zip(curves(trainings, "whole"), curves(trainings, "sharded"), strict=True):
+        assert other == pytest.approx(one, abs=1e-6)
+    one, other = (load_file(trainings.folder / name / "model.safetensors") for name in ("whole", "sharded"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp2"])
+def test_ranks_that_are_killed_go_on_to_the_same_bits(
+    trainings: Trainings, run: Run, distribution: str
+) -> None:
+    setting = f"training.distribution={distribution}"
+    killed, *finished = run(
+        [
+            trainings.attempt("resumed", "kill", 6, setting, ranks=2),
+            trainings.attempt("resumed", "", 0, setting, ranks=2),
+            trainings.undisturbed(setting, ranks=2),
+        ]
+    )
+    assert killed["codes"][1] == -signal.SIGKILL
+    assert killed["codes"][0] not in (0, -signal.SIGKILL)  # it cannot go on alone
+    assert [ended["codes"] for ended in finished] == [[0, 0], [0, 0]], finished
+    assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
+
+
+def test_sigterm_to_any_rank_ends_all_after_the_same_step(trainings: Trainings, run: Run) -> None:
+    terminated, *finished = run(
+        [
+            trainings.attempt("resumed", "terminate", 5, "training.checkpoints.every_steps=100", ranks=2),
+            trainings.attempt("resumed", ranks=2),
+            trainings.undisturbed(ranks=2),
+        ]
+    )
+    assert terminated["codes"] == [143, 143]
+    assert "ended by SIGTERM after step 5. Its state is in" in terminated["errors"]
+    assert [ended["codes"] for ended in finished] == [[0, 0], [0, 0]], finished
+    assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
+
+
+def test_another_number_of_ranks_cannot_go_on_in_the_same_bits_and_is_refused(
+    trainings: Trainings, run: Run
+) -> None:
+    terminated, alone = run(
+        [trainings.attempt("resumed", "terminate", 5, ranks=2), trainings.attempt("resumed")]
+    )
+    assert terminated["codes"] == [143, 143]
+    assert alone["code"] == 2
+    assert "the number of ranks was 2 and is 1" in alone["errors"]
+
+
+def test_the_same_seed_gives_the_same_bits_on_as_many_ranks(trainings: Trainings, run: Run) -> None:
+    succeed(run, *(trainings.attempt(output, states="", ranks=2) for output in ("first", "second")))
+    assert trainings.outcome("first") == trainings.outcome("second")
+    assert len(trainings.outcome("first")[1]["steps"]) == STEPS

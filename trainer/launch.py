@@ -1,0 +1,259 @@
+"""Training on every device that the manifest asks for: one process per device, on this and other machines.
+
+One device is trained on in this process. For more, torchrun's own launcher (torch.distributed.elastic)
+starts the ranks, stops the others when one dies, and hands SIGTERM on. On Vertex AI every machine of a job
+runs the same command, and the variable `CLUSTER_SPEC` says which of them it is:
+https://cloud.google.com/vertex-ai/docs/training/distributed-training#cluster-variables
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import distributed
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from manifests.errors import GauntletError, Preempted, UsageError
+from manifests.schema import Training
+from trainer.ranks import World
+from trainer.run import TrainingRun, train
+
+CLUSTER_VARIABLE = "CLUSTER_SPEC"
+SECONDS_TO_STOP = 30
+"""For the ranks to finish a step and write a state after SIGTERM: the notice that a spot machine gets."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines of a job: how many, which of them this is, and where the first one listens."""
+
+    machines: int = 1
+    number: int = 0
+    address: str = "localhost"
+    port: int = 0
+
+    @classmethod
+    def from_spec(cls, spec: str) -> Self:
+        """From Vertex AI's `CLUSTER_SPEC`; empty: this machine alone.
+
+        Machines count on through the worker pools: pool 0 has one, the first machine of pool 1 is number 1.
+
+        Raises:
+            UsageError: It is not what Vertex AI documents.
+        """
+        if not spec:
+            return cls()
+        try:
+            content = json.loads(spec)
+            pools = {name: list(addresses) for name, addresses in sorted(content["cluster"].items())}
+            task = content["task"]
+            before = [len(addresses) for name, addresses in pools.items() if name < task["type"]]
+            host, _, port = pools["workerpool0"][0].rpartition(":")
+            if not 0 <= int(task["index"]) < len(pools[task["type"]]):
+                raise ValueError(f"task index {task['index']} of {task['type']}")
+            return cls(
+                machines=sum(map(len, pools.values())),
+                number=sum(before) + int(task["index"]),
+                address=host,
+                port=int(port),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UsageError(
+                f"{CLUSTER_VARIABLE}: found {spec!r}, expected the JSON that Vertex AI sets, with "
+                f"cluster.workerpool0 and task ({error!r}). Unset it to train on this machine alone."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a rank ended, in its own words; it leaves them as a file for the launcher."""
+
+    kind: Literal["done", "error", "out of memory", "bug", "lost the others"]
+    message: str = ""
+    exit_code: int = 1
+
+
+def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | None:
+    """Train, and return the history as JSON; on any other machine or rank than the first, None.
+
+    Args:
+        run: What to train. Without `checkpoint_uri` several ranks that run out of memory start anew.
+        processes: On this machine; by default one per device that the manifest asks for.
+
+    Raises:
+        Preempted, UsageError, GauntletError: As `trainer.run.train`, or a rank died.
+    """
+    world = World.from_environment()
+    if world.size > 1:  # started by torchrun
+        history = train(run, world)
+        return history if world.is_first else None
+    cluster = Cluster.from_spec(os.environ.get(CLUSTER_VARIABLE, ""))
+    resources = run.section.resources
+    if cluster.machines > 1 and cluster.machines != resources.replica_count:
+        raise UsageError(
+            f"training.resources.replica_count: found {resources.replica_count}, but the job has "
+            f"{cluster.machines} machines. Set it to that number, since the budget is reckoned with it."
+        )
+    processes = processes or devices_here(run.section)
+    if cluster.machines == processes == 1:
+        return train(run)
+    while True:
+        try:
+            return _launch_ranks(run, cluster, processes)
+        except _RanksOutOfMemory as error:
+            run = cut_finer(run, processes, str(error))
+
+
+def devices_here(section: Training) -> int:
+    """How many devices of this machine the manifest asks for.
+
+    Raises:
+        UsageError: More than there are.
+    """
+    wanted, found = section.resources.accelerator_count, torch.cuda.device_count()
+    if section.compute_target == "gpu_multi" and found < wanted:
+        raise UsageError(
+            f"training.resources.accelerator_count: found {wanted}, but torch sees {found} GPUs on this "
+            "machine. Set compute_target to auto to train on what there is."
+        )
+    if section.compute_target in ("cpu", "gpu_single"):
+        return 1
+    return max(1, min(wanted, found))
+
+
+def root_cause(endings: Mapping[int, Ending], exit_codes: Mapping[int, int], ranks: range) -> Ending:
+    """Why ranks failed, of all that are here: the one that began it, not those that it took along.
+
+    Args:
+        endings: What ranks said.
+        exit_codes: Of the ranks whose failure the launcher saw; negative for a signal.
+        ranks: This machine's.
+    """
+    for kind in ("error", "out of memory", "bug"):
+        for ending in endings.values():
+            if ending.kind == kind:
+                return ending
+    for rank in ranks:
+        if rank not in endings:
+            code = exit_codes.get(rank, 0)
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "ended without a word"
+            return Ending("error", f"training: rank {rank} {how}, so the other ranks were stopped.")
+    return Ending(
+        "error", "training: a rank on another machine ended, so the ranks on this one were stopped."
+    )
+
+
+def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
+    """The run with micro-batches half as large.
+
+    Raises:
+        GauntletError: They have a single row.
+    """
+    section = run.section
+    rows = section.batch_size // (section.gradient_accumulation * ranks * 2**run.halvings)
+    if rows <= 1:
+        raise GauntletError(
+            f"training: out of memory with a single row at a time on each rank ({cause}). Lower "
+            "training.max_length, set training.gradient_checkpointing, or take larger accelerators."
+        )
+    print(f"out of memory: the ranks start again with micro-batches half as large ({cause})", flush=True)
+    return replace(run, halvings=run.halvings + 1)
+
+
+class _RanksOutOfMemory(Exception):
+    """The ranks of this machine were stopped since one ran out of memory."""
+
+
+def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[str, Any] | None:
+    first = cluster.number * processes
+    ranks = range(first, first + processes)
+    alone = cluster.machines == 1
+    config = LaunchConfig(
+        min_nodes=cluster.machines,
+        max_nodes=cluster.machines,
+        nproc_per_node=processes,
+        run_id="gauntlet",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="localhost:0" if alone else f"{cluster.address}:{cluster.port}",
+        rdzv_configs={} if alone else {"rank": cluster.number},
+        local_addr="localhost" if alone else None,
+        max_restarts=0,
+        shutdown_timeout=SECONDS_TO_STOP,
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it is all said in one message
+    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    exit_codes: dict[int, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            returned = elastic_launch(config, _train_rank)(run, folder)
+        except ChildFailedError as error:
+            exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except SignalException:
+            pass  # handed on to the ranks, which have ended
+        else:
+            history: dict[str, Any] | None = returned.get(0)
+            return history
+        cause = root_cause(_read_endings(Path(folder)), exit_codes, ranks)
+    if cause.kind == "out of memory" and alone:
+        raise _RanksOutOfMemory(cause.message)
+    if cause.kind == "bug":
+        raise RuntimeError(cause.message)
+    raise _as_error(cause, run)
+
+
+def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
+    """One rank, in a process of its own; what ends it is left in `folder`."""
+    world = World.from_environment()
+    try:
+        history = train(run, world)
+    except Exception as error:
+        ending = _ending(error)
+        path = Path(folder) / f"{world.rank}.json"
+        path.with_suffix(".tmp").write_text(json.dumps(asdict(ending)), encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)
+        sys.stdout.flush()
+        os._exit(ending.exit_code)  # without taking leave of ranks that may be gone
+    return history if world.is_first else None
+
+
+def _ending(error: Exception) -> Ending:
+    if isinstance(error, GauntletError):
+        return Ending("error", str(error), error.exit_code)
+    if isinstance(error, torch.OutOfMemoryError):
+        return Ending("out of memory", str(error).partition(". ")[0])
+    # gloo has no class of errors of its own
+    if isinstance(error, distributed.DistError) or "gloo" in str(error):
+        return Ending("lost the others", str(error))
+    return Ending("bug", "".join(traceback.format_exception(error)))
+
+
+def _read_endings(folder: Path) -> dict[int, Ending]:
+    return {
+        int(path.stem): Ending(**json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.glob("*.json"))
+    }
+
+
+def _as_error(cause: Ending, run: TrainingRun) -> GauntletError:
+    """The rank's error as if it were this process's."""
+    if cause.exit_code == Preempted.exit_code:
+        return Preempted(cause.message)
+    if cause.exit_code == UsageError.exit_code:
+        return UsageError(cause.message)
+    again = f" The same command goes on from the newest state in {run.checkpoint_uri}." * bool(
+        run.checkpoint_uri
+    )
+    return GauntletError(cause.message + again)

@@ -1,0 +1,96 @@
+"""The ranks of a training: one process per device, each with a copy or a shard of the model.
+
+A training on one device is a world of one rank, in which nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+import torch
+from torch import distributed
+
+LONGEST_WAIT = timedelta(minutes=30)
+"""For the others at a collective: longer than writing a state to a slow bucket takes."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all ranks; the fields are torchrun's environment variables."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """What torchrun has set; one rank when it has set nothing."""
+        return cls(
+            rank=int(environment.get("RANK", "0")),
+            size=int(environment.get("WORLD_SIZE", "1")),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+            local_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files, prints and tracks."""
+        return self.rank == 0
+
+    def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace the tensor, on each rank, by the sum of all ranks' tensors."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace the tensor, on each rank, by the first one's."""
+        if self.size > 1:
+            distributed.broadcast(tensor, src=0)
+        return tensor
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on any rank. It travels by CPU, so no device is waited for."""
+        if self.size == 1:
+            return flags
+        votes = self.add_up(torch.tensor(flags, dtype=torch.int64))
+        return tuple(bool(vote) for vote in votes)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+
+@contextmanager
+def process_group(world: World, device: torch.device) -> Iterator[None]:
+    """Within, the ranks can communicate: by NCCL between GPUs, by gloo between CPUs."""
+    if world.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT, device_id=device)
+    else:
+        distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    yield  # after an error the process ends: to take leave of ranks that are gone would block
+    gc.collect()  # what still holds on to the group, such as DDP's hooks, may wait for it for ever later
+    distributed.barrier()
+    distributed.destroy_process_group()

@@ -1,0 +1,254 @@
+"""One rank's replica of the model: it takes optimizer steps, scores rows, and gives its tensors out and in.
+
+B = rows of a micro-batch, N = rows of the validation split, K = numbers that a task gives out per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from manifests.schema import Training
+from trainer.batching import MicroBatch, evaluation_batches, in_step
+from trainer.precision import AUTOCAST, apply_format, choose_format
+from trainer.prefetch import prefetched
+from trainer.ranks import World
+from trainer.tasks import Batch, Task
+
+PREFETCHED_ON_A_GPU = 2
+STEP = "step"
+"""What AdamW calls its counter, which belongs to a parameter but is a number."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every tensor that the next step depends on, whole and on the CPU, by name; no copy of what is there.
+
+    `generators` holds the states of each rank's random number generators: uint8, as torch gives them.
+    """
+
+    model: Tensors
+    optimizer: Tensors
+    generators: Tensors
+
+
+class Replica:
+    """The model on this rank's device, wrapped for the other ranks, with its optimizer.
+
+    Args:
+        task: What the rows are and what is computed of them.
+        model: The model with the same weights on every rank; it is moved and trained in place.
+        section: The manifest's training section.
+        device: This rank's device.
+        world: This rank among all.
+    """
+
+    def __init__(
+        self, task: Task, model: nn.Module, section: Training, device: torch.device, world: World
+    ) -> None:
+        self.task, self.device, self.world = task, device, world
+        self.format = choose_format(section, device)
+        apply_format(self.format)
+        self._max_grad_norm = section.max_grad_norm
+        on_gpu = device.type == "cuda"
+        self.prefetch = (
+            section.prefetch_batches
+            if section.prefetch_batches is not None
+            else (PREFETCHED_ON_A_GPU if on_gpu else 0)
+        )
+        self._module = model.to(device)
+        if section.compile:
+            model.compile(dynamic=True)
+        self._model = distribute(model, section, device, world)
+        self.optimizer = build_optimizer(self._model, section)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.format == "fp16")
+
+    def prepare(self, share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
+        """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
+        return [(self._pinned(self.task.training_batch(part.rows)), part.counts) for part in share]
+
+    def step(self, micro_batches: Sequence[tuple[Batch, bool]], rows: int, rate: float) -> torch.Tensor:
+        """One optimizer step on all ranks' micro-batches, which hold `rows` rows; returns their summed loss.
+
+        The gradient is that of the mean over the rows, however they are cut. Nothing waits for the device.
+
+        Raises:
+            torch.OutOfMemoryError: On this rank; weights and optimizer are untouched.
+        """
+        self._model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for number, (batch, counts) in enumerate(micro_batches, start=1):
+            with self._gradients_travel(number == len(micro_batches)):
+                with self._autocast():
+                    loss = self.task.loss_sum(self._model, self._on_device(batch)) * float(counts)
+                # Ranks' gradients are averaged, so the sum over all rows takes a factor of their number.
+                self._scaler.scale(loss * self.world.size / rows).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self._scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return self.world.add_up(total)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The task's metrics, each over all validation rows at once; every row counts once, on every rank."""
+        self._model.eval()
+        lengths = self.task.validation_lengths
+        batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self.task.validation_batch_size)]
+        share = in_step(batches, self.world.rank, self.world.size)
+        outputs: torch.Tensor | None = None  # (N, K)
+        tensors = prefetched(
+            lambda part: self._pinned(self.task.validation_batch(part.rows)), share, self.prefetch
+        )
+        for part, batch in zip(share, tensors, strict=True):
+            of_batch = self.task.outputs(self._module, self._on_device(batch)).float()  # (B, K)
+            if outputs is None:
+                outputs = torch.zeros(len(lengths), of_batch.shape[1], device=self.device)
+            if part.counts:
+                outputs[part.rows] = of_batch
+        assert outputs is not None, "validate-data gives no empty split"
+        return self.task.metrics(self.world.add_up(outputs).cpu())
+
+    def weights(self) -> Tensors:
+        """The whole model's weights on the CPU, on every rank; called on all of them."""
+        return {name: _whole(tensor) for name, tensor in self._module.state_dict().items()}
+
+    def snapshot(self) -> Snapshot:
+        """Called on all ranks."""
+        moments = {
+            f"{name}:{key}": _whole(tensor)
+            for name, parameter in self._module.named_parameters()
+            for key, tensor in self.optimizer.state[parameter].items()
+        }
+        generators = {
+            f"{rank}.{name}": state
+            for rank, states in enumerate(self.world.gather(self.generators()))
+            for name, state in states.items()
+        }
+        return Snapshot(self.weights(), moments, generators)
+
+    def restore(self, snapshot: Snapshot | None) -> None:
+        """Go back to a snapshot, which the first rank gives to the others; on these it may be None."""
+        for name, target in self._module.state_dict().items():
+            _fill(target, self._from_first(snapshot.model[name] if snapshot else None, target))
+        keys = self.world.from_first(snapshot and list(snapshot.optimizer))
+        moments: dict[str, dict[str, torch.Tensor]] = {}
+        parameters = dict(self._module.named_parameters())
+        for key in keys:
+            name, moment = key.rsplit(":", 1)
+            like = (
+                torch.zeros((), device=self.device) if moment == STEP else torch.zeros_like(parameters[name])
+            )
+            _fill(like, self._from_first(snapshot.optimizer[key] if snapshot else None, like))
+            moments.setdefault(name, {})[moment] = like
+        for name, state in moments.items():
+            self.optimizer.state[parameters[name]] = state
+        generators = self.world.from_first(snapshot and snapshot.generators)
+        prefix = f"{self.world.rank}."
+        own = {key.removeprefix(prefix): state for key, state in generators.items() if key.startswith(prefix)}
+        self.set_generators(own)
+
+    def _from_first(self, whole: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+        """The first rank's tensor, shaped `like`, on this rank's device."""
+        if whole is None:
+            whole = torch.empty(like.shape, dtype=like.dtype)
+        return self.world.broadcast(whole.to(self.device))
+
+    def generators(self) -> Tensors:
+        """The states of the random number generators that this rank's dropout draws from."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def set_generators(self, states: Tensors) -> None:
+        """Set them back."""
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+    def scaler_state(self) -> dict[str, float]:
+        """The loss scale of fp16 and how many steps it has held; empty for other formats."""
+        return dict(self._scaler.state_dict())
+
+    def set_scaler_state(self, state: dict[str, float]) -> None:
+        """Set it back."""
+        if state:
+            self._scaler.load_state_dict(state)
+
+    def _autocast(self) -> torch.autocast:
+        kind = AUTOCAST.get(self.format)
+        return torch.autocast(self.device.type, kind, enabled=kind is not None)
+
+    @contextmanager
+    def _gradients_travel(self, travel: bool) -> Iterator[None]:
+        """Gradients are exchanged with the last micro-batch of a step, for all of them."""
+        if isinstance(self._model, FSDPModule):
+            self._model.set_requires_gradient_sync(travel)
+        held_back = isinstance(self._model, DistributedDataParallel) and not travel
+        with self._model.no_sync() if held_back else nullcontext():  # type: ignore[operator]
+            yield
+
+    def _pinned(self, batch: Batch) -> Batch:
+        return tuple(tensor.pin_memory() for tensor in batch) if self.device.type == "cuda" else batch
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
+
+
+def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) without weight decay on biases and normalisation weights."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    spared = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": section.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
+
+
+def distribute(model: nn.Module, section: Training, device: torch.device, world: World) -> nn.Module:
+    """The model wrapped so that the ranks' gradients meet: a copy on each (DDP) or a shard on each (FSDP2).
+
+    FSDP2 gathers one block of layers at a time; blocks are the members of the model's module lists.
+    """
+    if world.size == 1:
+        return model
+    if section.distribution == "ddp":
+        return DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+    mesh = init_device_mesh(device.type, (world.size,))
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)  # in place
+    return model
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU, put together from its shards on all ranks."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+
+
+@torch.no_grad()
+def _fill(target: torch.Tensor, whole: torch.Tensor) -> None:
+    """Put the values, or this rank's shard of them, into the target."""
+    if isinstance(target, DTensor):
+        whole = distribute_tensor(whole, target.device_mesh, target.placements)
+    target.copy_(whole)
