@@ -17,6 +17,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from trainer.history import Epoch, History, Step
+from trainer.usage import Usage
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -71,6 +72,7 @@ class LoopState:
         history = dict(content["history"])
         history["epochs"] = [Epoch(**epoch) for epoch in history["epochs"]]
         history["steps"] = [Step(**step) for step in history["steps"]]
+        history["usage"] = Usage(**history["usage"])
         return cls(**{**content, "history": History(**history)})
 
 
