@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
 
-from manifests.errors import Preempted
+from manifests.errors import GauntletError, Preempted
 from manifests.schema import Training
 from trainer.batching import micro_batches, training_batches
-from trainer.history import Epoch, History
+from trainer.history import Epoch, History, StopReason
 from trainer.progress import Progress
 from trainer.schedule import learning_rate
 from trainer.state import LoopState
 from trainer.state_store import StateStore
 from trainer.tasks import Task
-
-
-class Tracker(Protocol):
-    """Where metrics go while training; see `backends.tracking`."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of an epoch."""
+from trainer.watch import Tracker, Watch
 
 
 def fit(
@@ -54,8 +47,9 @@ def fit(
 
     Raises:
         Preempted: It did, and the state after that step is written down, if `states` is given.
-        UsageError: `states` holds those of a run with other settings.
-        GauntletError: A state cannot be written or read.
+        UsageError: `states` holds those of a run with other settings, or the machine has no price.
+        GauntletError: A state cannot be written or read, or training took more memory than it may; then the
+            state is written down.
     """
     optimizer = build_optimizer(model, section)
     state = states.resume(model, optimizer, keep) if states else LoopState()
@@ -91,6 +85,10 @@ class _Loop:
     def __post_init__(self) -> None:
         self._began = time.monotonic() - self.state.seconds
         self._steps_per_epoch = math.ceil(len(self.task.train_lengths) / self.section.batch_size)
+        resources, uri = self.section.resources, self.states.uri if self.states else None
+        self._watch = Watch(
+            resources, self.state.history, self.tracker, self.device, self._seconds, states=uri
+        )
         self._progress = Progress(self.section.epochs, self._steps_per_epoch, self.state.steps_taken)
 
     def run(self) -> History:
@@ -98,36 +96,44 @@ class _Loop:
         state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
             self._track(epoch)
-        in_time = True
-        while in_time and state.epoch <= self.section.epochs and history.epochs_without_gain < patience:
-            in_time = self._train_epoch()
+        for step in history.steps:
+            self._watch.track(step)
+        spent: StopReason | None = None
+        while spent is None and state.epoch <= self.section.epochs and history.epochs_without_gain < patience:
+            spent = self._train_epoch()
             if state.rows_seen:
                 self._validate()
-            if in_time:
+            if spent is None:
                 state.start_next_epoch()
                 self._save()
-        if not in_time:
-            history.stopped = "max_hours reached"
+        if spent is not None:
+            history.stopped = spent
         elif history.epochs_without_gain >= patience:
             history.stopped = "early stopping"
-        history.seconds = time.monotonic() - self._began
+        history.seconds = self._seconds()
+        self._watch.finish()
         return history
 
-    def _train_epoch(self) -> bool:
-        """Take the steps that are left of the epoch; False when time is up first, but never before a step."""
+    def _train_epoch(self) -> StopReason | None:
+        """Take the steps that are left of the epoch; why not all, when the budget is used before its end.
+
+        One step is always taken, for a training that takes none leaves no model.
+        """
         state = self.state
         self.model.train()
         batches = training_batches(self.task.train_lengths, self.section.batch_size, self.seed, state.epoch)
+        spent = self._watch.stop_reason() if state.steps_taken else None
         for batch in batches[state.cursor :]:
-            if state.steps_taken and self._time_is_up():
-                return False
+            if spent:
+                return spent
             self._step(batch)
             self._progress.step(state.epoch, state.cursor, state.loss_sum / state.rows_seen, len(batch))
             # After an epoch's last step its validation follows, and then a state that holds the result.
-            due = self._time_is_up() or (self.states is not None and self.states.due(state))
-            if self.preempted() or (due and state.cursor < len(batches)):
+            spent = self._watch.stop_reason()
+            due = spent or (self.states is not None and self.states.due(state))
+            if self.preempted() or self._watch.over_memory or (due and state.cursor < len(batches)):
                 self._save()
-        return True
+        return None
 
     def _step(self, batch: list[int]) -> None:
         """One update from a batch's rows."""
@@ -146,7 +152,9 @@ class _Loop:
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm)
         self.optimizer.step()
-        self.state.take_step(float(total), len(batch), rate, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.state.take_step(float(total), len(batch), rate, seconds)
+        self._watch.step(len(batch), seconds)
 
     def _validate(self) -> None:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
@@ -176,7 +184,7 @@ class _Loop:
 
     def _save(self) -> None:
         """Write the state down, and end here if that was asked for."""
-        self.state.seconds = time.monotonic() - self._began
+        self.state.seconds = self._seconds()
         if self.states:
             self.states.save(self.state, self.model, self.optimizer)
         if self.preempted():
@@ -185,9 +193,12 @@ class _Loop:
             else:
                 where = "Nothing was written down: --checkpoints or AIP_CHECKPOINT_DIR names a folder for it."
             raise Preempted(f"training: ended by SIGTERM after step {self.state.steps_taken}. {where}")
+        if self._watch.over_memory:
+            raise GauntletError(self._watch.over_memory)
 
-    def _time_is_up(self) -> bool:
-        return time.monotonic() - self._began > self.section.resources.max_hours * 3600
+    def _seconds(self) -> float:
+        """How long this has trained, across interruptions."""
+        return time.monotonic() - self._began
 
     def _track(self, epoch: Epoch) -> None:
         metrics = {key: float(value) for key, value in asdict(epoch).items()}
