@@ -17,7 +17,7 @@ PROCESS_STATUS = Path("/proc/self/status")
 
 
 class Sampler:
-    """Counts steps, and measures what they took. Costs a millisecond or so a sample, and no thread."""
+    """Counts steps, and measures what they took. Costs some milliseconds a sample, and no thread."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

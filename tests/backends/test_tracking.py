@@ -154,6 +154,16 @@ def test_a_file_that_cannot_be_kept_costs_a_warning_and_not_the_run(
     assert err.count("\n") == 1
 
 
+def test_an_epochs_metrics_can_be_seen_at_once_and_so_can_the_steps_before_it(database: Path) -> None:
+    client = open_client(database)
+    with open_tracking(uri(database), "emotion", "run", {}) as run:
+        run.log_metrics({"step/loss": 1.0}, 1)
+        assert only_run(database, "emotion").data.metrics == {}
+        run.log_metrics({"macro_f1": 0.5}, 1)
+        assert only_run(database, "emotion").data.metrics == {"step/loss": 1.0, "macro_f1": 0.5}
+        assert client.get_run(only_run(database, "emotion").info.run_id).info.status == "RUNNING"
+
+
 def test_metrics_of_every_step_are_written_in_few_batches_and_none_is_lost(database: Path) -> None:
     client = open_client(database)
     with open_tracking(uri(database), "emotion", "run", {}) as run:
