@@ -118,7 +118,7 @@ def cost(
         console.print(cost_table(costs))
         console.print(plain(prices_source()), soft_wrap=True, highlight=False, style="dim")
     if faults:
-        raise ManifestError(faults)
+        raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each
 
 
 @app.command("compile")
