@@ -32,6 +32,7 @@ from manifests.errors import Fault, ManifestError, UsageError
 from manifests.schema import Resources, Section
 
 PRICES_DATE = "2026-10-07"
+PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"
 PRICES_VARIABLE = "GAUNTLET_PRICES"
 
 MANAGEMENT_FEE = 1.15
@@ -151,6 +152,16 @@ def current_prices() -> PriceTable:
     return PriceTable(
         machines={**LIST_PRICES.machines, **own.machines},
         accelerators={**LIST_PRICES.accelerators, **own.accelerators},
+    )
+
+
+def prices_source() -> str:
+    """Where the current prices come from, and of what day they are."""
+    own = os.environ.get(PRICES_VARIABLE)
+    return (
+        f"List prices of {PRICES_DATE}, on demand, us-central1, with Vertex AI's fee of "
+        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}"
+        f"{f', changed by {own}' if own else f'; a file named by {PRICES_VARIABLE} replaces them'}."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import string
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -196,9 +197,11 @@ class Checkpoints(Section):
 
 
 class Resources(Section):
-    """The machines that training is bought on and the most it may cost. Prices: `backends/prices.py`.
+    """The machines that training is bought on and the most it may use. Prices: `backends/prices.py`.
 
-    `replica_count` machines train together, each with `accelerator_count` accelerators.
+    `replica_count` machines train together, each with `accelerator_count` accelerators. Training warns when
+    `notify_at` of its hours or its cost is used, and ends when all of it is. Memory is in millions of
+    kilobytes, as vendors count; that of the training's process and all that it started.
     """
 
     machine_type: str = "n1-standard-4"
@@ -207,12 +210,48 @@ class Resources(Section):
     replica_count: int = Field(1, ge=1)
     max_hours: float = Field(4.0, gt=0)
     max_cost_usd: float = Field(10.0, gt=0)
+    max_memory_gb: float | None = Field(None, gt=0)
+    max_gpu_memory_gb: float | None = Field(None, gt=0)
+    notify_at: float = Field(0.8, gt=0, le=1)
 
     @model_validator(mode="after")
     def _accelerator_complete(self) -> Self:
         if (self.accelerator_type is None) != (self.accelerator_count == 0):
             raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
         return self
+
+
+RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
+
+
+class Tracking(Section):
+    """What a tracked run is called, and whether Weights & Biases gets it too, as a run of project `wandb`.
+
+    In `run_name`, `{arch}` is the encoder's name without its folder and `{timestamp}` the start in UTC.
+    """
+
+    run_name: str = Field("{name}-{arch}-{timestamp}", min_length=1)
+    wandb: str | None = Field(None, min_length=1)
+
+    @field_validator("run_name")
+    @classmethod
+    def _placeholders_known(cls, value: str) -> str:
+        try:
+            parts = list(string.Formatter().parse(value))
+        except ValueError as error:
+            raise _not_a_run_name(str(error)) from None
+        for _, name, form, conversion in parts:
+            if name is not None and name not in RUN_NAME_PLACEHOLDERS:
+                raise _not_a_run_name(f"{{{name}}} is none of them")
+            if form or conversion:
+                raise _not_a_run_name(f"{{{name}}} takes no format")
+        return value
+
+
+def _not_a_run_name(cause: str) -> PydanticCustomError:
+    allowed = ", ".join(f"{{{name}}}" for name in RUN_NAME_PLACEHOLDERS)
+    # The words are a value of the template, since they hold braces themselves.
+    return PydanticCustomError("run_name", "{words}", {"words": f"text with {allowed} ({cause})"})
 
 
 class Training(Section):
@@ -247,6 +286,7 @@ class Training(Section):
     checkpoints: Checkpoints = Checkpoints()
     compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi"] = "auto"
     resources: Resources = Resources()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

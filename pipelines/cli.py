@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import manifests
-from backends.prices import over_budget
+from backends.prices import over_budget, prices_source
 from backends.registry import BUNDLE_TAG, Registry, open_registry
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
@@ -90,6 +90,35 @@ def check(
         console.print(table)
     if faults:
         raise ManifestError(faults)
+
+
+@app.command()
+def cost(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print what training may cost at most, how that is reckoned, and whether it fits the budget."""
+    from pipelines.cost import Cost, cost_table, training_cost
+
+    costs: list[Cost] = []
+    faults: list[Fault] = []
+    for path in paths or _packaged_manifests():
+        try:
+            manifest = load_manifest(path, overrides or ())
+            costs.append(training_cost(manifest))
+        except ManifestError as error:
+            faults += error.faults
+        except UsageError as error:
+            faults.append(_without_price(path, error))
+        else:
+            faults += filter(None, [over_budget(manifest.training.resources, str(path))])
+    if costs:
+        console.print(cost_table(costs))
+        console.print(plain(prices_source()), soft_wrap=True, highlight=False, style="dim")
+    if faults:
+        raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each
 
 
 @app.command("compile")
@@ -249,11 +278,16 @@ def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
     manifest = load_manifest(path, overrides or ())
     try:
         fault = over_budget(manifest.training.resources, str(path))
-    except UsageError as error:  # a machine that the price table does not know
-        fault = Fault(str(path), "training.resources", "no price", "a machine with a price", str(error))
+    except UsageError as error:
+        fault = _without_price(path, error)
     if fault is not None:
         raise ManifestError([fault])
     return manifest
+
+
+def _without_price(path: Path, error: UsageError) -> Fault:
+    """The fault of a machine that the price table does not know."""
+    return Fault(str(path), "training.resources", "no price", "a machine with a price", str(error))
 
 
 def _packaged_manifests() -> list[Path]:

@@ -112,6 +112,9 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
         for line in process.stdout:
             log.write(line)
             changed = view.feed(line)
+            if view.running and line.startswith("    warning: "):  # the next line would wipe it from the view
+                warning = f"{view.running.name}: {plain(line.strip())}"
+                console.print(warning, highlight=False, soft_wrap=True)
             if console.is_terminal:
                 continue
             if changed:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-StopReason = Literal["all epochs done", "early stopping", "max_hours reached"]
+from trainer.usage import Usage
+
+StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "max_cost reached"]
+BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class History:
     """What happened, in the order it happened. `best_epoch` counts from 1.
 
     `out_of_memory` holds the steps from which on micro-batches are half as large as before.
+    `usage` is measured, so it differs from run to run, as times do.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -48,6 +52,7 @@ class History:
     best_epoch: int = 0
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def epochs_without_gain(self) -> int:

@@ -1,4 +1,4 @@
-"""The training loop: epochs of optimizer steps, validation, early stopping, a deadline, interruptions.
+"""The training loop: epochs of optimizer steps, validation, early stopping, a budget, interruptions.
 
 Everything random derives from the seed: torch's global generator (initialisation, dropout) and the order
 of the batches, a function of (seed, epoch). On one machine the same seed gives the same bits, and so does a
@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 
@@ -30,15 +29,9 @@ from trainer.schedule import learning_rate
 from trainer.state import LoopState
 from trainer.state_store import StateStore
 from trainer.tasks import Batch
+from trainer.watch import Tracker, Watch
 
 Keep = Callable[[Tensors, Epoch], None]
-
-
-class Tracker(Protocol):
-    """Where metrics go while training; see `backends.tracking`."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of an epoch."""
 
 
 def fit(
@@ -62,7 +55,8 @@ def fit(
     Raises:
         Preempted: It did, and the state after that step is written down, if `states` is given.
         UsageError: `states` holds those of a run with other settings.
-        GauntletError: A state cannot be written or read, or a single row is too much for the device's memory.
+        GauntletError: A state cannot be written or read, training took more memory than the manifest allows,
+            or a single row is too much for the device's.
         torch.OutOfMemoryError: With several ranks, which have to start anew with more `halvings`.
     """
     state = _resume(replica, states, keep) if states else LoopState()
@@ -106,12 +100,23 @@ class _Loop:
             self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
         self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose loss is still on the device
+        self._watch = Watch(
+            self.section.resources,
+            self.state.history,
+            self.tracker,
+            self.replica.device,
+            self._seconds,
+            self.states.uri if self.states else None,
+            speaks=self._world.is_first,
+        )
 
     def run(self) -> History:
         """Go on from `state` to the end."""
         state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
             self._track(epoch)
+        for step in history.steps:
+            self._watch.track(step)
         in_time = True
         while in_time and state.epoch <= self.section.epochs and history.epochs_without_gain < patience:
             in_time = self._train_epoch()
@@ -119,16 +124,21 @@ class _Loop:
                 self._validate()
             if in_time:
                 state.start_next_epoch()
-                self._save(*self._world.any(self.preempted()))
+                preempted, over_memory, _ = self._agree()
+                self._save(preempted, over_memory)
         if not in_time:
-            history.stopped = "max_hours reached"
+            history.stopped = self._watch.stop_reason() or "max_hours reached"  # its own is the first rank's
         elif history.epochs_without_gain >= patience:
             history.stopped = "early stopping"
-        history.seconds = time.monotonic() - self._began
+        history.seconds = self._seconds()
+        self._watch.finish()
         return history
 
     def _train_epoch(self) -> bool:
-        """Take the steps that are left of the epoch; False when time is up first, but never before a step."""
+        """Take the steps that are left of the epoch; False when the budget is used before its end.
+
+        One step is always taken, for a training that takes none leaves no model.
+        """
         batches = training_batches(self._lengths, self.section.batch_size, self.seed, self.state.epoch)
         self._training_since = time.monotonic()
         in_time = True
@@ -138,24 +148,25 @@ class _Loop:
         return in_time
 
     def _take_steps(self, batches: list[list[int]]) -> bool:
-        """Take steps until the epoch ends, or time (then False), or memory (then the rest is cut finer)."""
+        """Take steps to the end of the epoch, of the budget (False) or of memory (cutting finer is next)."""
         first = self.state.cursor
         prepared = prefetched(self.replica.prepare, map(self._share, batches[first:]), self.replica.prefetch)
-        _, late = self._agree()
+        *_, spent = self._agree()
         for done, (batch, micro_batches) in enumerate(zip(batches[first:], prepared, strict=True), first + 1):
-            if late and self._steps_taken:
+            if spent and self._steps_taken:
                 return False
             if not self._step(batch, micro_batches):
                 return True
-            if self._world.is_first and self._progress.due():
+            if self._progress.due() or self._watch.due:
                 self._settle()
+            if self._world.is_first and self._progress.due():
                 mean, rows = self.state.loss_sum / self.state.rows_seen, self.state.rows_seen
                 self._progress.step(self.state.epoch, done, mean, rows)
             # After an epoch's last step its validation follows, and then a state that holds the result.
-            stop, late = self._agree()
-            due = late or (self.states is not None and self.states.due(self._steps_taken))
-            if stop or (due and done < len(batches)):
-                self._save(stop)
+            preempted, over_memory, spent = self._agree()
+            due = spent or (self.states is not None and self.states.due(self._steps_taken))
+            if preempted or over_memory or (due and done < len(batches)):
+                self._save(preempted, over_memory)
         return True
 
     def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
@@ -206,16 +217,21 @@ class _Loop:
         """Read the losses of the steps back, for which the device must finish them."""
         if not self._unread:
             return
+        rows_trained = 0
         for loss, rows, rate in self._unread:
             self.state.take_step(float(loss), rows, rate)
+            self._watch.track(self.state.history.steps[-1])
+            rows_trained += rows
         self._unread.clear()
-        now = time.monotonic()
-        self.state.epoch_seconds += now - self._training_since
-        self._training_since = now
+        seconds = time.monotonic() - self._training_since
+        self._training_since += seconds
+        self.state.epoch_seconds += seconds
+        self._watch.look(rows_trained, seconds)
 
     def _agree(self) -> tuple[bool, ...]:
-        """Whether any rank is asked to end, and whether the first one's time is up."""
-        return self._world.any(self.preempted(), self._world.is_first and self._time_is_up())
+        """Whether any rank is asked to end or took too much memory, and whether the budget is used."""
+        spent = self._world.is_first and self._watch.stop_reason() is not None
+        return self._world.any(self.preempted(), self._watch.over_memory is not None, spent)
 
     def _validate(self) -> None:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
@@ -244,25 +260,28 @@ class _Loop:
         if self._world.is_first:
             self._progress.epoch(epoch, best=history.best_epoch == epoch.epoch)
 
-    def _save(self, stop: bool) -> None:
-        """Write the state down, and end here if that was asked for."""
+    def _save(self, preempted: bool, over_memory: bool) -> None:
+        """Write the state down, and end here if there is a reason to."""
         self._settle()
-        self.state.seconds = time.monotonic() - self._began
+        self.state.seconds = self._seconds()
         if self.states:
             self.state.scaler = self.replica.scaler_state()
             snapshot = self.replica.snapshot()
             if self._world.is_first:
                 self.states.save(self.state, snapshot)
         self._training_since = time.monotonic()
-        if stop:
+        if preempted:
             if self.states:
                 where = f"Its state is in {self.states.uri}: the same command goes on from there."
             else:
                 where = "Nothing was written down: --checkpoints or AIP_CHECKPOINT_DIR names a folder for it."
             raise Preempted(f"training: ended by SIGTERM after step {self.state.steps_taken}. {where}")
+        if over_memory:
+            raise GauntletError(next(filter(None, self._world.gather(self._watch.over_memory))))
 
-    def _time_is_up(self) -> bool:
-        return time.monotonic() - self._began > self.section.resources.max_hours * 3600
+    def _seconds(self) -> float:
+        """How long this has trained, across interruptions."""
+        return time.monotonic() - self._began
 
     def _track(self, epoch: Epoch) -> None:
         metrics = {key: float(value) for key, value in asdict(epoch).items()}

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from backends.prices import hourly_rate
-from backends.tracking import open_tracking
+from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import Section, Training, canonical_json
+from trainer.budget import Budget
 from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
@@ -65,10 +65,10 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
 
     Raises:
         Preempted: SIGTERM came; the step under way was finished and the state written down.
-        UsageError: The encoder, the device or the splits are not to be had.
-        GauntletError: No epoch gave a finite validation metric.
+        UsageError: The encoder, the device or the splits are not to be had, or the machine has no price.
+        GauntletError: No epoch gave a finite validation metric, or training took more memory than it may.
     """
-    section = run.section
+    section, budget = run.section, Budget.of(run.section.resources)
     device = choose_device(section.compute_target, world)
     require_compiler(section)
     make_deterministic(run.seed, world.local_size)
@@ -101,42 +101,66 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     states = None
     if run.checkpoint_uri:
         states = StateStore(run.checkpoint_uri, fingerprint(run, device, world), section.checkpoints)
-    tracking_uri = run.tracking_uri if world.is_first else ""
+    tracking_uri, wandb = (run.tracking_uri, section.tracking.wandb) if world.is_first else ("", None)
     with (
         process_group(world, device),
-        open_tracking(tracking_uri, run.name, run_name(run), {"task": run.task}) as tracker,
-        noticing_sigterm() as preempted,
+        open_tracking(tracking_uri, run.name, run_name(run), {"task": run.task}, wandb) as tracker,
     ):
         tracker.log_params(flatten(section.model_dump(mode="json")) | {"seed": str(run.seed)})
-        replica = Replica(task, model, section, device, world)
-        torch.manual_seed(run.seed + world.rank)  # the same weights, but dropout of its own, on each rank
-        history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
-        del replica
+        with noticing_sigterm() as preempted:
+            replica = Replica(task, model, section, device, world)
+            torch.manual_seed(run.seed + world.rank)  # the same weights, but dropout of its own, on each rank
+            history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
+            del replica
+        require_finite(history, section)
+        facts = {"device": where, "parameters": parameters, "host": platform.node()}
+        document = history.to_json() | facts | bill(section, budget, history)
+        track_files(document, tracker)
+    if run.tensorboard_dir and world.is_first:
+        write_tensorboard(history, run.tensorboard_dir)
+    return document
+
+
+def require_finite(history: History, section: Training) -> None:
+    """Refuse a training that has no best epoch.
+
+    Raises:
+        GauntletError: No epoch gave a finite validation metric.
+    """
     if history.best_epoch == 0:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
             f"was {history.epochs[-1].train_loss}. "
             f"Lower training.learning_rate, which is {section.learning_rate:g}."
         )
-    if run.tensorboard_dir and world.is_first:
-        write_tensorboard(history, run.tensorboard_dir)
-    rate = hourly_rate(section.resources) * section.resources.replica_count
-    return history.to_json() | {
-        "device": where,
-        "parameters": parameters,
+
+
+def track_files(document: dict[str, Any], tracker: Run) -> None:
+    """Hand the history and its curves to a tracker, if there is one."""
+    if not isinstance(tracker, Untracked):
+        from trainer.curves import curves_svg
+
+        tracker.log_text("history.json", json.dumps(document, indent=2))
+        tracker.log_text("curves.svg", curves_svg(document))
+
+
+def bill(section: Training, budget: Budget, history: History) -> dict[str, Any]:
+    """What a training cost, as the machine that its manifest buys, and what it was allowed to cost."""
+    return {
         "machine": machine_name(section),
-        "usd_per_hour": rate,
-        "cost_usd": rate * history.seconds / 3600,
-        "host": platform.node(),
+        "usd_per_hour": budget.usd_per_hour,
+        "cost_usd": budget.cost_usd(history.seconds),
+        "max_hours": budget.max_hours,
+        "max_cost_usd": budget.max_cost_usd,
     }
 
 
 def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[str, str]:
     """All that an optimizer step depends on beside the state: what must not change when training goes on.
 
-    Time and money, and how often a state is written, may change.
+    Time and money, how often a state is written and what is tracked may change.
     """
-    free = {"resources", "checkpoints", "compute_target", "prefetch_batches", "precision"}
+    free = {"resources", "checkpoints", "compute_target", "prefetch_batches", "precision", "tracking"}
     settings = run.section.model_dump(mode="json", exclude=free)
     return flatten({"training": settings}) | {
         "task": run.task,
@@ -163,9 +187,13 @@ def machine_name(section: Training) -> str:
 
 
 def run_name(run: TrainingRun) -> str:
-    """`{name}-{encoder}-{timestamp}` in UTC."""
-    encoder = run.section.encoder.rstrip("/").rsplit("/", 1)[-1]
-    return f"{run.name}-{encoder}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    """What a tracker calls the run, by the manifest's `training.tracking.run_name`."""
+    return run.section.tracking.run_name.format(
+        name=run.name,
+        arch=run.section.encoder.rstrip("/").rsplit("/", 1)[-1],
+        seed=run.seed,
+        timestamp=f"{datetime.now(UTC):%Y%m%d-%H%M%S}",
+    )
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.history import Epoch, History, Step
 from trainer.replica import Snapshot, Tensors
+from trainer.usage import Usage
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -71,6 +72,7 @@ class LoopState:
         history = dict(content["history"])
         history["epochs"] = [Epoch(**epoch) for epoch in history["epochs"]]
         history["steps"] = [Step(**step) for step in history["steps"]]
+        history["usage"] = Usage(**history["usage"])
         return cls(**{**content, "history": History(**history)})
 
 

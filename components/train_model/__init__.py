@@ -1,1 +1,1 @@
-"""The step train-model: the trainer behind a KFP face, and its curves as a picture."""
+"""The step train-model: the trainer behind a KFP face."""

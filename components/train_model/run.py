@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.step import write_json, write_text
-from components.train_model.curves import curves_page
+from trainer.curves import curves_page
 from trainer.launch import launch
 from trainer.run import TrainingRun
 

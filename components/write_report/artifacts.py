@@ -90,6 +90,17 @@ class OptimizerStep:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What training made of its machine: means over its time, and peaks in GB."""
+
+    examples_per_second: Figure = None
+    cpu_utilisation: Figure = None
+    peak_memory_gb: Figure = None
+    gpu_utilisation: Figure = None
+    peak_gpu_memory_gb: Figure = None
+
+
+@dataclass(frozen=True)
 class History:
     """The content of `history`."""
 
@@ -103,6 +114,10 @@ class History:
     parameters: int | None = None
     cost_usd: Figure = None
     usd_per_hour: Figure = None
+    max_hours: Figure = None
+    max_cost_usd: Figure = None
+    host: str | None = None
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ def megabytes(value: float | None) -> str:
     return f"{value:.1f}{NBSP}MB" if is_figure(value) else ABSENT
 
 
+def gigabytes(value: float | None) -> str:
+    """1.24 GB."""
+    return f"{value:.2f}{NBSP}GB" if is_figure(value) else ABSENT
+
+
 def dollars(value: float | None) -> str:
     """Cents, and more digits below ten of them: $0.0042."""
     if not is_figure(value):

@@ -33,6 +33,7 @@ COUNT_ADVICE = {
     "class_balance": "Collect more rows of the small classes; "
     "`dataset.checks.class_balance.max_ratio` is the ceiling.",
 }
+BUDGET_KEYS = {"max_hours reached": "max_hours", "max_cost reached": "max_cost_usd"}
 RUN_AGAIN = "gauntlet run MANIFEST"
 BOUND_STEPS = 1_000
 EXAMPLE_TEXT = "i feel wonderful today"
@@ -82,7 +83,16 @@ def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{RUN_AGAIN} --set KEY=VALUE"
     )
-    return (*advice, again)
+    return (*advice, *_budget_advice(record), again)
+
+
+def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
+    """What to do about a training that ended because its budget was used."""
+    stopped = record.history.stopped if record.history else None
+    if stopped not in BUDGET_KEYS:
+        return ()
+    key = f"training.resources.{BUDGET_KEYS[stopped]}"
+    return (NextStep(f"Training ended before all its epochs; `{key}` is the limit.", about=stopped),)
 
 
 def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from components.write_report import comparison, dag, figures, latency
+from components.write_report.bill import bill
 from components.write_report.charts import training_charts
 from components.write_report.headline import tiles
 from components.write_report.lineage import lineage
@@ -63,6 +64,8 @@ def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> s
         dags=(dag.lay_out(record, lying=True), dag.lay_out(record, lying=False)),
         training_charts=training_charts(record.history) if record.history else (),
         latency_panels=latency.latency_panels(record.candidates) if record.candidates else (),
+        bill=bill(record.history) if record.history else (),
+        local="://" not in record.pipeline_root,
         metrics=comparison.metric_table(scores) if scores else None,
         classes=comparison.class_rows(scores) if scores else (),
         confusions=comparison.confusions(scores) if scores else (),

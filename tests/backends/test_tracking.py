@@ -37,17 +37,12 @@ def only_run(database: Path, experiment: str) -> Any:
     return found[0]
 
 
-def test_a_run_is_recorded_with_its_parameters_metrics_files_and_status(
-    database: Path, tmp_path: Path
-) -> None:
-    curve = tmp_path / "curve.svg"
-    curve.write_text("<svg/>")
-
+def test_a_run_is_recorded_with_its_parameters_metrics_files_and_status(database: Path) -> None:
     with open_tracking(uri(database), "emotion", "emotion-1", {"task": "text_classification"}) as run:
         run.log_params({"learning_rate": "0.0001", "early_stopping.metric": "macro_f1"})
         run.log_metrics({"macro_f1": 0.5, "loss": math.nan}, step=1)
         run.log_metrics({"macro_f1": 0.75}, step=2)
-        run.log_artifact(curve)
+        run.log_text("curve.svg", "<svg/>")
 
     record = only_run(database, "emotion")
     assert (record.info.run_name, record.info.status) == ("emotion-1", "FINISHED")
@@ -100,7 +95,7 @@ def train_tracked(tracking_uri: str) -> str:
     with open_tracking(tracking_uri, "emotion", "run", {}) as run:
         run.log_params({"epochs": "1"})
         run.log_metrics({"loss": 1.0}, step=1)
-        run.log_artifact("no-such-file.svg")
+        run.log_text("curve.svg", "<svg/>")
     return "trained"
 
 
@@ -112,7 +107,7 @@ def test_a_damaged_database_costs_one_warning_and_not_the_run(
     assert train_tracked(uri(tmp_path / "gauntlet.db")) == "trained"
 
     err = capsys.readouterr().err
-    assert err.startswith("warning: the run is tracked no further: ")
+    assert err.startswith("warning: the run is tracked no further by MLflow: ")
     assert "gauntlet.db: file is not a database" in err
     assert err.count("\n") == 1
 
@@ -147,12 +142,40 @@ def test_a_database_that_breaks_half_way_costs_one_warning_and_keeps_what_was_tr
     assert only_run(database, "emotion").data.params == {"epochs": "2"}
 
 
-def test_a_file_that_is_not_there_costs_a_warning_and_not_the_run(
+def test_a_file_that_cannot_be_kept_costs_a_warning_and_not_the_run(
     database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (database.parent / "artifacts").write_text("a file where the folder should be")
+
     assert train_tracked(uri(database)) == "trained"
 
-    assert "no-such-file.svg" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("warning: the run is tracked no further by MLflow: ")
+    assert err.count("\n") == 1
+
+
+def test_an_epochs_metrics_can_be_seen_at_once_and_so_can_the_steps_before_it(database: Path) -> None:
+    client = open_client(database)
+    with open_tracking(uri(database), "emotion", "run", {}) as run:
+        run.log_metrics({"step/loss": 1.0}, 1)
+        assert only_run(database, "emotion").data.metrics == {}
+        run.log_metrics({"macro_f1": 0.5}, 1)
+        assert only_run(database, "emotion").data.metrics == {"step/loss": 1.0, "macro_f1": 0.5}
+        assert client.get_run(only_run(database, "emotion").info.run_id).info.status == "RUNNING"
+
+
+def test_metrics_of_every_step_are_written_in_few_batches_and_none_is_lost(database: Path) -> None:
+    client = open_client(database)
+    with open_tracking(uri(database), "emotion", "run", {}) as run:
+        for step in range(1, 1201):
+            run.log_metrics({"step/loss": 1 / step, "step/learning_rate": 1e-4}, step)
+
+    record = only_run(database, "emotion")
+    history = client.get_metric_history(record.info.run_id, "step/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [
+        (step, 1 / step) for step in range(1, 1201)
+    ]
+    assert len(client.get_metric_history(record.info.run_id, "step/learning_rate")) == 1200
 
 
 def test_without_a_uri_nothing_is_tracked_or_written(

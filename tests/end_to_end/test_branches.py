@@ -30,8 +30,9 @@ def test_a_first_run_promotes_a_better_model_replaces_it_and_a_worse_one_does_no
 ) -> None:
     system = make_system()
 
-    first = system.run(*WEAK)
+    first = system.run(*WEAK, "training.resources.notify_at=1.0e-9")
     assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count("train-model: warning: the training's budget is running out") == 1
     first_champion = champion(system)
     assert (first_champion.version, first_champion.aliases) == ("1", ("champion",))
     scores = read(system.steps() / "evaluate-model" / "scores")
@@ -67,6 +68,7 @@ def assert_commands_show_it(system: System) -> None:
     report = system.gauntlet("report", "latest").stdout.strip()
     page = Path(report).read_text(encoding="utf-8")
     assert "Rejected" in page
+    assert "nothing was bought" in page
     assert "<script" not in page
     assert "champion" in system.gauntlet("registry").stdout
     predicted = system.gauntlet("predict", "sunny cheer dance gift")

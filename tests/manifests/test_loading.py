@@ -130,6 +130,33 @@ def test_a_faulty_override_is_reported_like_a_faulty_file(write) -> None:
     assert "nothing reads" in faults_of(write(MINIMAL), "training.epoch=3")["training.epoch"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "cause"),
+    [
+        ("{nam}-{seed}", "{nam} is none of them"),
+        ("run {}", "{} is none of them"),
+        ("{name.upper}", "{name.upper} is none of them"),
+        ("{seed:03d}", "{seed} takes no format"),
+        ("{name", "expected '}' before end of string"),
+    ],
+)
+def test_a_run_name_of_unknown_parts_is_refused_with_those_that_there_are(
+    write, pattern: str, cause: str
+) -> None:
+    fault = faults_of(write(changed(training={"tracking": {"run_name": pattern}})))[
+        "training.tracking.run_name"
+    ]
+    assert repr(pattern) in fault
+    assert "{name}, {arch}, {seed}, {timestamp}" in fault
+    assert cause in fault
+
+
+def test_a_run_name_may_be_made_of_any_of_its_parts(write) -> None:
+    pattern = "{name} {arch} {seed} {timestamp} {{as it is}}"
+    manifest = load_manifest(write(changed(training={"tracking": {"run_name": pattern}})))
+    assert manifest.training.tracking.run_name == pattern
+
+
 def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(
     write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

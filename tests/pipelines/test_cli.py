@@ -79,6 +79,55 @@ def test_a_missing_data_file_on_this_machine_is_refused_before_a_run_starts(
     assert not own_home.exists()
 
 
+def test_cost_shows_how_the_most_is_reckoned_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = "training.resources={machine_type: g2-standard-8, accelerator_type: NVIDIA_L4, "
+    overrides += "accelerator_count: 1, max_hours: 10, max_cost_usd: 10}"
+    assert gauntlet("cost", SAMPLE, "--set", overrides) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # Compute Engine 0.853621 USD an hour × 1.15 × 10 h
+    assert ["USD", "an", "hour", "0.9817"] in lines
+    assert ["=", "USD", "at", "most", "9.82"] in lines
+    assert ["left", "over,", "USD", "0.18"] in lines
+    assert ["verdict", "fits"] in lines
+    assert ["accelerators", "1", "×", "NVIDIA_L4"] in lines
+
+
+def test_cost_of_all_packaged_manifests_says_where_prices_come_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert gauntlet("cost") == 0
+    output = capsys.readouterr().out
+    assert "emotion_sample" in output
+    assert "2026-10-07" in output and "cloud.google.com" in output
+    own = tmp_path / "own.yaml"
+    own.write_text("machines: {n1-standard-4: {usd_per_hour: 2}}")
+    monkeypatch.setenv("GAUNTLET_PRICES", str(own))
+    assert gauntlet("cost", SAMPLE) == 0  # 2 USD/h × 0.5 h = 1 USD, which is the budget
+    output = capsys.readouterr().out
+    assert "2.0000" in output and str(own) in output
+
+
+def test_cost_over_budget_is_shown_and_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert gauntlet("cost", SAMPLE, "--set", "training.resources.max_hours=100") == 2
+    output = capsys.readouterr()
+    # 0.21849885 USD × 100 h, of 1 USD
+    assert "21.85" in output.out and "-20.85" in output.out and "over budget" in output.out
+    assert "max_cost_usd" in output.err and "at least 21.85" in output.err
+
+
+def test_cost_of_a_machine_without_a_price_is_a_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert gauntlet("cost", SAMPLE, "--set", "training.resources.machine_type=cray-1") == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("no price is known") == 1
+
+
 def test_compile_writes_the_committed_file(tmp_path: Path) -> None:
     for name in ("emotion_sample", "emotion"):
         target = tmp_path / f"{name}.yaml"

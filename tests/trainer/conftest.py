@@ -19,7 +19,7 @@ from tests.conftest import LABELS
 EPOCHS = 3
 STEPS_PER_EPOCH = 9  # 72 rows, batches of 8
 STEPS = EPOCHS * STEPS_PER_EPOCH
-TIMES = ("seconds", "examples_per_second", "cost_usd")
+TIMES = ("seconds", "examples_per_second", "cost_usd", "usage")
 
 
 @dataclass(frozen=True)

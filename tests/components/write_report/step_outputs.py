@@ -106,6 +106,19 @@ def history() -> dict[str, Any]:
         "parameters": 22_715_526,
         "usd_per_hour": 0.19,
         "cost_usd": 0.00815,
+        "max_hours": 4.0,
+        "max_cost_usd": 10.0,
+        "host": "workstation-7",
+        "usage": {
+            "seconds": 153.9,
+            "rows": 63_996,
+            "step_seconds": 150.2,
+            "examples_per_second": 426.07,
+            "cpu_utilisation": 0.874,
+            "peak_memory_gb": 1.624,
+            "gpu_utilisation": None,
+            "peak_gpu_memory_gb": None,
+        },
     }
 
 

@@ -28,6 +28,7 @@ from components.write_report.next_steps import RULE_ADVICE
 from manifests.schema import Conversion, Evaluation, Gates, RowCheck
 from trainer.checkpoint import TrainingRecord
 from trainer.history import Epoch, History, Step
+from trainer.usage import Usage
 
 CLASSES = ("calm", "angry", "glad")
 LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
@@ -82,7 +83,9 @@ def history() -> dict[str, Any]:
     epoch = Epoch(1, 0.5, 0.4, 0.9, 0.9, 0.9, 100.0, 6.0)
     # The step adds the machine and its price to what the loop knows.
     machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
-    return History([epoch], [Step(1, 0.7, 1e-4)], 1, "all epochs done", 6.0).to_json() | machine
+    machine |= {"max_hours": 4.0, "max_cost_usd": 10.0, "host": "here"}
+    usage = Usage(6.0, 64, 5.0, 12.8, 0.5, 1.0, 0.9, 8.0)
+    return History([epoch], [Step(1, 0.7, 1e-4)], 1, "all epochs done", 6.0, usage).to_json() | machine
 
 
 def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
