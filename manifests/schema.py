@@ -11,11 +11,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-LARGEST_WHOLE_NUMBER = 2**53
-"""KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
+from manifests.search import Search, require_fitting
+from manifests.section import Section
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -24,22 +23,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_len
 Severity = Literal["fail", "warn"]
 RowSeverity = Literal["fail", "warn", "drop"]
 SplitName = Literal["train", "validation", "test"]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, no unknown keys, no NaN, no truth value that counts as 0 or 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would take for a number that the file does not say, or KFP would change."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("truth_value", "no truth value: YAML reads yes, no, on and off as one")
-        if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:
-            raise PydanticCustomError("too_large", "a whole number up to 2**53, as KFP keeps it exactly")
-        return value
 
 
 # --- dataset ---------------------------------------------------------------------------------------
@@ -216,6 +199,7 @@ class Training(Section):
 
     `batch_size` is the rows of one optimizer step, `learning_rate` AdamW's peak rate, `dropout` that of the
     encoder and of the head. Every `schedule` begins with a warm-up over `warmup_fraction` of all steps.
+    `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -236,6 +220,7 @@ class Training(Section):
     checkpoints: Checkpoints = Checkpoints()
     compute_target: Literal["auto", "cpu", "gpu_single"] = "auto"
     resources: Resources = Resources()
+    search: Search | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -271,6 +256,15 @@ class Training(Section):
             )
         if self.compute_target == "cpu" and self.resources.accelerator_count:
             raise ValueError("compute_target cpu would pay for resources.accelerator_type without using it")
+        return self
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
+        if self.search is not None:
+            settings = self.model_dump()
+            require_fitting(
+                self.search, lambda key, value: getattr(Training.model_validate(settings | {key: value}), key)
+            )
         return self
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from backends.prices import hourly_rate
 from backends.tracking import open_tracking
 from manifests.errors import GauntletError
-from manifests.schema import Section, Training, canonical_json
+from manifests.schema import Training, canonical_json
+from manifests.section import Section
 from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.history import Epoch, History
