@@ -8,6 +8,11 @@ from typing import Any, Literal
 StopReason = Literal["all epochs done", "early stopping", "max_hours reached"]
 
 
+def metric_key(metric: str) -> str:
+    """The field of `Epoch` that holds a validation metric of the manifest."""
+    return "validation_loss" if metric == "loss" else metric
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows and the validation that followed it."""

@@ -28,6 +28,7 @@ from trainer.preemption import noticing_sigterm
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
 from trainer.tasks import load_task
+from trainer.vertex_trial import vertex_trial
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ def train(run: TrainingRun) -> dict[str, Any]:
     states = None
     if run.checkpoint_uri:
         states = StateStore(run.checkpoint_uri, fingerprint(run, device), run.section.checkpoints)
-    with open_tracking(run.tracking_uri, run.name, run_name(run), {"task": run.task}) as tracker:
+    tracking = vertex_trial(run.section.early_stopping.metric) or open_tracking(
+        run.tracking_uri, run.name, run_name(run), {"task": run.task}
+    )
+    with tracking as tracker:
         tracker.log_params(flatten(run.section.model_dump(mode="json")) | {"seed": str(run.seed)})
         with noticing_sigterm() as preempted:
             history = fit(task, model, run.section, run.seed, device, keep, tracker, states, preempted)
