@@ -109,18 +109,47 @@ def compile_(
 @app.command()
 def run(path: ManifestPath, overrides: Overrides = None) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
-    from pipelines.local_run import INTERRUPTED_EXIT_CODE, Interrupted, run_locally
-    from pipelines.summary import print_summary
+    manifest = _load(path, overrides)
+    _require_data(manifest, path)
+    _run_here(manifest)
+
+
+@app.command()
+def tune(
+    path: ManifestPath,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier ones counted.")] = 20,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Begin no trial after it: 90s, 30m or 2h.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="The tuned manifest. Default: best.yaml beside the study.")
+    ] = None,
+    then_run: Annotated[bool, typer.Option("--run", help="Run the tuned manifest at the end.")] = False,
+    spec: Annotated[
+        Path | None, typer.Option("--compile", help="Write a Vertex AI tuning job instead; needs --staging.")
+    ] = None,
+    staging: Annotated[str, typer.Option(metavar="URI", help="gs:// folder for that job's files.")] = "",
+    overrides: Overrides = None,
+) -> None:
+    """Search the best values of a manifest's `training.search`; go on with a study that was interrupted."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.tuning.command import compile_study, tune_here, tuning_of
 
     manifest = _load(path, overrides)
     _require_data(manifest, path)
+    tuning = tuning_of(path, overrides or (), manifest, trials, timeout, jobs, output)
     try:
-        finished = run_locally(manifest, gauntlet_home(), console)
+        if spec is not None:
+            compile_study(tuning, spec, staging, gauntlet_home(), console)
+            return
+        tuned = tune_here(tuning, gauntlet_home(), console)
     except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
-    print_summary(finished, console)
-    raise typer.Exit(finished.outcome.exit_code)
+        left = str(stopped) or "what is finished is kept; the same command goes on."
+        errors.print(f"interrupted: {left}", soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_CODE) from None
+    if then_run:
+        _run_here(_load(tuned.manifest, None))
 
 
 @app.command()
@@ -218,6 +247,20 @@ def rollback(model: ModelName = None) -> None:
     store = open_registry(gauntlet_home().store_uri)
     name = _model_name(store, model)
     console.print(str(store.rollback(name)), highlight=False)
+
+
+def _run_here(manifest: Manifest) -> None:
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.local_run import run_locally
+    from pipelines.summary import print_summary
+
+    try:
+        finished = run_locally(manifest, gauntlet_home(), console)
+    except Interrupted as stopped:
+        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+        raise typer.Exit(EXIT_CODE) from None
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
 
 
 def _require_readable(texts: Sequence[str]) -> None:
