@@ -41,15 +41,18 @@ class VertexTrial(Untracked):
         self._file = file
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add the epoch's line.
+        """Add the epoch's line; metrics without the epoch's score are not the tuning job's concern.
 
         Raises:
             GauntletError: The file cannot be written.
         """
+        score = metrics.get(metric_key(self._metric))
+        if score is None:
+            return
         line = {
             "timestamp": time.time(),
             "trial": self._trial,
-            self._metric: str(float(metrics[metric_key(self._metric)])),
+            self._metric: str(float(score)),
             "global_step": str(step),
         }
         try:

@@ -25,7 +25,7 @@ from trainer.tuning.study import (
     open_study,
     prepare,
 )
-from trainer.tuning.trial import run_trial
+from trainer.tuning.trial import TrialTracker, run_trial
 
 EPOCHS = 3
 STEPS_PER_TRIAL = EPOCHS * 9  # 72 rows, batches of 8
@@ -190,6 +190,15 @@ def test_a_trial_without_a_finite_score_is_pruned_and_never_the_best(
     assert best_trial([mad, sane]) == sane
     assert sane.score == max(sane.scores) < 0 < sane.shown_score("loss")  # the loss is negated to be compared
     assert best_trial([mad]) is None
+
+
+def test_only_epochs_are_reported_to_a_study(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "study.db", "tiny")
+    tracker = TrialTracker(study.ask(), "loss", epochs=3)
+    tracker.log_metrics({"step/loss": 0.7}, 17)
+    tracker.log_metrics({"validation_loss": 0.5, "macro_f1": 0.8}, 1)
+    [trial] = study.get_trials()
+    assert trial.intermediate_values == {1: -0.5}
 
 
 def test_no_trial_begins_after_the_deadline(training: Training, splits: Path, tmp_path: Path) -> None:

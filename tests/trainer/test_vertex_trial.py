@@ -20,6 +20,7 @@ def test_every_epoch_is_a_line_as_googles_own_library_writes_it(
     run = vertex_trial("macro_f1")
     assert run is not None
     run.log_metrics(METRICS, 1)
+    run.log_metrics({"step/loss": 0.6}, 18)  # not an epoch's
     run.log_metrics(METRICS | {"macro_f1": 0.8}, 2)
     first, second = (json.loads(line) for line in file.read_text().splitlines())
     assert first.pop("timestamp") <= second.pop("timestamp")

@@ -60,12 +60,14 @@ class TrialTracker(Untracked):
         self._epochs = epochs
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the score of epoch `step`.
+        """Report the score of epoch `step`; metrics without a score are not those of an epoch.
 
         Raises:
             optuna.TrialPruned: It is worth no further epoch.
         """
-        value = metrics[metric_key(self._metric)]
+        value = metrics.get(metric_key(self._metric))
+        if value is None:
+            return
         self._trial.report(-value if self._metric == "loss" else value, step)
         if step < self._epochs and self._trial.should_prune():
             raise optuna.TrialPruned
