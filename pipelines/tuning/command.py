@@ -27,6 +27,7 @@ from pipelines.tuning.summary import best_trials
 from pipelines.tuning.workers import alone
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+CREATE_JOB = ("gcloud", "ai", "hp-tuning-jobs", "create", "--region=REGION")
 
 
 def tuning_of(
@@ -102,7 +103,7 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
     console.print("[dim]→[/] put the splits where its trials look for them, then start it:")
     for command in (
         ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
-        ["gcloud", "ai", "hp-tuning-jobs", "create", f"--display-name={name}", f"--config={spec}"],
+        [*CREATE_JOB, f"--display-name={name}", f"--config={spec}"],
     ):
         shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
         console.print(f"   [bold]{plain(shown)}[/]", soft_wrap=True, highlight=False)

@@ -17,7 +17,7 @@ from trainer.tuning.study import Trial, best_trial
 PANELS_PER_ROW = 3
 COMPLETE, PRUNED, BEST = "tab:blue", "0.6", "tab:orange"
 MARGIN = 0.05
-SPREADS_SHOWN = 4.0
+SPREADS_SHOWN = 6.0
 """How far below the median scores are drawn, in distances from the median to the best: one hopeless trial
 must not press all others into a line."""
 
@@ -98,12 +98,12 @@ def _scatter(axes: Axes, places: Sequence[float], trials: Sequence[Trial], metri
     for label, marker, size, face, edge in (
         ("complete", "o", 28, COMPLETE, COMPLETE),
         ("pruned", "o", 28, "none", PRUNED),
-        ("worse than drawn", "v", 28, "none", PRUNED),
+        ("off the scale", "v", 28, "none", PRUNED),
         ("best", "*", 110, BEST, BEST),
     ):
         chosen = [at for at, trial in enumerate(trials) if _label(trial, best, floor) == label]
         if chosen:
-            scores = [floor if label == "worse than drawn" else trials[at].score for at in chosen]
+            scores = [floor if label == "off the scale" else trials[at].score for at in chosen]
             axes.scatter(
                 [places[at] for at in chosen],
                 [sign * score for score in scores],
@@ -120,7 +120,7 @@ def _label(trial: Trial, best: Trial | None, floor: float) -> str:
     if trial is best:
         return "best"
     if math.isnan(trial.score) or trial.score < floor:
-        return "worse than drawn"
+        return "off the scale"
     return trial.state
 
 

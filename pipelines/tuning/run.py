@@ -15,7 +15,7 @@ from backends.prices import hourly_rate
 from components.validate_data.run import run as validate_data
 from manifests.errors import Fault, GauntletError, ManifestError
 from manifests.schema import Manifest
-from manifests.search import Search
+from manifests.search import Search, Value
 from pipelines.home import Home
 from pipelines.interruption import Interrupted, interruptible
 from pipelines.tuning.best import write_tuned
@@ -198,7 +198,11 @@ def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:
         f"{tuning.file.name} as `gauntlet tune` left it.",
         f"Study {study.study_name}, trial {best.number}, the best of {len(trials)} finished ones: validation "
         f"{metric} {best.shown_score(metric):.4f}.",
-        *(f"{key}: {value} instead of {before[key]}" for key, value in best.values.items()),
+        *(_changed(key, value, before[key]) for key, value in best.values.items()),
     ]
     write_tuned(tuning.content, best, comments, output)
     return TunedStudy(study.study_name, metric, trials, best, picture, output)
+
+
+def _changed(key: str, value: Value, before: Value) -> str:
+    return f"{key}: {value}, as before" if value == before else f"{key}: {value} instead of {before}"

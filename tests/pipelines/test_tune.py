@@ -19,7 +19,7 @@ from pipelines.tuning.command import duration
 from pipelines.tuning.workers import alone
 from tests.conftest import LABELS, class_rows
 from tests.pipelines.test_cli import gauntlet
-from trainer.tuning.study import finished_trials, open_study
+from trainer.tuning.study import best_trial, finished_trials, open_study
 
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -82,12 +82,14 @@ def test_a_study_of_parallel_processes_ends_with_a_picture_and_a_tuned_manifest(
 
     folder = own_home / "tuning" / "moods"
     [study] = {name for line in said.splitlines() if line.startswith("study ") for name in line.split()[1:]}
-    winner = max(finished_trials(open_study(folder / "study.db", study)), key=lambda trial: trial.score)
+    winner = best_trial(finished_trials(open_study(folder / "study.db", study)))
+    assert winner is not None
+    assert f"macro_f1 {winner.score:.4f}." in best.read_text().splitlines()[1]
     tuned = load_manifest(best)
     given = load_manifest(manifest, ["training.dropout=0.2"])
     assert set(winner.values) == set(SEARCH)
-    assert tuned == with_values(given, {key: getattr(tuned.training, key) for key in SEARCH})
-    assert f"Study {study}, trial" in best.read_text().splitlines()[1]
+    assert tuned == with_values(given, winner.values)
+    assert f"Study {study}, trial {winner.number}" in best.read_text().splitlines()[1]
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (folder / "splits").iterdir()} == {
         "train.parquet",
@@ -100,32 +102,42 @@ def test_a_study_of_parallel_processes_ends_with_a_picture_and_a_tuned_manifest(
     assert trials_of(own_home) == ["COMPLETE"] * 4
 
 
-def test_a_study_that_was_stopped_and_killed_goes_on_to_as_many_trials_as_asked_for(
-    manifest: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        command = [sys.executable, "-m", "pipelines.cli", "tune", str(manifest), "--trials", "30"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+def until_a_trial_has_ended(manifest: Path, number: signal.Signals) -> tuple[int, str, str]:
+    """Tune, and send the command a signal when its first trial has ended: its exit code and what it said."""
+    command = [sys.executable, "-m", "pipelines.cli", "tune", str(manifest), "--trials", "30"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert any("/30  trial" in line for line in process.stdout)
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "/30  trial" in line:
+                break
         os.kill(process.pid, number)
-        said = process.stderr.read()
-        assert process.wait() == code, said
-        if number == signal.SIGINT:
-            assert "30 trials are finished and kept; the same command goes on" in " ".join(said.split())
-            assert "Traceback" not in said
-    with alone(own_home / "tuning" / "moods"):  # the killed command's processes have ended by themselves
+        return process.wait(), "".join(said), process.stderr.read()
+
+
+def test_a_study_that_was_killed_goes_on_and_one_that_was_stopped_says_what_is_kept(
+    manifest: Path, own_home: Path
+) -> None:
+    code, *_ = until_a_trial_has_ended(manifest, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    with alone(own_home / "tuning" / "moods"):  # the killed command's process has ended by itself
         states = trials_of(own_home)
-    finished = states.count("COMPLETE") + states.count("PRUNED")
-    assert 2 <= finished < 30
-    assert gauntlet("tune", str(manifest), "--trials", str(finished + 1)) == 0
-    assert f"{finished} of {finished + 1} trials are finished already" in capsys.readouterr().out
+    lost = states.count("RUNNING")  # none, had it been killed in the instant between two trials
+    kept = len(states) - lost
+    code, said, errors = until_a_trial_has_ended(manifest, signal.SIGINT)
+    assert code == 130
+    again = ", 1 interrupted and tried again" * lost
+    assert f"{kept} of 30 trials are finished already{again}\n" in said
+    assert f"{kept + 1}/30  trial" in said
+    assert "of 30 trials are finished and kept; the same command goes on." in errors
+    assert len(errors.splitlines()) == 1
     states = trials_of(own_home)
-    assert states.count("COMPLETE") + states.count("PRUNED") == finished + 1
-    assert "RUNNING" not in states
+    assert states.count("FAIL") == lost
+    assert states.count("COMPLETE") + states.count("PRUNED") > kept
 
 
 def test_two_commands_do_not_tune_the_same_system_at_once(
@@ -175,6 +187,24 @@ def test_a_mistake_is_said_before_anything_is_written(
     assert gauntlet("tune", str(manifest), *arguments) == 2
     assert words in capsys.readouterr().err
     assert not own_home.exists()
+
+
+def test_the_study_compiles_to_a_vertex_job_beside_the_splits_that_it_reads(
+    manifest: Path, own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "job.yaml"
+    packaged = "training.encoder=sentence-transformers/all-MiniLM-L6-v2"
+    options = ("--compile", str(spec), "--staging", "gs://bucket/moods", "--trials", "8", "--jobs", "2")
+    assert gauntlet("tune", str(manifest), "--set", packaged, *options) == 0
+    said = capsys.readouterr().out
+    splits = own_home / "tuning" / "moods" / "splits"
+    assert f"gcloud storage cp {splits}/* gs://bucket/moods/splits/" in said
+    assert f"--config={spec}" in said
+    assert (splits / "train.parquet").is_file()
+    assert not (splits / "test.parquet").exists()
+    job = yaml.safe_load(spec.read_text())
+    assert (job["maxTrialCount"], job["parallelTrialCount"]) == (8, 2)
+    assert not (own_home / "tuning" / "moods" / "study.db").exists()
 
 
 def test_a_timeout_has_its_unit() -> None:

@@ -193,7 +193,10 @@ def test_a_trial_without_a_finite_score_is_pruned_and_never_the_best(
 
 
 def test_only_epochs_are_reported_to_a_study(tmp_path: Path) -> None:
-    study = open_study(tmp_path / "study.db", "tiny")
+    folder = tmp_path / "{in braces}"
+    folder.mkdir()
+    study = open_study(folder / "study.db", "tiny")
+    assert (folder / "study.db").is_file()
     tracker = TrialTracker(study.ask(), "loss", epochs=3)
     tracker.log_metrics({"step/loss": 0.7}, 17)
     tracker.log_metrics({"validation_loss": 0.5, "macro_f1": 0.8}, 1)

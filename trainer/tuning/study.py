@@ -71,8 +71,9 @@ class Trial:
 
 def open_study(database: Path, name: str) -> optuna.Study:
     """The study of that name, made if there is none."""
+    path = str(database).replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
     storage = RDBStorage(
-        f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_A_WRITER}}
+        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_A_WRITER}}
     )
     pruner = MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=FIRST_EPOCH_TO_PRUNE_AFTER)
     return optuna.create_study(
