@@ -45,13 +45,22 @@ def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> Manifest:
     Raises:
         ManifestError: All faults of the file and of the overrides.
     """
+    return _validate(read_content(path, overrides), str(path))
+
+
+def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a manifest's file and the overrides say, not validated: no defaults, and paths are absolute.
+
+    Raises:
+        ManifestError: The file cannot be read, or an override is none.
+    """
     file = Path(path)
     content = _parse(file)
     _resolve_paths(content, file.resolve().parent)
     faults = _apply_overrides(content, overrides)
     if faults:
         raise ManifestError(faults)
-    return _validate(content, str(path))
+    return content
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:

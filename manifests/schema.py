@@ -12,11 +12,11 @@ import json
 import string
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-LARGEST_WHOLE_NUMBER = 2**53
-"""KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
+from manifests.search import Search, require_fitting
+from manifests.section import Section
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -25,22 +25,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_len
 Severity = Literal["fail", "warn"]
 RowSeverity = Literal["fail", "warn", "drop"]
 SplitName = Literal["train", "validation", "test"]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, no unknown keys, no NaN, no truth value that counts as 0 or 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would take for a number that the file does not say, or KFP would change."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("truth_value", "no truth value: YAML reads yes, no, on and off as one")
-        if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:
-            raise PydanticCustomError("too_large", "a whole number up to 2**53, as KFP keeps it exactly")
-        return value
 
 
 # --- dataset ---------------------------------------------------------------------------------------
@@ -262,6 +246,7 @@ class Training(Section):
     `warmup_fraction` of all steps. `precision: auto` is bf16 on a GPU that has it, else fp32. `distribution`
     is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
+    `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -287,6 +272,7 @@ class Training(Section):
     compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi"] = "auto"
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+    search: Search | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -336,6 +322,15 @@ class Training(Section):
             raise ValueError(
                 "precision fp16 does not go with distribution fsdp2, as each shard would scale its loss by "
                 "itself: use bf16, or ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
+        if self.search is not None:
+            settings = self.model_dump()
+            require_fitting(
+                self.search, lambda key, value: getattr(Training.model_validate(settings | {key: value}), key)
             )
         return self
 

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 import manifests
 from backends.prices import over_budget, prices_source
-from backends.registry import BUNDLE_TAG, Registry, open_registry
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
-from pipelines.terminal import plain
-from serving.bundle import Bundle, BundleError
+from pipelines.registry_commands import predict, promote, registry, rollback
+from pipelines.terminal import NAME_COLUMN, console, errors, plain
+from serving.bundle import BundleError
 
 app = typer.Typer(
     help="Retrain a model; ship it only after it has run the gauntlet.",
@@ -33,17 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-NAME_COLUMN = partial(Column, overflow="fold")  # a name cut short could not be copied
-console = Console()
-errors = Console(stderr=True)
 
 ManifestPath = Annotated[Path, typer.Argument(help="A manifest, YAML or JSON.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
-]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="The model's name; needed if there are several.")
 ]
 
 
@@ -138,18 +130,47 @@ def compile_(
 @app.command()
 def run(path: ManifestPath, overrides: Overrides = None) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
-    from pipelines.local_run import INTERRUPTED_EXIT_CODE, Interrupted, run_locally
-    from pipelines.summary import print_summary
+    manifest = _load(path, overrides)
+    _require_data(manifest, path)
+    _run_here(manifest)
+
+
+@app.command()
+def tune(
+    path: ManifestPath,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier ones counted.")] = 20,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Begin no trial after it: 90s, 30m or 2h.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="The tuned manifest. Default: best.yaml beside the study.")
+    ] = None,
+    then_run: Annotated[bool, typer.Option("--run", help="Run the tuned manifest at the end.")] = False,
+    spec: Annotated[
+        Path | None, typer.Option("--compile", help="Write a Vertex AI tuning job instead; needs --staging.")
+    ] = None,
+    staging: Annotated[str, typer.Option(metavar="URI", help="gs:// folder for that job's files.")] = "",
+    overrides: Overrides = None,
+) -> None:
+    """Search the best values of a manifest's `training.search`; go on with a study that was interrupted."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.tuning.command import compile_study, tune_here, tuning_of
 
     manifest = _load(path, overrides)
     _require_data(manifest, path)
+    tuning = tuning_of(path, overrides or (), manifest, trials, timeout, jobs, output)
     try:
-        finished = run_locally(manifest, gauntlet_home(), console)
+        if spec is not None:
+            compile_study(tuning, spec, staging, gauntlet_home(), console)
+            return
+        tuned = tune_here(tuning, gauntlet_home(), console)
     except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
-    print_summary(finished, console)
-    raise typer.Exit(finished.outcome.exit_code)
+        left = str(stopped) or "what is finished is kept; the same command goes on."
+        errors.print(f"interrupted: {left}", soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_CODE) from None
+    if then_run:
+        _run_here(_load(tuned.manifest, None))
 
 
 @app.command()
@@ -183,79 +204,22 @@ def report(
         typer.launch(page.as_uri())
 
 
-@app.command()
-def registry(model: ModelName = None) -> None:
-    """List the registered versions and their aliases."""
-    store = open_registry(gauntlet_home().store_uri)
-    columns = ("model", "version", "aliases", "macro-F1", NAME_COLUMN("run"), "bundle")
-    table = Table(*columns, box=None, pad_edge=False)
-    for name in [model] if model else store.names():
-        for version in store.versions(name):
-            tags = version.tags
-            table.add_row(
-                name,
-                version.version,
-                ", ".join(version.aliases),
-                tags.get("macro_f1", ""),
-                tags.get("run_id", ""),
-                tags.get("bundle_sha256", "")[:12],
-            )
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print("nothing registered yet: try `gauntlet run manifests/emotion_sample.yaml`")
+for command in (registry, predict, promote, rollback):
+    app.command()(command)
 
 
-@app.command()
-def predict(
-    texts: Annotated[list[str], typer.Argument(help="Texts to score; `-` reads one per line from stdin.")],
-    model: ModelName = None,
-) -> None:
-    """Score text with the champion's bundle."""
-    store = open_registry(gauntlet_home().store_uri)
-    name = _model_name(store, model)
-    champion = store.champion(name)
-    if champion is None:
-        raise UsageError(
-            f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
-        )
-    rows = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
-    _require_readable(rows)
-    bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
-    table = Table("text", "label", "probability", box=None, pad_edge=False)
-    for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
-        best = int(probabilities.argmax())
-        table.add_row(plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
-    console.print(table)
-    console.print(f"[dim]{name} version {champion.version}[/]")
+def _run_here(manifest: Manifest) -> None:
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.local_run import run_locally
+    from pipelines.summary import print_summary
 
-
-@app.command()
-def promote(
-    model: ModelName = None,
-    version: Annotated[str | None, typer.Option(help="Default: the challenger.")] = None,
-) -> None:
-    """Make a registered version the champion; the old champion becomes `previous`."""
-    store = open_registry(gauntlet_home().store_uri)
-    name = _model_name(store, model)
-    console.print(str(store.promote(name, version)), highlight=False)
-
-
-@app.command()
-def rollback(model: ModelName = None) -> None:
-    """Make the previous champion the champion again."""
-    store = open_registry(gauntlet_home().store_uri)
-    name = _model_name(store, model)
-    console.print(str(store.rollback(name)), highlight=False)
-
-
-def _require_readable(texts: Sequence[str]) -> None:
-    """Python hands on bytes that are not UTF-8 as lone surrogates, which no tokenizer takes."""
-    if not texts:
-        raise UsageError("stdin: found nothing, expected one text per line.")
-    for number, text in enumerate(texts, start=1):
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
+    try:
+        finished = run_locally(manifest, gauntlet_home(), console)
+    except Interrupted as stopped:
+        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+        raise typer.Exit(EXIT_CODE) from None
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
 
 
 def _require_data(manifest: Manifest, path: Path) -> None:
@@ -292,18 +256,6 @@ def _without_price(path: Path, error: UsageError) -> Fault:
 
 def _packaged_manifests() -> list[Path]:
     return sorted(Path(manifests.__path__[0]).glob("*.yaml"))
-
-
-def _model_name(store: Registry, given: str | None) -> str:
-    names = store.names()
-    if given is None and len(names) == 1:
-        return names[0]
-    if given in names and given is not None:
-        return given
-    if not names:
-        raise UsageError("the registry is empty. Run `gauntlet run manifests/emotion_sample.yaml` first.")
-    found = "nothing" if given is None else repr(given)
-    raise UsageError(f"--model: found {found}, expected one of {', '.join(names)}.")
 
 
 def _print_faults(faults: Iterable[Fault]) -> None:

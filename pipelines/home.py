@@ -59,6 +59,10 @@ class Home:
         """Where a run's files lie."""
         return self.folder / "runs" / run_id
 
+    def tuning_folder(self, name: str) -> Path:
+        """Where the studies of the system of that name lie."""
+        return self.folder / "tuning" / name
+
     def create_run(self, name: str) -> RunRecord:
         """Make a new run's folder, named by the system and the time.
 

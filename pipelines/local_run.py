@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
@@ -27,19 +24,13 @@ from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
 from pipelines.execute import STEPS_FOLDER
 from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, PIPELINE_FILE, REPORT_FILE, Home, RunRecord
+from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
 from pipelines.terminal import plain
 from pipelines.training import STEPS, parameters
 
-INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NO_IMAGE = "none: this machine's Python"
-SECONDS_TO_STOP = 10.0
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
-
-
-class Interrupted(BaseException):
-    """The user or the system asked the run to stop. Its text says what became of the registry."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
     try:
         _execute(folder, RunView(STEPS, folder / "logs"), console)
     except Interrupted:
-        home.finish(record, "interrupted", INTERRUPTED_EXIT_CODE, "interrupted")
+        home.finish(record, "interrupted", EXIT_CODE, "interrupted")
         raise Interrupted(_registered(folder)) from None
     return _conclude(record, folder, home)
 
@@ -107,7 +98,7 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
     )
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
-    with _stopping(process), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+    with interruptible(), ending([process]), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
         printed = time.monotonic()
         for line in process.stdout:
             log.write(line)
@@ -128,39 +119,8 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
                 continue
             printed = time.monotonic()
         if process.wait() < 0:  # killed from outside: the step that it was running must not go on alone
-            _end_group(process)
+            end_group(process)
         view.close()
-
-
-@contextmanager
-def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Turn a signal to stop into the end of the whole process group, then into `Interrupted`."""
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        for number in STOP_SIGNALS:  # a second Ctrl-C must not cut the stopping short
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted
-
-    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    except BaseException:
-        _end_group(process)
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(SECONDS_TO_STOP)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:

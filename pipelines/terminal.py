@@ -1,8 +1,16 @@
-"""Text from outside on its way to a terminal."""
+"""The terminal that commands write to, and text from outside on its way to it."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from rich.console import Console
 from rich.markup import escape
+from rich.table import Column
+
+NAME_COLUMN = partial(Column, overflow="fold")  # a name cut short could not be copied
+console = Console()
+errors = Console(stderr=True)
 
 
 def plain(text: object) -> str:

@@ -3,6 +3,8 @@
 On Vertex AI the outputs go where the service says: `AIP_MODEL_DIR` (the checkpoint), `AIP_CHECKPOINT_DIR`
 (the training states, from which an interrupted training goes on) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
 https://cloud.google.com/vertex-ai/docs/training/code-requirements#environment-variables
+As a trial of a Vertex AI hyperparameter tuning job it takes the trial's values as flags, `--learning_rate=…`,
+and reports each epoch's score: see `trainer/vertex_trial.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from pathlib import Path
 
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
+from manifests.schema import Manifest
+from manifests.search import Search
 
 HISTORY_FILE = "history.json"
 
@@ -25,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trainer", description="Train one manifest's model alone."
     )
-    parser.add_argument("--manifest", required=True, help="YAML or JSON manifest")
-    parser.add_argument("--splits", required=True, help="folder that the step validate-data wrote")
+    parser.add_argument("--manifest", required=True, help="YAML or JSON manifest, or the JSON itself")
+    parser.add_argument(
+        "--splits", metavar="URI", required=True, help="folder that the step validate-data wrote"
+    )
     parser.add_argument("--output", help="folder for the checkpoint; default AIP_MODEL_DIR")
     parser.add_argument(
         "--checkpoints",
@@ -41,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--processes", type=int, help="on this machine; default: one per device that the manifest asks for"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    values = parser.add_argument_group("values of the section training, as Vertex AI gives a trial its own")
+    for key in Search.model_fields:
+        values.add_argument(f"--{key}", metavar="VALUE")
     options = parser.parse_args(arguments)
     try:
         _run(options)
@@ -59,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     from trainer.launch import launch
     from trainer.run import TrainingRun
 
-    manifest = load_manifest(options.manifest, options.overrides)
+    manifest = _manifest(options)
     output = options.output or os.environ.get("AIP_MODEL_DIR")
     if not output:
         raise UsageError(
@@ -73,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
                 name=manifest.name,
                 task=manifest.task,
                 seed=manifest.seed,
-                splits=Path(options.splits),
+                splits=_splits(options.splits, Path(scratch)),
                 checkpoint=checkpoint,
                 tracking_uri=options.tracking_uri,
                 checkpoint_uri=options.checkpoints,
@@ -85,6 +94,31 @@ def _run(options: argparse.Namespace) -> None:
         (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")
         upload(checkpoint, output)
     print(f"checkpoint of epoch {history['best_epoch']}: {output}")
+
+
+def _manifest(options: argparse.Namespace) -> Manifest:
+    """The manifest with its overrides, and with the values of a trial over them."""
+    values = {key: getattr(options, key) for key in Search.model_fields}
+    overrides = [f"training.{key}={value}" for key, value in values.items() if value is not None]
+    overrides = [*options.overrides, *overrides]
+    if not options.manifest.lstrip().startswith("{"):
+        return load_manifest(options.manifest, overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "manifest.json"
+        file.write_text(options.manifest, encoding="utf-8")
+        return load_manifest(file, overrides)
+
+
+def _splits(uri: str, scratch: Path) -> Path:
+    """The folder itself, or a copy of what lies elsewhere."""
+    from backends.storage import download, local_folder
+
+    folder = local_folder(uri)
+    if folder is None:
+        folder = scratch / "splits"
+        folder.mkdir()
+        download(uri, folder)
+    return folder
 
 
 if __name__ == "__main__":

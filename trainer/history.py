@@ -11,6 +11,11 @@ StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
 
 
+def metric_key(metric: str) -> str:
+    """The field of `Epoch` that holds a validation metric of the manifest."""
+    return "validation_loss" if metric == "loss" else metric
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows and the validation that followed it."""

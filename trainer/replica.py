@@ -230,7 +230,7 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
         return model
     if section.distribution == "ddp":
         return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
     mesh = init_device_mesh(device.type, (world.size,))
     for module in list(model.modules()):

@@ -16,7 +16,8 @@ import torch
 
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Section, Training, canonical_json
+from manifests.schema import Training, canonical_json
+from manifests.section import Section
 from trainer.budget import Budget
 from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic
@@ -30,6 +31,7 @@ from trainer.replica import Replica, Tensors
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
 from trainer.tasks import load_task
+from trainer.vertex_trial import vertex_trial
 
 ALONE = World()
 
@@ -101,11 +103,7 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     states = None
     if run.checkpoint_uri:
         states = StateStore(run.checkpoint_uri, fingerprint(run, device, world), section.checkpoints)
-    tracking_uri, wandb = (run.tracking_uri, section.tracking.wandb) if world.is_first else ("", None)
-    with (
-        process_group(world, device),
-        open_tracking(tracking_uri, run.name, run_name(run), {"task": run.task}, wandb) as tracker,
-    ):
+    with process_group(world, device), _tracking(run, world) as tracker:
         tracker.log_params(flatten(section.model_dump(mode="json")) | {"seed": str(run.seed)})
         with noticing_sigterm() as preempted:
             replica = Replica(task, model, section, device, world)
@@ -119,6 +117,15 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
     return document
+
+
+def _tracking(run: TrainingRun, world: World) -> Run:
+    if not world.is_first:
+        return Untracked()
+    section = run.section
+    return vertex_trial(section.early_stopping.metric) or open_tracking(
+        run.tracking_uri, run.name, run_name(run), {"task": run.task}, section.tracking.wandb
+    )
 
 
 def require_finite(history: History, section: Training) -> None:

@@ -197,7 +197,8 @@ def test_a_tilde_is_the_home_folder_and_a_hub_name_stays_one(
 @pytest.mark.parametrize("name", ["emotion_sample", "emotion"])
 def test_a_shipped_manifest_survives_the_way_through_a_kfp_struct(name: str) -> None:
     """kfp hands integers inside a struct on as floats; the section read back must be the same."""
-    manifest = load_manifest(Path(__file__).parents[2] / "manifests" / f"{name}.yaml")
+    path = Path(__file__).parents[2] / "manifests" / f"{name}.yaml"
+    manifest = load_manifest(path, ["training.search=null"])  # which no section hands on
     for section in SECTIONS:
         value = getattr(manifest, section)
         floats = json.loads(json.dumps(as_parameter(value)), parse_int=float)

@@ -1,0 +1,27 @@
+"""What every part of a manifest has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+LARGEST_WHOLE_NUMBER = 2**53
+"""KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, no unknown keys, no NaN, no truth value that counts as 0 or 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would take for a number that the file does not say, or KFP would change."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("truth_value", "no truth value: YAML reads yes, no, on and off as one")
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:
+            raise PydanticCustomError("too_large", "a whole number up to 2**53, as KFP keeps it exactly")
+        return value

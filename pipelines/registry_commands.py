@@ -1,0 +1,103 @@
+"""The commands that look into the registry: its versions, the champion's answers, and moving the alias."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from backends.registry import BUNDLE_TAG, Registry, open_registry
+from manifests.errors import UsageError
+from pipelines.home import gauntlet_home
+from pipelines.terminal import NAME_COLUMN, console, plain
+from serving.bundle import Bundle
+
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="The model's name; needed if there are several.")
+]
+
+
+def registry(model: ModelName = None) -> None:
+    """List the registered versions and their aliases."""
+    store = open_registry(gauntlet_home().store_uri)
+    columns = ("model", "version", "aliases", "macro-F1", NAME_COLUMN("run"), "bundle")
+    table = Table(*columns, box=None, pad_edge=False)
+    for name in [model] if model else store.names():
+        for version in store.versions(name):
+            tags = version.tags
+            table.add_row(
+                name,
+                version.version,
+                ", ".join(version.aliases),
+                tags.get("macro_f1", ""),
+                tags.get("run_id", ""),
+                tags.get("bundle_sha256", "")[:12],
+            )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("nothing registered yet: try `gauntlet run manifests/emotion_sample.yaml`")
+
+
+def predict(
+    texts: Annotated[list[str], typer.Argument(help="Texts to score; `-` reads one per line from stdin.")],
+    model: ModelName = None,
+) -> None:
+    """Score text with the champion's bundle."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    champion = store.champion(name)
+    if champion is None:
+        raise UsageError(
+            f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
+        )
+    rows = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
+    _require_readable(rows)
+    bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
+    table = Table("text", "label", "probability", box=None, pad_edge=False)
+    for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
+        best = int(probabilities.argmax())
+        table.add_row(plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
+    console.print(table)
+    console.print(f"[dim]{name} version {champion.version}[/]")
+
+
+def promote(
+    model: ModelName = None,
+    version: Annotated[str | None, typer.Option(help="Default: the challenger.")] = None,
+) -> None:
+    """Make a registered version the champion; the old champion becomes `previous`."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    console.print(str(store.promote(name, version)), highlight=False)
+
+
+def rollback(model: ModelName = None) -> None:
+    """Make the previous champion the champion again."""
+    store = open_registry(gauntlet_home().store_uri)
+    name = _model_name(store, model)
+    console.print(str(store.rollback(name)), highlight=False)
+
+
+def _require_readable(texts: Sequence[str]) -> None:
+    """Python hands on bytes that are not UTF-8 as lone surrogates, which no tokenizer takes."""
+    if not texts:
+        raise UsageError("stdin: found nothing, expected one text per line.")
+    for number, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
+
+
+def _model_name(store: Registry, given: str | None) -> str:
+    names = store.names()
+    if given is None and len(names) == 1:
+        return names[0]
+    if given in names and given is not None:
+        return given
+    if not names:
+        raise UsageError("the registry is empty. Run `gauntlet run manifests/emotion_sample.yaml` first.")
+    found = "nothing" if given is None else repr(given)
+    raise UsageError(f"--model: found {found}, expected one of {', '.join(names)}.")

@@ -1,0 +1,130 @@
+"""The study as a Vertex AI hyperparameter tuning job.
+
+A spec of the job and nothing else, so that the command line tool takes it as it is
+(`gcloud ai hp-tuning-jobs create --config`) and so does the service (`POST`).
+Its keys:
+https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.hyperparameterTuningJobs
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.images import TRAINER_IMAGE
+from manifests.errors import UsageError
+from manifests.schema import Manifest, Resources, as_parameter
+from manifests.search import Dimension, Search
+from trainer.tuning.study import is_whole
+
+SPLITS_FOLDER = "splits"
+TRIALS_FOLDER = "trials"
+SECONDS_TO_START_AND_END_A_TRIAL = 1_800  # a machine, the image, and the model on its way to the bucket
+
+
+def compile_tuning_job(
+    manifest: Manifest, search: Search, trials: int, jobs: int, staging: str, path: Path
+) -> None:
+    """Write the spec as YAML, whole or not at all.
+
+    Args:
+        manifest: What a trial trains.
+        search: The space.
+        trials: How many trials in all.
+        jobs: How many at the same time.
+        staging: A folder in a bucket that holds `splits`; each trial's model goes to `trials` there.
+        path: Where to.
+
+    Raises:
+        UsageError: `staging` is in no bucket, or the encoder lies on this machine.
+    """
+    if not staging.startswith("gs://"):
+        raise UsageError(
+            f"--staging: found {staging!r}, expected a folder in a bucket. Write --staging gs://BUCKET/FOLDER."
+        )
+    if Path(manifest.training.encoder).is_dir():
+        raise UsageError(
+            f"training.encoder: found {manifest.training.encoder}, a folder on this machine, expected one "
+            "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
+        )
+    spec = tuning_job(manifest, search, trials, jobs, staging.rstrip("/"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, staging: str) -> dict[str, Any]:
+    """A `HyperparameterTuningJob` as JSON types."""
+    metric = manifest.training.early_stopping.metric
+    resources = manifest.training.resources
+    seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END_A_TRIAL
+    return {
+        "displayName": f"{manifest.name}-tuning",
+        "maxTrialCount": trials,
+        "parallelTrialCount": jobs,
+        "studySpec": {
+            "metrics": [{"metricId": metric, "goal": "MINIMIZE" if metric == "loss" else "MAXIMIZE"}],
+            "parameters": [_parameter(key, dimension) for key, dimension in search.dimensions().items()],
+            "medianAutomatedStoppingSpec": {"useElapsedDuration": False},
+            # The checkpoint is the best epoch's, so the trial's score is too.
+            "measurementSelectionType": "BEST_MEASUREMENT",
+        },
+        "trialJobSpec": {
+            "workerPoolSpecs": [
+                {
+                    "machineSpec": _machine(resources),
+                    "replicaCount": 1,
+                    "containerSpec": {
+                        "imageUri": TRAINER_IMAGE,
+                        "command": ["python", "-m", "trainer"],
+                        "args": [
+                            f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",
+                            f"--splits={staging}/{SPLITS_FOLDER}",
+                            "--checkpoints=",  # trial 3 of another job must not go on from this job's trial 3
+                        ],
+                    },
+                }
+            ],
+            # Whether it is a trial's or the job's is documented nowhere; a trial ends by max_hours anyway.
+            "scheduling": {"timeout": f"{math.ceil(trials / jobs * seconds_per_trial)}s"},
+            "baseOutputDirectory": {"outputUriPrefix": f"{staging}/{TRIALS_FOLDER}"},
+        },
+    }
+
+
+def _machine(resources: Resources) -> dict[str, Any]:
+    if resources.accelerator_type is None:
+        return {"machineType": resources.machine_type}
+    return {
+        "machineType": resources.machine_type,
+        "acceleratorType": resources.accelerator_type,
+        "acceleratorCount": resources.accelerator_count,
+    }
+
+
+def _parameter(key: str, dimension: Dimension) -> dict[str, Any]:
+    """One key as a `ParameterSpec`. A range with a step becomes a list, since Vertex AI knows no steps."""
+    listed = dimension.listed()
+    if listed is not None:
+        numbers = [value for value in listed if not isinstance(value, str)]
+        if len(numbers) < len(listed):
+            return {"parameterId": key, "categoricalValueSpec": {"values": [str(value) for value in listed]}}
+        return {
+            "parameterId": key,
+            "discreteValueSpec": {"values": sorted(float(value) for value in numbers)},
+        }
+    low, high = dimension.ends
+    scale = "UNIT_LOG_SCALE" if dimension.log else "UNIT_LINEAR_SCALE"
+    if is_whole(key):
+        values = {"minValue": int(low), "maxValue": int(high)}
+        return {"parameterId": key, "scaleType": scale, "integerValueSpec": values}
+    return {
+        "parameterId": key,
+        "scaleType": scale,
+        "doubleValueSpec": {"minValue": float(low), "maxValue": float(high)},
+    }

@@ -1,0 +1,119 @@
+"""The processes that work on a study side by side."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.errors import GauntletError, UsageError
+from pipelines.interruption import ending
+from trainer.tuning.job import TuningJob
+
+LOCK_FILE = "study.lock"
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_OTHERS_TO_END = 5.0  # the processes of a command that was just killed
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process and where its output goes."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def failure(self) -> GauntletError | None:
+        """Why it ended; none if it works, or ended well."""
+        code = self.process.poll()
+        if not code:
+            return None
+        if code < 0:
+            return GauntletError(
+                f"tuning: a process was killed by signal {-code}; was there enough memory? What is finished "
+                f"is kept, and the same command goes on. Its output: {self.log}"
+            )
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        cause = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and it said nothing"
+        kind = UsageError if code == UsageError.exit_code else GauntletError
+        return kind(f"{cause}\nThe output of the process that tuned: {self.log}")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Be the only command that works in the folder; gives the lock's file descriptor.
+
+    Processes that inherit it hold the lock on, so that no other command begins while one of them lives.
+
+    Raises:
+        UsageError: Another command is at work, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("a")
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror}). Set GAUNTLET_HOME to a folder that can."
+        ) from None
+    deadline = time.monotonic() + SECONDS_FOR_OTHERS_TO_END
+    with lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"{folder}: another `gauntlet tune` is at work there. "
+                        "Wait for its end, or ask for more at once with --jobs."
+                    ) from None
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield lock.fileno()
+
+
+def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None]) -> None:
+    """Run processes until the study is done, and `look` at it every so often and at the end.
+
+    Raises:
+        GauntletError: One of them failed; the others are ended.
+    """
+    logs.mkdir(exist_ok=True)
+    workers: list[Worker] = []
+    processes: list[subprocess.Popen[str]] = []
+    with ending(processes):
+        for number in range(1, jobs + 1):
+            workers.append(_start(job, logs / f"worker-{number}.log", lock))
+            processes.append(workers[-1].process)
+        while True:
+            running = next((process for process in processes if process.poll() is None), None)
+            look()
+            for worker in workers:
+                if failure := worker.failure():
+                    raise failure
+            if running is None:
+                return
+            try:
+                running.wait(SECONDS_BETWEEN_LOOKS)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _start(job: TuningJob, log: Path, lock: int) -> Worker:
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.tuning"],
+            stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C does not reach it behind our back
+        )
+    assert process.stdin is not None
+    process.stdin.write(job.model_dump_json(exclude_none=True) + "\n")
+    process.stdin.flush()
+    return Worker(process, log)

@@ -1,0 +1,44 @@
+"""A process that works on a study until it is done: `python -m trainer.tuning`, told by `gauntlet tune`.
+
+The first line of standard input is a `TuningJob`. When standard input ends, the command at its other end is
+gone, and so is this process, whatever it is doing: the next command takes the trial up again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from manifests.errors import GauntletError
+from trainer.threads import wait_briefly
+
+
+def main() -> int:
+    """Run trials; returns the exit code."""
+    wait_briefly()
+
+    from trainer.tuning.job import TuningJob
+    from trainer.tuning.study import next_trial, open_study
+    from trainer.tuning.trial import run_trial
+
+    job = TuningJob.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_command, daemon=True).start()
+    study = open_study(job.database, job.study)
+    try:
+        while (trial := next_trial(study, job)) is not None:
+            print(f"trial {trial.number}: {trial.params}", flush=True)
+            run_trial(study, trial, job)
+    except GauntletError as error:
+        print(f"error: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
+def _end_with_command() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What a tuning process is told, as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from manifests.schema import Training
+from manifests.search import Search
+from manifests.section import Section
+
+NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking"}
+"""Settings of a training that change what it costs and where it runs, and not what comes out."""
+
+
+class TuningJob(Section):
+    """A study and what this process does for it.
+
+    Attributes:
+        trials: How many finished trials the study is to have in all.
+        deadline: No trial begins after it; seconds since the epoch.
+        threads: CPU threads of this process.
+    """
+
+    study: str
+    database: Path
+    task: str
+    seed: int
+    training: Training
+    search: Search
+    splits: Path
+    trials: int = Field(ge=1)
+    deadline: float | None = None
+    threads: int = Field(ge=1)
+
+    @property
+    def metric(self) -> str:
+        """What trials are compared by."""
+        return self.training.early_stopping.metric
+
+
+def study_name(name: str, task: str, seed: int, training: Training, data_sha256: str) -> str:
+    """The name of the study whose scores can be compared: it holds a hash of all that they depend on."""
+    search = training.search.model_dump(mode="json") if training.search else None
+    identity = {
+        "task": task,
+        "seed": seed,
+        "training": training.model_dump(mode="json", exclude=NOT_OF_A_SCORE),
+        "search": search,
+        "data": data_sha256,
+    }
+    return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"

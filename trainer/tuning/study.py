@@ -1,0 +1,169 @@
+"""The study in its SQLite file: which trial is next, which are finished, and what an interruption left.
+
+Each trial's sampler is seeded by the study's seed and by how many trials there are before it. With one
+process the trials are therefore a function of the seed, also when the study was interrupted: a sampler that
+was seeded once a process would draw the first trials' values once more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from backends.mlflow_database import locked
+from manifests.schema import Training
+from manifests.search import Dimension, Search, Value
+from trainer.tuning.job import TuningJob
+
+RANDOM_TRIALS = 10
+"""Trials that are drawn at random before the sampler learns from them."""
+
+TRIALS_BEFORE_PRUNING = 5
+FIRST_EPOCH_TO_PRUNE_AFTER = 2  # the first one is mostly warm-up
+SECONDS_TO_WAIT_FOR_A_WRITER = 60
+
+TRIALS_FOR_IMPORTANCES = 10
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+COUNTED = (*FINISHED, TrialState.RUNNING)
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial.
+
+    Attributes:
+        state: A pruned trial was ended early, since it was worse than half of the others were by then, or
+            since its score was not finite.
+        score: Its best epoch's, higher is better; NaN if no epoch had a finite one.
+        scores: Of the epochs, from the first.
+    """
+
+    number: int
+    state: Literal["complete", "pruned"]
+    values: dict[str, Value]
+    score: float
+    scores: tuple[float, ...]
+    seconds: float
+
+    def shown_score(self, metric: str) -> float:
+        """The metric as it is: a loss is negated in `score`."""
+        return -self.score if metric == "loss" else self.score
+
+
+def open_study(database: Path, name: str) -> optuna.Study:
+    """The study of that name, made if there is none."""
+    path = str(database).replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
+    storage = RDBStorage(
+        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_A_WRITER}}
+    )
+    pruner = MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=FIRST_EPOCH_TO_PRUNE_AFTER)
+    return optuna.create_study(
+        storage=storage, study_name=name, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+
+
+def prepare(study: optuna.Study, training: Training, search: Search) -> int:
+    """Take up what an interruption left, or begin with the manifest's own values if the space holds them.
+
+    To be called while no process works on the study. A trial that was under way is marked as failed and its
+    values are tried again; their number is returned.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not trials:
+        own = {key: getattr(training, key) for key in search.dimensions()}
+        if all(dimension.holds(own[key]) for key, dimension in search.dimensions().items()):
+            study.enqueue_trial(own)
+    lost = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    for trial in lost:
+        study.tell(trial.number, state=TrialState.FAIL)
+        values = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if set(values) == set(search.dimensions()):  # otherwise it died while its values were drawn
+            study.enqueue_trial(values)
+    return len(lost)
+
+
+def next_trial(study: optuna.Study, job: TuningJob) -> optuna.Trial | None:
+    """Begin a trial; none when the study has as many as it should, or time is up."""
+    if job.deadline is not None and time.time() >= job.deadline:
+        return None
+    with locked(job.database):  # counting and beginning belong together
+        number = len(study.get_trials(deepcopy=False, states=COUNTED))
+        if number >= job.trials:
+            return None
+        seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
+        study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+        return study.ask(fixed_distributions=distributions(job.search))
+
+
+def finished_trials(study: optuna.Study) -> list[Trial]:
+    """In the order in which they ended."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    return [
+        _trial(trial) for trial in sorted(trials, key=lambda trial: (trial.datetime_complete, trial.number))
+    ]
+
+
+def best_trial(trials: list[Trial]) -> Trial | None:
+    """The complete trial with the highest score, the earliest of equals; none if none is complete."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return max(complete, key=lambda trial: (trial.score, -trial.number), default=None)
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Each key's share in what the scores differ by, as far as so few trials can tell; empty for very few."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < TRIALS_FOR_IMPORTANCES:
+        return {}
+    return optuna.importance.get_param_importances(study)
+
+
+def distributions(search: Search) -> dict[str, BaseDistribution]:
+    """The space as Optuna has it."""
+    return {key: _distribution(key, dimension) for key, dimension in search.dimensions().items()}
+
+
+def is_whole(key: str) -> bool:
+    """Whether a training key takes whole numbers only."""
+    return Training.model_fields[key].annotation is int
+
+
+def _distribution(key: str, dimension: Dimension) -> BaseDistribution:
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    low, high = dimension.ends
+    if is_whole(key):
+        return IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
+    return FloatDistribution(low, high, log=dimension.log, step=dimension.step)
+
+
+def _trial(trial: FrozenTrial) -> Trial:
+    scores = tuple(score for _, score in sorted(trial.intermediate_values.items()))
+    best = max((score for score in scores if math.isfinite(score)), default=math.nan)
+    values: dict[str, Any] = trial.params
+    return Trial(
+        number=trial.number,
+        state="complete" if trial.state == TrialState.COMPLETE else "pruned",
+        values=values,
+        score=best if trial.value is None or trial.state == TrialState.PRUNED else trial.value,
+        scores=scores,
+        seconds=trial.duration.total_seconds() if trial.duration else 0.0,
+    )

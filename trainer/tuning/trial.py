@@ -1,0 +1,76 @@
+"""One trial: a training on the training split, scored on the validation split. The test split is not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from backends.tracking import Untracked
+from manifests.schema import Training
+from trainer.device import choose_device, make_deterministic
+from trainer.history import metric_key
+from trainer.loop import fit
+from trainer.ranks import World
+from trainer.replica import Replica
+from trainer.tasks import load_task
+from trainer.tuning.job import TuningJob
+
+
+def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
+    """Train with the trial's values and tell the study how it went.
+
+    Raises:
+        UsageError: The encoder, the device or the splits are not to be had.
+    """
+    try:
+        score = train_with(trial, job)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, score)
+
+
+def train_with(trial: optuna.Trial, job: TuningJob) -> float:
+    """The best epoch's score, which is what a training with these values by the pipeline has, to the bit.
+
+    Raises:
+        optuna.TrialPruned: The trial is worse than half of the others were by then, or no score was finite.
+        UsageError: As `run_trial`.
+    """
+    section = Training.model_validate(job.training.model_dump() | trial.params)
+    device = choose_device(section.compute_target, World())
+    make_deterministic(job.seed)
+    torch.set_num_threads(job.threads)
+    task = load_task(job.task, section, job.splits)
+    replica = Replica(task, task.build_model(), section, device, World())
+    torch.manual_seed(job.seed)
+    tracker = TrialTracker(trial, job.metric, section.epochs)
+    history = fit(replica, section, job.seed, lambda *_: None, tracker)
+    if history.best_epoch == 0:
+        raise optuna.TrialPruned
+    return history.epochs[history.best_epoch - 1].score(job.metric)
+
+
+class TrialTracker(Untracked):
+    """Reports each epoch's score to the study, and ends the trial when the pruner says so."""
+
+    def __init__(self, trial: optuna.Trial, metric: str, epochs: int) -> None:
+        self._trial = trial
+        self._metric = metric
+        self._epochs = epochs
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Report the score of epoch `step`; metrics without a score are not those of an epoch.
+
+        Raises:
+            optuna.TrialPruned: It is worth no further epoch.
+        """
+        value = metrics.get(metric_key(self._metric))
+        if value is None:
+            return
+        self._trial.report(-value if self._metric == "loss" else value, step)
+        if step < self._epochs and self._trial.should_prune():
+            raise optuna.TrialPruned
