@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from manifests.schema import Training
+from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import find_encoder, load_encoder
 from trainer.splits import read_labels, read_split
@@ -34,7 +35,7 @@ class TextClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, classes)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -99,6 +100,7 @@ class TextClassification:
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
+        replace_dropout(encoder)
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
