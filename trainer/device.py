@@ -41,6 +41,8 @@ def make_deterministic(seed: int, processes: int = 1) -> None:
     )  # cuBLAS is repeatable only with a fixed workspace
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    # Filling memory that is about to be written is for code that reads it before, and takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(max(1, usable_cpus() // processes))
 
 

@@ -195,6 +195,7 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it is all said in one message
     logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for the ranks: what their sockets have to say
     exit_codes: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -72,7 +72,7 @@ def test_all_faults_of_a_file_are_reported_together(write) -> None:
     ("sections", "key", "message"),
     [
         ({"training": {"batch_size": 10, "gradient_accumulation": 4}}, "training", "multiple of"),
-        ({"training": {"compute_target": "gpu_single"}}, "training", "accelerator_count 1"),
+        ({"training": {"compute_target": "gpu_single"}}, "training", "needs one accelerator"),
         ({"training": {"plateau": {"patience": 1}}}, "training", "schedule is linear"),
         (
             {"training": {"schedule": "reduce_on_plateau", "plateau": {"patience": 1}}},
