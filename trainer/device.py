@@ -26,6 +26,11 @@ def choose_device(target: str, world: World) -> torch.device:
             f"training.compute_target: found {target}, but torch sees no GPU on this machine. "
             "Set it to cpu or auto, or run on a machine with a GPU and a CUDA build of torch."
         )
+    if world.local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"training: {world.local_size} processes on this machine, but torch sees "
+            f"{torch.cuda.device_count()} GPUs. Use as many, or set training.compute_target to cpu."
+        )
     device = torch.device("cuda", world.local_rank)
     torch.cuda.set_device(device)
     return device

@@ -28,7 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from manifests.errors import GauntletError, Preempted, UsageError
 from manifests.schema import Training
-from trainer.ranks import World
+from trainer.ranks import OutOfMemoryOnARank, World
 from trainer.run import TrainingRun, train
 
 CLUSTER_VARIABLE = "CLUSTER_SPEC"
@@ -84,6 +84,7 @@ class Ending:
     kind: Literal["done", "error", "out of memory", "bug", "lost the others"]
     message: str = ""
     exit_code: int = 1
+    halvings: int = 0
 
 
 def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | None:
@@ -98,7 +99,13 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
     """
     world = World.from_environment()
     if world.size > 1:  # started by torchrun
-        history = train(run, world)
+        try:
+            history = train(run, world)
+        except OutOfMemoryOnARank as error:
+            raise GauntletError(
+                f"training: rank {world.rank} is out of memory ({error}). Double "
+                "training.gradient_accumulation: under torchrun itself micro-batches are not halved."
+            ) from None
         return history if world.is_first else None
     cluster = Cluster.from_spec(os.environ.get(CLUSTER_VARIABLE, ""))
     resources = run.section.resources
@@ -113,8 +120,8 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
     while True:
         try:
             return _launch_ranks(run, cluster, processes)
-        except _RanksOutOfMemory as error:
-            run = cut_finer(run, processes, str(error))
+        except OutOfMemoryOnARank as error:
+            run = cut_finer(replace(run, halvings=error.halvings), processes, str(error))
 
 
 def devices_here(section: Training) -> int:
@@ -173,10 +180,6 @@ def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
     return replace(run, halvings=run.halvings + 1)
 
 
-class _RanksOutOfMemory(Exception):
-    """The ranks of this machine were stopped since one ran out of memory."""
-
-
 def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[str, Any] | None:
     first = cluster.number * processes
     ranks = range(first, first + processes)
@@ -193,23 +196,29 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
         max_restarts=0,
         shutdown_timeout=SECONDS_TO_STOP,
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it is all said in one message
-    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    for noisy in ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing.spawn"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it is all said in one message
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for the ranks: what their sockets have to say
     exit_codes: dict[int, int] = {}
+    told_to_end: signal.Signals | None = None
     with tempfile.TemporaryDirectory() as folder:
         try:
             returned = elastic_launch(config, _train_rank)(run, folder)
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        except SignalException:
-            pass  # handed on to the ranks, which have ended
+        except SignalException as told:
+            told_to_end = told.sigval  # handed on to the ranks, which have ended
         else:
             history: dict[str, Any] | None = returned.get(0)
             return history
-        cause = root_cause(_read_endings(Path(folder)), exit_codes, ranks)
+        endings = _read_endings(Path(folder))
+    if told_to_end == signal.SIGINT:
+        raise KeyboardInterrupt
+    if told_to_end and not endings:
+        raise Preempted("training: ended by SIGTERM before its first step or after its last.")
+    cause = root_cause(endings, exit_codes, ranks)
     if cause.kind == "out of memory" and alone:
-        raise _RanksOutOfMemory(cause.message)
+        raise OutOfMemoryOnARank(cause.message, cause.halvings)
     if cause.kind == "bug":
         raise RuntimeError(cause.message)
     raise _as_error(cause, run)
@@ -233,8 +242,8 @@ def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
 def _ending(error: Exception) -> Ending:
     if isinstance(error, GauntletError):
         return Ending("error", str(error), error.exit_code)
-    if isinstance(error, torch.OutOfMemoryError):
-        return Ending("out of memory", str(error).partition(". ")[0])
+    if isinstance(error, OutOfMemoryOnARank):
+        return Ending("out of memory", str(error), halvings=error.halvings)
     # gloo has no class of errors of its own
     if isinstance(error, distributed.DistError) or "gloo" in str(error):
         return Ending("lost the others", str(error))

@@ -24,6 +24,7 @@ from trainer.batching import MicroBatch, rank_share, training_batches
 from trainer.history import Epoch, History
 from trainer.prefetch import prefetched
 from trainer.progress import Progress
+from trainer.ranks import OutOfMemoryOnARank
 from trainer.replica import Replica, Tensors
 from trainer.schedule import learning_rate
 from trainer.state import LoopState
@@ -57,7 +58,7 @@ def fit(
         UsageError: `states` holds those of a run with other settings.
         GauntletError: A state cannot be written or read, training took more memory than the manifest allows,
             or a single row is too much for the device's.
-        torch.OutOfMemoryError: With several ranks, which have to start anew with more `halvings`.
+        OutOfMemoryOnARank: There are several, and they have to start anew with more `halvings`.
     """
     state = _resume(replica, states, keep) if states else LoopState()
     state.history.out_of_memory += [state.steps_taken + 1] * (halvings - len(state.history.out_of_memory))
@@ -154,12 +155,15 @@ class _Loop:
         *_, spent = self._agree()
         for done, (batch, micro_batches) in enumerate(zip(batches[first:], prepared, strict=True), first + 1):
             if spent and self._steps_taken:
+                if done == first + 1 and first:  # it was used while the step before was taken again
+                    self._save(False, False)
                 return False
             if not self._step(batch, micro_batches):
                 return True
-            if self._progress.due() or self._watch.due:
+            speak = self._world.is_first and self._progress.due()
+            if speak or self._watch.due:
                 self._settle()
-            if self._world.is_first and self._progress.due():
+            if speak:
                 mean, rows = self.state.loss_sum / self.state.rows_seen, self.state.rows_seen
                 self._progress.step(self.state.epoch, done, mean, rows)
             # After an epoch's last step its validation follows, and then a state that holds the result.
@@ -178,9 +182,9 @@ class _Loop:
         try:
             loss = self.replica.step(micro_batches, len(batch), rate)
         except torch.OutOfMemoryError as error:
-            if self._world.size > 1:  # the others are waiting for this rank's gradients
-                raise
             cause = str(error).partition(". ")[0]
+            if self._world.size > 1:  # the others are waiting for this rank's gradients
+                raise OutOfMemoryOnARank(cause, len(self.state.history.out_of_memory)) from None
         else:
             self._unread.append((loss, len(batch), rate))
             return True
@@ -271,6 +275,7 @@ class _Loop:
                 self.states.save(self.state, snapshot)
         self._training_since = time.monotonic()
         if preempted:
+            self._world.any(preempted)  # no rank ends before the first one has written
             if self.states:
                 where = f"Its state is in {self.states.uri}: the same command goes on from there."
             else:

@@ -80,6 +80,14 @@ class World:
         return values[0]
 
 
+class OutOfMemoryOnARank(Exception):
+    """One of several ranks ran out of memory, when its micro-batches had been halved so often."""
+
+    def __init__(self, cause: str, halvings: int) -> None:
+        super().__init__(cause)
+        self.halvings = halvings
+
+
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Within, the ranks can communicate: by NCCL between GPUs, by gloo between CPUs."""

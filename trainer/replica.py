@@ -5,6 +5,7 @@ B = rows of a micro-batch, N = rows of the validation split, K = numbers that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.errors import GauntletError
 from manifests.schema import Training
 from trainer.batching import MicroBatch, evaluation_batches, in_step
 from trainer.precision import AUTOCAST, apply_format, choose_format
@@ -60,6 +62,7 @@ class Replica:
         self.format = choose_format(section, device)
         apply_format(self.format)
         self._max_grad_norm = section.max_grad_norm
+        self._validation_rows = task.validation_batch_size
         on_gpu = device.type == "cuda"
         self.prefetch = (
             section.prefetch_batches
@@ -83,7 +86,8 @@ class Replica:
         The gradient is that of the mean over the rows, however they are cut. Nothing waits for the device.
 
         Raises:
-            torch.OutOfMemoryError: On this rank; weights and optimizer are untouched.
+            torch.OutOfMemoryError: On this rank, before weights or moments were touched.
+            GauntletError: In the optimizer's step.
         """
         self._model.train()
         for group in self.optimizer.param_groups:
@@ -97,18 +101,44 @@ class Replica:
                 # Ranks' gradients are averaged, so the sum over all rows takes a factor of their number.
                 self._scaler.scale(loss * self.world.size / rows).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self._scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self._update()
         return self.world.add_up(total)
 
-    @torch.no_grad()
+    def _update(self) -> None:
+        """Clip the gradients and let the optimizer take its step, which is not to be taken twice."""
+        try:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        except torch.OutOfMemoryError as error:
+            raise GauntletError(
+                "training: the optimizer's moments, two numbers for each weight, do not fit into memory "
+                f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
+            ) from None
+
     def validate(self) -> dict[str, float]:
-        """The task's metrics, each over all validation rows at once; every row counts once, on every rank."""
+        """The task's metrics, each over all validation rows at once; every row counts once, on every rank.
+
+        Raises:
+            GauntletError: Out of memory, with a single row or on one rank of several.
+        """
+        try:
+            return self._validate()
+        except torch.OutOfMemoryError as error:
+            if self.world.size > 1 or self._validation_rows == 1:
+                raise GauntletError(
+                    f"training: out of memory in validation, {self._validation_rows} rows at a time "
+                    f"({error}). Lower training.max_length, or take a larger accelerator."
+                ) from None
+        self._validation_rows = math.ceil(self._validation_rows / 2)
+        return self.validate()
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
         self._model.eval()
         lengths = self.task.validation_lengths
-        batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self.task.validation_batch_size)]
+        batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self._validation_rows)]
         share = in_step(batches, self.world.rank, self.world.size)
         outputs: torch.Tensor | None = None  # (N, K)
         tensors = prefetched(
@@ -121,7 +151,9 @@ class Replica:
             if part.counts:
                 outputs[part.rows] = of_batch
         assert outputs is not None, "validate-data gives no empty split"
-        return self.task.metrics(self.world.add_up(outputs).cpu())
+        # From the first, since machines may round differently, and the ranks must agree which epoch is best.
+        metrics: dict[str, float] = self.world.from_first(self.task.metrics(self.world.add_up(outputs).cpu()))
+        return metrics
 
     def weights(self) -> Tensors:
         """The whole model's weights on the CPU, on every rank; called on all of them."""
@@ -129,6 +161,7 @@ class Replica:
 
     def snapshot(self) -> Snapshot:
         """Called on all ranks."""
+        weights = self.weights()  # first: it has FSDP2 put back the shards that the moments belong to
         moments = {
             f"{name}:{key}": _whole(tensor)
             for name, parameter in self._module.named_parameters()
@@ -139,7 +172,7 @@ class Replica:
             for rank, states in enumerate(self.world.gather(self.generators()))
             for name, state in states.items()
         }
-        return Snapshot(self.weights(), moments, generators)
+        return Snapshot(weights, moments, generators)
 
     def restore(self, snapshot: Snapshot | None) -> None:
         """Go back to a snapshot, which the first rank gives to the others; on these it may be None."""
@@ -233,7 +266,7 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
             model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
     mesh = init_device_mesh(device.type, (world.size,))
-    for module in list(model.modules()):
+    for module in reversed(list(model.modules())):  # what lies inside first
         if isinstance(module, nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh)

@@ -147,6 +147,21 @@ def test_a_step_that_ran_out_of_memory_leaves_no_trace_in_the_bits(
     assert all(torch.equal(halved[name], small[name]) for name in small)
 
 
+def test_validation_that_does_not_fit_is_cut_finer_too(section: Training, tiny_splits: Path) -> None:
+    class LittleMemoryToScore(TextClassification):
+        def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+            if len(batch[0]) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().outputs(model, batch)
+
+    task = LittleMemoryToScore(section, tiny_splits)
+    model = task.build_model()
+    cut = Replica(task, model, section, torch.device("cpu"), World()).validate()
+    whole = TextClassification(section, tiny_splits)
+    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate()
+    assert cut == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_single_row_that_does_not_fit_ends_training_with_a_message(
     section: Training, tiny_splits: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.conftest import STEPS, Run, Trainings
+from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 
 PLAIN = ("training.dropout=0", "training.gradient_accumulation=1", "training.schedule=linear")
 
@@ -76,6 +76,32 @@ def test_ranks_that_are_killed_go_on_to_the_same_bits(
     assert killed["codes"][0] not in (0, -signal.SIGKILL)  # it cannot go on alone
     assert [ended["codes"] for ended in finished] == [[0, 0], [0, 0]], finished
     assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
+
+
+def test_shards_are_whole_in_the_state_after_an_epoch_that_was_not_the_best(
+    trainings: Trainings, run: Run
+) -> None:
+    """After such an epoch nothing but the state asks for the weights, and FSDP2 has left some unsharded."""
+    settings = ("training.distribution=fsdp2", "training.learning_rate=1e-6", "training.schedule=linear")
+    terminated, *finished = run(
+        [
+            trainings.attempt("resumed", "terminate", 2 * STEPS_PER_EPOCH, *settings, ranks=2),
+            trainings.attempt("resumed", "", 0, *settings, ranks=2),
+            trainings.undisturbed(*settings, ranks=2),
+        ]
+    )
+    assert terminated["codes"] == [143, 143]
+    assert [ended["codes"] for ended in finished] == [[0, 0], [0, 0]], finished
+    assert trainings.outcome("undisturbed")[1]["best_epoch"] == 1
+    states = sorted((trainings.folder / "states-of-the-undisturbed").iterdir())
+    one, other = (load_file(state / "optimizer.safetensors").keys() for state in (states[0], states[-1]))
+    assert one == other
+    last = (
+        load_file(trainings.folder / name / states[-1].name / "model.safetensors")
+        for name in ("states", states[-1].parent.name)
+    )
+    resumed, straight = last
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
 def test_sigterm_to_any_rank_ends_all_after_the_same_step(trainings: Trainings, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import optuna
@@ -9,6 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 from backends.tracking import Untracked
+from manifests.errors import GauntletError, UsageError
 from manifests.schema import Training
 from trainer.device import choose_device, make_deterministic
 from trainer.history import metric_key
@@ -28,6 +30,13 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
     try:
         score = train_with(trial, job)
     except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    except UsageError:
+        raise
+    except (
+        GauntletError
+    ) as error:  # values that need more memory than there is: the worst of all, not the end
+        print(f"trial {trial.number} could not be trained: {error}", file=sys.stderr, flush=True)
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, score)
