@@ -1,7 +1,6 @@
 """Dropout whose mask is drawn with 16 random bits an element, where torch draws a whole number for each.
 
-On a CPU torch draws the masks one element at a time, on one thread: a tenth of the time of a training step
-of a small encoder.
+On a CPU torch draws the masks one element at a time, on one thread.
 """
 
 from __future__ import annotations

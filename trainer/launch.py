@@ -81,7 +81,7 @@ class Cluster:
 class Ending:
     """How a rank ended, in its own words; it leaves them as a file for the launcher."""
 
-    kind: Literal["done", "error", "out of memory", "bug", "lost the others"]
+    kind: Literal["error", "out of memory", "bug", "lost the others"]
     message: str = ""
     exit_code: int = 1
     halvings: int = 0

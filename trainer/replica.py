@@ -59,8 +59,8 @@ class Replica:
         self, task: Task, model: nn.Module, section: Training, device: torch.device, world: World
     ) -> None:
         self.task, self.device, self.world = task, device, world
-        self.format = choose_format(section, device)
-        apply_format(self.format)
+        self._format = choose_format(section, device)
+        apply_format(self._format)
         self._max_grad_norm = section.max_grad_norm
         self._validation_rows = task.validation_batch_size
         on_gpu = device.type == "cuda"
@@ -74,7 +74,7 @@ class Replica:
             model.compile(dynamic=True)
         self._model = distribute(model, section, device, world)
         self.optimizer = build_optimizer(self._model, section)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self.format == "fp16")
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._format == "fp16")
 
     def prepare(self, share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
         """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
@@ -224,7 +224,7 @@ class Replica:
             self._scaler.load_state_dict(state)
 
     def _autocast(self) -> torch.autocast:
-        kind = AUTOCAST.get(self.format)
+        kind = AUTOCAST.get(self._format)
         return torch.autocast(self.device.type, kind, enabled=kind is not None)
 
     @contextmanager
