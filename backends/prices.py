@@ -29,8 +29,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from manifests.errors import Fault, ManifestError, UsageError
-from manifests.schema import Resources
 from manifests.section import Section
+from manifests.training import Resources
 
 PRICES_DATE = "2026-10-07"
 PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"

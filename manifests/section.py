@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 LARGEST_WHOLE_NUMBER = 2**53
 """KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+# Pipelines are named with hyphens for underscores, so no two names may differ in that alone, or end in one.
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=63)]
 
 
 class Section(BaseModel):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.table import Column, Table
 
 from backends.prices import Estimate, estimate
-from manifests.schema import Manifest, Resources
+from manifests.schema import Manifest
+from manifests.training import Resources
 
 
 @dataclass(frozen=True)

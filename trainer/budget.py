@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from backends.prices import hourly_rate
-from manifests.schema import Resources
+from manifests.training import Resources
 from trainer.history import StopReason
 
 

@@ -7,7 +7,7 @@ import os
 import torch
 
 from manifests.errors import UsageError
-from manifests.schema import Training
+from manifests.training import Training
 from serving.cpu import usable_cpus
 from trainer.precision import choose_format
 from trainer.ranks import World

@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from manifests.errors import GauntletError, Preempted, UsageError
-from manifests.schema import Training
+from manifests.training import Training
 from trainer.ranks import OutOfMemoryOnARank, World
 from trainer.run import TrainingRun, train
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from manifests.errors import GauntletError, Preempted
-from manifests.schema import Training
+from manifests.training import Training
 from trainer.batching import MicroBatch, rank_share, training_batches
 from trainer.history import Epoch, History
 from trainer.prefetch import prefetched

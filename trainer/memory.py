@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from manifests.schema import Resources
+from manifests.training import Resources
 from trainer.sampler import GB
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from manifests.errors import UsageError
-from manifests.schema import Training
+from manifests.training import Training
 
 Format = Literal["fp32", "tf32", "bf16", "fp16"]
 

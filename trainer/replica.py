@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.errors import GauntletError
-from manifests.schema import Training
+from manifests.training import Training
 from trainer.batching import MicroBatch, evaluation_batches, in_step
 from trainer.precision import AUTOCAST, apply_format, choose_format
 from trainer.prefetch import prefetched

@@ -16,8 +16,9 @@ import torch
 
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Training, canonical_json
+from manifests.schema import canonical_json
 from manifests.section import Section
+from manifests.training import Training
 from trainer.budget import Budget
 from trainer.checkpoint import TrainingRecord, write_checkpoint
 from trainer.device import choose_device, describe, make_deterministic

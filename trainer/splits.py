@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from manifests.dataset import SplitName
 from manifests.errors import UsageError
-from manifests.schema import SplitName
 
 STATISTICS_FILE = "statistics.json"
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from backends import storage
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Checkpoints
+from manifests.training import Checkpoints
 from trainer.replica import Snapshot, Tensors
 from trainer.state import STATE_FILES, LoopState, read_snapshot, read_state, read_weights, write_state
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from manifests.schema import Resources
+from manifests.training import Resources
 from trainer.budget import Budget
 from trainer.history import BUDGET_REASONS, History, Step, StopReason
 from trainer.memory import limit_gpu_memory, over_memory

@@ -18,7 +18,7 @@ from torch import nn
 from components.convert_to_onnx.export import OUTPUT
 from components.convert_to_onnx.parity import Indices, Logits
 from components.convert_to_onnx.timing import Batch
-from manifests.schema import SplitName
+from manifests.dataset import SplitName
 from serving.bundle import TOKENIZER_FILE, encode, open_session, open_tokenizer
 from trainer.checkpoint import TrainingRecord
 from trainer.splits import read_split

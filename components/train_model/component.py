@@ -29,7 +29,7 @@ def train_model(
         wait_briefly()
 
         from components.train_model.run import run
-        from manifests.schema import Training
+        from manifests.training import Training
         from trainer.run import TrainingRun
 
         training_run = TrainingRun(

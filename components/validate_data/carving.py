@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from components.validate_data.duplicates import Likeness
-from manifests.schema import SplitFractions, SplitName
+from manifests.dataset import SplitFractions, SplitName
 
 
 def carve(

@@ -22,7 +22,7 @@ def validate_data(
         from pathlib import Path
 
         from components.validate_data.run import run
-        from manifests.schema import Dataset
+        from manifests.dataset import Dataset
 
         run(
             section=Dataset.model_validate(dataset),

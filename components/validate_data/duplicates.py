@@ -16,7 +16,7 @@ import pandas as pd
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
 from components.validate_data.similarity import similar_pairs
 from components.validate_data.text import excerpt
-from manifests.schema import SplitName
+from manifests.dataset import SplitName
 
 # A row leaks when its text is also in one of these; the row is the one to go, not its double there.
 HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {

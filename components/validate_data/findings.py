@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from manifests.schema import RowCheck
+from manifests.dataset import RowCheck
 
 Verdict = Literal["pass", "warn", "drop", "fail"]
 SHOWN_EXAMPLES = 5

@@ -20,7 +20,7 @@ from components.validate_data.findings import CheckResult, Finding, judge_rows
 from components.validate_data.source import SPLITS
 from components.validate_data.text import normalise
 from components.validate_data.values import check_values
-from manifests.schema import Dataset
+from manifests.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from components.validate_data.outputs import write_splits
 from components.validate_data.report import render
 from components.validate_data.source import read_table
 from components.validate_data.statistics import describe
+from manifests.dataset import Dataset
 from manifests.errors import DataError
-from manifests.schema import Dataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 

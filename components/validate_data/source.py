@@ -14,8 +14,8 @@ import pandas as pd
 from backends import storage
 from components.validate_data.records import Records, format_of, parse
 from components.validate_data.text import excerpt, find_fault, repair
+from manifests.dataset import Dataset, SplitName
 from manifests.errors import DataError
-from manifests.schema import Dataset, SplitName
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {

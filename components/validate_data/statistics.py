@@ -14,7 +14,7 @@ import pandas as pd
 
 from components.validate_data.classes import count_classes
 from components.validate_data.source import SPLITS
-from manifests.schema import Dataset, SplitName
+from manifests.dataset import Dataset, SplitName
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)

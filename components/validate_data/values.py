@@ -7,7 +7,7 @@ import pandera.pandas as pandera
 
 from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, judge_rows
 from components.validate_data.text import excerpt
-from manifests.schema import Dataset
+from manifests.dataset import Dataset
 
 # A row without a text or a label of the set cannot be written as (text, class index), so it leaves the
 # splits whatever the severity; the severity decides what else follows.

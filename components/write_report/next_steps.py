@@ -9,7 +9,7 @@ from components.write_report.artifacts import Check
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
 from components.write_report.record import STEPS, RunRecord
-from manifests.schema import Checks, RowCheck
+from manifests.dataset import Checks, RowCheck
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",

@@ -17,8 +17,9 @@ import yaml
 
 from components.images import TRAINER_IMAGE
 from manifests.errors import UsageError
-from manifests.schema import Manifest, Resources, as_parameter
+from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension, Search
+from manifests.training import Resources
 from trainer.tuning.study import is_whole
 
 SPLITS_FOLDER = "splits"

@@ -13,7 +13,7 @@ from backends.prices import (
     over_budget,
 )
 from manifests.errors import ManifestError, UsageError
-from manifests.schema import Resources
+from manifests.training import Resources
 
 
 @pytest.fixture(autouse=True)

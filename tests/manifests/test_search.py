@@ -8,8 +8,9 @@ import yaml
 
 from manifests.errors import ManifestError
 from manifests.loading import load_manifest, save_manifest
-from manifests.schema import Manifest, Training, as_parameter
+from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension
+from manifests.training import Training
 
 CONTENT: dict[str, Any] = {
     "name": "demo",

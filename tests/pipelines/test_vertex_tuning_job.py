@@ -17,7 +17,8 @@ from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec
 from components.images import TRAINER_IMAGE
 from manifests.errors import UsageError
 from manifests.loading import load_manifest
-from manifests.schema import Manifest, Training
+from manifests.schema import Manifest
+from manifests.training import Training
 from pipelines.tuning.run import search_space
 from pipelines.tuning.vertex import compile_tuning_job, tuning_job
 

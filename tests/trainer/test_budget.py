@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from manifests.errors import UsageError
-from manifests.schema import Resources
+from manifests.training import Resources
 from trainer.budget import Budget
 
 HOUR = 3600.0

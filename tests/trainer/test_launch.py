@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Resources, Training
+from manifests.training import Resources, Training
 from tests.trainer.conftest import STEPS, Trainings
 from trainer.launch import Cluster, Ending, cut_finer, devices_here, root_cause
 from trainer.run import TrainingRun

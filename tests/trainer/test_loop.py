@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from manifests.errors import GauntletError, Preempted
-from manifests.schema import Checkpoints, EarlyStopping, Resources, Training
+from manifests.training import Checkpoints, EarlyStopping, Resources, Training
 from trainer.device import make_deterministic
 from trainer.history import Epoch, History
 from trainer.loop import fit

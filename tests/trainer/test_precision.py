@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from manifests.errors import UsageError
-from manifests.schema import Training
+from manifests.training import Training
 from tests.trainer.test_loop import build_replica, train
 from trainer.precision import choose_format, require_compiler
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from manifests.schema import EarlyStopping, Plateau, Training
+from manifests.training import EarlyStopping, Plateau, Training
 from trainer.schedule import learning_rate
 
 PEAK = 0.2

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from backends import storage
-from manifests import schema
+from manifests import training
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Checkpoints
+from manifests.training import Checkpoints
 from trainer.history import Epoch, History, Step
 from trainer.ranks import World
 from trainer.replica import Replica
@@ -36,7 +36,7 @@ class Training:
     def __init__(self, uri: str, fingerprint: dict[str, str] = FINGERPRINT, **plan: int) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.LayerNorm(8))
-        section = schema.Training(learning_rate=0.01)
+        section = training.Training(learning_rate=0.01)
         self.replica = Replica(NoRows(), self.model, section, torch.device("cpu"), World())
         self.store = StateStore(uri, fingerprint, Checkpoints(**plan))
         self.state = LoopState()

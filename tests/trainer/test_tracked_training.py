@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.mlflow_database import open_client
-from manifests.schema import Resources, Tracking, Training
+from manifests.training import Resources, Tracking, Training
 from trainer.run import TrainingRun, run_name, train
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from manifests.schema import EarlyStopping, Training
 from manifests.search import Search
+from manifests.training import EarlyStopping, Training
 from trainer.run import TrainingRun, train
 from trainer.tuning.job import TuningJob, study_name
 from trainer.tuning.study import (

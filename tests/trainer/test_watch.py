@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from manifests.errors import GauntletError
-from manifests.schema import Resources, Training
+from manifests.training import Resources, Training
 from tests.trainer.test_loop import Recorder, build_replica, train, train_with_states
 from trainer.sampler import Sampler
 from trainer.state import LoopState

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from manifests.errors import UsageError
-from manifests.schema import Training
+from manifests.training import Training
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of B rows, in an order that only their task knows."""

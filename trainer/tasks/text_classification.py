@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from manifests.schema import Training
+from manifests.training import Training
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import find_encoder, load_encoder

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from manifests.schema import Training
 from manifests.search import Search
 from manifests.section import Section
+from manifests.training import Training
 
 NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking"}
 """Settings of a training that change what it costs and where it runs, and not what comes out."""

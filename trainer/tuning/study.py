@@ -27,8 +27,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from backends.mlflow_database import locked
-from manifests.schema import Training
 from manifests.search import Dimension, Search, Value
+from manifests.training import Training
 from trainer.tuning.job import TuningJob
 
 RANDOM_TRIALS = 10

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from backends.tracking import Untracked
 from manifests.errors import GauntletError, UsageError
-from manifests.schema import Training
+from manifests.training import Training
 from trainer.device import choose_device, make_deterministic
 from trainer.history import metric_key
 from trainer.loop import fit

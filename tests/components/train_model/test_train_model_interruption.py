@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from components.step import ERROR_FILE
-from manifests.schema import Training
+from manifests.training import Training
 
 COMPONENT = """
 import json, os, signal, sys

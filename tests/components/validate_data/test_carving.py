@@ -8,7 +8,7 @@ import pytest
 
 from components.validate_data.carving import carve
 from components.validate_data.duplicates import Likeness
-from manifests.schema import SplitFractions, SplitName
+from manifests.dataset import SplitFractions, SplitName
 
 NOTHING_ALIKE = Likeness({})
 FRACTIONS = SplitFractions(train=0.6, validation=0.3, test=0.1)

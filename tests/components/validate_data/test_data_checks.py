@@ -7,7 +7,7 @@ import pytest
 
 from components.validate_data.findings import CheckResult
 from components.validate_data.inspection import Inspection, inspect
-from manifests.schema import Dataset
+from manifests.dataset import Dataset
 
 LABELS = ("joy", "fear")
 ORDER = (

@@ -9,7 +9,7 @@ import pytest
 
 from components.validate_data.source import SPLITS
 from components.validate_data.statistics import LENGTH_EDGES, content_sha256, describe, describe_lengths
-from manifests.schema import Dataset
+from manifests.dataset import Dataset
 
 DATASET = Dataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from components.validate_data.source import find_files, read_table, resolve_label
+from manifests.dataset import Dataset
 from manifests.errors import DataError, UsageError
-from manifests.schema import Dataset
 
 LABELS = ("joy", "fear")
 

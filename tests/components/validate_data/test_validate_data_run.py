@@ -14,8 +14,9 @@ import pytest
 from components.validate_data.component import validate_data
 from components.validate_data.outputs import replacing
 from components.validate_data.run import run
+from manifests.dataset import Dataset
 from manifests.errors import DataError
-from manifests.schema import Dataset, as_parameter
+from manifests.schema import as_parameter
 
 LABELS = ["joy", "fear"]
 SPLITS = ("train", "validation", "test")

@@ -25,7 +25,8 @@ from components.gate_model.rules import decide
 from components.validate_data.findings import Finding, judge_rows
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE
-from manifests.schema import Conversion, Evaluation, Gates, RowCheck
+from manifests.dataset import RowCheck
+from manifests.schema import Conversion, Evaluation, Gates
 from trainer.checkpoint import TrainingRecord
 from trainer.history import Epoch, History, Step
 from trainer.usage import Usage

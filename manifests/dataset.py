@@ -1,0 +1,136 @@
+"""The section `dataset`: where the rows are, what they must be, and how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from manifests.section import Fraction, Name, Section
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Severity = Literal["fail", "warn"]
+RowSeverity = Literal["fail", "warn", "drop"]
+SplitName = Literal["train", "validation", "test"]
+
+
+class Columns(Section):
+    """Where text and label are: a header name, or a position (from 0) in a file without a header.
+
+    `label: null` means the only column beside the text.
+    """
+
+    text: str | Annotated[int, Field(ge=0)] = "text"
+    label: str | Annotated[int, Field(ge=0)] | None = None
+
+
+class SplitFiles(Section):
+    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train."""
+
+    train: str
+    validation: str | None = None
+    test: str | None = None
+
+
+class SplitFractions(Section):
+    """Stratified fractions of rows for the splits that no file provides."""
+
+    train: Fraction = 0.70
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9 or min(self.train, self.validation, self.test) <= 0:
+            raise ValueError(f"train + validation + test must be positive and sum to 1, not {total:g}")
+        return self
+
+
+class RowCheck(Section):
+    """A check on single rows. More than `max_fraction` of the rows affected triggers `severity`.
+
+    `drop` removes the affected rows, and fails only when they are more than `max_fraction`.
+    """
+
+    severity: RowSeverity = "fail"
+    max_fraction: Fraction = 0.0
+
+
+class TextLengthCheck(RowCheck):
+    """Characters in a text, both bounds included."""
+
+    min_chars: int = Field(1, ge=1)
+    max_chars: int = Field(2_000, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} is over max_chars {self.max_chars}")
+        return self
+
+
+class SimilarityCheck(RowCheck):
+    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
+
+    similarity: float = Field(0.9, gt=0.5, le=1.0)
+
+
+class ClassBalanceCheck(Section):
+    """Rows of the largest class over rows of the smallest, in the training split."""
+
+    severity: Severity = "fail"
+    max_ratio: float = Field(20.0, ge=1.0)
+
+
+class RowsPerClassCheck(Section):
+    """The smallest number of rows of any class, in every split."""
+
+    severity: Severity = "fail"
+    min_rows: int = Field(10, ge=1)
+
+
+class Checks(Section):
+    """What is checked before a model is trained, with strict defaults."""
+
+    encoding: RowCheck = RowCheck()
+    empty_values: RowCheck = RowCheck()
+    unknown_labels: RowCheck = RowCheck()
+    text_length: TextLengthCheck = TextLengthCheck()
+    conflicting_labels: RowCheck = RowCheck()
+    exact_duplicates: RowCheck = RowCheck()
+    near_duplicates: SimilarityCheck = SimilarityCheck(severity="warn")
+    leakage: SimilarityCheck = SimilarityCheck()
+    rows_per_class: RowsPerClassCheck = RowsPerClassCheck()
+    class_balance: ClassBalanceCheck = ClassBalanceCheck()
+
+
+class Dataset(Section):
+    """Section of validate-data.
+
+    `uri` is a file or a folder: a path, or anything fsspec opens (`gs://`, `https://`, `hf://`), or
+    `package://PACKAGE/PATH` for data inside an installed package. A folder without `files` is searched
+    for files whose names start with train, validation (or val, dev) and test.
+    """
+
+    name: Name
+    version: str = Field(min_length=1)
+    uri: str = Field(min_length=1)
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    files: SplitFiles | None = None
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    commit_hash: str | None = None
+    columns: Columns = Columns()
+    labels: tuple[str, ...] = Field(min_length=2)
+    split: SplitFractions = SplitFractions()
+    checks: Checks = Checks()
+
+    @model_validator(mode="after")
+    def _labels_distinct(self) -> Self:
+        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
+        padded = [label for label in self.labels if label != label.strip() or not label]
+        if padded:  # the values of the label column are stripped, so these would never be met
+            raise ValueError(f"labels without spaces around them, but {padded[0]!r} has them or is empty")
+        return self

@@ -1,0 +1,192 @@
+"""The section `training`: the encoder, the recipe, the machines that it is bought on and their limits."""
+
+from __future__ import annotations
+
+import string
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from manifests.search import Search, require_fitting
+from manifests.section import Fraction, Section
+
+
+class EarlyStopping(Section):
+    """Stop after `patience` epochs without a better validation metric."""
+
+    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss"] = "macro_f1"
+    patience: int = Field(2, ge=1)
+
+
+class Plateau(Section):
+    """Multiply the rate by `factor` when more than `patience` epochs bring no better validation metric."""
+
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(0, ge=0)
+
+
+class Checkpoints(Section):
+    """How often training writes down where it stands, which is after every epoch at least.
+
+    `every_steps` adds one after so many optimizer steps. Kept are the last two, the best epoch's and, with
+    `keep_every_epochs: n`, every n-th epoch's.
+    """
+
+    every_steps: int | None = Field(None, ge=1)
+    keep_every_epochs: int | None = Field(None, ge=1)
+
+
+class Resources(Section):
+    """The machines that training is bought on and the most it may use. Prices: `backends/prices.py`.
+
+    `replica_count` machines train together, each with `accelerator_count` accelerators. Training warns when
+    `notify_at` of its hours or its cost is used, and ends when all of it is. Memory is in millions of
+    kilobytes, as vendors count; that of the training's process and all that it started.
+    """
+
+    machine_type: str = "n1-standard-4"
+    accelerator_type: str | None = None
+    accelerator_count: int = Field(0, ge=0)
+    replica_count: int = Field(1, ge=1)
+    max_hours: float = Field(4.0, gt=0)
+    max_cost_usd: float = Field(10.0, gt=0)
+    max_memory_gb: float | None = Field(None, gt=0)
+    max_gpu_memory_gb: float | None = Field(None, gt=0)
+    notify_at: float = Field(0.8, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _accelerator_complete(self) -> Self:
+        if (self.accelerator_type is None) != (self.accelerator_count == 0):
+            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        return self
+
+
+RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
+
+
+class Tracking(Section):
+    """What a tracked run is called, and whether Weights & Biases gets it too, as a run of project `wandb`.
+
+    In `run_name`, `{arch}` is the encoder's name without its folder and `{timestamp}` the start in UTC.
+    """
+
+    run_name: str = Field("{name}-{arch}-{timestamp}", min_length=1)
+    wandb: str | None = Field(None, min_length=1)
+
+    @field_validator("run_name")
+    @classmethod
+    def _placeholders_known(cls, value: str) -> str:
+        try:
+            parts = list(string.Formatter().parse(value))
+        except ValueError as error:
+            raise _not_a_run_name(str(error)) from None
+        for _, name, form, conversion in parts:
+            if name is not None and name not in RUN_NAME_PLACEHOLDERS:
+                raise _not_a_run_name(f"{{{name}}} is none of them")
+            if form or conversion:
+                raise _not_a_run_name(f"{{{name}}} takes no format")
+        return value
+
+
+def _not_a_run_name(cause: str) -> PydanticCustomError:
+    allowed = ", ".join(f"{{{name}}}" for name in RUN_NAME_PLACEHOLDERS)
+    # The words are a value of the template, since they hold braces themselves.
+    return PydanticCustomError("run_name", "{words}", {"words": f"text with {allowed} ({cause})"})
+
+
+class Training(Section):
+    """Section of train-model.
+
+    `batch_size` is the rows of one optimizer step on all devices together, `learning_rate` AdamW's peak
+    rate, `dropout` that of the encoder and of the head. Every `schedule` begins with a warm-up over
+    `warmup_fraction` of all steps. `precision: auto` is bf16 on a GPU that has it, else fp32. `distribution`
+    is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
+    `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
+    `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
+    """
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    max_length: int = Field(128, ge=8, le=8192)
+    epochs: int = Field(4, ge=1)
+    batch_size: int = Field(32, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    schedule: Literal["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"] = "linear"
+    warmup_fraction: Fraction = 0.1
+    plateau: Plateau | None = None
+    weight_decay: float = Field(0.01, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    prefetch_batches: int | None = Field(None, ge=0)
+    distribution: Literal["ddp", "fsdp2"] = "ddp"
+    early_stopping: EarlyStopping = EarlyStopping()
+    checkpoints: Checkpoints = Checkpoints()
+    compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi"] = "auto"
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    search: Search | None = Field(None, exclude=True)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of "
+                f"gradient_accumulation {self.gradient_accumulation}: it is the size of one optimizer step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_acts(self) -> Self:
+        if self.schedule != "reduce_on_plateau":
+            if self.plateau is not None:
+                raise ValueError(
+                    f"plateau is for schedule reduce_on_plateau, but schedule is {self.schedule}"
+                )
+            return self
+        patience = (self.plateau or Plateau()).patience
+        if patience + 1 >= self.early_stopping.patience:
+            raise ValueError(
+                f"with plateau.patience {patience}, early_stopping.patience must be at least {patience + 2}, "
+                f"not {self.early_stopping.patience}: training would stop before a reduced rate is used"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _target_fits_resources(self) -> Self:
+        devices = self.resources.accelerator_count * self.resources.replica_count
+        if self.compute_target == "gpu_single" and devices != 1:
+            raise ValueError(
+                f"compute_target gpu_single needs one accelerator in resources "
+                f"(accelerator_count × replica_count), not {devices}"
+            )
+        if self.compute_target == "gpu_multi" and devices < 2:
+            raise ValueError(
+                f"compute_target gpu_multi needs several accelerators in resources "
+                f"(accelerator_count × replica_count), not {devices}"
+            )
+        if self.compute_target == "cpu" and self.resources.accelerator_count:
+            raise ValueError("compute_target cpu would pay for resources.accelerator_type without using it")
+        return self
+
+    @model_validator(mode="after")
+    def _scale_is_shared(self) -> Self:
+        if self.distribution == "fsdp2" and self.precision == "fp16":
+            raise ValueError(
+                "precision fp16 does not go with distribution fsdp2, as each shard would scale its loss by "
+                "itself: use bf16, or ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
+        if self.search is not None:
+            settings = self.model_dump()
+            require_fitting(
+                self.search, lambda key, value: getattr(Training.model_validate(settings | {key: value}), key)
+            )
+        return self
