@@ -11,7 +11,8 @@ run: $(READY)
 
 test: lint types compiled
 	$(BIN)/gauntlet check
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance"  # tests share their machine's CPUs
+	# Two at a time, file by file; OpenMP threads sleep while they wait, as they share the CPUs.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance" -n 2 --dist loadfile
 
 setup: $(READY)
 
