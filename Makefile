@@ -41,7 +41,7 @@ compiled: $(READY)
 
 # Minutes long, or in need of data: DATA is a folder with emotion/train.txt and emotion/validation.txt.
 acceptance: $(READY)
-	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data=$(DATA))
 
 # Resolves pyproject.toml anew; torch is named without the local version that a CPU wheel carries.
 lock:
