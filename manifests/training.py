@@ -100,7 +100,7 @@ class Training(Section):
 
     `batch_size` is the rows of one optimizer step on all devices together, `learning_rate` AdamW's peak
     rate, `dropout` that of the encoder and of the head. Every `schedule` begins with a warm-up over
-    `warmup_fraction` of all steps. `precision: auto` is bf16 on a GPU that has it, else fp32. `distribution`
+    `warmup_fraction` of all steps. `precision: auto` is bf16 on what has it, else fp32. `distribution`
     is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.

@@ -12,29 +12,35 @@ LANES = 4  # 16-bit numbers in one 64-bit draw
 LEVELS = 2**16
 
 
-class Dropout(nn.Module):
-    """`nn.Dropout` on any device but a CPU; there its own mask, of `p` to the nearest 1/65,536.
+def dropped(values: torch.Tensor, p: float) -> torch.Tensor:
+    """Values of any shape with each set to 0 at rate `p` and the rest scaled, on average unchanged.
 
-    What is kept is scaled by the inverse of that very probability, so the mean stays what it was.
+    On a CPU the rate is `p` to the nearest 1/65,536, and what is kept is scaled by the inverse of that very
+    probability.
     """
+    levels = round(p * LEVELS)
+    if levels == 0:
+        return values
+    if values.device.type != "cpu":
+        return nn.functional.dropout(values, p)
+    count = values.numel()
+    draws = torch.empty(-(-count // LANES), dtype=torch.int64)
+    draws.random_(-(2**63), None)  # all 64 bits
+    drawn = draws.view(torch.int16)[:count].view(values.shape)  # uniform over -2**15 … 2**15 - 1
+    kept = drawn >= levels - LEVELS // 2
+    return values * kept.to(values.dtype).mul_(LEVELS / (LEVELS - levels))
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout` with the mask of `dropped`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._dropped_levels = round(p * LEVELS)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Values of any shape, on average unchanged."""
-        if not self.training or self._dropped_levels == 0:
-            return values
-        if values.device.type != "cpu":
-            return nn.functional.dropout(values, self.p)
-        count = values.numel()
-        draws = torch.empty(-(-count // LANES), dtype=torch.int64)
-        draws.random_(-(2**63), None)  # all 64 bits
-        levels = draws.view(torch.int16)[:count].view(values.shape)  # uniform over -2**15 … 2**15 - 1
-        kept = levels >= self._dropped_levels - LEVELS // 2
-        return values * kept.to(values.dtype).mul_(LEVELS / (LEVELS - self._dropped_levels))
+        return dropped(values, self.p) if self.training else values
 
 
 def replace_dropout(model: nn.Module) -> None:

@@ -17,20 +17,27 @@ COMPILERS = ("g++", "clang++", "c++")
 
 
 def choose_format(section: Training, device: torch.device) -> Format:
-    """The format of a manifest's `training.precision` there; `auto` is bf16 on GPUs that have it, else fp32.
+    """The format of a manifest's `training.precision` there; `auto` is bf16 where it is native, else fp32.
 
     Raises:
         UsageError: The device does not have the format.
     """
     if section.precision == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if _has_bf16(device) else "fp32"
     if section.precision == "tf32" and device.type != "cuda":
         raise UsageError(
             f"training.precision: found tf32, but training runs on the {device.type.upper()}, and only "
             "NVIDIA GPUs have TensorFloat-32. Set it to auto, fp32 or bf16."
         )
     return section.precision
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices, and does not only store them."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def apply_format(number_format: Format) -> None:

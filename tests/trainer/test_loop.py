@@ -53,7 +53,13 @@ def build_replica(section: Training, splits: Path, seed: int = 3) -> Replica:
 @pytest.fixture
 def section(tiny_encoder: Path) -> Training:
     return Training(
-        encoder=str(tiny_encoder), epochs=4, batch_size=8, learning_rate=3e-3, max_length=16, dropout=0.1
+        encoder=str(tiny_encoder),
+        epochs=4,
+        batch_size=8,
+        learning_rate=3e-3,
+        max_length=16,
+        dropout=0.1,
+        precision="fp32",
     )
 
 

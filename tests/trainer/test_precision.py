@@ -16,13 +16,22 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def section(tiny_encoder: Path) -> Training:
     return Training(
-        encoder=str(tiny_encoder), epochs=2, batch_size=8, learning_rate=3e-3, max_length=16, dropout=0.0
+        encoder=str(tiny_encoder),
+        epochs=2,
+        batch_size=8,
+        learning_rate=3e-3,
+        max_length=16,
+        dropout=0.0,
+        precision="fp32",
     )
 
 
-def test_a_cpu_trains_in_fp32_unless_the_manifest_says_otherwise() -> None:
-    assert choose_format(Training(), CPU) == "fp32"
+def test_a_cpu_trains_in_bf16_if_it_has_it_unless_the_manifest_says_otherwise() -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert choose_format(Training(), CPU) == ("bf16" if native else "fp32")
     assert choose_format(Training(precision="bf16"), CPU) == "bf16"
+    assert choose_format(Training(precision="fp32"), CPU) == "fp32"
 
 
 def test_tf32_on_a_cpu_is_a_mistake() -> None:

@@ -11,7 +11,12 @@ from safetensors.torch import load_file
 
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 
-PLAIN = ("training.dropout=0", "training.gradient_accumulation=1", "training.schedule=linear")
+PLAIN = (
+    "training.dropout=0",
+    "training.gradient_accumulation=1",
+    "training.schedule=linear",
+    "training.precision=fp32",
+)
 
 
 def curves(trainings: Trainings, output: str) -> tuple[list[float], list[float]]:

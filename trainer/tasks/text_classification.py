@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from manifests.training import Training
+from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import find_encoder, load_encoder
@@ -101,6 +102,7 @@ class TextClassification:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
         replace_dropout(encoder)
+        encoder.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
