@@ -42,8 +42,7 @@ class FakeCloud:
     """Vertex AI in one location; in two others the service is down. Any project is taken.
 
     Attributes:
-        environment: What makes a process its client, but for the bucket: gcsfs takes its `url` by fsspec's own
-            settings.
+        environment: What makes a process its client, but for the bucket: its `url` goes into fsspec's settings.
     """
 
     LOCATION = "europe-west4"

@@ -1,7 +1,7 @@
 """An HTTP proxy on loopback that leads the hosts of Google Cloud to fakes.
 
-With it in `https_proxy` the code under test runs as it is, with its real addresses. Any other host is refused and
-noted, so that nothing leaves the machine unseen.
+With it in `https_proxy` the code under test runs as it is, with its real addresses. Any other host is refused
+and noted, so that nothing leaves the machine unseen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A gRPC front for fakes of Google Cloud's services: real requests on loopback, over TLS, checked and recorded.
+"""A gRPC front for fakes of Google Cloud's services: real requests on loopback, by TLS, checked and recorded.
 
-A fake is a class whose methods are called as the service's are, `CreateContext`, and take and return the client
-library's own messages. What it raises as an `ApiError` reaches the client as that status.
+A fake is a class whose methods are called as the service's are, `CreateContext`, and take and return the
+client library's own messages. What it raises as an `ApiError` reaches the client as that status.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -82,8 +83,7 @@ class MetadataService:
 
 def _require_sound(metadata: Any) -> None:
     """Refuse what no JSON holds, and what is too large."""
-    numbers = [value for value in _leaves(metadata or {}) if isinstance(value, float)]
-    if any(number != number or number in (float("inf"), float("-inf")) for number in numbers):
+    if not all(math.isfinite(value) for value in _leaves(metadata or {}) if isinstance(value, float)):
         raise invalid("metadata: a number is not finite")
     if len(str(metadata)) > METADATA_BYTES:
         raise invalid(f"metadata: more than {METADATA_BYTES} bytes")
