@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -297,3 +299,14 @@ def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:
     assert valid_id("moods-of-a-long-year", 20) == "moods-of-a-long-year"
     # printf %s moods-of-a-very-long-year | sha256sum
     assert valid_id("moods-of-a-very-long-year", 20) == "moods-of-a-8aebd20d"
+
+
+def test_googles_library_is_not_imported_before_it_is_needed() -> None:
+    modules = "backends.tracking, backends.vertex_tracking, trainer.run"
+    command = (
+        f"import sys, {modules}; print('google.cloud.aiplatform_v1' in sys.modules, 'grpc' in sys.modules)"
+    )
+
+    output = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+
+    assert output.stdout == "False False\n"

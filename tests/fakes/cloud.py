@@ -42,7 +42,7 @@ class FakeCloud:
     """Vertex AI in one location; in two others the service is down. Any project is taken.
 
     Attributes:
-        environment: What makes a process its client, but for the bucket: its `url` goes into fsspec's settings.
+        environment: What makes a process its client, but for the bucket, whose `url` fsspec is told.
     """
 
     LOCATION = "europe-west4"
@@ -58,14 +58,15 @@ class FakeCloud:
         }
         self.api = GoogleApi(aiplatform_v1, services, trust.authority.issue_cert("*.googleapis.com"))
         self.bucket = Bucket()
-        ports = {
+        vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,
             self.LOCATION_THAT_IS_SILENT: SILENT,
         }
-        self.proxy = ConnectProxy(
-            {f"{location}-aiplatform.googleapis.com": port for location, port in ports.items()}
-        )
+        ports = {f"{location}-aiplatform.googleapis.com": port for location, port in vertex.items()}
+        # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.
+        ports["iamcredentials.googleapis.com"] = CLOSED_PORT
+        self.proxy = ConnectProxy(ports)
         self.environment = {
             **trust.environment,
             "https_proxy": self.proxy.url,
