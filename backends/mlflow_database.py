@@ -32,12 +32,13 @@ _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRI
 """Read by MLflow when it is first imported. A value that the user has set stays."""
 
 
-def database_path(uri: str, setting: str) -> Path:
+def database_path(uri: str, setting: str, others: str = "no other kind is supported") -> Path:
     """The file that a `sqlite:///` URI names, absolute.
 
     Args:
         uri: Such as `sqlite:////absolute/path/gauntlet.db`.
         setting: What the URI was given for, as an error is to name it.
+        others: The other kinds of URI that would have done, as an error is to name them.
 
     Raises:
         UsageError: The URI is of another scheme, or names no file.
@@ -46,7 +47,7 @@ def database_path(uri: str, setting: str) -> Path:
     if not uri.startswith(SCHEME) or not name or name == ":memory:" or "?" in name:
         raise UsageError(
             f"{setting}: found {uri!r}, expected a SQLite file, such as "
-            f"{SCHEME}/absolute/path/gauntlet.db: no other kind is supported."
+            f"{SCHEME}/absolute/path/gauntlet.db: {others}."
         )
     return Path(name).absolute()
 

@@ -3,8 +3,9 @@
 Nothing is decided on what is tracked, so a training run never dies because tracking did: what goes wrong
 with it is caught in this module, said once on stderr, and from then on nothing is tracked.
 
-Locally it is MLflow (`backends.mlflow_tracking`), and Weights & Biases (`backends.wandb_tracking`) beside it
-where a manifest asks for that.
+On a machine of one's own it is MLflow (`backends.mlflow_tracking`), in Google Cloud Vertex AI Experiments
+(`backends.vertex_tracking`), and Weights & Biases (`backends.wandb_tracking`) beside it where a manifest asks
+for that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from backends.mlflow_database import database_path
+from backends.vertex_place import SCHEME, VertexPlace
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; killed is from outside, as by Ctrl-C."""
@@ -69,7 +71,8 @@ def open_tracking(
     """A run of `experiment` that starts when it is entered.
 
     Args:
-        tracking_uri: Such as `sqlite:////path/gauntlet.db`; empty: nothing is tracked.
+        tracking_uri: Such as `sqlite:////path/gauntlet.db` or `vertex://my-project/europe-west4`; empty:
+            nothing is tracked.
         experiment: What runs are grouped by; it is made if there is none of that name.
         run_name: What the run is called.
         tags: What the run is found by.
@@ -80,17 +83,27 @@ def open_tracking(
     """
     runs: list[Run] = []
     folder = None
-    if tracking_uri:
+    if tracking_uri.startswith(SCHEME):
+        from backends.vertex_tracking import VertexRun
+
+        place = VertexPlace.of(tracking_uri)
+        runs.append(
+            NeverFailing(partial(VertexRun, place, experiment, run_name, tags), "Vertex AI Experiments")
+        )
+    elif tracking_uri:
         from backends.mlflow_tracking import MlflowRun
 
-        database = database_path(tracking_uri, "tracking URI")
+        database = database_path(tracking_uri, "tracking URI", f"or {SCHEME}PROJECT/LOCATION")
         folder = database.parent
-        runs.append(NeverFailing(lambda: MlflowRun(database, experiment, run_name, tags), "MLflow"))
+        runs.append(NeverFailing(partial(MlflowRun, database, experiment, run_name, tags), "MLflow"))
     if wandb_project:
         from backends.wandb_tracking import WandbRun
 
-        starting = partial(WandbRun, wandb_project, experiment, run_name, tags, folder)
-        runs.append(NeverFailing(starting, "Weights & Biases"))
+        runs.append(
+            NeverFailing(
+                partial(WandbRun, wandb_project, experiment, run_name, tags, folder), "Weights & Biases"
+            )
+        )
     if not runs:
         return Untracked()
     return runs[0] if len(runs) == 1 else Together(runs)

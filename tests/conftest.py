@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import fsspec
 import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
+
+if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
+    from tests.fakes.cloud import FakeCloud, Trust
 
 LABELS = ("calm", "angry", "glad")
 # Every text is made of words of its own class, so a model that learns anything learns this.
@@ -73,6 +78,27 @@ def tiny_splits(tmp_path: Path) -> Path:
         frame.to_parquet(folder / f"{split}.parquet")
     (folder / "statistics.json").write_text(json.dumps({"labels": LABELS, "sha256": "0" * 64}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    from tests.fakes.cloud import Trust
+
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture
+def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
+    """Google Cloud on loopback, for everything in this process."""
+    from tests.fakes.cloud import FakeCloud
+
+    fake = FakeCloud(trust)
+    for key, value in fake.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": fake.bucket.url})
+    yield fake
+    fake.close()
+    assert fake.proxy.refused == []
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder for training states, from which the same command goes on; default AIP_CHECKPOINT_DIR",
     )
     parser.add_argument(
-        "--tracking-uri", default="", help="where metrics go, such as sqlite:////path/gauntlet.db"
+        "--tracking-uri",
+        metavar="URI",
+        default="",
+        help="where metrics go, such as sqlite:////path/gauntlet.db or vertex://my-project/europe-west4",
     )
     parser.add_argument(
         "--processes", type=int, help="on this machine; default: one per device that the manifest asks for"

@@ -1,4 +1,4 @@
-"""A whole training with a tracker, on a real MLflow database."""
+"""A whole training with a tracker: a real MLflow database, and Vertex AI's real clients."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.cloud import aiplatform
 
 from backends.mlflow_database import open_client
 from manifests.training import Resources, Tracking, Training
+from tests.fakes.cloud import FakeCloud
 from trainer.run import TrainingRun, run_name, train
 
 
@@ -49,6 +51,29 @@ def test_a_tracked_training_leaves_its_steps_epochs_system_metrics_and_files(
     assert json.loads(history.read_text()) == document
     [curves] = (tmp_path / "artifacts" / "moods").rglob("curves.svg")
     assert curves.read_text().startswith("<svg")
+
+
+def test_a_training_is_tracked_on_vertex_by_its_uri_alone(
+    training_run: TrainingRun, cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"projects/demo/locations/{cloud.LOCATION}"
+    cloud.resources.add(place, "tensorboards", "42", aiplatform.gapic.Tensorboard())
+    uri = f"vertex://demo/{cloud.LOCATION}?tensorboard=42&staging=gs://bucket/runs"
+    section = training_run.section.model_copy(update={"tracking": Tracking(run_name="{name}-{seed}")})
+    document = train(TrainingRun(**{**vars(training_run), "section": section, "tracking_uri": uri}))
+
+    assert "warning" not in capsys.readouterr().err
+    aiplatform.init(project="demo", location=cloud.LOCATION)
+    run = aiplatform.ExperimentRun("moods-11", "moods-training")
+    assert run.get_state() == "COMPLETE"
+    assert run.get_params()["seed"] == "11"
+    assert run.get_metrics()["macro_f1"] == document["epochs"][-1]["macro_f1"]
+    frame = run.get_time_series_data_frame()
+    losses = [(row.step, row["step/loss"]) for _, row in frame.iterrows() if row["step/loss"] > 0]
+    assert losses == [(step["step"], step["loss"]) for step in document["steps"]]
+    assert (
+        json.loads(cloud.bucket.objects["gs://bucket/runs/moods-training/moods-11/history.json"]) == document
+    )
 
 
 def test_the_history_holds_the_bill(training_run: TrainingRun) -> None:

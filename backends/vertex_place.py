@@ -1,0 +1,97 @@
+"""Where on Vertex AI a run is tracked, as its URI says it, and what Vertex takes for a name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from manifests.errors import UsageError
+
+SCHEME = "vertex://"
+
+ID_LENGTH = 128
+TENSORBOARD_ENDING = "-tb-run"
+"""Of the id of the artifact that names a run's TensorBoard run; before it comes the run's own id."""
+CONTEXT_ID_LENGTH = ID_LENGTH - len(TENSORBOARD_ENDING)
+RUN_NAME_LENGTH = 48
+"""What is left to a run's name at least."""
+
+
+@dataclass(frozen=True)
+class VertexPlace:
+    """Where runs are tracked.
+
+    Attributes:
+        tensorboard: The number of the Vertex AI TensorBoard that gets the curves, if any does.
+        staging: The `gs://` folder that gets the files, if any does.
+    """
+
+    project: str
+    location: str
+    tensorboard: str | None = None
+    staging: str | None = None
+
+    @classmethod
+    def of(cls, uri: str) -> VertexPlace:
+        """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER`.
+
+        Raises:
+            UsageError: It is none.
+        """
+        try:
+            parts = urlsplit(uri)
+            query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            place = cls(parts.netloc, parts.path.removeprefix("/"), **query)
+        except (TypeError, ValueError):  # a key that is no attribute, or no query at all
+            place = None
+        if place is None or not place._is_sound() or parts.fragment:
+            raise UsageError(
+                f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/LOCATION, such as "
+                f"{SCHEME}my-project/europe-west4?tensorboard=1234567890&staging=gs://BUCKET/FOLDER; "
+                "tensorboard, the number of a Vertex AI TensorBoard there, and staging may be left out."
+            )
+        return place
+
+    @property
+    def parent(self) -> str:
+        """The resource that holds all others."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+    @property
+    def store(self) -> str:
+        """The metadata store that the console shows."""
+        return f"{self.parent}/metadataStores/default"
+
+    @property
+    def host(self) -> str:
+        """What answers for this location."""
+        return f"{self.location}-aiplatform.googleapis.com"
+
+    def _is_sound(self) -> bool:
+        return bool(
+            re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", self.project)
+            and re.fullmatch(r"[a-z]+-[a-z]+\d+", self.location)
+            and (self.tensorboard is None or re.fullmatch(r"\d+", self.tensorboard))
+            and (self.staging is None or re.fullmatch(r"gs://[a-z0-9][\w.-]+(/.*)?", self.staging))
+        )
+
+
+def valid_id(name: str, length: int) -> str:
+    """The name as an id of Vertex's: a-z, 0-9 and hyphens. One that is too long ends in its own hash."""
+    valid = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if valid and len(valid) <= length:
+        return valid
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{valid[: length - 9].rstrip('-')}-{digest}".strip("-")
+
+
+def experiment_id(name: str) -> str:
+    """The id of the experiment that is called so; a pipeline of that name has the context of that id."""
+    return valid_id(f"{name}-training", CONTEXT_ID_LENGTH - RUN_NAME_LENGTH - 1)
+
+
+def valid_label(value: str) -> str:
+    """The value as a label of Vertex's."""
+    return re.sub(r"[^a-z0-9_-]", "-", value.lower())[:63]

@@ -1,0 +1,96 @@
+"""Google Cloud on loopback, for the libraries that are its real clients.
+
+Nothing here was compared with the real services. It shows that requests are well formed as far as the API's
+documentation says what that is, and what becomes of answers and refusals.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.cloud import aiplatform_v1
+
+from tests.fakes.bucket import Bucket
+from tests.fakes.connect_proxy import SILENT, ConnectProxy
+from tests.fakes.google_api import GoogleApi
+from tests.fakes.resources import Resources
+from tests.fakes.vertex_metadata import MetadataService
+from tests.fakes.vertex_tensorboard import TensorboardService
+
+CLOSED_PORT = 1
+
+
+class Trust:
+    """What clients trust, and what they log in with. gRPC reads its root certificates once in a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        roots, key = folder / "roots.pem", folder / "key.json"
+        self.authority.cert_pem.write_to_path(str(roots))
+        key.write_text(json.dumps(_service_account()))
+        self.environment = {
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(roots),
+            "GOOGLE_APPLICATION_CREDENTIALS": str(key),
+        }
+
+
+class FakeCloud:
+    """Vertex AI in one location; in two others the service is down. Any project is taken.
+
+    Attributes:
+        environment: What makes a process its client, but for the bucket, whose `url` fsspec is told.
+    """
+
+    LOCATION = "europe-west4"
+    LOCATION_THAT_REFUSES = "europe-west1"
+    LOCATION_THAT_IS_SILENT = "europe-west2"
+
+    def __init__(self, trust: Trust) -> None:
+        self.resources = Resources()
+        self.metadata = MetadataService(self.resources)
+        services = {
+            "MetadataService": self.metadata,
+            "TensorboardService": TensorboardService(self.resources),
+        }
+        self.api = GoogleApi(aiplatform_v1, services, trust.authority.issue_cert("*.googleapis.com"))
+        self.bucket = Bucket()
+        vertex = {
+            self.LOCATION: self.api.port,
+            self.LOCATION_THAT_REFUSES: CLOSED_PORT,
+            self.LOCATION_THAT_IS_SILENT: SILENT,
+        }
+        ports = {f"{location}-aiplatform.googleapis.com": port for location, port in vertex.items()}
+        # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.
+        ports["iamcredentials.googleapis.com"] = CLOSED_PORT
+        self.proxy = ConnectProxy(ports)
+        self.environment = {
+            **trust.environment,
+            "https_proxy": self.proxy.url,
+            "no_proxy": "127.0.0.1",
+        }
+
+    def close(self) -> None:
+        self.proxy.close()
+        self.api.close()
+        self.bucket.close()
+
+
+def _service_account() -> dict[str, str]:
+    """What a key file of a service account holds."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return {
+        "type": "service_account",
+        "project_id": "demo",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "trainer@demo.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
