@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate_model import bootstrap
+from components import bootstrap
 from components.evaluate_model.metrics import Figures, Indices, Mistake, measure, worst_mistakes
 from manifests.schema import Evaluation
 

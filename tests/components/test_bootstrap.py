@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score
 
-from components.evaluate_model import bootstrap
+from components import bootstrap
 
 CLASSES = 4
 Indices = npt.NDArray[np.int64]
