@@ -9,38 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from manifests.conversion import Conversion
 from manifests.dataset import Dataset
 from manifests.section import Fraction, Name, Section
 from manifests.training import Training
 
-# --- conversion, evaluation, gates, registration ---------------------------------------------------
-
-CandidateName = Literal["plain", "fused", "fused_int8"]
-
-
-class Conversion(Section):
-    """Section of convert-to-onnx. Bounds are for a candidate against the PyTorch model on real rows."""
-
-    opset: int = Field(17, ge=14, le=21)
-    candidates: tuple[CandidateName, ...] = Field(("plain", "fused", "fused_int8"), min_length=1)
-    max_abs_logit_difference: float = Field(1e-4, gt=0)
-    min_label_agreement: Fraction = 0.98
-    max_metric_drop: Fraction = 0.01
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)
-    objective_batch_size: int = Field(1, ge=1)
-
-    @model_validator(mode="after")
-    def _objective_is_timed(self) -> Self:
-        if self.objective_batch_size not in self.batch_sizes:
-            raise ValueError(
-                f"objective_batch_size {self.objective_batch_size} is not one of "
-                f"batch_sizes {self.batch_sizes}"
-            )
-        return self
+# --- evaluation, gates, registration -------------------------------------------------------------
 
 
 class Evaluation(Section):

@@ -108,6 +108,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
                 scores=evaluated.outputs["scores"],
                 candidates=converted.outputs["candidates"],
                 history=trained.outputs["history"],
+                bundle=converted.outputs["bundle"],
             ).set_caching_options(False)
             # The only other word is `reject`, and rejecting is doing nothing: the report says why.
             with dsl.If(gate.outputs["Output"] == "promote", name="promote"):

@@ -53,7 +53,7 @@ class BundleInfo:
         task: The task kind, such as `text_classification`.
         labels: Class names in the order of the output's columns.
         max_length: Tokens after which a text is cut.
-        candidate: Which conversion candidate this is (`plain`, `fused`, `fused_int8`).
+        candidate: Which conversion candidate this is (`plain`, `int8` …).
         precision: `fp32` or `int8`.
         quality: Figures on the validation split, such as `macro_f1`.
         latency_ms: Median milliseconds by batch size, written as text, as JSON has it.

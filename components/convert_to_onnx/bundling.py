@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,11 +13,11 @@ import onnx
 import onnxruntime
 import torch
 
-from components.convert_to_onnx.admission import Trial
+from components.convert_to_onnx.admission import Trial, pareto_front
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.timing import Latency
 from components.step import write_json
-from manifests.schema import Conversion
+from manifests.conversion import Conversion
 from serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
@@ -37,7 +38,8 @@ DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32"}
 class Comparison:
     """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to.
 
-    Latencies and `contention` (see `timing.Timing`) are absent where nothing was admitted, so nothing timed.
+    What is timed (see `timing.Timing`) is absent where nothing was admitted. PyTorch's figures are by mode,
+    eager or compiled; `pytorch_absent` says why a mode has none.
     """
 
     bounds: Conversion
@@ -46,7 +48,10 @@ class Comparison:
     texts: Sequence[str]
     pytorch_macro_f1: float
     candidates: Sequence[Trial | Failed]
-    pytorch_latency_ms: Mapping[int, Latency] = field(default_factory=dict)
+    pytorch_latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
+    pytorch_memory_mb: Mapping[str, float] = field(default_factory=dict)
+    pytorch_absent: Mapping[str, str] = field(default_factory=dict)
+    tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
     contention: float | None = None
 
 
@@ -58,13 +63,22 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
         "rows": len(comparison.texts),
         "pytorch": {
             "macro_f1": comparison.pytorch_macro_f1,
-            "latency_ms": _by_size(comparison.pytorch_latency_ms),
+            "latency_ms": {mode: _by_size(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
+            "memory_mb": _known(comparison.pytorch_memory_mb),
+            "absent": dict(comparison.pytorch_absent),
         },
+        "tokenizing_ms": _by_size(comparison.tokenizing_ms),
+        "objective": comparison.bounds.objective,
         "candidates": [_row(candidate, comparison.texts) for candidate in comparison.candidates],
         "objective_batch_size": comparison.bounds.objective_batch_size,
     }
     if chosen is not None:
-        document |= {"chosen": chosen.name, "chosen_speedup": _by_size(chosen.speedup)}
+        timed = [candidate for candidate in comparison.candidates if isinstance(candidate, Trial)]
+        document |= {
+            "chosen": chosen.name,
+            "chosen_speedup": _by_size(chosen.speedup),
+            "pareto_front": pareto_front(timed, comparison.bounds.objective_batch_size),
+        }
     if comparison.contention is not None:
         document["contention"] = comparison.contention
     return document
@@ -139,6 +153,7 @@ def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
         **_figures(winner),
         "pytorch_macro_f1": winner.parity.pytorch_macro_f1,
         "rows": winner.parity.rows,
+        "left_padded_rows": winner.parity.left_padded_rows,
         "agreement_by_class": dict(winner.parity.agreement_by_class),
         "worst_rows": [asdict(row) for row in winner.parity.worst],
         "threads": comparison.threads,
@@ -164,7 +179,9 @@ def _figures(trial: Trial) -> dict[str, Any]:
         "precision": trial.precision,
         "size_mb": trial.graph.size_mb,
         **_quality(trial),
-        "fused": asdict(trial.graph.fused) if trial.graph.fused else {},
+        "metric_drop_interval": trial.parity.metric_drop_interval,
+        "fused": asdict(trial.graph.fused),
+        **_known({"memory_mb": trial.memory_mb}),
         "latency_ms": _by_size(trial.latency_ms),
         "speedup": _by_size(trial.speedup),
     }
@@ -174,9 +191,15 @@ def _quality(trial: Trial) -> dict[str, float]:
     return {
         "macro_f1": trial.parity.macro_f1,
         "metric_drop": trial.parity.metric_drop,
+        "metric_drop_bound": trial.parity.metric_drop_bound,
         "label_agreement": trial.parity.label_agreement,
         "max_abs_difference": trial.parity.max_abs_difference,
     }
+
+
+def _known(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that the system tells."""
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
 def _by_size(figures: Mapping[int, Any]) -> dict[str, Any]:

@@ -3,23 +3,103 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
-from components.convert_to_onnx.export import ConversionError, FusedOps, export_plain, fuse
-from components.convert_to_onnx.quantization import quantize
+from components.convert_to_onnx import quantization
+from components.convert_to_onnx.export import ConversionError, FusedOps, export_plain, fuse, to_fp16
+from components.convert_to_onnx.pruning import prune_embedding
 from components.convert_to_onnx.timing import Batch
-from manifests.schema import CandidateName
+from manifests.conversion import CandidateName
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
-CHAIN: tuple[CandidateName, ...] = ("plain", "fused", "fused_int8")  # each is made from the one before
-PRECISIONS: dict[CandidateName, Precision] = {"plain": "fp32", "fused": "fp32", "fused_int8": "int8"}
 BYTES_PER_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Source:
+    """What candidates are made from.
+
+    Attributes:
+        model: A classifier with eager attention whose `encoder` has a transformers configuration.
+        calibration: Typical inputs.
+        used_ids: Token ids that the training rows use.
+        reduce_range: Give int8 weights 7 bits, for a CPU on which sums of 8-bit products saturate.
+    """
+
+    model: nn.Module
+    opset: int
+    calibration: Sequence[Batch]
+    used_ids: frozenset[int]
+    reduce_range: bool = False
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The model's transformer."""
+        encoder = self.model.encoder
+        assert isinstance(encoder, nn.Module)
+        return encoder
+
+
+Make = Callable[[Source, Path, Path], object]
+"""Makes the graph at the second path from the one at the first."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a graph is made from another one, its `base`; the first has none."""
+
+    base: str
+    precision: Precision
+    make: Make
+
+
+def _quantized(**scheme: bool) -> Make:
+    return lambda source, base, path: quantization.quantize(
+        base, path, quantization.Scheme(reduce_range=source.reduce_range, **scheme)
+    )
+
+
+# Those whose names begin with an underscore are steps on the way, which no manifest can ask for.
+RECIPES: dict[str, Recipe] = {
+    "plain": Recipe("", "fp32", lambda source, _, path: export_plain(source.model, path, source.opset)),
+    "fused": Recipe("plain", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
+    "fused_fp16": Recipe("fused", "fp16", lambda _, base, path: to_fp16(base, path)),
+    "_scaled": Recipe(
+        "fused", "fp32", lambda source, base, path: quantization.scale(base, path, source.calibration)
+    ),
+    "int8": Recipe("_scaled", "int8", _quantized()),
+    "int8_per_tensor": Recipe("_scaled", "int8", _quantized(per_channel=False)),
+    "int8_float_attention": Recipe("_scaled", "int8", _quantized(attention=False)),
+    "int8_static": Recipe(
+        "plain",
+        "int8",
+        lambda source, base, path: quantization.quantize_static_qdq(
+            base, path, source.calibration, source.reduce_range
+        ),
+    ),
+    "_pruned": Recipe(
+        "plain", "fp32", lambda source, base, path: prune_embedding(base, path, source.used_ids)
+    ),
+    "_pruned_fused": Recipe("_pruned", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
+    "_pruned_scaled": Recipe(
+        "_pruned_fused",
+        "fp32",
+        lambda source, base, path: quantization.scale(base, path, source.calibration),
+    ),
+    "int8_pruned": Recipe("_pruned_scaled", "int8", _quantized()),
+    "weights_int8": Recipe(
+        "fused", "int8", lambda _, base, path: quantization.quantize_weights(base, path, bits=8)
+    ),
+    "weights_int4": Recipe(
+        "fused", "int4", lambda _, base, path: quantization.quantize_weights(base, path, bits=4)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +108,12 @@ class Graph:
 
     name: CandidateName
     path: Path
-    fused: FusedOps | None = None
+    fused: FusedOps
 
     @property
     def precision(self) -> Precision:
         """What its weights are stored in."""
-        return PRECISIONS[self.name]
+        return RECIPES[self.name].precision
 
     @property
     def size_mb(self) -> float:
@@ -51,36 +131,35 @@ class Failed:
     @property
     def precision(self) -> Precision:
         """What its weights would have been stored in."""
-        return PRECISIONS[self.name]
+        return RECIPES[self.name].precision
 
 
-def build_graphs(
-    names: Sequence[CandidateName],
-    model: nn.Module,
-    opset: int,
-    calibration: Sequence[Batch],
-    folder: Path,
-) -> list[Graph | Failed]:
-    """Make the named candidates in `folder`, in the order of their making.
+def build_graphs(names: Sequence[CandidateName], source: Source, folder: Path) -> list[Graph | Failed]:
+    """Make the named candidates in `folder`, in the order of the recipes.
 
-    `model` is a classifier with eager attention whose `encoder` has a transformers configuration, and
-    `calibration` holds typical inputs. A library that fails costs its candidate and those made from it, never
-    the step; its traceback goes to the log.
+    A library that fails costs its candidate and those made from it, never the step; its traceback goes to the
+    log.
     """
-    built: dict[CandidateName, Graph | Failed] = {}
-    for name in CHAIN[: max(CHAIN.index(name) for name in names) + 1]:
-        last = next(reversed(built.values()), None)
-        if isinstance(last, Failed):
-            built[name] = Failed(name, f"needs the candidate {last.name}, which {last.reason}")
+    faults: dict[str, str] = {}
+    for name in _with_bases(names):
+        recipe = RECIPES[name]
+        if recipe.base in faults:
+            made_from = f"needs the candidate {recipe.base}, which " if recipe.base in names else ""
+            faults[name] = made_from + faults[recipe.base]
             continue
         try:
-            built[name] = _build(name, last, model, opset, calibration, folder / f"{name}.onnx")
+            recipe.make(source, folder / f"{recipe.base}.onnx", folder / f"{name}.onnx")
         except ConversionError as error:
-            built[name] = Failed(name, str(error))
+            faults[name] = str(error)
         except Exception as error:  # whatever the exporter, the optimizer or the quantiser may raise
             traceback.print_exc()
-            built[name] = Failed(name, f"could not be made: {describe(error)}")
-    return [built[name] for name in CHAIN if name in names]
+            faults[name] = f"could not be made: {describe(error)}"
+    return [
+        Failed(name, faults[name])
+        if name in faults
+        else Graph(name, folder / f"{name}.onnx", FusedOps.of(folder / f"{name}.onnx"))
+        for name in sorted(names, key=list(RECIPES).index)
+    ]
 
 
 def describe(error: Exception) -> str:
@@ -89,20 +168,12 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _build(
-    name: CandidateName,
-    last: Graph | None,
-    model: nn.Module,
-    opset: int,
-    calibration: Sequence[Batch],
-    path: Path,
-) -> Graph:
-    encoder = model.encoder
-    assert isinstance(encoder, nn.Module)
-    if last is None:
-        export_plain(model, path, opset)
-        return Graph(name, path)
-    if name == "fused":
-        return Graph(name, path, fuse(last.path, path, encoder))
-    quantize(last.path, path, calibration)
-    return Graph(name, path, last.fused)
+def _with_bases(names: Sequence[CandidateName]) -> list[str]:
+    """The named recipes and what they are made from, each after its base."""
+    needed: set[str] = set()
+    for name in names:
+        step: str = name
+        while step and step not in needed:
+            needed.add(step)
+            step = RECIPES[step].base
+    return [name for name in RECIPES if name in needed]

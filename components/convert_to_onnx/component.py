@@ -26,7 +26,7 @@ def convert_to_onnx(
         from pathlib import Path
 
         from components.convert_to_onnx.run import run
-        from manifests.schema import Conversion
+        from manifests.conversion import Conversion
 
         figures = run(
             section=Conversion.model_validate(conversion),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
@@ -25,7 +26,7 @@ DYNAMIC_AXES = {
 }
 EXAMPLE_SHAPE = (2, 8)  # of the batch that the export traces; its second row is padded
 
-FUSED_ATTENTION = ("Attention", "MultiHeadAttention")
+FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
 FUSED_LAYER_NORM = ("SkipLayerNormalization",)
 FUSED_GELU = ("BiasGelu", "Gelu", "FastGelu")
 LAYER_NORMS_PER_LAYER = 2
@@ -49,6 +50,11 @@ class FusedOps:
         layers: int = encoder.config.num_hidden_layers  # type: ignore[union-attr, assignment]
         gelus = sum("gelu" in type(module).__name__.lower() for module in encoder.modules())
         return cls(attention=layers, layer_norm=LAYER_NORMS_PER_LAYER * layers, gelu=gelus)
+
+    @classmethod
+    def of(cls, path: Path) -> FusedOps:
+        """Count the fused nodes of a graph's file."""
+        return cls.found(onnx.load(path, load_external_data=False).graph)
 
     @classmethod
     def found(cls, graph: onnx.GraphProto) -> FusedOps:
@@ -92,8 +98,8 @@ def export_plain(model: nn.Module, path: Path, opset: int) -> None:
         )
 
 
-def fuse(plain: Path, path: Path, encoder: nn.Module) -> FusedOps:
-    """Fuse attention, layer norm and GELU, and count what was fused.
+def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
+    """Fuse attention, layer norm and GELU.
 
     Raises:
         ConversionError: Some layer did not fuse, so the graph would be slow for no reason that anyone sees.
@@ -116,7 +122,12 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> FusedOps:
             f"layer norm {found.layer_norm} of {expected.layer_norm}, GELU {found.gelu} of {expected.gelu}"
         )
     optimized.save_model_to_file(str(path))
-    return found
+
+
+def to_fp16(fused: Path, path: Path) -> None:
+    """Store weights and compute in half precision; inputs and outputs stay as they are."""
+    model = convert_float_to_float16(onnx.load(fused), keep_io_types=True, disable_shape_infer=True)
+    onnx.save(model, path)
 
 
 def count_operators(graph: onnx.GraphProto, operators: tuple[str, ...]) -> int:

@@ -9,14 +9,24 @@ this halves the error of the logits, for one small multiplication per product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.convert_to_onnx.export import ConversionError, count_operators
 from components.convert_to_onnx.timing import Batch
@@ -24,33 +34,109 @@ from serving.bundle import open_session
 
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 
-PRODUCTS = ("Attention", "MatMul")  # both multiply their first input by their second
+ATTENTION = "Attention"
+PRODUCTS = (ATTENTION, "MatMul")  # both multiply their first input by their second
 FLOAT_PRODUCTS = (*PRODUCTS, "Gemm")  # what quantisation must leave none of
+BLOCK_SIZE = 32
+INT8_ACCURACY = 4  # what ONNX Runtime calls products that are computed in int8
+CALIBRATION_PERCENTILE = 99.999
 OUTLIER_RATIO = 3.0  # a channel that reaches further than this many times the median one is an outlier
 
 
-def quantize(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Quantise a fused graph; `calibration` holds typical inputs.
+@dataclass(frozen=True)
+class Scheme:
+    """How a fused graph gets int8 products.
 
-    The range of weights is not cut to 7 bits: on CPUs with VNNI that only loses precision, and what saturates
-    on others shows in parity there.
+    Attributes:
+        per_channel: One scale for each column of a weight, or one for the whole.
+        attention: Quantise the products inside attention nodes too.
+        reduce_range: Give weights 7 bits: without int8 dot products a CPU adds up pairs of 8-bit products in
+            16 bits, which saturate.
+    """
+
+    per_channel: bool = True
+    attention: bool = True
+    reduce_range: bool = False
+
+
+def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
+    """Quantise a fused graph; its activations are quantised as they come.
 
     Raises:
-        ConversionError: Some matrix product is still computed in float.
+        ConversionError: Some matrix product that was to be quantised is still computed in float.
     """
-    model = onnx.load(fused)
-    scale_outliers(model, channel_ranges(fused, calibration))
+    model = onnx.load(scaled)
     add_pre_process_metadata(model)  # fusing did all that the quantiser's own preparation would
+    kept_float = (
+        [] if scheme.attention else [node.name for node in model.graph.node if node.op_type == ATTENTION]
+    )
     quantize_dynamic(
         model,
         path,
-        per_channel=True,
+        per_channel=scheme.per_channel,
+        reduce_range=scheme.reduce_range,
+        nodes_to_exclude=kept_float,
         # Shape inference does not know the fused operators, so it cannot tell the quantiser their type.
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
-    left = count_operators(onnx.load(path).graph, FLOAT_PRODUCTS)
+    left = count_operators(onnx.load(path).graph, FLOAT_PRODUCTS) - len(kept_float)
     if left:
         raise ConversionError(f"kept {left} of its matrix products in float")
+
+
+def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], reduce_range: bool) -> None:
+    """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
+
+    Ranges are those within which all but 1 in 100,000 of the observed values lie.
+
+    Raises:
+        ConversionError: There is nothing to observe.
+    """
+    if not calibration:
+        raise ConversionError("needs rows to calibrate with, and the training split has none")
+    prepared = path.with_name("prepared.onnx")
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        path,
+        _Reader(calibration),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=reduce_range,
+        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        calibrate_method=CalibrationMethod.Percentile,
+        # Products of two activations, as in attention, lose much and gain little.
+        extra_options={"MatMulConstBOnly": True, "CalibPercentile": CALIBRATION_PERCENTILE},
+    )
+
+
+def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
+    """Store weights in blocks of 32 numbers with a scale each; what they multiply is rounded likewise.
+
+    Raises:
+        ConversionError: Nothing in the graph could be stored so.
+    """
+    quantizer = MatMulNBitsQuantizer(
+        str(fused), bits=bits, block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=INT8_ACCURACY
+    )
+    quantizer.process()
+    if not count_operators(quantizer.model.model.graph, ("MatMulNBits",)):
+        raise ConversionError("has no matrix product whose weights could be stored in blocks")
+    quantizer.model.save_model_to_file(str(path))
+
+
+def scale(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
+    """Write the graph with outlier channels scaled, after `calibration` has shown which those are.
+
+    Raises:
+        ConversionError: There is nothing to observe.
+    """
+    if not calibration:
+        raise ConversionError("needs rows to calibrate with, and the training split has none")
+    model = onnx.load(fused)
+    scale_outliers(model, channel_ranges(fused, calibration))
+    onnx.save(model, path)
 
 
 def channel_ranges(fused: Path, batches: Sequence[Batch]) -> Ranges:
@@ -112,3 +198,14 @@ def _divide(
     )
     node.input[0] = divided
     return multiply
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration batches as the quantiser asks for them."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> Any:
+        """The next batch, or None."""
+        return dict(batch) if (batch := next(self._batches, None)) else None

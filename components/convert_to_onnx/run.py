@@ -10,20 +10,28 @@ from pathlib import Path
 
 import torch
 
-from components.convert_to_onnx.admission import Trial, admitted, fastest, refusal
+from components.convert_to_onnx.admission import Trial, admitted, best, refusal
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
-from components.convert_to_onnx.candidates import Failed, Graph, build_graphs, describe
-from components.convert_to_onnx.parity import Logits, compare, macro_f1, parity_batches, rows_not_finite
-from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs, describe
+from components.convert_to_onnx.parity import Scores, compare, macro_f1, parity_batches
+from components.convert_to_onnx.processor import describe_processor, int8_instructions
 from components.convert_to_onnx.scoring import Rows, onnx_forward, pytorch_forward
-from components.convert_to_onnx.timing import Contender, Latency, draw_rows, measure, speedup
+from components.convert_to_onnx.timing import (
+    Contender,
+    Latency,
+    Timing,
+    draw_rows,
+    measure,
+    speedup,
+    time_tokenizing,
+)
 from components.step import write_json
+from manifests.conversion import Conversion
 from manifests.errors import GauntletError
-from manifests.schema import Conversion
 from serving.cpu import usable_cpus
 from trainer.checkpoint import load_model, read_record
 
-PYTORCH = "pytorch"
+COMPILED = "compiled"
 BUSY = (
     0.1  # share of the time waited for a CPU from which speed-ups are off; a quiet machine shows under 0.02
 )
@@ -50,13 +58,15 @@ def run(
     rows = Rows.read(splits_path, "validation", checkpoint_path, record)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        graphs = build_graphs(
-            section.candidates,
+        training_rows = Rows.read(splits_path, "train", checkpoint_path, record)
+        source = Source(
             load_model(checkpoint_path, attention="eager"),
             section.opset,
-            Rows.read(splits_path, "train", checkpoint_path, record).sample(seed),
-            folder,
+            calibration=training_rows.sample(seed),
+            used_ids=training_rows.used_ids(),
+            reduce_range=section.target == "cpu_without_int8" or not int8_instructions(),
         )
+        graphs = build_graphs(section.candidates, source, folder)
         comparison = _compare_scores(section, rows, seed, checkpoint_path, graphs)
         try:
             admitted(comparison.candidates)
@@ -64,7 +74,7 @@ def run(
             write_json(candidates_path, candidates_document(comparison, chosen=None))
             raise
         comparison = _compare_speed(comparison, rows, seed, checkpoint_path, folder)
-        winner = fastest(admitted(comparison.candidates), section.objective_batch_size)
+        winner = best(admitted(comparison.candidates), section)
         write_json(candidates_path, candidates_document(comparison, winner))
         bundle_winner(bundle_path, name, manifest_sha256, checkpoint_path, record, winner, comparison)
         return headline(winner, section)
@@ -75,9 +85,9 @@ def _compare_scores(
 ) -> Comparison:
     threads = usable_cpus()
     torch.set_num_threads(threads)  # left alone, it takes a container's host for its own
-    batches = parity_batches([len(text) for text in rows.texts], seed)
-    pytorch = rows.scores(pytorch_forward(load_model(checkpoint)), batches)
-    if strange := rows_not_finite(pytorch):
+    ragged, rest = parity_batches([len(text) for text in rows.texts], seed)
+    pytorch = rows.scores(pytorch_forward(load_model(checkpoint)), ragged, rest)
+    if strange := pytorch.rows_not_finite:
         raise GauntletError(
             f"{checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} of "
             f"{len(rows)} validation rows, so its training went astray. Lower training.learning_rate."
@@ -88,26 +98,28 @@ def _compare_scores(
             trials.append(graph)
             continue
         try:
-            scores = rows.scores(onnx_forward(graph.path, threads), batches)
+            scores = rows.scores(onnx_forward(graph.path, threads), ragged, rest)
         except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
             traceback.print_exc()
             trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
             continue
-        trials.append(_judge(graph, pytorch, scores, rows, section))
+        trials.append(_judge(graph, pytorch, scores, rows, section, seed))
     return Comparison(
         bounds=section,
         threads=threads,
         cpu=describe_processor(),
         texts=rows.texts,
-        pytorch_macro_f1=macro_f1(pytorch, rows.truth),
+        pytorch_macro_f1=macro_f1(pytorch.right, rows.truth),
         candidates=trials,
     )
 
 
-def _judge(graph: Graph, pytorch: Logits, scores: Logits, rows: Rows, bounds: Conversion) -> Trial | Failed:
-    if strange := rows_not_finite(scores):
+def _judge(
+    graph: Graph, pytorch: Scores, scores: Scores, rows: Rows, bounds: Conversion, seed: int
+) -> Trial | Failed:
+    if strange := scores.rows_not_finite:
         return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
-    parity = compare(pytorch, scores, rows.truth, rows.labels)
+    parity = compare(pytorch, scores, rows.truth, rows.labels, seed)
     return Trial(graph, parity, refusal(parity, graph.precision, bounds))
 
 
@@ -115,7 +127,9 @@ def _compare_speed(
     comparison: Comparison, rows: Rows, seed: int, checkpoint: Path, folder: Path
 ) -> Comparison:
     """Time PyTorch and every candidate that ran; a refused one shows what its bound costs."""
-    contenders = {PYTORCH: Contender("pytorch", checkpoint)}
+    contenders: dict[str, Contender] = {
+        mode: Contender(mode, checkpoint, optional=mode == COMPILED) for mode in comparison.bounds.pytorch
+    }
     for candidate in comparison.candidates:
         if isinstance(candidate, Trial):
             contenders[candidate.name] = Contender("onnx", candidate.graph.path)
@@ -130,16 +144,33 @@ def _compare_speed(
             "That slows PyTorch most, so the speed-ups are too high.",
             flush=True,
         )
+    modes: dict[str, Mapping[int, Latency]] = {
+        mode: timing.latencies[mode] for mode in comparison.bounds.pytorch if mode in timing.latencies
+    }
+    if not modes:
+        raise GauntletError(f"conversion.pytorch: nothing to compare with: {timing.absent[COMPILED]}")
     return replace(
         comparison,
-        pytorch_latency_ms=timing.latencies[PYTORCH],
+        pytorch_latency_ms=modes,
+        pytorch_absent=timing.absent,
+        pytorch_memory_mb={mode: timing.memory_mb[mode] for mode in modes},
+        tokenizing_ms={
+            size: time_tokenizing(rows.batch, len(rows), size, seed) for size in comparison.bounds.batch_sizes
+        },
         contention=timing.contention,
-        candidates=[_with_speed(candidate, timing.latencies) for candidate in comparison.candidates],
+        candidates=[_with_speed(candidate, modes, timing) for candidate in comparison.candidates],
     )
 
 
-def _with_speed(candidate: Trial | Failed, latencies: Mapping[str, Mapping[int, Latency]]) -> Trial | Failed:
+def _with_speed(
+    candidate: Trial | Failed, modes: Mapping[str, Mapping[int, Latency]], timing: Timing
+) -> Trial | Failed:
     if isinstance(candidate, Failed):
         return candidate
-    latency = latencies[candidate.name]
-    return replace(candidate, latency_ms=latency, speedup=speedup(latencies[PYTORCH], latency))
+    latency = timing.latencies[candidate.name]
+    return replace(
+        candidate,
+        latency_ms=latency,
+        speedup=speedup(tuple(modes.values()), latency),
+        memory_mb=timing.memory_mb[candidate.name],
+    )

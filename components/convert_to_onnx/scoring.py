@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from components.convert_to_onnx.export import OUTPUT
-from components.convert_to_onnx.parity import Indices, Logits
+from components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
 from components.convert_to_onnx.timing import Batch
 from manifests.dataset import SplitName
 from serving.bundle import TOKENIZER_FILE, encode, open_session, open_tokenizer
@@ -65,12 +65,22 @@ class Rows:
         drawn = np.random.default_rng(seed).permutation(len(self))[:count]
         return [self.batch(rows) for rows in np.array_split(drawn, math.ceil(count / CALIBRATION_BATCH_SIZE))]
 
-    def scores(self, forward: Forward, batches: Sequence[Indices]) -> Logits:
-        """Logits (N, C) of all rows; `batches` hold every row once."""
-        logits = np.empty((len(self), len(self.labels)), dtype=np.float32)
-        for rows in batches:
-            logits[rows] = forward(self.batch(rows))
-        return logits
+    def used_ids(self) -> frozenset[int]:
+        """The token ids of all rows, padded as one batch."""
+        encodings = self.tokenizer.encode_batch(list(self.texts))
+        return frozenset(token for encoding in encodings for token in encoding.ids)
+
+    def scores(self, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]) -> Scores:
+        """Scores of all rows, which `ragged` and `rest` hold once; of the ragged ones with both paddings."""
+        right = np.empty((len(self), len(self.labels)), dtype=np.float32)
+        left = [np.empty((0, len(self.labels)), dtype=np.float32)]
+        for rows in ragged:
+            batch = self.batch(rows)
+            right[rows] = forward(batch)
+            left.append(forward(left_padded(batch)))
+        for rows in rest:
+            right[rows] = forward(self.batch(rows))
+        return Scores(right, np.concatenate(left))
 
 
 def pytorch_forward(model: nn.Module) -> Forward:

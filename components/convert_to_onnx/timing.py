@@ -1,9 +1,9 @@
-"""How long a batch takes, PyTorch beside every candidate.
+"""How long a batch takes and how much memory it takes, PyTorch beside every candidate.
 
 Each model has a process of its own, so that no runtime's threads or memory are in another's way. The
 processes take turns in rounds, each round starting with another one: a machine that gets busy slows all of
 them, and a speed-up stays a ratio of times taken together. PyTorch loses most then, as its threads wait for
-each other, so it is also measured how long the processes waited for a CPU. Tokenising is not timed.
+each other, so it is also measured how long the processes waited for a CPU. Tokenising is timed apart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -34,6 +35,7 @@ ROUNDS = 5
 WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10
 MOST_BATCHES = 200
+TOKENIZED_BATCHES = 50
 TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
 
 
@@ -50,12 +52,17 @@ class Latency:
 class Timing:
     """Latencies by contender and batch size, and how busy others kept the machine meanwhile.
 
-    `contention` is the share of its time that a contender waited for a CPU, that of the contender that waited
-    most; None where the system does not tell. Near 0 on a machine of its own.
+    Attributes:
+        contention: The share of its time that a contender waited for a CPU, that of the contender that waited
+            most; None where the system does not tell. Near 0 on a machine of its own.
+        memory_mb: The most that each contender's process had in memory, in millions of bytes.
+        absent: Optional contenders that could not take part, each with the reason.
     """
 
     latencies: Mapping[str, Mapping[int, Latency]]
     contention: float | None
+    memory_mb: Mapping[str, float]
+    absent: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to time: a checkpoint folder or an ONNX file."""
+    """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out."""
 
-    kind: Literal["pytorch", "onnx"]
+    kind: Literal["eager", "compiled", "onnx"]
     path: Path
+    optional: bool = False
 
 
 def draw_rows(rows: int, batch_size: int, seed: int) -> list[npt.NDArray[np.int64]]:
@@ -98,9 +106,12 @@ def contention_of(turns: Sequence[Turn]) -> float | None:
     return None if math.isnan(share) else share
 
 
-def speedup(pytorch: Mapping[int, Latency], candidate: Mapping[int, Latency]) -> dict[int, float]:
-    """PyTorch's median over the candidate's, by batch size."""
-    return {size: pytorch[size].median / latency.median for size, latency in candidate.items()}
+def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, Latency]) -> dict[int, float]:
+    """The median of the fastest way to run PyTorch over the candidate's, by batch size."""
+    return {
+        size: min(mode[size].median for mode in pytorch) / latency.median
+        for size, latency in candidate.items()
+    }
 
 
 def measure(
@@ -118,13 +129,21 @@ def measure(
             name: stack.enter_context(_Worker(name, contender, archive, threads))
             for name, contender in contenders.items()
         }
-        for worker in workers.values():
-            worker.wait_until_ready()
+        absent: dict[str, str] = {}
+        for name, contender in contenders.items():
+            try:
+                workers[name].wait_until_ready()
+            except GauntletError as error:
+                if not contender.optional:
+                    raise
+                absent[name] = str(error)
+                del workers[name]
         budget = TIMING_SECONDS / len(batches)
         turns: dict[str, dict[int, list[Turn]]] = {name: {} for name in workers}
         for size, of_size in batches.items():
             for name, taken in _take_turns(workers, size, len(of_size), budget).items():
                 turns[name][size] = taken
+        memory_mb = {name: worker.memory_mb() for name, worker in workers.items()}
     shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
     return Timing(
         latencies={
@@ -135,7 +154,21 @@ def measure(
             for name, by_size in turns.items()
         },
         contention=max((share for share in shares if share is not None), default=None),
+        memory_mb=memory_mb,
+        absent=absent,
     )
+
+
+def time_tokenizing(
+    encode: Callable[[npt.NDArray[np.int64]], object], rows: int, size: int, seed: int
+) -> Latency:
+    """How long `encode` takes to turn `size` of the `rows` into tensors, for batches of `draw_rows`."""
+    seconds = []
+    for drawn in draw_rows(rows, size, seed)[:TOKENIZED_BATCHES]:
+        start = time.perf_counter()
+        encode(drawn)
+        seconds.append(time.perf_counter() - start)
+    return summarize(seconds)
 
 
 class _Worker:
@@ -169,13 +202,20 @@ class _Worker:
 
     def turn(self, size: int, start: int, stop: int) -> Turn:
         """Time the batches of `size` from `start` to `stop`."""
+        *seconds, waited = map(float, self._ask(f"{size} {start} {stop}").split())
+        return Turn(seconds, waited)
+
+    def memory_mb(self) -> float:
+        """The most that it had in memory so far."""
+        return float(self._ask("memory"))
+
+    def _ask(self, request: str) -> str:
         assert self._process.stdin is not None
         try:
-            print(size, start, stop, file=self._process.stdin, flush=True)
+            print(request, file=self._process.stdin, flush=True)
         except BrokenPipeError:  # the answer that does not come says how it ended
             self._fail()
-        *seconds, waited = map(float, self._answer().split())
-        return Turn(seconds, waited)
+        return self._answer()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None

@@ -1,10 +1,11 @@
 """One model in a process of its own, timed on request.
 
-    python -m components.convert_to_onnx.timing_worker {pytorch,onnx} MODEL BATCHES THREADS
+    python -m components.convert_to_onnx.timing_worker {eager,compiled,onnx} MODEL BATCHES THREADS
 
-It prints `ready` once the model is loaded. Each line it then reads, `BATCH_SIZE START STOP`, is answered with
-the seconds of those batches, separated by spaces, and last the seconds that it waited for a CPU meanwhile
-(nan where the system does not tell). It ends when its input does.
+It prints `ready` once the model is loaded, and compiled. Each line it then reads, `BATCH_SIZE START STOP`, is
+answered with the seconds of those batches, separated by spaces, and last the seconds that it waited for a CPU
+meanwhile (nan where the system does not tell); `memory` is answered with the most that it had in memory, in
+MB. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ SCHEDULE_FILE = Path(
     "/proc/self/schedstat"
 )  # of the main thread: ns on a CPU, ns waiting for one, time slices
 NANOSECONDS = 1e9
+STATUS_FILE = Path("/proc/self/status")
+PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
+MB_PER_KB = 1024 / 1e6
+COMPILING_BATCHES = 3  # of each size: torch compiles anew for some of the first shapes that it sees
 
 Forward = Callable[[int, int], None]
 Batches = Mapping[int, list[dict[str, npt.NDArray[np.int64]]]]
@@ -43,14 +48,29 @@ def load_batches(path: Path) -> Batches:
     return batches
 
 
-def pytorch_forward(folder: Path, batches: Batches, threads: int) -> Forward:
+def eager_forward(folder: Path, batches: Batches, threads: int) -> Forward:
     """The checkpoint as PyTorch serves it best without compiling: inference mode and fused SDPA attention."""
+    return _pytorch_forward(folder, batches, threads, is_compiled=False)
+
+
+def compiled_forward(folder: Path, batches: Batches, threads: int) -> Forward:
+    """The same by `torch.compile`, for texts of any length."""
+    forward = _pytorch_forward(folder, batches, threads, is_compiled=True)
+    for size, of_size in batches.items():
+        for index in range(min(COMPILING_BATCHES, len(of_size))):
+            forward(size, index)
+    return forward
+
+
+def _pytorch_forward(folder: Path, batches: Batches, threads: int, is_compiled: bool) -> Forward:
     import torch
 
     from trainer.checkpoint import load_model
 
     torch.set_num_threads(threads)
     model = load_model(folder, attention="sdpa")
+    if is_compiled:
+        model.compile(dynamic=True)
     tensors = {
         size: [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in of_size]
         for size, of_size in batches.items()
@@ -82,6 +102,13 @@ def waited() -> float:
     return int(SCHEDULE_FILE.read_text().split()[1]) / NANOSECONDS
 
 
+def peak_memory_mb() -> float:
+    """The most that this process had in memory; nan where the system does not tell."""
+    lines = STATUS_FILE.read_text().splitlines() if STATUS_FILE.is_file() else []
+    kilobytes = next((line.split()[1] for line in lines if line.startswith(PEAK_MEMORY)), math.nan)
+    return float(kilobytes) * MB_PER_KB
+
+
 def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[float]:
     """Seconds of each batch, then the seconds waited in all of them.
 
@@ -102,12 +129,15 @@ def main(kind: str, model: str, batches_file: str, threads: str) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
     batches = load_batches(Path(batches_file))
-    load = {"pytorch": pytorch_forward, "onnx": onnx_forward}[kind]
+    load = {"eager": eager_forward, "compiled": compiled_forward, "onnx": onnx_forward}[kind]
     forward = load(Path(model), batches, int(threads))
     smallest = min(batches)
     gc.disable()
     print("ready", file=answers)
     for request in sys.stdin:
+        if request.strip() == "memory":
+            print(peak_memory_mb(), file=answers)
+            continue
         size, start, stop = map(int, request.split())
         print(*timed(forward, size, range(start, stop), lead_in=smallest), file=answers)
 

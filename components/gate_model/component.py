@@ -13,6 +13,7 @@ def gate_model(
     scores: dsl.Input[dsl.Artifact],
     candidates: dsl.Input[dsl.Artifact],
     history: dsl.Input[dsl.Artifact],
+    bundle: dsl.Input[dsl.Model],
     verdict: dsl.Output[dsl.Artifact],
     table: dsl.Output[dsl.Markdown],
 ) -> str:
@@ -30,6 +31,7 @@ def gate_model(
             scores=Path(scores.path),
             candidates=Path(candidates.path),
             history=Path(history.path),
+            bundle=Path(bundle.path),
             verdict=Path(verdict.path),
             table=Path(table.path),
         )

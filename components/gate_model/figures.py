@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.gate_model.rules import Comparison, Figures, UnusableChampion
+from components.gate_model.rules import Certificate, Comparison, Figures, UnusableChampion
 from components.gate_model.values import MISSING
 
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
 
 
 def read_figures(
-    scores: Mapping[str, Any], candidates: Mapping[str, Any], history: Mapping[str, Any]
+    scores: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    history: Mapping[str, Any],
+    certificate: Mapping[str, Any],
+    model_sha256: str | None,
 ) -> Figures:
-    """Pick the figures out of evaluate-model's `scores`, convert-to-onnx's `candidates`, and `history`."""
+    """Pick the figures out of evaluate-model's `scores`, convert-to-onnx's `candidates`, and `history`.
+
+    `certificate` is the bundle's `parity.json`, and `model_sha256` that of the model beside it.
+    """
     chosen = _chosen(candidates)
     batch_size = str(_at(candidates, "objective_batch_size"))
     return Figures(
@@ -25,10 +32,22 @@ def read_figures(
         accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
         timing_contention=_at(candidates, "contention"),
         speedup=_at(candidates, "chosen_speedup", batch_size),
-        admitted=_at(chosen, "admitted"),
+        certificate=_certificate(certificate, model_sha256),
         model_mb=_at(chosen, "size_mb"),
         cost_usd=_at(history, "cost_usd"),
         champion=_champion(scores),
+    )
+
+
+def _certificate(certificate: Mapping[str, Any], model_sha256: str | None) -> Certificate:
+    certified = _at(certificate, "model_sha256")
+    return Certificate(
+        of_the_model=MISSING if certified is MISSING or model_sha256 is None else certified == model_sha256,
+        precision=_at(certificate, "precision"),
+        max_abs_difference=_at(certificate, "max_abs_difference"),
+        label_agreement=_at(certificate, "label_agreement"),
+        metric_drop_bound=_at(certificate, "metric_drop_bound"),
+        bounds=_at(certificate, "bounds"),
     )
 
 

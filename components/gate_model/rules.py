@@ -49,6 +49,24 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """The parity certificate of the bundle, as found: each figure of any type, or `MISSING`.
+
+    Attributes:
+        of_the_model: Whether it is of the very file that ships.
+        precision: What the weights are stored in: fp32 is judged by its logits, all else by its labels.
+        bounds: What conversion held the candidate to.
+    """
+
+    of_the_model: object
+    precision: object
+    max_abs_difference: object
+    label_agreement: object
+    metric_drop_bound: object
+    bounds: object
+
+
+@dataclass(frozen=True)
 class UnusableChampion:
     """A champion is registered, but could not be scored, for `reason`."""
 
@@ -65,7 +83,7 @@ class Figures:
         timing_contention: Share of its time that a timed model waited for a CPU; `MISSING` where the system
             does not say.
         speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
-        admitted: Whether the chosen candidate is within conversion's parity bounds.
+        certificate: How closely the shipped file follows PyTorch.
         model_mb: Size of the chosen candidate.
         cost_usd: What training cost.
         champion: The comparison with the champion, or None while there is none.
@@ -75,7 +93,7 @@ class Figures:
     accuracy_lower_bound: object
     timing_contention: object
     speedup: object
-    admitted: object
+    certificate: Certificate
     model_mb: object
     cost_usd: object
     champion: Comparison | UnusableChampion | None
@@ -140,7 +158,7 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
         ),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         _contention(figures.timing_contention, gates.max_timing_contention),
-        _parity(figures.admitted),
+        *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
     )
@@ -154,14 +172,51 @@ def _contention(contention: object, bound: float) -> Verdict:
     return judge(rule, contention, "<=", bound, FRACTION, note)
 
 
-def _parity(admitted: object) -> Verdict:
-    if not isinstance(admitted, bool):
-        fault = f"Agreement with PyTorch: found {admitted!r}, expected true or false"
-        return Verdict("parity", True, "is", None, "fail", fault)
-    if not admitted:
-        note = "Conversion refused this candidate: it differs from the PyTorch model by more than allowed"
-        return Verdict("parity", True, "is", False, "fail", note)
-    return Verdict("parity", True, "is", True, "pass", "Agrees with PyTorch within conversion's bounds")
+def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
+    bounds = certificate.bounds if isinstance(certificate.bounds, Mapping) else {}
+
+    def bounded(
+        rule: str, value: object, operator: Literal[">=", "<="], key: str, domain: Domain, note: str
+    ) -> Verdict:
+        bound = number_or_fault(bounds.get(key, MISSING), domain)
+        if isinstance(bound, str):
+            return Verdict(rule, True, "is", None, "fail", f"{note}: bound {key}: {bound}")
+        return judge(rule, value, operator, bound, domain, note)
+
+    if certificate.precision == "fp32":
+        note = "Largest difference of a logit from PyTorch's"
+        parity = bounded(
+            "parity",
+            certificate.max_abs_difference,
+            "<=",
+            "max_abs_logit_difference",
+            NOT_NEGATIVE,
+            note,
+        )
+    else:
+        note = "Rows with the label that PyTorch gives them"
+        parity = bounded("parity", certificate.label_agreement, ">=", "min_label_agreement", FRACTION, note)
+    return (
+        _certificate(certificate.of_the_model),
+        parity,
+        bounded(
+            "metric_drop",
+            certificate.metric_drop_bound,
+            "<=",
+            "max_metric_drop",
+            DIFFERENCE,
+            "Bootstrap upper limit of the macro-F1 that conversion lost",
+        ),
+    )
+
+
+def _certificate(of_the_model: object) -> Verdict:
+    rule, note = "certificate", "The bundle's parity certificate is of the model that it holds"
+    if not isinstance(of_the_model, bool):
+        return Verdict(rule, True, "is", None, "fail", f"{note}: found {of_the_model!r}")
+    if not of_the_model:
+        return Verdict(rule, True, "is", False, "fail", "The parity certificate is of another model's file")
+    return Verdict(rule, True, "is", True, "pass", note)
 
 
 def _against_champion(

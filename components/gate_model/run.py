@@ -1,4 +1,4 @@
-"""The edge of gate-model: reads what three steps wrote, writes the verdict and its table."""
+"""The edge of gate-model: reads what three steps wrote and the bundle, writes the verdict and its table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,33 @@ from components.gate_model.figures import read_figures
 from components.gate_model.rules import Decision, decide
 from components.gate_model.table import markdown, print_table
 from components.step import read_json, write_json, write_text
+from manifests.errors import GauntletError
 from manifests.schema import Gates
+from serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
 
 
-def gate(gates: Gates, scores: Path, candidates: Path, history: Path, verdict: Path, table: Path) -> Decision:
-    """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error."""
-    decision = decide(gates, read_figures(read_json(scores), read_json(candidates), read_json(history)))
+def gate(
+    gates: Gates, scores: Path, candidates: Path, history: Path, bundle: Path, verdict: Path, table: Path
+) -> Decision:
+    """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error.
+
+    Raises:
+        GauntletError: The bundle is incomplete or altered.
+    """
+    try:
+        info = read_info(bundle)
+    except BundleError as error:
+        raise GauntletError(
+            f"The converted model cannot be read: {error}. Run convert-to-onnx again."
+        ) from None
+    figures = read_figures(
+        read_json(scores),
+        read_json(candidates),
+        read_json(history),
+        certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
+        model_sha256=info.files.get(MODEL_FILE),
+    )
+    decision = decide(gates, figures)
     write_json(verdict, asdict(decision))
     write_text(table, markdown(decision))
     print_table(decision)

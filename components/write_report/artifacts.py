@@ -145,10 +145,15 @@ class Latency:
 
 @dataclass(frozen=True)
 class Reference:
-    """The PyTorch model that candidates are compared with; latency by batch size."""
+    """The PyTorch model that candidates are compared with: latency by mode (eager, compiled) and batch size.
+
+    `absent` says why a mode was not timed.
+    """
 
     macro_f1: Figure = None
-    latency_ms: Mapping[int, Latency] = field(default_factory=dict)
+    latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
+    memory_mb: Mapping[str, Figure] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Candidate:
     label_agreement: Figure = None
     macro_f1: Figure = None
     metric_drop: Figure = None
+    metric_drop_interval: Interval = (None, None)
+    memory_mb: Figure = None
     latency_ms: Mapping[int, Latency] = field(default_factory=dict)
     speedup: Mapping[int, Figure] = field(default_factory=dict)
 
@@ -175,6 +182,9 @@ class Candidates:
     pytorch: Reference = Reference()
     candidates: tuple[Candidate, ...] = ()
     chosen: str | None = None
+    pareto_front: tuple[str, ...] = ()
+    tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
+    objective: str | None = None
     objective_batch_size: int | None = None
     threads: int | None = None
     cpu: str | None = None
@@ -187,7 +197,7 @@ class Candidates:
 
     @property
     def chosen_speedup(self) -> Figure:
-        """PyTorch's median latency over the winner's, at the batch size that decides."""
+        """The faster PyTorch's median latency over the winner's, at the batch size that decides."""
         return self.winner.speedup.get(self.objective_batch_size or 0) if self.winner else None
 
 

@@ -114,10 +114,10 @@ def line_chart(
     x_low, x_high = min(xs), max(xs)
 
     def place_x(x: float) -> float:
-        return _place(x, x_low, x_high, LEFT, WIDTH - RIGHT)
+        return place(x, x_low, x_high, LEFT, WIDTH - RIGHT)
 
     def place_y(y: float) -> float:
-        return _place(y, y_values[0], y_values[-1], HEIGHT - BOTTOM, TOP)
+        return place(y, y_values[0], y_values[-1], HEIGHT - BOTTOM, TOP)
 
     label_ys = spread([place_y(s.points[-1][1]) for s in drawn], LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
     return LineChart(
@@ -206,7 +206,8 @@ def _line(series: Series, places: Points, label_y: float) -> Line:
     )
 
 
-def _place(value: float, low: float, high: float, start: float, end: float) -> float:
+def place(value: float, low: float, high: float, start: float, end: float) -> float:
+    """Where `value` lies between `start` and `end`, as it does between `low` and `high`."""
     share = 0.5 if low == high else (value - low) / (high - low)
     return round(start + share * (end - start), 1)
 

@@ -37,16 +37,17 @@ class Panel:
 
 def latency_panels(candidates: Candidates) -> tuple[Panel, ...]:
     """A panel for each batch size that anything was timed at, the smallest first."""
-    timed = [(PYTORCH, candidates.pytorch.latency_ms)]
-    timed += [(candidate.name, candidate.latency_ms) for candidate in candidates.candidates]
-    sizes = sorted({size for _, latencies in timed for size in latencies})
+    timed = [*candidates.pytorch.latency_ms.values()]
+    timed += [candidate.latency_ms for candidate in candidates.candidates]
+    sizes = sorted({size for latencies in timed for size in latencies})
     panels = (_panel(candidates, size) for size in sizes)
     return tuple(panel for panel in panels if panel.bars)
 
 
 def _panel(candidates: Candidates, size: int) -> Panel:
     rows: list[tuple[str, Role, Latency | None, Figure]] = [
-        (PYTORCH, "reference", candidates.pytorch.latency_ms.get(size), None)
+        (f"{PYTORCH}, {mode}", "reference", latencies.get(size), None)
+        for mode, latencies in candidates.pytorch.latency_ms.items()
     ]
     for candidate in candidates.candidates:
         role: Role = "refused" if not candidate.admitted else "admitted"

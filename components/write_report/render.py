@@ -18,6 +18,7 @@ from components.write_report.headline import tiles
 from components.write_report.lineage import lineage
 from components.write_report.next_steps import next_steps
 from components.write_report.outcome import Kind, outcome
+from components.write_report.pareto import pareto_picture
 from components.write_report.record import RunRecord
 
 TEMPLATE = "report.html.jinja"
@@ -64,6 +65,7 @@ def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> s
         dags=(dag.lay_out(record, lying=True), dag.lay_out(record, lying=False)),
         training_charts=training_charts(record.history) if record.history else (),
         latency_panels=latency.latency_panels(record.candidates) if record.candidates else (),
+        pareto=pareto_picture(record.candidates) if record.candidates else None,
         bill=bill(record.history) if record.history else (),
         local="://" not in record.pipeline_root,
         metrics=comparison.metric_table(scores) if scores else None,

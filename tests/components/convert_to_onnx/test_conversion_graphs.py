@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from torch import nn
 
-from components.convert_to_onnx.candidates import CHAIN, Failed, Graph, build_graphs
+from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from components.convert_to_onnx.export import FusedOps
+from manifests.conversion import CPU_CANDIDATES, CandidateName
 from serving.bundle import open_session
 from trainer.checkpoint import load_model
 
-# Rounding in float32, and the 8 bits of weights and activations.
-TOLERANCE = {"plain": 1e-5, "fused": 1e-5, "fused_int8": 0.25}
+NAMES: tuple[CandidateName, ...] = (*CPU_CANDIDATES, "fused_fp16")
+# Root mean square of the difference, of logits with a deviation of 1 or so.
+TOLERANCE = {"plain": 1e-5, "fused": 1e-5, "fused_fp16": 0.01, "weights_int8": 0.05, "weights_int4": 0.8}
+INT8_TOLERANCE = 0.25
+FLOAT = ("plain", "fused")
 
 
 def ragged_batch(rows: int, tokens: int, padding: str) -> dict[str, torch.Tensor]:
@@ -30,12 +37,16 @@ def ragged_batch(rows: int, tokens: int, padding: str) -> dict[str, torch.Tensor
 CALIBRATION = [{name: tensor.numpy() for name, tensor in ragged_batch(16, 20, "right").items()}]
 
 
+def source_of(checkpoint: Path, opset: int = 17) -> Source:
+    """Training saw all of the tiny model's 19 tokens but the three that are no words and no padding."""
+    used_ids = frozenset(range(19)) - {1, 2, 3}
+    return Source(load_model(checkpoint, "eager"), opset, CALIBRATION, used_ids)
+
+
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[str, Graph]:
-    built = build_graphs(
-        CHAIN, load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path_factory.mktemp("graphs")
-    )
-    assert all(isinstance(graph, Graph) for graph in built), built
+    built = build_graphs(NAMES, source_of(checkpoint), tmp_path_factory.mktemp("graphs"))
+    assert not [graph for graph in built if isinstance(graph, Failed)]
     return {graph.name: graph for graph in built if isinstance(graph, Graph)}
 
 
@@ -44,29 +55,25 @@ def logits_of(graph: Graph, batch: dict[str, torch.Tensor]) -> np.ndarray:
     return session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
 
 
-@pytest.mark.parametrize("name", CHAIN)
-@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (1, 30), (3, 5), (32, 20), (7, 32)])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("rows", "tokens", "padding"),
+    [(1, 1, "right"), (1, 30, "right"), (3, 5, "left"), (32, 20, "right"), (7, 32, "left")],
+)
 def test_every_candidate_matches_pytorch_on_ragged_batches(
-    graphs: dict[str, Graph], checkpoint: Path, name: str, rows: int, tokens: int
+    graphs: dict[str, Graph], checkpoint: Path, name: str, rows: int, tokens: int, padding: str
 ) -> None:
-    batch = ragged_batch(rows, tokens, "right")
+    batch = ragged_batch(rows, tokens, padding)
     with torch.inference_mode():
         expected = load_model(checkpoint, "sdpa")(**batch).numpy()
     assert expected.std() > 0.2, "scores that hardly differ would prove nothing"
-    np.testing.assert_allclose(logits_of(graphs[name], batch), expected, rtol=0, atol=TOLERANCE[name])
+    error = np.sqrt(np.mean((logits_of(graphs[name], batch) - expected) ** 2))
+    assert error < TOLERANCE.get(name, INT8_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["plain", "fused"])
-def test_the_mask_counts_and_not_the_length(graphs: dict[str, Graph], checkpoint: Path, name: str) -> None:
-    batch = ragged_batch(4, 9, "left")
-    with torch.inference_mode():
-        expected = load_model(checkpoint, "sdpa")(**batch).numpy()
-    np.testing.assert_allclose(logits_of(graphs[name], batch), expected, rtol=0, atol=TOLERANCE[name])
-
-
-@pytest.mark.parametrize("opset", [14, 17, 21])
+@pytest.mark.parametrize("opset", [14, 17, 20])
 def test_the_opset_is_honoured_by_every_candidate(tmp_path: Path, checkpoint: Path, opset: int) -> None:
-    for graph in build_graphs(CHAIN, load_model(checkpoint, "eager"), opset, CALIBRATION, tmp_path):
+    for graph in build_graphs(("fused", "int8"), source_of(checkpoint, opset), tmp_path):
         assert isinstance(graph, Graph), graph
         opsets = {entry.domain: entry.version for entry in onnx.load(graph.path).opset_import}
         assert opsets[""] == opset
@@ -95,52 +102,147 @@ def test_two_layers_fuse_into_two_attentions_four_layer_norms_and_two_gelus(
 
 
 def test_int8_computes_every_matrix_product_in_integers(graphs: dict[str, Graph]) -> None:
-    operators = Counter(node.op_type for node in onnx.load(graphs["fused_int8"].path).graph.node)
+    operators = Counter(node.op_type for node in onnx.load(graphs["int8"].path).graph.node)
     assert operators["QAttention"] == 2
     assert operators["MatMulInteger"] == 2 * 3 + 1  # per layer: attention's output, up, down; then the head
     assert not {"Attention", "MatMul", "Gemm"} & operators.keys()
-    assert graphs["fused_int8"].size_mb < 0.4 * graphs["fused"].size_mb
+    assert graphs["int8"].size_mb < 0.4 * graphs["fused"].size_mb
+
+
+def test_a_per_tensor_scale_is_one_number(graphs: dict[str, Graph]) -> None:
+    def largest(name: str) -> int:
+        weights = onnx.load(graphs[name].path).graph.initializer
+        return max(int(np.prod(w.dims)) for w in weights if w.name.endswith("_scale"))
+
+    assert largest("int8_per_tensor") == 1
+    assert largest("int8") > 1
+
+
+def test_attention_may_stay_in_float(graphs: dict[str, Graph]) -> None:
+    operators = Counter(node.op_type for node in onnx.load(graphs["int8_float_attention"].path).graph.node)
+    assert (operators["Attention"], operators["QAttention"], operators["MatMulInteger"]) == (2, 0, 7)
+    assert graphs["int8_float_attention"].fused == FusedOps(attention=2, layer_norm=4, gelu=2)
+
+
+def test_static_ranges_are_in_the_graph(graphs: dict[str, Graph]) -> None:
+    operators = Counter(node.op_type for node in onnx.load(graphs["int8_static"].path).graph.node)
+    assert operators["QuantizeLinear"] > 0
+    assert operators["DynamicQuantizeLinear"] == 0
+
+
+@pytest.mark.parametrize(("name", "bits"), [("weights_int8", 8), ("weights_int4", 4)])
+def test_weights_are_stored_in_as_many_bits_as_the_name_says(
+    graphs: dict[str, Graph], name: str, bits: int
+) -> None:
+    nodes = [node for node in onnx.load(graphs[name].path).graph.node if node.op_type == "MatMulNBits"]
+    assert len(nodes) == 2 * 3  # per layer: attention's output, up, down
+    assert {a.i for node in nodes for a in node.attribute if a.name == "bits"} == {bits}
+
+
+def test_a_pruned_table_has_the_rows_in_use_and_one_for_all_others(
+    graphs: dict[str, Graph], checkpoint: Path
+) -> None:
+    def rows(name: str) -> int:
+        (table,) = [
+            tensor
+            for tensor in onnx.load(graphs[name].path).graph.initializer
+            if "word_embeddings" in tensor.name and len(tensor.dims) == 2
+        ]
+        return int(table.dims[0])
+
+    assert (rows("int8"), rows("int8_pruned")) == (19, 17)
+    seen, unseen, other = (
+        {"input_ids": torch.tensor([[5, token, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+        for token in (7, 1, 2)
+    )
+    np.testing.assert_array_equal(
+        logits_of(graphs["int8_pruned"], unseen), logits_of(graphs["int8_pruned"], other)
+    )
+    assert np.abs(logits_of(graphs["int8"], unseen) - logits_of(graphs["int8"], other)).max() > 0.1
+    np.testing.assert_allclose(
+        logits_of(graphs["int8_pruned"], seen), logits_of(graphs["int8"], seen), atol=0.3
+    )
+
+
+def test_without_int8_dot_products_weights_have_7_bits(tmp_path: Path, checkpoint: Path) -> None:
+    source = replace(source_of(checkpoint), reduce_range=True)
+    (graph,) = build_graphs(("int8",), source, tmp_path)
+    assert isinstance(graph, Graph)
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load(graph.path).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 and "MatMul" in tensor.name
+    ]
+    assert len(weights) >= 6
+    assert max(int(np.abs(values.astype(int)).max()) for values in weights) <= 64
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(
     tmp_path: Path, graphs: dict[str, Graph], checkpoint: Path
 ) -> None:
-    for again in build_graphs(CHAIN, load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path):
+    for again in build_graphs(NAMES, source_of(checkpoint), tmp_path):
         assert isinstance(again, Graph)
-        assert again.path.read_bytes() == graphs[again.name].path.read_bytes()
+        assert again.path.read_bytes() == graphs[again.name].path.read_bytes(), again.name
 
 
 def test_only_named_candidates_are_returned_though_others_are_steps_on_the_way(
     tmp_path: Path, checkpoint: Path
 ) -> None:
-    built = build_graphs(("fused_int8",), load_model(checkpoint, "eager"), 17, CALIBRATION, tmp_path)
-    assert [(type(graph), graph.name) for graph in built] == [(Graph, "fused_int8")]
+    built = build_graphs(("int8",), source_of(checkpoint), tmp_path)
+    assert [(type(graph), graph.name) for graph in built] == [(Graph, "int8")]
 
 
-def test_a_model_that_does_not_fuse_is_refused_with_the_counts_and_plain_remains(
+def test_a_model_that_does_not_fuse_is_refused_with_the_counts_and_the_rest_remains(
     tmp_path: Path, rotary_checkpoint: Path
 ) -> None:
-    plain, fused, int8 = build_graphs(
-        CHAIN, load_model(rotary_checkpoint, "eager"), 17, CALIBRATION, tmp_path
-    )
+    names: tuple[CandidateName, ...] = ("plain", "fused", "int8", "int8_static")
+    plain, fused, int8, static = build_graphs(names, source_of(rotary_checkpoint), tmp_path)
     assert isinstance(plain, Graph)
+    assert isinstance(static, Graph)
     assert isinstance(fused, Failed)
     assert "did not fuse whole: attention 0 of 2" in fused.reason
     assert isinstance(int8, Failed)
     assert int8.reason == f"needs the candidate fused, which {fused.reason}"
 
 
-def test_what_the_exporter_raises_is_named_and_not_raised(
-    tmp_path: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["int8", "int8_static"])
+def test_without_rows_to_calibrate_with_a_candidate_says_so(
+    tmp_path: Path, checkpoint: Path, name: CandidateName
 ) -> None:
-    no_such_opset = 99
-    built = build_graphs(
-        ("plain", "fused"), load_model(checkpoint, "eager"), no_such_opset, CALIBRATION, tmp_path
-    )
+    (failed,) = build_graphs((name,), replace(source_of(checkpoint), calibration=[]), tmp_path)
+    assert failed == Failed(name, "needs rows to calibrate with, and the training split has none")
+
+
+def test_a_table_that_is_all_in_use_is_not_pruned(tmp_path: Path, checkpoint: Path) -> None:
+    source = replace(source_of(checkpoint), used_ids=frozenset(range(19)))
+    (failed,) = build_graphs(("int8_pruned",), source, tmp_path)
+    assert failed == Failed("int8_pruned", "has no row to prune: training uses 19 of 19 tokens")
+
+
+class Unexportable(nn.Module):
+    """An encoder with an operator that ONNX does not have."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.model = model.encoder, model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        logits = self.model(input_ids, attention_mask)
+        return torch.linalg.eigvals(logits.T @ logits).real
+
+
+@pytest.mark.parametrize(
+    ("wrap", "opset", "named"), [(lambda model: model, 99, "99"), (Unexportable, 17, "linalg_eigvals")]
+)
+def test_what_the_exporter_raises_is_named_and_not_raised(
+    tmp_path: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str], wrap, opset: int, named: str
+) -> None:
+    source = source_of(checkpoint, opset)
+    built = build_graphs(("plain", "fused"), replace(source, model=wrap(source.model)), tmp_path)
     assert [type(graph) for graph in built] == [Failed, Failed]
     plain = built[0]
     assert isinstance(plain, Failed)
     assert plain.reason.startswith("could not be made: ")
     assert "Error: " in plain.reason
-    assert "99" in plain.reason
+    assert named in plain.reason
     assert "Traceback" in capfd.readouterr().err

@@ -10,9 +10,11 @@ import torch
 from components.convert_to_onnx import quantization
 from components.convert_to_onnx.export import export_plain, fuse
 from components.convert_to_onnx.quantization import (
+    Scheme,
     channel_ranges,
     outlier_factors,
     quantize,
+    scale,
     scale_outliers,
 )
 from serving.bundle import open_session
@@ -75,9 +77,10 @@ def test_scaling_outliers_does_not_change_a_bit_of_the_float_results(fused: Path
 def test_int8_is_at_least_twice_as_close_as_without_scaling(
     fused: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantize(fused, tmp_path / "scaled.onnx", [batch(seed=2)])
-    monkeypatch.setattr(quantization, "OUTLIER_RATIO", np.inf)
-    quantize(fused, tmp_path / "unscaled.onnx", [batch(seed=2)])
+    for name, ratio in (("scaled", quantization.OUTLIER_RATIO), ("unscaled", np.inf)):
+        monkeypatch.setattr(quantization, "OUTLIER_RATIO", ratio)
+        scale(fused, tmp_path / "float.onnx", [batch(seed=2)])
+        quantize(tmp_path / "float.onnx", tmp_path / f"{name}.onnx", Scheme())
     error, unscaled = (
         np.sqrt(np.mean((logits(tmp_path / name) - logits(fused)) ** 2))
         for name in ("scaled.onnx", "unscaled.onnx")

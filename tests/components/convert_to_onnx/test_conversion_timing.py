@@ -18,6 +18,7 @@ from components.convert_to_onnx.timing import (
     measure,
     speedup,
     summarize,
+    time_tokenizing,
 )
 from manifests.errors import GauntletError
 
@@ -30,9 +31,11 @@ def test_latency_is_median_and_99th_percentile_in_milliseconds() -> None:
 
 
 def test_a_speedup_is_a_ratio_of_medians_at_the_same_batch_size() -> None:
-    pytorch = {1: Latency(6.0, 7.0, 10), 32: Latency(200.0, 210.0, 10)}
+    eager = {1: Latency(6.0, 7.0, 10), 32: Latency(200.0, 210.0, 10)}
+    compiled = {1: Latency(4.5, 7.0, 10), 32: Latency(220.0, 230.0, 10)}
     candidate = {1: Latency(1.5, 9.0, 10), 32: Latency(100.0, 110.0, 10)}
-    assert speedup(pytorch, candidate) == {1: 4.0, 32: 2.0}
+    assert speedup([eager], candidate) == {1: 4.0, 32: 2.0}
+    assert speedup([eager, compiled], candidate) == {1: 3.0, 32: 2.0}  # over the faster one at each size
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,32 @@ def test_a_process_that_dies_is_an_error_that_names_its_model(tmp_path: Path) ->
     broken.write_bytes(b"no graph")
     with pytest.raises(GauntletError, match="the process that times fused ended early, with code 1"):
         measure({"fused": Contender("onnx", broken)}, {1: [BATCH]}, threads=1, folder=tmp_path)
+
+
+def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"no graph")
+    contenders = {"eager": Contender("eager", checkpoint), "other": Contender("onnx", broken, optional=True)}
+    timing = measure(contenders, {1: [BATCH]}, threads=1, folder=tmp_path)
+    assert timing.latencies.keys() == {"eager"}
+    assert "the process that times other ended early" in timing.absent["other"]
+
+
+def test_memory_is_the_most_that_the_process_had(tmp_path: Path, checkpoint: Path) -> None:
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("this system does not tell")
+    timing = measure({"eager": Contender("eager", checkpoint)}, {1: [BATCH]}, threads=1, folder=tmp_path)
+    assert 100 < timing.memory_mb["eager"] < 2_000  # torch alone takes a few hundred
+
+
+def test_tokenizing_is_timed_for_batches_of_the_size() -> None:
+    seen: list[int] = []
+    latency = time_tokenizing(lambda rows: seen.append(len(rows)), rows=7, size=4, seed=0)
+    assert set(seen) == {4}
+    assert latency.batches == len(seen)
+    assert 0 < latency.median <= latency.p99
 
 
 def test_timing_a_graph_does_not_load_torch(tmp_path: Path) -> None:

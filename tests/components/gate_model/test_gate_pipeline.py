@@ -7,6 +7,7 @@ from kfp import dsl, local
 import components
 from components.gate_model.component import gate_model
 from manifests.schema import Gates, as_parameter
+from tests.components.gate_model.bundles import write_certified_bundle
 
 SCORES = {"challenger": {"lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86}}}
 CANDIDATES = {
@@ -24,12 +25,13 @@ def say(word: str) -> str:
 
 
 @dsl.pipeline(name="gate")
-def branch(gates: dict, scores: str, candidates: str, history: str) -> str:
+def branch(gates: dict, scores: str, candidates: str, history: str, bundle: str) -> str:
     decision = gate_model(
         gates=gates,
         scores=dsl.importer(artifact_uri=scores, artifact_class=dsl.Artifact).output,
         candidates=dsl.importer(artifact_uri=candidates, artifact_class=dsl.Artifact).output,
         history=dsl.importer(artifact_uri=history, artifact_class=dsl.Artifact).output,
+        bundle=dsl.importer(artifact_uri=bundle, artifact_class=dsl.Model).output,
     ).outputs["Output"]
     with dsl.If(decision == "promote"):
         promoted = say(word="promoted")
@@ -55,6 +57,7 @@ def test_a_pipeline_branches_on_the_decision_and_a_rejection_is_no_failure(
         scores=str(tmp_path / "scores"),
         candidates=str(tmp_path / "candidates"),
         history=str(tmp_path / "history"),
+        bundle=str(write_certified_bundle(tmp_path)),
     )
 
     assert task.output == taken

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from components.gate_model.rules import Comparison, Decision, Figures, UnusableChampion, decide
+from components.gate_model.rules import (
+    Certificate,
+    Comparison,
+    Decision,
+    Figures,
+    UnusableChampion,
+    decide,
+)
 from components.gate_model.values import MISSING
 from manifests.schema import Gates
 
@@ -22,12 +29,20 @@ GATES = Gates(
 COMPARED = Comparison(
     macro_f1_lower_bound=0.002, class_f1_difference={"joy": 0.01, "fear": -0.02}, labels=["joy", "fear"]
 )
+CERTIFICATE = Certificate(
+    of_the_model=True,
+    precision="int8",
+    max_abs_difference=0.2,
+    label_agreement=0.997,
+    metric_drop_bound=0.004,
+    bounds={"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01},
+)
 GOOD = Figures(
     macro_f1_lower_bound=0.85,
     accuracy_lower_bound=0.86,
     timing_contention=0.1,
     speedup=5.2,
-    admitted=True,
+    certificate=CERTIFICATE,
     model_mb=22.0,
     cost_usd=0.4,
     champion=COMPARED,
@@ -39,7 +54,6 @@ OWN_FIGURES = [
     ("accuracy", "accuracy_lower_bound", 0.7501, 0.7499),
     ("speedup", "speedup", 2.31, 2.29),
     ("timing_contention", "timing_contention", 0.4999, 0.5001),
-    ("parity", "admitted", True, False),
     ("model_size", "model_mb", 99.9, 100.1),
     ("cost", "cost_usd", 9.99, 10.01),
 ]
@@ -81,7 +95,9 @@ def test_good_figures_promote_and_every_rule_is_listed_as_passed() -> None:
             "accuracy",
             "speedup",
             "timing_contention",
+            "certificate",
             "parity",
+            "metric_drop",
             "model_size",
             "cost",
             "comparable_champion",
@@ -128,7 +144,7 @@ def test_a_figure_at_its_bound_passes_whatever_its_last_bit(figures: Figures, ga
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
-@pytest.mark.parametrize(("rule", "field"), [row[:2] for row in OWN_FIGURES if row[0] != "parity"])
+@pytest.mark.parametrize(("rule", "field"), [row[:2] for row in OWN_FIGURES])
 def test_a_figure_that_is_no_finite_number_fails_its_rule_and_says_what_was_found(
     rule: str, field: str, value: Any
 ) -> None:
@@ -162,9 +178,53 @@ def test_without_the_class_names_no_class_rule_can_pass(labels: Any) -> None:
     assert failing(decide(GATES, with_comparison("labels", labels))) == ["class_f1_drop"]
 
 
-@pytest.mark.parametrize("value", [math.nan, None, MISSING, 1, 1.0, "true", [True]])
-def test_parity_holds_only_for_true_itself(value: Any) -> None:
-    assert failing(decide(GATES, with_figure("admitted", value))) == ["parity"]
+def certified(**figures: Any) -> Decision:
+    return decide(GATES, replace(GOOD, certificate=replace(CERTIFICATE, **figures)))
+
+
+@pytest.mark.parametrize("value", [math.nan, None, MISSING, 1, 1.0, "true", [True], False])
+def test_a_certificate_is_of_the_model_only_where_that_is_true_itself(value: Any) -> None:
+    assert failing(certified(of_the_model=value)) == ["certificate"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "figures"),
+    [
+        ("parity", {"label_agreement": 0.9949}),
+        ("parity", {"precision": "fp32", "max_abs_difference": 1.1e-4}),
+        ("metric_drop", {"metric_drop_bound": 0.0101}),
+        ("metric_drop", {"precision": "fp32", "max_abs_difference": 1e-5, "metric_drop_bound": 0.02}),
+    ],
+)
+def test_a_certified_figure_past_the_bound_that_it_was_held_to_fails_its_rule(
+    rule: str, figures: dict[str, Any]
+) -> None:
+    assert failing(certified(**figures)) == [rule]
+
+
+def test_fp32_is_judged_by_its_logits_and_all_else_by_its_labels() -> None:
+    exact = {"precision": "fp32", "max_abs_difference": 9e-5, "label_agreement": 0.5}
+    assert certified(**exact).decision == "promote"
+    assert certified(precision="int4", max_abs_difference=5.0).decision == "promote"
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize(
+    ("rule", "field"), [("parity", "label_agreement"), ("metric_drop", "metric_drop_bound")]
+)
+def test_a_certified_figure_that_is_no_number_fails_its_rule(rule: str, field: str, value: Any) -> None:
+    assert failing(certified(**{field: value})) == [rule]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_bound_that_is_no_number_fails_its_rule(value: Any) -> None:
+    bounds = {**CERTIFICATE.bounds, "min_label_agreement": value}  # type: ignore[dict-item]
+    assert failing(certified(bounds=bounds)) == ["parity"]
+
+
+@pytest.mark.parametrize("bounds", [MISSING, None, {}, [0.01]])
+def test_without_bounds_nothing_is_proven(bounds: Any) -> None:
+    assert failing(certified(bounds=bounds)) == ["parity", "metric_drop"]
 
 
 @pytest.mark.parametrize(

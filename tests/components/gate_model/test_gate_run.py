@@ -15,7 +15,9 @@ from components.gate_model.figures import read_figures
 from components.gate_model.rules import decide
 from components.gate_model.run import gate
 from components.gate_model.table import markdown, print_table
+from manifests.errors import GauntletError
 from manifests.schema import Evaluation, Gates
+from tests.components.gate_model.bundles import write_certified_bundle
 
 GATES = Gates(min_macro_f1=0.80)
 SCORES = {
@@ -27,15 +29,26 @@ SCORES = {
     "paired": {"lower_bound": 0.0, "class_f1_difference": {"joy": 0.01, "fear": 0.01}},
 }
 CANDIDATES = {
-    "chosen": "fused_int8",
+    "chosen": "int8",
     "chosen_speedup": {"1": 5.2, "32": 2.2},
     "objective_batch_size": 1,
     "candidates": [
         {"name": "plain", "admitted": False, "size_mb": 870.0},
-        {"name": "fused_int8", "admitted": True, "size_mb": 22.0},
+        {"name": "int8", "admitted": True, "size_mb": 22.0},
     ],
 }
 HISTORY = {"cost_usd": 0.02, "seconds": 41.0, "machine": "this machine"}
+
+
+SHA256 = "0" * 64
+CERTIFICATE = {
+    "model_sha256": SHA256,
+    "precision": "int8",
+    "label_agreement": 0.997,
+    "max_abs_difference": 0.2,
+    "metric_drop_bound": 0.004,
+    "bounds": {"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01},
+}
 
 
 def without(document: dict[str, Any], *path: Any) -> dict[str, Any]:
@@ -47,17 +60,23 @@ def without(document: dict[str, Any], *path: Any) -> dict[str, Any]:
     return copy
 
 
-def failing(scores: Any = SCORES, candidates: Any = CANDIDATES, history: Any = HISTORY) -> list[str]:
-    decision = decide(GATES, read_figures(scores, candidates, history))
+def failing(
+    scores: Any = SCORES,
+    candidates: Any = CANDIDATES,
+    history: Any = HISTORY,
+    certificate: Any = CERTIFICATE,
+    model_sha256: str | None = SHA256,
+) -> list[str]:
+    decision = decide(GATES, read_figures(scores, candidates, history, certificate, model_sha256))
     return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
 
 
 def test_the_figures_are_those_of_the_chosen_candidate_at_the_objective_batch_size() -> None:
     assert failing() == []
-    figures = read_figures(SCORES, CANDIDATES | {"objective_batch_size": 32}, HISTORY)
-    assert (figures.speedup, figures.model_mb, figures.admitted) == (2.2, 22.0, True)
+    figures = read_figures(SCORES, CANDIDATES | {"objective_batch_size": 32}, HISTORY, CERTIFICATE, SHA256)
+    assert (figures.speedup, figures.model_mb) == (2.2, 22.0)
     assert failing(candidates=CANDIDATES | {"objective_batch_size": 32}) == ["speedup"]
-    assert failing(candidates=CANDIDATES | {"chosen": "plain"}) == ["parity", "model_size"]
+    assert failing(candidates=CANDIDATES | {"chosen": "plain"}) == ["model_size"]
 
 
 @pytest.mark.parametrize(
@@ -83,17 +102,37 @@ def test_a_figure_missing_from_the_scores_fails_its_rule(scores: dict[str, Any],
     [
         (without(CANDIDATES, "chosen_speedup", "1"), ["speedup"]),
         (without(CANDIDATES, "objective_batch_size"), ["speedup"]),
-        (without(CANDIDATES, "chosen"), ["parity", "model_size"]),
-        (without(CANDIDATES, "candidates", 1), ["parity", "model_size"]),
-        (without(CANDIDATES, "candidates", 1, "admitted"), ["parity"]),
+        (without(CANDIDATES, "chosen"), ["model_size"]),
+        (without(CANDIDATES, "candidates", 1), ["model_size"]),
         (without(CANDIDATES, "candidates", 1, "size_mb"), ["model_size"]),
-        ({}, ["speedup", "parity", "model_size"]),
+        ({}, ["speedup", "model_size"]),
     ],
 )
 def test_a_figure_missing_from_the_candidates_fails_its_rule(
     candidates: dict[str, Any], expected: list[str]
 ) -> None:
     assert failing(candidates=candidates) == expected
+
+
+@pytest.mark.parametrize(
+    ("certificate", "expected"),
+    [
+        (without(CERTIFICATE, "model_sha256"), ["certificate"]),
+        (CERTIFICATE | {"model_sha256": "1" * 64}, ["certificate"]),
+        (without(CERTIFICATE, "label_agreement"), ["parity"]),
+        (without(CERTIFICATE, "metric_drop_bound"), ["metric_drop"]),
+        (without(CERTIFICATE, "bounds"), ["parity", "metric_drop"]),
+        ({}, ["certificate", "parity", "metric_drop"]),
+    ],
+)
+def test_a_figure_missing_from_the_certificate_fails_its_rule(
+    certificate: dict[str, Any], expected: list[str]
+) -> None:
+    assert failing(certificate=certificate) == expected
+
+
+def test_a_bundle_that_names_no_model_has_none_that_is_certified() -> None:
+    assert failing(model_sha256=None) == ["certificate"]
 
 
 def test_a_cost_missing_from_the_history_fails_its_rule() -> None:
@@ -120,7 +159,15 @@ def write_inputs(folder: Path, scores: dict[str, Any]) -> dict[str, Path]:
     documents = {"scores": scores, "candidates": CANDIDATES, "history": HISTORY}
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
-    return {name: folder / name for name in documents}
+    return {name: folder / name for name in documents} | {"bundle": write_certified_bundle(folder)}
+
+
+def test_a_bundle_that_was_altered_stops_the_step(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path, SCORES)
+    (inputs["bundle"] / "parity.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(GauntletError, match="cannot be read: .*parity.json: sha256 is"):
+        gate(GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
+    assert not (tmp_path / "verdict").exists()
 
 
 def test_the_step_writes_verdict_and_table_and_prints_the_rules(
@@ -144,7 +191,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
         "verdict": "fail",
         "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
     }
-    assert len(written["rules"]) == 10
+    assert len(written["rules"]) == 12
     assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Gate: reject" in printed
@@ -154,7 +201,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
 
 def test_text_of_the_data_breaks_neither_table() -> None:
     scores = deepcopy(SCORES) | {"champion_error": "a|b <b> [red]c[/red]\nd"}
-    decision = decide(GATES, read_figures(scores, CANDIDATES, HISTORY))
+    decision = decide(GATES, read_figures(scores, CANDIDATES, HISTORY, CERTIFICATE, SHA256))
     row = next(line for line in markdown(decision).splitlines() if line.startswith("| comparable_champion"))
     assert row.endswith("| a\\|b &lt;b> [red]c[/red] d |")
     stream = io.StringIO()

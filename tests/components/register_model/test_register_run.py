@@ -40,7 +40,7 @@ class Step:
             outputs=(),
             max_length=128,
             opset=17,
-            candidate="fused_int8",
+            candidate="int8",
             precision="int8",
             quality={"macro_f1": 0.9},
             latency_ms={"1": 2.0, "32": 40.0},

@@ -128,9 +128,9 @@ def candidates() -> dict[str, Any]:
     timings = {
         "plain": {"1": (4.11, 5.0), "8": (26.0, 29.9), "32": (94.5, 99.1)},
         "fused": {"1": (3.16, 3.6), "8": (24.0, 26.3), "32": (92.8, 101.0)},
-        "fused_int8": {"1": (1.89, 2.3), "8": (13.1, 15.4), "32": (47.3, 52.0)},
+        "int8": {"1": (1.89, 2.3), "8": (13.1, 15.4), "32": (47.3, 52.0)},
     }
-    quality = {"plain": (86.9, 0.8823), "fused": (86.9, 0.8823), "fused_int8": (22.9, 0.8812)}
+    quality = {"plain": (86.9, 0.8823), "fused": (86.9, 0.8823), "int8": (22.9, 0.8812)}
     for name, latency in timings.items():
         size, macro_f1 = quality[name]
         rows.append(
@@ -146,6 +146,8 @@ def candidates() -> dict[str, Any]:
                 "label_agreement": 0.9945 if "int8" in name else 1.0,
                 "macro_f1": macro_f1,
                 "metric_drop": 0.8823 - macro_f1,
+                "metric_drop_interval": [-0.002, 0.004],
+                "memory_mb": 3.0 * size,
                 "latency_ms": {size: {"median": m, "p99": p} for size, (m, p) in latency.items()},
                 "speedup": {size: pytorch[size][0] / m for size, (m, _) in latency.items()},
             }
@@ -156,10 +158,15 @@ def candidates() -> dict[str, Any]:
         "rows": 512,
         "pytorch": {
             "macro_f1": 0.8823,
-            "latency_ms": {size: {"median": m, "p99": p} for size, (m, p) in pytorch.items()},
+            "latency_ms": {"eager": {size: {"median": m, "p99": p} for size, (m, p) in pytorch.items()}},
+            "memory_mb": {"eager": 412.0},
+            "absent": {"compiled": "there is no C++ compiler"},
         },
+        "tokenizing_ms": {"1": {"median": 0.05, "p99": 0.06}},
+        "pareto_front": ["plain", "int8"],
+        "objective": "latency",
         "candidates": rows,
-        "chosen": "fused_int8",
+        "chosen": "int8",
         "chosen_speedup": {"1": 9.84 / 1.89},
         "objective_batch_size": 1,
     }
@@ -175,7 +182,7 @@ def bundle() -> dict[str, Any]:
         "outputs": [],
         "max_length": 128,
         "opset": 17,
-        "candidate": "fused_int8",
+        "candidate": "int8",
         "precision": "int8",
         "quality": {"macro_f1": 0.8812},
         "latency_ms": {"1": 1.89},

@@ -111,10 +111,10 @@ def test_bars_are_drawn_to_the_scale_of_the_slowest_in_their_panel(tmp_path: Pat
     first, *_, last = latency_panels(candidates)
     assert (first.batch_size, first.is_objective, last.batch_size, last.is_objective) == (1, True, 32, False)
     assert [(bar.name, bar.role) for bar in first.bars] == [
-        ("PyTorch", "reference"),
+        ("PyTorch, eager", "reference"),
         ("plain", "admitted"),
         ("fused", "refused"),
-        ("fused_int8", "chosen"),
+        ("int8", "chosen"),
     ]
     assert first.bars[0].p99_share == 1.0 and first.bars[0].share == pytest.approx(9.84 / 12.1)
     assert first.bars[3].speedup == pytest.approx(5.206, abs=1e-3)

@@ -25,8 +25,9 @@ from components.gate_model.rules import decide
 from components.validate_data.findings import Finding, judge_rows
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE
+from manifests.conversion import Conversion
 from manifests.dataset import RowCheck
-from manifests.schema import Conversion, Evaluation, Gates
+from manifests.schema import Evaluation, Gates
 from trainer.checkpoint import TrainingRecord
 from trainer.history import Epoch, History, Step
 from trainer.usage import Usage
