@@ -19,6 +19,7 @@ from backends.prices import over_budget, prices_source
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
+from pipelines.bundle_commands import bundle
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
@@ -206,6 +207,7 @@ def report(
 
 for command in (registry, predict, promote, rollback):
     app.command()(command)
+app.add_typer(bundle, name="bundle")
 
 
 def _run_here(manifest: Manifest) -> None:

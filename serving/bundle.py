@@ -204,7 +204,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
 
 
 class Bundle:
-    """A verified bundle, ready to score text."""
+    """A verified bundle, ready to score text by its `session` of ONNX Runtime."""
 
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
         """Verify the bundle and load it.
@@ -219,7 +219,7 @@ class Bundle:
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
-        self._session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
+        self.session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
         self._tokenizer = open_tokenizer(self.folder / TOKENIZER_FILE, self.info.max_length)
 
     def encode(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
@@ -232,7 +232,7 @@ class Bundle:
         scores = np.empty((len(texts), len(self.info.labels)), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            scores[rows] = self._session.run(["logits"], self.encode([texts[row] for row in rows]))[0]
+            scores[rows] = self.session.run(["logits"], self.encode([texts[row] for row in rows]))[0]
         return scores
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:

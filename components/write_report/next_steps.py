@@ -17,8 +17,8 @@ RULE_ADVICE = {
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
-    "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. More validation rows narrow "
-    "the doubt; a float candidate loses nothing.",
+    "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. "
+    "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
     "timing_contention": "Run it again on a machine that is less busy; "

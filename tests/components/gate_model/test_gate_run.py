@@ -165,7 +165,7 @@ def write_inputs(folder: Path, scores: dict[str, Any]) -> dict[str, Path]:
 def test_a_bundle_that_was_altered_stops_the_step(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path, SCORES)
     (inputs["bundle"] / "parity.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(GauntletError, match="cannot be read: .*parity.json: sha256 is"):
+    with pytest.raises(GauntletError, match=r"cannot be read: .*parity\.json: sha256 is"):
         gate(GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
     assert not (tmp_path / "verdict").exists()
 

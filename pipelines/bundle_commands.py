@@ -1,0 +1,60 @@
+"""The commands that look at a model bundle: what it is, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipelines.terminal import console, plain
+from serving.bundle import BUNDLE_FILE, file_sha256, read_info
+from serving.verification import verify as verify_bundle
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
+
+bundle = typer.Typer(help="Look at a model bundle.", no_args_is_help=True)
+
+
+@bundle.command()
+def inspect(path: BundleFolder) -> None:
+    """Say what a bundle is, what it takes and gives, how good and how fast it was, and what made it."""
+    info = read_info(path)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        "name": f"{info.name} ({info.task})",
+        "labels": ", ".join(info.labels),
+        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
+        "max_length": str(info.max_length),
+    }
+    for kind, specs in (("input", info.inputs), ("output", info.outputs)):
+        rows |= {f"{kind} {spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
+    rows |= {name: f"{value:.4g}" for name, value in info.quality.items()}
+    rows |= {
+        f"batch of {size}": f"{latency:.2f} ms, {info.speedup[size]:.2f} times as fast as PyTorch"
+        for size, latency in info.latency_ms.items()
+    }
+    rows |= dict(info.lineage)
+    rows |= {
+        name: f"{(path / name).stat().st_size:,} bytes, sha256 {sha256[:12]}…"
+        for name, sha256 in info.files.items()
+    }
+    rows[BUNDLE_FILE] = f"sha256 {file_sha256(path / BUNDLE_FILE)}"
+    for key, value in rows.items():
+        table.add_row(key, plain(value))
+    console.print(table)
+
+
+@bundle.command()
+def verify(path: BundleFolder) -> None:
+    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails."""
+    checks = verify_bundle(path)
+    table = Table("check", "verdict", "found", box=None, pad_edge=False)
+    for check in checks:
+        table.add_row(
+            check.name, "[red]fail[/]" if check.fault else "pass", plain(check.fault or check.found)
+        )
+    console.print(table)
+    if any(check.fault for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,101 @@
+"""What can be checked of a bundle where it is going to serve: `python -m serving.verification FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, TensorSpec, read_info
+
+SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
+SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so company changes a row a little
+DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, and what was found; `fault` says what is wrong with it."""
+
+    name: str
+    found: str
+    fault: str | None = None
+
+
+def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
+    """Check the files' hashes, then the certificate, the graph's tensors and a prediction.
+
+    What follows from a check that failed is not looked at. `sha256` is that of `bundle.json`, if a registry has
+    noted it.
+    """
+    checks: list[Check] = []
+    steps: tuple[tuple[str, Callable[[Path], str]], ...] = (
+        ("files", lambda path: _files(path, sha256)),
+        ("certificate", _certificate),
+        ("tensors", _tensors),
+        ("prediction", _prediction),
+    )
+    for name, look in steps:
+        try:
+            checks.append(Check(name, look(folder)))
+        except BundleError as error:
+            return (*checks, Check(name, "", str(error)))
+        except Exception as error:  # onnxruntime and tokenizers raise nothing more special
+            return (*checks, Check(name, "", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"))
+    return tuple(checks)
+
+
+def _files(folder: Path, sha256: str | None) -> str:
+    info = read_info(folder, sha256)
+    return f"{len(info.files)} files have the sha256 that bundle.json says"
+
+
+def _certificate(folder: Path) -> str:
+    info = read_info(folder)
+    if PARITY_FILE not in info.files:
+        raise BundleError(
+            f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
+        )
+    certificate = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
+    if certificate.get("model_sha256") != info.files[MODEL_FILE]:
+        raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
+    return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows"
+
+
+def _tensors(folder: Path) -> str:
+    bundle = Bundle(folder)
+    for kind, expected in (("inputs", bundle.info.inputs), ("outputs", bundle.info.outputs)):
+        values = getattr(bundle.session, f"get_{kind}")()
+        found = tuple(TensorSpec(v.name, DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
+        if found != expected:
+            raise BundleError(f"{folder / MODEL_FILE}: {kind}: found {found}, bundle.json says {expected}")
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in bundle.info.inputs)
+
+
+def _prediction(folder: Path) -> str:
+    bundle = Bundle(folder)
+    together = bundle.probabilities(SMOKE_TEXTS)
+    alone = np.concatenate([bundle.probabilities([text]) for text in SMOKE_TEXTS])
+    if not np.isfinite(together).all():
+        raise BundleError(f"{folder}: a prediction is not finite")
+    difference = float(np.abs(together - alone).max())
+    if difference > SMOKE_TOLERANCE:
+        raise BundleError(f"{folder}: a text's probabilities change by {difference:.3f} with its company")
+    label = bundle.info.labels[int(together[1].argmax())]
+    return f"{SMOKE_TEXTS[1]!r} is {label} ({together[1].max():.2f})"
+
+
+def main(folder: str) -> int:
+    """Print each check; 1 if one failed."""
+    checks = verify(Path(folder))
+    for check in checks:
+        print(f"{'FAIL' if check.fault else 'ok':4}  {check.name:12}  {check.fault or check.found}")
+    return int(any(check.fault for check in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
