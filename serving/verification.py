@@ -29,8 +29,8 @@ class Check:
 def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     """Check the files' hashes, then the certificate, the graph's tensors and a prediction.
 
-    What follows from a check that failed is not looked at. `sha256` is that of `bundle.json`, if a registry has
-    noted it.
+    What follows from a check that failed is not looked at. `sha256` is that of `bundle.json`, if a registry
+    has noted it.
     """
     checks: list[Check] = []
     steps: tuple[tuple[str, Callable[[Path], str]], ...] = (

@@ -49,8 +49,8 @@ class Scores:
 
     @property
     def rows_not_finite(self) -> int:
-        """Rows with a NaN or an infinity, padded on either side."""
-        return sum(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
+        """Rows with a NaN or an infinity, with the padding for which there are more of them."""
+        return max(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from trainer.splits import read_split
 
 Forward = Callable[[Batch], Logits]
 
-CALIBRATION_ROWS = 64
-CALIBRATION_BATCH_SIZE = 16
+CALIBRATION_ROWS = 256
+CALIBRATION_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)

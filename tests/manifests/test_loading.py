@@ -82,7 +82,6 @@ def test_all_faults_of_a_file_are_reported_together(write) -> None:
         ({"training": {"resources": {"accelerator_count": 1}}}, "training.resources", "go together"),
         ({"dataset": {"labels": ["a", "a"]}}, "dataset", "distinct"),
         ({"dataset": {"split": {"train": 0.9}}}, "dataset.split", "sum to 1"),
-        ({"conversion": {"objective_batch_size": 5}}, "conversion", "objective_batch_size 5"),
         (
             {"dataset": {"checks": {"text_length": {"min_chars": 9, "max_chars": 3}}}},
             "dataset.checks.text_length",

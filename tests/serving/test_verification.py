@@ -87,7 +87,7 @@ from serving.verification import main
 code = main(sys.argv[1])
 installed = sysconfig.get_path("purelib")
 print(*sorted({name.partition(".")[0] for name, module in list(sys.modules.items())
-               if (getattr(module, "__file__", None) or "").startswith(installed)}))
+               if (getattr(module, "__file__", None) or "").startswith(installed) and name[0] != "_"}))
 sys.exit(code)
 """
 

@@ -48,9 +48,10 @@ def test_a_class_without_rows_or_predictions_counts_zero_in_macro_f1() -> None:
     assert macro_f1(PYTORCH[:3], TRUTH[:3]) == pytest.approx(2 / 3)  # F1 of 1, 1 and 0
 
 
-def test_rows_that_are_not_finite_are_counted_once_each_on_either_side() -> None:
+def test_rows_that_are_not_finite_are_counted_once_each_for_the_worse_padding() -> None:
     logits = np.array([[0, 1], [np.nan, np.inf], [-np.inf, 0]], dtype=np.float32)
-    assert Scores(logits, logits[:2]).rows_not_finite == 3
+    assert Scores(logits, logits[:2]).rows_not_finite == 2
+    assert Scores(logits[:1], logits[1:2]).rows_not_finite == 1
 
 
 def test_rows_padded_on_the_left_count_for_the_difference_and_for_agreement() -> None:

@@ -46,15 +46,14 @@ def logits(path: Path) -> np.ndarray:
     return open_session(path, threads=1).run(["logits"], batch(seed=1))[0]
 
 
-def test_factors_are_powers_of_two_that_bring_outliers_within_three_medians() -> None:
-    reach = np.array([1.0, 0.5, 1.0, 3.0, 3.1, 12.0, 13.0], dtype=np.float32)
+def test_factors_are_powers_of_two_that_bring_outliers_within_six_medians() -> None:
+    reach = np.array([1.0, 0.5, 1.0, 3.0, 18.0, 18.1, 40.0], dtype=np.float32)
     assert np.median(reach) == 3.0
-    assert outlier_factors(reach).tolist() == [1, 1, 1, 1, 1, 2, 2]
-    assert outlier_factors(np.array([1, 1, 1, 3, 3.1, 12, 13], np.float32)[:5]).tolist() == [1, 1, 1, 1, 2]
+    assert outlier_factors(reach).tolist() == [1, 1, 1, 1, 1, 2, 4]
 
 
 def test_channels_that_are_always_zero_have_no_say_in_the_median() -> None:
-    assert outlier_factors(np.array([0, 0, 0, 0, 1, 1, 6], dtype=np.float32)).tolist() == [1] * 6 + [2]
+    assert outlier_factors(np.array([0, 0, 0, 0, 1, 1, 7], dtype=np.float32)).tolist() == [1] * 6 + [2]
     assert outlier_factors(np.zeros(3, dtype=np.float32)).tolist() == [1, 1, 1]
 
 
@@ -74,7 +73,7 @@ def test_scaling_outliers_does_not_change_a_bit_of_the_float_results(fused: Path
     np.testing.assert_array_equal(logits(fused.with_name("scaled.onnx")), logits(fused))
 
 
-def test_int8_is_at_least_twice_as_close_as_without_scaling(
+def test_int8_is_closer_by_a_third_than_without_scaling(
     fused: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, ratio in (("scaled", quantization.OUTLIER_RATIO), ("unscaled", np.inf)):
@@ -85,4 +84,4 @@ def test_int8_is_at_least_twice_as_close_as_without_scaling(
         np.sqrt(np.mean((logits(tmp_path / name) - logits(fused)) ** 2))
         for name in ("scaled.onnx", "unscaled.onnx")
     )
-    assert error < 0.5 * unscaled
+    assert error < 0.67 * unscaled

@@ -17,6 +17,7 @@ from components.convert_to_onnx.admission import Trial
 from components.convert_to_onnx.bundling import Comparison as Conversions
 from components.convert_to_onnx.bundling import candidates_document
 from components.convert_to_onnx.candidates import Graph
+from components.convert_to_onnx.export import FusedOps
 from components.convert_to_onnx.parity import Parity
 from components.convert_to_onnx.timing import Latency
 from components.evaluate_model.scorecard import ChampionPredictions, assess
@@ -69,15 +70,25 @@ def candidates(folder: Path) -> dict[str, Any]:
     (folder / "plain.onnx").write_bytes(b"0" * 2_000_000)
     latency = {1: Latency(2.0, 3.0, 50)}
     trial = Trial(
-        Graph("plain", folder / "plain.onnx"),
-        Parity(60, 1e-6, 0, {"calm": 1.0}, 0.9, 0.9, ()),
+        Graph("plain", folder / "plain.onnx", FusedOps(0, 0, 0)),
+        Parity(60, 30, 1e-6, 0, 0, {"calm": 1.0}, 0.9, 0.9, (-0.01, 0.01), 0.008, ()),
         "its logits differ",
         latency,
         {1: 5.0},
+        memory_mb=90.0,
     )
-    bounds = Conversion(batch_sizes=(1,))
-    slower = {1: Latency(10.0, 12.0, 50)}
-    conversions = Conversions(bounds, 2, "a CPU", ["text"] * 60, 0.9, [trial], slower)
+    conversions = Conversions(
+        Conversion(batch_sizes=(1,)),
+        threads=2,
+        cpu="a CPU",
+        texts=["text"] * 60,
+        pytorch_macro_f1=0.9,
+        candidates=[trial],
+        pytorch_latency_ms={"eager": {1: Latency(10.0, 12.0, 50)}},
+        pytorch_memory_mb={"eager": 400.0},
+        pytorch_absent={"compiled": "there is no compiler"},
+        tokenizing_ms={1: Latency(0.1, 0.2, 50)},
+    )
     return candidates_document(conversions, trial)
 
 
@@ -125,9 +136,10 @@ def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])
 def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: float, decision: str) -> None:
     document = candidates(tmp_path)
-    document["candidates"][0]["admitted"] = True
+    bounds = {"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01}
+    certificate = {**document["candidates"][0], "bounds": bounds, "model_sha256": "0" * 64}
     gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
-    verdict = decide(gates, read_figures(as_read(scorecard()), document, history()))
+    verdict = decide(gates, read_figures(as_read(scorecard()), document, history(), certificate, "0" * 64))
     runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.verdict is not None

@@ -99,7 +99,10 @@ def test_every_drawing_is_well_formed(tmp_path: Path, ending: str) -> None:
     for drawing in dags + charts:
         ElementTree.fromstring(drawing)
     assert len(dags) == 2
-    assert len(charts) == (4 if 'id="train-model"' in html and "Epochs</h3>" in html else 0)
+    trained = 'id="train-model"' in html and "Epochs</h3>" in html
+    converted = "Quality against latency" in html
+    assert len(charts) == 4 * trained + converted
+    assert converted == (ending in {"promoted", "first promotion", "rejected"})
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
