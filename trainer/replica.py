@@ -63,6 +63,7 @@ class Replica:
         apply_format(self._format)
         self._max_grad_norm = section.max_grad_norm
         self._validation_rows = task.validation_batch_size
+        self._memory_advice = section.memory_advice
         on_gpu = device.type == "cuda"
         self.prefetch = (
             section.prefetch_batches
@@ -76,9 +77,9 @@ class Replica:
         self.optimizer = build_optimizer(self._model, section)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._format == "fp16")
 
-    def prepare(self, share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
+    def prepare(self, seed: tuple[int, int], share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
         """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
-        return [(self._pinned(self.task.training_batch(part.rows)), part.counts) for part in share]
+        return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], rows: int, rate: float) -> torch.Tensor:
         """One optimizer step on all ranks' micro-batches, which hold `rows` rows; returns their summed loss.
@@ -129,7 +130,7 @@ class Replica:
             if self.world.size > 1 or self._validation_rows == 1:
                 raise GauntletError(
                     f"training: out of memory in validation, {self._validation_rows} rows at a time "
-                    f"({error}). Lower training.max_length, or take a larger accelerator."
+                    f"({error}). {self._memory_advice}, or take a larger accelerator."
                 ) from None
         self._validation_rows = math.ceil(self._validation_rows / 2)
         return self.validate()

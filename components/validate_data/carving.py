@@ -10,7 +10,8 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitFractions, SplitName
+from manifests.dataset import SplitName
+from manifests.text_classification import SplitFractions
 
 
 def carve(

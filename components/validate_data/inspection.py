@@ -20,7 +20,7 @@ from components.validate_data.findings import CheckResult, Finding, judge_rows
 from components.validate_data.source import SPLITS
 from components.validate_data.text import normalise
 from components.validate_data.values import check_values
-from manifests.dataset import Dataset
+from manifests.text_classification import TextDataset
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Inspection:
         return tuple(result for result in self.results if result.verdict == "fail")
 
 
-def inspect(table: pd.DataFrame, dataset: Dataset, seed: int) -> Inspection:
+def inspect(table: pd.DataFrame, dataset: TextDataset, seed: int) -> Inspection:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Missing splits are carved after the checks within a split and before the one across splits, so that

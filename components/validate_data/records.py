@@ -25,8 +25,8 @@ from components.validate_data.delimited import (
     split_rows,
 )
 from components.validate_data.text import excerpt
-from manifests.dataset import Columns
 from manifests.errors import DataError, UsageError
+from manifests.text_classification import Columns
 
 SUFFIX_FORMATS = {
     ".csv": "csv",

@@ -18,6 +18,7 @@ from components.validate_data.source import read_table
 from components.validate_data.statistics import describe
 from manifests.dataset import Dataset
 from manifests.errors import DataError
+from manifests.text_classification import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
@@ -32,6 +33,7 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
+    assert isinstance(section, TextDataset)
     table = read_table(section)
     inspection = inspect(table, section, seed)
     statistics = describe(inspection.table, section)
@@ -51,7 +53,7 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
     print(f"{section.name} {section.version}: {len(table):,} rows read, kept {counts}", flush=True)
 
 
-def _failure(section: Dataset, inspection: Inspection) -> str:
+def _failure(section: TextDataset, inspection: Inspection) -> str:
     lines = [
         f"{result.check}: found {result.found}, expected {result.expected} ({result.key})"
         for result in inspection.failed

@@ -14,7 +14,8 @@ import pandas as pd
 
 from components.validate_data.classes import count_classes
 from components.validate_data.source import SPLITS
-from manifests.dataset import Dataset, SplitName
+from manifests.dataset import SplitName
+from manifests.text_classification import TextDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)
@@ -73,7 +74,7 @@ class Statistics:
         return content
 
 
-def describe(table: pd.DataFrame, dataset: Dataset) -> Statistics:
+def describe(table: pd.DataFrame, dataset: TextDataset) -> Statistics:
     """The statistics of a table of `text`, `label` (a name), `key` (the normalised text) and `split`."""
     by_split = {split: table[table["split"] == split] for split in SPLITS}
     words = Counter(word for key in by_split["train"]["key"] for word in key.split())

@@ -8,7 +8,8 @@ import pytest
 
 from components.validate_data.carving import carve
 from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitFractions, SplitName
+from manifests.dataset import SplitName
+from manifests.text_classification import SplitFractions
 
 NOTHING_ALIKE = Likeness({})
 FRACTIONS = SplitFractions(train=0.6, validation=0.3, test=0.1)

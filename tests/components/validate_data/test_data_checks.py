@@ -7,7 +7,7 @@ import pytest
 
 from components.validate_data.findings import CheckResult
 from components.validate_data.inspection import Inspection, inspect
-from manifests.dataset import Dataset
+from manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")
 ORDER = (
@@ -50,7 +50,7 @@ def _inspect(
             "row": range(len(rows)),
         }
     )
-    dataset = Dataset.model_validate(
+    dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
     inspection = inspect(table, dataset, seed=0)

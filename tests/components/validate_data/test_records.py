@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.validate_data.records import Records, parse
-from manifests.dataset import Columns
 from manifests.errors import DataError, UsageError
+from manifests.text_classification import Columns
 
 BY_POSITION = Columns(text=0, label=1)
 
