@@ -10,12 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from components.step import write_json, write_text
+from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection, inspect
-from components.validate_data.outputs import write_splits
-from components.validate_data.report import render
-from components.validate_data.source import read_table
-from components.validate_data.statistics import describe
+from components.validate_data.inspection import Inspection
+from components.validate_data.texts.examination import examine as examine_texts
 from manifests.dataset import Dataset
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
@@ -33,10 +31,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
-    assert isinstance(section, TextDataset)
-    table = read_table(section)
-    inspection = inspect(table, section, seed)
-    statistics = describe(inspection.table, section)
+    examined = _examine(section, seed)
+    inspection = examined.inspection
     write_json(
         checks_path,
         {
@@ -44,16 +40,21 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
             "checks": [result.as_json() for result in inspection.results],
         },
     )
-    write_text(report_path, render(statistics, inspection, rows_read=len(table)))
+    write_text(report_path, examined.report)
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))
-    write_splits(splits_path, inspection.table, section.labels, statistics)
-    counts = ", ".join(f"{rows:,} {split}" for split, rows in statistics.rows.items())
-    print(f"{section.name} {section.version}: {len(table):,} rows read, kept {counts}", flush=True)
+    examined.write_splits(splits_path)
+    counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
+    print(f"{section.name} {section.version}: {examined.rows_read:,} rows read, kept {counts}", flush=True)
 
 
-def _failure(section: TextDataset, inspection: Inspection) -> str:
+def _examine(section: Dataset, seed: int) -> Examination:
+    assert isinstance(section, TextDataset)
+    return examine_texts(section, seed)
+
+
+def _failure(section: Dataset, inspection: Inspection) -> str:
     lines = [
         f"{result.check}: found {result.found}, expected {result.expected} ({result.key})"
         for result in inspection.failed

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection, inspect
+from components.validate_data.inspection import Inspection
+from components.validate_data.texts.inspection import inspect
 from manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")

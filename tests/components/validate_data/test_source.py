@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components.validate_data.source import find_files, read_table, resolve_label
+from components.validate_data.texts.source import find_files, read_table, resolve_label
 from manifests.errors import DataError, UsageError
 from manifests.text_classification import TextDataset
 

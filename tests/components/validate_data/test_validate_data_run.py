@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.validate_data.component import validate_data
-from components.validate_data.outputs import replacing
 from components.validate_data.run import run
+from components.validate_data.texts.outputs import replacing
 from manifests.errors import DataError
 from manifests.schema import as_parameter
 from manifests.text_classification import TextDataset

@@ -12,13 +12,12 @@ from typing import Any
 import pandas as pd
 
 from backends import storage
-from components.validate_data.records import Records, format_of, parse
-from components.validate_data.text import excerpt, find_fault, repair
-from manifests.dataset import SplitName
+from components.validate_data.texts.records import Records, format_of, parse
+from components.validate_data.texts.text import excerpt, find_fault, repair
+from manifests.dataset import SPLITS, SplitName
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
 
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("val", "dev"),
