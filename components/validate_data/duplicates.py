@@ -1,7 +1,7 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two rows are alike when their keys are: the table's column `key` holds a text's normal form. Its column
-`shown` says in examples what a row holds.
+Two rows are alike when their keys are: the table's column `key` holds a text's normal form, or an image's
+hash. Its column `shown` says in examples what a row holds.
 A test split that a file provides is never altered: scores on it must stay comparable with what others
 published. Its rows count against the bounds, and `drop` removes the rows that clash with them instead.
 """

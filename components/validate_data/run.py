@@ -12,10 +12,12 @@ from rich.text import Text
 from components.step import write_json, write_text
 from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
+from components.validate_data.images.examination import examine as examine_images
 from components.validate_data.inspection import Inspection
 from components.validate_data.texts.examination import examine as examine_texts
 from manifests.dataset import Dataset
 from manifests.errors import DataError
+from manifests.image_classification import ImageDataset
 from manifests.text_classification import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
@@ -50,6 +52,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
 
 
 def _examine(section: Dataset, seed: int) -> Examination:
+    if isinstance(section, ImageDataset):
+        return examine_images(section, seed)
     assert isinstance(section, TextDataset)
     return examine_texts(section, seed)
 
