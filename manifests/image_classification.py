@@ -92,9 +92,9 @@ class ImageSearch(Search):
 class ImageTraining(Training):
     """Section of train-model: a convolutional network that begins from random weights.
 
-    Each of `filters` is the width of a block, which halves height and width; it has `depth` convolutions
-    (plain_cnn) or residual units of two (resnet). `units` is the width of the dense layer before the last
-    one, 0: none. `dropout` follows each block, `head_dropout` stands before the last layer.
+    Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two
+    (resnet). Blocks halve height and width, but for a resnet's first. `units` is the width of the dense layer
+    before the last one, 0: none. `dropout` follows each block, `head_dropout` stands before the last layer.
     """
 
     arch: Literal["plain_cnn", "resnet"] = "plain_cnn"

@@ -60,10 +60,13 @@ def test_sharded_over_ranks_training_follows_the_curve_of_one_rank(trainings: Tr
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
 
-@pytest.mark.parametrize("distribution", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("task", "distribution"), [("trainings", "ddp"), ("trainings", "fsdp2"), ("image_trainings", "ddp")]
+)
 def test_ranks_that_are_killed_go_on_to_the_same_bits(
-    trainings: Trainings, run: Run, distribution: str
+    request: pytest.FixtureRequest, run: Run, task: str, distribution: str
 ) -> None:
+    trainings: Trainings = request.getfixturevalue(task)
     setting = f"training.distribution={distribution}"
     killed, *finished = run(
         [

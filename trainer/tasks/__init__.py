@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from manifests.errors import UsageError
+from manifests.image_classification import ImageTraining
 from manifests.text_classification import TextTraining
 from manifests.training import Training
 from trainer.encoder import Attention
@@ -72,17 +72,18 @@ def load_task(section: Training, splits: Path) -> Task:
         from trainer.tasks.text_classification import TextClassification
 
         return TextClassification(section, splits)
-    raise TypeError(type(section))
+    assert isinstance(section, ImageTraining)
+    from trainer.tasks.image_classification import ImageClassification
+
+    return ImageClassification(section, splits)
 
 
 def untrained_model(kind: str, folder: Path, classes: int, attention: Attention) -> nn.Module:
-    """The model that a checkpoint's folder describes, without its weights.
+    """The model that a checkpoint's folder describes, without its weights."""
+    if kind == "image_classification":
+        from trainer.tasks import image_classification
 
-    Raises:
-        UsageError: The task is unknown here.
-    """
-    if kind == "text_classification":
-        from trainer.tasks.text_classification import classifier_of
+        return image_classification.classifier_of(folder)
+    from trainer.tasks import text_classification
 
-        return classifier_of(folder, classes, attention)
-    raise UsageError(f"task: found {kind!r}, expected text_classification")
+    return text_classification.classifier_of(folder, classes, attention)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from sklearn.metrics import accuracy_score, f1_score
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
@@ -25,6 +24,7 @@ from manifests.text_classification import TextTraining
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import Attention, find_encoder, load_encoder
+from trainer.metrics import classification_metrics
 from trainer.splits import read_labels, read_split
 from trainer.tasks import WEIGHTS_FILE, Batch
 
@@ -147,17 +147,3 @@ def classifier_of(folder: Path, classes: int, attention: Attention) -> TextClass
     """The classifier whose encoder a checkpoint's folder configures, without trained weights."""
     encoder = load_encoder(folder, attention, pretrained=False)
     return TextClassifier(encoder, encoder.config.hidden_size, classes)  # type: ignore[arg-type, union-attr]
-
-
-def classification_metrics(logits: torch.Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Metrics of logits (N, C) against labels (N,). A class without rows or predictions counts as F1 0."""
-    predicted = logits.argmax(dim=1).numpy()
-    classes = list(range(logits.shape[1]))
-    return {
-        "loss": float(functional.cross_entropy(logits, torch.from_numpy(labels))),
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
-        "weighted_f1": float(
-            f1_score(labels, predicted, labels=classes, average="weighted", zero_division=0)
-        ),
-    }
