@@ -176,7 +176,10 @@ class _Loop:
         return True
 
     def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
-        """One update from a batch's rows; False, and nothing has changed, if there is too little memory."""
+        """One update from a batch's rows; False if there is too little memory for it.
+
+        Then nothing has changed but the running means of batch normalisation, if the model has it.
+        """
         total_steps = self.section.epochs * self._steps_per_epoch
         scores = [epoch.score(self.section.early_stopping.metric) for epoch in self.state.history.epochs]
         rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from manifests.image_classification import ImageSearch, ImageTraining
 from manifests.text_classification import TextSearch, TextTraining
 from manifests.training import EarlyStopping, Training
 from trainer.run import TrainingRun, train
@@ -222,3 +223,12 @@ def test_a_study_goes_on_only_with_what_its_scores_can_be_compared_with(training
         name(data="1" * 64),
     ]
     assert len({name(), *others}) == 1 + len(others)
+
+
+def test_a_job_of_any_task_reaches_its_process_as_it_was(training: Training, tmp_path: Path) -> None:
+    images = ImageTraining(filters=(8,), search=ImageSearch.model_validate({"depth": {"low": 1, "high": 3}}))
+    for section, task in ((training, "text_classification"), (images, "image_classification")):
+        told = job(section, tmp_path, tmp_path / "study.db", 3, task=task)
+        read = TuningJob.model_validate_json(told.model_dump_json(exclude_none=True))
+        assert (read.training, read.search) == (section.model_copy(update={"search": None}), section.search)
+        assert type(read.training) is type(section)
