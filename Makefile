@@ -39,7 +39,8 @@ compiled: $(READY)
 	  { echo "compiled/ is stale: run 'gauntlet compile $$manifest' and commit it"; exit 1; }; \
 	done
 
-# Minutes long, or in need of data: DATA is a folder with emotion/train.txt and emotion/validation.txt.
+# Minutes long, or in need of data: DATA is a folder with emotion/train.txt and validation.txt, and
+# fashion-mnist with the four idx files.
 acceptance: $(READY)
 	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data=$(DATA))
 

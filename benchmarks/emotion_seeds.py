@@ -57,9 +57,10 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
 
     from trainer.batching import evaluation_batches
     from trainer.checkpoint import load_model
+    from trainer.metrics import classification_metrics
     from trainer.run import TrainingRun, train
     from trainer.splits import read_split
-    from trainer.tasks.text_classification import TokenizedRows, classification_metrics
+    from trainer.tasks.text_classification import TokenizedRows
 
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
     with contextlib.redirect_stdout(sys.stderr):

@@ -289,7 +289,7 @@ def train_plainly(race: Race) -> Any:
     steps = race.rows // race.section.batch_size
     for step in range(steps):
         rows = order[step * race.section.batch_size : (step + 1) * race.section.batch_size]
-        ids, mask, labels = (tensor.to(race.device) for tensor in race.task.training_batch(rows))
+        ids, mask, labels = (tensor.to(race.device) for tensor in race.task.training_batch(rows, (0, 0)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(race.section, step + 1, steps, [])
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The section `dataset`: where the rows are, what they must be, and how they are split."""
+"""What every section `dataset` has: where the rows are, and the kinds of checks that they pass."""
 
 from __future__ import annotations
 
@@ -12,39 +12,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Severity = Literal["fail", "warn"]
 RowSeverity = Literal["fail", "warn", "drop"]
 SplitName = Literal["train", "validation", "test"]
-
-
-class Columns(Section):
-    """Where text and label are: a header name, or a position (from 0) in a file without a header.
-
-    `label: null` means the only column beside the text.
-    """
-
-    text: str | Annotated[int, Field(ge=0)] = "text"
-    label: str | Annotated[int, Field(ge=0)] | None = None
-
-
-class SplitFiles(Section):
-    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train."""
-
-    train: str
-    validation: str | None = None
-    test: str | None = None
-
-
-class SplitFractions(Section):
-    """Stratified fractions of rows for the splits that no file provides."""
-
-    train: Fraction = 0.70
-    validation: Fraction = 0.15
-    test: Fraction = 0.15
-
-    @model_validator(mode="after")
-    def _sum_to_one(self) -> Self:
-        total = self.train + self.validation + self.test
-        if abs(total - 1.0) > 1e-9 or min(self.train, self.validation, self.test) <= 0:
-            raise ValueError(f"train + validation + test must be positive and sum to 1, not {total:g}")
-        return self
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 class RowCheck(Section):
@@ -55,25 +23,6 @@ class RowCheck(Section):
 
     severity: RowSeverity = "fail"
     max_fraction: Fraction = 0.0
-
-
-class TextLengthCheck(RowCheck):
-    """Characters in a text, both bounds included."""
-
-    min_chars: int = Field(1, ge=1)
-    max_chars: int = Field(2_000, ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars} is over max_chars {self.max_chars}")
-        return self
-
-
-class SimilarityCheck(RowCheck):
-    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
-
-    similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
 class ClassBalanceCheck(Section):
@@ -90,40 +39,23 @@ class RowsPerClassCheck(Section):
     min_rows: int = Field(10, ge=1)
 
 
-class Checks(Section):
-    """What is checked before a model is trained, with strict defaults."""
-
-    encoding: RowCheck = RowCheck()
-    empty_values: RowCheck = RowCheck()
-    unknown_labels: RowCheck = RowCheck()
-    text_length: TextLengthCheck = TextLengthCheck()
-    conflicting_labels: RowCheck = RowCheck()
-    exact_duplicates: RowCheck = RowCheck()
-    near_duplicates: SimilarityCheck = SimilarityCheck(severity="warn")
-    leakage: SimilarityCheck = SimilarityCheck()
-    rows_per_class: RowsPerClassCheck = RowsPerClassCheck()
-    class_balance: ClassBalanceCheck = ClassBalanceCheck()
-
-
 class Dataset(Section):
-    """Section of validate-data.
+    """What the section of validate-data has for every task; a task's own section adds what its rows are.
 
     `uri` is a file or a folder: a path, or anything fsspec opens (`gs://`, `https://`, `hf://`), or
-    `package://PACKAGE/PATH` for data inside an installed package. A folder without `files` is searched
-    for files whose names start with train, validation (or val, dev) and test.
+    `package://PACKAGE/PATH` for data inside an installed package.
     """
 
     name: Name
     version: str = Field(min_length=1)
     uri: str = Field(min_length=1)
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
-    files: SplitFiles | None = None
-    sha256: Sha256 | dict[str, Sha256] | None = None
     commit_hash: str | None = None
-    columns: Columns = Columns()
     labels: tuple[str, ...] = Field(min_length=2)
-    split: SplitFractions = SplitFractions()
-    checks: Checks = Checks()
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The files that the manifest names, relative to `uri`; none: what `uri` leads to is searched."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:

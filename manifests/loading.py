@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from manifests.errors import Fault, ManifestError
 from manifests.schema import Manifest
+from manifests.tasks import TASKS
 
 ENCODER_KEY = ("training", "encoder")
 PATH_KEYS = (("dataset", "uri"), ENCODER_KEY)
@@ -161,17 +163,18 @@ def _validate(content: Mapping[str, Any], file: str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise ManifestError([_fault(file, detail) for detail in error.errors()]) from None
+        known = partial(_known_keys, content.get("task"))
+        raise ManifestError([_fault(file, detail, known) for detail in error.errors()]) from None
 
 
-def _fault(file: str, detail: Any) -> Fault:
+def _fault(file: str, detail: Any, known_keys: Callable[[Sequence[str | int]], list[str]]) -> Fault:
     """A pydantic error as file, key, found, expected, what to do."""
     key = ".".join(str(part) for part in detail["loc"]) or "(manifest)"
     kind, message = detail["type"], detail["msg"]
     if kind == "missing":
         return Fault(file, key, "nothing", "a value", "Add the key.")
     if kind == "extra_forbidden":
-        known = ", ".join(_known_keys(detail["loc"][:-1]))
+        known = ", ".join(known_keys(detail["loc"][:-1]))
         return Fault(
             file, key, "a key that nothing reads", f"one of {known}", "Remove it or mend its spelling."
         )
@@ -185,9 +188,11 @@ def _fault(file: str, detail: Any) -> Fault:
     return Fault(file, key, found, message[0].lower() + message[1:], "Change the value.")
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """The keys of the section at `location`."""
+def _known_keys(task: Any, location: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `location` has in a manifest of the task."""
     model: Any = Manifest
+    if location and task in TASKS and location[0] in ("dataset", "training"):
+        model, location = getattr(TASKS[task], str(location[0])), location[1:]
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:

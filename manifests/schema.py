@@ -11,11 +11,18 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from manifests.conversion import Conversion
 from manifests.dataset import Dataset
 from manifests.section import Fraction, Name, Section
+from manifests.tasks import TaskName, of_task
 from manifests.training import Training
 
 # --- evaluation, gates, registration -------------------------------------------------------------
@@ -58,19 +65,25 @@ class Registration(Section):
 class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
-    `name` is also the name of the pipeline and of the model in the registry.
+    `name` is also the name of the pipeline and of the model in the registry. Which keys `dataset` and
+    `training` have depends on the task (`manifests/tasks.py`).
     """
 
     name: Name
     description: str = Field(min_length=1)
-    task: Literal["text_classification"]
+    task: TaskName
     seed: int = Field(0, ge=0, lt=2**32)
-    dataset: Dataset
-    training: Training = Training()
+    dataset: SerializeAsAny[Dataset]
+    training: SerializeAsAny[Training] = Field(default_factory=dict, validate_default=True)
     conversion: Conversion = Conversion()
     evaluation: Evaluation = Evaluation()
     gates: Gates
     registration: Registration = Registration()
+
+    @field_validator("dataset", "training", mode="wrap")
+    @classmethod
+    def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        return of_task(info.data.get("task"), str(info.field_name), value)
 
     @property
     def sha256(self) -> str:

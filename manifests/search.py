@@ -93,7 +93,7 @@ class Dimension(Section):
 
 
 class Search(Section):
-    """The keys of the section `training` that can be tuned. A key that is not given keeps its value."""
+    """The keys that can be tuned for every task. A key that is not given keeps its value."""
 
     epochs: Dimension | None = None
     batch_size: Dimension | None = None
@@ -104,7 +104,6 @@ class Search(Section):
     label_smoothing: Dimension | None = None
     dropout: Dimension | None = None
     max_grad_norm: Dimension | None = None
-    max_length: Dimension | None = None
 
     @model_validator(mode="after")
     def _searches(self) -> Self:

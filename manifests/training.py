@@ -1,9 +1,9 @@
-"""The section `training`: the encoder, the recipe, the machines that it is bought on and their limits."""
+"""What every section `training` has: the recipe, the machines that it is bought on and their limits."""
 
 from __future__ import annotations
 
 import string
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -68,7 +68,7 @@ RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
 class Tracking(Section):
     """What a tracked run is called, and whether Weights & Biases gets it too, as a run of project `wandb`.
 
-    In `run_name`, `{arch}` is the encoder's name without its folder and `{timestamp}` the start in UTC.
+    In `run_name`, `{arch}` is `Training.architecture` and `{timestamp}` the start in UTC.
     """
 
     run_name: str = Field("{name}-{arch}-{timestamp}", min_length=1)
@@ -96,18 +96,16 @@ def _not_a_run_name(cause: str) -> PydanticCustomError:
 
 
 class Training(Section):
-    """Section of train-model.
+    """What the section of train-model has for every task; a task's own section adds its model.
 
     `batch_size` is the rows of one optimizer step on all devices together, `learning_rate` AdamW's peak
-    rate, `dropout` that of the encoder and of the head. Every `schedule` begins with a warm-up over
+    rate. Every `schedule` begins with a warm-up over
     `warmup_fraction` of all steps. `precision: auto` is bf16 on what has it, else fp32. `distribution`
     is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    max_length: int = Field(128, ge=8, le=8192)
     epochs: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
@@ -121,7 +119,6 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False
-    gradient_checkpointing: bool = False
     prefetch_batches: int | None = Field(None, ge=0)
     distribution: Literal["ddp", "fsdp2"] = "ddp"
     early_stopping: EarlyStopping = EarlyStopping()
@@ -130,6 +127,13 @@ class Training(Section):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     search: Search | None = Field(None, exclude=True)
+
+    memory_advice: ClassVar[str] = "Make the model smaller"
+
+    @property
+    def architecture(self) -> str:
+        """A short name of the model, for people."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -185,8 +189,8 @@ class Training(Section):
     @model_validator(mode="after")
     def _search_fits(self) -> Self:
         if self.search is not None:
-            settings = self.model_dump()
+            settings, section = self.model_dump(), type(self)
             require_fitting(
-                self.search, lambda key, value: getattr(Training.model_validate(settings | {key: value}), key)
+                self.search, lambda key, value: getattr(section.model_validate(settings | {key: value}), key)
             )
         return self

@@ -226,13 +226,13 @@ def _run_here(manifest: Manifest) -> None:
 
 def _require_data(manifest: Manifest, path: Path) -> None:
     """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
-    uri, named = manifest.dataset.uri, manifest.dataset.files
+    uri, named = manifest.dataset.uri, manifest.dataset.named_files
     if "://" in uri:
         return
-    files = [Path(uri)] if named is None else [Path(uri) / name for _, name in named if name]
+    files = [Path(uri) / name for name in named] if Path(uri).exists() else [Path(uri)]
     missing = [file for file in files if not file.exists()]
     if missing:
-        key = "dataset.uri" if named is None else "dataset.files"
+        key = "dataset.files" if Path(uri).exists() else "dataset.uri"
         action = f"Correct it, or --set {key}=…"
         raise ManifestError(
             [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]

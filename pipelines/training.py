@@ -78,7 +78,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
             job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
         )
         with dsl.ExitHandler(report, name="gauntlet"):
-            data = validate_data(dataset=dataset, seed=seed)
+            data = validate_data(dataset=dataset, task=task, seed=seed)
             trained = train_model(
                 training=training,
                 name=name,

@@ -14,10 +14,15 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from components.validate_data.run import run as validate_data
+from manifests.image_classification import ImageDataset
+from tests.drawn_images import dataset, draw, write_files
+
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
     from tests.fakes.cloud import FakeCloud, Trust
 
 LABELS = ("calm", "angry", "glad")
+FEW_ROWS = {"rows_per_class": {"min_rows": 1}}
 # Every text is made of words of its own class, so a model that learns anything learns this.
 CLASS_WORDS = {
     "calm": ("quiet", "lake", "slow", "breath", "still"),
@@ -27,7 +32,9 @@ CLASS_WORDS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--data", help="folder with emotion/train.txt and emotion/validation.txt")
+    parser.addoption(
+        "--data", help="folder with emotion/ (train.txt, validation.txt) and fashion-mnist/ (idx files)"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +114,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "home"
     monkeypatch.setenv("GAUNTLET_HOME", str(home))
     yield home
+
+
+@pytest.fixture
+def image_splits(tmp_path: Path) -> Path:
+    """Splits of drawn images as validate-data writes them: 72 rows for training, 24 for validation."""
+    files = write_files(tmp_path / "drawn", draw(32, seed=1), draw(16, seed=2))
+    section = ImageDataset.model_validate(dataset(files, checks=FEW_ROWS))
+    folder = tmp_path / "image-splits"
+    validate_data(section, 0, folder, tmp_path / "checks", tmp_path / "report")
+    return folder

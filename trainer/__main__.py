@@ -19,7 +19,7 @@ from pathlib import Path
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
-from manifests.search import Search
+from manifests.tasks import searchable_keys
 
 HISTORY_FILE = "history.json"
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     values = parser.add_argument_group("values of the section training, as Vertex AI gives a trial its own")
-    for key in Search.model_fields:
+    for key in searchable_keys():
         values.add_argument(f"--{key}", metavar="VALUE")
     options = parser.parse_args(arguments)
     try:
@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _manifest(options: argparse.Namespace) -> Manifest:
     """The manifest with its overrides, and with the values of a trial over them."""
-    values = {key: getattr(options, key) for key in Search.model_fields}
+    values = {key: getattr(options, key) for key in searchable_keys()}
     overrides = [f"training.{key}={value}" for key, value in values.items() if value is not None]
     overrides = [*options.overrides, *overrides]
     if not options.manifest.lstrip().startswith("{"):

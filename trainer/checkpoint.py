@@ -10,29 +10,43 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from manifests.errors import GauntletError
-from trainer.encoder import Attention, load_encoder
-from trainer.tasks.text_classification import TextClassifier
+from trainer.encoder import Attention
+from trainer.tasks import WEIGHTS_FILE, untrained_model
 
 TRAINING_FILE = "training.json"
+OF_A_TASK = ("encoder", "max_length", "input_shape")
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a checkpoint was made from: the content of `training.json`."""
+    """What a checkpoint was made from: the content of `training.json`.
+
+    Attributes:
+        encoder: Of a text classifier.
+        max_length: Of a text classifier: the tokens after which a text is cut.
+        input_shape: Of an image classifier: channels, height, width.
+    """
 
     task: str
     labels: tuple[str, ...]
-    encoder: str
-    max_length: int
     seed: int
     epoch: int
     data_sha256: str
     training_sha256: str
+    encoder: str = ""
+    max_length: int = 0
+    input_shape: tuple[int, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types, without the fields of other tasks."""
+        return {key: value for key, value in asdict(self).items() if value or key not in OF_A_TASK}
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
@@ -51,7 +65,7 @@ def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[
         raise GauntletError(
             f"{folder}: the weights could not be written ({error}). Free some disk space, then run again."
         ) from None
-    (temporary / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
+    (temporary / TRAINING_FILE).write_text(json.dumps(record.as_json(), indent=2), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
 
@@ -65,15 +79,15 @@ def read_record(folder: Path) -> TrainingRecord:
     path = folder / TRAINING_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainingRecord(**{**content, "labels": tuple(content["labels"])})
+        sequences = {key: tuple(content[key]) for key in ("labels", "input_shape") if key in content}
+        return TrainingRecord(**content | sequences)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise GauntletError(f"{path}: not a complete checkpoint ({error}). Run the training again.") from None
 
 
-def load_model(folder: Path, attention: Attention = "sdpa") -> TextClassifier:
-    """The trained classifier in eval mode, on the CPU, with the given attention implementation."""
-    labels = read_record(folder).labels
-    encoder = load_encoder(folder, attention, pretrained=False)
-    model = TextClassifier(encoder, encoder.config.hidden_size, len(labels))  # type: ignore[arg-type, union-attr]
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+def load_model(folder: Path, attention: Attention = "sdpa") -> nn.Module:
+    """The trained model in eval mode, on the CPU; a transformer with the given attention implementation."""
+    record = read_record(folder)
+    model = untrained_model(record.task, folder, len(record.labels), attention)
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.eval()

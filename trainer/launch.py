@@ -173,8 +173,8 @@ def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
     rows = section.batch_size // (section.gradient_accumulation * ranks * 2**run.halvings)
     if rows <= 1:
         raise GauntletError(
-            f"training: out of memory with a single row at a time on each rank ({cause}). Lower "
-            "training.max_length, set training.gradient_checkpointing, or take larger accelerators."
+            f"training: out of memory with a single row at a time on each rank ({cause}). "
+            f"{section.memory_advice}, or take larger accelerators."
         )
     print(f"out of memory: the ranks start again with micro-batches half as large ({cause})", flush=True)
     return replace(run, halvings=run.halvings + 1)

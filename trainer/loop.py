@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
@@ -151,7 +152,8 @@ class _Loop:
     def _take_steps(self, batches: list[list[int]]) -> bool:
         """Take steps to the end of the epoch, of the budget (False) or of memory (cutting finer is next)."""
         first = self.state.cursor
-        prepared = prefetched(self.replica.prepare, map(self._share, batches[first:]), self.replica.prefetch)
+        prepare = partial(self.replica.prepare, (self.seed, self.state.epoch))
+        prepared = prefetched(prepare, map(self._share, batches[first:]), self.replica.prefetch)
         *_, spent = self._agree()
         for done, (batch, micro_batches) in enumerate(zip(batches[first:], prepared, strict=True), first + 1):
             if spent and self._steps_taken:
@@ -174,7 +176,10 @@ class _Loop:
         return True
 
     def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
-        """One update from a batch's rows; False, and nothing has changed, if there is too little memory."""
+        """One update from a batch's rows; False if there is too little memory for it.
+
+        Then nothing has changed but the running means of batch normalisation, if the model has it.
+        """
         total_steps = self.section.epochs * self._steps_per_epoch
         scores = [epoch.score(self.section.early_stopping.metric) for epoch in self.state.history.epochs]
         rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
@@ -197,8 +202,8 @@ class _Loop:
         step = self._steps_taken + 1
         if rows == 1:
             raise GauntletError(
-                f"training: out of memory at step {step} with a single row at a time ({cause}). Lower "
-                "training.max_length, set training.gradient_checkpointing, or take a larger accelerator."
+                f"training: out of memory at step {step} with a single row at a time ({cause}). "
+                f"{self.section.memory_advice}, or take a larger accelerator."
             )
         self.state.history.out_of_memory.append(step)
         torch.cuda.empty_cache()

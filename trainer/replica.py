@@ -63,6 +63,7 @@ class Replica:
         apply_format(self._format)
         self._max_grad_norm = section.max_grad_norm
         self._validation_rows = task.validation_batch_size
+        self._memory_advice = section.memory_advice
         on_gpu = device.type == "cuda"
         self.prefetch = (
             section.prefetch_batches
@@ -70,15 +71,16 @@ class Replica:
             else (PREFETCHED_ON_A_GPU if on_gpu else 0)
         )
         self._module = model.to(device)
+        self._running = running_statistics(model)
         if section.compile:
             model.compile(dynamic=True)
         self._model = distribute(model, section, device, world)
         self.optimizer = build_optimizer(self._model, section)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._format == "fp16")
 
-    def prepare(self, share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
+    def prepare(self, seed: tuple[int, int], share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
         """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
-        return [(self._pinned(self.task.training_batch(part.rows)), part.counts) for part in share]
+        return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], rows: int, rate: float) -> torch.Tensor:
         """One optimizer step on all ranks' micro-batches, which hold `rows` rows; returns their summed loss.
@@ -102,7 +104,20 @@ class Replica:
                 self._scaler.scale(loss * self.world.size / rows).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._update()
+        self._share_running_statistics()
         return self.world.add_up(total)
+
+    def _share_running_statistics(self) -> None:
+        """Give every rank the mean of what batch normalisation has learned on each; no gradient carries it.
+
+        After every step, or the ranks would score different models, and a state holds the first one's alone.
+        """
+        if self.world.size == 1 or not self._running:
+            return
+        whole = self.world.add_up(torch.cat([buffer.flatten() for buffer in self._running]))
+        sizes = [buffer.numel() for buffer in self._running]
+        for buffer, mean in zip(self._running, torch.split(whole / self.world.size, sizes), strict=True):
+            buffer.copy_(mean.view_as(buffer))
 
     def _update(self) -> None:
         """Clip the gradients and let the optimizer take its step, which is not to be taken twice."""
@@ -129,7 +144,7 @@ class Replica:
             if self.world.size > 1 or self._validation_rows == 1:
                 raise GauntletError(
                     f"training: out of memory in validation, {self._validation_rows} rows at a time "
-                    f"({error}). Lower training.max_length, or take a larger accelerator."
+                    f"({error}). {self._memory_advice}, or take a larger accelerator."
                 ) from None
         self._validation_rows = math.ceil(self._validation_rows / 2)
         return self.validate()
@@ -243,6 +258,17 @@ class Replica:
         return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
 
 
+def running_statistics(model: nn.Module) -> list[torch.Tensor]:
+    """The running means and variances of the model's batch normalisations."""
+    return [
+        buffer
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+
+
 def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, 2019) without weight decay on biases and normalisation weights."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
@@ -276,7 +302,7 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor on the CPU, put together from its shards on all ranks."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     device = choose_device(section.compute_target, world)
     require_compiler(section)
     make_deterministic(run.seed, world.local_size)
-    task = load_task(run.task, section, run.splits)
+    task = load_task(section, run.splits)
     if world.size > len(task.train_lengths):
         raise UsageError(
             f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
@@ -92,12 +92,11 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
         record = TrainingRecord(
             task=run.task,
             labels=read_labels(run.splits),
-            encoder=section.encoder,
-            max_length=section.max_length,
             seed=run.seed,
             epoch=epoch.epoch,
             data_sha256=read_statistics(run.splits)["sha256"],
             training_sha256=section_sha256(section),
+            **task.of_record,
         )
         write_checkpoint(run.checkpoint, record, lambda folder: task.save(model, weights, folder))
 
@@ -198,7 +197,7 @@ def run_name(run: TrainingRun) -> str:
     """What a tracker calls the run, by the manifest's `training.tracking.run_name`."""
     return run.section.tracking.run_name.format(
         name=run.name,
-        arch=run.section.encoder.rstrip("/").rsplit("/", 1)[-1],
+        arch=run.section.architecture,
         seed=run.seed,
         timestamp=f"{datetime.now(UTC):%Y%m%d-%H%M%S}",
     )

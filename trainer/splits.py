@@ -1,11 +1,14 @@
-"""Reading what validate-data wrote: parquet splits and their statistics."""
+"""Reading what validate-data wrote: the splits and their statistics."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from manifests.dataset import SplitName
@@ -14,15 +17,26 @@ from manifests.errors import UsageError
 STATISTICS_FILE = "statistics.json"
 
 
+@dataclass(frozen=True)
+class ImageSplit:
+    """The images (N, C, H, W) uint8 of a split, class indices (N,) int64, and rows in the file."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+
 def read_split(folder: Path, split: SplitName) -> pd.DataFrame:
-    """A split as validate-data wrote it, in its order."""
-    path = folder / f"{split}.parquet"
-    if not path.is_file():
-        raise UsageError(
-            f"{path}: no such file, expected a folder written by the step validate-data. "
-            "Run `gauntlet run` once, or name its splits folder."
-        )
-    return pd.read_parquet(path)
+    """A split of texts as validate-data wrote it, in its order."""
+    return pd.read_parquet(_existing(folder / f"{split}.parquet"))
+
+
+def read_images(folder: Path, split: SplitName) -> ImageSplit:
+    """A split of images as validate-data wrote it, in its order."""
+    with np.load(_existing(folder / f"{split}.npz")) as arrays:
+        images = arrays["images"]  # (N, H, W) or (N, H, W, C)
+        images = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
+        return ImageSplit(np.ascontiguousarray(images), arrays["label"], arrays["row"])
 
 
 def read_statistics(folder: Path) -> dict[str, Any]:
@@ -37,3 +51,12 @@ def read_statistics(folder: Path) -> dict[str, Any]:
 def read_labels(folder: Path) -> tuple[str, ...]:
     """Class names in the order of the label indices."""
     return tuple(read_statistics(folder)["labels"])
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such file, expected a folder written by the step validate-data. "
+            "Run `gauntlet run` once, or name its splits folder."
+        )
+    return path

@@ -29,11 +29,11 @@ def train_model(
         wait_briefly()
 
         from components.train_model.run import run
-        from manifests.training import Training
+        from manifests.tasks import training_of
         from trainer.run import TrainingRun
 
         training_run = TrainingRun(
-            section=Training.model_validate(training),
+            section=training_of(task, training),
             name=name,
             task=task,
             seed=seed,

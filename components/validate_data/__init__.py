@@ -1,6 +1,7 @@
 """validate-data: the first step. Nothing is trained on data that has not passed here.
 
-The way of a row: `source` finds and verifies the files, `delimited` and `records` parse them, `values`,
-`duplicates` and `classes` check them, `splits` carves what no file provides, and `outputs` writes the
-splits, the statistics (the drift baseline), the checks and the report.
+`texts` and `images` know what a row of their task is: in each, `source` finds, verifies and reads the files,
+`inspection` runs the checks, `statistics` is the drift baseline and `outputs` writes the splits. What they
+share lies here: `findings`, `duplicates` and `classes` check rows, `carving` makes the splits that no file
+provides, and `report` is the page.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +10,20 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitFractions, SplitName
+from manifests.dataset import SplitName
 
 
 def carve(
     table: pd.DataFrame,
     missing: Sequence[SplitName],
-    fractions: SplitFractions,
+    fractions: Mapping[SplitName, float],
     likeness: Likeness,
     similarity: float,
     seed: int,
 ) -> pd.DataFrame:
     """The table with `split` set to validation or test for a stratified share of the training rows.
 
-    Shares are relative: of validation alone, validation / (train + validation). Rows whose texts are the
+    Shares are relative: of validation alone, validation / (train + validation). Rows that are the
     same or near-duplicates stay on one side, or the carving itself would leak; those alike to a row of a
     split that a file provides stay in train, for the leakage check to see. The same rows and seed always
     give the same splits.
@@ -32,9 +32,9 @@ def carve(
     groups = pd.Series(_groups(table["key"].tolist(), likeness, similarity), index=table.index)
     provided = groups.isin(groups[table["split"] != "train"])
     heads = table[~(groups.duplicated() | provided)]
-    remaining_fraction = fractions.train + sum(getattr(fractions, split) for split in missing)
+    remaining_fraction = fractions["train"] + sum(fractions[split] for split in missing)
     for split in missing:
-        fraction = getattr(fractions, split)
+        fraction = fractions[split]
         taken = _stratified(heads, fraction / remaining_fraction, seed)
         carved.loc[groups.index[groups.isin(groups[taken])], "split"] = split
         heads = heads.drop(taken)

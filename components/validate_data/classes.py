@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from components.validate_data.findings import CheckResult, Verdict
-from components.validate_data.source import SPLITS
-from manifests.dataset import ClassBalanceCheck, RowsPerClassCheck, Severity
+from manifests.dataset import SPLITS, ClassBalanceCheck, RowsPerClassCheck, Severity
 
 
 def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from components.images import COMPONENTS_IMAGE
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
 def validate_data(
     dataset: dict[str, Any],
+    task: str,
     seed: int,
     splits: dsl.Output[dsl.Dataset],
     checks: dsl.Output[dsl.Artifact],
@@ -22,10 +23,10 @@ def validate_data(
         from pathlib import Path
 
         from components.validate_data.run import run
-        from manifests.dataset import Dataset
+        from manifests.tasks import dataset_of
 
         run(
-            section=Dataset.model_validate(dataset),
+            section=dataset_of(task, dataset),
             seed=seed,
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),

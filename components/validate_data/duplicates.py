@@ -1,24 +1,22 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two texts are the same when their normal forms are (`text.normalise`), which the table holds as `key`.
+Two rows are alike when their keys are: the table's column `key` holds a text's normal form, or an image's
+hash. Its column `shown` says in examples what a row holds.
 A test split that a file provides is never altered: scores on it must stay comparable with what others
 published. Its rows count against the bounds, and `drop` removes the rows that clash with them instead.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
-from components.validate_data.similarity import similar_pairs
-from components.validate_data.text import excerpt
 from manifests.dataset import SplitName
 
-# A row leaks when its text is also in one of these; the row is the one to go, not its double there.
+# A row leaks when its key is also in one of these; the row is the one to go, not its double there.
 HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
     "train": ("test", "validation"),
     "validation": ("test",),
@@ -32,43 +30,33 @@ class Likeness:
 
     neighbours: Mapping[str, Sequence[tuple[str, float]]]
 
-    @classmethod
-    def among(cls, keys: Sequence[str], at_least: float) -> Likeness:
-        """Compare distinct keys; pairs below `at_least` are not kept."""
-        neighbours: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
-        for pair in similar_pairs(keys, at_least):
-            first, second = keys[pair.first], keys[pair.second]
-            neighbours[first].append((second, pair.similarity))
-            neighbours[second].append((first, pair.similarity))
-        return cls(dict(neighbours))
-
     def of(self, key: str, at_least: float) -> Iterator[tuple[str, float]]:
         """The other keys of this similarity or more."""
         return (pair for pair in self.neighbours.get(key, ()) if pair[1] >= at_least)
 
 
 def find_conflicts(table: pd.DataFrame) -> Finding:
-    """Rows whose text also has another label, in whichever split. None of the labels can be trusted."""
+    """Rows that are also there with another label, in whichever split. None of the labels can be trusted."""
     labels = table.groupby("key")["label"].transform("nunique")
     affected = table.index[labels > 1]
     examples = []
     for _, group in table.loc[affected].groupby("key", sort=False):
         given = [f"{label} ({place})" for label, place in zip(group["label"], group["place"], strict=True)]
-        examples.append(f"{excerpt(group['text'].iloc[0])}: {', '.join(given[:SHOWN_EXAMPLES])}")
+        examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, _outside_test(table, affected), examples)
+    return Finding(affected, outside_test(table, affected), examples)
 
 
 def find_exact(table: pd.DataFrame) -> Finding:
-    """Rows with the text and the label of an earlier row of their split."""
+    """Rows with the key and the label of an earlier row of their split."""
     repeated = table.duplicated(["split", "key", "label"], keep="first")
     affected = table.index[repeated]
     examples = []
     for row in affected[:SHOWN_EXAMPLES]:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
-        examples.append(f"{excerpt(same['text'].iloc[0])}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
-    return Finding(affected, _outside_test(table, affected), list(dict.fromkeys(examples)))
+        examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
+    return Finding(affected, outside_test(table, affected), list(dict.fromkeys(examples)))
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -87,7 +75,7 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, kept[split, alike[0]], alike[1]))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, _outside_test(table, index), examples)
+    return Finding(index, outside_test(table, index), examples)
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -119,14 +107,15 @@ def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:
     return zip(table.index.tolist(), table["split"].tolist(), table["key"].tolist(), strict=True)
 
 
-def _outside_test(table: pd.DataFrame, rows: pd.Index[int]) -> pd.Index[int]:
+def outside_test(table: pd.DataFrame, rows: pd.Index[int]) -> pd.Index[int]:
+    """Those of the rows that `drop` may remove."""
     return rows[(table.loc[rows, "split"] != "test").to_numpy()]
 
 
 def _pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> str:
     one, two = table.loc[[row, other]].to_dict("records")
-    first = f"{one['place']} ({one['split']}) {excerpt(one['text'])}"
+    first = f"{one['place']} ({one['split']}) {one['shown']}"
     second = f"{two['place']} ({two['split']})"
     if one["key"] == two["key"]:
         return f"{first} = {second}"
-    return f"{first} ≈ {second} {excerpt(two['text'])}, {similarity:.2f}"
+    return f"{first} ≈ {second} {two['shown']}, {similarity:.2f}"

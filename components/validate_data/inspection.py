@@ -1,26 +1,14 @@
-"""Every check of `dataset.checks`, in order, on one table."""
+"""What the checks of a dataset found, and the rows that are left after them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
-from components.validate_data.carving import carve
-from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
-from components.validate_data.duplicates import (
-    Likeness,
-    find_conflicts,
-    find_exact,
-    find_leaks,
-    find_near,
-)
 from components.validate_data.findings import CheckResult, Finding, judge_rows
-from components.validate_data.source import SPLITS
-from components.validate_data.text import normalise
-from components.validate_data.values import check_values
-from manifests.dataset import Dataset
+from manifests.dataset import RowCheck
 
 
 @dataclass(frozen=True)
@@ -36,40 +24,19 @@ class Inspection:
         return tuple(result for result in self.results if result.verdict == "fail")
 
 
-def inspect(table: pd.DataFrame, dataset: Dataset, seed: int) -> Inspection:
-    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+@dataclass
+class Inspecting:
+    """A table on its way through the checks, whatever the ones before found."""
 
-    Missing splits are carved after the checks within a split and before the one across splits, so that
-    what `drop` removes is gone by then.
+    rows: pd.DataFrame
+    rows_read: int
+    results: list[CheckResult] = field(default_factory=list)
 
-    Args:
-        table: As `source.read_table` returns it.
-        dataset: The manifest's section.
-        seed: For the carving.
-    """
-    checks = dataset.checks
-    rows_read = len(table)
-    missing = tuple(split for split in SPLITS if split not in set(table["split"]))
-    rows, results = check_values(table, dataset)
-    rows = rows.assign(key=[normalise(text) for text in rows["text"]])
-    likeness = Likeness.among(
-        list(dict.fromkeys(rows["key"])), min(checks.near_duplicates.similarity, checks.leakage.similarity)
-    )
-
-    def check(name: str, find: Callable[[pd.DataFrame], Finding]) -> None:
-        nonlocal rows
-        rule = getattr(checks, name)
-        finding = find(rows)
-        leaving = finding.removable if rule.severity == "drop" else finding.removable[:0]
-        results.append(judge_rows(name, rule, finding, rows_read, dropped=len(leaving)))
-        rows = rows.drop(leaving)
-
-    check("conflicting_labels", find_conflicts)
-    check("exact_duplicates", find_exact)
-    check("near_duplicates", lambda left: find_near(left, likeness, checks.near_duplicates.similarity))
-    rows = carve(rows, missing, dataset.split, likeness, checks.leakage.similarity, seed)
-    check("leakage", lambda left: find_leaks(left, likeness, checks.leakage.similarity))
-    counts = count_classes(rows, dataset.labels)
-    results.append(check_rows_per_class(counts, checks.rows_per_class, rows_read))
-    results.append(check_class_balance(counts, checks.class_balance, rows_read))
-    return Inspection(rows, tuple(results))
+    def check(
+        self, name: str, rule: RowCheck, find: Callable[[pd.DataFrame], Finding], unusable: bool = False
+    ) -> None:
+        """Judge what `find` finds among the rows; they leave when the rule is to drop them, or `unusable`."""
+        finding = find(self.rows)
+        leaving = finding.removable if unusable or rule.severity == "drop" else finding.removable[:0]
+        self.results.append(judge_rows(name, rule, finding, self.rows_read, dropped=len(leaving)))
+        self.rows = self.rows.drop(leaving)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.validate_data.inspection import Inspection
-from components.validate_data.source import SPLITS
-from components.validate_data.statistics import LENGTH_EDGES, Statistics
+from manifests.dataset import SPLITS
 
-TEMPLATE = "report.html.jinja"
 VERDICT_WORDS = {
     "pass": "passed",
     "warn": "warning",
@@ -19,6 +19,31 @@ VERDICT_WORDS = {
 }
 CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 960.0, 220.0, 24.0
 BAR_GAP = 0.24  # of a bin's width
+
+
+class Statistics(Protocol):
+    """What the page says of any dataset."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Class names."""
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Rows of each split."""
+
+    @property
+    def class_counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Rows by split and label."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many `things` of each split are in each bin; a bin begins at its edge and ends below the next."""
+
+    things: str
+    edges: Sequence[int]
+    counts: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -51,8 +76,15 @@ class Share:
     width: float
 
 
-def render(statistics: Statistics, inspection: Inspection, rows_read: int) -> str:
-    """The page. Whatever comes from the data is escaped."""
+def render(
+    template: str,
+    statistics: Statistics,
+    inspection: Inspection,
+    rows_read: int,
+    histogram: Histogram,
+    **own: Any,
+) -> str:
+    """The page from a task's own template. Whatever comes from the data is escaped."""
     environment = Environment(
         loader=PackageLoader("components.validate_data", ""),
         autoescape=True,
@@ -60,7 +92,7 @@ def render(statistics: Statistics, inspection: Inspection, rows_read: int) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(
+    return environment.get_template(template).render(
         statistics=statistics,
         results=inspection.results,
         failed=inspection.failed,
@@ -69,11 +101,12 @@ def render(statistics: Statistics, inspection: Inspection, rows_read: int) -> st
         splits=SPLITS,
         words=VERDICT_WORDS,
         classes=class_shares(statistics),
-        bars=length_bars(statistics),
-        ticks=length_ticks(),
+        bars=bars(histogram),
+        ticks=ticks(histogram),
         chart_width=CHART_WIDTH,
         chart_height=CHART_HEIGHT,
         chart_margin=CHART_MARGIN,
+        **own,
     )
 
 
@@ -102,14 +135,13 @@ def class_shares(statistics: Statistics) -> list[tuple[str, list[Share]]]:
     ]
 
 
-def length_bars(statistics: Statistics) -> list[Bar]:
+def bars(histogram: Histogram) -> list[Bar]:
     """One bar per bin and split; heights are shares of the split, so that splits of any size compare."""
     shares = {
-        split: [count / max(1, length.count) for count in length.counts]
-        for split, length in statistics.text_length.items()
+        split: [count / max(1, sum(counts)) for count in counts] for split, counts in histogram.counts.items()
     }
     tallest = max(max(of_split) for of_split in shares.values()) or 1.0
-    bin_width = CHART_WIDTH / len(LENGTH_EDGES)
+    bin_width = CHART_WIDTH / len(histogram.edges)
     bar_width = bin_width * (1 - BAR_GAP) / len(SPLITS)
     return [
         Bar(
@@ -118,14 +150,14 @@ def length_bars(statistics: Statistics) -> list[Bar]:
             y=CHART_HEIGHT * (1 - share / tallest),
             width=bar_width,
             height=CHART_HEIGHT * share / tallest,
-            title=f"{split}: {statistics.text_length[split].counts[number]:,} texts ({share:.1%})",
+            title=f"{split}: {histogram.counts[split][number]:,} {histogram.things} ({share:.1%})",
         )
         for place, split in enumerate(SPLITS)
         for number, share in enumerate(shares[split])
     ]
 
 
-def length_ticks() -> list[Tick]:
+def ticks(histogram: Histogram) -> list[Tick]:
     """The lower edge of every bin."""
-    bin_width = CHART_WIDTH / len(LENGTH_EDGES)
-    return [Tick(number * bin_width, f"{edge:,}") for number, edge in enumerate(LENGTH_EDGES)]
+    bin_width = CHART_WIDTH / len(histogram.edges)
+    return [Tick(number * bin_width, f"{edge:,}") for number, edge in enumerate(histogram.edges)]

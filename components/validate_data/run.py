@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from components.step import write_json, write_text
+from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection, inspect
-from components.validate_data.outputs import write_splits
-from components.validate_data.report import render
-from components.validate_data.source import read_table
-from components.validate_data.statistics import describe
+from components.validate_data.images.examination import examine as examine_images
+from components.validate_data.inspection import Inspection
+from components.validate_data.texts.examination import examine as examine_texts
 from manifests.dataset import Dataset
 from manifests.errors import DataError
+from manifests.image_classification import ImageDataset
+from manifests.text_classification import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
@@ -32,9 +33,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
-    table = read_table(section)
-    inspection = inspect(table, section, seed)
-    statistics = describe(inspection.table, section)
+    examined = _examine(section, seed)
+    inspection = examined.inspection
     write_json(
         checks_path,
         {
@@ -42,13 +42,20 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
             "checks": [result.as_json() for result in inspection.results],
         },
     )
-    write_text(report_path, render(statistics, inspection, rows_read=len(table)))
+    write_text(report_path, examined.report)
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))
-    write_splits(splits_path, inspection.table, section.labels, statistics)
-    counts = ", ".join(f"{rows:,} {split}" for split, rows in statistics.rows.items())
-    print(f"{section.name} {section.version}: {len(table):,} rows read, kept {counts}", flush=True)
+    examined.write_splits(splits_path)
+    counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
+    print(f"{section.name} {section.version}: {examined.rows_read:,} rows read, kept {counts}", flush=True)
+
+
+def _examine(section: Dataset, seed: int) -> Examination:
+    if isinstance(section, ImageDataset):
+        return examine_images(section, seed)
+    assert isinstance(section, TextDataset)
+    return examine_texts(section, seed)
 
 
 def _failure(section: Dataset, inspection: Inspection) -> str:

@@ -9,7 +9,8 @@ from components.write_report.artifacts import Check
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
 from components.write_report.record import STEPS, RunRecord
-from manifests.dataset import Checks, RowCheck
+from manifests.dataset import RowCheck
+from manifests.tasks import TASKS
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
@@ -35,6 +36,12 @@ COUNT_ADVICE = {
     "`dataset.checks.rows_per_class.min_rows` is the floor.",
     "class_balance": "Collect more rows of the small classes; "
     "`dataset.checks.class_balance.max_ratio` is the ceiling.",
+}
+ROW_CHECKS = {
+    name
+    for task in TASKS.values()
+    for name, check in task.dataset.model_fields["checks"].default
+    if isinstance(check, RowCheck)
 }
 BUDGET_KEYS = {"max_hours reached": "max_hours", "max_cost reached": "max_cost_usd"}
 RUN_AGAIN = "gauntlet run MANIFEST"
@@ -108,8 +115,7 @@ def _check_advice(check: Check) -> NextStep:
     title = words(check.check)
     if check.check in COUNT_ADVICE:
         return NextStep(COUNT_ADVICE[check.check], about=title)
-    field = Checks.model_fields.get(check.check)
-    if field is None or not isinstance(field.default, RowCheck):
+    if check.check not in ROW_CHECKS:
         return NextStep("Correct the rows that the check names.", about=title)
     key = f"dataset.checks.{check.check}"
     if check.fraction is None:

@@ -94,7 +94,8 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
         checks_path=folder / "checks.json",
         report_path=folder / "data.html",
     )
-    (splits / "test.parquet").unlink()
+    for file in splits.glob("test.*"):
+        file.unlink()
     return splits
 
 

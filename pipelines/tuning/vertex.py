@@ -19,6 +19,7 @@ from components.images import TRAINER_IMAGE
 from manifests.errors import UsageError
 from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension, Search
+from manifests.text_classification import TextTraining
 from manifests.training import Resources
 from trainer.tuning.study import is_whole
 
@@ -47,9 +48,10 @@ def compile_tuning_job(
         raise UsageError(
             f"--staging: found {staging!r}, expected a folder in a bucket. Write --staging gs://BUCKET/FOLDER."
         )
-    if Path(manifest.training.encoder).is_dir():
+    training = manifest.training
+    if isinstance(training, TextTraining) and Path(training.encoder).is_dir():
         raise UsageError(
-            f"training.encoder: found {manifest.training.encoder}, a folder on this machine, expected one "
+            f"training.encoder: found {training.encoder}, a folder on this machine, expected one "
             "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
         )
     spec = tuning_job(manifest, search, trials, jobs, staging.rstrip("/"))
@@ -70,7 +72,10 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
         "parallelTrialCount": jobs,
         "studySpec": {
             "metrics": [{"metricId": metric, "goal": "MINIMIZE" if metric == "loss" else "MAXIMIZE"}],
-            "parameters": [_parameter(key, dimension) for key, dimension in search.dimensions().items()],
+            "parameters": [
+                _parameter(key, dimension, is_whole(manifest.training, key))
+                for key, dimension in search.dimensions().items()
+            ],
             "medianAutomatedStoppingSpec": {"useElapsedDuration": False},
             # The checkpoint is the best epoch's, so the trial's score is too.
             "measurementSelectionType": "BEST_MEASUREMENT",
@@ -108,7 +113,7 @@ def _machine(resources: Resources) -> dict[str, Any]:
     }
 
 
-def _parameter(key: str, dimension: Dimension) -> dict[str, Any]:
+def _parameter(key: str, dimension: Dimension, whole: bool) -> dict[str, Any]:
     """One key as a `ParameterSpec`. A range with a step becomes a list, since Vertex AI knows no steps."""
     listed = dimension.listed()
     if listed is not None:
@@ -121,7 +126,7 @@ def _parameter(key: str, dimension: Dimension) -> dict[str, Any]:
         }
     low, high = dimension.ends
     scale = "UNIT_LOG_SCALE" if dimension.log else "UNIT_LINEAR_SCALE"
-    if is_whole(key):
+    if whole:
         values = {"minValue": int(low), "maxValue": int(high)}
         return {"parameterId": key, "scaleType": scale, "integerValueSpec": values}
     return {

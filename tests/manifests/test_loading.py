@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from manifests.errors import ManifestError
+from manifests.image_classification import ImageTraining
 from manifests.loading import load_manifest, save_manifest
 from manifests.schema import SECTIONS, Manifest, as_parameter
+from manifests.text_classification import TextTraining
 
 MINIMAL: dict[str, Any] = {
     "name": "demo",
@@ -17,6 +19,11 @@ MINIMAL: dict[str, Any] = {
     "task": "text_classification",
     "dataset": {"name": "demo", "version": "1", "uri": "data.csv", "labels": ["yes", "no"]},
     "gates": {"min_macro_f1": 0.5},
+}
+IMAGES: dict[str, Any] = {
+    **MINIMAL,
+    "task": "image_classification",
+    "dataset": {"name": "demo", "version": "1", "uri": "data", "labels": ["a", "b"], "shape": [28, 28]},
 }
 
 
@@ -59,13 +66,50 @@ def test_a_manifest_survives_being_saved(write, tmp_path: Path) -> None:
 
 
 def test_all_faults_of_a_file_are_reported_together(write) -> None:
-    content = changed(training={"epoch": 3, "batch_size": "many"}, task="astrology")
+    content = changed(training={"epoch": 3, "batch_size": "many"}, seed=-1)
     del content["description"]
     faults = faults_of(write(content))
-    assert set(faults) == {"description", "training.epoch", "training.batch_size", "task"}
+    assert set(faults) == {"description", "training.epoch", "training.batch_size", "seed"}
     assert "epochs" in faults["training.epoch"]
     assert "'many'" in faults["training.batch_size"]
-    assert "text_classification" in faults["task"]
+
+
+def test_an_unknown_task_is_the_one_fault_of_the_sections_that_depend_on_it(write) -> None:
+    content = changed(training={"epoch": 3}, gates={"min_accuracy": 2}, task="astrology")
+    faults = faults_of(write(content))
+    assert set(faults) == {"task", "gates.min_accuracy"}
+    assert "'text_classification' or 'image_classification'" in faults["task"]
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "value"),
+    [
+        (MINIMAL, "training.filters", "[8]"),
+        (MINIMAL, "training.augmentation.rotation", "15"),
+        (MINIMAL, "training.search.units", "{low: 1, high: 9}"),
+        (MINIMAL, "dataset.shape", "[28, 28]"),
+        (MINIMAL, "dataset.checks.empty_images.severity", "warn"),
+        (IMAGES, "training.encoder", "somebody/encoder"),
+        (IMAGES, "training.gradient_checkpointing", "true"),
+        (IMAGES, "training.search.max_length", "{low: 8, high: 9}"),
+        (IMAGES, "dataset.columns.text", "sentence"),
+        (IMAGES, "dataset.checks.text_length.min_chars", "2"),
+    ],
+)
+def test_a_key_of_another_task_is_an_unknown_key(
+    write, content: dict[str, Any], key: str, value: str
+) -> None:
+    [(named, fault)] = faults_of(write(content), f"{key}={value}").items()
+    assert key.startswith(named)
+    unknown = named.rsplit(".", 1)[1]
+    assert "a key that nothing reads | one of " in fault
+    assert unknown not in fault
+
+
+def test_a_section_that_is_left_out_is_that_of_the_task(write) -> None:
+    assert load_manifest(write(MINIMAL)).training == TextTraining()
+    assert load_manifest(write(IMAGES)).training == ImageTraining()
+    assert load_manifest(write(IMAGES)).training.architecture == "custom-cnn-32-64-128-512-0.25-0.5"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +237,7 @@ def test_a_tilde_is_the_home_folder_and_a_hub_name_stays_one(
         assert manifest.training.encoder == "somebody/encoder"
 
 
-@pytest.mark.parametrize("name", ["emotion_sample", "emotion"])
+@pytest.mark.parametrize("name", ["emotion_sample", "emotion", "fashion_mnist"])
 def test_a_shipped_manifest_survives_the_way_through_a_kfp_struct(name: str) -> None:
     """kfp hands integers inside a struct on as floats; the section read back must be the same."""
     path = Path(__file__).parents[2] / "manifests" / f"{name}.yaml"

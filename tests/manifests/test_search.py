@@ -10,7 +10,7 @@ from manifests.errors import ManifestError
 from manifests.loading import load_manifest, save_manifest
 from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension
-from manifests.training import Training
+from manifests.text_classification import TextTraining
 
 CONTENT: dict[str, Any] = {
     "name": "demo",
@@ -85,7 +85,7 @@ def test_nothing_that_a_training_depends_on_depends_on_the_space(tmp_path: Path)
     assert narrow.training.search != wide.training.search
     none = load(tmp_path, None)
     assert narrow.sha256 == wide.sha256 == none.sha256
-    assert as_parameter(narrow.training) == as_parameter(Training())
+    assert as_parameter(narrow.training) == as_parameter(TextTraining())
     save_manifest(narrow, tmp_path / "saved.yaml")
     assert load_manifest(tmp_path / "saved.yaml") == none
 

@@ -58,7 +58,7 @@ def test_check_refuses_what_may_cost_more_than_its_budget_or_has_no_price(
     [
         ("dataset.uri=/no/such/file.csv", "dataset.uri"),
         (
-            "dataset={uri: /no/such, files: {train: a.csv}, name: a, version: '1', labels: [a, b]}",
+            "dataset={uri: /, files: {train: no/such.csv}, name: a, version: '1', labels: [a, b]}",
             "dataset.files",
         ),
     ],

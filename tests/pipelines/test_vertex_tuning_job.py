@@ -18,7 +18,7 @@ from components.images import TRAINER_IMAGE
 from manifests.errors import UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
-from manifests.training import Training
+from manifests.text_classification import TextTraining
 from pipelines.tuning.run import search_space
 from pipelines.tuning.vertex import compile_tuning_job, tuning_job
 
@@ -99,7 +99,7 @@ def test_a_trial_trains_as_its_command_line_says_and_reports_every_epoch(
     tiny_encoder: Path, tiny_splits: Path, tmp_path: Path, manifest: Manifest
 ) -> None:
     (tiny_splits / "test.parquet").unlink()
-    small = Training.model_validate(
+    small = TextTraining.model_validate(
         {
             "encoder": str(tiny_encoder),
             "epochs": 4,

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import LABELS
+from tests.drawn_images import dataset
 
 EPOCHS = 3
 STEPS_PER_EPOCH = 9  # 72 rows, batches of 8
@@ -84,6 +85,32 @@ def trainings(tiny_encoder: Path, tiny_splits: Path, tmp_path: Path) -> Training
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     return Trainings(tmp_path / "tiny.yaml", tiny_splits, tmp_path)
+
+
+@pytest.fixture
+def image_trainings(image_splits: Path, tmp_path: Path) -> Trainings:
+    content = {
+        "name": "drawn",
+        "description": "Three shapes",
+        "task": "image_classification",
+        "seed": 5,
+        "dataset": dataset(tmp_path),
+        "training": {
+            "filters": [4, 8],
+            "units": 16,
+            "augmentation": {"rotation": 15, "shift": 0.1, "zoom": 0.1, "horizontal_flip": True},
+            "epochs": EPOCHS,
+            "batch_size": 8,
+            "gradient_accumulation": 2,
+            "learning_rate": 1e-2,
+            "schedule": "reduce_on_plateau",
+            "early_stopping": {"metric": "accuracy", "patience": 3},
+            "checkpoints": {"every_steps": 4},
+        },
+        "gates": {"min_macro_f1": 0.5},
+    }
+    (tmp_path / "drawn.yaml").write_text(yaml.safe_dump(content))
+    return Trainings(tmp_path / "drawn.yaml", image_splits, tmp_path)
 
 
 Run = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from manifests.errors import GauntletError, Preempted
+from manifests.text_classification import TextTraining
 from manifests.training import Checkpoints, EarlyStopping, Resources, Training
 from trainer.device import make_deterministic
 from trainer.history import Epoch, History
@@ -46,13 +47,13 @@ def train(section: Training, splits: Path, seed: int = 3) -> tuple[History, Tens
 
 def build_replica(section: Training, splits: Path, seed: int = 3) -> Replica:
     make_deterministic(seed)
-    task = load_task("text_classification", section, splits)
+    task = load_task(section, splits)
     return Replica(task, task.build_model(), section, torch.device("cpu"), World())
 
 
 @pytest.fixture
 def section(tiny_encoder: Path) -> Training:
-    return Training(
+    return TextTraining(
         encoder=str(tiny_encoder),
         epochs=4,
         batch_size=8,
@@ -222,7 +223,7 @@ def test_an_epoch_without_a_finite_metric_is_never_kept(section: Training, tiny_
         }
     )
     make_deterministic(0)
-    task = load_task("text_classification", exploding, tiny_splits)
+    task = load_task(exploding, tiny_splits)
     model = task.build_model()
     with torch.no_grad():
         model.classifier.weight.fill_(math.nan)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from manifests.errors import UsageError
+from manifests.text_classification import TextTraining
 from manifests.training import Training
 from tests.trainer.test_loop import build_replica, train
 from trainer.precision import choose_format, require_compiler
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def section(tiny_encoder: Path) -> Training:
-    return Training(
+    return TextTraining(
         encoder=str(tiny_encoder),
         epochs=2,
         batch_size=8,

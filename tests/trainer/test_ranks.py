@@ -9,7 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manifests.loading import load_manifest
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
+from trainer.device import make_deterministic
+from trainer.splits import read_images
+from trainer.tasks import load_task
 
 PLAIN = (
     "training.dropout=0",
@@ -65,10 +69,13 @@ def test_sharded_over_ranks_training_follows_the_curve_of_one_rank(trainings: Tr
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
 
-@pytest.mark.parametrize("distribution", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("task", "distribution"), [("trainings", "ddp"), ("trainings", "fsdp2"), ("image_trainings", "ddp")]
+)
 def test_ranks_that_are_killed_go_on_to_the_same_bits(
-    trainings: Trainings, run: Run, distribution: str
+    request: pytest.FixtureRequest, run: Run, task: str, distribution: str
 ) -> None:
+    trainings: Trainings = request.getfixturevalue(task)
     setting = f"training.distribution={distribution}"
     killed, *finished = run(
         [
@@ -138,3 +145,26 @@ def test_the_same_seed_gives_the_same_bits_on_as_many_ranks(trainings: Trainings
     succeed(run, *(trainings.attempt(output, states="", ranks=2) for output in ("first", "second")))
     assert trainings.outcome("first") == trainings.outcome("second")
     assert len(trainings.outcome("first")[1]["steps"]) == STEPS
+
+
+def test_the_running_means_of_batch_normalisation_are_those_of_all_ranks_rows(
+    image_trainings: Trainings, run: Run
+) -> None:
+    one_step = (
+        "training.epochs=1",
+        "training.batch_size=72",
+        "training.gradient_accumulation=1",
+        "training.augmentation={}",
+    )
+    succeed(run, image_trainings.attempt("ranks", "", 0, *one_step, states="", ranks=2))
+    learned = load_file(image_trainings.folder / "ranks" / "model.safetensors")
+    manifest = load_manifest(image_trainings.manifest, one_step)
+    make_deterministic(manifest.seed)
+    untrained = load_task(manifest.training, image_trainings.splits).build_model()
+    images = torch.from_numpy(read_images(image_trainings.splits, "train").images)
+    with torch.no_grad():
+        convolved = untrained.blocks[0][0][0](untrained.normalisation(images))
+    momentum = 0.1
+    assert torch.allclose(
+        learned["blocks.0.0.1.running_mean"], momentum * convolved.mean(dim=(0, 2, 3)), atol=1e-6
+    )

@@ -11,7 +11,11 @@ from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 from trainer.state_store import STAGING_NAME
 
 
-def test_killed_at_random_steps_training_ends_in_the_same_bits(trainings: Trainings, run: Run) -> None:
+@pytest.mark.parametrize("task", ["trainings", "image_trainings"])
+def test_killed_at_random_steps_training_ends_in_the_same_bits(
+    request: pytest.FixtureRequest, run: Run, task: str
+) -> None:
+    trainings: Trainings = request.getfixturevalue(task)
     draw = random.Random(6)
     # The first two fall into one epoch. A state is written after every fourth step.
     points = [6, 3, *(draw.randint(1, 5) for _ in range(4))]

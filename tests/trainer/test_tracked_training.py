@@ -11,7 +11,8 @@ import pytest
 from google.cloud import aiplatform
 
 from backends.mlflow_database import open_client
-from manifests.training import Resources, Tracking, Training
+from manifests.text_classification import TextTraining
+from manifests.training import Resources, Tracking
 from tests.fakes.cloud import FakeCloud
 from trainer.run import TrainingRun, run_name, train
 
@@ -19,7 +20,7 @@ from trainer.run import TrainingRun, run_name, train
 @pytest.fixture
 def training_run(tiny_encoder: Path, tiny_splits: Path, tmp_path: Path) -> TrainingRun:
     return TrainingRun(
-        section=Training(encoder=str(tiny_encoder), epochs=2, batch_size=8),
+        section=TextTraining(encoder=str(tiny_encoder), epochs=2, batch_size=8),
         name="moods",
         task="text_classification",
         seed=11,
@@ -89,6 +90,6 @@ def test_the_history_holds_the_bill(training_run: TrainingRun) -> None:
 
 def test_a_run_is_called_what_the_manifests_pattern_says(training_run: TrainingRun) -> None:
     tracking = Tracking(run_name="{seed}/{arch}/{name}")
-    section = Training(encoder="sentence-transformers/all-MiniLM-L6-v2", tracking=tracking)
+    section = TextTraining(encoder="sentence-transformers/all-MiniLM-L6-v2", tracking=tracking)
     named = TrainingRun(**{**vars(training_run), "section": section})
     assert run_name(named) == "11/all-MiniLM-L6-v2/moods"

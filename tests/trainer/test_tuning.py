@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from manifests.search import Search
+from manifests.image_classification import ImageSearch, ImageTraining
+from manifests.text_classification import TextSearch, TextTraining
 from manifests.training import EarlyStopping, Training
 from trainer.run import TrainingRun, train
 from trainer.tuning.job import TuningJob, study_name
@@ -62,13 +63,13 @@ def training(tiny_encoder: Path) -> Training:
         "dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
         "schedule": {"choices": ["linear", "cosine"]},
     }
-    return Training(
+    return TextTraining(
         encoder=str(tiny_encoder),
         epochs=EPOCHS,
         batch_size=8,
         max_length=16,
         learning_rate=3e-3,
-        search=Search.model_validate(search),
+        search=TextSearch.model_validate(search),
     )
 
 
@@ -129,7 +130,7 @@ def test_a_trial_scores_what_a_training_with_its_values_scores_to_the_bit(
     from serving.cpu import usable_cpus
 
     trials = tune(job(training, splits, tmp_path / "study.db", 2, threads=usable_cpus()))
-    section = Training.model_validate(training.model_dump() | trials[1].values)
+    section = TextTraining.model_validate(training.model_dump() | trials[1].values)
     history = train(
         TrainingRun(
             section=section,
@@ -179,7 +180,7 @@ def test_a_trial_without_a_finite_score_is_pruned_and_never_the_best(
     by_loss = training.model_copy(
         update={
             "early_stopping": EarlyStopping(metric="loss"),
-            "search": Search.model_validate({"weight_decay": {"choices": [0.0, 1e30]}}),
+            "search": TextSearch.model_validate({"weight_decay": {"choices": [0.0, 1e30]}}),
         }
     )
     sane, mad = tune(
@@ -212,14 +213,22 @@ def test_a_study_goes_on_only_with_what_its_scores_can_be_compared_with(training
     def name(section: Training = training, seed: int = 1, data: str = "0" * 64) -> str:
         return study_name("tiny", "text_classification", seed, section, data)
 
+    other_space = TextSearch.model_validate({"epochs": {"low": 1, "high": 2}})
     cheaper = training.resources.model_copy(update={"max_hours": 1.0})
     assert name() == name(training.model_copy(update={"resources": cheaper}))
     others = [
         name(training.model_copy(update={"epochs": 9})),
-        name(
-            training.model_copy(update={"search": Search.model_validate({"epochs": {"low": 1, "high": 2}})})
-        ),
+        name(training.model_copy(update={"search": other_space})),
         name(seed=2),
         name(data="1" * 64),
     ]
     assert len({name(), *others}) == 1 + len(others)
+
+
+def test_a_job_of_any_task_reaches_its_process_as_it_was(training: Training, tmp_path: Path) -> None:
+    images = ImageTraining(filters=(8,), search=ImageSearch.model_validate({"depth": {"low": 1, "high": 3}}))
+    for section, task in ((training, "text_classification"), (images, "image_classification")):
+        told = job(section, tmp_path, tmp_path / "study.db", 3, task=task)
+        read = TuningJob.model_validate_json(told.model_dump_json(exclude_none=True))
+        assert (read.training, read.search) == (section.model_copy(update={"search": None}), section.search)
+        assert type(read.training) is type(section)

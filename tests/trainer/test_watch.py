@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from manifests.errors import GauntletError
+from manifests.text_classification import TextTraining
 from manifests.training import Resources, Training
 from tests.trainer.test_loop import Recorder, build_replica, train, train_with_states
 from trainer.sampler import Sampler
@@ -21,7 +22,7 @@ PRICE = 0.189999 * 1.15  # of n1-standard-4, USD an hour
 
 @pytest.fixture
 def section(tiny_encoder: Path) -> Training:
-    return Training(encoder=str(tiny_encoder), epochs=1, batch_size=8, learning_rate=3e-3, max_length=16)
+    return TextTraining(encoder=str(tiny_encoder), epochs=1, batch_size=8, learning_rate=3e-3, max_length=16)
 
 
 def limited(section: Training, **limits: float) -> Training:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from manifests.errors import UsageError
+from manifests.image_classification import ImageTraining
+from manifests.text_classification import TextTraining
 from manifests.training import Training
+from trainer.encoder import Attention
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of B rows, in an order that only their task knows."""
+
+WEIGHTS_FILE = "model.safetensors"
+"""Of a checkpoint, under the names of the model that `untrained_model` builds."""
 
 
 class Task(Protocol):
@@ -34,8 +39,12 @@ class Task(Protocol):
     def build_model(self) -> nn.Module:
         """The model with its pretrained weights, on the CPU."""
 
-    def training_batch(self, rows: Sequence[int]) -> Batch:
-        """Training rows, on the CPU."""
+    @property
+    def of_record(self) -> Mapping[str, Any]:
+        """The fields of `TrainingRecord` that are this task's own."""
+
+    def training_batch(self, rows: Sequence[int], seed: tuple[int, int], /) -> Batch:
+        """Training rows, on the CPU; what is random about one follows from the seed (seed, epoch) and it."""
 
     def validation_batch(self, rows: Sequence[int]) -> Batch:
         """Validation rows, on the CPU."""
@@ -53,10 +62,28 @@ class Task(Protocol):
         """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""
 
 
-def load_task(kind: str, section: Training, splits: Path) -> Task:
-    """The task of a kind, with its training and validation rows in memory."""
-    if kind == "text_classification":
+def load_task(section: Training, splits: Path) -> Task:
+    """The task of a manifest's section, with its training and validation rows in memory.
+
+    Raises:
+        UsageError: The splits or the encoder cannot be found.
+    """
+    if isinstance(section, TextTraining):
         from trainer.tasks.text_classification import TextClassification
 
         return TextClassification(section, splits)
-    raise UsageError(f"task: found {kind!r}, expected text_classification")
+    assert isinstance(section, ImageTraining)
+    from trainer.tasks.image_classification import ImageClassification
+
+    return ImageClassification(section, splits)
+
+
+def untrained_model(kind: str, folder: Path, classes: int, attention: Attention) -> nn.Module:
+    """The model that a checkpoint's folder describes, without its weights."""
+    if kind == "image_classification":
+        from trainer.tasks import image_classification
+
+        return image_classification.classifier_of(folder)
+    from trainer.tasks import text_classification
+
+    return text_classification.classifier_of(folder, classes, attention)

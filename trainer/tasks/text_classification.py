@@ -9,25 +9,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from sklearn.metrics import accuracy_score, f1_score
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from manifests.training import Training
+from manifests.text_classification import TextTraining
 from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
-from trainer.encoder import find_encoder, load_encoder
+from trainer.encoder import Attention, find_encoder, load_encoder
+from trainer.metrics import classification_metrics
 from trainer.splits import read_labels, read_split
-from trainer.tasks import Batch
+from trainer.tasks import WEIGHTS_FILE, Batch
 
 
 class TextClassifier(nn.Module):
@@ -71,7 +71,7 @@ class TextClassification:
 
     validation_batch_size = 64
 
-    def __init__(self, section: Training, splits: Path) -> None:
+    def __init__(self, section: TextTraining, splits: Path) -> None:
         """Read and tokenise the training and validation rows.
 
         Raises:
@@ -98,6 +98,11 @@ class TextClassification:
         """Tokens in each validation row."""
         return self._validation.lengths
 
+    @property
+    def of_record(self) -> Mapping[str, Any]:
+        """The encoder, and after how many tokens a text is cut."""
+        return {"encoder": self._section.encoder, "max_length": self._section.max_length}
+
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
@@ -109,7 +114,7 @@ class TextClassification:
         hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
         return TextClassifier(encoder, hidden_size, len(self._labels), self._section.dropout)
 
-    def training_batch(self, rows: Sequence[int]) -> Batch:
+    def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
         """Token ids (B, T), mask (B, T) and labels (B,)."""
         return self._train.batch(rows, self._pad_id)
 
@@ -135,20 +140,12 @@ class TextClassification:
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`."""
-        save_file(with_whole_tables(model, weights), folder / "model.safetensors")
+        save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
         shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
         shutil.copyfile(self._encoder.tokenizer, folder / "tokenizer.json")
 
 
-def classification_metrics(logits: torch.Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Metrics of logits (N, C) against labels (N,). A class without rows or predictions counts as F1 0."""
-    predicted = logits.argmax(dim=1).numpy()
-    classes = list(range(logits.shape[1]))
-    return {
-        "loss": float(functional.cross_entropy(logits, torch.from_numpy(labels))),
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
-        "weighted_f1": float(
-            f1_score(labels, predicted, labels=classes, average="weighted", zero_division=0)
-        ),
-    }
+def classifier_of(folder: Path, classes: int, attention: Attention) -> TextClassifier:
+    """The classifier whose encoder a checkpoint's folder configures, without trained weights."""
+    encoder = load_encoder(folder, attention, pretrained=False)
+    return TextClassifier(encoder, encoder.config.hidden_size, classes)  # type: ignore[arg-type, union-attr]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from manifests.search import Search
 from manifests.section import Section
+from manifests.tasks import of_task
 from manifests.training import Training
 
 NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking"}
@@ -29,12 +31,17 @@ class TuningJob(Section):
     database: Path
     task: str
     seed: int
-    training: Training
-    search: Search
+    training: SerializeAsAny[Training]
+    search: SerializeAsAny[Search]
     splits: Path
     trials: int = Field(ge=1)
     deadline: float | None = None
     threads: int = Field(ge=1)
+
+    @field_validator("training", "search", mode="wrap")
+    @classmethod
+    def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        return of_task(info.data.get("task"), str(info.field_name), value)
 
     @property
     def metric(self) -> str:

@@ -111,7 +111,7 @@ def next_trial(study: optuna.Study, job: TuningJob) -> optuna.Trial | None:
             return None
         seed = int(np.random.SeedSequence([job.seed, number]).generate_state(1)[0])
         study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
-        return study.ask(fixed_distributions=distributions(job.search))
+        return study.ask(fixed_distributions=distributions(job.search, job.training))
 
 
 def finished_trials(study: optuna.Study) -> list[Trial]:
@@ -136,21 +136,24 @@ def importances(study: optuna.Study) -> dict[str, float]:
     return optuna.importance.get_param_importances(study)
 
 
-def distributions(search: Search) -> dict[str, BaseDistribution]:
+def distributions(search: Search, training: Training) -> dict[str, BaseDistribution]:
     """The space as Optuna has it."""
-    return {key: _distribution(key, dimension) for key, dimension in search.dimensions().items()}
+    return {
+        key: _distribution(dimension, is_whole(training, key))
+        for key, dimension in search.dimensions().items()
+    }
 
 
-def is_whole(key: str) -> bool:
-    """Whether a training key takes whole numbers only."""
-    return Training.model_fields[key].annotation is int
+def is_whole(training: Training, key: str) -> bool:
+    """Whether a key of the section takes whole numbers only."""
+    return type(training).model_fields[key].annotation is int
 
 
-def _distribution(key: str, dimension: Dimension) -> BaseDistribution:
+def _distribution(dimension: Dimension, whole: bool) -> BaseDistribution:
     if dimension.choices is not None:
         return CategoricalDistribution(dimension.choices)
     low, high = dimension.ends
-    if is_whole(key):
+    if whole:
         return IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
     return FloatDistribution(low, high, log=dimension.log, step=dimension.step)
 

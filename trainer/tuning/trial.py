@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 
 from backends.tracking import Untracked
 from manifests.errors import GauntletError, UsageError
-from manifests.training import Training
 from trainer.device import choose_device, make_deterministic
 from trainer.history import metric_key
 from trainer.loop import fit
@@ -49,11 +48,11 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
         optuna.TrialPruned: The trial is worse than half of the others were by then, or no score was finite.
         UsageError: As `run_trial`.
     """
-    section = Training.model_validate(job.training.model_dump() | trial.params)
+    section = type(job.training).model_validate(job.training.model_dump() | trial.params)
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
     torch.set_num_threads(job.threads)
-    task = load_task(job.task, section, job.splits)
+    task = load_task(section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)
     tracker = TrialTracker(trial, job.metric, section.epochs)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from components.step import ERROR_FILE
-from manifests.training import Training
+from manifests.text_classification import TextTraining
 
 COMPONENT = """
 import json, os, signal, sys
@@ -33,7 +33,8 @@ def test_the_step_ends_with_143_on_sigterm_so_that_nothing_half_trained_is_hande
     tiny_encoder: Path, tiny_splits: Path, tmp_path: Path
 ) -> None:
     step, states = tmp_path / "step", tmp_path / "states"
-    training = Training(encoder=str(tiny_encoder), epochs=2, batch_size=8).model_dump_json(exclude_none=True)
+    section = TextTraining(encoder=str(tiny_encoder), epochs=2, batch_size=8)
+    training = section.model_dump_json(exclude_none=True)
     done = subprocess.run(
         [sys.executable, "-c", COMPONENT, str(step), str(tiny_splits), training],
         env=os.environ | {"AIP_CHECKPOINT_DIR": str(states)},

@@ -8,10 +8,10 @@ import pytest
 
 from components.validate_data.carving import carve
 from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitFractions, SplitName
+from manifests.dataset import SplitName
 
 NOTHING_ALIKE = Likeness({})
-FRACTIONS = SplitFractions(train=0.6, validation=0.3, test=0.1)
+FRACTIONS: dict[SplitName, float] = {"train": 0.6, "validation": 0.3, "test": 0.1}
 
 
 def _table(keys: Sequence[str], labels: Sequence[str], splits: Sequence[str] | None = None) -> pd.DataFrame:

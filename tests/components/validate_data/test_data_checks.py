@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection, inspect
-from manifests.dataset import Dataset
+from components.validate_data.inspection import Inspection
+from components.validate_data.texts.inspection import inspect
+from manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")
 ORDER = (
@@ -50,7 +51,7 @@ def _inspect(
             "row": range(len(rows)),
         }
     )
-    dataset = Dataset.model_validate(
+    dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
     inspection = inspect(table, dataset, seed=0)

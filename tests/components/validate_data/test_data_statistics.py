@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.validate_data.source import SPLITS
-from components.validate_data.statistics import LENGTH_EDGES, content_sha256, describe, describe_lengths
-from manifests.dataset import Dataset
+from components.validate_data.texts.statistics import LENGTH_EDGES, content_sha256, describe, describe_lengths
+from manifests.dataset import SPLITS
+from manifests.text_classification import TextDataset
 
-DATASET = Dataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
+DATASET = TextDataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 
 
 def _table() -> pd.DataFrame:

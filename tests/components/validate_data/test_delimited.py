@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from components.validate_data.delimited import split_rows
+from components.validate_data.texts.delimited import split_rows
 from manifests.errors import DataError
 
 

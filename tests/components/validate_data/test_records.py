@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.validate_data.records import Records, parse
-from manifests.dataset import Columns
+from components.validate_data.texts.records import Records, parse
 from manifests.errors import DataError, UsageError
+from manifests.text_classification import Columns
 
 BY_POSITION = Columns(text=0, label=1)
 

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from components.validate_data.similarity import COMPARED_CHARS, Pair, similar_pairs
+from components.validate_data.texts.similarity import COMPARED_CHARS, Pair, similar_pairs
 
 
 def _brute_force(texts: list[str], at_least: float) -> list[Pair]:

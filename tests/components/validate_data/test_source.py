@@ -7,15 +7,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components.validate_data.source import find_files, read_table, resolve_label
-from manifests.dataset import Dataset
+from components.validate_data.texts.source import find_files, read_table, resolve_label
 from manifests.errors import DataError, UsageError
+from manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")
 
 
-def _dataset(uri: Path | str, **settings: Any) -> Dataset:
-    return Dataset.model_validate({"name": "d", "version": "1", "uri": str(uri), "labels": LABELS} | settings)
+def _dataset(uri: Path | str, **settings: Any) -> TextDataset:
+    content = {"name": "d", "version": "1", "uri": str(uri), "labels": LABELS}
+    return TextDataset.model_validate(content | settings)
 
 
 def _write(folder: Path, **contents: str) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.validate_data.text import excerpt, find_fault, normalise, repair
+from components.validate_data.texts.text import excerpt, find_fault, normalise, repair
 
 
 @pytest.mark.parametrize(

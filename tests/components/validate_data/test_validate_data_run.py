@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.validate_data.component import validate_data
-from components.validate_data.outputs import replacing
 from components.validate_data.run import run
-from manifests.dataset import Dataset
+from components.validate_data.texts.outputs import replacing
 from manifests.errors import DataError
 from manifests.schema import as_parameter
+from manifests.text_classification import TextDataset
 
 LABELS = ["joy", "fear"]
 SPLITS = ("train", "validation", "test")
@@ -46,7 +46,7 @@ class Outputs:
         }
 
     def run(self, uri: Path, seed: int = 0, **settings: Any) -> None:
-        section = Dataset.model_validate(
+        section = TextDataset.model_validate(
             {"name": "moods", "version": "2", "uri": str(uri), "labels": LABELS} | settings
         )
         step = self.root / "step"
@@ -227,7 +227,7 @@ class _Artifact:
 def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outputs: Outputs) -> None:
     path = tmp_path / "train.tsv"
     path.write_text("".join(f"{label}\trow {n}\n" for n in range(100) for label in (n % 2,)))
-    section = Dataset.model_validate(
+    section = TextDataset.model_validate(
         {
             "name": "moods",
             "version": "2",
@@ -241,6 +241,7 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
     step = outputs.root / "step"
     validate_data.python_func(
         dataset=parameter,
+        task="text_classification",
         seed=0,
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
@@ -251,11 +252,12 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
 
 def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, outputs: Outputs) -> None:
     uri = _csv(tmp_path, [("a", "joy")])
-    section = Dataset(name="moods", version="2", uri=str(uri), labels=("joy", "fear"))
+    section = TextDataset(name="moods", version="2", uri=str(uri), labels=("joy", "fear"))
     step = outputs.root / "step"
     with pytest.raises(SystemExit) as caught:
         validate_data.python_func(
             dataset=as_parameter(section),
+            task="text_classification",
             seed=0,
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),

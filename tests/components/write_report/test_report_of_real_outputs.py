@@ -117,8 +117,17 @@ def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
 
 
 def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
-    made_from = TrainingRecord("text_classification", CLASSES, "minilm", 64, 7, 1, "d" * 64, "e" * 64)
-    outputs = {"history": history(), "checkpoint/training.json": asdict(made_from)}
+    made_from = TrainingRecord(
+        task="text_classification",
+        labels=CLASSES,
+        seed=7,
+        epoch=1,
+        data_sha256="d" * 64,
+        training_sha256="e" * 64,
+        encoder="minilm",
+        max_length=64,
+    )
+    outputs = {"history": history(), "checkpoint/training.json": made_from.as_json()}
     runs.finish(tmp_path / runs.JOB / "train-model", outputs)
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and [*absent(record.history), *absent(record.training)] == []

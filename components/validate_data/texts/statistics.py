@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from components.validate_data.classes import count_classes
-from components.validate_data.source import SPLITS
-from manifests.dataset import Dataset, SplitName
+from manifests.dataset import SPLITS, SplitName
+from manifests.text_classification import TextDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)
@@ -42,7 +42,7 @@ class LengthStatistics:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class TextStatistics:
     """The content of `statistics.json`.
 
     Attributes:
@@ -73,12 +73,12 @@ class Statistics:
         return content
 
 
-def describe(table: pd.DataFrame, dataset: Dataset) -> Statistics:
+def describe(table: pd.DataFrame, dataset: TextDataset) -> TextStatistics:
     """The statistics of a table of `text`, `label` (a name), `key` (the normalised text) and `split`."""
     by_split = {split: table[table["split"] == split] for split in SPLITS}
     words = Counter(word for key in by_split["train"]["key"] for word in key.split())
     frequent = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:TOP_WORDS]
-    return Statistics(
+    return TextStatistics(
         name=dataset.name,
         version=dataset.version,
         commit_hash=dataset.commit_hash,

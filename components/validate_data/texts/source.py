@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 
 from backends import storage
-from components.validate_data.records import Records, format_of, parse
-from components.validate_data.text import excerpt, find_fault, repair
-from manifests.dataset import Dataset, SplitName
+from components.validate_data.texts.records import Records, format_of, parse
+from components.validate_data.texts.text import excerpt, find_fault, repair
+from manifests.dataset import SPLITS, SplitName
 from manifests.errors import DataError
+from manifests.text_classification import TextDataset
 
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("val", "dev"),
@@ -34,7 +34,7 @@ class SourceFile:
     uri: str
 
 
-def read_table(dataset: Dataset) -> pd.DataFrame:
+def read_table(dataset: TextDataset) -> pd.DataFrame:
     """Every row of every file.
 
     Columns: `text` and `label` (None where missing; a label is a name of `dataset.labels`, or the value as it
@@ -63,7 +63,7 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def find_files(dataset: Dataset) -> tuple[SourceFile, ...]:
+def find_files(dataset: TextDataset) -> tuple[SourceFile, ...]:
     """The files that `dataset.uri` and `dataset.files` name, or the folder holds; train comes first.
 
     Raises:
@@ -125,7 +125,7 @@ def _discover(folder: str, declared_format: str) -> tuple[SourceFile, ...]:
     )
 
 
-def _verify(dataset: Dataset, contents: dict[SourceFile, bytes]) -> None:
+def _verify(dataset: TextDataset, contents: dict[SourceFile, bytes]) -> None:
     """Compare every file's sha256, as stored, with the manifest's before anything is parsed."""
     if dataset.sha256 is None:
         return

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.validate_data.delimited import (
+from components.validate_data.gzipped import unzip
+from components.validate_data.texts.delimited import (
     BAR,
     COMMA,
     DELIMITER_NAMES,
@@ -24,9 +23,9 @@ from components.validate_data.delimited import (
     split_line,
     split_rows,
 )
-from components.validate_data.text import excerpt
-from manifests.dataset import Columns
+from components.validate_data.texts.text import excerpt
 from manifests.errors import DataError, UsageError
+from manifests.text_classification import Columns
 
 SUFFIX_FORMATS = {
     ".csv": "csv",
@@ -80,7 +79,7 @@ def parse(data: bytes, name: str, declared_format: str, columns: Columns) -> Rec
             f"{name}: no format is known by this name. Set dataset.format to csv, tsv, jsonl or parquet"
         )
     if name.lower().endswith(GZIP_SUFFIX):
-        data = _unzip(data, name)
+        data = unzip(data, name)
     if not data.strip():
         raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
     if file_format == "parquet":
@@ -127,13 +126,6 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     if faults:
         raise DataError(f"{name}: {' and '.join(faults)} to one of the columns found: {listed}")
     return list(found).index(str(columns.text)), list(found).index(str(label))
-
-
-def _unzip(data: bytes, name: str) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name}: not a whole gzip file: {error}. Fetch it again") from None
 
 
 def _decode(data: bytes, name: str) -> str:

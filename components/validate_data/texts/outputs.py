@@ -10,14 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.step import replacing, write_json
-from components.validate_data.source import SPLITS
-from components.validate_data.statistics import Statistics
+from components.validate_data.texts.statistics import TextStatistics
+from manifests.dataset import SPLITS
 
 STATISTICS_FILE = "statistics.json"
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])
 
 
-def write_splits(folder: Path, table: pd.DataFrame, labels: Sequence[str], statistics: Statistics) -> None:
+def write_splits(
+    folder: Path, table: pd.DataFrame, labels: Sequence[str], statistics: TextStatistics
+) -> None:
     """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
     index = {label: number for number, label in enumerate(labels)}
     for split in SPLITS:

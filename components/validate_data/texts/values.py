@@ -6,8 +6,8 @@ import pandas as pd
 import pandera.pandas as pandera
 
 from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, judge_rows
-from components.validate_data.text import excerpt
-from manifests.dataset import Dataset
+from components.validate_data.texts.text import excerpt
+from manifests.text_classification import TextDataset
 
 # A row without a text or a label of the set cannot be written as (text, class index), so it leaves the
 # splits whatever the severity; the severity decides what else follows.
@@ -15,7 +15,7 @@ UNUSABLE = ("empty_values", "unknown_labels")
 _NULL_CHECK = "not_nullable"
 
 
-def check_values(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[CheckResult]]:
+def check_values(table: pd.DataFrame, dataset: TextDataset) -> tuple[pd.DataFrame, list[CheckResult]]:
     """The rows that go on, and the results of the four checks in order.
 
     A row counts in the first check that removes it and in none after that.
@@ -33,7 +33,7 @@ def check_values(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, l
     return remaining, results
 
 
-def _failing_rows(table: pd.DataFrame, dataset: Dataset) -> dict[str, pd.Index[int]]:
+def _failing_rows(table: pd.DataFrame, dataset: TextDataset) -> dict[str, pd.Index[int]]:
     """Index of the rows that fail each check, by one lazy pandera validation.
 
     pandera puts failing values into its messages, so it is shown lengths in place of texts.

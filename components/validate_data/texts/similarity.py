@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.validate_data.duplicates import Likeness
+
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
 
@@ -62,3 +64,13 @@ def _words_by_rarity(texts: Sequence[str]) -> list[list[int]]:
     by_rarity = sorted(frequencies, key=lambda word: (frequencies[word], word))
     numbers = {word: number for number, word in enumerate(by_rarity)}
     return [sorted(numbers[word] for word in words) for words in split]
+
+
+def likeness_among(keys: Sequence[str], at_least: float) -> Likeness:
+    """Compare distinct keys; pairs below `at_least` are not kept."""
+    neighbours: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+    for pair in similar_pairs(keys, at_least):
+        first, second = keys[pair.first], keys[pair.second]
+        neighbours[first].append((second, pair.similarity))
+        neighbours[second].append((first, pair.similarity))
+    return Likeness(dict(neighbours))

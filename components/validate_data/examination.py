@@ -1,0 +1,27 @@
+"""A dataset that was read and checked, of whichever task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.validate_data.inspection import Inspection
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the checks found, and what is handed on when none of them failed.
+
+    Attributes:
+        rows_read: Before any check.
+        rows: Those that are kept, by split.
+        report: The HTML page.
+        write_splits: Writes the splits and their statistics into a folder.
+    """
+
+    inspection: Inspection
+    rows_read: int
+    rows: Mapping[str, int]
+    report: str
+    write_splits: Callable[[Path], None]

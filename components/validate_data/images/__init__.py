@@ -1,0 +1,1 @@
+"""Images in idx files and the indices of their labels."""

@@ -1,0 +1,41 @@
+"""An image dataset from its files to what the step hands on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from components.validate_data.examination import Examination
+from components.validate_data.images.inspection import inspect
+from components.validate_data.images.outputs import write_splits
+from components.validate_data.images.pictures import class_strips
+from components.validate_data.images.report import render
+from components.validate_data.images.source import read_images
+from components.validate_data.images.statistics import describe
+from manifests.image_classification import ImageDataset
+
+
+def examine(section: ImageDataset, seed: int) -> Examination:
+    """Read and check a dataset; the seed is for the validation split.
+
+    Raises:
+        DataError: The data cannot be read.
+        UsageError: There is nothing at the URI.
+        GauntletError: The store that holds the data is out of reach.
+    """
+    table = read_images(section)
+    inspection = inspect(table, section, seed)
+    statistics = describe(inspection.table, table.pixels, section)
+    strips = class_strips(inspection.table, table.pixels, section.labels)
+    return Examination(
+        inspection=inspection,
+        rows_read=len(table.rows),
+        rows=statistics.rows,
+        report=render(statistics, inspection, len(table.rows), strips),
+        write_splits=partial(
+            write_splits,
+            table=inspection.table,
+            pixels=table.pixels,
+            labels=section.labels,
+            statistics=statistics,
+        ),
+    )

@@ -1,0 +1,36 @@
+"""Write what validate-data makes of images, each file whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from components.step import replacing, write_json
+from components.validate_data.images.statistics import ImageStatistics
+from manifests.dataset import SPLITS
+
+STATISTICS_FILE = "statistics.json"
+
+
+def write_splits(
+    folder: Path,
+    table: pd.DataFrame,
+    pixels: npt.NDArray[np.uint8],
+    labels: Sequence[str],
+    statistics: ImageStatistics,
+) -> None:
+    """One npz file per split, and last `statistics.json`, whose presence says that all are there.
+
+    An npz file holds `images` uint8 (N, H, W) or (N, H, W, channels), and `label` and `row`, int64 (N,).
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    for split in SPLITS:
+        rows = table[table["split"] == split]
+        label = np.array([index[name] for name in rows["label"]], dtype=np.int64)
+        with replacing(folder / f"{split}.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, images=pixels[rows.index], label=label, row=rows["row"].to_numpy(dtype=np.int64))
+    write_json(folder / STATISTICS_FILE, statistics.as_json())

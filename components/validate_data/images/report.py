@@ -1,0 +1,27 @@
+"""What the report says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.validate_data.images.pictures import Strip
+from components.validate_data.images.statistics import BRIGHTNESS_EDGES, ImageStatistics
+from components.validate_data.inspection import Inspection
+from components.validate_data.report import Histogram
+from components.validate_data.report import render as render_page
+
+
+def render(
+    statistics: ImageStatistics, inspection: Inspection, rows_read: int, strips: Sequence[Strip]
+) -> str:
+    """The page, with rows of each class and a histogram of the images' brightness."""
+    counts = {split: pixels.brightness for split, pixels in statistics.pixels.items()}
+    return render_page(
+        "images/report.html.jinja",
+        statistics,
+        inspection,
+        rows_read,
+        Histogram("images", BRIGHTNESS_EDGES, counts),
+        histogram_of="Histogram of brightness",
+        strips=strips,
+    )

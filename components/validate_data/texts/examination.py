@@ -1,0 +1,35 @@
+"""A text dataset from its files to what the step hands on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from components.validate_data.examination import Examination
+from components.validate_data.texts.inspection import inspect
+from components.validate_data.texts.outputs import write_splits
+from components.validate_data.texts.report import render
+from components.validate_data.texts.source import read_table
+from components.validate_data.texts.statistics import describe
+from manifests.text_classification import TextDataset
+
+
+def examine(section: TextDataset, seed: int) -> Examination:
+    """Read and check a dataset; the seed is for the splits that no file provides.
+
+    Raises:
+        DataError: The data cannot be read.
+        UsageError: `section` asks for what cannot be read.
+        GauntletError: The store that holds the data is out of reach.
+    """
+    table = read_table(section)
+    inspection = inspect(table, section, seed)
+    statistics = describe(inspection.table, section)
+    return Examination(
+        inspection=inspection,
+        rows_read=len(table),
+        rows=statistics.rows,
+        report=render(statistics, inspection, rows_read=len(table)),
+        write_splits=partial(
+            write_splits, table=inspection.table, labels=section.labels, statistics=statistics
+        ),
+    )

@@ -1,0 +1,52 @@
+"""Every check of a text dataset's `checks`, in order, on one table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from components.validate_data.carving import carve
+from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
+from components.validate_data.duplicates import find_conflicts, find_exact, find_leaks, find_near
+from components.validate_data.inspection import Inspecting, Inspection
+from components.validate_data.texts.similarity import likeness_among
+from components.validate_data.texts.text import excerpt, normalise
+from components.validate_data.texts.values import check_values
+from manifests.dataset import SPLITS
+from manifests.text_classification import TextDataset
+
+
+def inspect(table: pd.DataFrame, dataset: TextDataset, seed: int) -> Inspection:
+    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+
+    Missing splits are carved after the checks within a split and before the one across splits, so that
+    what `drop` removes is gone by then.
+
+    Args:
+        table: As `source.read_table` returns it.
+        dataset: The manifest's section.
+        seed: For the carving.
+    """
+    checks = dataset.checks
+    missing = tuple(split for split in SPLITS if split not in set(table["split"]))
+    rows, results = check_values(table, dataset)
+    rows = rows.assign(
+        key=[normalise(text) for text in rows["text"]], shown=[excerpt(text) for text in rows["text"]]
+    )
+    near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
+    likeness = likeness_among(list(dict.fromkeys(rows["key"])), min(near, leaking))
+    inspecting = Inspecting(rows, len(table), results)
+    inspecting.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
+    inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
+    inspecting.check("near_duplicates", checks.near_duplicates, lambda left: find_near(left, likeness, near))
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    inspecting.rows = carve(inspecting.rows, missing, fractions, likeness, leaking, seed)
+    inspecting.check("leakage", checks.leakage, lambda left: find_leaks(left, likeness, leaking))
+    counts = count_classes(inspecting.rows, dataset.labels)
+    return Inspection(
+        inspecting.rows,
+        (
+            *inspecting.results,
+            check_rows_per_class(counts, checks.rows_per_class, len(table)),
+            check_class_balance(counts, checks.class_balance, len(table)),
+        ),
+    )

@@ -1,0 +1,21 @@
+"""What the report says of texts."""
+
+from __future__ import annotations
+
+from components.validate_data.inspection import Inspection
+from components.validate_data.report import Histogram
+from components.validate_data.report import render as render_page
+from components.validate_data.texts.statistics import LENGTH_EDGES, TextStatistics
+
+
+def render(statistics: TextStatistics, inspection: Inspection, rows_read: int) -> str:
+    """The page, with a histogram of the texts' lengths."""
+    counts = {split: length.counts for split, length in statistics.text_length.items()}
+    return render_page(
+        "texts/report.html.jinja",
+        statistics,
+        inspection,
+        rows_read,
+        Histogram("texts", LENGTH_EDGES, counts),
+        histogram_of="Histogram of text lengths",
+    )

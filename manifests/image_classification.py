@@ -1,0 +1,120 @@
+"""The sections `dataset` and `training` of the task `image_classification`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from manifests.dataset import ClassBalanceCheck, Dataset, RowCheck, RowsPerClassCheck, Sha256
+from manifests.search import Dimension, Search
+from manifests.section import Fraction, Section
+from manifests.training import Training
+
+Size = Annotated[int, Field(ge=8, le=1024)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ImageFiles(Section):
+    """The idx files, relative to `dataset.uri`, packed by gzip or not. The test files never train."""
+
+    train_images: str = "train-images-idx3-ubyte.gz"
+    train_labels: str = "train-labels-idx1-ubyte.gz"
+    test_images: str = "t10k-images-idx3-ubyte.gz"
+    test_labels: str = "t10k-labels-idx1-ubyte.gz"
+
+
+class ImageHashes(Section):
+    """The sha256 of each idx file as gzip gives it back: the same data is packed in more ways than one."""
+
+    train_images: Sha256
+    train_labels: Sha256
+    test_images: Sha256
+    test_labels: Sha256
+
+
+class ImageChecks(Section):
+    """What is checked before a model is trained, with strict defaults. Images are the same pixel by pixel."""
+
+    unknown_labels: RowCheck = RowCheck()
+    empty_images: RowCheck = RowCheck()
+    conflicting_labels: RowCheck = RowCheck()
+    exact_duplicates: RowCheck = RowCheck()
+    leakage: RowCheck = RowCheck()
+    rows_per_class: RowsPerClassCheck = RowsPerClassCheck()
+    class_balance: ClassBalanceCheck = ClassBalanceCheck()
+
+
+class ImageDataset(Dataset):
+    """Section of validate-data: images of one size in idx files, and their labels' indices.
+
+    `shape` is height and width. Images of one channel are (N, H, W) in their file, others
+    (N, H, W, channels). `validation_fraction` of the training file's rows, the classes in proportion, are
+    for validation.
+    for validation.
+    """
+
+    files: ImageFiles = ImageFiles()
+    sha256: ImageHashes | None = None
+    shape: tuple[Size, Size]
+    channels: Literal[1, 3] = 1
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    checks: ImageChecks = ImageChecks()
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The idx files."""
+        return tuple(name for _, name in self.files)
+
+
+class Augmentation(Section):
+    """How far a training image is moved at most, drawn anew for each image in each epoch.
+
+    `rotation` is in degrees, `shift` a share of the side, along both, `shear` a share of the height, by which
+    the upper edge slides against the lower one, and `zoom` the share by which the image grows or shrinks.
+    """
+
+    rotation: float = Field(0.0, ge=0, le=180)
+    shift: Fraction = 0.0
+    shear: Fraction = 0.0
+    zoom: float = Field(0.0, ge=0, lt=1)
+    horizontal_flip: bool = False
+
+
+class ImageSearch(Search):
+    """What can be tuned of an image classifier."""
+
+    depth: Dimension | None = None
+    units: Dimension | None = None
+    head_dropout: Dimension | None = None
+
+
+class ImageTraining(Training):
+    """Section of train-model: a convolutional network that begins from random weights.
+
+    Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two
+    (resnet). Blocks halve height and width, but for a resnet's first. `units` is the width of the dense layer
+    before the last one, 0: none. `dropout` follows each block, `head_dropout` stands before the last layer.
+    """
+
+    arch: Literal["plain_cnn", "resnet"] = "plain_cnn"
+    filters: tuple[Width, ...] = Field((32, 64, 128), min_length=1)
+    depth: int = Field(1, ge=1, le=16)
+    units: int = Field(512, ge=0, le=4096)
+    dropout: float = Field(0.25, ge=0, lt=1)
+    head_dropout: float = Field(0.5, ge=0, lt=1)
+    augmentation: Augmentation = Augmentation()
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    weight_decay: float = Field(1e-5, ge=0)
+    search: ImageSearch | None = Field(None, exclude=True)
+
+    memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
+
+    @property
+    def architecture(self) -> str:
+        """The network and its sizes, such as `custom-cnn-32-64-128-512-0.25-0.5`."""
+        name = "custom-cnn" if self.arch == "plain_cnn" else self.arch
+        sizes = [*self.filters, self.units, self.dropout, self.head_dropout]
+        return "-".join([name, *(f"{size:g}" for size in sizes)])

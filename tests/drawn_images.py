@@ -1,0 +1,54 @@
+"""Images of drawn shapes that a small network tells apart, as arrays and as idx files."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SHAPES = ("upright", "level", "block")
+SIDE = 16
+FILES = {
+    "train_images": "train-images-idx3-ubyte.gz",
+    "train_labels": "train-labels-idx1-ubyte.gz",
+    "test_images": "t10k-images-idx3-ubyte.gz",
+    "test_labels": "t10k-labels-idx1-ubyte.gz",
+}
+
+Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+def draw(rows_per_class: int, seed: int) -> Drawn:
+    """Images (N, 16, 16) of a standing bar, a lying bar or a square, with noise; labels (N,) in turn."""
+    generator = np.random.default_rng(seed)
+    labels = np.tile(np.arange(len(SHAPES), dtype=np.uint8), rows_per_class)
+    images = generator.integers(0, 40, (len(labels), SIDE, SIDE), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        top, left = generator.integers(2, 6, 2)
+        height, width = ((9, 3), (3, 9), (6, 6))[label]
+        image[top : top + height, left : left + width] += np.uint8(generator.integers(120, 200))
+    return images, labels
+
+
+def idx(array: npt.NDArray[np.uint8]) -> bytes:
+    """The array as an idx file."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_files(folder: Path, train: Drawn, test: Drawn) -> Path:
+    """The four packed files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = dict(zip(FILES, (*train, *test), strict=True))
+    for role, name in FILES.items():
+        (folder / name).write_bytes(gzip.compress(idx(arrays[role]), compresslevel=1))
+    return folder
+
+
+def dataset(uri: Path, **settings: Any) -> dict[str, Any]:
+    """The section `dataset` of the drawn images."""
+    content = {"name": "drawn", "version": "1", "uri": str(uri), "labels": list(SHAPES)}
+    return content | {"shape": [SIDE, SIDE], "validation_fraction": 0.25} | settings

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from manifests.errors import UsageError
+from manifests.image_classification import Augmentation, ImageTraining
+from manifests.training import EarlyStopping
+from tests.drawn_images import SHAPES, SIDE
+from trainer.checkpoint import load_model, read_record
+from trainer.device import make_deterministic
+from trainer.ranks import World
+from trainer.replica import Replica
+from trainer.run import TrainingRun, train
+from trainer.splits import read_images
+from trainer.tasks import load_task
+
+MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def section() -> ImageTraining:
+    return ImageTraining(
+        filters=(8, 16),
+        units=32,
+        dropout=0.1,
+        head_dropout=0.1,
+        epochs=8,
+        batch_size=12,
+        learning_rate=1e-2,
+        augmentation=MOVED,
+        early_stopping=EarlyStopping(metric="accuracy", patience=10),
+    )
+
+
+def trained(section: ImageTraining, splits: Path, folder: Path) -> dict[str, Any]:
+    run = TrainingRun(section, "drawn", "image_classification", 3, splits, folder, checkpoint_uri="")
+    return train(run)
+
+
+def probabilities(checkpoint: Path, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return load_model(checkpoint)(torch.from_numpy(images)).double().softmax(dim=1).numpy()
+
+
+@pytest.mark.parametrize(("arch", "units"), [("plain_cnn", 32), ("resnet", 0)])
+def test_a_network_learns_shapes_and_its_checkpoint_scores_what_the_history_says(
+    section: ImageTraining, image_splits: Path, tmp_path: Path, arch: str, units: int
+) -> None:
+    of_arch = section.model_copy(update={"arch": arch, "units": units})
+    history = trained(of_arch, image_splits, tmp_path / "checkpoint")
+    best = history["epochs"][history["best_epoch"] - 1]
+    assert best["accuracy"] >= 0.9
+    validation = read_images(image_splits, "validation")
+    scores = probabilities(tmp_path / "checkpoint", validation.images)
+    labels, predicted = validation.labels, scores.argmax(axis=1)
+    assert best["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert best["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert best["weighted_f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
+    assert best["validation_loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
+
+
+def test_a_checkpoint_says_what_a_conversion_needs(
+    section: ImageTraining, image_splits: Path, tmp_path: Path
+) -> None:
+    trained(section.model_copy(update={"epochs": 1}), image_splits, tmp_path / "checkpoint")
+    record = read_record(tmp_path / "checkpoint")
+    assert record.task == "image_classification"
+    assert (record.labels, record.input_shape) == (SHAPES, (1, SIDE, SIDE))
+    assert set(json.loads((tmp_path / "checkpoint" / "training.json").read_text())) == {
+        *("task", "labels", "input_shape", "seed", "epoch", "data_sha256", "training_sha256")
+    }
+    images = read_images(image_splits, "train").images
+    normalisation = load_model(tmp_path / "checkpoint").normalisation
+    assert float(normalisation.mean) == pytest.approx(images.mean())
+    assert float(normalisation.std) == pytest.approx(images.std())
+
+
+def test_training_ends_when_accuracy_no_longer_gains(
+    section: ImageTraining, image_splits: Path, tmp_path: Path
+) -> None:
+    stopping = EarlyStopping(metric="accuracy", patience=2)
+    patient = section.model_copy(update={"epochs": 60, "early_stopping": stopping})
+    history = trained(patient, image_splits, tmp_path / "checkpoint")
+    assert history["stopped"] == "early stopping"
+    accuracies = [epoch["accuracy"] for epoch in history["epochs"]]
+    assert history["best_epoch"] == 1 + int(np.argmax(accuracies)) == len(accuracies) - 2
+
+
+def test_an_image_moves_alike_in_whichever_batch_it_is(section: ImageTraining, image_splits: Path) -> None:
+    task, other = (load_task(section, image_splits) for _ in range(2))
+    rows = [3, 40, 7, 11]
+    _, maps = task.training_batch(rows, (1, 2))
+    for at, row in enumerate(rows):
+        other.training_batch([0], (1, 5))
+        assert torch.equal(other.training_batch([row], (1, 2))[1][0], maps[at])
+
+
+def test_nothing_moves_in_validation(section: ImageTraining, image_splits: Path) -> None:
+    make_deterministic(0)
+    task = load_task(section, image_splits)
+    replica = Replica(task, task.build_model(), section, CPU, World())
+    still = load_task(section.model_copy(update={"augmentation": Augmentation()}), image_splits)
+    scores = replica.validate()
+    assert scores == Replica(still, replica._module, section, CPU, World()).validate()
+    assert scores == replica.validate()
+
+
+def test_cut_finer_the_rows_of_a_step_have_the_same_loss_where_no_batch_is_normalised(
+    section: ImageTraining, image_splits: Path
+) -> None:
+    make_deterministic(0)
+    task = load_task(section, image_splits)
+    model = task.build_model().eval()
+    with torch.no_grad():
+        whole, *parts = (
+            float(task.loss_sum(model, task.training_batch(rows, (1, 1))))
+            for rows in (range(12), range(4), range(4, 8), range(8, 12))
+        )
+    assert whole == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_more_blocks_than_an_image_can_be_halved_is_one_message(
+    section: ImageTraining, image_splits: Path
+) -> None:
+    deep = section.model_copy(update={"filters": (4,) * 5})
+    with pytest.raises(UsageError, match=r"training.filters: found 5 blocks, expected at most 4 for images"):
+        load_task(deep, image_splits)
+
+
+def test_splits_of_another_task_are_one_message(section: ImageTraining, tiny_splits: Path) -> None:
+    with pytest.raises(UsageError, match=r"train.npz: no such file, expected a folder written by"):
+        load_task(section, tiny_splits)

@@ -1,0 +1,140 @@
+"""Convolutional networks for small images, with the normalisation of their pixels inside.
+
+B = batch, C = channels, H = height, W = width, F = filters of a block, K = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from trainer.dropout import Dropout
+
+CONVOLUTION = 3  # pixels wide and high
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a network is built from: the content of a checkpoint's `config.json`.
+
+    Attributes:
+        input_shape: Channels, height, width.
+        filters, depth, units, dropout, head_dropout: As in `ImageTraining`.
+    """
+
+    arch: Literal["plain_cnn", "resnet"]
+    input_shape: tuple[int, int, int]
+    classes: int
+    filters: tuple[int, ...]
+    depth: int
+    units: int
+    dropout: float
+    head_dropout: float
+
+
+class Normalisation(nn.Module):
+    """Pixels of 0 to 255 to zero mean and unit variance over the training split, by channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) of any type, with their values as they are in the file, as float32."""
+        return (images.float() - cast(torch.Tensor, self.mean)) / cast(torch.Tensor, self.std)
+
+
+class ImageClassifier(nn.Module):
+    """Normalisation, blocks of convolutions, and a head of one or two dense layers."""
+
+    def __init__(self, config: NetworkConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalisation = Normalisation(mean, std)
+        channels, height, width = config.input_shape
+        last = config.filters[-1]
+        if config.arch == "resnet":
+            self.stem: nn.Module = convolution(channels, config.filters[0])
+            self.blocks = residual_blocks(config)
+            self.pool: nn.Module = GlobalAverage()
+            features = last
+        else:
+            self.stem = nn.Identity()
+            self.blocks = plain_blocks(config)
+            self.pool = nn.Flatten()
+            features = last * (height >> len(config.filters)) * (width >> len(config.filters))
+        self.head = head(features, config)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of images (B, C, H, W), uint8 or floating point, with values of 0 to 255."""
+        values = self.stem(self.normalisation(images))
+        for block in self.blocks:
+            values = block(values)
+        return cast(torch.Tensor, self.head(self.pool(values)))
+
+
+class GlobalAverage(nn.Module):
+    """The mean over height and width; unlike AdaptiveAvgPool2d it has a repeatable gradient on a GPU."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, F) of (B, F, H, W)."""
+        return values.mean(dim=(2, 3))
+
+
+class ResidualUnit(nn.Module):
+    """Two convolutions beside a shortcut (He et al., 2016), a 1 × 1 convolution where sizes change."""
+
+    def __init__(self, before: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.first = convolution(before, filters, stride)
+        self.second = nn.Sequential(_convolution(filters, filters), nn.BatchNorm2d(filters))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != filters:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, filters, 1, stride, bias=False), nn.BatchNorm2d(filters)
+            )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, F, H / stride, W / stride) of (B, before, H, W)."""
+        return torch.relu(self.second(self.first(values)) + self.shortcut(values))
+
+
+def convolution(before: int, filters: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU."""
+    return nn.Sequential(_convolution(before, filters, stride), nn.BatchNorm2d(filters), nn.ReLU())
+
+
+def _convolution(before: int, filters: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, filters, CONVOLUTION, stride, padding=CONVOLUTION // 2, bias=False)
+
+
+def plain_blocks(config: NetworkConfig) -> nn.ModuleList:
+    """Blocks of `depth` convolutions, each of which ends in a pooling that halves height and width."""
+    blocks = nn.ModuleList()
+    for before, filters in pairwise([config.input_shape[0], *config.filters]):
+        widths = [before, *[filters] * config.depth]
+        layers = [convolution(*pair) for pair in pairwise(widths)]
+        blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2), Dropout(config.dropout)))
+    return blocks
+
+
+def residual_blocks(config: NetworkConfig) -> nn.ModuleList:
+    """Blocks of `depth` residual units; every block but the first begins by halving height and width."""
+    blocks = nn.ModuleList()
+    for number, (before, filters) in enumerate(pairwise([config.filters[0], *config.filters])):
+        units = [ResidualUnit(before, filters, stride=2 if number else 1)]
+        units += [ResidualUnit(filters, filters, stride=1) for _ in range(config.depth - 1)]
+        blocks.append(nn.Sequential(*units, Dropout(config.dropout)))
+    return blocks
+
+
+def head(features: int, config: NetworkConfig) -> nn.Sequential:
+    """A dense layer with ReLU if there are `units`, dropout, and the last layer."""
+    dense: list[nn.Module] = [nn.Linear(features, config.units), nn.ReLU()] if config.units else []
+    last = nn.Linear(config.units or features, config.classes)
+    return nn.Sequential(*dense, Dropout(config.head_dropout), last)
