@@ -75,11 +75,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out."""
+    """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
+
+    `interpreter` is the Python that runs it: a benchmark's rival may need an environment of its own.
+    """
 
     kind: Literal["eager", "compiled", "onnx"]
     path: Path
     optional: bool = False
+    interpreter: str = sys.executable
 
 
 def draw_rows(rows: int, batch_size: int, seed: int) -> list[npt.NDArray[np.int64]]:
@@ -180,7 +184,7 @@ class _Worker:
         arguments = [contender.kind, str(contender.path), str(archive), str(threads)]
         path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [contender.interpreter, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

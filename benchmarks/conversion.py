@@ -1,0 +1,227 @@
+"""Speed and quality of the converted model against PyTorch and against what else converts it.
+
+    python -m venv optimum && optimum/bin/pip install "optimum-onnx[onnxruntime]"
+    python benchmarks/conversion.py RUN --optimum optimum/bin/python --runs 3
+
+RUN is the `steps/<pipeline>-<time>` folder of a finished run of an emotion manifest: its checkpoint is
+converted anew, its training rows calibrate, its validation rows are timed and its test rows scored. Compared:
+
+- PyTorch, eager and compiled; a speed-up is over the faster of the two at that batch size
+- each candidate of convert-to-onnx
+- plain: `torch.onnx.export` as it comes, then `quantize_dynamic` as it comes
+- Optimum O3 + avx512_vnni, made and timed by the interpreter of an environment of its own (it pins an older
+  transformers). It exports the encoder alone: pooling and head are left out of its times, and are computed
+  beside it for its scores.
+
+Every model has a process of its own; they take turns in rounds, and a run's figure is the median of its
+batches. Batches are real texts, drawn as requests would come and padded to their longest. Printed: median and
+range over the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+from onnxruntime.quantization import quantize_dynamic
+from safetensors.torch import save_file
+
+from components.convert_to_onnx.candidates import Failed, Source, build_graphs, describe
+from components.convert_to_onnx.parity import macro_f1
+from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.scoring import Rows, onnx_forward, pytorch_forward
+from components.convert_to_onnx.timing import Contender, draw_rows, measure
+from manifests.conversion import CPU_CANDIDATES
+from manifests.dataset import SplitName
+from serving.bundle import open_session
+from serving.cpu import usable_cpus
+from trainer.checkpoint import load_model, read_record
+
+BATCH_SIZES = (1, 8, 32)
+SORTED_BATCH = 32
+PYTORCH = ("eager", "compiled")
+OPTIMUM = """
+from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTOptimizer, ORTQuantizer
+from optimum.onnxruntime.configuration import AutoOptimizationConfig, AutoQuantizationConfig
+
+encoder, out = sys.argv[1:]
+model = ORTModelForFeatureExtraction.from_pretrained(encoder, export=True)
+ORTOptimizer.from_pretrained(model).optimize(save_dir=out, optimization_config=AutoOptimizationConfig.O3())
+ORTQuantizer.from_pretrained(out, file_name="model_optimized.onnx").quantize(
+    save_dir=out, quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment that has it")
+    options = parser.parse_args()
+    checkpoint, splits = options.run / "train-model/checkpoint", options.run / "validate-data/splits"
+    record, threads = read_record(checkpoint), usable_cpus()
+    torch.set_num_threads(threads)
+    names: tuple[SplitName, ...] = ("train", "validation", "test")
+    training_rows, rows, test_rows = (Rows.read(splits, name, checkpoint, record) for name in names)
+    print(f"{threads} threads of {describe_processor()}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        graphs = candidates(checkpoint, training_rows, options.seed, folder)
+        attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
+        contenders = {mode: Contender(mode, checkpoint) for mode in PYTORCH}
+        contenders |= {name: Contender("onnx", path) for name, path in graphs.items()}
+        if options.optimum:
+            path = optimum(options.optimum, checkpoint, folder)
+            contenders["Optimum O3 + avx512_vnni"] = Contender("onnx", path, interpreter=options.optimum)
+        labels = {name: score(name, by.path, test_rows, checkpoint) for name, by in contenders.items()}
+        timings = []
+        for run in range(options.runs):
+            batches = {
+                size: [rows.batch(drawn) for drawn in draw_rows(len(rows), size, options.seed + run)]
+                for size in BATCH_SIZES
+            }
+            timings.append(measure(contenders, batches, threads, folder))
+            print(
+                f"run {run + 1}: models waited for a CPU {timings[-1].contention:.0%} of the time", flush=True
+            )
+    print_table(list(contenders), timings, labels, test_rows.truth)
+
+
+def candidates(checkpoint: Path, training_rows: Rows, seed: int, folder: Path) -> dict[str, Path]:
+    """The candidates of convert-to-onnx that can be made."""
+    source = Source(
+        load_model(checkpoint, attention="eager"),
+        opset=17,
+        calibration=training_rows.sample(seed),
+        used_ids=training_rows.used_ids(),
+    )
+    made = {}
+    for graph in build_graphs(CPU_CANDIDATES, source, folder):
+        if isinstance(graph, Failed):
+            print(f"{graph.name}: {graph.reason}")
+        else:
+            made[graph.name] = graph.path
+    return made
+
+
+def attempt(graphs: dict[str, Path], name: str, make: Callable[[], Path]) -> None:
+    try:
+        graphs[name] = make()
+    except Exception as error:
+        print(f"{name}: {describe(error)}")
+
+
+def naive(checkpoint: Path, folder: Path) -> Path:
+    """What both libraries' guides do; the TorchScript exporter where the graph of the newer one fails."""
+    model = load_model(checkpoint)
+    example = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
+    names: dict[str, Any] = {"input_names": ["input_ids", "attention_mask"], "output_names": ["logits"]}
+    exported, path = folder / "naive.onnx", folder / "naive-int8.onnx"
+    axes = {name: {0: "batch", 1: "tokens"} for name in names["input_names"]}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(model, example, str(exported), dynamic_shapes=axes, dynamo=True, **names)
+            quantize_dynamic(exported, path)
+            open_session(path, threads=1)
+        except Exception as error:
+            print(f"torch.onnx's newer exporter, then quantize_dynamic: {describe(error)}")
+            torch.onnx.export(
+                model,
+                example,
+                str(exported),
+                dynamic_axes={**axes, "logits": {0: "batch"}},
+                dynamo=False,
+                **names,
+            )
+            quantize_dynamic(exported, path)
+    return path
+
+
+def optimum(python: str, checkpoint: Path, folder: Path) -> Path:
+    """The encoder by Optimum, from the weights and configuration of the checkpoint."""
+    encoder, out = folder / "encoder", folder / "optimum"
+    encoder.mkdir()
+    weights = load_model(checkpoint).encoder.state_dict()
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    for name in ("config.json", "tokenizer.json"):
+        (encoder / name).write_bytes((checkpoint / name).read_bytes())
+    done = subprocess.run([python, "-c", OPTIMUM, encoder, out], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"Optimum: {done.stderr}")
+    return with_our_names(out / "model_optimized_quantized.onnx")
+
+
+def with_our_names(path: Path) -> Path:
+    """The same graph, made to take two inputs and to call its output `logits`; nothing is computed anew."""
+    model = onnx.load(path)
+    graph = model.graph
+    for tensor in [tensor for tensor in graph.input if tensor.name == "token_type_ids"]:
+        graph.input.remove(tensor)
+        graph.node.insert(0, helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"]))
+    states = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["logits" if name == states else name for name in node.output]
+    graph.output[0].name = "logits"
+    renamed = path.with_name("renamed.onnx")
+    onnx.save(model, renamed)
+    return renamed
+
+
+def score(name: str, path: Path, rows: Rows, checkpoint: Path) -> np.ndarray:
+    """Labels (N,) that a model gives the rows."""
+    lengths = [len(text) for text in rows.texts]
+    order = np.argsort(lengths, kind="stable")
+    batches = [order[start : start + SORTED_BATCH] for start in range(0, len(order), SORTED_BATCH)]
+    if name in PYTORCH:
+        return rows.scores(pytorch_forward(load_model(checkpoint)), [], batches).right.argmax(axis=1)
+    if not name.startswith("Optimum"):
+        return rows.scores(onnx_forward(path, usable_cpus()), [], batches).right.argmax(axis=1)
+    session, model = open_session(path, usable_cpus()), load_model(checkpoint)
+
+    def forward(batch: Any) -> np.ndarray:
+        states = session.run(["logits"], dict(batch))[0]  # (B, T, H)
+        mask = batch["attention_mask"][..., np.newaxis]
+        pooled = (states * mask).sum(axis=1) / mask.sum(axis=1)
+        with torch.no_grad():
+            return model.classifier(torch.from_numpy(pooled.astype(np.float32))).numpy()
+
+    return rows.scores(forward, [], batches).right.argmax(axis=1)
+
+
+def print_table(
+    names: Sequence[str], timings: Sequence[Any], labels: dict[str, np.ndarray], truth: np.ndarray
+) -> None:
+    reference = labels["eager"]
+    one_hot = np.eye(truth.max() + 1, dtype=np.float32)
+    f1 = {name: macro_f1(one_hot[labels[name]], truth) for name in names}
+    header = "".join(f"{f'batch of {size}':>29}" for size in BATCH_SIZES)
+    print(f"\n{'':38}{header}   macro-F1     drop  same label")
+    for name in names:
+        cells = ""
+        for size in BATCH_SIZES:
+            medians = [timing.latencies[name][size].median for timing in timings]
+            fastest = [min(timing.latencies[mode][size].median for mode in PYTORCH) for timing in timings]
+            ratios = [pytorch / median for pytorch, median in zip(fastest, medians, strict=True)]
+            spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
+            cells += f"{statistics.median(medians):8.2f} ms {statistics.median(ratios):5.2f}x {spread:>11}"
+        same = float((labels[name] == reference).mean())
+        print(f"{name:38}{cells}   {f1[name]:.4f}  {f1['eager'] - f1[name]:+.4f}  {same:.4f}")
+
+
+if __name__ == "__main__":
+    main()
