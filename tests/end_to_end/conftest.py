@@ -78,7 +78,12 @@ def manifest_content(encoder: Path, data: Path) -> dict[str, Any]:
             "max_length": 16,
             "early_stopping": {"metric": "macro_f1", "patience": 6},
         },
-        "conversion": {"candidates": ["plain", "fused"], "batch_sizes": [1, 4], "max_metric_drop": 0.05},
+        "conversion": {
+            "candidates": ["plain", "fused"],
+            "batch_sizes": [1, 4],
+            "pytorch": ["eager"],
+            "max_metric_drop": 0.05,
+        },
         "evaluation": {"bootstrap_resamples": 300},
         "gates": {
             "min_macro_f1": 0.1,
