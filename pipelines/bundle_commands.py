@@ -26,8 +26,9 @@ def inspect(path: BundleFolder) -> None:
         "name": f"{info.name} ({info.task})",
         "labels": ", ".join(info.labels),
         "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
-        "max_length": str(info.max_length),
     }
+    if info.max_length is not None:
+        rows["max_length"] = str(info.max_length)
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):
         rows |= {f"{kind} {spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
     rows |= {name: f"{value:.4g}" for name, value in info.quality.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from manifests.errors import UsageError
 from pipelines.home import gauntlet_home
 from pipelines.terminal import NAME_COLUMN, console, plain
 from serving.bundle import Bundle
+from serving.inputs import Image, InputError
 
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model's name; needed if there are several.")
@@ -43,10 +45,15 @@ def registry(model: ModelName = None) -> None:
 
 
 def predict(
-    texts: Annotated[list[str], typer.Argument(help="Texts to score; `-` reads one per line from stdin.")],
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to score: texts, or image files (PNG, JPEG); `-` reads one per line from stdin."
+        ),
+    ],
     model: ModelName = None,
 ) -> None:
-    """Score text with the champion's bundle."""
+    """Score texts or images with the champion's bundle."""
     store = open_registry(gauntlet_home().store_uri)
     name = _model_name(store, model)
     champion = store.champion(name)
@@ -54,13 +61,15 @@ def predict(
         raise UsageError(
             f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
         )
-    rows = [line.rstrip("\n") for line in sys.stdin] if texts == ["-"] else texts
-    _require_readable(rows)
+    given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
+    _require_readable(given)
     bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
-    table = Table("text", "label", "probability", box=None, pad_edge=False)
-    for text, probabilities in zip(rows, bundle.probabilities(rows), strict=True):
+    classifies_images = bundle.info.task == "image_classification"
+    inputs = _read_images(bundle, given) if classifies_images else given
+    table = Table("image" if classifies_images else "text", "label", "probability", box=None, pad_edge=False)
+    for row, probabilities in zip(given, bundle.probabilities(inputs), strict=True):
         best = int(probabilities.argmax())
-        table.add_row(plain(text), bundle.info.labels[best], f"{probabilities[best]:.3f}")
+        table.add_row(plain(row), bundle.info.labels[best], f"{probabilities[best]:.3f}")
     console.print(table)
     console.print(f"[dim]{name} version {champion.version}[/]")
 
@@ -82,11 +91,20 @@ def rollback(model: ModelName = None) -> None:
     console.print(str(store.rollback(name)), highlight=False)
 
 
-def _require_readable(texts: Sequence[str]) -> None:
+def _read_images(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
+    from serving.images import read_image
+
+    try:
+        return [read_image(Path(path), bundle.info.inputs[0].shape[1:]) for path in paths]
+    except InputError as error:
+        raise UsageError(str(error)) from None
+
+
+def _require_readable(given: Sequence[str]) -> None:
     """Python hands on bytes that are not UTF-8 as lone surrogates, which no tokenizer takes."""
-    if not texts:
-        raise UsageError("stdin: found nothing, expected one text per line.")
-    for number, text in enumerate(texts, start=1):
+    if not given:
+        raise UsageError("stdin: found nothing, expected one text or image file per line.")
+    for number, text in enumerate(given, start=1):
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
 

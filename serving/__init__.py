@@ -1,1 +1,1 @@
-"""The bundle format and what scores it: onnxruntime, tokenizers and numpy, never torch."""
+"""The bundle format and what scores it: onnxruntime, numpy and tokenizers or pillow, never torch."""

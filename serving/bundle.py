@@ -1,10 +1,10 @@
 """The model bundle: all that serving reads, and the one format that conversion writes.
 
-A bundle is a folder: `model.onnx`, the tokenizer's own file, the parity certificate, and `bundle.json`,
-which names every other file with its sha256. `bundle.json` is written last, so a folder without it is no
-bundle. The folder itself is never renamed: a bucket mounted as a folder cannot do that.
+A bundle is a folder: `model.onnx`, a text classifier's tokenizer in its own file, the parity certificate, and
+`bundle.json`, which names every other file with its sha256. `bundle.json` is written last, so a folder
+without it is no bundle. The folder itself is never renamed: a bucket mounted as a folder cannot do that.
 
-B = batch, T = tokens, C = classes.
+N = rows, C = classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
 
 from serving.cpu import usable_cpus
+from serving.inputs import Batch, Inputs, Rows
 
 FORMAT_VERSION = 1
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
-REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE)
+REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
+    "text_classification": (MODEL_FILE, TOKENIZER_FILE),
+    "image_classification": (MODEL_FILE,),
+}
+"""By task: what scores its rows. The shape and type of an image are those of the graph's input."""
 
 
 class BundleError(Exception):
@@ -50,15 +54,15 @@ class BundleInfo:
     """The content of `bundle.json`, but for the file hashes.
 
     Attributes:
-        task: The task kind, such as `text_classification`.
+        task: The task kind, one of `REQUIRED_FILES`.
         labels: Class names in the order of the output's columns.
-        max_length: Tokens after which a text is cut.
         candidate: Which conversion candidate this is (`plain`, `int8` …).
         precision: `fp32` or `int8`.
         quality: Figures on the validation split, such as `macro_f1`.
         latency_ms: Median milliseconds by batch size, written as text, as JSON has it.
         speedup: PyTorch's median over this model's, by batch size.
         lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
+        max_length: Tokens after which a text is cut; None where rows are no texts.
     """
 
     name: str
@@ -66,7 +70,6 @@ class BundleInfo:
     labels: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    max_length: int
     opset: int
     candidate: str
     precision: str
@@ -74,6 +77,7 @@ class BundleInfo:
     latency_ms: Mapping[str, float]
     speedup: Mapping[str, float]
     lineage: Mapping[str, str]
+    max_length: int | None = None
     format_version: int = FORMAT_VERSION
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +86,8 @@ class BundleInfo:
         """Parse `bundle.json`.
 
         Raises:
-            BundleError: A key is missing or unknown, or the format is of another version.
+            BundleError: A key is missing or unknown, or the format or the task is none that this version
+                reads.
         """
         version = content.get("format_version")
         if version != FORMAT_VERSION:
@@ -97,7 +102,14 @@ class BundleInfo:
             raise BundleError(f"{BUNDLE_FILE}: the key {error} is missing") from None
         except TypeError as error:
             raise BundleError(f"{BUNDLE_FILE}: {error}") from None
-        unnamed = [name for name in REQUIRED_FILES if name not in info.files]
+        if info.task not in REQUIRED_FILES:
+            raise BundleError(
+                f"{BUNDLE_FILE}: task: found {info.task!r}, expected one of {', '.join(REQUIRED_FILES)}"
+            )
+        required = REQUIRED_FILES[info.task]
+        if TOKENIZER_FILE in required and info.max_length is None:
+            raise BundleError(f"{BUNDLE_FILE}: the key 'max_length' is missing")
+        unnamed = [name for name in required if name not in info.files]
         if unnamed:
             raise BundleError(
                 f"{BUNDLE_FILE}: files lacks {', '.join(unnamed)}, so they could not be verified"
@@ -117,10 +129,10 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
     Returns `info` with the files' hashes. An existing bundle at `folder` is replaced whole.
 
     Raises:
-        BundleError: `files` lacks the model or the tokenizer.
+        BundleError: `files` lacks one that the task requires.
         OSError: The disk is full or read-only. Nothing new is left behind.
     """
-    absent = [name for name in REQUIRED_FILES if name not in files]
+    absent = [name for name in REQUIRED_FILES[info.task] if name not in files]
     if absent:
         raise BundleError(f"{folder}: a bundle needs {', '.join(absent)}")
     complete = replace(info, files={name: file_sha256(files[name]) for name in sorted(files)})
@@ -131,33 +143,14 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
         for name, source in files.items():
             shutil.copyfile(source, folder / name)
         temporary = folder / (BUNDLE_FILE + ".tmp")
-        content = json.dumps(asdict(complete), indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(content, encoding="utf-8")
+        content = {key: value for key, value in asdict(complete).items() if value is not None}
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / BUNDLE_FILE)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return complete
-
-
-def open_tokenizer(path: Path, max_length: int) -> Tokenizer:
-    """The tokenizer as a bundle uses it: cut at `max_length` tokens, padded on the right."""
-    tokenizer = Tokenizer.from_file(str(path))
-    own = tokenizer.padding or {}
-    tokenizer.enable_truncation(max_length)
-    tokenizer.enable_padding(
-        direction="right", pad_id=own.get("pad_id", 0), pad_token=own.get("pad_token", "[PAD]")
-    )
-    return tokenizer
-
-
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """`input_ids` and `attention_mask`, each (B, T), T being the longest text's tokens."""
-    encodings = tokenizer.encode_batch(list(texts))
-    return {
-        "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
-        "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
-    }
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -204,7 +197,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
 
 
 class Bundle:
-    """A verified bundle, ready to score text by its `session` of ONNX Runtime."""
+    """A verified bundle, ready to score texts or images by its `session` of ONNX Runtime."""
 
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
         """Verify the bundle and load it.
@@ -220,23 +213,42 @@ class Bundle:
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
         self.session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
-        self._tokenizer = open_tokenizer(self.folder / TOKENIZER_FILE, self.info.max_length)
+        self._inputs = _open_inputs(self.folder, self.info)
 
-    def encode(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-        """`input_ids` and `attention_mask`, each (B, T), padded on the right to the longest text."""
-        return encode(self._tokenizer, texts)
+    def encode(self, rows: Rows) -> Batch:
+        """The graph's inputs of some texts or images, as `serving.inputs` describes them.
 
-    def logits(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Scores of shape (len(texts), C). Texts are batched by length; the order is kept."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        scores = np.empty((len(texts), len(self.info.labels)), dtype=np.float32)
+        Raises:
+            InputError: These are no rows that the model can take.
+        """
+        return self._inputs.batch(rows)
+
+    def logits(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Scores of shape (N, C). Texts are batched by length; the order is kept.
+
+        Raises:
+            InputError: These are no rows that the model can take.
+        """
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        scores = np.empty((len(rows), len(self.info.labels)), dtype=np.float32)
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            scores[rows] = self.session.run(["logits"], self.encode([texts[row] for row in rows]))[0]
+            chosen = order[start : start + batch_size]
+            batch = self.encode([rows[row] for row in chosen])  # type: ignore[arg-type]
+            scores[chosen] = self.session.run(["logits"], batch)[0]
         return scores
 
-    def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Softmax of the logits, (len(texts), C)."""
-        logits = self.logits(texts, batch_size)
+    def probabilities(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Softmax of the logits, (N, C)."""
+        logits = self.logits(rows, batch_size)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
+    if info.max_length is None:
+        from serving.images import ImageInputs
+
+        return ImageInputs(info.inputs[0].shape[1:])
+    from serving.texts import TextInputs
+
+    return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, TensorSpec, read_info
+from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, BundleInfo, TensorSpec, read_info
+from serving.inputs import Rows
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
+SMOKE_IMAGES = 2
 SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so company changes a row a little
-DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,25 @@ def _tensors(folder: Path) -> str:
 
 def _prediction(folder: Path) -> str:
     bundle = Bundle(folder)
-    together = bundle.probabilities(SMOKE_TEXTS)
-    alone = np.concatenate([bundle.probabilities([text]) for text in SMOKE_TEXTS])
+    rows, name = _smoke_rows(bundle.info)
+    together = bundle.probabilities(rows)
+    alone = np.concatenate([bundle.probabilities(rows[at : at + 1]) for at in range(len(rows))])
     if not np.isfinite(together).all():
         raise BundleError(f"{folder}: a prediction is not finite")
     difference = float(np.abs(together - alone).max())
     if difference > SMOKE_TOLERANCE:
-        raise BundleError(f"{folder}: a text's probabilities change by {difference:.3f} with its company")
+        raise BundleError(f"{folder}: a row's probabilities change by {difference:.3f} with its company")
     label = bundle.info.labels[int(together[1].argmax())]
-    return f"{SMOKE_TEXTS[1]!r} is {label} ({together[1].max():.2f})"
+    return f"{name} is {label} ({together[1].max():.2f})"
+
+
+def _smoke_rows(info: BundleInfo) -> tuple[Rows, str]:
+    """Two rows that any model of the task takes, and what to call the second."""
+    if info.max_length is not None:
+        return SMOKE_TEXTS, repr(SMOKE_TEXTS[1])
+    shape = tuple(int(size) for size in info.inputs[0].shape[1:])
+    noise = np.random.default_rng(0).integers(0, 256, (SMOKE_IMAGES, *shape), dtype=np.uint8)
+    return noise, "an image of noise"
 
 
 def main(folder: str) -> int:

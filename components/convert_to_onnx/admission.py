@@ -57,9 +57,8 @@ def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | N
         )
     if precision != "fp32" and not parity.label_agreement >= bounds.min_label_agreement:
         broken.append(
-            f"{parity.disagreements} of {parity.rows} labels differ from PyTorch's, and "
-            f"{parity.left_padded_disagreements} of {parity.left_padded_rows} with padding on the left, so "
-            f"agreement {parity.label_agreement:.4f} is under min_label_agreement "
+            f"{parity.disagreements} of {parity.rows} labels differ from PyTorch's, {_of_left_padded(parity)}"
+            f"so agreement {parity.label_agreement:.4f} is under min_label_agreement "
             f"{bounds.min_label_agreement:g}; worst is row {worst.row}, {worst.candidate} for {worst.pytorch}"
         )
     if not parity.metric_drop_bound <= bounds.max_metric_drop:
@@ -68,6 +67,13 @@ def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | N
             f"up to {parity.metric_drop_bound:.4f}, over max_metric_drop {bounds.max_metric_drop:g}"
         )
     return "; ".join(broken) or None
+
+
+def _of_left_padded(parity: Parity) -> str:
+    if not parity.left_padded_rows:
+        return ""
+    differ = f"{parity.left_padded_disagreements} of {parity.left_padded_rows}"
+    return f"and {differ} with padding on the left, "
 
 
 def admitted(candidates: Sequence[Trial | Failed]) -> list[Trial]:

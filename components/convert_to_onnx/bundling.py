@@ -15,13 +15,14 @@ import torch
 
 from components.convert_to_onnx.admission import Trial, pareto_front
 from components.convert_to_onnx.candidates import Failed
+from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.timing import Latency
 from components.step import write_json
 from manifests.conversion import Conversion
 from serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
-    TOKENIZER_FILE,
+    REQUIRED_FILES,
     BundleInfo,
     TensorSpec,
     file_sha256,
@@ -30,22 +31,26 @@ from serving.bundle import (
 from trainer.checkpoint import TrainingRecord
 
 UNKNOWN = "unknown"  # where the environment does not say
-EXCERPT_CHARACTERS = 160
-DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32"}
+DTYPES = {
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.UINT8: "uint8",
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to.
 
-    What is timed (see `timing.Timing`) is absent where nothing was admitted. PyTorch's figures are by mode,
+    What is timed (see `timing.Timing`) is absent where nothing was admitted, and tokenising where rows are no
+    texts. PyTorch's figures are by mode,
     eager or compiled; `pytorch_absent` says why a mode has none.
     """
 
     bounds: Conversion
     threads: int
     cpu: str
-    texts: Sequence[str]
+    rows: Rows
     pytorch_macro_f1: float
     candidates: Sequence[Trial | Failed]
     pytorch_latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
@@ -60,16 +65,15 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
     document: dict[str, Any] = {
         "threads": comparison.threads,
         "cpu": comparison.cpu,
-        "rows": len(comparison.texts),
+        "rows": len(comparison.rows),
         "pytorch": {
             "macro_f1": comparison.pytorch_macro_f1,
             "latency_ms": {mode: _by_size(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
             "memory_mb": _known(comparison.pytorch_memory_mb),
             "absent": dict(comparison.pytorch_absent),
         },
-        "tokenizing_ms": _by_size(comparison.tokenizing_ms),
         "objective": comparison.bounds.objective,
-        "candidates": [_row(candidate, comparison.texts) for candidate in comparison.candidates],
+        "candidates": [_row(candidate, comparison.rows) for candidate in comparison.candidates],
         "objective_batch_size": comparison.bounds.objective_batch_size,
     }
     if chosen is not None:
@@ -79,6 +83,8 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
             "chosen_speedup": _by_size(chosen.speedup),
             "pareto_front": pareto_front(timed, comparison.bounds.objective_batch_size),
         }
+    if comparison.tokenizing_ms:
+        document["tokenizing_ms"] = _by_size(comparison.tokenizing_ms)
     if comparison.contention is not None:
         document["contention"] = comparison.contention
     return document
@@ -114,7 +120,7 @@ def bundle_winner(
         labels=tuple(record.labels),
         inputs=tuple(_tensor(value) for value in model.graph.input),
         outputs=tuple(_tensor(value) for value in model.graph.output),
-        max_length=record.max_length,
+        max_length=record.max_length or None,
         opset=next(entry.version for entry in model.opset_import if not entry.domain),
         candidate=winner.name,
         precision=winner.precision,
@@ -125,7 +131,7 @@ def bundle_winner(
             "manifest_sha256": manifest_sha256,
             "data_sha256": record.data_sha256,
             "training_sha256": record.training_sha256,
-            "encoder": record.encoder,
+            **({"encoder": record.encoder} if record.encoder else {}),
             "seed": str(record.seed),
             "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
             "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
@@ -134,16 +140,13 @@ def bundle_winner(
             "onnxruntime": onnxruntime.__version__,
         },
     )
-    files = {
-        MODEL_FILE: winner.graph.path,
-        TOKENIZER_FILE: checkpoint / TOKENIZER_FILE,
-        PARITY_FILE: certificate_path,
-    }
+    files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
+    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path}
     return write_bundle(folder, info, files)
 
 
 def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
-    """What was shown of the shipped file. Rows go by number: a model that is served carries no texts."""
+    """What was shown of the shipped file. Rows go by number: a model that is served carries no data."""
     return {
         "candidate": winner.name,
         "model_sha256": file_sha256(winner.graph.path),
@@ -161,7 +164,7 @@ def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(candidate: Trial | Failed, texts: Sequence[str]) -> dict[str, Any]:
+def _row(candidate: Trial | Failed, rows: Rows) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": candidate.name,
         "admitted": candidate.reason is None,
@@ -170,7 +173,7 @@ def _row(candidate: Trial | Failed, texts: Sequence[str]) -> dict[str, Any]:
     }
     if isinstance(candidate, Failed):
         return row
-    worst = [{**asdict(row), "text": texts[row.row][:EXCERPT_CHARACTERS]} for row in candidate.parity.worst]
+    worst = [{**asdict(row), **rows.excerpt(row.row)} for row in candidate.parity.worst]
     return {**row, **_figures(candidate), "worst_rows": worst}
 
 

@@ -11,7 +11,14 @@ from typing import Literal
 from torch import nn
 
 from components.convert_to_onnx import quantization
-from components.convert_to_onnx.export import ConversionError, FusedOps, export_plain, fuse, to_fp16
+from components.convert_to_onnx.export import (
+    ConversionError,
+    FusedOps,
+    Signature,
+    export_plain,
+    fuse,
+    to_fp16,
+)
 from components.convert_to_onnx.pruning import prune_embedding
 from components.convert_to_onnx.timing import Batch
 from manifests.conversion import CandidateName
@@ -26,23 +33,29 @@ class Source:
     """What candidates are made from.
 
     Attributes:
-        model: A classifier with eager attention whose `encoder` has a transformers configuration.
+        model: A classifier. A transformer is its `encoder`, with eager attention.
         calibration: Typical inputs.
-        used_ids: Token ids that the training rows use.
+        used_ids: Token ids that the training rows use; none where rows are no texts.
         reduce_range: Give int8 weights 7 bits, for a CPU on which sums of 8-bit products saturate.
     """
 
     model: nn.Module
+    signature: Signature
     opset: int
     calibration: Sequence[Batch]
-    used_ids: frozenset[int]
+    used_ids: frozenset[int] = frozenset()
     reduce_range: bool = False
 
     @property
     def encoder(self) -> nn.Module:
-        """The model's transformer."""
-        encoder = self.model.encoder
-        assert isinstance(encoder, nn.Module)
+        """The model's transformer.
+
+        Raises:
+            ConversionError: It has none.
+        """
+        encoder = getattr(self.model, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise ConversionError("needs a transformer encoder, which this model does not have")
         return encoder
 
 
@@ -67,7 +80,11 @@ def _quantized(**scheme: bool) -> Make:
 
 # Those whose names begin with an underscore are steps on the way, which no manifest can ask for.
 RECIPES: dict[str, Recipe] = {
-    "plain": Recipe("", "fp32", lambda source, _, path: export_plain(source.model, path, source.opset)),
+    "plain": Recipe(
+        "",
+        "fp32",
+        lambda source, _, path: export_plain(source.model, source.signature, path, source.opset),
+    ),
     "fused": Recipe("plain", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
     "fused_fp16": Recipe("fused", "fp16", lambda _, base, path: to_fp16(base, path)),
     "_scaled": Recipe(

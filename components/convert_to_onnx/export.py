@@ -1,12 +1,14 @@
-"""ONNX graphs of a text classifier: the plain export and, made from it, the fused graph.
+"""ONNX graphs of a classifier: the plain export and, made from a transformer's, the fused graph.
 
-Inputs are `input_ids` and `attention_mask`, both int64 (B, T); the output is `logits`, float32 (B, C). B and
-T are dynamic. The same model gives byte-identical files.
+Inputs of texts are `input_ids` and `attention_mask`, both int64 (B, T), that of images is `images`, uint8
+(B, C, H, W); the output is `logits`, float32 (B, K). B and T are dynamic. The same model gives byte-identical
+files.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +19,10 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
 
-INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "logits"
-DYNAMIC_AXES = {
-    "input_ids": {0: "batch", 1: "tokens"},
-    "attention_mask": {0: "batch", 1: "tokens"},
-    "logits": {0: "batch"},
-}
-EXAMPLE_SHAPE = (2, 8)  # of the batch that the export traces; its second row is padded
+TOKEN_IDS = "input_ids"
+EXAMPLE_ROWS = 2  # of the batch that the export traces
+EXAMPLE_TOKENS = 8
 
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
 FUSED_LAYER_NORM = ("SkipLayerNormalization",)
@@ -34,6 +32,27 @@ LAYER_NORMS_PER_LAYER = 2
 
 class ConversionError(Exception):
     """A graph that could not be made as it was asked for."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes: inputs to trace it with, in its order, and the names of their axes of any size."""
+
+    example: Mapping[str, torch.Tensor]
+    dynamic_axes: Mapping[int, str]
+
+
+def signature_of_texts() -> Signature:
+    """Two rows, the second of which is padded."""
+    attention_mask = torch.ones((EXAMPLE_ROWS, EXAMPLE_TOKENS), dtype=torch.int64)
+    attention_mask[1, EXAMPLE_TOKENS // 2 :] = 0
+    example = {TOKEN_IDS: torch.ones_like(attention_mask), "attention_mask": attention_mask}
+    return Signature(example, {0: "batch", 1: "tokens"})
+
+
+def signature_of_images(shape: Sequence[int]) -> Signature:
+    """Two images of a shape (C, H, W)."""
+    return Signature({"images": torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8)}, {0: "batch"})
 
 
 @dataclass(frozen=True)
@@ -74,25 +93,22 @@ class FusedOps:
         )
 
 
-def export_plain(model: nn.Module, path: Path, opset: int) -> None:
-    """Trace `model`, whose attention must be eager, into a graph of standard operators.
+def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int) -> None:
+    """Trace `model`, whose attention must be eager, in eval mode into a graph of standard operators.
 
     The TorchScript exporter is used on purpose: from the dynamo exporter's graph, and from any graph of SDPA
     attention, the optimizer fuses no attention at all (torch 2.13, onnxruntime 1.31).
     """
-    input_ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
-    attention_mask = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
-    attention_mask[1, EXAMPLE_SHAPE[1] // 2 :] = 0
     with warnings.catch_warnings(), torch.no_grad():
         # It warns of its age and of every shape that tracing reads: parity on ragged batches is the test.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (input_ids, attention_mask),
+            tuple(signature.example.values()),
             str(path),
-            input_names=list(INPUTS),
+            input_names=list(signature.example),
             output_names=[OUTPUT],
-            dynamic_axes=DYNAMIC_AXES,
+            dynamic_axes={**dict.fromkeys(signature.example, signature.dynamic_axes), OUTPUT: {0: "batch"}},
             opset_version=opset,
             dynamo=False,
         )

@@ -42,6 +42,7 @@ class Scores:
     """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
 
     With padding on the left a text's tokens have other positions, so these are compared among themselves.
+    Images, which nothing pads, have none.
     """
 
     right: Logits

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from components.convert_to_onnx.export import INPUTS, ConversionError
+from components.convert_to_onnx.export import TOKEN_IDS, ConversionError
 
 UNUSED_ROW = 0
 POSITIONS = "embedding/positions"
@@ -34,7 +34,7 @@ def prune_embedding(plain: Path, path: Path, used_ids: frozenset[int]) -> int:
     lookups = [
         node
         for node in graph.node
-        if node.op_type == "Gather" and node.input[0] in tables and node.input[1] == INPUTS[0]
+        if node.op_type == "Gather" and node.input[0] in tables and node.input[1] == TOKEN_IDS
     ]
     if len(lookups) != 1:
         raise ConversionError(f"has {len(lookups)} tables that the input's ids are looked up in, not one")
@@ -49,7 +49,7 @@ def prune_embedding(plain: Path, path: Path, used_ids: frozenset[int]) -> int:
     positions[used] = np.arange(1, len(used) + 1)
     tables[lookup.input[0]].CopyFrom(numpy_helper.from_array(rows.astype(table.dtype), lookup.input[0]))
     graph.initializer.append(numpy_helper.from_array(positions, POSITIONS))
-    remap = helper.make_node("Gather", [POSITIONS, INPUTS[0]], [PRUNED_IDS], name="embedding/prune")
+    remap = helper.make_node("Gather", [POSITIONS, TOKEN_IDS], [PRUNED_IDS], name="embedding/prune")
     lookup.input[1] = PRUNED_IDS
     graph.node.insert(list(graph.node).index(lookup), remap)
     onnx.save(model, path)

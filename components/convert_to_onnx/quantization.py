@@ -205,19 +205,21 @@ def _divide(
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration batches as the quantiser asks for them: of one shape, padded to the widest."""
+    """Calibration batches as the quantiser asks for them: of one shape, texts padded to the longest."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         width = max(values.shape[1] for batch in batches for values in batch.values())
         rows = min(len(values) for batch in batches for values in batch.values())
         self._batches = iter(
-            {
-                name: np.pad(values[:rows], ((0, 0), (0, width - values.shape[1])))
-                for name, values in batch.items()
-            }
-            for batch in batches
+            {name: _widened(values[:rows], width) for name, values in batch.items()} for batch in batches
         )
 
     def get_next(self) -> Any:
         """The next batch, or None."""
         return next(self._batches, None)
+
+
+def _widened(values: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """Zeros after `values` (B, T, …), up to a T of `width`."""
+    after = [(0, width - values.shape[1]) if axis == 1 else (0, 0) for axis in range(values.ndim)]
+    return np.pad(values, after)

@@ -13,9 +13,11 @@ import torch
 from components.convert_to_onnx.admission import Trial, admitted, best, refusal
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs, describe
+from components.convert_to_onnx.export import Signature, signature_of_images, signature_of_texts
 from components.convert_to_onnx.parity import Scores, compare, macro_f1, parity_batches
 from components.convert_to_onnx.processor import describe_processor, int8_instructions
-from components.convert_to_onnx.scoring import Rows, onnx_forward, pytorch_forward
+from components.convert_to_onnx.rows import Rows, TextRows, read_rows
+from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from components.convert_to_onnx.timing import (
     Contender,
     Latency,
@@ -29,7 +31,7 @@ from components.step import write_json
 from manifests.conversion import Conversion
 from manifests.errors import GauntletError
 from serving.cpu import usable_cpus
-from trainer.checkpoint import load_model, read_record
+from trainer.checkpoint import TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
 BUSY = (
@@ -55,15 +57,16 @@ def run(
         GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
     """
     record = read_record(checkpoint_path)
-    rows = Rows.read(splits_path, "validation", checkpoint_path, record)
+    rows = read_rows(splits_path, "validation", checkpoint_path, record)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        training_rows = Rows.read(splits_path, "train", checkpoint_path, record)
+        training_rows = read_rows(splits_path, "train", checkpoint_path, record)
         source = Source(
             load_model(checkpoint_path, attention="eager"),
+            _signature_of(record),
             section.opset,
-            calibration=training_rows.sample(seed),
-            used_ids=training_rows.used_ids(),
+            calibration=sample(training_rows, seed),
+            used_ids=training_rows.used_ids() if isinstance(training_rows, TextRows) else frozenset(),
             reduce_range=section.target == "cpu_without_int8" or not int8_instructions(),
         )
         graphs = build_graphs(section.candidates, source, folder)
@@ -80,13 +83,17 @@ def run(
         return headline(winner, section)
 
 
+def _signature_of(record: TrainingRecord) -> Signature:
+    return signature_of_images(record.input_shape) if record.input_shape else signature_of_texts()
+
+
 def _compare_scores(
     section: Conversion, rows: Rows, seed: int, checkpoint: Path, graphs: Sequence[Graph | Failed]
 ) -> Comparison:
     threads = usable_cpus()
     torch.set_num_threads(threads)  # left alone, it takes a container's host for its own
-    ragged, rest = parity_batches([len(text) for text in rows.texts], seed)
-    pytorch = rows.scores(pytorch_forward(load_model(checkpoint)), ragged, rest)
+    ragged, rest = parity_batches(rows.lengths, seed)
+    pytorch = score(rows, pytorch_forward(load_model(checkpoint)), ragged, rest)
     if strange := pytorch.rows_not_finite:
         raise GauntletError(
             f"{checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} of "
@@ -98,7 +105,7 @@ def _compare_scores(
             trials.append(graph)
             continue
         try:
-            scores = rows.scores(onnx_forward(graph.path, threads), ragged, rest)
+            scores = score(rows, onnx_forward(graph.path, threads), ragged, rest)
         except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
             traceback.print_exc()
             trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
@@ -108,7 +115,7 @@ def _compare_scores(
         bounds=section,
         threads=threads,
         cpu=describe_processor(),
-        texts=rows.texts,
+        rows=rows,
         pytorch_macro_f1=macro_f1(pytorch.right, rows.truth),
         candidates=trials,
     )
@@ -155,7 +162,9 @@ def _compare_speed(
         pytorch_absent=timing.absent,
         pytorch_memory_mb={mode: timing.memory_mb[mode] for mode in modes},
         tokenizing_ms={
-            size: time_tokenizing(rows.batch, len(rows), size, seed) for size in comparison.bounds.batch_sizes
+            size: time_tokenizing(rows.batch, len(rows), size, seed)
+            for size in comparison.bounds.batch_sizes
+            if isinstance(rows, TextRows)
         },
         contention=timing.contention,
         candidates=[_with_speed(candidate, modes, timing) for candidate in comparison.candidates],

@@ -1,4 +1,4 @@
-"""The rows of a split, and the scores that a model gives them.
+"""The scores that a model gives rows.
 
 N = rows, C = classes.
 """
@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from components.convert_to_onnx.export import OUTPUT
 from components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
+from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.timing import Batch
-from manifests.dataset import SplitName
-from serving.bundle import TOKENIZER_FILE, encode, open_session, open_tokenizer
-from trainer.checkpoint import TrainingRecord
-from trainer.splits import read_split
+from serving.bundle import open_session
 
 Forward = Callable[[Batch], Logits]
 
@@ -29,58 +25,28 @@ CALIBRATION_ROWS = 256
 CALIBRATION_BATCH_SIZE = 32
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A split, tokenised as serving will: cut at the model's length, padded on the right.
+def sample(rows: Rows, seed: int) -> list[Batch]:
+    """Batches of rows drawn by `seed`, to calibrate with."""
+    count = min(CALIBRATION_ROWS, len(rows))
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows.batch(chosen) for chosen in np.array_split(drawn, math.ceil(count / CALIBRATION_BATCH_SIZE))]
 
-    `truth` (N,) holds indices into `labels`.
+
+def score(rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]) -> Scores:
+    """Scores of all rows, which `ragged` and `rest` hold once.
+
+    The ragged batches of rows that are padded are scored with both paddings.
     """
-
-    texts: Sequence[str]
-    truth: Indices
-    labels: Sequence[str]
-    tokenizer: Tokenizer
-
-    @classmethod
-    def read(cls, splits: Path, split: SplitName, checkpoint: Path, record: TrainingRecord) -> Rows:
-        """Read a split that validate-data wrote and the tokenizer of the checkpoint."""
-        frame = read_split(splits, split)
-        return cls(
-            texts=frame["text"].tolist(),
-            truth=frame["label"].to_numpy(dtype=np.int64),
-            labels=record.labels,
-            tokenizer=open_tokenizer(checkpoint / TOKENIZER_FILE, record.max_length),
-        )
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def batch(self, rows: Indices) -> Batch:
-        """Model inputs of some rows, padded to the longest of them."""
-        return encode(self.tokenizer, [self.texts[row] for row in rows])
-
-    def sample(self, seed: int) -> list[Batch]:
-        """Batches of rows drawn by `seed`, to calibrate with."""
-        count = min(CALIBRATION_ROWS, len(self))
-        drawn = np.random.default_rng(seed).permutation(len(self))[:count]
-        return [self.batch(rows) for rows in np.array_split(drawn, math.ceil(count / CALIBRATION_BATCH_SIZE))]
-
-    def used_ids(self) -> frozenset[int]:
-        """The token ids of all rows, padded as one batch."""
-        encodings = self.tokenizer.encode_batch(list(self.texts))
-        return frozenset(token for encoding in encodings for token in encoding.ids)
-
-    def scores(self, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]) -> Scores:
-        """Scores of all rows, which `ragged` and `rest` hold once; of the ragged ones with both paddings."""
-        right = np.empty((len(self), len(self.labels)), dtype=np.float32)
-        left = [np.empty((0, len(self.labels)), dtype=np.float32)]
-        for rows in ragged:
-            batch = self.batch(rows)
-            right[rows] = forward(batch)
+    right = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
+    left = [np.empty((0, len(rows.labels)), dtype=np.float32)]
+    for chosen in ragged:
+        batch = rows.batch(chosen)
+        right[chosen] = forward(batch)
+        if rows.are_padded:
             left.append(forward(left_padded(batch)))
-        for rows in rest:
-            right[rows] = forward(self.batch(rows))
-        return Scores(right, np.concatenate(left))
+    for chosen in rest:
+        right[chosen] = forward(rows.batch(chosen))
+    return Scores(right, np.concatenate(left))
 
 
 def pytorch_forward(model: nn.Module) -> Forward:

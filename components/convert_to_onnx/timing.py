@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import GauntletError
 
-Batch = Mapping[str, npt.NDArray[np.int64]]
+Batch = Mapping[str, npt.NDArray[Any]]
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 MILLISECONDS = 1e3

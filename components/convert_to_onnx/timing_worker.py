@@ -32,12 +32,12 @@ MB_PER_KB = 1024 / 1e6
 COMPILING_BATCHES = 3  # of each size: torch compiles anew for some of the first shapes that it sees
 
 Forward = Callable[[int, int], None]
-Batches = Mapping[int, list[dict[str, npt.NDArray[np.int64]]]]
+Batches = Mapping[int, list[dict[str, npt.NDArray[Any]]]]
 
 
 def load_batches(path: Path) -> Batches:
     """Batches by size, from an archive whose keys are `SIZE.INDEX.INPUT`."""
-    batches: dict[int, list[dict[str, npt.NDArray[np.int64]]]] = {}
+    batches: dict[int, list[dict[str, npt.NDArray[Any]]]] = {}
     with np.load(path) as archive:
         for key in archive.files:
             size, index, name = key.split(".")
@@ -54,7 +54,7 @@ def eager_forward(folder: Path, batches: Batches, threads: int) -> Forward:
 
 
 def compiled_forward(folder: Path, batches: Batches, threads: int) -> Forward:
-    """The same by `torch.compile`, for texts of any length."""
+    """The same by `torch.compile`, for batches and texts of any size."""
     forward = _pytorch_forward(folder, batches, threads, is_compiled=True)
     for size, of_size in batches.items():
         for index in range(min(COMPILING_BATCHES, len(of_size))):

@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+from components.pictures import thumbnail
+from serving.inputs import Image, Rows
+
 Indices = npt.NDArray[np.int64]
 MISTAKE_CHARS = 300
 
@@ -40,12 +43,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that the model got wrong; `confidence` is the probability it gave to its wrong answer."""
+    """A row that the model got wrong; `confidence` is the probability it gave to its wrong answer.
 
-    text: str
+    The row is shown by its `text`, or by its `picture`, a data URI.
+    """
+
     label: str
     predicted: str
     confidence: float
+    text: str | None = None
+    picture: str | None = None
 
 
 def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figures:
@@ -71,7 +78,7 @@ def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figu
 
 
 def worst_mistakes(
-    texts: Sequence[str],
+    rows: Rows,
     labels: Indices,
     probabilities: npt.NDArray[np.float32],
     classes: Sequence[str],
@@ -84,13 +91,17 @@ def worst_mistakes(
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     return tuple(
         Mistake(
-            text=_cut(texts[row]),
+            **_shown(rows[row]),
             label=classes[labels[row]],
             predicted=classes[predicted[row]],
             confidence=float(confidence[row]),
         )
         for row in surest
     )
+
+
+def _shown(row: str | Image) -> dict[str, str]:
+    return {"text": _cut(row)} if isinstance(row, str) else {"picture": thumbnail(row)}
 
 
 def _cut(text: str) -> str:

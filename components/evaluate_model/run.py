@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from components.evaluate_model.report import render
+from components.evaluate_model.rows import TestRows, read_test_rows
 from components.evaluate_model.scorecard import (
     ChampionFailure,
     ChampionPredictions,
@@ -21,21 +21,12 @@ from components.step import replacing, write_json, write_text
 from manifests.errors import DataError, GauntletError
 from manifests.schema import Evaluation
 from serving.bundle import Bundle, BundleError
+from serving.inputs import InputError, Rows
 
 if TYPE_CHECKING:
     from backends.registry import ModelVersion
 
-TEST_FILE = "test.parquet"
-
 Probabilities = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """The test split: texts, and their class indices (N,)."""
-
-    texts: list[str]
-    labels: npt.NDArray[np.int64]
 
 
 def evaluate(
@@ -57,11 +48,11 @@ def evaluate(
     """
     from backends.registry import open_registry
 
-    rows = read_test_rows(splits / TEST_FILE)
+    rows = read_test_rows(splits)
     classes, probabilities = score_challenger(bundle, rows)
     version = open_registry(registry_uri).champion(name)
-    champion = None if version is None else score_champion(version, classes, rows.texts)
-    scorecard = assess(rows.texts, rows.labels, probabilities, classes, champion, settings, seed)
+    champion = None if version is None else score_champion(version, classes, rows.inputs)
+    scorecard = assess(rows.inputs, rows.labels, probabilities, classes, champion, settings, seed)
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
     write_text(report, render(scorecard, name))
@@ -73,21 +64,7 @@ def evaluate(
     return scorecard
 
 
-def read_test_rows(path: Path) -> LabelledTexts:
-    """Read the test split that validate-data wrote.
-
-    Raises:
-        DataError: It has no rows.
-    """
-    frame = pd.read_parquet(path, columns=["text", "label"])
-    if frame.empty:
-        raise DataError(
-            f"{path}: found 0 rows, expected at least 1. Give the dataset a test split with rows."
-        )
-    return LabelledTexts(frame["text"].tolist(), frame["label"].to_numpy(dtype=np.int64))
-
-
-def score_challenger(folder: Path, rows: LabelledTexts) -> tuple[tuple[str, ...], Probabilities]:
+def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Probabilities]:
     """The class names and the probabilities, (N, C), of the bundle that conversion made.
 
     Raises:
@@ -104,23 +81,26 @@ def score_challenger(folder: Path, rows: LabelledTexts) -> tuple[tuple[str, ...]
     unknown = sorted({int(label) for label in rows.labels if not 0 <= label < len(classes)})
     if unknown:
         raise DataError(
-            f"{TEST_FILE}: label: found class {unknown[0]}, expected 0 to {len(classes) - 1}, the classes "
+            f"test rows: label: found class {unknown[0]}, expected 0 to {len(classes) - 1}, the classes "
             f"{', '.join(classes)} of the bundle. Run the pipeline from validate-data, so that both agree."
         )
-    probabilities = model.probabilities(rows.texts)
+    try:
+        probabilities = model.probabilities(rows.inputs)
+    except InputError as error:
+        raise DataError(f"test rows: {error}. Run the pipeline from validate-data.") from None
     broken = _rows_without_an_answer(probabilities)
     if broken:
         raise GauntletError(
-            f"{folder}: found NaN scores for {broken} of {len(rows.texts)} test rows, expected finite ones. "
+            f"{folder}: found NaN scores for {broken} of {len(rows.labels)} test rows, expected finite ones. "
             f"Look for a diverged loss in train-model's curves; a lower training.learning_rate may help."
         )
     return classes, probabilities
 
 
 def score_champion(
-    version: ModelVersion, classes: tuple[str, ...], texts: list[str]
+    version: ModelVersion, classes: tuple[str, ...], rows: Rows
 ) -> ChampionPredictions | ChampionFailure:
-    """What the champion answers for `texts`, as indices into `classes`, or why that cannot be known.
+    """What the champion answers for `rows`, as indices into `classes`, or why that cannot be known.
 
     A champion that fails is reported and not raised: the gate must reject for it, with this reason.
     """
@@ -133,14 +113,14 @@ def score_champion(
         theirs = model.info.labels
         if set(theirs) != set(classes):
             return ChampionFailure(_label_difference(title, theirs, classes))
-        probabilities = model.probabilities(texts)
+        probabilities = model.probabilities(rows)
     except BundleError as error:
         return ChampionFailure(f"{title} cannot be read: {error}. {repair}")
     except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
         return ChampionFailure(f"{title} cannot be run: {type(error).__name__}: {error}. {repair}")
     broken = _rows_without_an_answer(probabilities)
     if broken:
-        return ChampionFailure(f"{title} answers NaN for {broken} of {len(texts)} test rows. {repair}")
+        return ChampionFailure(f"{title} answers NaN for {broken} of {len(rows)} test rows. {repair}")
     ours = [theirs.index(label) for label in classes]
     return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1))
 
@@ -161,14 +141,14 @@ def _rows_without_an_answer(probabilities: Probabilities) -> int:
 
 def _write_predictions(
     path: Path,
-    rows: LabelledTexts,
+    rows: TestRows,
     classes: tuple[str, ...],
     probabilities: Probabilities,
     champion: ChampionPredictions | ChampionFailure | None,
 ) -> None:
     names = np.array(classes, dtype=object)
     columns: dict[str, object] = {
-        "text": rows.texts,
+        **rows.columns,
         "label": names[rows.labels],
         "predicted": names[probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),

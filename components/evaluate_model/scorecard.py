@@ -18,6 +18,7 @@ import numpy.typing as npt
 from components import bootstrap
 from components.evaluate_model.metrics import Figures, Indices, Mistake, measure, worst_mistakes
 from manifests.schema import Evaluation
+from serving.inputs import Rows
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Scorecard:
 
     def as_json(self) -> dict[str, Any]:
         """What `json.dumps` takes; what there is not is absent, never null."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return asdict(
+            self, dict_factory=lambda items: {key: value for key, value in items if value is not None}
+        )
 
     def headline(self) -> dict[str, float]:
         """The few figures that a run is listed and compared by."""
@@ -95,7 +98,7 @@ class Scorecard:
 
 
 def assess(
-    texts: Sequence[str],
+    rows: Rows,
     labels: Indices,
     probabilities: npt.NDArray[np.float32],
     classes: tuple[str, ...],
@@ -115,7 +118,7 @@ def assess(
         labels=classes,
         confidence=settings.confidence,
         challenger=_score(labels, predicted, classes, settings, seed),
-        mistakes=worst_mistakes(texts, labels, probabilities, classes, settings.worst_mistakes),
+        mistakes=worst_mistakes(rows, labels, probabilities, classes, settings.worst_mistakes),
         champion=champion_scores,
         paired=paired,
         champion_error=champion.reason if isinstance(champion, ChampionFailure) else None,

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 Figure = float | None
 Interval = tuple[Figure, Figure]
@@ -205,6 +208,7 @@ class Candidates:
 class Bundle:
     """What the page shows of `bundle/bundle.json`; `files` holds each file's sha256."""
 
+    task: str | None = None
     candidate: str | None = None
     precision: str | None = None
     opset: int | None = None
@@ -255,12 +259,13 @@ class Paired:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test row that the challenger got wrong."""
+    """A test row that the challenger got wrong: a text, or a picture in a data URI."""
 
-    text: str
     label: str
     predicted: str
     confidence: Figure = None
+    text: str = ""
+    picture: Annotated[str, Field(pattern=r"^(data:image/png;base64,[A-Za-z0-9+/=]+)?$")] = ""
 
 
 @dataclass(frozen=True)

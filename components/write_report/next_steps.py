@@ -79,12 +79,18 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
     if ended.kind == "registered":
         return (NextStep("Make it the champion when you are ready.", f"gauntlet promote {model}"), listing)
-    scoring = NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
+    scoring = _scoring(record, model)
     if record.scores is None or record.scores.champion is None:
         return (scoring, listing)
     undo = f"Go back to version {record.scores.champion.version} if production disagrees with the test rows."
     undoing = NextStep(undo, f"gauntlet rollback {model}")
     return (scoring, listing, undoing)
+
+
+def _scoring(record: RunRecord, model: str) -> NextStep:
+    if record.bundle is not None and record.bundle.task == "image_classification":
+        return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
+    return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
 
 
 def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
+
+from components.pictures import data_uri
 
 SHOWN_ROWS = 16
 GAP = 2  # pixels between two images
@@ -44,7 +43,4 @@ def _strip(label: str, images: npt.NDArray[np.uint8]) -> Strip:
     sheet = np.full((height, number * (width + GAP) - GAP, *images.shape[3:]), PAPER, dtype=np.uint8)
     for place, image in enumerate(images):
         sheet[:, place * (width + GAP) : place * (width + GAP) + width] = image
-    content = io.BytesIO()
-    Image.fromarray(sheet).save(content, format="PNG", optimize=True)
-    encoded = base64.b64encode(content.getvalue()).decode()
-    return Strip(label, f"data:image/png;base64,{encoded}", sheet.shape[1], sheet.shape[0])
+    return Strip(label, data_uri(sheet), sheet.shape[1], sheet.shape[0])

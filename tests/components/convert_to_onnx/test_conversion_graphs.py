@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
-from components.convert_to_onnx.export import FusedOps
+from components.convert_to_onnx.export import FusedOps, signature_of_texts
 from manifests.conversion import CPU_CANDIDATES, CandidateName
 from serving.bundle import open_session
 from trainer.checkpoint import load_model
@@ -40,7 +40,7 @@ CALIBRATION = [{name: tensor.numpy() for name, tensor in ragged_batch(16, 20, "r
 def source_of(checkpoint: Path, opset: int = 17) -> Source:
     """Training saw all of the tiny model's 19 tokens but the three that are no words and no padding."""
     used_ids = frozenset(range(19)) - {1, 2, 3}
-    return Source(load_model(checkpoint, "eager"), opset, CALIBRATION, used_ids)
+    return Source(load_model(checkpoint, "eager"), signature_of_texts(), opset, CALIBRATION, used_ids)
 
 
 @pytest.fixture(scope="module")

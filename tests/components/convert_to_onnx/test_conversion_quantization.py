@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.convert_to_onnx import quantization
-from components.convert_to_onnx.export import export_plain, fuse
+from components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
 from components.convert_to_onnx.quantization import (
     Scheme,
     channel_ranges,
@@ -37,7 +37,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
                 module.weight[5] *= 40.0
             if isinstance(module, torch.nn.Linear) and module.in_features == model.encoder.config.hidden_size:
                 module.weight[:, 5] /= 40.0
-    export_plain(model, folder / "plain.onnx", opset=17)
+    export_plain(model, signature_of_texts(), folder / "plain.onnx", opset=17)
     fuse(folder / "plain.onnx", folder / "fused.onnx", model.encoder)
     return folder / "fused.onnx"
 

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import components
 from backends.registry import ModelVersion, open_registry
 from components.evaluate_model.component import evaluate_model
+from components.evaluate_model.rows import read_test_rows
 from components.evaluate_model.run import (
     ChampionFailure,
     ChampionPredictions,
     evaluate,
-    read_test_rows,
     score_challenger,
     score_champion,
 )
@@ -258,24 +258,24 @@ def test_a_champion_that_answers_nan_is_reported(tmp_path: Path) -> None:
 
 def test_a_challenger_that_answers_nan_stops_the_step(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", HAPPY, weight=float("nan"))
-    rows = read_test_rows(make_splits(tmp_path / "splits") / "test.parquet")
+    rows = read_test_rows(make_splits(tmp_path / "splits"))
     with pytest.raises(GauntletError, match="found NaN scores for 40 of 40 test rows"):
         score_challenger(bundle, rows)
 
 
 def test_a_challenger_that_is_no_bundle_stops_the_step(tmp_path: Path) -> None:
-    rows = read_test_rows(make_splits(tmp_path / "splits") / "test.parquet")
+    rows = read_test_rows(make_splits(tmp_path / "splits"))
     with pytest.raises(GauntletError, match=r"converted model cannot be read.*no such file"):
         score_challenger(tmp_path / "nowhere", rows)
 
 
 def test_a_label_that_the_bundle_does_not_know_stops_the_step(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", HAPPY)
-    rows = read_test_rows(make_splits(tmp_path / "splits", [("so happy", 0), ("?", 2)]) / "test.parquet")
+    rows = read_test_rows(make_splits(tmp_path / "splits", [("so happy", 0), ("?", 2)]))
     with pytest.raises(DataError, match=r"label: found class 2, expected 0 to 1, the classes joy, fear"):
         score_challenger(bundle, rows)
 
 
 def test_an_empty_test_split_stops_the_step(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="found 0 rows"):
-        read_test_rows(make_splits(tmp_path / "splits", []) / "test.parquet")
+    with pytest.raises(DataError, match="found 0 test rows"):
+        read_test_rows(make_splits(tmp_path / "splits", []))

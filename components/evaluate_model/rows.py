@@ -1,0 +1,59 @@
+"""The test split as bundles score it, texts and images alike. N = rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from manifests.errors import DataError
+from serving.inputs import Rows
+from trainer.splits import read_images
+
+TEXTS_FILE = "test.parquet"
+IMAGES_FILE = "test.npz"
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """The test split.
+
+    Attributes:
+        inputs: What a model is asked, (N).
+        labels: The true classes' indices, (N,).
+        columns: What tells the rows apart among the predictions.
+    """
+
+    inputs: Rows
+    labels: npt.NDArray[np.int64]
+    columns: Mapping[str, Sequence[str] | npt.NDArray[np.int64]]
+
+
+def read_test_rows(splits: Path) -> TestRows:
+    """Read the test split that validate-data wrote.
+
+    Raises:
+        DataError: It has no rows.
+    """
+    rows = _read_images(splits) if (splits / IMAGES_FILE).is_file() else _read_texts(splits)
+    if not len(rows.labels):
+        raise DataError(
+            f"{splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
+        )
+    return rows
+
+
+def _read_texts(splits: Path) -> TestRows:
+    frame = pd.read_parquet(splits / TEXTS_FILE, columns=["text", "label"])
+    texts = frame["text"].tolist()
+    return TestRows(texts, frame["label"].to_numpy(dtype=np.int64), {"text": texts})
+
+
+def _read_images(splits: Path) -> TestRows:
+    """Predictions name an image by its row in the file: they are no place for pixels."""
+    split = read_images(splits, "test")
+    return TestRows(split.images, split.labels, {"row": split.rows})

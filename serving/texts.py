@@ -1,0 +1,47 @@
+"""Texts as a graph takes them: cut at a number of tokens, padded on the right.
+
+B = batch, T = tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from serving.inputs import Batch, InputError
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """A tokenizer as a bundle uses it."""
+
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, path: Path, max_length: int) -> TextInputs:
+        """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right."""
+        tokenizer = Tokenizer.from_file(str(path))
+        own = tokenizer.padding or {}
+        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_padding(
+            direction="right", pad_id=own.get("pad_id", 0), pad_token=own.get("pad_token", "[PAD]")
+        )
+        return cls(tokenizer)
+
+    def batch(self, rows: Sequence[str]) -> Batch:
+        """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
+
+        Raises:
+            InputError: These are no texts.
+        """
+        if not all(isinstance(row, str) for row in rows):
+            raise InputError("found rows that are no texts, expected texts: this model classifies texts")
+        encodings = self.tokenizer.encode_batch(list(rows))
+        return {
+            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
+            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
+        }
