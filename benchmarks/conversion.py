@@ -37,9 +37,12 @@ from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import save_file
 
 from components.convert_to_onnx.candidates import Failed, Source, build_graphs, describe
+from components.convert_to_onnx.export import signature_of_texts
 from components.convert_to_onnx.parity import macro_f1
 from components.convert_to_onnx.processor import describe_processor
-from components.convert_to_onnx.scoring import Rows, onnx_forward, pytorch_forward
+from components.convert_to_onnx.rows import Rows, TextRows, read_rows
+from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
+from components.convert_to_onnx.scoring import score as scores_of
 from components.convert_to_onnx.timing import Contender, draw_rows, measure
 from manifests.conversion import CPU_CANDIDATES
 from manifests.dataset import SplitName
@@ -76,7 +79,7 @@ def main() -> None:
     record, threads = read_record(checkpoint), usable_cpus()
     torch.set_num_threads(threads)
     names: tuple[SplitName, ...] = ("train", "validation", "test")
-    training_rows, rows, test_rows = (Rows.read(splits, name, checkpoint, record) for name in names)
+    training_rows, rows, test_rows = (read_rows(splits, name, checkpoint, record) for name in names)
     print(f"{threads} threads of {describe_processor()}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -103,10 +106,12 @@ def main() -> None:
 
 def candidates(checkpoint: Path, training_rows: Rows, seed: int, folder: Path) -> dict[str, Path]:
     """The candidates of convert-to-onnx that can be made."""
+    assert isinstance(training_rows, TextRows)
     source = Source(
         load_model(checkpoint, attention="eager"),
+        signature_of_texts(),
         opset=17,
-        calibration=training_rows.sample(seed),
+        calibration=sample(training_rows, seed),
         used_ids=training_rows.used_ids(),
     )
     made = {}
@@ -184,13 +189,12 @@ def with_our_names(path: Path) -> Path:
 
 def score(name: str, path: Path, rows: Rows, checkpoint: Path) -> np.ndarray:
     """Labels (N,) that a model gives the rows."""
-    lengths = [len(text) for text in rows.texts]
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(rows.lengths, kind="stable")
     batches = [order[start : start + SORTED_BATCH] for start in range(0, len(order), SORTED_BATCH)]
     if name in PYTORCH:
-        return rows.scores(pytorch_forward(load_model(checkpoint)), [], batches).right.argmax(axis=1)
+        return scores_of(rows, pytorch_forward(load_model(checkpoint)), [], batches).right.argmax(axis=1)
     if not name.startswith("Optimum"):
-        return rows.scores(onnx_forward(path, usable_cpus()), [], batches).right.argmax(axis=1)
+        return scores_of(rows, onnx_forward(path, usable_cpus()), [], batches).right.argmax(axis=1)
     session, model = open_session(path, usable_cpus()), load_model(checkpoint)
 
     def forward(batch: Any) -> np.ndarray:
@@ -200,7 +204,7 @@ def score(name: str, path: Path, rows: Rows, checkpoint: Path) -> np.ndarray:
         with torch.no_grad():
             return model.classifier(torch.from_numpy(pooled.astype(np.float32))).numpy()
 
-    return rows.scores(forward, [], batches).right.argmax(axis=1)
+    return scores_of(rows, forward, [], batches).right.argmax(axis=1)
 
 
 def print_table(
