@@ -29,7 +29,7 @@ def test_the_sample_is_promoted_and_the_same_seed_gives_the_same_bytes(tmp_path:
         scores.append(json.loads((system.steps() / "evaluate-model" / "scores").read_text())["challenger"])
     assert weights[0] == weights[1]
     assert scores[0] == scores[1]
-    predicted = system.gauntlet("predict", "i feel wonderful today")
+    predicted = system.gauntlet("predict", "we won the cup and danced all night")
     assert "joy" in predicted.stdout, predicted.stderr
 
 
