@@ -117,6 +117,11 @@ def test_batch_normalisation_is_folded_into_the_convolutions(graphs: dict[str, G
     assert sum(len(tensor.dims) == 4 for tensor in weights) >= 2, "convolutions are left in float"
 
 
+def test_static_int8_does_not_round_the_logits(graphs: dict[str, Graph], rows: ImageRows) -> None:
+    logits = onnx_forward(graphs["int8_static"].path, 1)(rows.batch(np.arange(len(rows))))
+    assert len(np.unique(logits)) > 256, "more values than a byte has"
+
+
 def test_candidates_for_transformers_say_so_and_break_nothing(
     checkpoint: Path, rows: ImageRows, tmp_path: Path
 ) -> None:
