@@ -100,6 +100,12 @@ def test_the_graph_takes_raw_pixels_and_gives_what_the_network_gives_normalised_
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+def test_pytorch_is_compared_in_the_layout_that_it_computes_fastest_in(checkpoint: Path) -> None:
+    weights = [weight for weight in load_model(checkpoint).parameters() if weight.dim() == 4]
+    assert len(weights) >= 2
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_input_and_output_have_their_names_types_and_dynamic_batch(graphs: dict[str, Graph]) -> None:
     for graph in graphs.values():
         session = open_session(graph.path, threads=1)
