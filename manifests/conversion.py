@@ -37,7 +37,8 @@ class Conversion(Section):
     """Section of convert-to-onnx. Bounds are for a candidate against the PyTorch model on real rows.
 
     Attributes:
-        candidates: What is made, proven and timed; those that do not suit the model say so.
+        candidates: What is made, proven and timed; those that do not suit the model say so. Any model has
+            `plain` and `int8_static`, the others are for transformers.
         target: Where the bundle will serve. On a CPU without int8 dot products (VNNI, i8mm) sums of full
             8-bit products saturate, so int8 weights get 7 bits for it.
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that

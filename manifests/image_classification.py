@@ -51,7 +51,6 @@ class ImageDataset(Dataset):
     `shape` is height and width. Images of one channel are (N, H, W) in their file, others
     (N, H, W, channels). `validation_fraction` of the training file's rows, the classes in proportion, are
     for validation.
-    for validation.
     """
 
     files: ImageFiles = ImageFiles()

@@ -121,11 +121,10 @@ def test_image_files_of_any_size_are_scored_by_the_champion(system: System, tmp_
 
 def test_what_is_no_image_is_one_message(system: System, tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no image")
-    for name, complaint in (("notes.png", "found no image"), ("none.png", "no such file")):
-        refused = system.gauntlet("predict", str(tmp_path / name))
-        assert refused.returncode == 2
-        assert complaint in refused.stderr
-        assert "Traceback" not in refused.stderr
+    refused = system.gauntlet("predict", str(tmp_path / "notes.png"))
+    assert refused.returncode == 2
+    assert "notes.png: found no image" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_report_shows_the_run(system: System) -> None:

@@ -12,6 +12,8 @@ import finished_runs as runs
 import numpy as np
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from components.convert_to_onnx.admission import Trial
 from components.convert_to_onnx.bundling import Comparison as Conversions
@@ -19,6 +21,7 @@ from components.convert_to_onnx.bundling import candidates_document
 from components.convert_to_onnx.candidates import Graph
 from components.convert_to_onnx.export import FusedOps
 from components.convert_to_onnx.parity import Parity
+from components.convert_to_onnx.rows import TextRows
 from components.convert_to_onnx.timing import Latency
 from components.evaluate_model.scorecard import ChampionPredictions, assess
 from components.gate_model.figures import read_figures
@@ -29,6 +32,7 @@ from components.write_report.next_steps import RULE_ADVICE
 from manifests.conversion import Conversion
 from manifests.dataset import RowCheck
 from manifests.schema import Evaluation, Gates
+from serving.texts import TextInputs
 from trainer.checkpoint import TrainingRecord
 from trainer.history import Epoch, History, Step
 from trainer.usage import Usage
@@ -81,7 +85,7 @@ def candidates(folder: Path) -> dict[str, Any]:
         Conversion(batch_sizes=(1,)),
         threads=2,
         cpu="a CPU",
-        texts=["text"] * 60,
+        rows=TextRows(["text"] * 60, LABELS, CLASSES, TextInputs(Tokenizer(WordLevel({})))),
         pytorch_macro_f1=0.9,
         candidates=[trial],
         pytorch_latency_ms={"eager": {1: Latency(10.0, 12.0, 50)}},
@@ -105,8 +109,8 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     runs.finish(tmp_path / runs.JOB / "evaluate-model", {"scores": scorecard()})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.scores is not None
-    # A challenger has no version; without a champion's error there is none to read.
-    assert sorted(absent(record.scores)) == [".challenger.version", ".champion_error"]
+    # A challenger has no version, a text no picture; without a champion's error there is none to read.
+    assert sorted(absent(record.scores)) == [".challenger.version", ".champion_error", ".mistakes[0].picture"]
 
 
 def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
