@@ -155,6 +155,7 @@ def test_the_running_means_of_batch_normalisation_are_those_of_all_ranks_rows(
         "training.batch_size=72",
         "training.gradient_accumulation=1",
         "training.augmentation={}",
+        "training.precision=fp32",
     )
     succeed(run, image_trainings.attempt("ranks", "", 0, *one_step, states="", ranks=2))
     learned = load_file(image_trainings.folder / "ranks" / "model.safetensors")
