@@ -206,7 +206,7 @@ def _as_nodes(graph: DecoderGraph) -> Iterator[None]:
     ALL_ATTENTION_FUNCTIONS[ATTENTION] = graph.attend
     try:
         model.set_attn_implementation(ATTENTION)
-        if rotary is not None and is_usual(rotary):
+        if rotary is not None and is_usual_rotary(rotary):
             module.apply_rotary_pos_emb = rotate  # type: ignore[attr-defined]
         yield
     finally:
@@ -223,7 +223,7 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     return torch.onnx.ops.rotary_embedding(q, *angles), torch.onnx.ops.rotary_embedding(k, *angles)
 
 
-def is_usual(rotary: Any) -> bool:
+def is_usual_rotary(rotary: Any) -> bool:
     """Whether a model's own function does what `rotate` does."""
     if list(inspect.signature(rotary).parameters) != ROTARY_PARAMETERS:
         return False

@@ -112,7 +112,7 @@ def pytorch_continuations(
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop_tokens) or None,
+            eos_token_id=[*stop_tokens, -1],  # -1 is no token: an empty list would mean the model's own
             pad_token_id=0,
         )
     rows = found[:, ids.shape[1] :].tolist()
