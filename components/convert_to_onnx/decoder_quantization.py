@@ -1,0 +1,75 @@
+"""Smaller and faster graphs of a decoder's float graph. Cache, norms and attention stay in float."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from components.convert_to_onnx.decoder import save
+
+BLOCK = 32  # weights that share a scale
+INT8_COMPUTE = 4  # activations are rounded to int8, a block at a time; in float, 8 bits took 20 times as long
+
+
+def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
+    """Store the matrices of all products, and with 4 bits the embedding, with one scale to a block of weights.
+
+    onnxruntime has no embedding of 8 bits.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    root.setLevel(level)  # importing it makes the whole process log at INFO
+    root.handlers[:] = handlers
+    quantizer = nbits.MatMulNBitsQuantizer(
+        load_for_quantizing(graph),
+        algo_config=nbits.DefaultWeightOnlyQuantConfig(
+            block_size=BLOCK,
+            is_symmetric=True,
+            accuracy_level=INT8_COMPUTE,
+            op_types_to_quantize=("MatMul", "Gather") if bits == 4 else ("MatMul",),
+            bits=bits,
+        ),
+    )
+    quantizer.process()
+    save(quantizer.model.model, path)
+
+
+def quantize_int8(graph: Path, path: Path) -> None:
+    """Store the matrices of all products in int8, one scale to a column; activations get one to a tensor."""
+    model = load_for_quantizing(graph)
+    add_pre_process_metadata(model)  # exporting did all that the quantiser's own preparation would
+    temporary = path.with_name(path.name + ".tmp")
+    quantize_dynamic(
+        model,
+        temporary,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    temporary.replace(path)
+
+
+def load_for_quantizing(path: Path) -> onnx.ModelProto:
+    """A graph all of whose matrices are constants.
+
+    A head that is tied to the embedding is its transpose, which quantisers take for an activation.
+    """
+    model = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    transposed = [
+        node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights
+    ]
+    for node in transposed:
+        order = next((list(attribute.ints) for attribute in node.attribute), None)
+        values = numpy_helper.to_array(weights[node.input[0]]).transpose(order)
+        model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
+    return model

@@ -1,0 +1,244 @@
+"""Text from a bundled causal language model, greedy or sampled: onnxruntime, numpy and tokenizers alone.
+
+B = batch, T = tokens fed at once, C = columns of a batch so far, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, open_session, read_info
+from serving.cpu import usable_cpus
+
+Floats = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
+
+PAST, PRESENT = "past_key_values.", "present."
+METADATA_KEY = "gauntlet"  # of what the graph says of itself: {"context": 2048, "stop_tokens": [2]}
+
+
+class PromptError(ValueError):
+    """A prompt that the model cannot continue."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Attributes:
+        temperature: Divides the logits. 0 takes the likeliest token, and then nothing else counts.
+        top_k: Only that many of the likeliest tokens may be drawn; 0 is all.
+        top_p: Only the likeliest tokens that together reach this probability may be drawn.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"{self}: expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+
+    def probabilities(self, logits: Floats) -> npt.NDArray[np.float64]:
+        """What each token is drawn with, (B, V), given logits (B, V) and a temperature above 0."""
+        scores = logits.astype(np.float64) / self.temperature
+        if 0 < self.top_k < scores.shape[1]:
+            bound = np.partition(scores, -self.top_k, axis=1)[:, -self.top_k, None]
+            scores[scores < bound] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        if self.top_p < 1:
+            order = np.argsort(weights, axis=1, kind="stable")
+            below = np.take_along_axis(weights, order, axis=1).cumsum(axis=1) <= 1 - self.top_p
+            below[:, -1] = False  # the likeliest one is always kept
+            drop = np.empty_like(below)
+            np.put_along_axis(drop, order, below, axis=1)
+            weights[drop] = 0
+            weights /= weights.sum(axis=1, keepdims=True)
+        return np.asarray(weights)
+
+    def draw(self, logits: Floats, generator: np.random.Generator) -> Tokens:
+        """The next token of each row, (B,), given logits (B, V)."""
+        if self.temperature == 0:
+            return np.asarray(logits.argmax(axis=1))
+        steps = self.probabilities(logits).cumsum(axis=1)
+        chance = generator.random((len(logits), 1)) * steps[:, -1:]  # the last step is 1 but for rounding
+        return np.asarray((steps <= chance).sum(axis=1))
+
+
+GREEDY = Sampling()
+
+
+class Generator:
+    """A verified bundle of a causal language model, ready to continue text."""
+
+    def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
+        """Verify the bundle and load it.
+
+        Args:
+            folder: Where the bundle lies.
+            threads: Intra-op threads; by default the CPUs this process may use.
+            sha256: Of `bundle.json`, where a registry has noted it.
+
+        Raises:
+            BundleError: The bundle is incomplete or altered, or its graph is no decoder.
+        """
+        self.info = read_info(Path(folder), sha256)
+        self.decoder = Decoder(Path(folder) / MODEL_FILE, threads or usable_cpus())
+        self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER_FILE))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY, seed: int = 0
+    ) -> list[str]:
+        """What follows each prompt, up to a token that ends a text or `max_new_tokens`.
+
+        Raises:
+            PromptError: A prompt is empty, or with the new tokens longer than the model reads.
+        """
+        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        continued = self.decoder.continue_tokens(encoded, max_new_tokens, sampling, seed)
+        return [str(text) for text in self.tokenizer.decode_batch(continued)]
+
+    def stream(
+        self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY, seed: int = 0
+    ) -> Iterator[str]:
+        """The same for one prompt, piece by piece: each holds whole characters."""
+        text = DecodeStream(skip_special_tokens=True)
+        for token in self.decoder.steps([self.tokenizer.encode(prompt).ids], max_new_tokens, sampling, seed):
+            piece = text.step(self.tokenizer, int(token[0]))
+            if piece is not None and token[0] not in self.decoder.stop_tokens:
+                yield piece
+
+
+class Decoder:
+    """A causal language model's graph, over tokens."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load the graph.
+
+        Raises:
+            BundleError: The graph says nothing of its context and stop tokens, so it is no decoder.
+        """
+        self._session = open_session(path, threads)
+        facts = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if facts is None:
+            raise BundleError(f"{path}: not the graph of a causal language model")
+        self.context: int = json.loads(facts)["context"]
+        self.stop_tokens: list[int] = json.loads(facts)["stop_tokens"]
+
+    def continue_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """The tokens that follow each prompt, without the one that ends a text."""
+        steps = list(self.steps(prompts, max_new_tokens, sampling, seed))
+        rows = np.array(steps, dtype=np.int64).reshape(len(steps), len(prompts))
+        stops = np.isin(rows, self.stop_tokens)
+        return [
+            rows[: stop.argmax() if stop.any() else len(rows), row].tolist()
+            for row, stop in enumerate(stops.T)
+        ]
+
+    def steps(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> Iterator[Tokens]:
+        """The next token of every prompt, (B,), step by step, until all have ended.
+
+        What follows a row's stop token means nothing.
+
+        Raises:
+            PromptError: A prompt is empty, or with the new tokens longer than the model reads.
+        """
+        self._check(prompts, max_new_tokens)
+        generator = np.random.default_rng(seed)
+        tokens, mask = pad_left(prompts)
+        cache = _Cache(self._session, len(prompts))
+        ended = np.zeros(len(prompts), dtype=bool)
+        for _ in range(max_new_tokens):
+            if ended.all():
+                return
+            logits = cache.feed(tokens, mask, keep=np.array([tokens.shape[1] - 1]))
+            drawn = sampling.draw(logits[:, 0], generator)
+            yield drawn
+            ended |= np.isin(drawn, self.stop_tokens)
+            tokens = drawn[:, np.newaxis]
+            mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
+
+    def logits(self, input_ids: Tokens, attention_mask: Tokens, prompt: int | None = None) -> Floats:
+        """Logits (B, T, V) of tokens (B, T), padded on either side.
+
+        The first `prompt` columns, by default all, are read at once, the others one by one.
+        """
+        total = input_ids.shape[1]
+        bounds = [0, *range(total if prompt is None else prompt, total + 1)]
+        cache = _Cache(self._session, len(input_ids))
+        parts = [
+            cache.feed(input_ids[:, start:stop], attention_mask[:, :stop], keep=np.arange(stop - start))
+            for start, stop in pairwise(bounds)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        for row, prompt in enumerate(prompts):
+            if not prompt:
+                raise PromptError(f"prompt {row} has no tokens; a model needs one to continue")
+            if len(prompt) + max_new_tokens > self.context:
+                raise PromptError(
+                    f"prompt {row} has {len(prompt)} tokens, with {max_new_tokens} new ones more than the "
+                    f"{self.context} that the model reads; shorten it"
+                )
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tokens, Tokens]:
+    """Tokens and attention mask, each (B, T), T being the longest row's; 0 fills the rest."""
+    width = max(map(len, rows), default=0)
+    tokens, mask = np.zeros((2, len(rows), width), dtype=np.int64)
+    for at, row in enumerate(rows):
+        tokens[at, width - len(row) :] = row
+        mask[at, width - len(row) :] = 1
+    return tokens, mask
+
+
+class _Cache:
+    """Keys and values of one batch."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, rows: int) -> None:
+        self._session = session
+        self._past = {
+            tensor.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.zeros((rows, tensor.shape[1], 0, tensor.shape[3]), dtype=np.float32)
+            )
+            for tensor in session.get_inputs()
+            if tensor.name.startswith(PAST)
+        }
+        self._outputs = ["logits", *(PRESENT + name.removeprefix(PAST) for name in self._past)]
+
+    def feed(self, input_ids: Tokens, attention_mask: Tokens, keep: Tokens) -> Floats:
+        """Logits (B, K, V) of those of the tokens (B, T) that `keep` (K,) names; the mask is (B, C)."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep}
+        values = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for name, array in inputs.items()
+        }
+        logits, *present = self._session.run_with_ort_values(self._outputs, values | self._past)
+        self._past = dict(zip(self._past, present, strict=True))
+        return np.asarray(logits.numpy(), dtype=np.float32)

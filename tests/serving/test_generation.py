@@ -1,0 +1,190 @@
+"""Generation with a language model that can be computed by hand: it adds.
+
+After tokens with the sum s, token v has the logit -(v - s mod 10)²: the next one is the last digit of the sum
+of all before it, which only a cache and a mask that hold every token of the row can give.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from serving.bundle import BundleError, BundleInfo, write_bundle
+from serving.generation import Decoder, Generator, PromptError, Sampling
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CONTEXT, STOP = 12, 0
+
+
+def adding_model() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["values"], to=TensorProto.FLOAT),  # (B, T)
+        helper.make_node("Unsqueeze", ["values", "heads_and_size"], ["new"]),  # (B, 1, T, 1)
+        helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
+        helper.make_node("Concat", ["past_key_values.0.value", "new"], ["present.0.value"], axis=2),
+        helper.make_node("Squeeze", ["present.0.key", "heads_and_size"], ["columns"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["columns", "mask"], ["counted"]),
+        helper.make_node("CumSum", ["counted", "columns_axis"], ["sums"]),  # (B, P + T)
+        helper.make_node("Mod", ["sums", "ten"], ["digits"], fmod=1),
+        helper.make_node("Shape", ["input_ids"], ["tokens"], start=1),
+        helper.make_node("Neg", ["tokens"], ["first"]),
+        helper.make_node("Slice", ["digits", "first", "end", "columns_axis"], ["answers"]),  # (B, T)
+        helper.make_node("Gather", ["answers", "logits_to_keep"], ["kept"], axis=1),
+        helper.make_node("Unsqueeze", ["kept", "last"], ["wide"]),  # (B, K, 1)
+        helper.make_node("Sub", ["vocabulary", "wide"], ["distances"]),
+        helper.make_node("Mul", ["distances", "distances"], ["squares"]),
+        helper.make_node("Neg", ["squares"], ["logits"]),
+    ]
+    cache = ["batch", 1, "cached", 1]
+    inputs = [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"]),
+        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "columns"]),
+        helper.make_tensor_value_info("logits_to_keep", TensorProto.INT64, ["kept"]),
+        *(helper.make_tensor_value_info(f"past_key_values.0.{part}", 1, cache) for part in ("key", "value")),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "kept", 10]),
+        *(helper.make_tensor_value_info(f"present.0.{part}", 1, cache) for part in ("key", "value")),
+    ]
+    constants = {
+        "heads_and_size": np.array([1, 3]),
+        "columns_axis": np.array([1]),
+        "ten": np.array(10, dtype=np.float32),
+        "end": np.array([np.iinfo(np.int64).max]),
+        "last": np.array([2]),
+        "vocabulary": np.arange(10, dtype=np.float32),
+    }
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "adding", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {"gauntlet": json.dumps({"context": CONTEXT, "stop_tokens": [STOP]})})
+    return model
+
+
+@pytest.fixture
+def adding_bundle(tmp_path: Path, info: BundleInfo) -> Path:
+    onnx.save(adding_model(), tmp_path / "model.onnx")
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(DIGITS)}, unk_token="zero"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(2)  # as training may have left it
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    files = {name: tmp_path / name for name in ("model.onnx", "tokenizer.json")}
+    write_bundle(tmp_path / "bundle", replace(info, task="causal_lm"), files)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def decoder(adding_bundle: Path) -> Decoder:
+    return Decoder(adding_bundle / "model.onnx", threads=1)
+
+
+def test_prompts_of_different_lengths_are_continued_greedily(adding_bundle: Path) -> None:
+    prompts = ["one two", "three", "one one one one one", "four one two"]
+    assert Generator(adding_bundle).generate(prompts, 4) == [
+        "three six two four",  # 1 + 2 = 3, 6, 12, 24
+        "three six two four",
+        "five",  # 5, 10: the last digit is 0, which ends the text
+        "seven four eight six",  # 7, 14, 28, 56
+    ]
+
+
+def test_tokens_that_follow_the_stop_token_are_no_part_of_the_text(decoder: Decoder) -> None:
+    steps = list(decoder.steps([[5], [1, 1]], 6))
+    assert [step.tolist() for step in steps] == [[5, 2], [0, 4], [0, 8], [0, 6], [0, 2], [0, 4]]
+    assert decoder.continue_tokens([[5], [1, 1]], 6) == [[5], [2, 4, 8, 6, 2, 4]]
+
+
+def test_generation_ends_once_every_row_has(decoder: Decoder) -> None:
+    assert [step.tolist() for step in decoder.steps([[5], [2, 3]], 6)] == [[5, 5], [0, 0]]
+    assert decoder.continue_tokens([[4, 6], [9, 1]], 6) == [[], []]
+
+
+def test_no_prompts_have_no_continuations(decoder: Decoder) -> None:
+    assert decoder.continue_tokens([], 3) == []
+    assert decoder.continue_tokens([[1], [2]], 0) == [[], []]
+
+
+def test_a_stream_gives_the_same_text_in_pieces_and_not_the_stop_token(adding_bundle: Path) -> None:
+    generator = Generator(adding_bundle)
+    assert list(generator.stream("one two", 3)) == ["three", " six", " two"]
+    assert list(generator.stream("five", 9)) == ["five"]
+
+
+@pytest.mark.parametrize("prompt", [1, 3, 6])
+def test_logits_are_the_same_however_many_columns_are_read_at_once(decoder: Decoder, prompt: int) -> None:
+    tokens = np.array([[1, 2, 3, 4, 5, 6], [9, 9, 7, 1, 1, 1], [2, 2, 2, 2, 9, 9]])
+    mask = np.array([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    digits = [[1, 3, 6, 0, 5, 1], [0, 0, 7, 8, 9, 0], [2, 4, 6, 8, 8, 8]]  # of the sums of what is not masked
+    logits = decoder.logits(tokens, mask, prompt)
+    assert logits.shape == (3, 6, 10)
+    assert logits.argmax(axis=2).tolist() == digits
+    np.testing.assert_array_equal(logits[0, 1], -((np.arange(10) - 3.0) ** 2))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.7),
+        Sampling(temperature=1.5, top_k=3),
+        Sampling(temperature=1.0, top_p=0.8),
+        Sampling(temperature=2.0, top_k=6, top_p=0.5),
+        Sampling(temperature=1.0, top_k=99, top_p=1e-9),
+    ],
+    ids=str,
+)
+def test_probabilities_are_those_of_transformers(sampling: Sampling) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (5, 10)).astype(np.float32)
+    scores = TemperatureLogitsWarper(sampling.temperature)(None, torch.from_numpy(logits))
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    np.testing.assert_allclose(sampling.probabilities(logits), scores.softmax(dim=1).numpy(), atol=1e-6)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    logits = np.log(np.array([[0.0, 0.5, 0.2, 0.3]], dtype=np.float32) + 1e-30)
+    drawn = Sampling(temperature=1.0).draw(np.repeat(logits, 20_000, axis=0), np.random.default_rng(0))
+    shares = Counter(drawn.tolist())
+    assert set(shares) == {1, 2, 3}
+    for token, share in ((1, 0.5), (2, 0.2), (3, 0.3)):
+        assert shares[token] / 20_000 == pytest.approx(share, abs=0.015)  # four standard deviations
+
+
+def test_a_seed_draws_the_same_text_again_and_another_seed_another(decoder: Decoder) -> None:
+    sampling = Sampling(temperature=3.0)
+    first, again, other = (decoder.continue_tokens([[1, 2], [3]], 8, sampling, seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_sampling_outside_its_range_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1"):
+        Sampling(**settings)
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused(adding_bundle: Path) -> None:
+    generator = Generator(adding_bundle)
+    with pytest.raises(PromptError, match="prompt 1 has no tokens"):
+        generator.generate(["one", " "], 2)
+    long = " ".join(["one"] * 10)
+    assert generator.generate([long], 2) == [""]  # twelve tokens just fit; the sum's last digit is 0
+    with pytest.raises(PromptError, match="prompt 0 has 10 tokens, with 3 new ones more than the 12"):
+        generator.generate([long], 3)
+
+
+def test_a_bundle_of_another_task_does_not_generate(bundle_folder: Path) -> None:
+    with pytest.raises(BundleError, match="not the graph of a causal language model"):
+        Generator(bundle_folder)
