@@ -52,7 +52,7 @@ def test_a_third_of_the_images_on_two_cores_gives_88_percent_on_the_test_file_in
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = request.config.getoption("--data")
-    if data is None:
+    if data is None or not (Path(data) / "fashion-mnist").is_dir():
         pytest.skip("needs Fashion-MNIST: make acceptance DATA=folder with fashion-mnist/train-images-idx3-…")
     began = time.process_time()
     files = first_rows(Path(data) / "fashion-mnist", tmp_path / "files")
