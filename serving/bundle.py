@@ -32,6 +32,7 @@ PARITY_FILE = "parity.json"
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
     "text_classification": (MODEL_FILE, TOKENIZER_FILE),
     "image_classification": (MODEL_FILE,),
+    "causal_lm": (MODEL_FILE, TOKENIZER_FILE),
 }
 """By task: what scores its rows. The shape and type of an image are those of the graph's input."""
 
