@@ -2,5 +2,5 @@
 
 import os
 
-# ONNX Runtime reports its use to its makers unless this is set before it is imported; who wants that sets it to 0.
+# ONNX Runtime reports its use to its makers unless this is set when it is imported; who wants that sets 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
