@@ -54,6 +54,7 @@ BATCH_SIZES = (1, 8, 32)
 SORTED_BATCH = 32
 PYTORCH = ("eager", "compiled")
 OPTIMUM = """
+import sys
 from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTOptimizer, ORTQuantizer
 from optimum.onnxruntime.configuration import AutoOptimizationConfig, AutoQuantizationConfig
 
