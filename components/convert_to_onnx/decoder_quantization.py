@@ -18,7 +18,7 @@ INT8_COMPUTE = 4  # activations are rounded to int8, a block at a time; in float
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
-    """Store the matrices of all products, and with 4 bits the embedding, with a scale to a block of weights.
+    """Store the matrices of all products, with 4 bits the embedding too, one scale to a block of weights.
 
     onnxruntime has no embedding of 8 bits.
     """
