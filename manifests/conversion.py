@@ -51,7 +51,7 @@ class Conversion(Section):
 
     opset: int = Field(17, ge=14, le=21)
     candidates: tuple[CandidateName, ...] = Field(CPU_CANDIDATES, min_length=1)
-    target: Literal["cpu", "cpu_without_int8", "gpu"] = "cpu"
+    target: Literal["cpu", "cpu_without_int8"] = "cpu"
     objective: Literal["latency", "throughput", "size"] = "latency"
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)
     pytorch: tuple[Literal["eager", "compiled"], ...] = Field(("eager", "compiled"), min_length=1)
