@@ -30,7 +30,7 @@ Batch = Mapping[str, npt.NDArray[Any]]
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 MILLISECONDS = 1e3
-TIMING_SECONDS = 6.0  # for all batch sizes together, unless the fewest batches below take longer
+SECONDS_PER_CONTENDER = 1.5  # for all batch sizes together, unless the fewest batches below take longer
 ROUNDS = 5
 WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10
@@ -142,7 +142,7 @@ def measure(
                     raise
                 absent[name] = str(error)
                 del workers[name]
-        budget = TIMING_SECONDS / len(batches)
+        budget = SECONDS_PER_CONTENDER * len(workers) / len(batches)
         turns: dict[str, dict[int, list[Turn]]] = {name: {} for name in workers}
         for size, of_size in batches.items():
             for name, taken in _take_turns(workers, size, len(of_size), budget).items():

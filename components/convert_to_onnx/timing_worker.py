@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ NANOSECONDS = 1e9
 STATUS_FILE = Path("/proc/self/status")
 PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
 MB_PER_KB = 1024 / 1e6
+SECONDS_TO_SETTLE = 0.02
 COMPILING_BATCHES = 3  # of each size: torch compiles anew for some of the first shapes that it sees
 
 Forward = Callable[[int, int], None]
@@ -112,8 +113,10 @@ def peak_memory_mb() -> float:
 def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[float]:
     """Seconds of each batch, then the seconds waited in all of them.
 
-    An untimed batch of size `lead_in` goes first: the process that was timed before this one had the caches.
+    First the threads of the process that was timed last get the time to stop spinning; then an untimed batch
+    of size `lead_in` goes ahead, since that process had the caches.
     """
+    sleep(SECONDS_TO_SETTLE)
     forward(lead_in, 0)
     waited_before = waited()
     seconds = []
