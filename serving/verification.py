@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +35,10 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     has noted it.
     """
     checks: list[Check] = []
-    steps: tuple[tuple[str, Callable[[Path], str]], ...] = (
-        ("files", lambda path: _files(path, sha256)),
-        ("certificate", _certificate),
-        ("tensors", _tensors),
-        ("prediction", _prediction),
-    )
-    for name, look in steps:
+    looks = _looks(folder, sha256)
+    for name in ("files", "certificate", "tensors", "prediction"):
         try:
-            checks.append(Check(name, look(folder)))
+            checks.append(Check(name, next(looks)))
         except BundleError as error:
             return (*checks, Check(name, "", str(error)))
         except Exception as error:  # onnxruntime and tokenizers raise nothing more special
@@ -51,13 +46,17 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _files(folder: Path, sha256: str | None) -> str:
+def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
+    """What each check finds, in their order; the one that fails raises."""
     info = read_info(folder, sha256)
-    return f"{len(info.files)} files have the sha256 that bundle.json says"
+    yield f"{len(info.files)} files have the sha256 that bundle.json says"
+    yield _certificate(folder, info)
+    bundle = Bundle(folder)
+    yield _tensors(bundle)
+    yield _prediction(bundle)
 
 
-def _certificate(folder: Path) -> str:
-    info = read_info(folder)
+def _certificate(folder: Path, info: BundleInfo) -> str:
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
@@ -68,26 +67,27 @@ def _certificate(folder: Path) -> str:
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows"
 
 
-def _tensors(folder: Path) -> str:
-    bundle = Bundle(folder)
+def _tensors(bundle: Bundle) -> str:
     for kind, expected in (("inputs", bundle.info.inputs), ("outputs", bundle.info.outputs)):
         values = getattr(bundle.session, f"get_{kind}")()
         found = tuple(TensorSpec(v.name, DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
         if found != expected:
-            raise BundleError(f"{folder / MODEL_FILE}: {kind}: found {found}, bundle.json says {expected}")
+            path = bundle.folder / MODEL_FILE
+            raise BundleError(f"{path}: {kind}: found {found}, bundle.json says {expected}")
     return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in bundle.info.inputs)
 
 
-def _prediction(folder: Path) -> str:
-    bundle = Bundle(folder)
+def _prediction(bundle: Bundle) -> str:
     rows, name = _smoke_rows(bundle.info)
     together = bundle.probabilities(rows)
     alone = np.concatenate([bundle.probabilities(rows[at : at + 1]) for at in range(len(rows))])
     if not np.isfinite(together).all():
-        raise BundleError(f"{folder}: a prediction is not finite")
+        raise BundleError(f"{bundle.folder}: a prediction is not finite")
     difference = float(np.abs(together - alone).max())
     if difference > SMOKE_TOLERANCE:
-        raise BundleError(f"{folder}: a row's probabilities change by {difference:.3f} with its company")
+        raise BundleError(
+            f"{bundle.folder}: a row's probabilities change by {difference:.3f} with its company"
+        )
     label = bundle.info.labels[int(together[1].argmax())]
     return f"{name} is {label} ({together[1].max():.2f})"
 
