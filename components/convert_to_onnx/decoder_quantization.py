@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +11,7 @@ from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from components.convert_to_onnx.decoder import save
-
-BLOCK = 32  # weights that share a scale
-INT8_COMPUTE = 4  # activations are rounded to int8, a block at a time; in float, 8 bits took 20 times as long
+from components.convert_to_onnx.quantization import in_blocks
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
@@ -22,24 +19,8 @@ def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
 
     onnxruntime has no embedding of 8 bits.
     """
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
-
-    root.setLevel(level)  # importing it makes the whole process log at INFO
-    root.handlers[:] = handlers
-    quantizer = nbits.MatMulNBitsQuantizer(
-        load_for_quantizing(graph),
-        algo_config=nbits.DefaultWeightOnlyQuantConfig(
-            block_size=BLOCK,
-            is_symmetric=True,
-            accuracy_level=INT8_COMPUTE,
-            op_types_to_quantize=("MatMul", "Gather") if bits == 4 else ("MatMul",),
-            bits=bits,
-        ),
-    )
-    quantizer.process()
-    save(quantizer.model.model, path)
+    operators = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
+    save(in_blocks(load_for_quantizing(graph), bits, operators), path)
 
 
 def quantize_int8(graph: Path, path: Path) -> None:

@@ -25,16 +25,12 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.convert_to_onnx.export import ConversionError, count_operators
 from components.convert_to_onnx.timing import Batch
 from serving.bundle import open_session
-
-# The weight-only quantiser sets up logging on import, and the libraries tell of every node that they visit.
-logging.getLogger().setLevel(logging.WARNING)
 
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 
@@ -120,18 +116,43 @@ def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], r
 
 
 def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
-    """Store weights in blocks of 32 numbers with a scale each; what they multiply is rounded likewise.
+    """Store weights in blocks, as `in_blocks` does.
 
     Raises:
         ConversionError: Nothing in the graph could be stored so.
     """
-    quantizer = MatMulNBitsQuantizer(
-        str(fused), bits=bits, block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=INT8_ACCURACY
+    model = in_blocks(onnx.load(fused), bits)
+    if not count_operators(model.graph, ("MatMulNBits",)):
+        raise ConversionError("has no matrix product whose weights could be stored in blocks")
+    onnx.save(model, path)
+
+
+def in_blocks(
+    model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...] = ("MatMul",)
+) -> onnx.ModelProto:
+    """The model with its operators' weights in blocks of 32 numbers with a scale each.
+
+    What products multiply is rounded to int8 likewise, a block at a time.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    root.setLevel(level)  # importing it makes the whole process log at INFO
+    root.handlers[:] = handlers
+    quantizer = nbits.MatMulNBitsQuantizer(
+        model,
+        algo_config=nbits.DefaultWeightOnlyQuantConfig(
+            block_size=BLOCK_SIZE,
+            is_symmetric=True,
+            accuracy_level=INT8_ACCURACY,
+            op_types_to_quantize=operators,
+            bits=bits,
+        ),
     )
     quantizer.process()
-    if not count_operators(quantizer.model.model.graph, ("MatMulNBits",)):
-        raise ConversionError("has no matrix product whose weights could be stored in blocks")
-    quantizer.model.save_model_to_file(str(path))
+    stored: onnx.ModelProto = quantizer.model.model
+    return stored
 
 
 def scale(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
