@@ -85,6 +85,7 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
     splits = artifact(dsl.Dataset, "validate-data", "splits")
     training.validate_data.python_func(
         dataset=given["dataset"],
+        task=given["task"],
         seed=given["seed"],
         splits=splits,
         checks=artifact(dsl.Artifact, "validate-data", "checks"),
@@ -137,6 +138,7 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
         scores=scores,
         candidates=candidates,
         history=history,
+        bundle=bundle,
         verdict=verdict,
         table=artifact(dsl.Markdown, "gate-model", "table"),
     )
