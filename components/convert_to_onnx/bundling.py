@@ -43,8 +43,7 @@ class Comparison:
     """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to.
 
     What is timed (see `timing.Timing`) is absent where nothing was admitted, and tokenising where rows are no
-    texts. PyTorch's figures are by mode,
-    eager or compiled; `pytorch_absent` says why a mode has none.
+    texts. PyTorch's figures are by mode, eager or compiled; `pytorch_absent` says why a mode has none.
     """
 
     bounds: Conversion

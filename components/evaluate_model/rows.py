@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from manifests.errors import DataError
 from serving.inputs import Rows
-from trainer.splits import read_images
+from trainer.splits import read_images, read_split
 
-TEXTS_FILE = "test.parquet"
 IMAGES_FILE = "test.npz"
 
 
@@ -48,7 +46,7 @@ def read_test_rows(splits: Path) -> TestRows:
 
 
 def _read_texts(splits: Path) -> TestRows:
-    frame = pd.read_parquet(splits / TEXTS_FILE, columns=["text", "label"])
+    frame = read_split(splits, "test")
     texts = frame["text"].tolist()
     return TestRows(texts, frame["label"].to_numpy(dtype=np.int64), {"text": texts})
 
