@@ -21,6 +21,11 @@ from backends.registry import (
     RUN_TAG,
     ModelVersion,
     Move,
+    Scores,
+    require_bundle,
+    version_to_promote,
+    version_to_roll_back_to,
+    with_alias,
 )
 from manifests.errors import GauntletError, UsageError
 
@@ -79,8 +84,16 @@ class MlflowRegistry:
 
     # --- writing ---
 
-    def register(self, name: str, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
+    def register(
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        scores: Scores | None = None,  # noqa: ARG002
+    ) -> ModelVersion:
         """Every write can be repeated, so a registration that was cut short is simply run again.
+
+        Of the scores only what the tags say is kept; the run's report has them all.
 
         Raises:
             GauntletError: The bundle is incomplete or altered.
@@ -108,27 +121,15 @@ class MlflowRegistry:
             UsageError: There is no such model or version, or no challenger.
             GauntletError: The champion is not the one that was compared with, or the bundle was altered.
         """
-        numbers = [known.version for known in self.versions(name)]
-        if version is not None and version not in numbers:
-            raise UsageError(f"model {name!r}: has no version {version!r}, only {', '.join(numbers)}.")
+        self.versions(name)
         with self._writing():
-            finished = self._finish_move(name)
-            champion, challenger = self._alias(name, CHAMPION), self._alias(name, CHALLENGER)
-            target = version or challenger or (champion if finished == "promote" else None)
-            if target is None:
-                raise UsageError(
-                    f"model {name!r}: has no challenger to promote. Run its pipeline for a new one, "
-                    f"or name one of its versions: {', '.join(numbers)}."
-                )
+            finished = self._finish_move(name) == "promote"
+            versions = self.versions(name)
+            target = version_to_promote(name, versions, version, compared_with, finished)
+            champion = with_alias(versions, CHAMPION)
             if target == champion:
-                return self._outcome(name, moved=finished == "promote")
-            if compared_with not in (ANY_CHAMPION, champion):
-                raise GauntletError(
-                    f"model {name!r}: version {target} was compared with champion "
-                    f"{compared_with or '(none)'}, but the champion is {champion or '(none)'} by now. "
-                    "Nothing was moved: run the pipeline again to compare with that one."
-                )
-            return self._move(name, "promote", target, champion)
+                return self._outcome(name, moved=finished)
+            return self._move("promote", target, champion)
 
     def rollback(self, name: str) -> Move:
         """A rollback that was cut short is finished, instead of being undone.
@@ -140,13 +141,9 @@ class MlflowRegistry:
         with self._writing():
             if self._finish_move(name) == "rollback":
                 return self._outcome(name, moved=True)
-            champion, previous = self._alias(name, CHAMPION), self._alias(name, PREVIOUS)
-            if previous is None:
-                raise UsageError(
-                    f"model {name!r}: has had no champion before {champion or 'now'}, so there is none to "
-                    "roll back to. Promote one of its versions instead."
-                )
-            return self._move(name, "rollback", previous, champion)
+            versions = self.versions(name)
+            previous = version_to_roll_back_to(name, versions)
+            return self._move("rollback", previous, with_alias(versions, CHAMPION))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -156,12 +153,12 @@ class MlflowRegistry:
 
     # --- moving aliases ---
 
-    def _move(self, name: str, kind: str, champion: str, previous: str | None) -> Move:
-        self._require_bundle(name, champion)
-        note = " ".join(filter(None, (kind, champion, previous)))
-        self._client.set_registered_model_tag(name, _MOVE_TAG, note)
-        self._finish_move(name)
-        return self._outcome(name, moved=True)
+    def _move(self, kind: str, target: ModelVersion, champion: ModelVersion | None) -> Move:
+        require_bundle(target)
+        note = " ".join([kind, target.version, *([champion.version] if champion else [])])
+        self._client.set_registered_model_tag(target.name, _MOVE_TAG, note)
+        self._finish_move(target.name)
+        return self._outcome(target.name, moved=True)
 
     def _finish_move(self, name: str) -> str | None:
         """Do what is noted, some of which may be done already. Returns which kind of move it was."""
@@ -189,18 +186,6 @@ class MlflowRegistry:
 
     def _bundle_folder(self, name: str, sha256: str) -> Path:
         return self._database.parent / "models" / name / sha256
-
-    def _require_bundle(self, name: str, number: str) -> None:
-        from serving.bundle import BundleError, read_info
-
-        version = next(version for version in self.versions(name) if version.version == number)
-        try:
-            read_info(Path(version.bundle_uri), version.tags.get(BUNDLE_TAG))
-        except BundleError as error:
-            raise GauntletError(
-                f"model {name!r}: version {number} cannot become champion: {error}. Nothing was moved: "
-                "restore the bundle, or promote another version."
-            ) from None
 
     def _keep(self, bundle: Path, kept: Path) -> Path:
         """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from backends.registry import BUNDLE_TAG, Registry, open_registry
+from backends.registry import BUNDLE_TAG, Registry, bundle_folder, open_registry
 from manifests.errors import UsageError
 from pipelines.home import gauntlet_home
 from pipelines.terminal import NAME_COLUMN, console, plain
@@ -24,7 +24,7 @@ ModelName = Annotated[
 
 def registry(model: ModelName = None) -> None:
     """List the registered versions and their aliases."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     columns = ("model", "version", "aliases", "macro-F1", NAME_COLUMN("run"), "bundle")
     table = Table(*columns, box=None, pad_edge=False)
     for name in [model] if model else store.names():
@@ -54,7 +54,7 @@ def predict(
     model: ModelName = None,
 ) -> None:
     """Score texts or images with the champion's bundle."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
     champion = store.champion(name)
     if champion is None:
@@ -63,7 +63,8 @@ def predict(
         )
     given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
     _require_readable(given)
-    bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
+    with bundle_folder(champion) as folder:
+        bundle = Bundle(folder, sha256=champion.tags.get(BUNDLE_TAG))
     classifies_images = bundle.info.task == "image_classification"
     inputs = _read_images(bundle, given) if classifies_images else given
     table = Table("image" if classifies_images else "text", "label", "probability", box=None, pad_edge=False)
@@ -79,14 +80,14 @@ def promote(
     version: Annotated[str | None, typer.Option(help="Default: the challenger.")] = None,
 ) -> None:
     """Make a registered version the champion; the old champion becomes `previous`."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
     console.print(str(store.promote(name, version)), highlight=False)
 
 
 def rollback(model: ModelName = None) -> None:
     """Make the previous champion the champion again."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
     console.print(str(store.rollback(name)), highlight=False)
 

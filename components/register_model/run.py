@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, open_registry
+from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, Scores, open_registry
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
 from manifests.schema import Registration
@@ -46,7 +46,7 @@ def run(
     tags = version_tags(info, _macro_f1(scores_path), manifest_sha256, run_id)
 
     registry = open_registry(registry_uri)
-    version = registry.register(name, Path(bundle_path), tags)
+    version = registry.register(name, Path(bundle_path), tags, _scores(scores_path))
     # A version without the alias has been champion before: this run was here already, and what has
     # happened to the champion since, a rollback for one, is not to be undone.
     if registration.promotion == "automatic" and CHALLENGER in version.aliases:
@@ -94,6 +94,20 @@ def _compared_with(scores_path: str) -> str | None:
     """The version of the champion that evaluate-model scored on the same rows, None for none."""
     champion = read_json(scores_path).get("champion")
     return None if champion is None else str(champion["version"])
+
+
+def _scores(scores_path: str) -> Scores | None:
+    """The figures of a classifier; other tasks have no confusion matrix."""
+    scores = read_json(scores_path)
+    challenger = scores["challenger"]
+    if "confusion" not in challenger:
+        return None
+    return Scores(
+        labels=tuple(scores["labels"]),
+        accuracy=challenger["accuracy"],
+        macro_f1=challenger["macro_f1"],
+        confusion=tuple(tuple(row) for row in challenger["confusion"]),
+    )
 
 
 def _macro_f1(scores_path: str) -> float:

@@ -19,6 +19,8 @@ from tests.fakes.connect_proxy import SILENT, ConnectProxy
 from tests.fakes.google_api import GoogleApi
 from tests.fakes.resources import Resources
 from tests.fakes.vertex_metadata import MetadataService
+from tests.fakes.vertex_models import ModelService
+from tests.fakes.vertex_pipelines import PipelineService
 from tests.fakes.vertex_tensorboard import TensorboardService
 
 CLOSED_PORT = 1
@@ -51,13 +53,17 @@ class FakeCloud:
 
     def __init__(self, trust: Trust) -> None:
         self.resources = Resources()
+        self.bucket = Bucket()
         self.metadata = MetadataService(self.resources)
+        self.models = ModelService(self.bucket)
+        self.pipelines = PipelineService(self.resources)
         services = {
+            "ModelService": self.models,
+            "PipelineService": self.pipelines,
             "MetadataService": self.metadata,
             "TensorboardService": TensorboardService(self.resources),
         }
         self.api = GoogleApi(aiplatform_v1, services, trust.authority.issue_cert("*.googleapis.com"))
-        self.bucket = Bucket()
         vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,

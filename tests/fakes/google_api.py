@@ -7,8 +7,10 @@ client library's own messages. What it raises as an `ApiError` reaches the clien
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,15 @@ import grpc
 import proto
 import trustme
 from google.protobuf.message import Message
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What becomes of one call: its status, and whether the service does first what it was asked for."""
+
+    status: grpc.StatusCode
+    message: str = "told to fail"
+    after_the_write: bool = False
 
 
 class ApiError(Exception):
@@ -36,6 +47,7 @@ class GoogleApi:
     Attributes:
         calls: Each call's method and request, in the order in which they came.
         failing: The status that every call gets, if it is set.
+        failures: What becomes of the next calls of a method, one each; None: what it was asked for.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class GoogleApi:
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: grpc.StatusCode | None = None
+        self.failures: defaultdict[str, list[Failure | None]] = defaultdict(list)
         self._messages = messages
         self._services = services
         self._server = grpc.server(ThreadPoolExecutor(8))
@@ -85,7 +98,12 @@ class GoogleApi:
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, "no bearer token")
         if "x-goog-request-params" not in headers:  # a real front end finds the resource by it
             raise invalid(f"{method}: no routing header")
-        return answering(request)
+        failure = self.failures[method].pop(0) if self.failures[method] else None
+        if failure is None:
+            return answering(request)
+        if failure.after_the_write:
+            answering(request)
+        raise ApiError(failure.status, failure.message)
 
 
 class _Handler(grpc.GenericRpcHandler):
