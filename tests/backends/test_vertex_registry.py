@@ -22,7 +22,12 @@ from tests.fakes.google_api import Failure
 PLACE = f"projects/demo/locations/{FakeCloud.LOCATION}"
 IMAGE = f"europe-docker.pkg.dev/demo/gauntlet/server@sha256:{'a' * 64}"
 URI = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet&serving_image={IMAGE}"
-TRANSIENT = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)  # HTTP's 429 and 503
+# HTTP's 429, 503 and 504
+TRANSIENT = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 SCORES = Scores(("sadness", "joy"), accuracy=0.75, macro_f1=0.733333, confusion=((1, 1), (0, 2)))
 
 
@@ -326,6 +331,18 @@ def test_a_registration_that_dies_at_any_write_is_completed_by_running_it_again(
     assert (version.version, version.aliases) == ("1", ("challenger", "default"))
     assert len(registry.versions(MODEL)) == 1
     assert [len(found) for found in cloud.models.evaluations.values()] == [1]
+
+
+def test_an_upload_that_the_service_takes_and_then_fails_is_one_message_and_no_version(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    cloud.models.failing_upload = f"image {IMAGE} cannot be pulled"
+    with pytest.raises(GauntletError, match=rf"image {IMAGE} cannot be pulled$"):
+        register(registry, tmp_path, "run-1")
+    assert registry.names() == []
+
+    cloud.models.failing_upload = ""
+    assert register(registry, tmp_path, "run-1").version == "1"
 
 
 def test_a_promotion_that_another_one_overtakes_is_told_which_version_won(

@@ -29,10 +29,12 @@ class ModelService:
 
     Attributes:
         evaluations: By the version that they are of, as `projects/…/models/NAME@NUMBER`.
+        failing_upload: What the operation of an upload ends with, if it is set, instead of a version.
     """
 
     def __init__(self, bucket: Bucket) -> None:
         self.evaluations: defaultdict[str, list[Any]] = defaultdict(list)
+        self.failing_upload = ""
         self._bucket = bucket
         self._models: dict[str, list[Any]] = {}
         self._numbers = count(1)
@@ -40,6 +42,11 @@ class ModelService:
     def UploadModel(self, request: vertex.UploadModelRequest) -> Operation:
         model = request.model
         self._require_sound(model)
+        done = Operation(name=f"{request.parent}/operations/{next(self._numbers)}", done=True)
+        if self.failing_upload:
+            done.error.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]
+            done.error.message = self.failing_upload
+            return done
         if request.parent_model:
             name = request.parent_model.partition("@")[0]
             versions = self._versions(name)
@@ -56,7 +63,6 @@ class ModelService:
         model.version_create_time = datetime.now(UTC)
         versions.append(model)
         self._move(model, model.version_aliases)
-        done = Operation(name=f"{request.parent}/operations/{next(self._numbers)}", done=True)
         done.response.Pack(
             vertex.UploadModelResponse.pb(
                 vertex.UploadModelResponse(model=name, model_version_id=model.version_id)
