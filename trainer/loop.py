@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -116,7 +116,7 @@ class _Loop:
         """Go on from `state` to the end."""
         state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
-            self._track(epoch)
+            self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         for step in history.steps:
             self._watch.track(step)
         in_time = True
@@ -246,21 +246,17 @@ class _Loop:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
-        metrics = self.replica.validate()
         epoch = Epoch(
             epoch=state.epoch,
-            train_loss=state.loss_sum / state.rows_seen,
-            validation_loss=metrics["loss"],
-            macro_f1=metrics["macro_f1"],
-            weighted_f1=metrics["weighted_f1"],
-            accuracy=metrics["accuracy"],
+            training={"loss": state.loss_sum / state.rows_seen},
+            validation=self.replica.validate(),
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
         )
         # A tie is no gain, and neither is NaN.
         best_score = history.epochs[history.best_epoch - 1].score(metric) if history.best_epoch else -math.inf
         history.epochs.append(epoch)
-        self._track(epoch)
+        self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         if epoch.score(metric) > best_score:
             history.best_epoch = epoch.epoch
             weights = self.replica.weights()
@@ -292,7 +288,3 @@ class _Loop:
     def _seconds(self) -> float:
         """How long this has trained, across interruptions."""
         return time.monotonic() - self._began
-
-    def _track(self, epoch: Epoch) -> None:
-        metrics = {key: float(value) for key, value in asdict(epoch).items()}
-        self.tracker.log_metrics(metrics, epoch.epoch)

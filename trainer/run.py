@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def require_finite(history: History, section: Training) -> None:
     if history.best_epoch == 0:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
-            f"was {history.epochs[-1].train_loss}. "
+            f"was {history.epochs[-1].training['loss']}. "
             f"Lower training.learning_rate, which is {section.learning_rate:g}."
         )
 
@@ -223,5 +223,5 @@ def write_tensorboard(history: History, folder: str) -> None:
             writer.add_scalar("train/loss", step.loss, step.step)
             writer.add_scalar("train/learning_rate", step.learning_rate, step.step)
         for epoch in history.epochs:
-            for key, value in asdict(epoch).items():
+            for key, value in epoch.tracked().items():
                 writer.add_scalar(f"epoch/{key}", value, epoch.epoch)

@@ -57,14 +57,14 @@ def test_a_network_learns_shapes_and_its_checkpoint_scores_what_the_history_says
     of_arch = section.model_copy(update={"arch": arch, "units": units})
     history = trained(of_arch, image_splits, tmp_path / "checkpoint")
     best = history["epochs"][history["best_epoch"] - 1]
-    assert best["accuracy"] >= 0.9
+    assert best["validation"]["accuracy"] >= 0.9
     validation = read_images(image_splits, "validation")
     scores = probabilities(tmp_path / "checkpoint", validation.images)
     labels, predicted = validation.labels, scores.argmax(axis=1)
-    assert best["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-    assert best["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert best["weighted_f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
-    assert best["validation_loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
+    assert best["validation"]["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert best["validation"]["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert best["validation"]["weighted_f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
+    assert best["validation"]["loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
 
 
 def test_a_checkpoint_says_what_a_conversion_needs(
@@ -90,7 +90,7 @@ def test_training_ends_when_accuracy_no_longer_gains(
     patient = section.model_copy(update={"epochs": 60, "early_stopping": stopping})
     history = trained(patient, image_splits, tmp_path / "checkpoint")
     assert history["stopped"] == "early stopping"
-    accuracies = [epoch["accuracy"] for epoch in history["epochs"]]
+    accuracies = [epoch["validation"]["accuracy"] for epoch in history["epochs"]]
     assert history["best_epoch"] == 1 + int(np.argmax(accuracies)) == len(accuracies) - 2
 
 

@@ -66,10 +66,12 @@ def section(tiny_encoder: Path) -> Training:
 
 def test_a_model_learns_classes_that_can_be_told_apart(section: Training, tiny_splits: Path) -> None:
     history, _, kept, tracker = train(section, tiny_splits)
-    assert history.epochs[-1].train_loss < history.epochs[0].train_loss / 2
-    assert max(epoch.macro_f1 for epoch in history.epochs) > 0.9
+    assert history.epochs[-1].training["loss"] < history.epochs[0].training["loss"] / 2
+    assert max(epoch.validation["macro_f1"] for epoch in history.epochs) > 0.9
     assert [epoch.epoch for epoch in kept][-1] == history.best_epoch
-    assert tracker.named("macro_f1") == [(epoch.epoch, epoch.macro_f1) for epoch in history.epochs]
+    assert tracker.named("validation_macro_f1") == [
+        (epoch.epoch, epoch.validation["macro_f1"]) for epoch in history.epochs
+    ]
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(section: Training, tiny_splits: Path) -> None:
@@ -198,7 +200,7 @@ def test_each_step_is_taken_with_the_rate_of_the_schedule(
 ) -> None:
     stalled = section.model_copy(update={"schedule": schedule, "learning_rate": 1e-9, "epochs": 3})
     history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
-    scores = [epoch.macro_f1 for epoch in history.epochs]
+    scores = [epoch.validation["macro_f1"] for epoch in history.epochs]
     assert [step.learning_rate for step in history.steps] == [
         learning_rate(stalled, step, 27, scores[: (step - 1) // 9]) for step in range(1, 28)
     ]
@@ -253,10 +255,10 @@ def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_mor
     assert again.stopped == "max_hours reached"
     assert again.steps == stopped.steps
     assert len(stopped.steps) == 1
-    assert again.epochs[0].macro_f1 == stopped.epochs[0].macro_f1
+    assert again.epochs[0].validation["macro_f1"] == stopped.epochs[0].validation["macro_f1"]
     longer, resumed, tracker = train_with_states(section, tiny_splits, states)
     assert longer.stopped == "all epochs done"
-    assert [epoch for epoch, _ in tracker.named("macro_f1")] == [1, 2]
+    assert [epoch for epoch, _ in tracker.named("validation_macro_f1")] == [1, 2]
     assert [step for step, _ in tracker.named("step/loss")] == list(range(1, 19))
     undisturbed = train(section, tiny_splits)[1]
     assert all(torch.equal(tensor, undisturbed[key]) for key, tensor in resumed.items())

@@ -25,7 +25,7 @@ PLAIN = (
 
 def curves(trainings: Trainings, output: str) -> tuple[list[float], list[float]]:
     history = json.loads((trainings.folder / output / "history.json").read_text())
-    scores = [epoch[key] for epoch in history["epochs"] for key in ("validation_loss", "macro_f1")]
+    scores = [epoch["validation"][key] for epoch in history["epochs"] for key in ("loss", "macro_f1")]
     return [step["loss"] for step in history["steps"]], scores
 
 

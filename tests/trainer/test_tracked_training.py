@@ -45,7 +45,9 @@ def test_a_tracked_training_leaves_its_steps_epochs_system_metrics_and_files(
         return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
 
     assert points("step/loss") == [(step["step"], step["loss"]) for step in document["steps"]]
-    assert points("macro_f1") == [(epoch["epoch"], epoch["macro_f1"]) for epoch in document["epochs"]]
+    assert points("validation_macro_f1") == [
+        (e["epoch"], e["validation"]["macro_f1"]) for e in document["epochs"]
+    ]
     assert points("system/memory_gb")[-1][0] == 18
     assert points("step/cost_usd")[-1][1] == pytest.approx(document["cost_usd"], rel=0.2)
     [history] = (tmp_path / "artifacts" / "moods").rglob("history.json")
@@ -68,7 +70,7 @@ def test_a_training_is_tracked_on_vertex_by_its_uri_alone(
     run = aiplatform.ExperimentRun("moods-11", "moods-training")
     assert run.get_state() == "COMPLETE"
     assert run.get_params()["seed"] == "11"
-    assert run.get_metrics()["macro_f1"] == document["epochs"][-1]["macro_f1"]
+    assert run.get_metrics()["validation_macro_f1"] == document["epochs"][-1]["validation"]["macro_f1"]
     frame = run.get_time_series_data_frame()
     losses = [(row.step, row["step/loss"]) for _, row in frame.iterrows() if row["step/loss"] > 0]
     assert losses == [(step["step"], step["loss"]) for step in document["steps"]]
