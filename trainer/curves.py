@@ -40,9 +40,12 @@ def curves_svg(history: dict[str, Any]) -> str:
     loss_axes.set(xlabel="epoch", ylabel="loss (nats per row)", title="Loss")
     for key in [key for key in epochs[0]["validation"] if key != "loss"]:
         values = [epoch["validation"][key] for epoch in epochs]
-        metric_axes.plot(numbers, values, marker="o", label=metric_name(key))
+        [line] = metric_axes.plot(numbers, values, marker="o", label=metric_name(key))
+        if key in epochs[0]["training"]:
+            values = [epoch["training"][key] for epoch in epochs]
+            metric_axes.plot(numbers, values, color=line.get_color(), linestyle="--", linewidth=1)
     metric_axes.axvline(history["best_epoch"], color="0.7", linestyle=":", label="kept")
-    metric_axes.set(xlabel="epoch", title="Validation")
+    metric_axes.set(xlabel="epoch", title="Validation, and training as dashes")
     for axes in (loss_axes, metric_axes):
         axes.legend(frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)

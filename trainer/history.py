@@ -57,6 +57,8 @@ class Step:
 class History:
     """What happened, in the order it happened. `best_epoch` counts from 1.
 
+    `confusion` is of the best epoch: validation rows by true class, then by predicted class; empty where rows
+    have no class.
     `out_of_memory` holds the steps from which on micro-batches are half as large as before.
     `usage` is measured, so it differs from run to run, as times do.
     """
@@ -64,6 +66,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best_epoch: int = 0
+    confusion: list[list[int]] = field(default_factory=list)
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)

@@ -101,7 +101,7 @@ class _Loop:
         self._progress = Progress(
             self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose loss is still on the device
+        self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose sums are still on the device
         self._watch = Watch(
             self.section.resources,
             self.state.history,
@@ -185,13 +185,13 @@ class _Loop:
         rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
         generators = self.replica.generators()
         try:
-            loss = self.replica.step(micro_batches, len(batch), rate)
+            sums = self.replica.step(micro_batches, len(batch), rate)
         except torch.OutOfMemoryError as error:
             cause = str(error).partition(". ")[0]
             if self._world.size > 1:  # the others are waiting for this rank's gradients
                 raise OutOfMemoryOnARank(cause, len(self.state.history.out_of_memory)) from None
         else:
-            self._unread.append((loss, len(batch), rate))
+            self._unread.append((sums, len(batch), rate))
             return True
         self.replica.set_generators(generators)
         self._cut_finer(max(len(part.rows) for part in self._share(batch)), cause)
@@ -223,12 +223,13 @@ class _Loop:
         return self.state.steps_taken + len(self._unread)
 
     def _settle(self) -> None:
-        """Read the losses of the steps back, for which the device must finish them."""
+        """Read the sums of the steps back, for which the device must finish them."""
         if not self._unread:
             return
         rows_trained = 0
-        for loss, rows, rate in self._unread:
-            self.state.take_step(float(loss), rows, rate)
+        for sums, rows, rate in self._unread:
+            loss, *tally = sums.tolist()
+            self.state.take_step(loss, tally, rows, rate)
             self._watch.track(self.state.history.steps[-1])
             rows_trained += rows
         self._unread.clear()
@@ -246,10 +247,12 @@ class _Loop:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
+        validation, confusion = self.replica.validate()
+        training = {"loss": state.loss_sum / state.rows_seen}
         epoch = Epoch(
             epoch=state.epoch,
-            training={"loss": state.loss_sum / state.rows_seen},
-            validation=self.replica.validate(),
+            training=training | self.replica.task.training_metrics(state.tally),
+            validation=validation,
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
         )
@@ -258,7 +261,7 @@ class _Loop:
         history.epochs.append(epoch)
         self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         if epoch.score(metric) > best_score:
-            history.best_epoch = epoch.epoch
+            history.best_epoch, history.confusion = epoch.epoch, confusion
             weights = self.replica.weights()
             if self._world.is_first:
                 self.keep(weights, epoch)
