@@ -39,12 +39,15 @@ class Evaluation(Section):
 class Gates(Section):
     """Section of gate-model. A bound on a sampled metric holds for its bootstrap lower limit.
 
+    `max_validation_gap` is how far macro-F1 may fall from training's own validation to the upper confidence
+    limit of the shipped file's on the test split: further, and they are not prepared alike.
     `max_timing_contention` is the share of its time that a timed model may have waited for a CPU: a speed-up
     taken on a busier machine is no measurement.
     """
 
     min_macro_f1: Fraction
     min_accuracy: Fraction = 0.0
+    max_validation_gap: Fraction = 0.05
     min_speedup: float = Field(2.3, gt=0)
     max_timing_contention: Fraction = 0.5
     max_model_mb: float = Field(100.0, gt=0)

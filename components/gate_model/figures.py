@@ -30,6 +30,8 @@ def read_figures(
     return Figures(
         macro_f1_lower_bound=_at(scores, "challenger", "lower_bounds", "macro_f1"),
         accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
+        macro_f1_upper_bound=_last(_at(scores, "challenger", "intervals", "macro_f1")),
+        validation_macro_f1=_at(_kept_epoch(history), "validation", "macro_f1"),
         timing_contention=_at(candidates, "contention"),
         speedup=_at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
@@ -70,6 +72,18 @@ def _chosen(candidates: Mapping[str, Any]) -> object:
         return MISSING
     found = [row for row in rows if _at(row, "name") == name]
     return found[0] if len(found) == 1 else MISSING
+
+
+def _kept_epoch(history: Mapping[str, Any]) -> object:
+    epochs, best = _at(history, "epochs"), _at(history, "best_epoch")
+    if not isinstance(epochs, list):
+        return MISSING
+    found = [epoch for epoch in epochs if _at(epoch, "epoch") == best]
+    return found[0] if len(found) == 1 else MISSING
+
+
+def _last(values: object) -> object:
+    return values[-1] if isinstance(values, list) and values else MISSING
 
 
 def _at(document: object, *keys: str) -> object:

@@ -15,6 +15,8 @@ from manifests.tasks import TASKS
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
     "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
+    "validation_gap": "Are the test split's rows prepared, or distributed, otherwise than validation's? "
+    "The report has both under Data; `gates.max_validation_gap` is the ceiling.",
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
