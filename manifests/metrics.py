@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LOWER_IS_BETTER = frozenset({"loss"})
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 NAMES = {"macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
 
 

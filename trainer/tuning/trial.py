@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from backends.tracking import Untracked
 from manifests.errors import GauntletError, UsageError
 from manifests.metrics import as_score
-from trainer.device import choose_device, make_deterministic
+from trainer.device import choose_device, make_deterministic, use_threads
 from trainer.history import tracked_name
 from trainer.loop import fit
 from trainer.ranks import World
@@ -52,7 +52,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     section = type(job.training).model_validate(job.training.model_dump() | trial.params)
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
-    torch.set_num_threads(job.threads)
+    use_threads(job.threads)
     task = load_task(section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)

@@ -6,7 +6,8 @@ from kfp import dsl, local
 
 import components
 from components.gate_model.component import gate_model
-from manifests.schema import Gates, as_parameter
+from manifests.gates import Gates
+from manifests.schema import as_parameter
 from tests.components.gate_model.bundles import write_certified_bundle
 
 SCORES = {
@@ -37,6 +38,7 @@ def say(word: str) -> str:
 def branch(gates: dict, scores: str, candidates: str, history: str, bundle: str) -> str:
     decision = gate_model(
         gates=gates,
+        task="text_classification",
         scores=dsl.importer(artifact_uri=scores, artifact_class=dsl.Artifact).output,
         candidates=dsl.importer(artifact_uri=candidates, artifact_class=dsl.Artifact).output,
         history=dsl.importer(artifact_uri=history, artifact_class=dsl.Artifact).output,
