@@ -59,7 +59,8 @@ class Task(Protocol):
 
         The loss is summed, `train_weights` times for a row.
 
-        The tally is what `training_metrics` needs of the rows, as sums over them; S may be 0.
+        The loss is a scalar with a gradient. The tally (S,) is what `training_metrics` needs of the rows, as
+        sums over them; S may be 0.
         """
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
