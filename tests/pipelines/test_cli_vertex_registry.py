@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pytest
 from google.cloud import aiplatform
 
@@ -108,7 +108,7 @@ def test_a_champion_in_a_bucket_is_scored_from_a_copy(on_vertex: FakeCloud, tmp_
 
 
 def test_a_champion_that_is_gone_is_a_failure_of_it_and_a_bucket_out_of_reach_is_none(
-    on_vertex: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_vertex: FakeCloud, tmp_path: Path
 ) -> None:
     register(tmp_path, "run-1")
     champion = open_registry(URI).champion(MODEL)
@@ -119,9 +119,8 @@ def test_a_champion_that_is_gone_is_a_failure_of_it_and_a_bucket_out_of_reach_is
     assert isinstance(outcome, ChampionFailure)
     assert "cannot be read: gs://bucket/gauntlet/models/moods/" in outcome.reason
 
-    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(GauntletError, match="out of reach"):
-        score_champion(champion, LABELS, TEXTS)
+        score_champion(replace(champion, bundle_uri="http://127.0.0.1:1/bundle"), LABELS, TEXTS)
 
 
 def main_quietly(arguments: list[str]) -> None:
