@@ -121,8 +121,12 @@ class Decision:
 
 
 def decide(gates: Gates, figures: Figures) -> Decision:
-    """Judge every rule; none is skipped because another has failed."""
-    rules = (*_floors(gates, figures), *_against_champion(gates, figures.champion))
+    """Judge every rule for a classifier; none is skipped because another has failed."""
+    return decision_by((*_floors(gates, figures), *_against_champion(gates, figures.champion)))
+
+
+def decision_by(rules: tuple[Verdict, ...]) -> Decision:
+    """What follows from the rules' verdicts."""
     reasons = tuple(_reason(rule) for rule in rules if rule.verdict == "fail")
     return Decision("reject" if reasons else "promote", reasons, rules)
 

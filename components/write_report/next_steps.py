@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from backends.registry import STAGING
 from components.write_report.artifacts import Check
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
@@ -74,11 +75,24 @@ def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
             return _after_failure(record)
 
 
+def _promotion(record: RunRecord, name: str) -> NextStep:
+    """The next move of the version that was registered."""
+    if record.version is not None and STAGING in record.version.aliases:
+        command = f"gauntlet promote {name} --to production --approver NAME"
+        return NextStep(
+            "When it has been tried, let somebody who answers for it make it the champion.", command
+        )
+    if record.verdict is not None and record.verdict.stages:
+        return NextStep("Let people try it when you are ready.", f"gauntlet promote {name} --to staging")
+    return NextStep("Make it the champion when you are ready.", f"gauntlet promote {name}".rstrip())
+
+
 def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
-    model = f"--model {record.version.name}" if record.version else ""
+    name = record.version.name if record.version else ""
+    model = f"--model {name}" if name else ""
     listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
     if ended.kind == "registered":
-        return (NextStep("Make it the champion when you are ready.", f"gauntlet promote {model}"), listing)
+        return (_promotion(record, name), listing)
     scoring = _scoring(record, model)
     if record.scores is None or record.scores.champion is None:
         return (scoring, listing)

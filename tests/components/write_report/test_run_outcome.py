@@ -52,7 +52,7 @@ def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it
     record, result = ended(tmp_path, build)
     assert (result.kind, result.exit_code) == ("registered", 0)
     assert "version 4" in result.headline and "manual" in result.detail
-    assert commands(record, result)[0] == "gauntlet promote --model emotion"
+    assert commands(record, result)[0] == "gauntlet promote emotion"
 
 
 def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path) -> None:
