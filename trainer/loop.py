@@ -48,7 +48,8 @@ def fit(
 ) -> History:
     """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
 
-    The loss of an optimizer step is the mean over its rows however they are cut, into micro-batches and over
+    The loss of an optimizer step is the mean over all that its rows sum (one loss for a row of a classifier,
+    one for each token of an answer), however they are cut, into micro-batches and over
     ranks. With `states`, training goes on from the newest state there, and `keep` is first called with the
     best weights so far. `keep` is called, and states are read and written, on the first rank alone.
     `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
@@ -95,13 +96,16 @@ class _Loop:
     def __post_init__(self) -> None:
         self._world = self.replica.world
         self._lengths = self.replica.task.train_lengths
+        self._weights = self.replica.task.train_weights
         self._began = time.monotonic() - self.state.seconds
         self._training_since = time.monotonic()
         self._steps_per_epoch = math.ceil(len(self._lengths) / self.section.batch_size)
         self._progress = Progress(
             self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose loss is still on the device
+        self._unread: list[
+            tuple[torch.Tensor, list[int], float]
+        ] = []  # steps whose loss is still on the device
         self._watch = Watch(
             self.section.resources,
             self.state.history,
@@ -166,7 +170,7 @@ class _Loop:
             if speak or self._watch.due:
                 self._settle()
             if speak:
-                mean, rows = self.state.loss_sum / self.state.rows_seen, self.state.rows_seen
+                mean, rows = self.state.train_loss, self.state.rows_seen
                 self._progress.step(self.state.epoch, done, mean, rows)
             # After an epoch's last step its validation follows, and then a state that holds the result.
             preempted, over_memory, spent = self._agree()
@@ -185,13 +189,13 @@ class _Loop:
         rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
         generators = self.replica.generators()
         try:
-            loss = self.replica.step(micro_batches, len(batch), rate)
+            loss = self.replica.step(micro_batches, self._weight(batch), rate)
         except torch.OutOfMemoryError as error:
             cause = str(error).partition(". ")[0]
             if self._world.size > 1:  # the others are waiting for this rank's gradients
                 raise OutOfMemoryOnARank(cause, len(self.state.history.out_of_memory)) from None
         else:
-            self._unread.append((loss, len(batch), rate))
+            self._unread.append((loss, batch, rate))
             return True
         self.replica.set_generators(generators)
         self._cut_finer(max(len(part.rows) for part in self._share(batch)), cause)
@@ -218,6 +222,9 @@ class _Loop:
         accumulation = self.section.gradient_accumulation * 2 ** len(self.state.history.out_of_memory)
         return rank_share(batch, accumulation, self._world.rank, self._world.size)
 
+    def _weight(self, batch: list[int]) -> int:
+        return sum(self._weights[row] for row in batch)
+
     @property
     def _steps_taken(self) -> int:
         return self.state.steps_taken + len(self._unread)
@@ -227,10 +234,10 @@ class _Loop:
         if not self._unread:
             return
         rows_trained = 0
-        for loss, rows, rate in self._unread:
-            self.state.take_step(float(loss), rows, rate)
+        for loss, batch, rate in self._unread:
+            self.state.take_step(float(loss), len(batch), self._weight(batch), rate)
             self._watch.track(self.state.history.steps[-1])
-            rows_trained += rows
+            rows_trained += len(batch)
         self._unread.clear()
         seconds = time.monotonic() - self._training_since
         self._training_since += seconds
@@ -249,7 +256,7 @@ class _Loop:
         metrics = self.replica.validate()
         epoch = Epoch(
             epoch=state.epoch,
-            train_loss=state.loss_sum / state.rows_seen,
+            train_loss=state.train_loss,
             validation_loss=metrics["loss"],
             macro_f1=metrics["macro_f1"],
             weighted_f1=metrics["weighted_f1"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
@@ -25,6 +26,7 @@ from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
 from trainer.history import Epoch, History
 from trainer.loop import fit
+from trainer.parameters import aliases, count
 from trainer.precision import choose_format, require_compiler
 from trainer.preemption import noticing_sigterm
 from trainer.ranks import World, process_group
@@ -81,11 +83,11 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
             f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
         )
     model = task.build_model()
-    trained = sum(parameter.numel() for parameter in model.parameters())
-    parameters = sum(tensor.numel() for tensor in with_whole_tables(model, model.state_dict()).values())
+    trained, parameters = count(model), size_of(model)
     where = describe(device, section, world)
     if world.is_first:
-        size = f"{parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
+        share = f"{trained / 1e6:.3g} M of them ({trained / parameters:.2%}) trained"
+        size = f"{parameters / 1e6:.1f} M parameters, {share}"
         print(f"{len(task.train_lengths)} rows, {size}, {where}", flush=True)
 
     def keep(weights: Tensors, epoch: Epoch) -> None:
@@ -111,12 +113,24 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
             history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
             del replica
         require_finite(history, section)
-        facts = {"device": where, "parameters": parameters, "host": platform.node()}
+        facts = {
+            "device": where,
+            "parameters": parameters,
+            "trained_parameters": trained,
+            "host": platform.node(),
+        }
         document = history.to_json() | facts | bill(section, budget, history)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
     return document
+
+
+def size_of(model: nn.Module) -> int:
+    """Numbers in all tensors of the model, as the pretrained architecture has them."""
+    left_out = aliases(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    return sum(tensor.numel() for tensor in with_whole_tables(model, state).values())
 
 
 def _tracking(run: TrainingRun, world: World) -> Run:

@@ -21,7 +21,7 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.schema import Gates
+from manifests.gates import Gates
 
 Operator = Literal[">=", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]
@@ -161,14 +161,15 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
             "Bootstrap lower limit of accuracy",
         ),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
-        _contention(figures.timing_contention, gates.max_timing_contention),
+        judge_contention(figures.timing_contention, gates.max_timing_contention),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
     )
 
 
-def _contention(contention: object, bound: float) -> Verdict:
+def judge_contention(contention: object, bound: float) -> Verdict:
+    """Judge how busy the machine was; where the system does not say, there is nothing to judge."""
     rule, note = "timing_contention", "Share of the timing that other programs kept a model waiting for a CPU"
     if contention is MISSING:
         unknown = "This system does not say how long a process waits for a CPU"
@@ -201,7 +202,7 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
         note = "Rows with the label that PyTorch gives them"
         parity = bounded("parity", certificate.label_agreement, ">=", "min_label_agreement", FRACTION, note)
     return (
-        _certificate(certificate.of_the_model),
+        judge_certificate(certificate.of_the_model),
         parity,
         bounded(
             "metric_drop",
@@ -214,7 +215,8 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
     )
 
 
-def _certificate(of_the_model: object) -> Verdict:
+def judge_certificate(of_the_model: object) -> Verdict:
+    """Judge whether the certificate is of the file that ships."""
     rule, note = "certificate", "The bundle's parity certificate is of the model that it holds"
     if not isinstance(of_the_model, bool):
         return Verdict(rule, True, "is", None, "fail", f"{note}: found {of_the_model!r}")

@@ -70,6 +70,11 @@ class ImageClassification:
         return [1] * len(self._train.labels)
 
     @property
+    def train_weights(self) -> Sequence[int]:
+        """Every row counts once."""
+        return [1] * len(self._train.labels)
+
+    @property
     def validation_lengths(self) -> Sequence[int]:
         """As `train_lengths`."""
         return [1] * len(self._validation.labels)

@@ -26,7 +26,8 @@ from components.evaluate_model.run import (
     score_champion,
 )
 from manifests.errors import DataError, GauntletError
-from manifests.schema import Evaluation, as_parameter
+from manifests.evaluation import Evaluation
+from manifests.schema import as_parameter
 from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
 LABELS = ("joy", "fear")

@@ -6,7 +6,8 @@ from kfp import dsl, local
 
 import components
 from components.gate_model.component import gate_model
-from manifests.schema import Gates, as_parameter
+from manifests.gates import Gates
+from manifests.schema import as_parameter
 from tests.components.gate_model.bundles import write_certified_bundle
 
 SCORES = {"challenger": {"lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86}}}

@@ -15,7 +15,7 @@ from components.gate_model.rules import (
     decide,
 )
 from components.gate_model.values import MISSING
-from manifests.schema import Gates
+from manifests.gates import Gates
 
 GATES = Gates(
     min_macro_f1=0.80,

@@ -16,7 +16,8 @@ from components.gate_model.rules import decide
 from components.gate_model.run import gate
 from components.gate_model.table import markdown, print_table
 from manifests.errors import GauntletError
-from manifests.schema import Evaluation, Gates
+from manifests.evaluation import Evaluation
+from manifests.gates import Gates
 from tests.components.gate_model.bundles import write_certified_bundle
 
 GATES = Gates(min_macro_f1=0.80)
