@@ -182,6 +182,7 @@ def test_the_component_logs_metrics_and_the_confusion_matrix(
         evaluate_model(
             evaluation=as_parameter(SETTINGS),
             name="emotion",
+            task="text_classification",
             seed=0,
             registry_uri=f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}",
             bundle=dsl.importer(artifact_uri=str(bundle), artifact_class=dsl.Model).output,

@@ -29,6 +29,7 @@ def say(word: str) -> str:
 def branch(gates: dict, scores: str, candidates: str, history: str, bundle: str) -> str:
     decision = gate_model(
         gates=gates,
+        task="text_classification",
         scores=dsl.importer(artifact_uri=scores, artifact_class=dsl.Artifact).output,
         candidates=dsl.importer(artifact_uri=candidates, artifact_class=dsl.Artifact).output,
         history=dsl.importer(artifact_uri=history, artifact_class=dsl.Artifact).output,
