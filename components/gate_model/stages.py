@@ -43,6 +43,12 @@ def judge_stage(stage: Stage, therapy: Mapping[str, Any]) -> tuple[Verdict, ...]
     )
 
 
+def therapy_of(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the evaluators for conversations found; nothing fails every rule."""
+    found = scores.get("therapy")
+    return found if isinstance(found, Mapping) else {}
+
+
 def stages_reached(stages: Stages, therapy: Mapping[str, Any]) -> dict[StageName, dict[str, Any]]:
     """Of each stage the decision about it, as JSON, with the bounds that it was made by."""
     return {
@@ -63,7 +69,7 @@ def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[s
     champion = scores.get("champion")
     return {
         "stages": {name: stage["bounds"] for name, stage in verdict["stages"].items()},
-        "therapy": scores["therapy"],
+        "therapy": therapy_of(scores),
         "champion": None if champion is None else champion["version"],
     }
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from backends.registry import STAGING
+from components.gate_model.stages import RULES as STAGE_RULES
 from components.write_report.artifacts import Check
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
@@ -37,6 +38,11 @@ RULE_ADVICE = {
     "`gates.non_inferiority_margin` is how much worse is allowed.",
     "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
+}
+RULE_ADVICE |= {
+    rule: f"Evaluate-model's scores name the answers (`flagged`); the bound is `gates.stages.staging.{key}`."
+    for rule, key, *_ in STAGE_RULES
+    if rule not in RULE_ADVICE
 }
 COUNT_ADVICE = {
     "rows_per_class": "Collect more rows of the small classes; "

@@ -60,11 +60,11 @@ class TrainingData:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._identities: set[str] = set()
-        self._runs: set[tuple[str, ...]] = set()
+        self._runs: set[int] = set()
         ordinary: set[str] = set()
         for text in texts:
             self._identities |= _identities(text)
-            self._runs |= _runs(text)
+            self._runs.update(_runs(text))
             ordinary.update(
                 word.capitalize() for word in _WORD.findall(_EMAIL.sub(" ", text)) if word.islower()
             )
@@ -81,10 +81,10 @@ class TrainingData:
         return Leak(tuple(sorted((found & self._identities) - told)), self._longest_run(prompt, answer))
 
     def _longest_run(self, prompt: str, answer: str) -> int:
-        known = self._runs - _runs(prompt)
+        told = set(_runs(prompt))
         longest = current = 0
-        for run in _in_order(answer):
-            current = current + 1 if run in known else 0
+        for run in _runs(answer):
+            current = current + 1 if run in self._runs and run not in told else 0
             longest = max(longest, current)
         return longest + MEMORISED_WORDS - 1 if longest else 0
 
@@ -96,10 +96,7 @@ def _identities(text: str) -> set[str]:
     return emails | phones | {name for pattern in _NAMED for name in pattern.findall(text)}
 
 
-def _in_order(text: str) -> Iterator[tuple[str, ...]]:
+def _runs(text: str) -> Iterator[int]:
+    """A hash of each run of `MEMORISED_WORDS` words, in order: of millions of runs no two share 64 bits."""
     words = [word.lower() for word in _WORD.findall(text.replace("’", "'"))]
-    return zip(*(words[start:] for start in range(MEMORISED_WORDS)), strict=False)
-
-
-def _runs(text: str) -> set[tuple[str, ...]]:
-    return set(_in_order(text))
+    return map(hash, zip(*(words[start:] for start in range(MEMORISED_WORDS)), strict=False))
