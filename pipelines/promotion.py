@@ -55,10 +55,14 @@ def promote_version(
 
 
 def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:
-    """The version that is meant; none is for the registry to complain about."""
-    if version is None:
-        found = store.by_alias(name, STAGING if to == "production" else CHALLENGER)
-        if found is None and to == "production":
-            raise UsageError(f"{name}: no version is in staging. Promote one --to staging, or add --version.")
-        return found
-    return next((known for known in store.versions(name) if known.version == version), None)
+    """The version that is meant. None without stage and challenger, which is for the registry to refuse."""
+    if version is not None:
+        versions = {known.version: known for known in store.versions(name)}
+        if version not in versions:
+            raise UsageError(f"{name}: has no version {version!r}, only {', '.join(versions)}.")
+        return versions[version]
+    found = store.by_alias(name, STAGING if to == "production" else CHALLENGER)
+    if found is None and to is not None:
+        missing = "version in staging" if to == "production" else "challenger"
+        raise UsageError(f"{name}: has no {missing}. Run its pipeline for a new one, or add --version.")
+    return found
