@@ -23,6 +23,8 @@ RULE_ADVICE = {
     "More steps, a higher learning rate, or more `evaluation.prompts`, which narrow the doubt.",
     "rouge_l_gain": "Answers are not surely closer to the references than before training: more steps, or "
     "more `evaluation.prompts`, which narrow the doubt.",
+    "validation_gap": "Are the test split's rows prepared, or distributed, otherwise than validation's? "
+    "The report has both under Data; `gates.max_validation_gap` is the ceiling.",
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",

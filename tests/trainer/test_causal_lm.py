@@ -79,7 +79,8 @@ def test_rows_in_company_have_the_loss_that_transformers_gives_each_alone(
     batch = task.training_batch(list(range(8)), (0, 0))
     model = task.build_model().train()
     assert (len(batch[0]) < 8) == packing
-    loss = task.loss_sum(model, batch)
+    loss, tally = task.loss_sum(model, batch)
+    assert tally[1] == sum(task.train_weights[:8])
     assert float(loss) == pytest.approx(transformers_loss(folder, task, list(range(8))), rel=1e-6)
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
