@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from backends.kept import keep_bundle, keep_evidence, read_evidence
 from backends.mlflow_database import explained, locked, open_client
 from backends.registry import (
     ANY_CHAMPION,
+    APPROVED_AT_TAG,
+    APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
+    EVIDENCE_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     RUN_TAG,
+    STAGING,
     ModelVersion,
     Move,
     Scores,
@@ -26,8 +30,9 @@ from backends.registry import (
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
+    with_number,
 )
-from manifests.errors import GauntletError, UsageError
+from manifests.errors import UsageError
 
 _MOVE_TAG = "gauntlet.move"
 """On a model while its aliases are being moved: what is to be done, so that the next call can finish it."""
@@ -82,6 +87,15 @@ class MlflowRegistry:
             models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
         return sorted(model.name for model in models)
 
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """Read from the file whose sha256 the version has as a tag.
+
+        Raises:
+            GauntletError: It is gone, or was altered.
+        """
+        sha256 = version.tags.get(EVIDENCE_TAG)
+        return None if sha256 is None else read_evidence(self._models(version.name), sha256)
+
     # --- writing ---
 
     def register(
@@ -89,6 +103,7 @@ class MlflowRegistry:
         name: str,
         bundle: Path,
         tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
         scores: Scores | None = None,  # noqa: ARG002
     ) -> ModelVersion:
         """Every write can be repeated, so a registration that was cut short is simply run again.
@@ -102,7 +117,9 @@ class MlflowRegistry:
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():
-            kept = self._keep(bundle, self._bundle_folder(name, sha256))
+            kept = keep_bundle(bundle, self._bundle_folder(name, sha256))
+            if evidence is not None:
+                tags = {**tags, EVIDENCE_TAG: keep_evidence(self._models(name), evidence)}
             if self._model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
@@ -110,10 +127,27 @@ class MlflowRegistry:
             number = known[0].version if known else self._create(name, kept, {**tags, **identity})
             if not known or PROMOTED_TAG not in known[0].tags:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
-            return next(version for version in self.versions(name) if version.version == number)
+            return with_number(name, self.versions(name), number)
+
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """The version stays challenger, if it is that.
+
+        Raises:
+            UsageError: There is no such model or version.
+            GauntletError: The bundle was altered.
+        """
+        with_number(name, self.versions(name), version)
+        with self._writing():
+            require_bundle(with_number(name, self.versions(name), version), STAGING)
+            self._client.set_registered_model_alias(name, STAGING, version)
+            return with_number(name, self.versions(name), version)
 
     def promote(
-        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approver: str | None = None,
     ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
@@ -129,6 +163,10 @@ class MlflowRegistry:
             champion = with_alias(versions, CHAMPION)
             if target == champion:
                 return self._outcome(name, moved=finished)
+            require_bundle(target, CHAMPION)
+            if approver is not None:
+                self._tag(name, target.version, APPROVED_BY_TAG, approver)
+                self._tag(name, target.version, APPROVED_AT_TAG, _now())
             return self._move("promote", target, champion)
 
     def rollback(self, name: str) -> Move:
@@ -143,6 +181,7 @@ class MlflowRegistry:
                 return self._outcome(name, moved=True)
             versions = self.versions(name)
             previous = version_to_roll_back_to(name, versions)
+            require_bundle(previous, CHAMPION)
             return self._move("rollback", previous, with_alias(versions, CHAMPION))
 
     @contextmanager
@@ -154,7 +193,6 @@ class MlflowRegistry:
     # --- moving aliases ---
 
     def _move(self, kind: str, target: ModelVersion, champion: ModelVersion | None) -> Move:
-        require_bundle(target)
         note = " ".join([kind, target.version, *([champion.version] if champion else [])])
         self._client.set_registered_model_tag(target.name, _MOVE_TAG, note)
         self._finish_move(target.name)
@@ -172,8 +210,7 @@ class MlflowRegistry:
         if self._alias(name, CHALLENGER) == champion:
             self._client.delete_registered_model_alias(name, CHALLENGER)
         if PROMOTED_TAG not in self._client.get_model_version(name, champion).tags:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._client.set_model_version_tag(name, champion, PROMOTED_TAG, now)
+            self._tag(name, champion, PROMOTED_TAG, _now())
         self._client.delete_registered_model_tag(name, _MOVE_TAG)
         return str(kind)
 
@@ -185,32 +222,10 @@ class MlflowRegistry:
     # --- bundles ---
 
     def _bundle_folder(self, name: str, sha256: str) -> Path:
-        return self._database.parent / "models" / name / sha256
+        return self._models(name) / sha256
 
-    def _keep(self, bundle: Path, kept: Path) -> Path:
-        """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""
-        from serving.bundle import BundleError, read_info
-
-        with suppress(BundleError):
-            read_info(kept, sha256=kept.name)
-            return kept
-        temporary = kept.with_name(kept.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            for file in bundle.iterdir():
-                shutil.copyfile(file, temporary / file.name)
-            read_info(temporary, sha256=kept.name)
-            shutil.rmtree(kept, ignore_errors=True)
-            temporary.replace(kept)
-        except BundleError as error:
-            shutil.rmtree(temporary)
-            fault = str(error).replace(str(temporary), str(bundle))
-            raise GauntletError(f"{fault}. Convert the model again.") from None
-        except BaseException:  # a full disk, Ctrl-C: no half of a bundle stays
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return kept
+    def _models(self, name: str) -> Path:
+        return self._database.parent / "models" / name
 
     # --- MLflow ---
 
@@ -236,6 +251,9 @@ class MlflowRegistry:
         number = self._model(name).aliases.get(alias)
         return None if number is None else str(number)
 
+    def _tag(self, name: str, number: str, tag: str, value: str) -> None:
+        self._client.set_model_version_tag(name, number, tag, value)
+
     def _create(self, name: str, kept: Path, tags: Mapping[str, str]) -> str:
         return str(self._client.create_model_version(name, str(kept), tags=dict(tags)).version)
 
@@ -251,6 +269,10 @@ class MlflowRegistry:
             tags=dict(version.tags),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:

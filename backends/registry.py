@@ -3,6 +3,7 @@
 An alias is a name that points to one version of a model:
 
 - `challenger`: registered last and not promoted yet.
+- `staging`: the one that people may try, of a model whose manifest has promotion stages.
 - `champion`: the one that serves, and that the next challenger is compared with.
 - `previous`: the champion before this one; `rollback` makes it champion again.
 
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from backends.vertex_place import SCHEME, VertexPlace
 from manifests.errors import GauntletError, UsageError
@@ -30,9 +31,14 @@ from manifests.errors import GauntletError, UsageError
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
+STAGING = "staging"
 
 BUNDLE_TAG = "bundle_sha256"
 RUN_TAG = "run_id"
+EVIDENCE_TAG = "evidence_sha256"
+"""On a version that has evidence, which a model with promotion stages is promoted by."""
+APPROVED_BY_TAG = "approved_by"
+APPROVED_AT_TAG = "approved_at"
 ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
 """On a version that has been champion; ISO 8601, UTC, of the first time."""
@@ -79,9 +85,14 @@ class Registry(Protocol):
     """Where models are registered. What fails for a user's reason raises a GauntletError that says it."""
 
     def register(
-        self, name: str, bundle: Path, tags: Mapping[str, str], scores: Scores | None = None
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+        scores: Scores | None = None,
     ) -> ModelVersion:
-        """Copy a bundle into the registry and make it a version of `name`.
+        """Copy a bundle into the registry and make it a version of `name`, with what it proved, as JSON.
 
         `scores` are kept where the registry has a place for them.
 
@@ -101,13 +112,24 @@ class Registry(Protocol):
     def names(self) -> list[str]:
         """The names of all models, sorted."""
 
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """What the version proved, unaltered; none was recorded."""
+
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """Point the alias `staging` to a version."""
+
     def promote(
-        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approver: str | None = None,
     ) -> Move:
         """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
 
         `compared_with` is the champion's version that the new one was found no worse than, None for none:
-        with another champion by now nothing is moved, which is a GauntletError.
+        with another champion by now nothing is moved, which is a GauntletError. `approver` is recorded on the
+        version, with the time.
         """
 
     def rollback(self, name: str) -> Move:
@@ -160,6 +182,22 @@ def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | N
     return next((version for version in versions if alias in version.aliases), None)
 
 
+def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
+    """The one of them that has this number.
+
+    Raises:
+        UsageError: None has.
+    """
+    for version in versions:
+        if version.version == number:
+            return version
+    raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+
+
+def _numbers(versions: Sequence[ModelVersion]) -> str:
+    return ", ".join(version.version for version in versions)
+
+
 def version_to_promote(
     name: str,
     versions: Sequence[ModelVersion],
@@ -180,18 +218,15 @@ def version_to_promote(
         UsageError: There is no such version, or no challenger.
         GauntletError: The champion is not the one that was compared with.
     """
-    numbers = [version.version for version in versions]
     champion, target = with_alias(versions, CHAMPION), with_alias(versions, CHALLENGER)
     if asked is not None:
-        target = next((version for version in versions if version.version == asked), None)
-        if target is None:
-            raise UsageError(f"model {name!r}: has no version {asked!r}, only {', '.join(numbers)}.")
+        target = with_number(name, versions, asked)
     elif target is None and finished:
         target = champion
     if target is None:
         raise UsageError(
             f"model {name!r}: has no challenger to promote. Run its pipeline for a new one, "
-            f"or name one of its versions: {', '.join(numbers)}."
+            f"or name one of its versions: {_numbers(versions)}."
         )
     number = None if champion is None else champion.version
     if target != champion and compared_with not in (ANY_CHAMPION, number):
@@ -218,8 +253,8 @@ def version_to_roll_back_to(name: str, versions: Sequence[ModelVersion]) -> Mode
     return previous
 
 
-def require_bundle(version: ModelVersion) -> None:
-    """Refuse a champion whose bundle is gone or altered.
+def require_bundle(version: ModelVersion, alias: str) -> None:
+    """Refuse an alias to a version whose bundle is gone or altered.
 
     Raises:
         GauntletError: It is, or cannot be read.
@@ -231,6 +266,6 @@ def require_bundle(version: ModelVersion) -> None:
             read_info(folder, version.tags.get(BUNDLE_TAG))
     except (BundleError, UsageError) as error:
         raise GauntletError(
-            f"model {version.name!r}: version {version.version} cannot become champion: {error}. Nothing was "
+            f"model {version.name!r}: version {version.version} cannot become {alias}: {error}. Nothing was "
             "moved: restore the bundle, or promote another version."
         ) from None

@@ -18,14 +18,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from backends.kept import fetch_evidence, upload_bundle, upload_evidence
 from backends.registry import (
     ANY_CHAMPION,
+    APPROVED_AT_TAG,
+    APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
+    EVIDENCE_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     RUN_TAG,
+    STAGING,
     ModelVersion,
     Move,
     Scores,
@@ -33,8 +38,9 @@ from backends.registry import (
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
+    with_number,
 )
-from backends.storage import join, read_bytes, upload
+from backends.storage import join
 from backends.vertex_calls import ask, ask_once, explained, find_or_make
 from backends.vertex_evaluation import import_evaluation
 from backends.vertex_place import VertexPlace, valid_label
@@ -74,7 +80,7 @@ class VertexRegistry:
                 "folder, and the image serves them."
             )
         self._place = place
-        self._bundles = join(place.staging, "models")
+        self._staging = place.staging
 
     # --- reading ---
 
@@ -103,10 +109,24 @@ class VertexRegistry:
             models = list(ask(self._service.list_models, parent=self._place.parent, filter=ours))
         return sorted(_model_id(model) for model in models)
 
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """Read from the file in the bucket whose sha256 the version has as a tag.
+
+        Raises:
+            GauntletError: It is gone, or was altered.
+        """
+        sha256 = version.tags.get(EVIDENCE_TAG)
+        return None if sha256 is None else fetch_evidence(self._kept(version.name), sha256)
+
     # --- writing ---
 
     def register(
-        self, name: str, bundle: Path, tags: Mapping[str, str], scores: Scores | None = None
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+        scores: Scores | None = None,
     ) -> ModelVersion:
         """The scores become a model evaluation of the version.
 
@@ -116,7 +136,10 @@ class VertexRegistry:
         from serving.bundle import BUNDLE_FILE, file_sha256
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
-        kept = self._keep(bundle, join(self._bundles, f"{name}/{sha256}"))
+        kept = join(self._kept(name), sha256)
+        upload_bundle(bundle, kept)
+        if evidence is not None:
+            tags = {**tags, EVIDENCE_TAG: upload_evidence(self._kept(name), evidence)}
         identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
         with explained(self._place.host):
             version = find_or_make(
@@ -127,10 +150,27 @@ class VertexRegistry:
                 import_evaluation(self._service, self._resource(version), scores)
             if PROMOTED_TAG not in version.tags and CHALLENGER not in version.aliases:
                 self._merge_aliases(version, CHALLENGER)
-        return next(known for known in self.versions(name) if known.version == version.version)
+        return with_number(name, self.versions(name), version.version)
+
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """The version stays challenger, if it is that.
+
+        Raises:
+            UsageError: There is no such model or version.
+            GauntletError: The bundle was altered.
+        """
+        target = with_number(name, self.versions(name), version)
+        require_bundle(target, STAGING)
+        with explained(self._place.host):
+            self._merge_aliases(target, STAGING)
+        return with_number(name, self.versions(name), version)
 
     def promote(
-        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approver: str | None = None,
     ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
@@ -145,7 +185,7 @@ class VertexRegistry:
         champion = with_alias(versions, CHAMPION)
         if target == champion:
             return Move(target, with_alias(versions, PREVIOUS), moved=finished)
-        return self._move(target, champion)
+        return self._move(target, champion, approver)
 
     def rollback(self, name: str) -> Move:
         """A rollback that was cut short is finished, instead of being undone.
@@ -163,21 +203,23 @@ class VertexRegistry:
 
     # --- moving aliases ---
 
-    def _move(self, target: ModelVersion, champion: ModelVersion | None) -> Move:
+    def _move(self, target: ModelVersion, champion: ModelVersion | None, approver: str | None = None) -> Move:
         """Say on the version whom it replaces, move `champion` and `default` in one call, then `previous`.
 
         After each of these the aliases and tags tell what is left to be done.
         """
-        require_bundle(target)
-        before = {} if champion is None else {BEFORE_TAG: champion.version}
+        require_bundle(target, CHAMPION)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        noted = {} if champion is None else {BEFORE_TAG: champion.version}
+        if approver is not None:
+            noted |= {APPROVED_BY_TAG: approver, APPROVED_AT_TAG: now}
         leaving = [f"-{CHALLENGER}"] if CHALLENGER in target.aliases else []
         with explained(self._place.host):
             ask(
                 self._service.update_model,
                 model={
                     "name": self._resource(target),
-                    "version_description": _as_text({PROMOTED_TAG: now, **target.tags, **before}),
+                    "version_description": _as_text({PROMOTED_TAG: now, **target.tags, **noted}),
                 },
                 update_mask={"paths": ["version_description"]},
             )
@@ -266,20 +308,6 @@ class VertexRegistry:
                 return str(ask(jobs.get_pipeline_job, name=name).name)
         return ""
 
-    def _keep(self, bundle: Path, kept: str) -> str:
-        """Copy the bundle to `kept` with `bundle.json` last, so a folder that has that is whole."""
-        from serving.bundle import BUNDLE_FILE, BundleError, read_info
-
-        try:
-            read_info(bundle)
-        except BundleError as error:
-            raise GauntletError(f"{error}. Convert the model again.") from None
-        with suppress(UsageError):
-            if read_bytes(join(kept, BUNDLE_FILE)) == (bundle / BUNDLE_FILE).read_bytes():
-                return kept
-        upload(bundle, kept, last=BUNDLE_FILE)
-        return kept
-
     # --- Vertex ---
 
     @cached_property
@@ -287,6 +315,9 @@ class VertexRegistry:
         from google.cloud import aiplatform_v1
 
         return aiplatform_v1.ModelServiceClient(client_options={"api_endpoint": self._place.host})
+
+    def _kept(self, name: str) -> str:
+        return join(self._staging, f"models/{name}")
 
     def _resource(self, version: ModelVersion) -> str:
         return f"{self._place.parent}/models/{version.name}@{version.version}"
@@ -309,4 +340,4 @@ def _model_id(model: Any) -> str:
 
 
 def _as_text(tags: Mapping[str, str]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in tags.items())
+    return "\n".join(f"{key}: {' '.join(value.splitlines())}" for key, value in tags.items())

@@ -161,7 +161,7 @@ def test_the_scores_become_one_model_evaluation_that_is_imported_once(
     cloud.api.failures["ImportModelEvaluation"] = [Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)]
 
     for _ in range(2):
-        registry.register(MODEL, bundle, {"run_id": "run-1"}, SCORES)
+        registry.register(MODEL, bundle, {"run_id": "run-1"}, scores=SCORES)
 
     aiplatform.init(project="demo", location=FakeCloud.LOCATION)
     [evaluation] = aiplatform.Model(f"{MODEL}@1").list_model_evaluations()
@@ -194,6 +194,45 @@ def test_promotion_and_rollback_move_champion_previous_and_default(
     assert aliases(cloud) == {"champion": "1", "default": "1", "previous": "2"}
     assert str(registry.rollback(MODEL)) == "emotion 2 is champion, 1 is previous"
     assert registry.champion(MODEL) == registry.by_alias(MODEL, "default")
+
+
+def test_a_staged_version_with_evidence_becomes_champion_in_the_name_of_its_approver(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    evidence = {"figures": {"macro_f1": 0.9}, "champion": None}
+    version = registry.register(MODEL, make_bundle(tmp_path / "bundle"), {"run_id": "run-1"}, evidence)
+    assert registry.evidence(version) == evidence
+
+    assert registry.stage(MODEL, "1").aliases == ("challenger", "default", "staging")
+    champion = registry.promote(MODEL, "1", compared_with=None, approver="Ada\nLovelace").champion
+
+    assert champion.tags["approved_by"] == "Ada Lovelace"
+    assert champion.tags["approved_at"] == champion.tags["promoted_at"]
+    assert aliases(cloud) == {"champion": "1", "default": "1", "staging": "1"}
+
+
+def test_evidence_that_was_altered_or_is_gone_is_none(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    version = registry.register(MODEL, make_bundle(tmp_path / "bundle"), {"run_id": "run-1"}, {"a": 1})
+    [file] = [uri for uri in cloud.bucket.objects if uri.endswith(".evidence.json")]
+
+    cloud.bucket.objects[file] = b'{"a": 2}'
+    with pytest.raises(GauntletError, match=rf"{file}: found another sha256 than the registry has"):
+        registry.evidence(version)
+    del cloud.bucket.objects[file]
+    with pytest.raises(GauntletError, match=rf"{file}: no such file"):
+        registry.evidence(version)
+
+
+def test_a_version_whose_bundle_is_gone_is_not_staged(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    register(registry, tmp_path, "run-1")
+    cloud.bucket.objects.clear()
+
+    with pytest.raises(GauntletError, match=r"version 1 cannot become staging.*no such file or folder"):
+        registry.stage(MODEL, "1")
 
 
 def test_a_version_that_was_rolled_back_does_not_become_challenger_by_registering_it_again(
@@ -267,7 +306,7 @@ def test_calls_that_fail_in_passing_or_whose_answers_are_lost_leave_the_same_reg
     for bundle in bundles:
         for method in WRITES:
             cloud.api.failures[method] = [Failure(status, after_the_write=written)]
-        registry.register(MODEL, bundle, {"run_id": bundle.name}, SCORES)
+        registry.register(MODEL, bundle, {"run_id": bundle.name}, scores=SCORES)
         for method in WRITES:
             cloud.api.failures[method] = [Failure(status, after_the_write=written)]
         registry.promote(MODEL)
@@ -324,9 +363,9 @@ def test_a_registration_that_dies_at_any_write_is_completed_by_running_it_again(
     bundle = make_bundle(tmp_path / "bundle")
     cloud.api.failures[method] = [REFUSED]
     with pytest.raises(GauntletError, match="told to fail"):
-        registry.register(MODEL, bundle, {"run_id": "run-1"}, SCORES)
+        registry.register(MODEL, bundle, {"run_id": "run-1"}, scores=SCORES)
 
-    version = registry.register(MODEL, bundle, {"run_id": "run-1"}, SCORES)
+    version = registry.register(MODEL, bundle, {"run_id": "run-1"}, scores=SCORES)
 
     assert (version.version, version.aliases) == ("1", ("challenger", "default"))
     assert len(registry.versions(MODEL)) == 1

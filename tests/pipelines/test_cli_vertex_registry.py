@@ -77,10 +77,10 @@ def test_an_unknown_model_is_one_message_that_names_the_known_ones(
     register(tmp_path, "run-1")
 
     with pytest.raises(SystemExit) as ended:
-        main(["promote", "--model", "mood"])
+        main(["promote", "mood"])
 
     assert ended.value.code == 2
-    assert "--model: found 'mood', expected one of moods." in capsys.readouterr().err
+    assert "model: found 'mood', expected one of moods." in capsys.readouterr().err
 
 
 def test_a_run_is_refused_before_it_begins_for_a_registry_that_no_uri_names(

@@ -1,0 +1,116 @@
+"""What registries keep in files: bundles, and what versions proved, each under its own sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from backends.storage import join, read_bytes, upload
+from manifests.errors import GauntletError, UsageError
+
+
+def keep_bundle(bundle: Path, kept: Path) -> Path:
+    """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""
+    from serving.bundle import BundleError, read_info
+
+    with suppress(BundleError):
+        read_info(kept, sha256=kept.name)
+        return kept
+    temporary = kept.with_name(kept.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for file in bundle.iterdir():
+            shutil.copyfile(file, temporary / file.name)
+        read_info(temporary, sha256=kept.name)
+        shutil.rmtree(kept, ignore_errors=True)
+        temporary.replace(kept)
+    except BundleError as error:
+        shutil.rmtree(temporary)
+        fault = str(error).replace(str(temporary), str(bundle))
+        raise GauntletError(f"{fault}. Convert the model again.") from None
+    except BaseException:  # a full disk, Ctrl-C: no half of a bundle stays
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return kept
+
+
+def keep_evidence(folder: Path, evidence: Mapping[str, Any]) -> str:
+    """Write the evidence whole or not at all, and return its sha256."""
+    content = json.dumps(evidence, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    kept = _file(folder, sha256)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(kept.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(kept)
+    return sha256
+
+
+def read_evidence(folder: Path, sha256: str) -> dict[str, Any]:
+    """The evidence that has this sha256.
+
+    Raises:
+        GauntletError: It is gone, or was altered.
+    """
+    file = _file(folder, sha256)
+    repair = "Run the pipeline again: what a version proved cannot be vouched for without it."
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise GauntletError(f"{file}: {error.strerror or error}. {repair}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise GauntletError(f"{file}: found another sha256 than the registry has. {repair}")
+    evidence: dict[str, Any] = json.loads(content)
+    return evidence
+
+
+def upload_bundle(bundle: Path, kept: str) -> None:
+    """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder that has that is whole.
+
+    Raises:
+        GauntletError: The bundle is incomplete or altered, or the bucket is out of reach.
+    """
+    from serving.bundle import BUNDLE_FILE, BundleError, read_info
+
+    try:
+        read_info(bundle)
+    except BundleError as error:
+        raise GauntletError(f"{error}. Convert the model again.") from None
+    with suppress(UsageError):
+        if read_bytes(join(kept, BUNDLE_FILE)) == (bundle / BUNDLE_FILE).read_bytes():
+            return
+    upload(bundle, kept, last=BUNDLE_FILE)
+
+
+def upload_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
+    """Write the evidence to a folder in a bucket, and return its sha256."""
+    with tempfile.TemporaryDirectory() as folder:
+        sha256 = keep_evidence(Path(folder), evidence)
+        upload(Path(folder), folder_uri)
+    return sha256
+
+
+def fetch_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
+    """The evidence that has this sha256, from a folder in a bucket.
+
+    Raises:
+        GauntletError: It is gone, or was altered.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        name = _file(Path(folder), sha256).name
+        (Path(folder) / name).write_bytes(read_bytes(join(folder_uri, name)))
+        try:
+            return read_evidence(Path(folder), sha256)
+        except GauntletError as error:
+            raise GauntletError(str(error).replace(folder, folder_uri)) from None
+
+
+def _file(folder: Path, sha256: str) -> Path:
+    return folder / f"{sha256}.evidence.json"
