@@ -290,7 +290,7 @@ def test_time_spent_before_an_interruption_counts(
 ) -> None:
     states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
     before = LoopState(seconds=7200.0, epoch_seconds=1.0)
-    before.take_step(8.0, [], 8, 1e-3)
+    before.take_step(8.0, [], 8, 8, 1e-3)
     states.save(before, build_replica(section, tiny_splits).snapshot())
     tight = section.model_copy(update={"resources": Resources(max_hours=1.9)})
     history, _, _ = train_with_states(tight, tiny_splits, states)

@@ -46,7 +46,7 @@ class Training:
         self.replica.optimizer.zero_grad()
         self.model(torch.ones(5, 4)).pow(3).sum().backward()
         self.replica.optimizer.step()
-        self.state.take_step(1.5, [2.0, 3.0], 5, 0.01)
+        self.state.take_step(1.5, [2.0, 3.0], 5, 5, 0.01)
 
     def end_epoch(self, best: bool = True) -> None:
         number = self.state.epoch
