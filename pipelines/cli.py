@@ -20,6 +20,7 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.bundle_commands import bundle
+from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
@@ -205,7 +206,7 @@ def report(
         typer.launch(page.as_uri())
 
 
-for command in (registry, predict, promote, rollback):
+for command in (registry, predict, promote, rollback, doctor):
     app.command()(command)
 app.add_typer(bundle, name="bundle")
 
