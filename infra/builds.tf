@@ -2,6 +2,7 @@ locals {
   registry            = "${var.region}-docker.pkg.dev/${var.project}"
   image_repository    = "${local.registry}/${google_artifact_registry_repository.needed["images"].repository_id}"
   template_repository = "https://${var.region}-kfp.pkg.dev/${var.project}/${google_artifact_registry_repository.needed["templates"].repository_id}"
+  pipeline_root       = "gs://${google_storage_bucket.needed["runs"].name}/runs"
   builds              = var.repository == "" ? 0 : 1
 }
 
@@ -26,7 +27,8 @@ resource "google_cloudbuild_trigger" "merge" {
     _TEMPLATE_REPOSITORY = local.template_repository
     _TORCH_INDEX_URL     = var.torch_index_url
     _REGION              = var.region
-    _PIPELINE_ROOT       = "gs://${google_storage_bucket.needed["runs"].name}"
+    _ROOT                = local.pipeline_root
+    _REGISTRY            = var.registry
     _SERVICE_ACCOUNT     = google_service_account.needed["release"].email
   }
 }
@@ -35,9 +37,9 @@ resource "google_cloudbuild_trigger" "pull_request" {
   count = local.builds
 
   name            = "gauntlet-pull-request"
-  description     = "What cloudbuild.pull_request.yaml does, for every pull request"
+  description     = "What cloudbuild.pr.yaml does, for every pull request"
   location        = split("/", var.repository)[3]
-  filename        = "cloudbuild.pull_request.yaml"
+  filename        = "cloudbuild.pr.yaml"
   service_account = google_service_account.check.id
 
   repository_event_config {

@@ -1,6 +1,12 @@
-output "pipeline_root" {
-  description = "Folder that runs write to: gauntlet submit."
-  value       = "gs://${google_storage_bucket.needed["runs"].name}"
+output "environment" {
+  description = "What gauntlet submit, upload and schedule read from the environment."
+  value = {
+    GAUNTLET_PROJECT         = var.project
+    GAUNTLET_REGION          = var.region
+    GAUNTLET_ROOT            = local.pipeline_root
+    GAUNTLET_SERVICE_ACCOUNT = google_service_account.needed["release"].email
+    GAUNTLET_TEMPLATES       = local.template_repository
+  }
 }
 
 output "data_bucket" {
@@ -9,13 +15,8 @@ output "data_bucket" {
 }
 
 output "image_repository" {
-  description = "The substitution _IMAGE_REPOSITORY of cloudbuild.yaml."
+  description = "Where images are pushed to: the substitution _IMAGE_REPOSITORY of cloudbuild.yaml."
   value       = local.image_repository
-}
-
-output "template_repository" {
-  description = "The substitution _TEMPLATE_REPOSITORY of cloudbuild.yaml."
-  value       = local.template_repository
 }
 
 output "service_accounts" {

@@ -40,6 +40,17 @@ variable "repository" {
   }
 }
 
+variable "registry" {
+  description = "Where builds and schedules register models, as gauntlet submit --registry takes it."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.registry != "" || var.repository == ""
+    error_message = "Expected the registry's URI, as builds run the sample with it."
+  }
+}
+
 variable "torch_index_url" {
   description = "Index with CPU builds of torch, for the components image; empty: the package index's own build."
   type        = string

@@ -29,7 +29,7 @@ run "project_and_region_are_enough" {
   }
 
   assert {
-    condition     = output.pipeline_root == "gs://demo-project-gauntlet-runs"
+    condition     = output.environment.GAUNTLET_ROOT == "gs://demo-project-gauntlet-runs/runs"
     error_message = "Runs are written elsewhere."
   }
 }
@@ -54,6 +54,7 @@ run "all_that_can_be_asked_for" {
   variables {
     submitters       = ["group:ml@example.com", "user:ann@example.com"]
     repository       = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+    registry         = "vertex://demo-project/europe-west4"
     receiver_image   = "registry.example/components@sha256:0000000000000000000000000000000000000000000000000000000000000000"
     billing_account  = "012345-ABCDEF-012345"
     alert_emails     = ["ml@example.com"]
@@ -102,7 +103,18 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
   }
 
   expect_failures = [
-    var.project, var.region, var.submitters, var.repository, var.receiver_image, var.scheduled_events,
+    var.project, var.region, var.submitters, var.repository, var.receiver_image,
+    var.scheduled_events,
     var.billing_account, var.monthly_budget, var.alert_emails,
   ]
+}
+
+run "builds_without_a_registry_to_run_the_sample_with_are_refused" {
+  command = plan
+
+  variables {
+    repository = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+  }
+
+  expect_failures = [var.registry]
 }
