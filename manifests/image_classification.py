@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from manifests.dataset import ClassBalanceCheck, Dataset, RowCheck, RowsPerClassCheck, Sha256
+from manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
 from manifests.training import Training
@@ -45,7 +45,7 @@ class ImageChecks(Section):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class ImageDataset(Dataset):
+class ImageDataset(LabelledDataset):
     """Section of validate-data: images of one size in idx files, and their labels' indices.
 
     `shape` is height and width. Images of one channel are (N, H, W) in their file, others

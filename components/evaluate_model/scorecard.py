@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from components import bootstrap
 from components.evaluate_model.metrics import Figures, Indices, Mistake, measure, worst_mistakes
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 from serving.inputs import Rows
 
 
