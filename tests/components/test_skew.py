@@ -27,8 +27,9 @@ from components.gate_model.figures import read_figures
 from components.gate_model.rules import decide
 from components.validate_data.run import run as validate_data
 from manifests.conversion import Conversion
+from manifests.evaluation import Evaluation
+from manifests.gates import Gates
 from manifests.image_classification import Augmentation, ImageDataset, ImageTraining
-from manifests.schema import Evaluation, Gates
 from manifests.training import EarlyStopping
 from tests.drawn_images import SHAPES, SIDE, dataset, draw, write_files
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
