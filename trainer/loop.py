@@ -103,9 +103,8 @@ class _Loop:
         self._progress = Progress(
             self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        self._unread: list[
-            tuple[torch.Tensor, list[int], float]
-        ] = []  # steps whose sums are still on the device
+        # Steps whose sums are still on the device.
+        self._unread: list[tuple[torch.Tensor, list[int], float]] = []
         self._watch = Watch(
             self.section.resources,
             self.state.history,

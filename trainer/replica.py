@@ -88,9 +88,9 @@ class Replica:
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: int, rate: float) -> torch.Tensor:
         """One optimizer step on all ranks' micro-batches.
 
-        Returns their loss and then their tally, summed over the rows, (1 + S,) float64, on the device. The
-        gradient is that of the mean over the `weight` losses of the rows, however they are cut. Nothing waits
-        for the device.
+        Returns their loss and then their tally, summed over the rows, (1 + S,) float64, on the device.
+        The gradient is that of the mean over the `weight` losses of their rows, however they are cut. Nothing
+        waits for the device.
 
         Raises:
             torch.OutOfMemoryError: On this rank, before weights or moments were touched.

@@ -36,7 +36,7 @@ class LoopState:
         loss_sum: Its training loss so far, summed over rows.
         weight_seen: How many losses are summed in it.
         tally: What its training metrics are made of, summed over the same rows; empty before the first step.
-        rows_seen: The rows that both are of.
+        rows_seen: The rows that all three are of.
         epoch_seconds: Its training time so far.
         seconds: Time of the whole training, across interruptions.
         scaler: The loss scale of fp16.

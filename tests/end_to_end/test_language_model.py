@@ -24,8 +24,8 @@ def manifest_content(model: Path, data: Path) -> dict[str, Any]:
         "dataset": {"name": "talk", "version": "1", "uri": str(data), "max_tokens": 96},
         "training": {
             "model": str(model),
-            "lora_r": 16,
-            "epochs": 6,
+            "method": "full",  # adapters on weights that nobody trained have nothing to adapt
+            "epochs": 5,
             "learning_rate": 3e-2,
             "early_stopping": {"metric": "loss", "patience": 6},
         },
@@ -36,7 +36,7 @@ def manifest_content(model: Path, data: Path) -> dict[str, Any]:
             "max_metric_drop": 0.1,
         },
         "evaluation": {"bootstrap_resamples": 300, "prompts": 10, "max_new_tokens": 16},
-        "gates": {"max_perplexity": 300, "min_speedup": 0.01, "max_timing_contention": 1.0},
+        "gates": {"max_perplexity": 30, "min_speedup": 0.01, "max_timing_contention": 1.0},
     }
 
 

@@ -55,10 +55,10 @@ class Task(Protocol):
         """Validation rows, on the CPU."""
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training loss, summed `train_weights` times a row over the batch, and the batch's tally.
+        """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
 
-        The loss is a scalar with a gradient. The tally (S,) is what `training_metrics` needs of the rows, as
-        sums over them; S may be 0.
+        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs of
+        the rows, as sums over them; S may be 0.
         """
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:

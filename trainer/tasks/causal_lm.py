@@ -142,14 +142,14 @@ class CausalLanguageModelling:
         return packed(rows, bins([len(row) for row in rows], capacity), self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, summed over the answers' tokens; tokens, and the likeliest."""
+        """Cross-entropy with label smoothing, summed over answers' tokens, and how many were likeliest."""
         *inputs, targets, _ = batch
         logits = model(*inputs).float()
         loss = functional.cross_entropy(
             logits, targets, reduction="sum", label_smoothing=self._section.label_smoothing
         )
-        right = logits.detach().argmax(dim=1) == targets
-        return loss, torch.stack([torch.ones_like(right).sum(), right.sum()])
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        return loss, torch.stack([right, torch.full_like(right, len(targets))])
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Of each row's answer (B, 3): summed cross-entropy, tokens, and those that were likeliest."""
@@ -162,11 +162,11 @@ class CausalLanguageModelling:
 
     def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
         """The share of tokens that were likeliest."""
-        tokens, right = tally
+        right, tokens = tally
         return {"token_accuracy": right / tokens}
 
     def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
-        """Answers have no class."""
+        """Answers have no classes."""
         return []
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
