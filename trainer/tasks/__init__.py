@@ -57,8 +57,8 @@ class Task(Protocol):
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
 
-        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs of
-        the rows, as sums over them; S may be 0.
+        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs
+        of the rows, as sums over them; S may be 0.
         """
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
