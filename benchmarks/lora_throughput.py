@@ -172,7 +172,7 @@ def train_ours(task: Any, section: Any, device: Any, seed: int) -> Any:
     for batch in training_batches(task.train_lengths, section.batch_size, seed, 1):
         share = replica.prepare((seed, 1), rank_share(batch, 1, 0, 1))
         weight = sum(task.train_weights[row] for row in batch)
-        float(replica.step(share, weight, section.learning_rate).sum())
+        float(replica.step(share, weight, section.learning_rate)[0])
     return model
 
 

@@ -20,6 +20,7 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.bundle_commands import bundle
+from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
@@ -205,8 +206,22 @@ def report(
         typer.launch(page.as_uri())
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`: A.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
+) -> None:
+    """Hold two runs side by side, here and on a page with pictures."""
+    from pipelines.comparison.command import compare_runs
+
+    page = compare_runs(gauntlet_home(), first, second, console)
+    if console.is_terminal:
+        typer.launch(page.as_uri())
+
+
 for command in (registry, predict, promote, rollback):
     app.command()(command)
+app.command()(doctor)
 app.add_typer(bundle, name="bundle")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -105,9 +105,8 @@ class _Loop:
         self._progress = Progress(
             self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        self._unread: list[
-            tuple[torch.Tensor, list[int], float]
-        ] = []  # steps whose loss is still on the device
+        # Steps whose sums are still on the device.
+        self._unread: list[tuple[torch.Tensor, list[int], float]] = []
         self._watch = Watch(
             self.section.resources,
             self.state.history,
@@ -122,7 +121,7 @@ class _Loop:
         """Go on from `state` to the end."""
         state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
-            self._track(epoch)
+            self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         for step in history.steps:
             self._watch.track(step)
         in_time = True
@@ -191,13 +190,13 @@ class _Loop:
         rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
         generators = self.replica.generators()
         try:
-            loss = self.replica.step(micro_batches, self._weight(batch), rate)
+            sums = self.replica.step(micro_batches, self._weight(batch), rate)
         except torch.OutOfMemoryError as error:
             cause = str(error).partition(". ")[0]
             if self._world.size > 1:  # the others are waiting for this rank's gradients
                 raise OutOfMemoryOnARank(cause, len(self.state.history.out_of_memory)) from None
         else:
-            self._unread.append((loss, batch, rate))
+            self._unread.append((sums, batch, rate))
             return True
         self.replica.set_generators(generators)
         self._cut_finer(max(len(part.rows) for part in self._share(batch)), cause)
@@ -232,12 +231,13 @@ class _Loop:
         return self.state.steps_taken + len(self._unread)
 
     def _settle(self) -> None:
-        """Read the losses of the steps back, for which the device must finish them."""
+        """Read the sums of the steps back, for which the device must finish them."""
         if not self._unread:
             return
         rows_trained = 0
-        for loss, batch, rate in self._unread:
-            self.state.take_step(float(loss), len(batch), self._weight(batch), rate)
+        for sums, batch, rate in self._unread:
+            loss, *tally = sums.tolist()
+            self.state.take_step(loss, tally, len(batch), self._weight(batch), rate)
             self._watch.track(self.state.history.steps[-1])
             rows_trained += len(batch)
         self._unread.clear()
@@ -255,23 +255,21 @@ class _Loop:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
-        metrics = self.replica.validate()
+        validation, confusion = self.replica.validate()
+        training = {"loss": state.train_loss}
         epoch = Epoch(
             epoch=state.epoch,
-            train_loss=state.train_loss,
-            validation_loss=metrics["loss"],
-            macro_f1=metrics["macro_f1"],
-            weighted_f1=metrics["weighted_f1"],
-            accuracy=metrics["accuracy"],
+            training=training | self.replica.task.training_metrics(state.tally),
+            validation=validation,
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
         )
         # A tie is no gain, and neither is NaN.
         best_score = history.epochs[history.best_epoch - 1].score(metric) if history.best_epoch else -math.inf
         history.epochs.append(epoch)
-        self._track(epoch)
+        self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         if epoch.score(metric) > best_score:
-            history.best_epoch = epoch.epoch
+            history.best_epoch, history.confusion = epoch.epoch, confusion
             weights = self.replica.weights()
             if self._world.is_first:
                 self.keep(weights, epoch)
@@ -301,7 +299,3 @@ class _Loop:
     def _seconds(self) -> float:
         """How long this has trained, across interruptions."""
         return time.monotonic() - self._began
-
-    def _track(self, epoch: Epoch) -> None:
-        metrics = {key: float(value) for key, value in asdict(epoch).items()}
-        self.tracker.log_metrics(metrics, epoch.epoch)

@@ -86,8 +86,9 @@ class Replica:
         return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: int, rate: float) -> torch.Tensor:
-        """One optimizer step on all ranks' micro-batches; returns their summed loss.
+        """One optimizer step on all ranks' micro-batches.
 
+        Returns their loss and then their tally, summed over the rows, (1 + S,) float64, on the device.
         The gradient is that of the mean over the `weight` losses of their rows, however they are cut. Nothing
         waits for the device.
 
@@ -99,17 +100,18 @@ class Replica:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        sums = torch.zeros(1, dtype=torch.float64, device=self.device)
         for number, (batch, counts) in enumerate(micro_batches, start=1):
             with self._gradients_travel(number == len(micro_batches)):
                 with self._autocast():
-                    loss = self.task.loss_sum(self._model, self._on_device(batch)) * float(counts)
+                    loss, tally = self.task.loss_sum(self._model, self._on_device(batch))
+                loss = loss * float(counts)
                 # Ranks' gradients are averaged, so the sum over them all takes a factor of their number.
                 self._scaler.scale(loss * self.world.size / weight).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            sums = sums + torch.cat([loss.detach().view(1), tally * counts])
         self._update()
         self._share_running_statistics()
-        return self.world.add_up(total)
+        return self.world.add_up(sums)
 
     def _share_running_statistics(self) -> None:
         """Give every rank the mean of what batch normalisation has learned on each; no gradient carries it.
@@ -136,8 +138,8 @@ class Replica:
                 f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
             ) from None
 
-    def validate(self) -> dict[str, float]:
-        """The task's metrics, each over all validation rows at once; every row counts once, on every rank.
+    def validate(self) -> tuple[dict[str, float], list[list[int]]]:
+        """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
 
         Raises:
             GauntletError: As `outputs`.
@@ -145,7 +147,7 @@ class Replica:
         outputs = self.outputs(self.task.validation_lengths, self.task.validation_batch)
         # From the first, since machines may round differently, and the ranks must agree which epoch is best.
         metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
-        return metrics
+        return metrics, self.task.confusion(outputs)
 
     def outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
         """The task's outputs (N, K) of N rows of these lengths, on the CPU of every rank; called on all.

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from backends.storage import join
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import canonical_json
-from manifests.section import Section
+from manifests.section import Section, flatten
 from manifests.text_classification import Student
 from manifests.training import Training
 from trainer.budget import Budget
 from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, write_checkpoint
+from trainer.class_report import class_report, tracked_class_metrics
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
 from trainer.history import BUDGET_REASONS, Epoch, History
@@ -123,6 +124,7 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
         document = history.to_json() | facts | bill(section, budget, (learned or history).seconds)
         if learned:
             document["student"] = learned.to_json()
+        track_classes(history, read_labels(run.splits), tracker)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
@@ -201,9 +203,16 @@ def require_finite(history: History, section: Training) -> None:
     if history.best_epoch == 0:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
-            f"was {history.epochs[-1].train_loss}. "
+            f"was {history.epochs[-1].training['loss']}. "
             f"Lower training.learning_rate, which is {section.learning_rate:g}."
         )
+
+
+def track_classes(history: History, labels: Sequence[str], tracker: Run) -> None:
+    """Hand how the kept epoch does on each class to a tracker, where rows have one."""
+    if history.confusion:
+        tracker.log_metrics(tracked_class_metrics(history.confusion, labels), history.best_epoch)
+        tracker.log_text("classes.txt", class_report(history.confusion, labels))
 
 
 def track_files(document: dict[str, Any], tracker: Run) -> None:
@@ -269,17 +278,6 @@ def run_name(run: TrainingRun) -> str:
     )
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested keys joined by dots, values as text: the form that trackers take."""
-    flat: dict[str, str] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
-
-
 def write_tensorboard(history: History, folder: str) -> None:
     """Write the history as TensorBoard scalars, to a path or `gs://`."""
     from torch.utils.tensorboard import SummaryWriter
@@ -289,5 +287,5 @@ def write_tensorboard(history: History, folder: str) -> None:
             writer.add_scalar("train/loss", step.loss, step.step)
             writer.add_scalar("train/learning_rate", step.learning_rate, step.step)
         for epoch in history.epochs:
-            for key, value in asdict(epoch).items():
+            for key, value in epoch.tracked().items():
                 writer.add_scalar(f"epoch/{key}", value, epoch.epoch)

@@ -80,6 +80,8 @@ class Figures:
     Attributes:
         macro_f1_lower_bound: Bootstrap lower limit on the test split.
         accuracy_lower_bound: The same of the accuracy.
+        macro_f1_upper_bound: Upper end of the bootstrap interval on the test split.
+        validation_macro_f1: What training itself found on the validation split, at the epoch it kept.
         timing_contention: Share of its time that a timed model waited for a CPU; `MISSING` where the system
             does not say.
         speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
@@ -91,6 +93,8 @@ class Figures:
 
     macro_f1_lower_bound: object
     accuracy_lower_bound: object
+    macro_f1_upper_bound: object
+    validation_macro_f1: object
     timing_contention: object
     speedup: object
     certificate: Certificate
@@ -160,12 +164,25 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
             FRACTION,
             "Bootstrap lower limit of accuracy",
         ),
+        _validation_gap(figures, gates.max_validation_gap),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         judge_contention(figures.timing_contention, gates.max_timing_contention),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
     )
+
+
+def _validation_gap(figures: Figures, bound: float) -> Verdict:
+    """Judge what is left of validation's macro-F1 when the shipped graph answers the test split."""
+    rule, note = "validation_gap", "Macro-F1 in training's validation minus its upper limit on the test split"
+    numbers = []
+    for value in (figures.validation_macro_f1, figures.macro_f1_upper_bound):
+        number = number_or_fault(value, FRACTION)
+        if isinstance(number, str):
+            return Verdict(rule, bound, "<=", None, "fail", f"{note}: {number}")
+        numbers.append(number)
+    return judge(rule, numbers[0] - numbers[1], "<=", bound, DIFFERENCE, note)
 
 
 def judge_contention(contention: object, bound: float) -> Verdict:

@@ -54,14 +54,24 @@ class Task(Protocol):
     def validation_batch(self, rows: Sequence[int]) -> Batch:
         """Validation rows, on the CPU."""
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Training loss, summed `train_weights` times a row over the batch, a scalar with a gradient."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
+
+        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs
+        of the rows, as sums over them; S may be 0.
+        """
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """What `metrics` needs of each row, (B, K). The model is in eval mode."""
 
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Metrics of rows as they were trained on, beside their loss, of the sum of their tallies, (S,)."""
+
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Metrics of the `outputs` (N, K) of all validation rows, `loss` (the mean) among them."""
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Validation rows by true class, then by predicted class; empty where rows have no class."""
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""

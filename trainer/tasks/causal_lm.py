@@ -141,12 +141,15 @@ class CausalLanguageModelling:
         capacity = self._most if self._section.packing else 0
         return packed(rows, bins([len(row) for row in rows], capacity), self._pad_id)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with label smoothing, summed over the answers' tokens."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over answers' tokens, and how many were likeliest."""
         *inputs, targets, _ = batch
-        return functional.cross_entropy(
-            model(*inputs).float(), targets, reduction="sum", label_smoothing=self._section.label_smoothing
+        logits = model(*inputs).float()
+        loss = functional.cross_entropy(
+            logits, targets, reduction="sum", label_smoothing=self._section.label_smoothing
         )
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        return loss, torch.stack([right, torch.full_like(right, len(targets))])
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Of each row's answer (B, 3): summed cross-entropy, tokens, and those that were likeliest."""
@@ -156,6 +159,15 @@ class CausalLanguageModelling:
         right = (logits.argmax(dim=1) == targets).float()
         columns = torch.stack([losses, torch.ones_like(losses), right], dim=1)  # (K, 3)
         return torch.segment_reduce(columns, "sum", lengths=counts)
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """The share of tokens that were likeliest."""
+        right, tokens = tally
+        return {"token_accuracy": right / tokens}
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
+        """Answers have no classes."""
+        return []
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Mean loss of an answer's token, its exponential, and the share of tokens that were likeliest."""

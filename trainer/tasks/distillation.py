@@ -18,6 +18,7 @@ from torch.nn import functional
 from manifests.errors import UsageError
 from manifests.text_classification import Student, TextTraining
 from trainer.encoder import layers_of
+from trainer.metrics import confusion_counts
 from trainer.replica import Tensors
 from trainer.tasks import Batch
 from trainer.tasks.text_classification import TextClassification
@@ -37,13 +38,15 @@ class Distillation(TextClassification):
         """Token ids (B, T), mask (B, T), labels (B,) and the teacher's logits (B, C)."""
         return *super().training_batch(rows, seed), self._scores[list(rows)]
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """What `distillation_loss` is of the teacher's logits and cross-entropy is of labels, weighted."""
-        *batch_of_labels, wanted = batch
-        ids, mask, labels = batch_of_labels
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """`distillation_loss` of the scores and cross-entropy of the labels, weighted, and the confusion."""
+        ids, mask, labels, wanted = batch
         logits, weight = model(ids, mask).float(), self._student.teacher_weight
         imitating = distillation_loss(logits, wanted, self._student.temperature)
-        return weight * imitating + (1 - weight) * self.label_loss_sum(logits, labels)
+        naming = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
+        )
+        return weight * imitating + (1 - weight) * naming, confusion_counts(logits, labels)
 
 
 def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
