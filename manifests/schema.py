@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from manifests.conversion import Conversion
@@ -39,12 +40,16 @@ class Evaluation(Section):
 class Gates(Section):
     """Section of gate-model. A bound on a sampled metric holds for its bootstrap lower limit.
 
+    `min_qwk` and `max_mae` are a grader's: quadratic weighted kappa, and the mean absolute error in grades,
+    which holds for its upper limit. A grader is compared with its champion by QWK, all else by macro-F1.
     `max_timing_contention` is the share of its time that a timed model may have waited for a CPU: a speed-up
     taken on a busier machine is no measurement.
     """
 
     min_macro_f1: Fraction
     min_accuracy: Fraction = 0.0
+    min_qwk: float | None = Field(None, ge=-1, le=1)
+    max_mae: float | None = Field(None, gt=0)
     min_speedup: float = Field(2.3, gt=0)
     max_timing_contention: Fraction = 0.5
     max_model_mb: float = Field(100.0, gt=0)
@@ -84,6 +89,15 @@ class Manifest(Section):
     @classmethod
     def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         return of_task(info.data.get("task"), str(info.field_name), value)
+
+    @model_validator(mode="after")
+    def _gates_of_the_task(self) -> Self:
+        bounds = (self.gates.min_qwk, self.gates.max_mae)
+        if self.training.are_grades_ordered and None in bounds:
+            raise ValueError("gates.min_qwk and gates.max_mae, which a grader is judged by")
+        if not self.training.are_grades_ordered and bounds != (None, None):
+            raise ValueError("gates.min_qwk and gates.max_mae for task ordinal_grading alone")
+        return self
 
     @property
     def sha256(self) -> str:

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from manifests.dataset import Dataset
 from manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
+from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
 from manifests.search import Search
 from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
 from manifests.training import Training
 
-TaskName = Literal["text_classification", "image_classification"]
+TaskName = Literal["text_classification", "image_classification", "ordinal_grading"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TaskSections:
 TASKS: Mapping[str, TaskSections] = {
     "text_classification": TaskSections(TextDataset, TextTraining, TextSearch),
     "image_classification": TaskSections(ImageDataset, ImageTraining, ImageSearch),
+    "ordinal_grading": TaskSections(CardDataset, GradingTraining, GradingSearch),
 }
 
 

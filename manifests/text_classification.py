@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from manifests.dataset import ClassBalanceCheck, Dataset, RowCheck, RowsPerClassCheck, Sha256
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import Training
+from manifests.training import OnePhaseTraining
 
 
 class Columns(Section):
@@ -105,7 +105,7 @@ class TextSearch(Search):
     max_length: Dimension | None = None
 
 
-class TextTraining(Training):
+class TextTraining(OnePhaseTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,10 @@ def metric_key(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training rows and the validation that followed it."""
+    """One pass over the training rows and the validation that followed it.
+
+    `of_task` has the metrics that not every task has.
+    """
 
     epoch: int
     train_loss: float
@@ -28,10 +32,17 @@ class Epoch:
     accuracy: float
     examples_per_second: float
     seconds: float
+    of_task: Mapping[str, float] = field(default_factory=dict)
 
     def score(self, metric: str) -> float:
         """The validation metric by which epochs are compared: higher is better, so a loss is negated."""
-        return -self.validation_loss if metric == "loss" else float(getattr(self, metric))
+        return -self.validation_loss if metric == "loss" else self.metrics()[metric]
+
+    def metrics(self) -> dict[str, float]:
+        """Every figure by its name."""
+        figures = asdict(self)
+        own = figures.pop("of_task")
+        return {key: float(value) for key, value in (figures | own).items()}
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,10 @@ class Step:
 
 @dataclass
 class History:
-    """What happened, in the order it happened. `best_epoch` counts from 1.
+    """What happened, in the order it happened.
 
+    `best_epoch` counts from 1 and is the best one of the last phase so far, `earlier_best` has those of the
+    phases before.
     `out_of_memory` holds the steps from which on micro-batches are half as large as before.
     `usage` is measured, so it differs from run to run, as times do.
     """
@@ -54,6 +67,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best_epoch: int = 0
+    earlier_best: list[int] = field(default_factory=list)
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
@@ -63,6 +77,11 @@ class History:
     def epochs_without_gain(self) -> int:
         """Epochs since the best one."""
         return len(self.epochs) - self.best_epoch
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """The best epoch of each phase that has one, in order."""
+        return [*self.earlier_best, *([self.best_epoch] if self.best_epoch else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

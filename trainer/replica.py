@@ -132,14 +132,14 @@ class Replica:
                 f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
             ) from None
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, epoch: int) -> dict[str, float]:
         """The task's metrics, each over all validation rows at once; every row counts once, on every rank.
 
         Raises:
             GauntletError: Out of memory, with a single row or on one rank of several.
         """
         try:
-            return self._validate()
+            return self._validate(epoch)
         except torch.OutOfMemoryError as error:
             if self.world.size > 1 or self._validation_rows == 1:
                 raise GauntletError(
@@ -147,17 +147,17 @@ class Replica:
                     f"({error}). {self._memory_advice}, or take a larger accelerator."
                 ) from None
         self._validation_rows = math.ceil(self._validation_rows / 2)
-        return self.validate()
+        return self.validate(epoch)
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, epoch: int) -> dict[str, float]:
         self._model.eval()
         lengths = self.task.validation_lengths
         batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self._validation_rows)]
         share = in_step(batches, self.world.rank, self.world.size)
         outputs: torch.Tensor | None = None  # (N, K)
         tensors = prefetched(
-            lambda part: self._pinned(self.task.validation_batch(part.rows)), share, self.prefetch
+            lambda part: self._pinned(self.task.validation_batch(part.rows, epoch)), share, self.prefetch
         )
         for part, batch in zip(share, tensors, strict=True):
             of_batch = self.task.outputs(self._module, self._on_device(batch)).float()  # (B, K)
@@ -277,7 +277,7 @@ def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": section.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, fused=True)  # each step sets its rate
 
 
 def distribute(model: nn.Module, section: Training, device: torch.device, world: World) -> nn.Module:
@@ -289,7 +289,10 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
         return model
     if section.distribution == "ddp":
         return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            forward_sync_buffers=False,
+            find_unused_parameters=section.leaves_weights_idle,
         )
     mesh = init_device_mesh(device.type, (world.size,))
     for module in reversed(list(model.modules())):  # what lies inside first

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ from trainer.ranks import World, process_group
 from trainer.replica import Replica, Tensors
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
-from trainer.tasks import load_task
+from trainer.tasks import WEIGHTS_FILE, load_task
 from trainer.vertex_trial import vertex_trial
 
 ALONE = World()
+PHASE_FILE = "phase{phase}_best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
             training_sha256=section_sha256(section),
             **task.of_record,
         )
-        write_checkpoint(run.checkpoint, record, lambda folder: task.save(model, weights, folder))
+
+        def save(folder: Path) -> None:
+            task.save(model, weights, folder)
+            keep_phases(section, epoch.epoch, folder, run.checkpoint)
+
+        write_checkpoint(run.checkpoint, record, save)
 
     states = None
     if run.checkpoint_uri:
@@ -119,6 +126,19 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     return document
 
 
+def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
+    """Beside the weights of a new checkpoint, each phase's best as `phase1_best.safetensors` and so on.
+
+    Those of the phases before lie in the checkpoint `before`. A training of one phase has no such files.
+    """
+    if len(section.phases) == 1:
+        return
+    own = PHASE_FILE.format(phase=section.phase_of(epoch).number)
+    for file in before.glob(PHASE_FILE.format(phase="*")):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(folder / WEIGHTS_FILE, folder / own)
+
+
 def _tracking(run: TrainingRun, world: World) -> Run:
     if not world.is_first:
         return Untracked()
@@ -134,11 +154,12 @@ def require_finite(history: History, section: Training) -> None:
     Raises:
         GauntletError: No epoch gave a finite validation metric.
     """
-    if history.best_epoch == 0:
+    begun = section.phase_of(len(history.epochs))
+    if history.best_epoch <= begun.before:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
             f"was {history.epochs[-1].train_loss}. "
-            f"Lower training.learning_rate, which is {section.learning_rate:g}."
+            f"Lower the learning rate, which is {begun.learning_rate:g}."
         )
 
 
@@ -223,5 +244,5 @@ def write_tensorboard(history: History, folder: str) -> None:
             writer.add_scalar("train/loss", step.loss, step.step)
             writer.add_scalar("train/learning_rate", step.learning_rate, step.step)
         for epoch in history.epochs:
-            for key, value in asdict(epoch).items():
+            for key, value in epoch.metrics().items():
                 writer.add_scalar(f"epoch/{key}", value, epoch.epoch)

@@ -13,7 +13,12 @@ import torch
 from components.convert_to_onnx.admission import Trial, admitted, best, refusal
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs, describe
-from components.convert_to_onnx.export import Signature, signature_of_images, signature_of_texts
+from components.convert_to_onnx.export import (
+    Signature,
+    signature_of_cards,
+    signature_of_images,
+    signature_of_texts,
+)
 from components.convert_to_onnx.parity import Scores, compare, macro_f1, parity_batches
 from components.convert_to_onnx.processor import describe_processor, int8_instructions
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
@@ -84,6 +89,8 @@ def run(
 
 
 def _signature_of(record: TrainingRecord) -> Signature:
+    if record.task == "ordinal_grading":
+        return signature_of_cards(record.input_shape)
     return signature_of_images(record.input_shape) if record.input_shape else signature_of_texts()
 
 

@@ -30,6 +30,8 @@ def read_figures(
     return Figures(
         macro_f1_lower_bound=_at(scores, "challenger", "lower_bounds", "macro_f1"),
         accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
+        qwk_lower_bound=_at(scores, "challenger", "grades", "qwk_lower_bound"),
+        mae_upper_bound=_at(scores, "challenger", "grades", "mae_upper_bound"),
         timing_contention=_at(candidates, "contention"),
         speedup=_at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
@@ -59,6 +61,7 @@ def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None
         return UnusableChampion(str(scores["champion_error"]))
     return Comparison(
         macro_f1_lower_bound=_at(scores, "paired", "lower_bound"),
+        qwk_lower_bound=_at(scores, "paired", "qwk_lower_bound"),
         class_f1_difference=_at(scores, "paired", "class_f1_difference"),
         labels=_at(scores, "labels"),
     )

@@ -87,6 +87,9 @@ def training_charts(history: History) -> tuple[LineChart, ...]:
         _ending("weighted F1", "line-second", _present((x, e.weighted_f1) for x, e in epochs)),
         _ending("accuracy", "line-quiet", _present((x, e.accuracy) for x, e in epochs)),
     )
+    kappas = _present((x, e.of_task.get("qwk")) for x, e in epochs)
+    if kappas:
+        quality = (_ending("QWK", "line-accent", kappas), *quality[1:])
     step_loss = _ending("loss", "line-accent", thinned(_present((x, s.loss) for x, s in steps)))
     rates = _present((x, s.learning_rate) for x, s in steps)
     peak = max((rate for _, rate in rates), default=None)

@@ -14,6 +14,8 @@ SHORT_HASH = 12
 THOUSAND, MILLION = 1_000, 1_000_000
 TITLES = {
     "macro_f1": "macro-F1",
+    "qwk": "QWK",
+    "mae": "mean absolute error",
     "speedup": "speed-up",
     "non_inferiority": "non-inferiority",
     "class_f1_drop": "class-F1 drop",

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from manifests.image_classification import ImageTraining
+from manifests.ordinal_grading import GradingTraining
 from manifests.text_classification import TextTraining
 from manifests.training import Training
 from trainer.encoder import Attention
@@ -33,6 +36,10 @@ class Task(Protocol):
         """Size of each validation row."""
 
     @property
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """Of each training row to be drawn in an epoch, (N,); None where each is there once."""
+
+    @property
     def validation_batch_size(self) -> int:
         """Rows that are scored at once."""
 
@@ -46,8 +53,8 @@ class Task(Protocol):
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int], /) -> Batch:
         """Training rows, on the CPU; what is random about one follows from the seed (seed, epoch) and it."""
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
-        """Validation rows, on the CPU."""
+    def validation_batch(self, rows: Sequence[int], epoch: int, /) -> Batch:
+        """Validation rows after an epoch, on the CPU."""
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Training loss summed over the batch's rows, a scalar with a gradient."""
@@ -56,7 +63,10 @@ class Task(Protocol):
         """What `metrics` needs of each row, (B, K). The model is in eval mode."""
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """Metrics of the `outputs` (N, K) of all validation rows, `loss` (mean per row) among them."""
+        """Metrics of the `outputs` (N, K) of all validation rows.
+
+        Among them are `loss` (mean per row), `accuracy`, `macro_f1` and `weighted_f1`.
+        """
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""
@@ -72,6 +82,10 @@ def load_task(section: Training, splits: Path) -> Task:
         from trainer.tasks.text_classification import TextClassification
 
         return TextClassification(section, splits)
+    if isinstance(section, GradingTraining):
+        from trainer.tasks.ordinal_grading import OrdinalGrading
+
+        return OrdinalGrading(section, splits)
     assert isinstance(section, ImageTraining)
     from trainer.tasks.image_classification import ImageClassification
 
@@ -84,6 +98,10 @@ def untrained_model(kind: str, folder: Path, classes: int, attention: Attention)
         from trainer.tasks import image_classification
 
         return image_classification.classifier_of(folder)
+    if kind == "ordinal_grading":
+        from trainer.tasks import ordinal_grading
+
+        return ordinal_grading.grader_of(folder)
     from trainer.tasks import text_classification
 
     return text_classification.classifier_of(folder, classes, attention)

@@ -69,6 +69,7 @@ class TokenizedRows:
 class TextClassification:
     """The task `text_classification` on the splits that validate-data wrote."""
 
+    sampling_chances = None
     validation_batch_size = 64
 
     def __init__(self, section: TextTraining, splits: Path) -> None:
@@ -118,7 +119,7 @@ class TextClassification:
         """Token ids (B, T), mask (B, T) and labels (B,)."""
         return self._train.batch(rows, self._pad_id)
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """As `training_batch`."""
         return self._validation.batch(rows, self._pad_id)
 
