@@ -131,7 +131,7 @@ def test_the_gate_judges_qwk_and_error_and_the_reports_show_what_grades_rest_on(
     assert (rules["mae"]["operator"], rules["mae"]["bound"]) == ("<=", 2.0)
     run_report = Path(system.gauntlet("report").stdout.strip()).read_text(encoding="utf-8")
     assert "gauntlet predict --model bars FRONT.jpg BACK.jpg" in run_report
-    assert "unreadable" not in run_report
+    assert "Files that could not be read" not in run_report
     step_report = (system.steps() / "evaluate-model" / "report").read_text(encoding="utf-8")
     for page in (run_report, step_report):
         assert "QWK" in page
