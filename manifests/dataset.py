@@ -39,6 +39,35 @@ class RowsPerClassCheck(Section):
     min_rows: int = Field(10, ge=1)
 
 
+class SimilarityCheck(RowCheck):
+    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
+
+    similarity: float = Field(0.9, gt=0.5, le=1.0)
+
+
+class SplitFiles(Section):
+    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train."""
+
+    train: str
+    validation: str | None = None
+    test: str | None = None
+
+
+class SplitFractions(Section):
+    """Stratified fractions of rows for the splits that no file provides."""
+
+    train: Fraction = 0.70
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9 or min(self.train, self.validation, self.test) <= 0:
+            raise ValueError(f"train + validation + test must be positive and sum to 1, not {total:g}")
+        return self
+
+
 class Dataset(Section):
     """What the section of validate-data has for every task; a task's own section adds what its rows are.
 
@@ -50,12 +79,17 @@ class Dataset(Section):
     version: str = Field(min_length=1)
     uri: str = Field(min_length=1)
     commit_hash: str | None = None
-    labels: tuple[str, ...] = Field(min_length=2)
 
     @property
     def named_files(self) -> tuple[str, ...]:
         """The files that the manifest names, relative to `uri`; none: what `uri` leads to is searched."""
         raise NotImplementedError
+
+
+class LabelledDataset(Dataset):
+    """A dataset for a classifier."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:
@@ -66,3 +100,20 @@ class Dataset(Section):
         if padded:  # the values of the label column are stripped, so these would never be met
             raise ValueError(f"labels without spaces around them, but {padded[0]!r} has them or is empty")
         return self
+
+
+class TableDataset(Dataset):
+    """A dataset whose rows are in text files, one for each split or one for all.
+
+    A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
+    test.
+    """
+
+    files: SplitFiles | None = None
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    split: SplitFractions = SplitFractions()
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The split files."""
+        return () if self.files is None else tuple(name for _, name in self.files if name)

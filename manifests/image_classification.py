@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from manifests.dataset import ClassBalanceCheck, Dataset, RowCheck, RowsPerClassCheck, Sha256
+from manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
 from manifests.training import OnePhaseTraining
@@ -45,7 +45,7 @@ class ImageChecks(Section):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class PixelDataset(Dataset):
+class PixelDataset(LabelledDataset):
     """What datasets of images have: the height and width that a model sees, and its channels."""
 
     shape: tuple[Size, Size]

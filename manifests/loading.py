@@ -16,8 +16,8 @@ from manifests.errors import Fault, ManifestError
 from manifests.schema import Manifest
 from manifests.tasks import TASKS
 
-ENCODER_KEY = ("training", "encoder")
-PATH_KEYS = (("dataset", "uri"), ENCODER_KEY)
+MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
+PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
 LONGEST_VALUE_SHOWN = 60
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
@@ -114,12 +114,12 @@ def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
 
 
 def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
-    """Make a relative path absolute; leave URIs alone, and an encoder that may be a hub's name."""
+    """Make a relative path absolute; leave URIs alone, and a model that may be a hub's name."""
     expanded = os.path.expanduser(value)  # noqa: PTH111  pathlib raises for ~somebody-unknown
     if not value or "://" in value or Path(expanded).is_absolute():
         return expanded
     path = (folder / expanded).resolve()
-    may_be_hub_name = key == ENCODER_KEY and not value.startswith((".", "~")) and not path.exists()
+    may_be_hub_name = key in MODEL_KEYS and not value.startswith((".", "~")) and not path.exists()
     return value if may_be_hub_name else str(path)
 
 
@@ -191,7 +191,7 @@ def _fault(file: str, detail: Any, known_keys: Callable[[Sequence[str | int]], l
 def _known_keys(task: Any, location: Sequence[str | int]) -> list[str]:
     """The keys that the section at `location` has in a manifest of the task."""
     model: Any = Manifest
-    if location and task in TASKS and location[0] in ("dataset", "training"):
+    if location and task in TASKS and location[0] in ("dataset", "training", "evaluation", "gates"):
         model, location = getattr(TASKS[task], str(location[0])), location[1:]
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)

@@ -22,40 +22,11 @@ from pydantic import (
 
 from manifests.conversion import Conversion
 from manifests.dataset import Dataset
-from manifests.section import Fraction, Name, Section
-from manifests.tasks import TaskName, of_task
+from manifests.evaluation import CommonEvaluation
+from manifests.gates import CommonGates
+from manifests.section import Name, Section
+from manifests.tasks import TaskName, of_task, require_shared_keys, with_shared_keys
 from manifests.training import Training
-
-# --- evaluation, gates, registration -------------------------------------------------------------
-
-
-class Evaluation(Section):
-    """Section of evaluate-model."""
-
-    bootstrap_resamples: int = Field(2_000, ge=200)
-    confidence: float = Field(0.95, gt=0.5, lt=1.0)
-    worst_mistakes: int = Field(20, ge=0)
-
-
-class Gates(Section):
-    """Section of gate-model. A bound on a sampled metric holds for its bootstrap lower limit.
-
-    `min_qwk` and `max_mae` are a grader's: quadratic weighted kappa, and the mean absolute error in grades,
-    which holds for its upper limit. A grader is compared with its champion by QWK, all else by macro-F1.
-    `max_timing_contention` is the share of its time that a timed model may have waited for a CPU: a speed-up
-    taken on a busier machine is no measurement.
-    """
-
-    min_macro_f1: Fraction
-    min_accuracy: Fraction = 0.0
-    min_qwk: float | None = Field(None, ge=-1, le=1)
-    max_mae: float | None = Field(None, gt=0)
-    min_speedup: float = Field(2.3, gt=0)
-    max_timing_contention: Fraction = 0.5
-    max_model_mb: float = Field(100.0, gt=0)
-    non_inferiority_margin: Fraction = 0.01
-    max_class_f1_drop: Fraction = 0.05
-    max_cost_usd: float = Field(10.0, gt=0)
 
 
 class Registration(Section):
@@ -64,14 +35,11 @@ class Registration(Section):
     promotion: Literal["automatic", "manual"] = "automatic"
 
 
-# --- the manifest ----------------------------------------------------------------------------------
-
-
 class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
-    `name` is also the name of the pipeline and of the model in the registry. Which keys `dataset` and
-    `training` have depends on the task (`manifests/tasks.py`).
+    `name` is also the name of the pipeline and of the model in the registry. Which keys `dataset`,
+    `training`, `evaluation` and `gates` have depends on the task (`manifests/tasks.py`).
     """
 
     name: Name
@@ -81,23 +49,24 @@ class Manifest(Section):
     dataset: SerializeAsAny[Dataset]
     training: SerializeAsAny[Training] = Field(default_factory=dict, validate_default=True)
     conversion: Conversion = Conversion()
-    evaluation: Evaluation = Evaluation()
-    gates: Gates
+    evaluation: SerializeAsAny[CommonEvaluation] = Field(default_factory=dict, validate_default=True)
+    gates: SerializeAsAny[CommonGates]
     registration: Registration = Registration()
 
-    @field_validator("dataset", "training", mode="wrap")
+    @model_validator(mode="before")
+    @classmethod
+    def _shared(cls, content: Any) -> Any:
+        return with_shared_keys(content)
+
+    @model_validator(mode="after")
+    def _agreeing(self) -> Self:
+        require_shared_keys(self.dataset, self.training)
+        return self
+
+    @field_validator("dataset", "training", "evaluation", "gates", mode="wrap")
     @classmethod
     def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         return of_task(info.data.get("task"), str(info.field_name), value)
-
-    @model_validator(mode="after")
-    def _gates_of_the_task(self) -> Self:
-        bounds = (self.gates.min_qwk, self.gates.max_mae)
-        if self.training.are_grades_ordered and None in bounds:
-            raise ValueError("gates.min_qwk and gates.max_mae, which a grader is judged by")
-        if not self.training.are_grades_ordered and bounds != (None, None):
-            raise ValueError("gates.min_qwk and gates.max_mae for task ordinal_grading alone")
-        return self
 
     @property
     def sha256(self) -> str:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from manifests.causal_lm import (
+    ConversationDataset,
+    LanguageEvaluation,
+    LanguageGates,
+    LanguageSearch,
+    LanguageTraining,
+)
 from manifests.dataset import Dataset
+from manifests.evaluation import CommonEvaluation, Evaluation
+from manifests.gates import CommonGates, Gates, GradingGates
 from manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
 from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
 from manifests.search import Search
@@ -14,23 +23,56 @@ from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
 from manifests.training import Training
 
-TaskName = Literal["text_classification", "image_classification", "ordinal_grading"]
+TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 
 
 @dataclass(frozen=True)
 class TaskSections:
-    """What a manifest's `dataset`, `training` and `training.search` are for a task."""
+    """What a manifest's sections, and its `training.search`, are for a task."""
 
     dataset: type[Dataset]
     training: type[Training]
     search: type[Search]
+    evaluation: type[CommonEvaluation]
+    gates: type[CommonGates]
 
 
 TASKS: Mapping[str, TaskSections] = {
-    "text_classification": TaskSections(TextDataset, TextTraining, TextSearch),
-    "image_classification": TaskSections(ImageDataset, ImageTraining, ImageSearch),
-    "ordinal_grading": TaskSections(CardDataset, GradingTraining, GradingSearch),
+    "text_classification": TaskSections(TextDataset, TextTraining, TextSearch, Evaluation, Gates),
+    "image_classification": TaskSections(ImageDataset, ImageTraining, ImageSearch, Evaluation, Gates),
+    "ordinal_grading": TaskSections(CardDataset, GradingTraining, GradingSearch, Evaluation, GradingGates),
+    "causal_lm": TaskSections(
+        ConversationDataset, LanguageTraining, LanguageSearch, LanguageEvaluation, LanguageGates
+    ),
 }
+
+
+def with_shared_keys(manifest: Any) -> Any:
+    """A manifest's content, with the language model under `dataset.tokenizer` too where that is not given.
+
+    A step is given its own section alone, and validate-data counts the tokens that train-model will see.
+    """
+    if not isinstance(manifest, Mapping) or manifest.get("task") != "causal_lm":
+        return manifest
+    dataset, training = manifest.get("dataset"), manifest.get("training", {})
+    if not isinstance(dataset, Mapping) or not isinstance(training, Mapping) or "tokenizer" in dataset:
+        return manifest
+    model = training.get("model", LanguageTraining.model_fields["model"].default)
+    return {**manifest, "dataset": {**dataset, "tokenizer": model}}
+
+
+def require_shared_keys(dataset: Dataset, training: Training) -> None:
+    """Refuse a dataset whose tokens are counted by another model than the one that is trained.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not isinstance(dataset, ConversationDataset) or not isinstance(training, LanguageTraining):
+        return
+    if dataset.tokenizer != training.model:
+        raise ValueError(
+            f"dataset.tokenizer {dataset.tokenizer} and training.model {training.model}: remove the first"
+        )
 
 
 def of_task(task: str | None, section: str, content: Any) -> Any:
@@ -53,6 +95,16 @@ def dataset_of(task: str, content: Mapping[str, Any]) -> Dataset:
 def training_of(task: str, content: Mapping[str, Any]) -> Training:
     """The section `training`, likewise."""
     return TASKS[task].training.model_validate(content)
+
+
+def evaluation_of(task: str, content: Mapping[str, Any]) -> CommonEvaluation:
+    """The section `evaluation`, likewise."""
+    return TASKS[task].evaluation.model_validate(content)
+
+
+def gates_of(task: str, content: Mapping[str, Any]) -> CommonGates:
+    """The section `gates`, likewise."""
+    return TASKS[task].gates.model_validate(content)
 
 
 def searchable_keys() -> tuple[str, ...]:

@@ -6,9 +6,16 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.dataset import ClassBalanceCheck, Dataset, RowCheck, RowsPerClassCheck, Sha256
+from manifests.dataset import (
+    ClassBalanceCheck,
+    LabelledDataset,
+    RowCheck,
+    RowsPerClassCheck,
+    SimilarityCheck,
+    TableDataset,
+)
 from manifests.search import Dimension, Search
-from manifests.section import Fraction, Section
+from manifests.section import Section
 from manifests.training import OnePhaseTraining
 
 
@@ -22,29 +29,6 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | None = None
 
 
-class SplitFiles(Section):
-    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train."""
-
-    train: str
-    validation: str | None = None
-    test: str | None = None
-
-
-class SplitFractions(Section):
-    """Stratified fractions of rows for the splits that no file provides."""
-
-    train: Fraction = 0.70
-    validation: Fraction = 0.15
-    test: Fraction = 0.15
-
-    @model_validator(mode="after")
-    def _sum_to_one(self) -> Self:
-        total = self.train + self.validation + self.test
-        if abs(total - 1.0) > 1e-9 or min(self.train, self.validation, self.test) <= 0:
-            raise ValueError(f"train + validation + test must be positive and sum to 1, not {total:g}")
-        return self
-
-
 class TextLengthCheck(RowCheck):
     """Characters in a text, both bounds included."""
 
@@ -56,12 +40,6 @@ class TextLengthCheck(RowCheck):
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} is over max_chars {self.max_chars}")
         return self
-
-
-class SimilarityCheck(RowCheck):
-    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
-
-    similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
 class TextChecks(Section):
@@ -79,24 +57,12 @@ class TextChecks(Section):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class TextDataset(Dataset):
-    """Section of validate-data: a table of texts and labels.
-
-    A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
-    test.
-    """
+class TextDataset(TableDataset, LabelledDataset):
+    """Section of validate-data: a table of texts and labels."""
 
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
-    files: SplitFiles | None = None
-    sha256: Sha256 | dict[str, Sha256] | None = None
     columns: Columns = Columns()
-    split: SplitFractions = SplitFractions()
     checks: TextChecks = TextChecks()
-
-    @property
-    def named_files(self) -> tuple[str, ...]:
-        """The split files."""
-        return () if self.files is None else tuple(name for _, name in self.files if name)
 
 
 class TextSearch(Search):

@@ -205,6 +205,19 @@ def report(
         typer.launch(page.as_uri())
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`: A.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
+) -> None:
+    """Hold two runs side by side, here and on a page with pictures."""
+    from pipelines.comparison.command import compare_runs
+
+    page = compare_runs(gauntlet_home(), first, second, console)
+    if console.is_terminal:
+        typer.launch(page.as_uri())
+
+
 for command in (registry, predict, promote, rollback):
     app.command()(command)
 app.add_typer(bundle, name="bundle")

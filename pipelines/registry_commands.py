@@ -11,12 +11,15 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backends.registry import BUNDLE_TAG, Registry, open_registry
+from backends.registry import BUNDLE_TAG, ModelVersion, Registry, open_registry
 from manifests.errors import UsageError
 from pipelines.home import gauntlet_home
 from pipelines.terminal import NAME_COLUMN, console, plain
-from serving.bundle import Bundle
+from serving.bundle import Bundle, read_info
+from serving.generation import Generator, PromptError
 from serving.inputs import Image, InputError, Rows
+
+QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
 
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model's name; needed if there are several.")
@@ -26,7 +29,7 @@ ModelName = Annotated[
 def registry(model: ModelName = None) -> None:
     """List the registered versions and their aliases."""
     store = open_registry(gauntlet_home().store_uri)
-    columns = ("model", "version", "aliases", "macro-F1", NAME_COLUMN("run"), "bundle")
+    columns = ("model", "version", "aliases", "quality", NAME_COLUMN("run"), "bundle")
     table = Table(*columns, box=None, pad_edge=False)
     for name in [model] if model else store.names():
         for version in store.versions(name):
@@ -35,7 +38,7 @@ def registry(model: ModelName = None) -> None:
                 name,
                 version.version,
                 ", ".join(version.aliases),
-                tags.get("macro_f1", ""),
+                ", ".join(f"{key} {tags[key]}" for key in QUALITY_TAGS if key in tags),
                 tags.get("run_id", ""),
                 tags.get("bundle_sha256", "")[:12],
             )
@@ -54,8 +57,11 @@ def predict(
         ),
     ],
     model: ModelName = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Of a language model's answer, the most tokens.")
+    ] = 64,
 ) -> None:
-    """Score texts or images with the champion's bundle."""
+    """Score texts or images with the champion's bundle, or have its language model answer."""
     store = open_registry(gauntlet_home().store_uri)
     name = _model_name(store, model)
     champion = store.champion(name)
@@ -65,7 +71,11 @@ def predict(
         )
     given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
     _require_readable(given)
-    bundle = Bundle(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
+    sha256 = champion.tags.get(BUNDLE_TAG)
+    if read_info(Path(champion.bundle_uri), sha256).task == "causal_lm":
+        _answer(champion, given, max_new_tokens)
+        return
+    bundle = Bundle(champion.bundle_uri, sha256=sha256)
     grades = bundle.info.task == "ordinal_grading"
     inputs: Rows = given
     if bundle.info.max_length is None:
@@ -82,6 +92,20 @@ def predict(
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
     console.print(f"[dim]{name} version {champion.version}[/]")
+
+
+def _answer(champion: ModelVersion, questions: Sequence[str], max_new_tokens: int) -> None:
+    """Print what a language model answers each question, by its likeliest tokens."""
+    generator = Generator(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
+    table = Table("question", "answer", box=None, pad_edge=False)
+    try:
+        answers = generator.generate([generator.framed(question) for question in questions], max_new_tokens)
+    except PromptError as error:
+        raise UsageError(f"{error}") from None
+    for question, answer in zip(questions, answers, strict=True):
+        table.add_row(plain(question), plain(answer.strip()))
+    console.print(table)
+    console.print(f"[dim]{champion.name} version {champion.version}[/]")
 
 
 def promote(

@@ -98,6 +98,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
             evaluated = evaluate_model(
                 evaluation=evaluation,
                 name=name,
+                task=task,
                 seed=seed,
                 registry_uri=registry_uri,
                 bundle=converted.outputs["bundle"],
@@ -105,6 +106,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
             ).set_caching_options(False)  # the champion it is compared with changes
             gate = gate_model(
                 gates=gates,
+                task=task,
                 scores=evaluated.outputs["scores"],
                 candidates=converted.outputs["candidates"],
                 history=trained.outputs["history"],

@@ -65,6 +65,7 @@ class BundleInfo:
         speedup: PyTorch's median over this model's, by batch size.
         lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
         max_length: Tokens after which a text is cut; None where rows are no texts.
+        frame: Of a language model: what stands before and after a prompt.
     """
 
     name: str
@@ -80,6 +81,7 @@ class BundleInfo:
     speedup: Mapping[str, float]
     lineage: Mapping[str, str]
     max_length: int | None = None
+    frame: tuple[str, ...] | None = None
     format_version: int = FORMAT_VERSION
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,7 +101,8 @@ class BundleInfo:
                 key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content[key])
                 for key in ("inputs", "outputs")
             }
-            info = cls(**{**content, **tensors, "labels": tuple(content["labels"])})
+            texts = {key: tuple(content[key]) for key in ("labels", "frame") if key in content}
+            info = cls(**{**content, **tensors, **texts})
         except KeyError as error:
             raise BundleError(f"{BUNDLE_FILE}: the key {error} is missing") from None
         except TypeError as error:

@@ -99,6 +99,18 @@ class Generator:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
+    def framed(self, question: str) -> str:
+        """A question as the prompt that the model was trained on: between what stands around one."""
+        before, after = self.info.frame or ("", "")
+        return before + question + after
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids. Where prompts are framed, the frame holds every special token that there is to be."""
+        plain = self.info.frame is None
+        return [
+            encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=plain)
+        ]
+
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY, seed: int = 0
     ) -> list[str]:
@@ -107,7 +119,7 @@ class Generator:
         Raises:
             PromptError: A prompt is empty, or with the new tokens longer than the model reads.
         """
-        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        encoded = self.encode(prompts)
         continued = self.decoder.continue_tokens(encoded, max_new_tokens, sampling, seed)
         return [str(text) for text in self.tokenizer.decode_batch(continued)]
 
@@ -116,7 +128,7 @@ class Generator:
     ) -> Iterator[str]:
         """The same for one prompt, piece by piece: each holds whole characters."""
         text = DecodeStream(skip_special_tokens=True)
-        for token in self.decoder.steps([self.tokenizer.encode(prompt).ids], max_new_tokens, sampling, seed):
+        for token in self.decoder.steps(self.encode([prompt]), max_new_tokens, sampling, seed):
             piece = text.step(self.tokenizer, int(token[0]))
             if piece is not None and token[0] not in self.decoder.stop_tokens:
                 yield piece
@@ -131,8 +143,8 @@ class Decoder:
         Raises:
             BundleError: The graph says nothing of its context and stop tokens, so it is no decoder.
         """
-        self._session = open_session(path, threads)
-        facts = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.session = open_session(path, threads)
+        facts = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if facts is None:
             raise BundleError(f"{path}: not the graph of a causal language model")
         self.context: int = json.loads(facts)["context"]
@@ -171,7 +183,7 @@ class Decoder:
         self._check(prompts, max_new_tokens)
         generator = np.random.default_rng(seed)
         tokens, mask = pad_left(prompts)
-        cache = _Cache(self._session, len(prompts))
+        cache = _Cache(self.session, len(prompts))
         ended = np.zeros(len(prompts), dtype=bool)
         for _ in range(max_new_tokens):
             if ended.all():
@@ -190,12 +202,19 @@ class Decoder:
         """
         total = input_ids.shape[1]
         bounds = [0, *range(total if prompt is None else prompt, total + 1)]
-        cache = _Cache(self._session, len(input_ids))
+        cache = _Cache(self.session, len(input_ids))
         parts = [
             cache.feed(input_ids[:, start:stop], attention_mask[:, :stop], keep=np.arange(stop - start))
             for start, stop in pairwise(bounds)
         ]
         return np.concatenate(parts, axis=1)
+
+    def tail_logits(self, input_ids: Tokens, attention_mask: Tokens, count: int) -> Floats:
+        """Logits (B, `count`, V) of the last columns of tokens (B, T), padded on the left."""
+        width = input_ids.shape[1]
+        return _Cache(self.session, len(input_ids)).feed(
+            input_ids, attention_mask, keep=np.arange(width - count, width)
+        )
 
     def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         for row, prompt in enumerate(prompts):

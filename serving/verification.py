@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, BundleInfo, TensorSpec, read_info
+from serving.generation import Generator, pad_left
 from serving.images import ImageInputs
 from serving.inputs import Rows
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
 SMOKE_IMAGES = 2
+SMOKE_TOKENS = 8
+SHOWN_TENSORS = 4
 SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so company changes a row a little
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
@@ -52,8 +56,13 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     info = read_info(folder, sha256)
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
     yield _certificate(folder, info)
+    if info.task == "causal_lm":
+        generator = Generator(folder)
+        yield _tensors(folder, info, generator.decoder.session)
+        yield _continuation(generator)
+        return
     bundle = Bundle(folder)
-    yield _tensors(bundle)
+    yield _tensors(folder, info, bundle.session)
     yield _prediction(bundle)
 
 
@@ -68,14 +77,24 @@ def _certificate(folder: Path, info: BundleInfo) -> str:
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows"
 
 
-def _tensors(bundle: Bundle) -> str:
-    for kind, expected in (("inputs", bundle.info.inputs), ("outputs", bundle.info.outputs)):
-        values = getattr(bundle.session, f"get_{kind}")()
+def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSession) -> str:
+    for kind, expected in (("inputs", info.inputs), ("outputs", info.outputs)):
+        values = getattr(session, f"get_{kind}")()
         found = tuple(TensorSpec(v.name, DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
         if found != expected:
-            path = bundle.folder / MODEL_FILE
-            raise BundleError(f"{path}: {kind}: found {found}, bundle.json says {expected}")
-    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in bundle.info.inputs)
+            raise BundleError(f"{folder / MODEL_FILE}: {kind}: found {found}, bundle.json says {expected}")
+    shown = [f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in info.inputs[:SHOWN_TENSORS]]
+    left = len(info.inputs) - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
+def _continuation(generator: Generator) -> str:
+    """Two prompts of different lengths together: their logits are finite, and one of them is continued."""
+    ids, mask = pad_left(generator.encode([generator.framed(text) for text in SMOKE_TEXTS]))
+    if not np.isfinite(generator.decoder.tail_logits(ids, mask, 1)).all():
+        raise BundleError("a next token's logits are not finite")
+    answer = generator.generate([generator.framed(SMOKE_TEXTS[0])], SMOKE_TOKENS)[0]
+    return f"{SMOKE_TEXTS[0]!r} is answered {answer!r}"
 
 
 def _prediction(bundle: Bundle) -> str:

@@ -21,7 +21,7 @@ from trainer.encoder import Attention
 from trainer.tasks import WEIGHTS_FILE, untrained_model
 
 TRAINING_FILE = "training.json"
-OF_A_TASK = ("encoder", "max_length", "input_shape")
+OF_A_TASK = ("encoder", "max_length", "frame", "input_shape")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class TrainingRecord:
     """What a checkpoint was made from: the content of `training.json`.
 
     Attributes:
-        encoder: Of a text classifier.
-        max_length: Of a text classifier: the tokens after which a text is cut.
+        encoder: The pretrained model, where there is one.
+        max_length: Where rows are texts: the tokens after which one is cut.
+        frame: Of a language model: what stands before and after a single prompt.
         input_shape: Of an image classifier: channels, height, width.
     """
 
@@ -42,6 +43,7 @@ class TrainingRecord:
     training_sha256: str
     encoder: str = ""
     max_length: int = 0
+    frame: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -79,14 +81,14 @@ def read_record(folder: Path) -> TrainingRecord:
     path = folder / TRAINING_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sequences = {key: tuple(content[key]) for key in ("labels", "input_shape") if key in content}
+        sequences = {key: tuple(content[key]) for key in ("labels", "frame", "input_shape") if key in content}
         return TrainingRecord(**content | sequences)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise GauntletError(f"{path}: not a complete checkpoint ({error}). Run the training again.") from None
 
 
 def load_model(folder: Path, attention: Attention = "sdpa") -> nn.Module:
-    """The trained model in eval mode, on the CPU; a transformer with the given attention implementation."""
+    """The trained classifier in eval mode, on the CPU; a transformer with the given attention."""
     record = read_record(folder)
     model = untrained_model(record.task, folder, len(record.labels), attention)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))

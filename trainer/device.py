@@ -48,13 +48,26 @@ def make_deterministic(seed: int, processes: int = 1) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling memory that is about to be written is for code that reads it before, and takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_num_threads(max(1, usable_cpus() // processes))
+    use_threads(max(1, usable_cpus() // processes))
+
+
+def use_threads(threads: int) -> None:
+    """Let torch compute with so many threads, unless OMP_NUM_THREADS, which torch has read, says how many.
+
+    Fewer than CPUs can be faster: two may be the threads of one core, and a virtual machine need not say so.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
 
 
 def describe(device: torch.device, section: Training, world: World) -> str:
     """The devices in words, for logs and the report."""
     threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {threads} thread{'s' * (threads > 1)}"
+    )
     several = f"{world.size} × " if world.size > 1 else ""
     how = f", {section.distribution}" if world.size > 1 else ""
     return f"{several}{name}, {choose_format(section, device)}{how}"

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from manifests.metrics import as_score
 from trainer.usage import Usage
 
 StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "max_cost reached"]
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
 
 
-def metric_key(metric: str) -> str:
-    """The field of `Epoch` that holds a validation metric of the manifest."""
-    return "validation_loss" if metric == "loss" else metric
+def tracked_name(metric: str) -> str:
+    """What trackers call a validation metric of an epoch."""
+    return f"validation_{metric}"
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows and the validation that followed it.
 
-    `of_task` has the metrics that not every task has.
+    `training` and `validation` are the task's metrics by name, among them `loss`, the mean per row.
     """
 
     epoch: int
-    train_loss: float
-    validation_loss: float
-    macro_f1: float
-    weighted_f1: float
-    accuracy: float
+    training: dict[str, float]
+    validation: dict[str, float]
     examples_per_second: float
     seconds: float
-    of_task: Mapping[str, float] = field(default_factory=dict)
 
     def score(self, metric: str) -> float:
-        """The validation metric by which epochs are compared: higher is better, so a loss is negated."""
-        return -self.validation_loss if metric == "loss" else self.metrics()[metric]
+        """The validation metric by which epochs are compared: higher is better."""
+        return as_score(metric, self.validation[metric])
 
-    def metrics(self) -> dict[str, float]:
-        """Every figure by its name."""
-        figures = asdict(self)
-        own = figures.pop("of_task")
-        return {key: float(value) for key, value in (figures | own).items()}
+    def tracked(self) -> dict[str, float]:
+        """Every number of the epoch by the name that trackers show."""
+        return {
+            **{f"train_{metric}": value for metric, value in self.training.items()},
+            **{tracked_name(metric): value for metric, value in self.validation.items()},
+            "examples_per_second": self.examples_per_second,
+            "seconds": self.seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class History:
 
     `best_epoch` counts from 1 and is the best one of the last phase so far, `earlier_best` has those of the
     phases before.
+    `confusion` is of the best epoch: validation rows by true class, then by predicted class; empty where rows
+    have no class.
     `out_of_memory` holds the steps from which on micro-batches are half as large as before.
     `usage` is measured, so it differs from run to run, as times do.
     """
@@ -68,6 +69,7 @@ class History:
     steps: list[Step] = field(default_factory=list)
     best_epoch: int = 0
     earlier_best: list[int] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)

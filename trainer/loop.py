@@ -48,10 +48,11 @@ def fit(
 ) -> History:
     """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
 
-    Each phase of the section has a best epoch of its own. The loss of an optimizer step is the mean over its
-    rows however they are cut, into micro-batches and over ranks. With `states`, training goes on from the
-    newest state there, and `keep` is first called with each phase's best weights so far. `keep` is called,
-    and states are read and written, on the first rank alone.
+    Each phase of the section has a best epoch of its own. The loss of an optimizer step is the mean over all
+    that its rows sum (one loss for a row of a classifier, one for each token of an answer), however they are
+    cut, into micro-batches and over ranks. With `states`, training goes on from the newest state there, and
+    `keep` is first called with each phase's best weights so far. `keep` is called, and states are read and
+    written, on the first rank alone.
     `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
     of memory before.
 
@@ -96,13 +97,15 @@ class _Loop:
     def __post_init__(self) -> None:
         self._world = self.replica.world
         self._lengths = self.replica.task.train_lengths
+        self._weights = self.replica.task.train_weights
         self._began = time.monotonic() - self.state.seconds
         self._training_since = time.monotonic()
         self._steps_per_epoch = math.ceil(len(self._lengths) / self.section.batch_size)
         self._progress = Progress(
             self.section.total_epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        self._unread: list[tuple[torch.Tensor, int, float]] = []  # steps whose loss is still on the device
+        # Steps whose sums are still on the device.
+        self._unread: list[tuple[torch.Tensor, list[int], float]] = []
         self._watch = Watch(
             self.section.resources,
             self.state.history,
@@ -117,7 +120,7 @@ class _Loop:
         """Go on from `state` to the end."""
         state, history = self.state, self.state.history
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
-            self._track(epoch)
+            self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         for step in history.steps:
             self._watch.track(step)
         in_time = True
@@ -175,7 +178,7 @@ class _Loop:
             if speak or self._watch.due:
                 self._settle()
             if speak:
-                mean, rows = self.state.loss_sum / self.state.rows_seen, self.state.rows_seen
+                mean, rows = self.state.train_loss, self.state.rows_seen
                 self._progress.step(self.state.epoch, done, mean, rows)
             # After an epoch's last step its validation follows, and then a state that holds the result.
             preempted, over_memory, spent = self._agree()
@@ -195,13 +198,13 @@ class _Loop:
         rate = learning_rate(self.section, phase, step, phase.epochs * self._steps_per_epoch, scores)
         generators = self.replica.generators()
         try:
-            loss = self.replica.step(micro_batches, len(batch), rate)
+            sums = self.replica.step(micro_batches, self._weight(batch), rate)
         except torch.OutOfMemoryError as error:
             cause = str(error).partition(". ")[0]
             if self._world.size > 1:  # the others are waiting for this rank's gradients
                 raise OutOfMemoryOnARank(cause, len(self.state.history.out_of_memory)) from None
         else:
-            self._unread.append((loss, len(batch), rate))
+            self._unread.append((sums, batch, rate))
             return True
         self.replica.set_generators(generators)
         self._cut_finer(max(len(part.rows) for part in self._share(batch)), cause)
@@ -228,19 +231,23 @@ class _Loop:
         accumulation = self.section.gradient_accumulation * 2 ** len(self.state.history.out_of_memory)
         return rank_share(batch, accumulation, self._world.rank, self._world.size)
 
+    def _weight(self, batch: list[int]) -> int:
+        return sum(self._weights[row] for row in batch)
+
     @property
     def _steps_taken(self) -> int:
         return self.state.steps_taken + len(self._unread)
 
     def _settle(self) -> None:
-        """Read the losses of the steps back, for which the device must finish them."""
+        """Read the sums of the steps back, for which the device must finish them."""
         if not self._unread:
             return
         rows_trained = 0
-        for loss, rows, rate in self._unread:
-            self.state.take_step(float(loss), rows, rate)
+        for sums, batch, rate in self._unread:
+            loss, *tally = sums.tolist()
+            self.state.take_step(loss, tally, len(batch), self._weight(batch), rate)
             self._watch.track(self.state.history.steps[-1])
-            rows_trained += rows
+            rows_trained += len(batch)
         self._unread.clear()
         seconds = time.monotonic() - self._training_since
         self._training_since += seconds
@@ -256,26 +263,23 @@ class _Loop:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
-        metrics = self.replica.validate(state.epoch)
+        validation, confusion = self.replica.validate(state.epoch)
+        training = {"loss": state.train_loss}
         epoch = Epoch(
             epoch=state.epoch,
-            train_loss=state.loss_sum / state.rows_seen,
-            validation_loss=metrics.pop("loss"),
-            macro_f1=metrics.pop("macro_f1"),
-            weighted_f1=metrics.pop("weighted_f1"),
-            accuracy=metrics.pop("accuracy"),
+            training=training | self.replica.task.training_metrics(state.tally),
+            validation=validation,
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
-            of_task=metrics,
         )
         # A tie is no gain, and neither is NaN. A new phase is compared with none before it.
         has_best = history.best_epoch > self.section.phase_of(state.epoch).before
         best_score = history.epochs[history.best_epoch - 1].score(metric) if has_best else -math.inf
         history.epochs.append(epoch)
-        self._track(epoch)
+        self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         if epoch.score(metric) > best_score:
             history.earlier_best += [] if has_best or not history.best_epoch else [history.best_epoch]
-            history.best_epoch = epoch.epoch
+            history.best_epoch, history.confusion = epoch.epoch, confusion
             weights = self.replica.weights()
             if self._world.is_first:
                 self.keep(weights, epoch)
@@ -305,6 +309,3 @@ class _Loop:
     def _seconds(self) -> float:
         """How long this has trained, across interruptions."""
         return time.monotonic() - self._began
-
-    def _track(self, epoch: Epoch) -> None:
-        self.tracker.log_metrics(epoch.metrics(), epoch.epoch)

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.errors import GauntletError
 from manifests.training import Training
 from trainer.batching import MicroBatch, evaluation_batches, in_step
+from trainer.parameters import changing
 from trainer.precision import AUTOCAST, apply_format, choose_format
 from trainer.prefetch import prefetched
 from trainer.ranks import World
@@ -34,8 +35,9 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Every tensor that the next step depends on, whole and on the CPU, by name; no copy of what is there.
+    """Every tensor that training changes and the next step depends on, whole and on the CPU, by name.
 
+    No tensor that is there already is copied.
     `generators` holds the states of each rank's random number generators: uint8, as torch gives them.
     """
 
@@ -71,6 +73,7 @@ class Replica:
             else (PREFETCHED_ON_A_GPU if on_gpu else 0)
         )
         self._module = model.to(device)
+        self._changing = changing(model)
         self._running = running_statistics(model)
         if section.compile:
             model.compile(dynamic=True)
@@ -82,10 +85,12 @@ class Replica:
         """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
         return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
-    def step(self, micro_batches: Sequence[tuple[Batch, bool]], rows: int, rate: float) -> torch.Tensor:
-        """One optimizer step on all ranks' micro-batches, which hold `rows` rows; returns their summed loss.
+    def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: int, rate: float) -> torch.Tensor:
+        """One optimizer step on all ranks' micro-batches.
 
-        The gradient is that of the mean over the rows, however they are cut. Nothing waits for the device.
+        Returns their loss and then their tally, summed over the rows, (1 + S,) float64, on the device.
+        The gradient is that of the mean over the `weight` losses of their rows, however they are cut. Nothing
+        waits for the device.
 
         Raises:
             torch.OutOfMemoryError: On this rank, before weights or moments were touched.
@@ -95,17 +100,18 @@ class Replica:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        sums = torch.zeros(1, dtype=torch.float64, device=self.device)
         for number, (batch, counts) in enumerate(micro_batches, start=1):
             with self._gradients_travel(number == len(micro_batches)):
                 with self._autocast():
-                    loss = self.task.loss_sum(self._model, self._on_device(batch)) * float(counts)
-                # Ranks' gradients are averaged, so the sum over all rows takes a factor of their number.
-                self._scaler.scale(loss * self.world.size / rows).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+                    loss, tally = self.task.loss_sum(self._model, self._on_device(batch))
+                loss = loss * float(counts)
+                # Ranks' gradients are averaged, so the sum over them all takes a factor of their number.
+                self._scaler.scale(loss * self.world.size / weight).backward()  # type: ignore[no-untyped-call]
+            sums = sums + torch.cat([loss.detach().view(1), tally * counts])
         self._update()
         self._share_running_statistics()
-        return self.world.add_up(total)
+        return self.world.add_up(sums)
 
     def _share_running_statistics(self) -> None:
         """Give every rank the mean of what batch normalisation has learned on each; no gradient carries it.
@@ -132,8 +138,8 @@ class Replica:
                 f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
             ) from None
 
-    def validate(self, epoch: int) -> dict[str, float]:
-        """The task's metrics, each over all validation rows at once; every row counts once, on every rank.
+    def validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
+        """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
 
         Raises:
             GauntletError: Out of memory, with a single row or on one rank of several.
@@ -150,7 +156,7 @@ class Replica:
         return self.validate(epoch)
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> dict[str, float]:
+    def _validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
         self._model.eval()
         lengths = self.task.validation_lengths
         batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self._validation_rows)]
@@ -167,12 +173,14 @@ class Replica:
                 outputs[part.rows] = of_batch
         assert outputs is not None, "validate-data gives no empty split"
         # From the first, since machines may round differently, and the ranks must agree which epoch is best.
-        metrics: dict[str, float] = self.world.from_first(self.task.metrics(self.world.add_up(outputs).cpu()))
-        return metrics
+        outputs = self.world.add_up(outputs).cpu()
+        metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
+        return metrics, self.task.confusion(outputs)
 
     def weights(self) -> Tensors:
-        """The whole model's weights on the CPU, on every rank; called on all of them."""
-        return {name: _whole(tensor) for name, tensor in self._module.state_dict().items()}
+        """What training changes of the model, whole and on the CPU, on every rank; called on all of them."""
+        state = self._module.state_dict()
+        return {name: _whole(state[name]) for name in self._changing}
 
     def snapshot(self) -> Snapshot:
         """Called on all ranks."""
@@ -180,6 +188,7 @@ class Replica:
         moments = {
             f"{name}:{key}": _whole(tensor)
             for name, parameter in self._module.named_parameters()
+            if parameter.requires_grad
             for key, tensor in self.optimizer.state[parameter].items()
         }
         generators = {
@@ -191,7 +200,9 @@ class Replica:
 
     def restore(self, snapshot: Snapshot | None) -> None:
         """Go back to a snapshot, which the first rank gives to the others; on these it may be None."""
-        for name, target in self._module.state_dict().items():
+        state = self._module.state_dict()
+        for name in self._changing:
+            target = state[name]
             _fill(target, self._from_first(snapshot.model[name] if snapshot else None, target))
         keys = self.world.from_first(snapshot and list(snapshot.optimizer))
         moments: dict[str, dict[str, torch.Tensor]] = {}

@@ -7,25 +7,28 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import canonical_json
-from manifests.section import Section
+from manifests.section import Section, flatten
 from manifests.training import Training
 from trainer.budget import Budget
 from trainer.checkpoint import TrainingRecord, write_checkpoint
+from trainer.class_report import class_report, tracked_class_metrics
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
 from trainer.history import Epoch, History
 from trainer.loop import fit
+from trainer.parameters import aliases, count
 from trainer.precision import choose_format, require_compiler
 from trainer.preemption import noticing_sigterm
 from trainer.ranks import World, process_group
@@ -83,11 +86,11 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
             f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
         )
     model = task.build_model()
-    trained = sum(parameter.numel() for parameter in model.parameters())
-    parameters = sum(tensor.numel() for tensor in with_whole_tables(model, model.state_dict()).values())
+    trained, parameters = count(model), size_of(model)
     where = describe(device, section, world)
     if world.is_first:
-        size = f"{parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
+        share = f"{trained / 1e6:.3g} M of them ({trained / parameters:.2%}) trained"
+        size = f"{parameters / 1e6:.1f} M parameters, {share}"
         print(f"{len(task.train_lengths)} rows, {size}, {where}", flush=True)
 
     def keep(weights: Tensors, epoch: Epoch) -> None:
@@ -118,8 +121,14 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
             history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
             del replica
         require_finite(history, section)
-        facts = {"device": where, "parameters": parameters, "host": platform.node()}
+        facts = {
+            "device": where,
+            "parameters": parameters,
+            "trained_parameters": trained,
+            "host": platform.node(),
+        }
         document = history.to_json() | facts | bill(section, budget, history)
+        track_classes(history, read_labels(run.splits), tracker)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
@@ -137,6 +146,13 @@ def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> No
     for file in before.glob(PHASE_FILE.format(phase="*")):
         shutil.copyfile(file, folder / file.name)
     shutil.copyfile(folder / WEIGHTS_FILE, folder / own)
+
+
+def size_of(model: nn.Module) -> int:
+    """Numbers in all tensors of the model, as the pretrained architecture has them."""
+    left_out = aliases(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    return sum(tensor.numel() for tensor in with_whole_tables(model, state).values())
 
 
 def _tracking(run: TrainingRun, world: World) -> Run:
@@ -158,9 +174,16 @@ def require_finite(history: History, section: Training) -> None:
     if history.best_epoch <= begun.before:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
-            f"was {history.epochs[-1].train_loss}. "
+            f"was {history.epochs[-1].training['loss']}. "
             f"Lower the learning rate, which is {begun.learning_rate:g}."
         )
+
+
+def track_classes(history: History, labels: Sequence[str], tracker: Run) -> None:
+    """Hand how the kept epoch does on each class to a tracker, where rows have one."""
+    if history.confusion:
+        tracker.log_metrics(tracked_class_metrics(history.confusion, labels), history.best_epoch)
+        tracker.log_text("classes.txt", class_report(history.confusion, labels))
 
 
 def track_files(document: dict[str, Any], tracker: Run) -> None:
@@ -224,17 +247,6 @@ def run_name(run: TrainingRun) -> str:
     )
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested keys joined by dots, values as text: the form that trackers take."""
-    flat: dict[str, str] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
-
-
 def write_tensorboard(history: History, folder: str) -> None:
     """Write the history as TensorBoard scalars, to a path or `gs://`."""
     from torch.utils.tensorboard import SummaryWriter
@@ -244,5 +256,5 @@ def write_tensorboard(history: History, folder: str) -> None:
             writer.add_scalar("train/loss", step.loss, step.step)
             writer.add_scalar("train/learning_rate", step.learning_rate, step.step)
         for epoch in history.epochs:
-            for key, value in epoch.metrics().items():
+            for key, value in epoch.tracked().items():
                 writer.add_scalar(f"epoch/{key}", value, epoch.epoch)

@@ -7,8 +7,9 @@ learning rate's plateau are functions of the history, so neither needs a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +34,9 @@ class LoopState:
         epoch: The epoch being trained, from 1; one more than the last when all are done.
         cursor: How many of its batches are done.
         loss_sum: Its training loss so far, summed over rows.
-        rows_seen: The rows that are summed in it.
+        weight_seen: How many losses are summed in it.
+        tally: What its training metrics are made of, summed over the same rows; empty before the first step.
+        rows_seen: The rows that all three are of.
         epoch_seconds: Its training time so far.
         seconds: Time of the whole training, across interruptions.
         scaler: The loss scale of fp16.
@@ -43,6 +46,8 @@ class LoopState:
     epoch: int = 1
     cursor: int = 0
     loss_sum: float = 0.0
+    weight_seen: int = 0
+    tally: list[float] = field(default_factory=list)
     rows_seen: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
@@ -54,17 +59,25 @@ class LoopState:
         """Optimizer steps of all epochs."""
         return len(self.history.steps)
 
-    def take_step(self, loss_sum: float, rows: int, rate: float) -> None:
-        """Count one optimizer step on `rows` rows."""
+    @property
+    def train_loss(self) -> float:
+        """The epoch's mean so far."""
+        return self.loss_sum / self.weight_seen
+
+    def take_step(self, loss_sum: float, tally: Sequence[float], rows: int, weight: int, rate: float) -> None:
+        """Count one optimizer step on `rows` rows, of which `weight` losses are summed."""
         self.cursor += 1
         self.loss_sum += loss_sum
+        self.weight_seen += weight
+        self.tally = [a + b for a, b in zip_longest(self.tally, tally, fillvalue=0.0)]
         self.rows_seen += rows
-        self.history.steps.append(Step(self.steps_taken + 1, loss_sum / rows, rate))
+        self.history.steps.append(Step(self.steps_taken + 1, loss_sum / weight, rate))
 
     def start_next_epoch(self) -> None:
         """Go to the start of the epoch after this one."""
         self.epoch += 1
-        self.cursor, self.loss_sum, self.rows_seen, self.epoch_seconds = 0, 0.0, 0, 0.0
+        self.cursor, self.loss_sum, self.weight_seen, self.rows_seen, self.epoch_seconds = 0, 0.0, 0, 0, 0.0
+        self.tally = []
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

@@ -28,7 +28,7 @@ from trainer.replica import Snapshot, Tensors
 from trainer.state import STATE_FILES, LoopState, read_snapshot, read_state, read_weights, write_state
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = "gauntlet-training-state-1"
+FORMAT = "gauntlet-training-state-2"
 STAGING_NAME = ".writing"
 NAME_PATTERN = re.compile(r"epoch-(\d{4,})-batch-(\d{6,})")
 

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
 
 from components.convert_to_onnx.candidates import Failed, Graph, Precision
+from components.convert_to_onnx.decoder_parity import DecoderParity
 from components.convert_to_onnx.parity import Parity
-from components.convert_to_onnx.timing import Latency
+from components.convert_to_onnx.timing import Latency, Timing, speedup
 from manifests.conversion import Conversion
 from manifests.errors import GauntletError
 
 
+class Compared(Protocol):
+    """A candidate against PyTorch, of any task."""
+
+    @property
+    def quality(self) -> float:
+        """How good the candidate is at the task; higher is better."""
+
+
+P = TypeVar("P", bound=Compared)
+
+
 @dataclass(frozen=True)
-class Trial:
+class Trial(Generic[P]):
     """A candidate that ran, and what it showed.
 
     Attributes:
@@ -25,7 +38,7 @@ class Trial:
     """
 
     graph: Graph
-    parity: Parity
+    parity: P
     reason: str | None
     latency_ms: Mapping[int, Latency] = field(default_factory=dict)
     speedup: Mapping[int, float] = field(default_factory=dict)
@@ -40,6 +53,21 @@ class Trial:
     def precision(self) -> Precision:
         """What its weights are stored in."""
         return self.graph.precision
+
+
+def with_speed(
+    candidate: Trial[P] | Failed, modes: Mapping[str, Mapping[int, Latency]], timing: Timing
+) -> Trial[P] | Failed:
+    """The candidate with what was measured of it; `modes` are PyTorch's latencies."""
+    if isinstance(candidate, Failed):
+        return candidate
+    latency = timing.latencies[candidate.name]
+    return replace(
+        candidate,
+        latency_ms=latency,
+        speedup=speedup(tuple(modes.values()), latency),
+        memory_mb=timing.memory_mb[candidate.name],
+    )
 
 
 def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | None:
@@ -69,6 +97,27 @@ def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | N
     return "; ".join(broken) or None
 
 
+def decoder_refusal(parity: DecoderParity, precision: Precision, bounds: Conversion) -> str | None:
+    """As `refusal`, for a language model: agreement is of next tokens, the drop is perplexity's rise."""
+    broken = []
+    if precision == "fp32" and not parity.max_abs_difference <= bounds.max_abs_logit_difference:
+        broken.append(
+            f"logits differ from PyTorch's by up to {parity.max_abs_difference:.3g}, over "
+            f"max_abs_logit_difference {bounds.max_abs_logit_difference:g}"
+        )
+    if precision != "fp32" and not parity.next_token_agreement >= bounds.min_label_agreement:
+        broken.append(
+            f"the likeliest next token is PyTorch's after {parity.next_token_agreement:.4f} of the tokens, "
+            f"under min_label_agreement {bounds.min_label_agreement:g}"
+        )
+    if not parity.perplexity_change <= bounds.max_metric_drop:
+        broken.append(
+            f"perplexity rises by {parity.perplexity_change:.2%} to {parity.perplexity:.4g}, over "
+            f"max_metric_drop {bounds.max_metric_drop:g}"
+        )
+    return "; ".join(broken) or None
+
+
 def _of_left_padded(parity: Parity) -> str:
     if not parity.left_padded_rows:
         return ""
@@ -76,7 +125,7 @@ def _of_left_padded(parity: Parity) -> str:
     return f"and {differ} with padding on the left, "
 
 
-def admitted(candidates: Sequence[Trial | Failed]) -> list[Trial]:
+def admitted(candidates: Sequence[Trial[P] | Failed]) -> list[Trial[P]]:
     """Those that may ship.
 
     Raises:
@@ -93,18 +142,18 @@ def admitted(candidates: Sequence[Trial | Failed]) -> list[Trial]:
     return passed
 
 
-def best(trials: Sequence[Trial], bounds: Conversion) -> Trial:
+def best(trials: Sequence[Trial[P]], bounds: Conversion) -> Trial[P]:
     """The smallest file, or the smallest median latency at the batch size that the objective names."""
     if bounds.objective == "size":
         return min(trials, key=lambda trial: trial.graph.size_mb)
     return min(trials, key=lambda trial: trial.latency_ms[bounds.objective_batch_size].median)
 
 
-def pareto_front(trials: Sequence[Trial], batch_size: int) -> list[str]:
+def pareto_front(trials: Sequence[Trial[P]], batch_size: int) -> list[str]:
     """Names of those that no other beats: as fast at `batch_size`, as good, and better in one."""
 
-    def costs(trial: Trial) -> tuple[float, float]:
-        return trial.latency_ms[batch_size].median, -trial.parity.macro_f1
+    def costs(trial: Trial[P]) -> tuple[float, float]:
+        return trial.latency_ms[batch_size].median, -trial.parity.quality
 
     return [
         trial.name

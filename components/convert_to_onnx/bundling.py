@@ -15,6 +15,7 @@ import torch
 
 from components.convert_to_onnx.admission import Trial, pareto_front
 from components.convert_to_onnx.candidates import Failed
+from components.convert_to_onnx.parity import Parity
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.timing import Latency
 from components.step import write_json
@@ -51,7 +52,7 @@ class Comparison:
     cpu: str
     rows: Rows
     pytorch_macro_f1: float
-    candidates: Sequence[Trial | Failed]
+    candidates: Sequence[Trial[Parity] | Failed]
     pytorch_latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
     pytorch_memory_mb: Mapping[str, float] = field(default_factory=dict)
     pytorch_absent: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Comparison:
     contention: float | None = None
 
 
-def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[str, Any]:
+def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) -> dict[str, Any]:
     """The output `candidates`."""
     document: dict[str, Any] = {
         "threads": comparison.threads,
@@ -67,8 +68,8 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
         "rows": len(comparison.rows),
         "pytorch": {
             "macro_f1": comparison.pytorch_macro_f1,
-            "latency_ms": {mode: _by_size(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
-            "memory_mb": _known(comparison.pytorch_memory_mb),
+            "latency_ms": {mode: by_size(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
+            "memory_mb": known(comparison.pytorch_memory_mb),
             "absent": dict(comparison.pytorch_absent),
         },
         "objective": comparison.bounds.objective,
@@ -79,17 +80,17 @@ def candidates_document(comparison: Comparison, chosen: Trial | None) -> dict[st
         timed = [candidate for candidate in comparison.candidates if isinstance(candidate, Trial)]
         document |= {
             "chosen": chosen.name,
-            "chosen_speedup": _by_size(chosen.speedup),
+            "chosen_speedup": by_size(chosen.speedup),
             "pareto_front": pareto_front(timed, comparison.bounds.objective_batch_size),
         }
     if comparison.tokenizing_ms:
-        document["tokenizing_ms"] = _by_size(comparison.tokenizing_ms)
+        document["tokenizing_ms"] = by_size(comparison.tokenizing_ms)
     if comparison.contention is not None:
         document["contention"] = comparison.contention
     return document
 
 
-def headline(chosen: Trial, bounds: Conversion) -> dict[str, float]:
+def headline(chosen: Trial[Parity], bounds: Conversion) -> dict[str, float]:
     """The chosen candidate's figures: quality, size, and speed at the batch size that decides."""
     size = bounds.objective_batch_size
     return {
@@ -106,7 +107,7 @@ def bundle_winner(
     manifest_sha256: str,
     checkpoint: Path,
     record: TrainingRecord,
-    winner: Trial,
+    winner: Trial[Parity],
     comparison: Comparison,
 ) -> BundleInfo:
     """Write the bundle of the winning graph, its certificate beside it, to `folder`."""
@@ -117,34 +118,44 @@ def bundle_winner(
         name=name,
         task=record.task,
         labels=tuple(record.labels),
-        inputs=tuple(_tensor(value) for value in model.graph.input),
-        outputs=tuple(_tensor(value) for value in model.graph.output),
+        inputs=tuple(tensor_of(value) for value in model.graph.input),
+        outputs=tuple(tensor_of(value) for value in model.graph.output),
         max_length=record.max_length or None,
-        opset=next(entry.version for entry in model.opset_import if not entry.domain),
+        opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,
         quality=_quality(winner),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
-        speedup=_by_size(winner.speedup),
-        lineage={
-            "manifest_sha256": manifest_sha256,
-            "data_sha256": record.data_sha256,
-            "training_sha256": record.training_sha256,
-            **({"encoder": record.encoder} if record.encoder else {}),
-            "seed": str(record.seed),
-            "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
-            "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
-            "cpu": comparison.cpu,
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
+        speedup=by_size(winner.speedup),
+        lineage=lineage_of(record, manifest_sha256, comparison.cpu),
     )
     files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path}
     return write_bundle(folder, info, files)
 
 
-def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
+def lineage_of(record: TrainingRecord, manifest_sha256: str, cpu: str) -> dict[str, str]:
+    """What a bundle was made from and on."""
+    return {
+        "manifest_sha256": manifest_sha256,
+        "data_sha256": record.data_sha256,
+        "training_sha256": record.training_sha256,
+        **({"encoder": record.encoder} if record.encoder else {}),
+        "seed": str(record.seed),
+        "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
+        "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
+        "cpu": cpu,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators."""
+    return int(next(entry.version for entry in model.opset_import if not entry.domain))
+
+
+def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any]:
     """What was shown of the shipped file. Rows go by number: a model that is served carries no data."""
     return {
         "candidate": winner.name,
@@ -163,7 +174,7 @@ def _certificate(winner: Trial, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(candidate: Trial | Failed, rows: Rows) -> dict[str, Any]:
+def _row(candidate: Trial[Parity] | Failed, rows: Rows) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": candidate.name,
         "admitted": candidate.reason is None,
@@ -176,20 +187,20 @@ def _row(candidate: Trial | Failed, rows: Rows) -> dict[str, Any]:
     return {**row, **_figures(candidate), "worst_rows": worst}
 
 
-def _figures(trial: Trial) -> dict[str, Any]:
+def _figures(trial: Trial[Parity]) -> dict[str, Any]:
     return {
         "precision": trial.precision,
         "size_mb": trial.graph.size_mb,
         **_quality(trial),
         "metric_drop_interval": trial.parity.metric_drop_interval,
         "fused": asdict(trial.graph.fused),
-        **_known({"memory_mb": trial.memory_mb}),
-        "latency_ms": _by_size(trial.latency_ms),
-        "speedup": _by_size(trial.speedup),
+        **known({"memory_mb": trial.memory_mb}),
+        "latency_ms": by_size(trial.latency_ms),
+        "speedup": by_size(trial.speedup),
     }
 
 
-def _quality(trial: Trial) -> dict[str, float]:
+def _quality(trial: Trial[Parity]) -> dict[str, float]:
     return {
         "macro_f1": trial.parity.macro_f1,
         "metric_drop": trial.parity.metric_drop,
@@ -199,19 +210,21 @@ def _quality(trial: Trial) -> dict[str, float]:
     }
 
 
-def _known(figures: Mapping[str, float]) -> dict[str, float]:
+def known(figures: Mapping[str, float]) -> dict[str, float]:
     """The figures that the system tells."""
     return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
-def _by_size(figures: Mapping[int, Any]) -> dict[str, Any]:
+def by_size(figures: Mapping[int, Any]) -> dict[str, Any]:
+    """Figures by batch size as JSON has them."""
     return {
         str(size): asdict(figure) if isinstance(figure, Latency) else figure
         for size, figure in figures.items()
     }
 
 
-def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+def tensor_of(value: onnx.ValueInfoProto) -> TensorSpec:
+    """An input or output as the bundle describes it."""
     tensor = value.type.tensor_type
     shape = tuple(dimension.dim_param or dimension.dim_value for dimension in tensor.shape.dim)
     return TensorSpec(value.name, DTYPES[tensor.elem_type], shape)

@@ -48,6 +48,11 @@ class DecoderParity:
     perplexity: float
 
     @property
+    def quality(self) -> float:
+        """The candidate's perplexity, negated."""
+        return -self.perplexity
+
+    @property
     def perplexity_change(self) -> float:
         """As a share of PyTorch's; positive where the graph is worse."""
         return self.perplexity / self.pytorch_perplexity - 1

@@ -94,6 +94,11 @@ class Parity:
         return min(right, (self.left_padded_rows - self.left_padded_disagreements) / self.left_padded_rows)
 
     @property
+    def quality(self) -> float:
+        """The candidate's macro-F1."""
+        return self.macro_f1
+
+    @property
     def metric_drop(self) -> float:
         """Macro-F1 lost by converting; negative where the candidate is better."""
         return self.pytorch_macro_f1 - self.macro_f1

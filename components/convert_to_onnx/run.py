@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from components.convert_to_onnx.admission import Trial, admitted, best, refusal
+from components.convert_to_onnx.admission import Trial, admitted, best, refusal, with_speed
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs, describe
 from components.convert_to_onnx.export import (
@@ -19,18 +19,17 @@ from components.convert_to_onnx.export import (
     signature_of_images,
     signature_of_texts,
 )
-from components.convert_to_onnx.parity import Scores, compare, macro_f1, parity_batches
+from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
 from components.convert_to_onnx.processor import describe_processor, int8_instructions
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from components.convert_to_onnx.timing import (
     Contender,
     Latency,
-    Timing,
     draw_rows,
     measure,
-    speedup,
     time_tokenizing,
+    warn_if_busy,
 )
 from components.step import write_json
 from manifests.conversion import Conversion
@@ -39,9 +38,6 @@ from serving.cpu import usable_cpus
 from trainer.checkpoint import TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
-BUSY = (
-    0.1  # share of the time waited for a CPU from which speed-ups are off; a quiet machine shows under 0.02
-)
 
 
 def run(
@@ -62,6 +58,13 @@ def run(
         GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
     """
     record = read_record(checkpoint_path)
+    if record.task == "causal_lm":
+        from components.convert_to_onnx.decoder_run import convert
+
+        return convert(
+            section, name, seed, manifest_sha256, checkpoint_path, record, splits_path, bundle_path,
+            candidates_path,
+        )  # fmt: skip
     rows = read_rows(splits_path, "validation", checkpoint_path, record)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
@@ -106,7 +109,7 @@ def _compare_scores(
             f"{checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} of "
             f"{len(rows)} validation rows, so its training went astray. Lower training.learning_rate."
         )
-    trials: list[Trial | Failed] = []
+    trials: list[Trial[Parity] | Failed] = []
     for graph in graphs:
         if isinstance(graph, Failed):
             trials.append(graph)
@@ -130,7 +133,7 @@ def _compare_scores(
 
 def _judge(
     graph: Graph, pytorch: Scores, scores: Scores, rows: Rows, bounds: Conversion, seed: int
-) -> Trial | Failed:
+) -> Trial[Parity] | Failed:
     if strange := scores.rows_not_finite:
         return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
     parity = compare(pytorch, scores, rows.truth, rows.labels, seed)
@@ -152,12 +155,7 @@ def _compare_speed(
         for size in comparison.bounds.batch_sizes
     }
     timing = measure(contenders, batches, comparison.threads, folder)
-    if timing.contention is not None and timing.contention > BUSY:
-        print(
-            f"warning: other programs kept the models waiting for a CPU {timing.contention:.0%} of the time. "
-            "That slows PyTorch most, so the speed-ups are too high.",
-            flush=True,
-        )
+    warn_if_busy(timing)
     modes: dict[str, Mapping[int, Latency]] = {
         mode: timing.latencies[mode] for mode in comparison.bounds.pytorch if mode in timing.latencies
     }
@@ -174,19 +172,5 @@ def _compare_speed(
             if isinstance(rows, TextRows)
         },
         contention=timing.contention,
-        candidates=[_with_speed(candidate, modes, timing) for candidate in comparison.candidates],
-    )
-
-
-def _with_speed(
-    candidate: Trial | Failed, modes: Mapping[str, Mapping[int, Latency]], timing: Timing
-) -> Trial | Failed:
-    if isinstance(candidate, Failed):
-        return candidate
-    latency = timing.latencies[candidate.name]
-    return replace(
-        candidate,
-        latency_ms=latency,
-        speedup=speedup(tuple(modes.values()), latency),
-        memory_mb=timing.memory_mb[candidate.name],
+        candidates=[with_speed(candidate, modes, timing) for candidate in comparison.candidates],
     )

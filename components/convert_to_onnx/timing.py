@@ -36,6 +36,9 @@ WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10
 MOST_BATCHES = 200
 TOKENIZED_BATCHES = 50
+BUSY = (
+    0.1  # share of the time waited for a CPU from which speed-ups are off; a quiet machine shows under 0.02
+)
 TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
 
 
@@ -80,7 +83,7 @@ class Contender:
     `interpreter` is the Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
-    kind: Literal["eager", "compiled", "onnx"]
+    kind: Literal["eager", "compiled", "onnx", "generate", "generate_onnx"]
     path: Path
     optional: bool = False
     interpreter: str = sys.executable
@@ -161,6 +164,16 @@ def measure(
         memory_mb=memory_mb,
         absent=absent,
     )
+
+
+def warn_if_busy(timing: Timing) -> None:
+    """Say so where the figures are off."""
+    if timing.contention is not None and timing.contention > BUSY:
+        print(
+            f"warning: other programs kept the models waiting for a CPU {timing.contention:.0%} of the time. "
+            "That slows PyTorch most, so the speed-ups are too high.",
+            flush=True,
+        )
 
 
 def time_tokenizing(

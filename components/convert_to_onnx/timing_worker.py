@@ -1,11 +1,11 @@
 """One model in a process of its own, timed on request.
 
-    python -m components.convert_to_onnx.timing_worker {eager,compiled,onnx} MODEL BATCHES THREADS
+    python -m components.convert_to_onnx.timing_worker KIND MODEL BATCHES THREADS
 
-It prints `ready` once the model is loaded, and compiled. Each line it then reads, `BATCH_SIZE START STOP`, is
-answered with the seconds of those batches, separated by spaces, and last the seconds that it waited for a CPU
-meanwhile (nan where the system does not tell); `memory` is answered with the most that it had in memory, in
-MB. It ends when its input does.
+KIND is one of `KINDS`. It prints `ready` once the model is loaded, and compiled. Each line it then reads,
+`BATCH_SIZE START STOP`, is answered with the seconds of those batches, separated by spaces, and last the
+seconds that it waited for a CPU meanwhile (nan where the system does not tell); `memory` is answered with the
+most that it had in memory, in MB. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ STATUS_FILE = Path("/proc/self/status")
 PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
 MB_PER_KB = 1024 / 1e6
 SECONDS_TO_SETTLE = 0.02
+NEW_TOKENS = 16  # by which a language model continues each prompt of a batch
 COMPILING_BATCHES = 3  # of each size: torch compiles anew for some of the first shapes that it sees
 
 Forward = Callable[[int, int], None]
@@ -96,6 +97,53 @@ def onnx_forward(path: Path, batches: Batches, threads: int) -> Forward:
     return forward
 
 
+def generating(folder: Path, batches: Batches, threads: int) -> Forward:
+    """A language model's checkpoint as transformers continues prompts, greedily and with its cache."""
+    import torch
+
+    from trainer.tasks.causal_lm import network_of
+
+    torch.set_num_threads(threads)
+    network: Any = network_of(folder)
+
+    def forward(size: int, index: int) -> None:
+        inputs = {name: torch.from_numpy(array) for name, array in batches[size][index].items()}
+        with torch.inference_mode():
+            network.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+                pad_token_id=0,
+            )
+
+    return forward
+
+
+def generating_onnx(path: Path, batches: Batches, threads: int) -> Forward:
+    """A language model's graph as serving continues prompts, greedily and with its cache."""
+    from serving.generation import Decoder
+
+    decoder = Decoder(path, threads)
+    decoder.stop_tokens = []  # as many tokens as the other makes
+
+    def forward(size: int, index: int) -> None:
+        batch = batches[size][index]
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        decoder.continue_tokens([ids[mask == 1].tolist() for ids, mask in rows], NEW_TOKENS)
+
+    return forward
+
+
+KINDS: Mapping[str, Callable[[Path, Batches, int], Forward]] = {
+    "eager": eager_forward,
+    "compiled": compiled_forward,
+    "onnx": onnx_forward,
+    "generate": generating,
+    "generate_onnx": generating_onnx,
+}
+
+
 def waited() -> float:
     """Seconds since its start that the main thread would have run, had a CPU been free."""
     if not SCHEDULE_FILE.is_file():
@@ -132,8 +180,7 @@ def main(kind: str, model: str, batches_file: str, threads: str) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
     batches = load_batches(Path(batches_file))
-    load = {"eager": eager_forward, "compiled": compiled_forward, "onnx": onnx_forward}[kind]
-    forward = load(Path(model), batches, int(threads))
+    forward = KINDS[kind](Path(model), batches, int(threads))
     smallest = min(batches)
     gc.disable()
     print("ready", file=answers)

@@ -11,6 +11,7 @@ from components.images import COMPONENTS_IMAGE
 def evaluate_model(
     evaluation: dict[str, Any],
     name: str,
+    task: str,
     seed: int,
     registry_uri: str,
     bundle: dsl.Input[dsl.Model],
@@ -27,11 +28,11 @@ def evaluate_model(
     with step(scores.path):
         from pathlib import Path
 
-        from components.evaluate_model.run import evaluate
-        from manifests.schema import Evaluation
+        from components.evaluate_model.tasks import evaluate
+        from manifests.tasks import evaluation_of
 
-        scorecard = evaluate(
-            settings=Evaluation.model_validate(evaluation),
+        result = evaluate(
+            settings=evaluation_of(task, evaluation),
             name=name,
             seed=int(seed),
             registry_uri=registry_uri,
@@ -41,8 +42,7 @@ def evaluate_model(
             predictions=Path(predictions.path),
             report=Path(report.path),
         )
-        for figure, value in scorecard.headline().items():
+        for figure, value in result.headline.items():
             metrics.log_metric(figure, value)
-        confusion.log_confusion_matrix(
-            list(scorecard.labels), [list(row) for row in scorecard.challenger.confusion]
-        )
+        if result.confusion:
+            confusion.log_confusion_matrix(*result.confusion)

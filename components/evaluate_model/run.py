@@ -21,7 +21,7 @@ from components.evaluate_model.scorecard import (
 )
 from components.step import replacing, write_json, write_text
 from manifests.errors import DataError, GauntletError
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 from serving.bundle import Bundle, BundleError
 from serving.inputs import InputError, Rows
 

@@ -26,7 +26,7 @@ from components.evaluate_model.metrics import (
     shown,
     worst_mistakes,
 )
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 from serving.inputs import Rows
 from trainer.ordinal_loss import mean_known_error
 

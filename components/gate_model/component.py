@@ -10,6 +10,7 @@ from components.images import COMPONENTS_IMAGE
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
 def gate_model(
     gates: dict[str, Any],
+    task: str,
     scores: dsl.Input[dsl.Artifact],
     candidates: dsl.Input[dsl.Artifact],
     history: dsl.Input[dsl.Artifact],
@@ -24,10 +25,10 @@ def gate_model(
         from pathlib import Path
 
         from components.gate_model.run import gate
-        from manifests.schema import Gates
+        from manifests.tasks import gates_of
 
         result = gate(
-            gates=Gates.model_validate(gates),
+            gates=gates_of(task, gates),
             scores=Path(scores.path),
             candidates=Path(candidates.path),
             history=Path(history.path),

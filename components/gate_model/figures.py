@@ -25,31 +25,33 @@ def read_figures(
 
     `certificate` is the bundle's `parity.json`, and `model_sha256` that of the model beside it.
     """
-    chosen = _chosen(candidates)
-    batch_size = str(_at(candidates, "objective_batch_size"))
+    chosen = chosen_candidate(candidates)
+    batch_size = str(at(candidates, "objective_batch_size"))
     return Figures(
-        macro_f1_lower_bound=_at(scores, "challenger", "lower_bounds", "macro_f1"),
-        accuracy_lower_bound=_at(scores, "challenger", "lower_bounds", "accuracy"),
-        qwk_lower_bound=_at(scores, "challenger", "grades", "qwk_lower_bound"),
-        mae_upper_bound=_at(scores, "challenger", "grades", "mae_upper_bound"),
-        timing_contention=_at(candidates, "contention"),
-        speedup=_at(candidates, "chosen_speedup", batch_size),
+        macro_f1_lower_bound=at(scores, "challenger", "lower_bounds", "macro_f1"),
+        accuracy_lower_bound=at(scores, "challenger", "lower_bounds", "accuracy"),
+        macro_f1_upper_bound=_last(at(scores, "challenger", "intervals", "macro_f1")),
+        validation_macro_f1=at(_kept_epoch(history), "validation", "macro_f1"),
+        qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
+        mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
+        timing_contention=at(candidates, "contention"),
+        speedup=at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
-        model_mb=_at(chosen, "size_mb"),
-        cost_usd=_at(history, "cost_usd"),
+        model_mb=at(chosen, "size_mb"),
+        cost_usd=at(history, "cost_usd"),
         champion=_champion(scores),
     )
 
 
 def _certificate(certificate: Mapping[str, Any], model_sha256: str | None) -> Certificate:
-    certified = _at(certificate, "model_sha256")
+    certified = at(certificate, "model_sha256")
     return Certificate(
         of_the_model=MISSING if certified is MISSING or model_sha256 is None else certified == model_sha256,
-        precision=_at(certificate, "precision"),
-        max_abs_difference=_at(certificate, "max_abs_difference"),
-        label_agreement=_at(certificate, "label_agreement"),
-        metric_drop_bound=_at(certificate, "metric_drop_bound"),
-        bounds=_at(certificate, "bounds"),
+        precision=at(certificate, "precision"),
+        max_abs_difference=at(certificate, "max_abs_difference"),
+        label_agreement=at(certificate, "label_agreement"),
+        metric_drop_bound=at(certificate, "metric_drop_bound"),
+        bounds=at(certificate, "bounds"),
     )
 
 
@@ -60,22 +62,36 @@ def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None
     if "champion_error" in scores:
         return UnusableChampion(str(scores["champion_error"]))
     return Comparison(
-        macro_f1_lower_bound=_at(scores, "paired", "lower_bound"),
-        qwk_lower_bound=_at(scores, "paired", "qwk_lower_bound"),
-        class_f1_difference=_at(scores, "paired", "class_f1_difference"),
-        labels=_at(scores, "labels"),
+        macro_f1_lower_bound=at(scores, "paired", "lower_bound"),
+        class_f1_difference=at(scores, "paired", "class_f1_difference"),
+        labels=at(scores, "labels"),
+        qwk_lower_bound=at(scores, "paired", "qwk_lower_bound"),
     )
 
 
-def _chosen(candidates: Mapping[str, Any]) -> object:
-    rows, name = _at(candidates, "candidates"), _at(candidates, "chosen")
+def chosen_candidate(candidates: Mapping[str, Any]) -> object:
+    """The row of the candidate that conversion chose."""
+    rows, name = at(candidates, "candidates"), at(candidates, "chosen")
     if not isinstance(rows, list) or not isinstance(name, str):
         return MISSING
-    found = [row for row in rows if _at(row, "name") == name]
+    found = [row for row in rows if at(row, "name") == name]
     return found[0] if len(found) == 1 else MISSING
 
 
-def _at(document: object, *keys: str) -> object:
+def _kept_epoch(history: Mapping[str, Any]) -> object:
+    epochs, best = at(history, "epochs"), at(history, "best_epoch")
+    if not isinstance(epochs, list):
+        return MISSING
+    found = [epoch for epoch in epochs if at(epoch, "epoch") == best]
+    return found[0] if len(found) == 1 else MISSING
+
+
+def _last(values: object) -> object:
+    return values[-1] if isinstance(values, list) and values else MISSING
+
+
+def at(document: object, *keys: str) -> object:
+    """What lies at the end of a path of keys, or `MISSING`."""
     for key in keys:
         if not isinstance(document, Mapping) or key not in document:
             return MISSING

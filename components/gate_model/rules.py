@@ -22,7 +22,7 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.schema import Gates
+from manifests.gates import Gates, GradingGates
 
 Operator = Literal[">=", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]
@@ -83,6 +83,8 @@ class Figures:
     Attributes:
         macro_f1_lower_bound: Bootstrap lower limit on the test split.
         accuracy_lower_bound: The same of the accuracy.
+        macro_f1_upper_bound: Upper end of the bootstrap interval on the test split.
+        validation_macro_f1: What training itself found on the validation split, at the epoch it kept.
         timing_contention: Share of its time that a timed model waited for a CPU; `MISSING` where the system
             does not say.
         speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
@@ -96,6 +98,8 @@ class Figures:
 
     macro_f1_lower_bound: object
     accuracy_lower_bound: object
+    macro_f1_upper_bound: object
+    validation_macro_f1: object
     timing_contention: object
     speedup: object
     certificate: Certificate
@@ -128,8 +132,12 @@ class Decision:
 
 
 def decide(gates: Gates, figures: Figures) -> Decision:
-    """Judge every rule; none is skipped because another has failed."""
-    rules = (*_floors(gates, figures), *_against_champion(gates, figures.champion))
+    """Judge every rule for a classifier; none is skipped because another has failed."""
+    return decision_by((*_floors(gates, figures), *_against_champion(gates, figures.champion)))
+
+
+def decision_by(rules: tuple[Verdict, ...]) -> Decision:
+    """What follows from the rules' verdicts."""
     reasons = tuple(_reason(rule) for rule in rules if rule.verdict == "fail")
     return Decision("reject" if reasons else "promote", reasons, rules)
 
@@ -163,9 +171,10 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
             FRACTION,
             "Bootstrap lower limit of accuracy",
         ),
+        _validation_gap(figures, gates.max_validation_gap),
         *_grades(gates, figures),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
-        _contention(figures.timing_contention, gates.max_timing_contention),
+        judge_contention(figures.timing_contention, gates.max_timing_contention),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
@@ -173,19 +182,30 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
 
 
 def _grades(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
-    if gates.min_qwk is None or gates.max_mae is None:
+    if not isinstance(gates, GradingGates):
         return ()
-    kappa, error = (
-        "Bootstrap lower limit of QWK",
-        "Bootstrap upper limit of the mean absolute error in grades",
-    )
+    kappa = "Bootstrap lower limit of QWK"
+    error = "Bootstrap upper limit of the mean absolute error in grades"
     return (
         judge("qwk", figures.qwk_lower_bound, ">=", gates.min_qwk, DIFFERENCE, kappa),
         judge("mae", figures.mae_upper_bound, "<=", gates.max_mae, NOT_NEGATIVE, error),
     )
 
 
-def _contention(contention: object, bound: float) -> Verdict:
+def _validation_gap(figures: Figures, bound: float) -> Verdict:
+    """Judge what is left of validation's macro-F1 when the shipped graph answers the test split."""
+    rule, note = "validation_gap", "Macro-F1 in training's validation minus its upper limit on the test split"
+    numbers = []
+    for value in (figures.validation_macro_f1, figures.macro_f1_upper_bound):
+        number = number_or_fault(value, FRACTION)
+        if isinstance(number, str):
+            return Verdict(rule, bound, "<=", None, "fail", f"{note}: {number}")
+        numbers.append(number)
+    return judge(rule, numbers[0] - numbers[1], "<=", bound, DIFFERENCE, note)
+
+
+def judge_contention(contention: object, bound: float) -> Verdict:
+    """Judge how busy the machine was; where the system does not say, there is nothing to judge."""
     rule, note = "timing_contention", "Share of the timing that other programs kept a model waiting for a CPU"
     if contention is MISSING:
         unknown = "This system does not say how long a process waits for a CPU"
@@ -218,7 +238,7 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
         note = "Rows with the label that PyTorch gives them"
         parity = bounded("parity", certificate.label_agreement, ">=", "min_label_agreement", FRACTION, note)
     return (
-        _certificate(certificate.of_the_model),
+        judge_certificate(certificate.of_the_model),
         parity,
         bounded(
             "metric_drop",
@@ -231,7 +251,8 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
     )
 
 
-def _certificate(of_the_model: object) -> Verdict:
+def judge_certificate(of_the_model: object) -> Verdict:
+    """Judge whether the certificate is of the file that ships."""
     rule, note = "certificate", "The bundle's parity certificate is of the model that it holds"
     if not isinstance(of_the_model, bool):
         return Verdict(rule, True, "is", None, "fail", f"{note}: found {of_the_model!r}")
@@ -246,7 +267,7 @@ def _against_champion(
     margin, drop = 0.0 - gates.non_inferiority_margin, gates.max_class_f1_drop
     if isinstance(champion, Comparison):
         metric, bound = "macro-F1", champion.macro_f1_lower_bound
-        if gates.min_qwk is not None:
+        if isinstance(gates, GradingGates):
             metric, bound = "QWK", champion.qwk_lower_bound
         return (
             Verdict("comparable_champion", True, "is", True, "pass", "Scored on the same rows"),
@@ -255,7 +276,7 @@ def _against_champion(
                 bound,
                 ">=",
                 margin,
-                DIFFERENCE if gates.min_qwk is None else QWK_DIFFERENCE,
+                QWK_DIFFERENCE if isinstance(gates, GradingGates) else DIFFERENCE,
                 f"Paired bootstrap lower limit of {metric} minus the champion's",
             ),
             _class_drop(champion, drop),

@@ -6,16 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 from components.gate_model.figures import read_figures
+from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import Decision, decide
 from components.gate_model.table import markdown, print_table
 from components.step import read_json, write_json, write_text
+from manifests.causal_lm import LanguageGates
 from manifests.errors import GauntletError
-from manifests.schema import Gates
+from manifests.gates import CommonGates, Gates
 from serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
 
 
 def gate(
-    gates: Gates, scores: Path, candidates: Path, history: Path, bundle: Path, verdict: Path, table: Path
+    gates: CommonGates,
+    scores: Path,
+    candidates: Path,
+    history: Path,
+    bundle: Path,
+    verdict: Path,
+    table: Path,
 ) -> Decision:
     """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error.
 
@@ -28,15 +36,22 @@ def gate(
         raise GauntletError(
             f"The converted model cannot be read: {error}. Run convert-to-onnx again."
         ) from None
-    figures = read_figures(
+    found = Documents(
         read_json(scores),
         read_json(candidates),
         read_json(history),
         certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
         model_sha256=info.files.get(MODEL_FILE),
     )
-    decision = decide(gates, figures)
+    decision = _decide(gates, found)
     write_json(verdict, asdict(decision))
     write_text(table, markdown(decision))
     print_table(decision)
     return decision
+
+
+def _decide(gates: CommonGates, found: Documents) -> Decision:
+    if isinstance(gates, LanguageGates):
+        return decide_language_model(gates, found)
+    assert isinstance(gates, Gates)
+    return decide(gates, read_figures(**vars(found)))

@@ -16,6 +16,8 @@ from serving.bundle import BundleError, BundleInfo, read_info
 PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")
 """What a version's tags take over from the bundle's lineage."""
+QUALITY = {"causal_lm": ("perplexity", "rouge_l")}
+"""The figures of a version by task; a classifier's is macro-F1."""
 
 
 def run(
@@ -43,7 +45,7 @@ def run(
         info = read_info(Path(bundle_path))
     except BundleError as error:
         raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
-    tags = version_tags(info, _macro_f1(scores_path), manifest_sha256, run_id)
+    tags = version_tags(info, _quality(info.task, scores_path), manifest_sha256, run_id)
 
     registry = open_registry(registry_uri)
     version = registry.register(name, Path(bundle_path), tags)
@@ -65,10 +67,12 @@ def run(
     )
 
 
-def version_tags(info: BundleInfo, macro_f1: float, manifest_sha256: str, run_id: str) -> dict[str, str]:
+def version_tags(
+    info: BundleInfo, quality: Mapping[str, float], manifest_sha256: str, run_id: str
+) -> dict[str, str]:
     """What made this version and how good it is, as the registry's tags, which are text.
 
-    `macro_f1` is the test split's; `speedup_batch_N` is over PyTorch, at that batch size.
+    `quality` is the test split's; `speedup_batch_N` is over PyTorch, at that batch size.
     """
     lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
@@ -77,7 +81,7 @@ def version_tags(info: BundleInfo, macro_f1: float, manifest_sha256: str, run_id
         **speedups,
         "manifest_sha256": manifest_sha256,
         RUN_TAG: run_id,
-        "macro_f1": f"{macro_f1:.6f}",
+        **{name: f"{value:.6f}" for name, value in quality.items()},
     }
 
 
@@ -96,12 +100,17 @@ def _compared_with(scores_path: str) -> str | None:
     return None if champion is None else str(champion["version"])
 
 
-def _macro_f1(scores_path: str) -> float:
+def _quality(task: str, scores_path: str) -> dict[str, float]:
+    """The figures of the task by which versions are told apart."""
     challenger = read_json(scores_path).get("challenger", {})
-    value = challenger.get("macro_f1")
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise GauntletError(
-            f"{scores_path}: challenger.macro_f1: found {value!r}, expected a number. Nothing was "
-            "registered: run evaluate-model again."
-        )
-    return float(value)
+    found = {}
+    for name in QUALITY.get(task, ("macro_f1",)):
+        value = challenger.get(name)
+        value = value.get("value") if isinstance(value, Mapping) else value
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise GauntletError(
+                f"{scores_path}: challenger.{name}: found {value!r}, expected a number. Nothing was "
+                "registered: run evaluate-model again."
+            )
+        found[name] = float(value)
+    return found

@@ -25,12 +25,16 @@ class Statistics(Protocol):
     """What the page says of any dataset."""
 
     @property
-    def labels(self) -> Sequence[str]:
-        """Class names."""
-
-    @property
     def rows(self) -> Mapping[str, int]:
         """Rows of each split."""
+
+
+class ClassStatistics(Statistics, Protocol):
+    """What it says of one with classes."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Class names."""
 
     @property
     def class_counts(self) -> Mapping[str, Mapping[str, int]]:
@@ -82,9 +86,13 @@ def render(
     inspection: Inspection,
     rows_read: int,
     histogram: Histogram,
+    classes: Sequence[tuple[str, list[Share]]] = (),
     **own: Any,
 ) -> str:
-    """The page from a task's own template. Whatever comes from the data is escaped."""
+    """The page from a task's own template. Whatever comes from the data is escaped.
+
+    `classes` are the `class_shares` of a dataset that has classes.
+    """
     environment = Environment(
         loader=PackageLoader("components.validate_data", ""),
         autoescape=True,
@@ -100,7 +108,7 @@ def render(
         rows_kept=sum(statistics.rows.values()),
         splits=SPLITS,
         words=VERDICT_WORDS,
-        classes=class_shares(statistics),
+        classes=classes,
         bars=bars(histogram),
         ticks=ticks(histogram),
         chart_width=CHART_WIDTH,
@@ -110,7 +118,7 @@ def render(
     )
 
 
-def class_shares(statistics: Statistics) -> list[tuple[str, list[Share]]]:
+def class_shares(statistics: ClassStatistics) -> list[tuple[str, list[Share]]]:
     """For each label, the share that its rows are of each split."""
     shares = {
         (label, split): rows / max(1, statistics.rows[split])

@@ -16,6 +16,7 @@ from components.validate_data.findings import CheckResult
 from components.validate_data.images.examination import examine as examine_images
 from components.validate_data.inspection import Inspection
 from components.validate_data.texts.examination import examine as examine_texts
+from manifests.causal_lm import ConversationDataset
 from manifests.dataset import Dataset
 from manifests.errors import DataError
 from manifests.image_classification import ImageDataset
@@ -58,6 +59,10 @@ def _examine(section: Dataset, seed: int) -> Examination:
         return examine_images(section, seed)
     if isinstance(section, CardDataset):
         return examine_cards(section)
+    if isinstance(section, ConversationDataset):
+        from components.validate_data.conversations.examination import examine as examine_conversations
+
+        return examine_conversations(section, seed)  # it loads transformers, which the others do without
     assert isinstance(section, TextDataset)
     return examine_texts(section, seed)
 

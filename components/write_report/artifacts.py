@@ -52,6 +52,17 @@ class TextLength:
 
 
 @dataclass(frozen=True)
+class TokenLength:
+    """Tokens in a row of one split, and how many rows training cuts."""
+
+    p50: Figure = None
+    p95: Figure = None
+    max: Figure = None
+    answers: Figure = None
+    truncated: Figure = None
+
+
+@dataclass(frozen=True)
 class Statistics:
     """The content of `splits/statistics.json`; every mapping is by split, `class_counts` then by label."""
 
@@ -64,6 +75,8 @@ class Statistics:
     rows: Mapping[str, int] = field(default_factory=dict)
     class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     text_length: Mapping[str, TextLength] = field(default_factory=dict)
+    token_length: Mapping[str, TokenLength] = field(default_factory=dict)
+    max_tokens: int | None = None
 
 
 # --- train-model -----------------------------------------------------------------------------------
@@ -71,17 +84,13 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of training and its validation."""
+    """One epoch of training and its validation, each with the task's metrics by name."""
 
     epoch: int
-    train_loss: Figure = None
-    validation_loss: Figure = None
-    macro_f1: Figure = None
-    weighted_f1: Figure = None
-    accuracy: Figure = None
+    training: Mapping[str, Figure] = field(default_factory=dict)
+    validation: Mapping[str, Figure] = field(default_factory=dict)
     examples_per_second: Figure = None
     seconds: Figure = None
-    of_task: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,11 @@ class History:
     host: str | None = None
     usage: Usage = Usage()
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The task's validation metrics beside the loss, as the first epoch names them."""
+        return tuple(name for name in (self.epochs[0].validation if self.epochs else ()) if name != "loss")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -155,6 +169,7 @@ class Reference:
     """
 
     macro_f1: Figure = None
+    perplexity: Figure = None
     latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
     memory_mb: Mapping[str, Figure] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -171,7 +186,10 @@ class Candidate:
     precision: str | None = None
     max_abs_difference: Figure = None
     label_agreement: Figure = None
+    next_token_agreement: Figure = None
     macro_f1: Figure = None
+    perplexity: Figure = None
+    perplexity_change: Figure = None
     metric_drop: Figure = None
     metric_drop_interval: Interval = (None, None)
     memory_mb: Figure = None
@@ -297,6 +315,36 @@ class Scores:
     labels: tuple[str, ...] = ()
     confidence: Figure = None
     mistakes: tuple[Mistake, ...] = ()
+
+
+@dataclass(frozen=True)
+class Doubted:
+    """A figure and its interval."""
+
+    value: Figure = None
+    interval: Interval = (None, None)
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that answered the same prompts, and by how much the challenger is better than it."""
+
+    name: str = ""
+    figures: Mapping[str, Doubted] = field(default_factory=dict)
+    gains: Mapping[str, Doubted] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LanguageScores:
+    """The content of `scores` for a language model."""
+
+    challenger: Mapping[str, Doubted]
+    baseline: OtherModel
+    champion: OtherModel | None = None
+    champion_error: str | None = None
+    rows: int | None = None
+    tokens: int | None = None
+    confidence: Figure = None
 
 
 # --- gate-model, register-model --------------------------------------------------------------------

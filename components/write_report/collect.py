@@ -25,6 +25,7 @@ from components.write_report.artifacts import (
     Candidates,
     Checks,
     History,
+    LanguageScores,
     Scores,
     Statistics,
     Training,
@@ -54,6 +55,8 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
     verdict = run.read("gate-model", "verdict", Verdict)
     version = run.read("register-model", "version", Version)
+    bundle = run.read("convert-to-onnx", "bundle/bundle.json", Bundle)
+    answers = bundle is not None and bundle.task == "causal_lm"
     return RunRecord(
         pipeline_root=pipeline_root,
         job=job,
@@ -69,8 +72,9 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
         history=run.read("train-model", "history", History),
         training=run.read("train-model", "checkpoint/training.json", Training),
         candidates=run.read("convert-to-onnx", "candidates", Candidates),
-        bundle=run.read("convert-to-onnx", "bundle/bundle.json", Bundle),
-        scores=run.read("evaluate-model", "scores", Scores),
+        bundle=bundle,
+        scores=None if answers else run.read("evaluate-model", "scores", Scores),
+        language_scores=run.read("evaluate-model", "scores", LanguageScores) if answers else None,
         verdict=verdict,
         version=version,
         unreadable=tuple(run.unreadable),

@@ -7,16 +7,22 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
+from manifests.metrics import NAMES
+
 ABSENT = "–"
 EXCERPT_CHARS = 400
 MESSAGE_CHARS = 4_000
 SHORT_HASH = 12
 THOUSAND, MILLION = 1_000, 1_000_000
-TITLES = {
-    "macro_f1": "macro-F1",
-    "qwk": "QWK",
-    "mae": "mean absolute error",
+TITLES = NAMES | {
     "speedup": "speed-up",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "bleu": "BLEU",
+    "sampled_rouge_l": "ROUGE-L, sampled",
+    "perplexity_gain": "perplexity gain",
+    "rouge_l_gain": "ROUGE-L gain",
     "non_inferiority": "non-inferiority",
     "class_f1_drop": "class-F1 drop",
 }

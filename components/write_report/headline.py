@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.write_report.artifacts import Doubted, LanguageScores
 from components.write_report.figures import (
     count,
     decimal,
@@ -34,6 +35,8 @@ def tiles(record: RunRecord) -> tuple[Tile, ...]:
 
 
 def _quality(record: RunRecord) -> tuple[Tile, ...]:
+    if record.language_scores is not None:
+        return _language_quality(record.language_scores)
     scores = record.scores
     if scores is None:
         return ()
@@ -51,6 +54,17 @@ def _quality(record: RunRecord) -> tuple[Tile, ...]:
         difference, least = paired.qwk_difference, paired.qwk_lower_bound
     bound = f"at least {signed(least)} at {percent(scores.confidence)} confidence"
     return (quality, Tile(f"Against version {scores.champion.version}", signed(difference), bound))
+
+
+def _language_quality(scores: LanguageScores) -> tuple[Tile, ...]:
+    ours, gains = scores.challenger, scores.baseline.gains
+    shown = []
+    for key, title, digits in (("perplexity", "Perplexity", 2), ("rouge_l", "ROUGE-L", 3)):
+        figure, gain = ours.get(key, Doubted()), gains.get(key, Doubted())
+        low, high = (signed(end, digits) for end in gain.interval)
+        detail = f"better than the baseline by {low} to {high} ({percent(scores.confidence)} interval)"
+        shown.append(Tile(title, decimal(figure.value, digits), detail))
+    return tuple(shown)
 
 
 def _speed(record: RunRecord) -> tuple[Tile, ...]:

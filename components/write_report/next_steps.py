@@ -17,6 +17,14 @@ RULE_ADVICE = {
     "qwk": "More cards or longer training raise it; `gates.min_qwk` is the floor.",
     "mae": "More cards or longer training lower it; `gates.max_mae` is the most.",
     "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
+    "perplexity": "More rows or longer training lower it; `gates.max_perplexity` is the ceiling.",
+    "rouge_l": "More rows or longer training raise it; `gates.min_rouge_l` is the floor.",
+    "perplexity_gain": "Training has not surely helped: the answers in `predictions.json` show where. "
+    "More steps, a higher learning rate, or more `evaluation.prompts`, which narrow the doubt.",
+    "rouge_l_gain": "Answers are not surely closer to the references than before training: more steps, or "
+    "more `evaluation.prompts`, which narrow the doubt.",
+    "validation_gap": "Are the test split's rows prepared, or distributed, otherwise than validation's? "
+    "The report has both under Data; `gates.max_validation_gap` is the ceiling.",
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",

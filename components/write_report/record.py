@@ -11,6 +11,7 @@ from components.write_report.artifacts import (
     Candidates,
     Checks,
     History,
+    LanguageScores,
     Scores,
     Statistics,
     Training,
@@ -84,6 +85,7 @@ class RunRecord:
     candidates: Candidates | None = None
     bundle: Bundle | None = None
     scores: Scores | None = None
+    language_scores: LanguageScores | None = None
     verdict: Verdict | None = None
     version: Version | None = None
     unreadable: tuple[str, ...] = ()

@@ -75,10 +75,12 @@ def test_all_faults_of_a_file_are_reported_together(write) -> None:
 
 
 def test_an_unknown_task_is_the_one_fault_of_the_sections_that_depend_on_it(write) -> None:
-    content = changed(training={"epoch": 3}, gates={"min_accuracy": 2}, task="astrology")
+    content = changed(
+        training={"epoch": 3}, gates={"min_accuracy": 2}, conversion={"opset": 3}, task="astrology"
+    )
     faults = faults_of(write(content))
-    assert set(faults) == {"task", "gates.min_accuracy"}
-    assert "'text_classification' or 'image_classification'" in faults["task"]
+    assert set(faults) == {"task", "conversion.opset"}
+    assert "'text_classification', 'image_classification' or 'causal_lm'" in faults["task"]
 
 
 @pytest.mark.parametrize(

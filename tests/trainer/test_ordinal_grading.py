@@ -49,18 +49,18 @@ def test_a_grader_learns_a_bar_and_its_checkpoint_scores_what_the_history_says(
     history = trained(section, card_splits, tmp_path / "checkpoint")
     best = history["epochs"][history["best_epoch"] - 1]
     assert best["epoch"] > section.phase1_epochs
-    assert best["of_task"]["qwk"] > 0.8
+    assert best["validation"]["qwk"] > 0.8
     cards = read_cards(card_splits, "validation")
     with torch.no_grad():
         sides = torch.from_numpy(cards.images)
         found = load_model(tmp_path / "checkpoint")(sides[:, 0], sides[:, 1])
     predicted = found.logits.argmax(dim=1).numpy()
     kappa = cohen_kappa_score(cards.labels, predicted, weights="quadratic")
-    assert best["of_task"]["qwk"] == pytest.approx(kappa)
-    assert best["of_task"]["mae"] == pytest.approx(mean_absolute_error(cards.labels, predicted))
+    assert best["validation"]["qwk"] == pytest.approx(kappa)
+    assert best["validation"]["mae"] == pytest.approx(mean_absolute_error(cards.labels, predicted))
     known = np.isfinite(cards.centering)
     error = np.abs(found.centering.numpy() - cards.centering)[known].mean()
-    assert best["of_task"]["centering_error"] == pytest.approx(error, rel=1e-4)
+    assert best["validation"]["centering_error"] == pytest.approx(error, rel=1e-4)
     mean = (found.distribution * torch.arange(1, 11)).sum(dim=1)
     torch.testing.assert_close(found.expected_grade, mean)
 

@@ -11,7 +11,7 @@ from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 from trainer.state_store import STAGING_NAME
 
 
-@pytest.mark.parametrize("task", ["trainings", "image_trainings", "card_trainings"])
+@pytest.mark.parametrize("task", ["trainings", "image_trainings", "card_trainings", "language_trainings"])
 def test_killed_at_random_steps_training_ends_in_the_same_bits(
     request: pytest.FixtureRequest, run: Run, task: str
 ) -> None:

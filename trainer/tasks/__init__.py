@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from manifests.causal_lm import LanguageTraining
 from manifests.image_classification import ImageTraining
 from manifests.ordinal_grading import GradingTraining
 from manifests.text_classification import TextTraining
@@ -30,6 +31,10 @@ class Task(Protocol):
     @property
     def train_lengths(self) -> Sequence[int]:
         """Size of each training row, by which batches are formed."""
+
+    @property
+    def train_weights(self) -> Sequence[int]:
+        """How much each training row counts in the mean loss: the number of losses that are summed for it."""
 
     @property
     def validation_lengths(self) -> Sequence[int]:
@@ -56,17 +61,24 @@ class Task(Protocol):
     def validation_batch(self, rows: Sequence[int], epoch: int, /) -> Batch:
         """Validation rows after an epoch, on the CPU."""
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Training loss summed over the batch's rows, a scalar with a gradient."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
+
+        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs
+        of the rows, as sums over them; S may be 0.
+        """
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """What `metrics` needs of each row, (B, K). The model is in eval mode."""
 
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """Metrics of the `outputs` (N, K) of all validation rows.
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Metrics of rows as they were trained on, beside their loss, of the sum of their tallies, (S,)."""
 
-        Among them are `loss` (mean per row), `accuracy`, `macro_f1` and `weighted_f1`.
-        """
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """Metrics of the `outputs` (N, K) of all validation rows, `loss` (the mean) among them."""
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Validation rows by true class, then by predicted class; empty where rows have no class."""
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""
@@ -76,7 +88,7 @@ def load_task(section: Training, splits: Path) -> Task:
     """The task of a manifest's section, with its training and validation rows in memory.
 
     Raises:
-        UsageError: The splits or the encoder cannot be found.
+        UsageError: The splits or the pretrained model cannot be found.
     """
     if isinstance(section, TextTraining):
         from trainer.tasks.text_classification import TextClassification
@@ -86,6 +98,10 @@ def load_task(section: Training, splits: Path) -> Task:
         from trainer.tasks.ordinal_grading import OrdinalGrading
 
         return OrdinalGrading(section, splits)
+    if isinstance(section, LanguageTraining):
+        from trainer.tasks.causal_lm import CausalLanguageModelling
+
+        return CausalLanguageModelling(section, splits)
     assert isinstance(section, ImageTraining)
     from trainer.tasks.image_classification import ImageClassification
 
@@ -93,7 +109,7 @@ def load_task(section: Training, splits: Path) -> Task:
 
 
 def untrained_model(kind: str, folder: Path, classes: int, attention: Attention) -> nn.Module:
-    """The model that a checkpoint's folder describes, without its weights."""
+    """The classifier that a checkpoint's folder describes, without its weights."""
     if kind == "image_classification":
         from trainer.tasks import image_classification
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from manifests.errors import UsageError
 from manifests.image_classification import ImageTraining
 from trainer.augmentation import affine_maps, moved, moves
-from trainer.metrics import classification_metrics
+from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
 from trainer.splits import ImageSplit, read_images, read_statistics
 from trainer.tasks import WEIGHTS_FILE, Batch
@@ -71,6 +71,11 @@ class ImageClassification:
         return [1] * len(self._train.labels)
 
     @property
+    def train_weights(self) -> Sequence[int]:
+        """Every row counts once."""
+        return [1] * len(self._train.labels)
+
+    @property
     def validation_lengths(self) -> Sequence[int]:
         """As `train_lengths`."""
         return [1] * len(self._validation.labels)
@@ -99,22 +104,30 @@ class ImageClassification:
         """Positions (B,): nothing is augmented."""
         return (torch.tensor(rows, dtype=torch.int64),)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with label smoothing, summed over rows."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
         images, labels = self._train.on_device_of(batch[0])
         if len(batch) > 1:
             images = moved(images.float(), batch[1])
-        return functional.cross_entropy(
-            model(in_channels_last(images)).float(),
-            labels,
-            reduction="sum",
-            label_smoothing=self._section.label_smoothing,
+        logits = model(in_channels_last(images)).float()
+        loss = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
         )
+        return loss, confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, K)."""
         images, _ = self._validation.on_device_of(batch[0])
         return cast(torch.Tensor, model(in_channels_last(images)))
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Accuracy, macro and weighted F1."""
+        return confusion_metrics(tally)
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Of logits (N, K)."""
+        counts = confusion_counts(outputs, torch.from_numpy(self._validation.labels))
+        return cast(list[list[int]], counts.view(outputs.shape[1], -1).tolist())
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Loss, accuracy, macro and weighted F1 of logits (N, K)."""

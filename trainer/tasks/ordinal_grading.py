@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from manifests.ordinal_grading import GradingTraining
 from trainer.augmentation import affine_maps, moved, moves
 from trainer.batching import sampling_chances
 from trainer.grading_network import EVEN, CardGrader, GraderConfig, Grading
-from trainer.metrics import classification_metrics
+from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.networks import in_channels_last, in_fast_layout
 from trainer.ordinal_loss import grading_loss, mean_known_error, quadratic_weighted_kappa, squared_emd
 from trainer.splits import CardSplit, read_cards, read_statistics
@@ -74,6 +74,11 @@ class OrdinalGrading:
         return [1] * len(self._train.labels)
 
     @property
+    def train_weights(self) -> Sequence[int]:
+        """Every card counts once."""
+        return [1] * len(self._train.labels)
+
+    @property
     def validation_lengths(self) -> Sequence[int]:
         """As `train_lengths`."""
         return [1] * len(self._validation.labels)
@@ -112,8 +117,8 @@ class OrdinalGrading:
     def _sees_front(self, epoch: int) -> torch.Tensor:
         return torch.tensor(self._section.phase_of(epoch).number > 1)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The loss of `grading_loss`, summed over rows."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of `grading_loss`, summed over rows, and their confusion."""
         images, grades, centering, edge_damage = self._train.on_device_of(batch[0])
         sides = [FRONT, BACK] if batch[1] else [BACK]
         seen = {side: images[:, side] for side in sides}
@@ -123,7 +128,8 @@ class OrdinalGrading:
             centering = mirrored(centering, maps)
         found: Grading = model(_laid_out(seen.get(FRONT)), _laid_out(seen[BACK]))
         of_sides = centering[:, sides].flatten(start_dim=1), edge_damage[:, sides]
-        return grading_loss(self._section, found, grades, *of_sides).sum()
+        loss = grading_loss(self._section, found, grades, *of_sides).sum()
+        return loss, confusion_counts(found.logits, grades)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits and the centering of front and back, (B, K + 4); that of a front not seen is NaN."""
@@ -132,6 +138,15 @@ class OrdinalGrading:
         found: Grading = model(_laid_out(front), _laid_out(images[:, BACK]))
         unseen = found.centering.new_full((len(images), 4 - found.centering.shape[1]), torch.nan)
         return torch.cat([found.logits, unseen, found.centering], dim=1)
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Accuracy, macro and weighted F1."""
+        return confusion_metrics(tally)
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Of outputs (N, K + 4)."""
+        counts = confusion_counts(outputs[:, :-4], torch.from_numpy(self._validation.labels))
+        return cast(list[list[int]], counts.view(self._config.grades, -1).tolist())
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """What a classification has, and QWK, MAE, the share within one grade and the error of centering.

@@ -25,7 +25,7 @@ from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import Attention, find_encoder, load_encoder
-from trainer.metrics import classification_metrics
+from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
 from trainer.tasks import WEIGHTS_FILE, Batch
 
@@ -95,6 +95,11 @@ class TextClassification:
         return self._train.lengths
 
     @property
+    def train_weights(self) -> Sequence[int]:
+        """Every row counts once."""
+        return [1] * len(self._train.labels)
+
+    @property
     def validation_lengths(self) -> Sequence[int]:
         """Tokens in each validation row."""
         return self._validation.lengths
@@ -123,17 +128,28 @@ class TextClassification:
         """As `training_batch`."""
         return self._validation.batch(rows, self._pad_id)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with label smoothing, summed over rows."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
         ids, mask, labels = batch
-        return functional.cross_entropy(
-            model(ids, mask).float(), labels, reduction="sum", label_smoothing=self._section.label_smoothing
+        logits = model(ids, mask).float()
+        loss = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
         )
+        return loss, confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, C)."""
         ids, mask, _ = batch
         return cast(torch.Tensor, model(ids, mask))
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Accuracy, macro and weighted F1."""
+        return confusion_metrics(tally)
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Of logits (N, C)."""
+        counts = confusion_counts(outputs, torch.from_numpy(self._validation.labels))
+        return cast(list[list[int]], counts.view(outputs.shape[1], -1).tolist())
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Loss, accuracy, macro and weighted F1 of logits (N, C)."""

@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from backends.tracking import Untracked
 from manifests.errors import GauntletError, UsageError
-from trainer.device import choose_device, make_deterministic
-from trainer.history import metric_key
+from manifests.metrics import as_score
+from trainer.device import choose_device, make_deterministic, use_threads
+from trainer.history import tracked_name
 from trainer.loop import fit
 from trainer.ranks import World
 from trainer.replica import Replica
@@ -51,7 +52,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     section = type(job.training).model_validate(job.training.model_dump() | trial.params)
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
-    torch.set_num_threads(job.threads)
+    use_threads(job.threads)
     task = load_task(section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)
@@ -76,9 +77,9 @@ class TrialTracker(Untracked):
         Raises:
             optuna.TrialPruned: It is worth no further epoch.
         """
-        value = metrics.get(metric_key(self._metric))
+        value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
-        self._trial.report(-value if self._metric == "loss" else value, step)
+        self._trial.report(as_score(self._metric, value), step)
         if step < self._epochs and self._trial.should_prune():
             raise optuna.TrialPruned

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from components.validate_data.images.pictures import Strip
 from components.validate_data.images.statistics import BRIGHTNESS_EDGES, ImageStatistics
 from components.validate_data.inspection import Inspection
-from components.validate_data.report import Histogram
+from components.validate_data.report import Histogram, class_shares
 from components.validate_data.report import render as render_page
 
 
@@ -26,6 +26,7 @@ def render(
         inspection,
         rows_read,
         Histogram(things, BRIGHTNESS_EDGES, counts),
+        class_shares(statistics),
         histogram_of="Histogram of brightness",
         strips=strips,
         things=things,

@@ -85,9 +85,9 @@ def parse(data: bytes, name: str, declared_format: str, columns: Columns) -> Rec
     if file_format == "parquet":
         records = _parse_parquet(data, name, columns)
     elif file_format == "jsonl":
-        records = _parse_jsonl(_decode(data, name), name, columns)
+        records = _parse_jsonl(decode(data, name), name, columns)
     else:
-        records = _parse_delimited(_decode(data, name), name, columns, tab=file_format == "tsv")
+        records = _parse_delimited(decode(data, name), name, columns, tab=file_format == "tsv")
     if not records.texts:
         raise DataError(f"{name}: found a header and no rows. Put the data there")
     return records
@@ -128,7 +128,12 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     return list(found).index(str(columns.text)), list(found).index(str(label))
 
 
-def _decode(data: bytes, name: str) -> str:
+def decode(data: bytes, name: str) -> str:
+    """UTF-8 text; a byte that is not is a lone surrogate.
+
+    Raises:
+        DataError: It is UTF-16 or UTF-32.
+    """
     for mark, encoding in _WIDE_MARKS.items():
         if data.startswith(mark):
             raise DataError(
@@ -193,6 +198,22 @@ def _headerless(
 
 
 def _parse_jsonl(content: str, name: str, columns: Columns) -> Records:
+    objects, places = read_objects(content, name)
+    names = list(dict.fromkeys(key for item in objects for key in item))
+    text, label = pick_columns(names, columns, name)
+    return Records(
+        texts=[item.get(names[text]) for item in objects],
+        labels=[item.get(names[label]) for item in objects],
+        places=places,
+    )
+
+
+def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The JSON object of each line that is not blank, and its place.
+
+    Raises:
+        DataError: A line holds anything else.
+    """
     objects: list[dict[str, Any]] = []
     places: list[str] = []
     faults: list[str] = []
@@ -214,13 +235,7 @@ def _parse_jsonl(content: str, name: str, columns: Columns) -> Records:
             f"{name}: {len(faults)} lines are not JSON objects: {'; '.join(faults[:SHOWN_LINES])}. "
             "Write one object a line"
         )
-    names = list(dict.fromkeys(key for item in objects for key in item))
-    text, label = pick_columns(names, columns, name)
-    return Records(
-        texts=[item.get(names[text]) for item in objects],
-        labels=[item.get(names[label]) for item in objects],
-        places=places,
-    )
+    return objects, places
 
 
 def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:

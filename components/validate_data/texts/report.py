@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.validate_data.inspection import Inspection
-from components.validate_data.report import Histogram
+from components.validate_data.report import Histogram, class_shares
 from components.validate_data.report import render as render_page
 from components.validate_data.texts.statistics import LENGTH_EDGES, TextStatistics
 
@@ -17,5 +17,6 @@ def render(statistics: TextStatistics, inspection: Inspection, rows_read: int) -
         inspection,
         rows_read,
         Histogram("texts", LENGTH_EDGES, counts),
+        class_shares(statistics),
         histogram_of="Histogram of text lengths",
     )

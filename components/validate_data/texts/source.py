@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from backends import storage
 from components.validate_data.texts.records import Records, format_of, parse
 from components.validate_data.texts.text import excerpt, find_fault, repair
-from manifests.dataset import SPLITS, SplitName
+from manifests.dataset import SPLITS, SplitName, TableDataset
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
 
@@ -47,9 +47,9 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = find_files(dataset)
+    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
     contents = {file: storage.read_bytes(file.uri) for file in files}
-    _verify(dataset, contents)
+    verify(dataset, contents)
     frames: list[pd.DataFrame] = []
     faults: list[str] = []
     for file, data in contents.items():
@@ -63,8 +63,10 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def find_files(dataset: TextDataset) -> tuple[SourceFile, ...]:
+def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     """The files that `dataset.uri` and `dataset.files` name, or the folder holds; train comes first.
+
+    `is_data` says by its name whether a file in the folder can be one of them.
 
     Raises:
         DataError: The folder holds no training file, or several files for one split.
@@ -77,7 +79,7 @@ def find_files(dataset: TextDataset) -> tuple[SourceFile, ...]:
         )
     if not storage.is_folder(dataset.uri):
         return (SourceFile("train", storage.file_name(dataset.uri), dataset.uri),)
-    return _discover(dataset.uri, dataset.format)
+    return _discover(dataset.uri, is_data)
 
 
 def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
@@ -100,9 +102,9 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
     return text
 
 
-def _discover(folder: str, declared_format: str) -> tuple[SourceFile, ...]:
+def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     names = storage.list_files(folder)
-    readable = [name for name in names if format_of(name, declared_format)]
+    readable = [name for name in names if is_data(name)]
     by_split = {
         split: [name for name in readable if name.lower().startswith(prefixes)]
         for split, prefixes in SPLIT_PREFIXES.items()
@@ -115,7 +117,7 @@ def _discover(folder: str, declared_format: str) -> tuple[SourceFile, ...]:
         )
     if not by_split["train"]:
         raise DataError(
-            f"{folder}: found {', '.join(names) or 'no files'}, expected a csv, tsv, jsonl or parquet file "
+            f"{folder}: found {', '.join(names) or 'no files'}, expected a file of data "
             "whose name starts with train. Name the files in dataset.files"
         )
     return tuple(
@@ -125,8 +127,12 @@ def _discover(folder: str, declared_format: str) -> tuple[SourceFile, ...]:
     )
 
 
-def _verify(dataset: TextDataset, contents: dict[SourceFile, bytes]) -> None:
-    """Compare every file's sha256, as stored, with the manifest's before anything is parsed."""
+def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
+    """Compare every file's sha256, as stored, with the manifest's before anything is parsed.
+
+    Raises:
+        DataError: One differs.
+    """
     if dataset.sha256 is None:
         return
     names = [file.name for file in contents]

@@ -17,8 +17,8 @@ from components.evaluate_model.metrics import worst_mistakes
 from components.evaluate_model.occlusion import PLACES, RAISES, occlusion_map, occlusion_picture
 from components.evaluate_model.report import render
 from components.evaluate_model.scorecard import ChampionPredictions, OfGrader, assess
+from manifests.evaluation import Evaluation
 from manifests.ordinal_grading import GRADES
-from manifests.schema import Evaluation
 from serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
 
 SIDE = (1, 32, 24)

@@ -16,7 +16,7 @@ from backends.registry import open_registry
 from components.evaluate_model.run import evaluate
 from components.pictures import THUMBNAIL_SIDE, thumbnail
 from manifests.errors import DataError
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 from tests.image_bundles import write_image_bundle
 
 LABELS = ("left", "right")

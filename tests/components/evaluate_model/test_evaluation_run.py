@@ -26,7 +26,8 @@ from components.evaluate_model.run import (
     score_champion,
 )
 from manifests.errors import DataError, GauntletError
-from manifests.schema import Evaluation, as_parameter
+from manifests.evaluation import Evaluation
+from manifests.schema import as_parameter
 from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
 LABELS = ("joy", "fear")
@@ -181,6 +182,7 @@ def test_the_component_logs_metrics_and_the_confusion_matrix(
         evaluate_model(
             evaluation=as_parameter(SETTINGS),
             name="emotion",
+            task="text_classification",
             seed=0,
             registry_uri=f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}",
             bundle=dsl.importer(artifact_uri=str(bundle), artifact_class=dsl.Model).output,

@@ -13,7 +13,7 @@ from components.evaluate_model.scorecard import (
     Scorecard,
     assess,
 )
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 
 CLASSES = ("joy", "fear", "love")
 SETTINGS = Evaluation(bootstrap_resamples=500, confidence=0.9, worst_mistakes=2)

@@ -15,7 +15,7 @@ from components.gate_model.rules import (
     decide,
 )
 from components.gate_model.values import MISSING
-from manifests.schema import Gates
+from manifests.gates import Gates, GradingGates
 
 GATES = Gates(
     min_macro_f1=0.80,
@@ -40,6 +40,8 @@ CERTIFICATE = Certificate(
 GOOD = Figures(
     macro_f1_lower_bound=0.85,
     accuracy_lower_bound=0.86,
+    macro_f1_upper_bound=0.9,
+    validation_macro_f1=0.91,
     timing_contention=0.1,
     speedup=5.2,
     certificate=CERTIFICATE,
@@ -52,6 +54,8 @@ GOOD = Figures(
 OWN_FIGURES = [
     ("macro_f1", "macro_f1_lower_bound", 0.8001, 0.7999),
     ("accuracy", "accuracy_lower_bound", 0.7501, 0.7499),
+    ("validation_gap", "validation_macro_f1", 0.9499, 0.9501),
+    ("validation_gap", "macro_f1_upper_bound", 0.8601, 0.8599),
     ("speedup", "speedup", 2.31, 2.29),
     ("timing_contention", "timing_contention", 0.4999, 0.5001),
     ("model_size", "model_mb", 99.9, 100.1),
@@ -93,6 +97,7 @@ def test_good_figures_promote_and_every_rule_is_listed_as_passed() -> None:
         [
             "macro_f1",
             "accuracy",
+            "validation_gap",
             "speedup",
             "timing_contention",
             "certificate",
@@ -292,7 +297,7 @@ def test_the_non_inferiority_bound_is_the_margin_below_zero() -> None:
     assert (rule.value, rule.operator, rule.bound) == (0.002, ">=", -0.01)
 
 
-GRADER = GATES.model_copy(update={"min_qwk": 0.6, "max_mae": 0.8})
+GRADER = GradingGates(**GATES.model_dump(), min_qwk=0.6, max_mae=0.8)
 GRADED = replace(
     GOOD,
     qwk_lower_bound=0.7,

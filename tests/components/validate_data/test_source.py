@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from components.validate_data.texts.records import format_of
 from components.validate_data.texts.source import find_files, read_table, resolve_label
 from manifests.errors import DataError, UsageError
 from manifests.text_classification import TextDataset
@@ -24,6 +25,10 @@ def _write(folder: Path, **contents: str) -> None:
         (folder / f"{name}.csv").write_text(content, encoding="utf-8")
 
 
+def is_table(name: str) -> bool:
+    return format_of(name, "auto") is not None
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -31,7 +36,7 @@ def _sha256(path: Path) -> str:
 def test_a_folder_is_searched_for_files_named_after_the_splits(tmp_path: Path) -> None:
     for name in ("train.tsv", "dev.tsv", "test_final.tsv", "labels.txt", "train.py", "README.md"):
         (tmp_path / name).write_text("text\tlabel\na\tjoy\n")
-    files = find_files(_dataset(tmp_path))
+    files = find_files(_dataset(tmp_path), is_table)
     assert [(file.split, file.name) for file in files] == [
         ("train", "train.tsv"),
         ("validation", "dev.tsv"),
@@ -42,13 +47,13 @@ def test_a_folder_is_searched_for_files_named_after_the_splits(tmp_path: Path) -
 def test_a_folder_without_a_training_file_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     _write(tmp_path, data="text,label\n", test="text,label\n")
     with pytest.raises(DataError, match=r"found data.csv, test.csv, expected .* name starts with train"):
-        find_files(_dataset(tmp_path))
+        find_files(_dataset(tmp_path), is_table)
 
 
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     _write(tmp_path, train="", train_old="")
     with pytest.raises(DataError, match=r"train: train.csv, train_old.csv.*dataset.files"):
-        find_files(_dataset(tmp_path))
+        find_files(_dataset(tmp_path), is_table)
 
 
 def test_named_files_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:

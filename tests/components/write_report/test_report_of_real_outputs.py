@@ -31,7 +31,8 @@ from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE
 from manifests.conversion import Conversion
 from manifests.dataset import RowCheck
-from manifests.schema import Evaluation, Gates
+from manifests.evaluation import Evaluation
+from manifests.gates import Gates
 from serving.texts import TextInputs
 from trainer.checkpoint import TrainingRecord
 from trainer.history import Epoch, History, Step

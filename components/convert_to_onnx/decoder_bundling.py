@@ -1,0 +1,152 @@
+"""What conversion leaves of a language model: the table of candidates, its certificate and its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from components.convert_to_onnx.admission import Trial, pareto_front
+from components.convert_to_onnx.bundling import by_size, known, lineage_of, opset_of, tensor_of
+from components.convert_to_onnx.candidates import Failed
+from components.convert_to_onnx.decoder_parity import DecoderParity
+from components.convert_to_onnx.timing import Latency
+from components.convert_to_onnx.timing_worker import NEW_TOKENS
+from components.step import write_json
+from manifests.conversion import Conversion
+from serving.bundle import MODEL_FILE, PARITY_FILE, TOKENIZER_FILE, BundleInfo, file_sha256, write_bundle
+from serving.cpu import usable_cpus
+from trainer.checkpoint import TrainingRecord
+from trainer.tasks.causal_lm import ADAPTER_FOLDER
+
+Candidate = Trial[DecoderParity] | Failed
+
+PYTORCH = "eager"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """PyTorch and every candidate on the same rows; what is timed is absent where none was admitted."""
+
+    bounds: Conversion
+    cpu: str
+    rows: int
+    pytorch_perplexity: float
+    candidates: Sequence[Candidate]
+    pytorch_latency_ms: Mapping[int, Latency] | None = None
+    pytorch_memory_mb: float | None = None
+    contention: float | None = None
+
+
+def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any]:
+    """The output `candidates`, in the form that `bundling.candidates_document` has."""
+    bounds, latency = tried.bounds, tried.pytorch_latency_ms
+    trials = [candidate for candidate in tried.candidates if isinstance(candidate, Trial)]
+    content: dict[str, Any] = {
+        "threads": usable_cpus(),
+        "cpu": tried.cpu,
+        "rows": tried.rows,
+        "new_tokens": NEW_TOKENS,
+        "pytorch": {
+            **known({"perplexity": tried.pytorch_perplexity}),
+            "latency_ms": {PYTORCH: by_size(latency)} if latency else {},
+            "memory_mb": known({PYTORCH: tried.pytorch_memory_mb or np.nan}),
+        },
+        "objective": bounds.objective,
+        "objective_batch_size": bounds.objective_batch_size,
+        "candidates": [_row(candidate) for candidate in tried.candidates],
+    }
+    if chosen is not None:
+        content |= {
+            "chosen": chosen.name,
+            "chosen_speedup": by_size(chosen.speedup),
+            "pareto_front": pareto_front(trials, bounds.objective_batch_size),
+        }
+    if tried.contention is not None:
+        content["contention"] = tried.contention
+    return content
+
+
+def bundle_winner(
+    folder: Path,
+    name: str,
+    manifest_sha256: str,
+    checkpoint: Path,
+    record: TrainingRecord,
+    winner: Trial[DecoderParity],
+    tried: Tried,
+) -> BundleInfo:
+    """Write the bundle of the winning graph, its certificate and any adapters beside it, to `folder`."""
+    model = onnx.load(winner.graph.path)
+    certificate = winner.graph.path.with_name(PARITY_FILE)
+    bounds = tried.bounds.model_dump(
+        include={"max_abs_logit_difference", "min_label_agreement", "max_metric_drop"}
+    )
+    write_json(
+        certificate,
+        {
+            "candidate": winner.name,
+            "model_sha256": file_sha256(winner.graph.path),
+            "bounds": bounds,
+            **_figures(winner),
+            "rows": tried.rows,
+            "cpu": tried.cpu,
+        },
+    )
+    info = BundleInfo(
+        name=name,
+        task=record.task,
+        labels=(),
+        inputs=tuple(tensor_of(value) for value in model.graph.input),
+        outputs=tuple(tensor_of(value) for value in model.graph.output),
+        max_length=record.max_length,
+        frame=record.frame,
+        opset=opset_of(model),
+        candidate=winner.name,
+        precision=winner.precision,
+        quality=quality_of(winner.parity),
+        latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
+        speedup=by_size(winner.speedup),
+        lineage=lineage_of(record, manifest_sha256, tried.cpu),
+    )
+    files = {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
+    files |= {TOKENIZER_FILE: checkpoint / TOKENIZER_FILE}
+    files |= {path.name: path for path in sorted((checkpoint / ADAPTER_FOLDER).glob("*"))}
+    return write_bundle(folder, info, files)
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    row = {
+        "name": candidate.name,
+        "admitted": candidate.reason is None,
+        "reason": candidate.reason,
+        "precision": candidate.precision,
+    }
+    return row if isinstance(candidate, Failed) else {**row, **_figures(candidate)}
+
+
+def _figures(trial: Trial[DecoderParity]) -> dict[str, Any]:
+    return {
+        "precision": trial.precision,
+        "size_mb": trial.graph.size_mb,
+        **quality_of(trial.parity),
+        "fused": asdict(trial.graph.fused),
+        **known({"memory_mb": trial.memory_mb}),
+        "latency_ms": by_size(trial.latency_ms),
+        "speedup": by_size(trial.speedup),
+    }
+
+
+def quality_of(parity: DecoderParity) -> dict[str, float]:
+    """How closely a candidate follows PyTorch, by figure."""
+    return {
+        "perplexity": parity.perplexity,
+        "perplexity_change": parity.perplexity_change,
+        "next_token_agreement": parity.next_token_agreement,
+        "max_abs_difference": parity.max_abs_difference,
+        "compared_tokens": parity.tokens,
+    }

@@ -1,0 +1,196 @@
+"""The step convert-to-onnx for a language model: the same order, with tokens for classes.
+
+B = batch, T = tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from components.convert_to_onnx.admission import (
+    Trial,
+    admitted,
+    best,
+    decoder_refusal,
+    with_speed,
+)
+from components.convert_to_onnx.candidates import Failed, Graph, describe
+from components.convert_to_onnx.decoder import export_decoder
+from components.convert_to_onnx.decoder_bundling import (
+    PYTORCH,
+    Candidate,
+    Tried,
+    bundle_winner,
+    document,
+    quality_of,
+)
+from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
+from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
+from components.convert_to_onnx.export import ConversionError, FusedOps
+from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure, warn_if_busy
+from components.step import write_json
+from manifests.conversion import CandidateName, Conversion
+from manifests.errors import GauntletError
+from serving.bundle import TOKENIZER_FILE
+from serving.cpu import usable_cpus
+from serving.generation import Decoder, pad_left
+from trainer.checkpoint import TrainingRecord
+from trainer.packing import token_rows
+from trainer.splits import read_split
+from trainer.tasks.causal_lm import network_of
+
+PARITY_ROWS = 32
+PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
+CACHED_TOKENS = 4  # of each row that go one by one through the cache
+TIMED_PROMPT_TOKENS = 128
+MAKERS: Mapping[CandidateName, Callable[[Path, Path], None]] = {
+    "int8": quantize_int8,
+    "weights_int8": lambda plain, path: quantize_weights(plain, path, bits=8),
+    "weights_int4": lambda plain, path: quantize_weights(plain, path, bits=4),
+}
+"""What is made of the plain graph. The other candidates are for encoders."""
+
+
+def convert(
+    section: Conversion,
+    name: str,
+    seed: int,
+    manifest_sha256: str,
+    checkpoint: Path,
+    record: TrainingRecord,
+    splits: Path,
+    bundle: Path,
+    candidates: Path,
+) -> dict[str, float]:
+    """Convert a checkpoint; return the chosen candidate's figures by name. See `run.run`.
+
+    Raises:
+        GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
+    """
+    threads = usable_cpus()
+    torch.set_num_threads(threads)
+    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    rows = token_rows(read_split(splits, "validation"), tokenizer, record.max_length)
+    network = network_of(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
+        folder = Path(scratch)
+        graphs = build(section.candidates, network, folder)
+        order = np.random.default_rng(seed).permutation(len(rows))[:PARITY_ROWS]
+        drawn = [rows[at].whole for at in order]
+        trials = [_try(graph, network, drawn, threads, section) for graph in graphs]
+        theirs = [trial.parity.pytorch_perplexity for trial in trials if isinstance(trial, Trial)]
+        tried = Tried(section, describe_processor(), len(drawn), theirs[0] if theirs else np.nan, trials)
+        try:
+            admitted(tried.candidates)
+        except GauntletError:
+            write_json(candidates, document(tried, None))
+            raise
+        del network
+        tried = _timed(tried, checkpoint, [row.prompt for row in rows], threads, seed, folder)
+        winner = best(admitted(tried.candidates), section)
+        write_json(candidates, document(tried, winner))
+        bundle_winner(bundle, name, manifest_sha256, checkpoint, record, winner, tried)
+        size = section.objective_batch_size
+        return {
+            **quality_of(winner.parity),
+            "size_mb": winner.graph.size_mb,
+            "speedup": winner.speedup[size],
+            "latency_ms": winner.latency_ms[size].median,
+        }
+
+
+def build(names: Sequence[CandidateName], network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:
+    """Make the named candidates in `folder`; one that fails costs itself, never the step.
+
+    Raises:
+        GauntletError: The model cannot be exported at all.
+    """
+    plain = folder / "plain.onnx"
+    try:
+        export_decoder(network, plain)
+    except ConversionError as error:
+        raise GauntletError(f"conversion: the model {error}. Choose another in training.model.") from None
+    made: list[Graph | Failed] = []
+    for name in names:
+        path = folder / f"{name}.onnx"
+        if name != "plain" and name not in MAKERS:
+            made.append(Failed(name, "is for encoders, and this is a language model"))
+            continue
+        try:
+            if name != "plain":
+                MAKERS[name](plain, path)
+        except Exception as error:  # whatever the quantiser may raise
+            traceback.print_exc()
+            made.append(Failed(name, f"could not be made: {describe(error)}"))
+        else:
+            made.append(Graph(name, path, FusedOps.of(path)))
+    return made
+
+
+def _try(
+    graph: Graph | Failed,
+    network: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    threads: int,
+    bounds: Conversion,
+) -> Candidate:
+    if isinstance(graph, Failed):
+        return graph
+    try:
+        parity = compare(_scored(Decoder(graph.path, threads), network, rows))
+    except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
+        traceback.print_exc()
+        return Failed(graph.name, f"does not run: {describe(error)}")
+    return Trial(graph, parity, decoder_refusal(parity, graph.precision, bounds))
+
+
+def _scored(
+    decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
+) -> Iterator[ScoredBatch]:
+    """Both models' logits, the last tokens of each row through the cache."""
+    for start in range(0, len(rows), PARITY_BATCH):
+        ids, mask = pad_left(rows[start : start + PARITY_BATCH])
+        prompt = max(1, ids.shape[1] - CACHED_TOKENS)
+        theirs = pytorch_logits(network, ids, mask, prompt)
+        yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
+
+
+def _timed(
+    tried: Tried, checkpoint: Path, prompts: Sequence[Sequence[int]], threads: int, seed: int, folder: Path
+) -> Tried:
+    """Time how PyTorch and every candidate that ran continue the same prompts by `NEW_TOKENS`."""
+    contenders = {PYTORCH: Contender("generate", checkpoint)}
+    for candidate in tried.candidates:
+        if isinstance(candidate, Trial):
+            contenders[candidate.name] = Contender("generate_onnx", candidate.graph.path)
+    batches = {
+        size: [
+            dict(zip(("input_ids", "attention_mask"), pad_left(_ends(prompts, drawn)), strict=True))
+            for drawn in draw_rows(len(prompts), size, seed)
+        ]
+        for size in tried.bounds.batch_sizes
+    }
+    timing: Timing = measure(contenders, batches, threads, folder)
+    warn_if_busy(timing)
+    modes = {PYTORCH: timing.latencies[PYTORCH]}
+    return replace(
+        tried,
+        pytorch_latency_ms=timing.latencies[PYTORCH],
+        pytorch_memory_mb=timing.memory_mb[PYTORCH],
+        contention=timing.contention,
+        candidates=[with_speed(candidate, modes, timing) for candidate in tried.candidates],
+    )
+
+
+def _ends(prompts: Sequence[Sequence[int]], rows: Iterable[int]) -> list[Sequence[int]]:
+    return [prompts[row][-TIMED_PROMPT_TOKENS:] for row in rows]

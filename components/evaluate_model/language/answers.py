@@ -1,0 +1,116 @@
+"""What a language model makes of test rows: how likely the references are to it, and what it answers.
+
+N = rows, B = rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from components.convert_to_onnx.decoder_parity import token_losses
+from manifests.causal_lm import LanguageEvaluation
+from manifests.errors import DataError
+from serving.generation import GREEDY, Decoder, Sampling, pad_left
+from trainer.packing import TokenRow, token_rows
+from trainer.splits import read_split
+
+LOSS_BATCH = 2  # their logits are of the whole vocabulary
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Test rows: what the user says last, the answer that the data has, and both as the model reads them."""
+
+    ids: tuple[int, ...]
+    questions: tuple[str, ...]
+    references: tuple[str, ...]
+    rows: tuple[TokenRow, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's summed losses of the references (N,), and its two answers to each prompt."""
+
+    losses: npt.NDArray[np.float64]
+    greedy: tuple[str, ...]
+    sampled: tuple[str, ...]
+
+
+def read_prompts(
+    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
+) -> Prompts:
+    """Draw test rows. A row keeps as many tokens as training would; a prompt leaves room for an answer.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    frame = read_split(splits, "test")
+    if len(frame) < 2:
+        raise DataError(
+            f"{splits}: found {len(frame)} test rows, expected at least 2. Give the dataset more for testing."
+        )
+    drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
+    frame = frame.iloc[np.sort(drawn)]
+    return Prompts(
+        ids=tuple(int(at) for at in frame.index),
+        questions=tuple(frame["question"]),
+        references=tuple(frame["response"]),
+        rows=tuple(token_rows(frame, tokenizer, most)),
+    )
+
+
+def answer(
+    decoder: Decoder, tokenizer: Tokenizer, prompts: Prompts, settings: LanguageEvaluation, seed: int
+) -> Answers:
+    """Ask a model; the same seed gives the same answers."""
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    return Answers(
+        losses=reference_losses(decoder, prompts.rows),
+        greedy=_answers(decoder, tokenizer, prompts, settings, GREEDY, seed),
+        sampled=_answers(decoder, tokenizer, prompts, settings, sampling, seed),
+    )
+
+
+def reference_losses(decoder: Decoder, rows: Sequence[TokenRow]) -> npt.NDArray[np.float64]:
+    """-log p of each row's reference given its prompt, summed over tokens, (N,)."""
+    losses = np.zeros(len(rows))
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    for start in range(0, len(rows), LOSS_BATCH):
+        batch = order[start : start + LOSS_BATCH]
+        ids, mask = pad_left([rows[at].whole for at in batch])
+        kept = 1 + max(len(rows[at].target) for at in batch)
+        logits = decoder.tail_logits(ids, mask, kept)
+        for place, at in enumerate(batch):
+            own = 1 + len(rows[at].target)
+            tail = logits[place : place + 1, -own:], ids[place : place + 1, -own:]
+            losses[at] = token_losses(*tail, np.ones((1, own), dtype=bool)).sum()
+    return losses
+
+
+def _answers(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    settings: LanguageEvaluation,
+    sampling: Sampling,
+    seed: int,
+) -> tuple[str, ...]:
+    """In the order of the prompts, though those of like length are answered together."""
+    room = decoder.context - settings.max_new_tokens
+    asked = [row.prompt[-room:] for row in prompts.rows]
+    order = np.argsort([len(prompt) for prompt in asked], kind="stable")
+    answers = [""] * len(asked)
+    for start in range(0, len(order), settings.batch_size):
+        batch = order[start : start + settings.batch_size]
+        continued = decoder.continue_tokens(
+            [asked[at] for at in batch], settings.max_new_tokens, sampling, seed + start
+        )
+        for at, tokens in zip(batch, continued, strict=True):
+            answers[at] = tokenizer.decode(tokens).strip()
+    return tuple(answers)

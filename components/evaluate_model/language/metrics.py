@@ -1,0 +1,95 @@
+"""How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
+
+The figures of each row are summed up so that every resample of the rows can be scored: see
+`components.bootstrap`. N = rows, R = resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+
+from components.evaluate_model.language.answers import Answers, Prompts
+
+Floats = npt.NDArray[np.float64]
+
+ROUGES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
+FIGURES = ("perplexity", "rouge1", "rouge2", "rouge_l", "bleu", "sampled_rouge_l")
+LOWER_IS_BETTER = ("perplexity",)
+BLEU_ORDER = 4
+
+
+@dataclass(frozen=True)
+class RowFigures:
+    """What each row adds to the figures of all.
+
+    Attributes:
+        losses: -log p of the reference, summed over its tokens, (N,).
+        tokens: Of the reference, (N,).
+        means: F-measures by figure, (N,) each.
+        bleu: Matches and totals of each order, lengths of answer and reference, (N, 10).
+    """
+
+    losses: Floats
+    tokens: Floats
+    means: Mapping[str, Floats]
+    bleu: Floats
+
+
+def measure_rows(prompts: Prompts, answers: Answers) -> RowFigures:
+    """Score greedy answers by every figure, sampled ones by ROUGE-L."""
+    rouge = _rouge(prompts.references, answers.greedy)
+    return RowFigures(
+        losses=answers.losses,
+        tokens=np.array([len(row.target) for row in prompts.rows], dtype=np.float64),
+        means={**rouge, "sampled_rouge_l": _rouge(prompts.references, answers.sampled)["rouge_l"]},
+        bleu=_bleu_counts(prompts.references, answers.greedy),
+    )
+
+
+def figures(rows: RowFigures, weights: Floats) -> dict[str, Floats]:
+    """Each of `FIGURES`, (R,), where row n counts `weights[r, n]` times in resample r.
+
+    Perplexity is weighted by token, BLEU is the corpus's, 0 to 1, and the others are means over rows.
+    """
+    counted = weights.sum(axis=1)
+    return {
+        "perplexity": np.exp(weights @ rows.losses / (weights @ rows.tokens)),
+        **{name: weights @ values / counted for name, values in rows.means.items()},
+        "bleu": np.array([_bleu(counts) for counts in weights @ rows.bleu]),
+    }
+
+
+def draws(rows: int, resamples: int, seed: int) -> Floats:
+    """How often each row is drawn in each resample, (R, N)."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples).astype(np.float64)
+
+
+def _rouge(references: Sequence[str], answers: Sequence[str]) -> dict[str, Floats]:
+    scorer = RougeScorer(list(ROUGES), use_stemmer=False)
+    scores = [scorer.score(*pair) for pair in zip(references, answers, strict=True)]
+    return {name: np.array([score[key].fmeasure for score in scores]) for key, name in ROUGES.items()}
+
+
+def _bleu_counts(references: Sequence[str], answers: Sequence[str]) -> Floats:
+    scorer = BLEU(effective_order=True)  # what silences a warning; the counts are the same
+    scores = [
+        scorer.sentence_score(answer, [reference])
+        for reference, answer in zip(references, answers, strict=True)
+    ]
+    return np.array(
+        [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores], dtype=np.float64
+    )
+
+
+def _bleu(counts: Floats) -> float:
+    matches, totals, lengths = np.split(counts.astype(int), [BLEU_ORDER, 2 * BLEU_ORDER])
+    answered, expected = lengths.tolist()
+    score = BLEU.compute_bleu(matches.tolist(), totals.tolist(), answered, expected, smooth_method="exp")
+    return float(score.score) / 100

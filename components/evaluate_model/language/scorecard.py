@@ -1,0 +1,122 @@
+"""The scorecard of a language model: what evaluate-model found, as the gate and the reports read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from components import bootstrap
+from components.evaluate_model.language.answers import Answers, Prompts
+from components.evaluate_model.language.metrics import (
+    FIGURES,
+    LOWER_IS_BETTER,
+    Floats,
+    draws,
+    figures,
+    measure_rows,
+)
+from manifests.causal_lm import LanguageEvaluation
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on all rows, its two-sided interval and its one-sided bounds."""
+
+    value: float
+    interval: tuple[float, float]
+    lower_bound: float
+    upper_bound: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model by a name: the bundle's, the base model's, or the champion's version."""
+
+    name: str
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Another model's figures, and by how much the tuned one is better: positive is better, for all."""
+
+    name: str
+    figures: Mapping[str, Figure]
+    gains: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class LanguageScorecard:
+    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault."""
+
+    rows: int
+    tokens: int
+    confidence: float
+    challenger: Mapping[str, Figure]
+    baseline: Compared
+    champion: Compared | None = None
+    champion_error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes; what there is not is absent, never null."""
+        return asdict(
+            self, dict_factory=lambda items: {key: value for key, value in items if value is not None}
+        )
+
+    def headline(self) -> dict[str, float]:
+        """The few figures that a run is listed and compared by."""
+        ours = {name: figure.value for name, figure in self.challenger.items()}
+        theirs = self.baseline.figures
+        return ours | {f"baseline_{name}": theirs[name].value for name in ("perplexity", "rouge_l")}
+
+
+def assess(
+    prompts: Prompts,
+    tuned: Answers,
+    baseline: Contender,
+    champion: Contender | str | None,
+    settings: LanguageEvaluation,
+    seed: int,
+) -> LanguageScorecard:
+    """Score all models on the same resamples of the rows; a champion that failed is its fault in words."""
+    weights = draws(len(prompts.rows), settings.bootstrap_resamples, seed)
+    ours = _drawn(prompts, tuned, weights)
+
+    def compared(other: Contender) -> Compared:
+        theirs = _drawn(prompts, other.answers, weights)
+        gains = {
+            name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
+            for name in FIGURES
+        }
+        return Compared(other.name, _summed(theirs, settings), _summed(gains, settings))
+
+    return LanguageScorecard(
+        rows=len(prompts.rows),
+        tokens=sum(len(row.target) for row in prompts.rows),
+        confidence=settings.confidence,
+        challenger=_summed(ours, settings),
+        baseline=compared(baseline),
+        champion=compared(champion) if isinstance(champion, Contender) else None,
+        champion_error=champion if isinstance(champion, str) else None,
+    )
+
+
+def _drawn(prompts: Prompts, answers: Answers, weights: Floats) -> dict[str, Floats]:
+    """Each figure of all rows, and then of each resample."""
+    return figures(measure_rows(prompts, answers), np.vstack([np.ones(weights.shape[1]), weights]))
+
+
+def _summed(drawn: Mapping[str, Floats], settings: LanguageEvaluation) -> dict[str, Figure]:
+    confidence = settings.confidence
+    return {
+        name: Figure(
+            float(drawn[name][0]),
+            bootstrap.interval(drawn[name][1:], confidence),
+            bootstrap.lower_bound(drawn[name][1:], confidence),
+            bootstrap.upper_bound(drawn[name][1:], confidence),
+        )
+        for name in FIGURES
+    }

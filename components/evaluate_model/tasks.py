@@ -1,0 +1,31 @@
+"""Evaluation by the task that a section is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.evaluate_model.run import evaluate as evaluate_classifier
+from manifests.causal_lm import LanguageEvaluation
+from manifests.evaluation import CommonEvaluation, Evaluation
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the step logs: figures by name and, of a classifier, its labels and its confusion matrix."""
+
+    headline: Mapping[str, float]
+    confusion: tuple[list[str], list[list[int]]] | None = None
+
+
+def evaluate(settings: CommonEvaluation, **where: Any) -> Evaluated:
+    """Score the bundle by its task; `where` is as `run.evaluate` and `language.run.evaluate` have it."""
+    if isinstance(settings, LanguageEvaluation):
+        from components.evaluate_model.language.run import evaluate as evaluate_language_model
+
+        return Evaluated(evaluate_language_model(settings, **where).headline())
+    assert isinstance(settings, Evaluation)
+    scorecard = evaluate_classifier(settings, **where)
+    matrix = [list(row) for row in scorecard.challenger.confusion]
+    return Evaluated(scorecard.headline(), (list(scorecard.labels), matrix))

@@ -1,0 +1,155 @@
+"""The rules for a language model: pure functions of what the other steps wrote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.gate_model.figures import at, chosen_candidate
+from components.gate_model.rules import (
+    NO_CHAMPION,
+    NOT_COMPARED,
+    Decision,
+    Verdict,
+    decision_by,
+    judge,
+    judge_certificate,
+    judge_contention,
+)
+from components.gate_model.values import (
+    FRACTION,
+    MISSING,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Domain,
+    number_or_fault,
+)
+from manifests.causal_lm import LanguageGates
+
+CHANGE = Domain(-math.inf, math.inf, "a finite number")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """evaluate-model's `scores`, convert-to-onnx's `candidates`, training's `history`, and the certificate.
+
+    `model_sha256` is that of the model beside the certificate, where the bundle names it.
+    """
+
+    scores: Mapping[str, Any]
+    candidates: Mapping[str, Any]
+    history: Mapping[str, Any]
+    certificate: Mapping[str, Any]
+    model_sha256: str | None
+
+
+def decide_language_model(gates: LanguageGates, found: Documents) -> Decision:
+    """Judge every rule; none is skipped because another has failed."""
+    return decision_by(
+        (*_quality(gates, found.scores), *_shipped(gates, found), *_against_champion(gates, found.scores))
+    )
+
+
+def _quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    ours = "challenger"
+    return (
+        judge(
+            "perplexity",
+            at(scores, ours, "perplexity", "upper_bound"),
+            "<=",
+            gates.max_perplexity,
+            POSITIVE,
+            "Bootstrap upper limit of perplexity",
+        ),
+        judge(
+            "rouge_l",
+            at(scores, ours, "rouge_l", "lower_bound"),
+            ">=",
+            gates.min_rouge_l,
+            FRACTION,
+            "Bootstrap lower limit of ROUGE-L",
+        ),
+        _gain("perplexity_gain", at(scores, "baseline", "gains", "perplexity", "interval"), "perplexity"),
+        _gain("rouge_l_gain", at(scores, "baseline", "gains", "rouge_l", "interval"), "ROUGE-L"),
+    )
+
+
+def _gain(rule: str, interval: object, figure: str) -> Verdict:
+    """Pass when the model is better than the one it began from, and the interval excludes that it is not."""
+    note = f"Paired bootstrap lower end of the gain in {figure} over the baseline, which must be over 0"
+    lower = number_or_fault(interval[0] if isinstance(interval, list) and interval else MISSING, CHANGE)
+    if isinstance(lower, str):
+        return Verdict(rule, 0.0, ">=", None, "fail", f"{note}: {lower}")
+    return Verdict(rule, 0.0, ">=", lower, "pass" if lower > 0 else "fail", note)
+
+
+def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
+    """Speed, size and cost, and how closely the shipped file follows PyTorch."""
+    size = str(at(found.candidates, "objective_batch_size"))
+    certificate, certified = found.certificate, at(found.certificate, "model_sha256")
+    known = certified is not MISSING and found.model_sha256 is not None
+    speedup = at(found.candidates, "chosen_speedup", size)
+    model_mb = at(chosen_candidate(found.candidates), "size_mb")
+    cost = at(found.history, "cost_usd")
+    return (
+        judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
+        judge_contention(at(found.candidates, "contention"), gates.max_timing_contention),
+        judge_certificate(certified == found.model_sha256 if known else MISSING),
+        _parity(certificate),
+        _bounded(
+            certificate,
+            "perplexity_change",
+            "max_metric_drop",
+            "Share by which conversion raised perplexity",
+            "<=",
+            CHANGE,
+        ),
+        judge("model_size", model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
+        judge("cost", cost, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
+    )
+
+
+def _parity(certificate: Mapping[str, Any]) -> Verdict:
+    if certificate.get("precision") == "fp32":
+        note = "Largest difference of a logit from PyTorch's"
+        return _bounded(
+            certificate, "max_abs_difference", "max_abs_logit_difference", note, "<=", NOT_NEGATIVE
+        )
+    note = "Tokens after which the likeliest next one is PyTorch's"
+    return _bounded(certificate, "next_token_agreement", "min_label_agreement", note, ">=", FRACTION)
+
+
+def _bounded(
+    certificate: Mapping[str, Any], key: str, bound_key: str, note: str, operator: Any, domain: Domain
+) -> Verdict:
+    """Judge a figure of the certificate by the bound that conversion held it to."""
+    rule = "metric_drop" if key == "perplexity_change" else "parity"
+    bound = number_or_fault(at(certificate, "bounds", bound_key), domain)
+    if isinstance(bound, str):
+        return Verdict(rule, True, "is", None, "fail", f"{note}: bound {bound_key}: {bound}")
+    return judge(rule, at(certificate, key), operator, bound, domain, note)
+
+
+def _against_champion(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, Verdict]:
+    rule, margin = "non_inferiority", 0.0 - gates.non_inferiority_margin
+    if "champion_error" in scores:
+        reason = str(scores["champion_error"])
+        return (
+            Verdict("comparable_champion", True, "is", False, "fail", reason),
+            Verdict(rule, margin, ">=", None, "not applicable", NOT_COMPARED),
+        )
+    if "champion" not in scores:
+        return (
+            Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION),
+            Verdict(rule, margin, ">=", None, "not applicable", NO_CHAMPION),
+        )
+    gain = number_or_fault(at(scores, "champion", "gains", "perplexity", "lower_bound"), CHANGE)
+    theirs = number_or_fault(at(scores, "champion", "figures", "perplexity", "value"), POSITIVE)
+    share = gain / theirs if isinstance(gain, float) and isinstance(theirs, float) else MISSING
+    note = "Paired bootstrap lower limit of the gain in perplexity, as a share of the champion's"
+    return (
+        Verdict("comparable_champion", True, "is", True, "pass", "Asked the same prompts"),
+        judge(rule, share, ">=", margin, CHANGE, note),
+    )

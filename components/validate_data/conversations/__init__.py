@@ -1,0 +1,1 @@
+"""Conversations: their files, checks, statistics and splits."""

@@ -1,0 +1,43 @@
+"""A dataset of conversations from its files to what the step hands on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from components.validate_data.conversations.inspection import inspect
+from components.validate_data.conversations.outputs import write_splits
+from components.validate_data.conversations.rendering import Renderer
+from components.validate_data.conversations.source import read_table
+from components.validate_data.conversations.statistics import LENGTH_EDGES, describe
+from components.validate_data.examination import Examination
+from components.validate_data.report import Histogram, render
+from manifests.causal_lm import ConversationDataset
+
+
+def examine(section: ConversationDataset, seed: int) -> Examination:
+    """Read and check a dataset; the seed is for the splits that no file provides.
+
+    Raises:
+        DataError: The data cannot be read, or no record of it can be used.
+        UsageError: `section` asks for what cannot be read, or its model cannot be found.
+        GauntletError: The store that holds the data is out of reach.
+    """
+    table = read_table(section)
+    renderer = Renderer(section.tokenizer)
+    inspection = inspect(table, section, renderer, seed)
+    statistics = describe(inspection.table, section, renderer.frame)
+    counts = {split: length.counts for split, length in statistics.token_length.items()}
+    return Examination(
+        inspection=inspection,
+        rows_read=len(table),
+        rows=statistics.rows,
+        report=render(
+            "conversations/report.html.jinja",
+            statistics,
+            inspection,
+            len(table),
+            Histogram("rows", LENGTH_EDGES, counts),
+            histogram_of="Histogram of lengths in tokens",
+        ),
+        write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
+    )

@@ -1,0 +1,97 @@
+"""Every check of a dataset of conversations, in order, on one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from components.validate_data.carving import carve
+from components.validate_data.conversations.rendering import Renderer
+from components.validate_data.duplicates import find_exact, find_leaks, outside_test
+from components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from components.validate_data.inspection import Inspecting, Inspection
+from components.validate_data.texts.similarity import likeness_among
+from components.validate_data.texts.text import excerpt, normalise
+from manifests.causal_lm import ConversationDataset
+from manifests.dataset import SPLITS
+from manifests.errors import DataError
+
+
+def inspect(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer, seed: int) -> Inspection:
+    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+
+    Answers to the same opening, or to one like it, are carved into one split. The table that is left has the
+    columns `prompt`, `target`, `prompt_tokens` and `target_tokens` beside `source.COLUMNS`.
+    """
+    checks = dataset.checks
+    missing = tuple(split for split in SPLITS if split not in set(table["split"]))
+    inspecting = Inspecting(table, len(table))
+    inspecting.check("empty_conversations", checks.empty_conversations, _told("empty"), unusable=True)
+    inspecting.check("role_markers", checks.role_markers, _told("unmarked"), unusable=True)
+    if inspecting.rows.empty:
+        raise DataError(
+            f"{dataset.uri}: found {len(table)} records, but no answer in any of them, first "
+            f"{table['place'].iloc[0]}: {table['empty'].iloc[0] or table['unmarked'].iloc[0]}"
+        )
+    inspecting.rows = _prepared(inspecting.rows, renderer)
+    inspecting.check("encoding", checks.encoding, _told("fault"))
+    tokens = renderer.special_tokens
+    inspecting.check("special_tokens", checks.special_tokens, lambda rows: find_special(rows, tokens))
+    most = dataset.max_tokens
+    inspecting.check("context_length", checks.context_length, lambda rows: find_long(rows, most))
+    inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
+    similarity = checks.leakage.similarity
+    likeness = likeness_among(list(dict.fromkeys(inspecting.rows["key"])), similarity)
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    by_opening = inspecting.rows.assign(label="")  # nothing to stratify by
+    inspecting.rows = inspecting.rows.assign(
+        split=carve(by_opening, missing, fractions, likeness, similarity, seed)["split"]
+    )
+    inspecting.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
+    return Inspection(inspecting.rows, tuple(inspecting.results))
+
+
+def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
+    """Rows whose texts hold a token that means something to the model's template."""
+    words = []
+    for context, response in zip(rows["context"], rows["response"], strict=True):
+        texts = [*(text for _, text in context), response]
+        held = next((token for token in tokens for text in texts if token in text), None)
+        words.append(None if held is None else f"holds {held}")
+    return _finding(rows, words)
+
+
+def find_long(rows: pd.DataFrame, most: int) -> Finding:
+    """Rows of more than `most` tokens, prompt and answer together."""
+    lengths = (rows["prompt_tokens"] + rows["target_tokens"]).tolist()
+    shown = zip(lengths, rows["shown"], strict=True)
+    return _finding(rows, [f"{length:,} tokens: {text}" if length > most else None for length, text in shown])
+
+
+def _told(column: str) -> Callable[[pd.DataFrame], Finding]:
+    """Rows of which reading said in a column what is wrong."""
+    return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
+
+
+def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
+    """The rows with a fault; each is told by its place."""
+    affected = rows.index[[fault is not None for fault in faults]]
+    told = [
+        f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
+    ]
+    return Finding(affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES])
+
+
+def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
+    """The rows, rendered, and with what the checks on pairs compare: opening and whole."""
+    rendered = renderer.render(rows["context"].tolist(), rows["response"].tolist())
+    return rows.assign(
+        prompt=[one.prompt for one in rendered],
+        target=[one.target for one in rendered],
+        prompt_tokens=[one.prompt_tokens for one in rendered],
+        target_tokens=[one.target_tokens for one in rendered],
+        key=[normalise(text) for text in rows["opening"]],
+        shown=[excerpt(text) for text in rows["opening"]],
+        label=[normalise(one.prompt + one.target) for one in rendered],
+    )

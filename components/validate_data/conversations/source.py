@@ -1,0 +1,136 @@
+"""Find the files of a dataset of conversations, verify them, and read them into one table of examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from backends import storage
+from components.validate_data.conversations.turns import (
+    KNOWN_COLUMNS,
+    EmptyError,
+    Example,
+    RoleError,
+    examples_of,
+    turns_of,
+)
+from components.validate_data.gzipped import unzip
+from components.validate_data.texts.delimited import COMMA, split_rows
+from components.validate_data.texts.records import GZIP_SUFFIX, decode, read_objects
+from components.validate_data.texts.source import SourceFile, find_files, verify
+from components.validate_data.texts.text import find_fault, repair
+from manifests.causal_lm import ConversationDataset
+from manifests.errors import DataError, UsageError
+
+SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
+COLUMNS = ("context", "response", "opening", "empty", "unmarked", "fault", "split", "place", "row")
+
+
+def read_table(dataset: ConversationDataset) -> pd.DataFrame:
+    """Every answer of every file, and a row without one for each record that has a fault.
+
+    Columns: `context` (a tuple of turns), `response`, `opening`; `empty`, `unmarked` and `fault` (what is
+    wrong, in words, or None); `split` (of the file), `place` (file and line) and `row` (position of the
+    record in the file, from 0). Texts are valid Unicode: what was not is U+FFFD.
+
+    Raises:
+        DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
+            none holds a conversation.
+        UsageError: The manifest asks for what cannot be read.
+    """
+    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+    contents = {file: storage.read_bytes(file.uri) for file in files}
+    verify(dataset, contents)
+    rows: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for file, data in contents.items():
+        try:
+            rows += _rows(data, file, dataset)
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    if not rows:
+        raise DataError(f"{dataset.uri}: found no conversations. Put the data there")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+
+
+def format_of(name: str, declared: str) -> str | None:
+    """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
+    if declared != "auto":
+        return declared
+    return SUFFIX_FORMATS.get(PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX)).suffix)
+
+
+def _rows(data: bytes, file: SourceFile, dataset: ConversationDataset) -> Iterator[dict[str, Any]]:
+    for number, (place, record) in enumerate(_records(data, file.name, dataset)):
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"split": file.split, "place": f"{file.name} {place}", "row": number}
+        try:
+            examples = list(examples_of(turns_of(record, dataset.columns, dataset.roles)))
+        except EmptyError as error:
+            yield row | {"empty": str(error)}
+        except RoleError as error:
+            yield row | {"unmarked": repair(str(error))}
+        else:
+            for example in examples:
+                yield row | _columns(example)
+
+
+def _columns(example: Example) -> dict[str, Any]:
+    texts = [*(turn.text for turn in example.context), example.response]
+    fault = next(filter(None, map(find_fault, texts)), None)
+    return {
+        "context": tuple((turn.role, repair(turn.text)) for turn in example.context),
+        "response": repair(example.response),
+        "opening": repair(example.opening),
+        "fault": fault and repair(fault),
+    }
+
+
+def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
+    file_format = format_of(name, dataset.format)
+    if file_format is None:
+        raise UsageError(f"{name}: no format is known by this name. Set dataset.format to csv, jsonl or json")
+    if name.lower().endswith(GZIP_SUFFIX):
+        data = unzip(data, name)
+    content = decode(data, name)
+    if not content.strip():
+        raise DataError(f"{name}: found an empty file, expected conversations. Put the data there")
+    if file_format == "csv":
+        return _csv(content, name, dataset)
+    if file_format == "jsonl":
+        objects, places = read_objects(content, name)
+        return list(zip(places, objects, strict=True))
+    return _json(content, name)
+
+
+def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
+    header, *rows = split_rows(content, COMMA, name)
+    names = [field.strip() for field in header.fields]
+    wanted = KNOWN_COLUMNS if dataset.columns is None else (dataset.columns,)
+    if not any({columns.prompt, columns.response} <= set(names) for columns in wanted):
+        pairs = " or ".join(f"{columns.prompt} and {columns.response}" for columns in wanted)
+        raise DataError(
+            f"{name}: found the columns {', '.join(names)}, expected {pairs}. Set dataset.columns.prompt and "
+            "dataset.columns.response"
+        )
+    return [(f"line {row.line}", dict(zip(names, row.fields, strict=True))) for row in rows]
+
+
+def _json(content: str, name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}. Write it again") from None
+    items = document.get("conversations") if isinstance(document, Mapping) else document
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise DataError(
+            f'{name}: expected {{"conversations": [{{"text": …}}, …]}}, or a list of objects. Write it so, '
+            "or one object a line as .jsonl"
+        )
+    return [(f"conversation {number}", item) for number, item in enumerate(items, start=1)]

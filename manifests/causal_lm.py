@@ -1,0 +1,143 @@
+"""The sections of the task `causal_lm`: conversations, and a language model that learns to answer in them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from manifests.dataset import RowCheck, SimilarityCheck, TableDataset
+from manifests.evaluation import CommonEvaluation
+from manifests.gates import CommonGates
+from manifests.search import Dimension, Search
+from manifests.section import Fraction, Section
+from manifests.training import EarlyStopping, OnePhaseTraining
+
+# --- dataset -----------------------------------------------------------------------------------------
+
+
+class PromptColumns(Section):
+    """Where the two texts of a row are that is one question and one answer."""
+
+    prompt: str = "input_text"
+    response: str = "output_text"
+
+
+class RoleMarkers(Section):
+    """The words before a colon that say who speaks, in a conversation that is one text.
+
+    The model learns to speak as `assistant`. Upper and lower case are the same.
+    """
+
+    user: tuple[str, ...] = Field(("Client", "Patient", "User", "Human"), min_length=1)
+    assistant: tuple[str, ...] = Field(("Therapist", "Counselor", "Assistant", "AI"), min_length=1)
+
+
+class ConversationChecks(Section):
+    """What is checked before a model is trained, with strict defaults.
+
+    `context_length` is about rows of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
+    out, and `warn` cuts them when the model is trained. Prompts are compared for `leakage`, whole rows for
+    `exact_duplicates`.
+    """
+
+    empty_conversations: RowCheck = RowCheck()
+    role_markers: RowCheck = RowCheck()
+    encoding: RowCheck = RowCheck()
+    special_tokens: RowCheck = RowCheck()
+    context_length: RowCheck = RowCheck()
+    exact_duplicates: RowCheck = RowCheck()
+    leakage: SimilarityCheck = SimilarityCheck()
+
+
+class ConversationDataset(TableDataset):
+    """Section of validate-data: conversations, of which each answer is a row.
+
+    A file holds objects with `messages`, with one `text` of marked turns, or with the two `columns`; without
+    `columns` those of known data are looked for. `tokenizer` is the model whose chat template renders the
+    rows and whose tokens are counted: by default `training.model`, and never another one.
+    """
+
+    format: Literal["auto", "csv", "jsonl", "json"] = "auto"
+    columns: PromptColumns | None = None
+    roles: RoleMarkers = RoleMarkers()
+    tokenizer: str = Field(min_length=1)
+    max_tokens: int = Field(512, ge=16, le=131_072)
+    checks: ConversationChecks = ConversationChecks()
+
+
+# --- training ----------------------------------------------------------------------------------------
+
+
+class LanguageSearch(Search):
+    """What can be tuned of a language model."""
+
+    lora_r: Dimension | None = None
+    lora_alpha: Dimension | None = None
+    lora_dropout: Dimension | None = None
+
+
+class LanguageTraining(OnePhaseTraining):
+    """Section of train-model: a causal language model, trained by adapters or whole.
+
+    `model` is a folder, a GGUF file, `package://PACKAGE/FILE.gguf` or a name on the Hugging Face hub. With
+    `method: lora` the layers whose names end in one of `target_modules` get adapters of rank `lora_r` (Hu et
+    al., 2021), and only these are trained; `full` trains every weight and reads no key of theirs. The loss is
+    that of the answers' tokens. With `packing` the rows of a micro-batch lie end to end in sequences of at
+    most `dataset.max_tokens`, and none sees another. `dropout` is the model's own.
+    """
+
+    model: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", min_length=1)
+    method: Literal["lora", "full"] = "lora"
+    lora_r: int = Field(8, ge=1, le=1024)
+    lora_alpha: int = Field(16, ge=1)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_bias: Literal["none", "all", "lora_only"] = "none"
+    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
+    packing: bool = True
+    gradient_checkpointing: bool = False
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(8, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    early_stopping: EarlyStopping = EarlyStopping(metric="loss")
+    search: LanguageSearch | None = Field(None, exclude=True)
+
+    memory_advice: ClassVar[str] = "Lower dataset.max_tokens, set training.gradient_checkpointing"
+
+    @property
+    def architecture(self) -> str:
+        """The model's name without its folder, and how it is trained."""
+        name = self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        return f"{name}-lora-{self.lora_r}" if self.method == "lora" else name
+
+
+# --- evaluation and gates ----------------------------------------------------------------------------
+
+
+class LanguageEvaluation(CommonEvaluation):
+    """Section of evaluate-model: the bundle, the model before training and the champion on the same prompts.
+
+    `prompts` test rows, drawn by the seed, are answered twice, by the likeliest tokens and by tokens drawn
+    with `temperature`, `top_k` (0: all) and `top_p`, `batch_size` at a time, in `max_new_tokens` at most.
+    """
+
+    prompts: int = Field(100, ge=2)
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: int = Field(8, ge=1)
+    temperature: float = Field(0.7, gt=0)
+    top_k: int = Field(0, ge=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+
+
+class LanguageGates(CommonGates):
+    """Section of gate-model.
+
+    The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
+    than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
+    perplexity may be over the champion's.
+    """
+
+    max_perplexity: float = Field(gt=1)
+    min_rouge_l: Fraction = 0.0
+    min_speedup: float = Field(1.0, gt=0)
+    max_model_mb: float = Field(2_000.0, gt=0)

@@ -1,0 +1,20 @@
+"""The section of evaluate-model."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from manifests.section import Section
+
+
+class CommonEvaluation(Section):
+    """What the section has for every task: how much doubt is in each figure."""
+
+    bootstrap_resamples: int = Field(2_000, ge=200)
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+
+
+class Evaluation(CommonEvaluation):
+    """The section for a classifier."""
+
+    worst_mistakes: int = Field(20, ge=0)

@@ -1,0 +1,133 @@
+"""A language model from its checkpoint to the bundle and what is made of it, by the steps' own functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+import components.convert_to_onnx.timing as timing_module
+from components.convert_to_onnx.run import run as convert
+from components.evaluate_model.tasks import evaluate
+from components.gate_model.run import gate
+from components.validate_data.run import run as validate
+from manifests.causal_lm import ConversationDataset, LanguageEvaluation, LanguageGates, LanguageTraining
+from manifests.conversion import Conversion
+from manifests.errors import GauntletError
+from serving.bundle import read_info
+from serving.generation import Generator
+from serving.verification import verify
+from tests.language_models import conversations, write_jsonl, write_llama
+from trainer.language_models import find_language_model, load_network
+from trainer.run import TrainingRun, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Splits and a checkpoint."""
+    folder = tmp_path_factory.mktemp("talk")
+    model = write_llama(folder / "model")
+    uri = write_jsonl(folder / "talk.jsonl", conversations())
+    dataset = ConversationDataset(name="talk", version="1", uri=str(uri), tokenizer=str(model), max_tokens=96)
+    validate(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    section = LanguageTraining(
+        model=str(model), learning_rate=3e-2, epochs=6, lora_r=16, precision="fp32", compute_target="cpu"
+    )
+    run = TrainingRun(section, "talk", "causal_lm", 3, folder / "splits", folder / "checkpoint")
+    (folder / "history").write_text(json.dumps(train(run)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(folder: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing_module, "SECONDS_PER_CONTENDER", 0.1)
+        section = Conversion(
+            candidates=("plain", "weights_int8", "fused"), batch_sizes=(1, 2), min_label_agreement=0.9
+        )
+        places = [folder / name for name in ("checkpoint", "splits", "bundle", "candidates")]
+        convert(section, "talk", 0, "a" * 64, *places)
+    document: dict[str, Any] = json.loads((folder / "candidates").read_text())
+    return document
+
+
+def test_candidates_are_proved_timed_and_bundled(folder: Path, converted: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in converted["candidates"]}
+    assert rows["plain"]["admitted"] and rows["weights_int8"]["admitted"]
+    assert rows["plain"]["max_abs_difference"] < 1e-4
+    assert rows["fused"]["reason"] == "is for encoders, and this is a language model"
+    assert converted["chosen"] in converted["pareto_front"]
+    assert set(rows["plain"]["latency_ms"]) == {"1", "2"}
+    info = read_info(folder / "bundle")
+    assert (info.task, info.candidate, info.frame) == (
+        "causal_lm",
+        converted["chosen"],
+        ("User: ", "\nAssistant:"),
+    )
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(info.files)
+    assert [check.fault for check in verify(folder / "bundle")] == [None] * 4
+
+
+def test_the_bundle_answers_as_transformers_does_with_the_saved_adapters(
+    folder: Path, converted: dict[str, Any]
+) -> None:
+    generator = Generator(folder / "bundle")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    base = load_network(find_language_model(str(folder / "model")))
+    model = PeftModel.from_pretrained(base, str(folder / "checkpoint/adapter")).eval()
+    question = conversations()[5][0]
+    ids = tokenizer(f"User: {question}\nAssistant:", return_tensors="pt")
+    theirs = model.generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=0)[
+        0, ids["input_ids"].shape[1] :
+    ]
+    expected = tokenizer.decode(theirs, skip_special_tokens=True)
+    assert generator.generate([generator.framed(question)], max_new_tokens=8) == [expected]
+
+
+def test_evaluation_asks_both_models_and_the_gate_judges_them(
+    folder: Path, converted: dict[str, Any]
+) -> None:
+    settings = LanguageEvaluation(prompts=6, max_new_tokens=12, bootstrap_resamples=200, batch_size=4)
+
+    def evaluated(output: Path) -> list[dict[str, Any]]:
+        evaluate(
+            settings,
+            name="talk",
+            seed=1,
+            registry_uri=f"sqlite:///{folder}/registry.db",
+            bundle=folder / "bundle",
+            splits=folder / "splits",
+            scores=output / "scores",
+            predictions=output / "predictions",
+            report=output / "report.html",
+        )
+        rows: list[dict[str, Any]] = json.loads((output / "predictions/predictions.json").read_text())
+        return rows
+
+    rows = evaluated(folder / "first")
+    assert len(rows) == 6
+    assert {"id", "prompt", "reference", "answer"} <= set(rows[0])
+    assert evaluated(folder / "again") == rows  # sampled answers too: the seed is the same
+    assert (folder / "first/scores").read_bytes() == (folder / "again/scores").read_bytes()
+    scores = json.loads((folder / "first/scores").read_text())
+    assert scores == json.loads((folder / "first/predictions/metrics.json").read_text())
+    assert scores["baseline"]["gains"]["perplexity"]["interval"][0] > 0  # it has been trained
+    assert rows[0]["reference"] in (folder / "first/report.html").read_text()
+    gates = LanguageGates(max_perplexity=500, min_speedup=0.001, max_timing_contention=1.0, min_rouge_l=0.0)
+    names = ("first/scores", "candidates", "history", "bundle", "verdict", "table")
+    decision = gate(gates, *(folder / name for name in names))
+    verdicts = {rule.rule: rule.verdict for rule in decision.rules}
+    assert verdicts["perplexity_gain"] == verdicts["parity"] == verdicts["certificate"] == "pass"
+
+
+def test_without_a_candidate_within_the_bounds_nothing_is_bundled(folder: Path, tmp_path: Path) -> None:
+    section = Conversion(candidates=("plain",), batch_sizes=(1,), max_abs_logit_difference=1e-12)
+    places = [folder / "checkpoint", folder / "splits", tmp_path / "bundle", tmp_path / "candidates"]
+    with pytest.raises(GauntletError, match="over max_abs_logit_difference 1e-12"):
+        convert(section, "talk", 0, "a" * 64, *places)
+    assert not (tmp_path / "bundle").exists()
+    assert json.loads((tmp_path / "candidates").read_text())["candidates"][0]["admitted"] is False

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
+
+from components.evaluate_model.language.answers import Answers, Prompts
+from components.evaluate_model.language.metrics import draws, figures, measure_rows
+from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
+from manifests.causal_lm import LanguageEvaluation
+from trainer.packing import TokenRow
+
+REFERENCES = ("the cat sat on the mat today", "rain fell on the old town", "bees make honey in spring")
+ANSWERS = ("the cat sat on a mat", "rain fell on the old town", "nothing at all")
+PROMPTS = Prompts(
+    ids=(4, 7, 9),
+    questions=("a", "b", "c"),
+    references=REFERENCES,
+    rows=(TokenRow([1], [1, 2]), TokenRow([1], [1] * 6), TokenRow([1], [1] * 2)),
+)
+SETTINGS = LanguageEvaluation(bootstrap_resamples=500)
+
+
+def answers(greedy: tuple[str, ...] = ANSWERS, losses: tuple[float, ...] = (2.0, 3.0, 5.0)) -> Answers:
+    return Answers(np.array(losses), greedy, greedy)
+
+
+def test_figures_are_those_of_the_libraries_and_perplexity_is_weighted_by_token() -> None:
+    found = figures(measure_rows(PROMPTS, answers()), np.ones((1, 3)))
+    assert found["perplexity"][0] == pytest.approx(math.exp((2 + 3 + 5) / (2 + 6 + 2)))
+    assert found["bleu"][0] == pytest.approx(sacrebleu.corpus_bleu(ANSWERS, [REFERENCES]).score / 100)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    scores = [scorer.score(*pair) for pair in zip(REFERENCES, ANSWERS, strict=True)]
+    for key, name in (("rouge1", "rouge1"), ("rouge2", "rouge2"), ("rougeL", "rouge_l")):
+        assert found[name][0] == pytest.approx(np.mean([score[key].fmeasure for score in scores]))
+    assert found["rouge_l"][0] == pytest.approx((10 / 13 + 1 + 0) / 3)  # 5 of 6 and 5 of 7 words in order
+
+
+def test_a_resample_has_the_figures_of_the_rows_that_it_drew() -> None:
+    weights = np.array([[2.0, 0.0, 1.0]])
+    found = figures(measure_rows(PROMPTS, answers()), weights)
+    assert found["perplexity"][0] == pytest.approx(math.exp((2 * 2 + 5) / (2 * 2 + 2)))
+    drawn = [0, 0, 2]
+    expected = sacrebleu.corpus_bleu([ANSWERS[at] for at in drawn], [[REFERENCES[at] for at in drawn]]).score
+    assert found["bleu"][0] == pytest.approx(expected / 100)
+    assert draws(3, 50, seed=1).sum(axis=1).tolist() == [3.0] * 50
+
+
+def scorecard(
+    tuned: Answers, baseline: Answers, champion: Contender | str | None = None
+) -> LanguageScorecard:
+    return assess(PROMPTS, tuned, Contender("base", baseline), champion, SETTINGS, seed=2)
+
+
+def test_gains_are_positive_where_the_tuned_model_is_better_whichever_way_the_figure_goes() -> None:
+    worse = answers(("cat", "rain", "honey"), losses=(4.0, 6.0, 9.0))
+    gains = scorecard(answers(), worse).baseline.gains
+    assert gains["perplexity"].value == pytest.approx(math.exp(1.9) - math.exp(1.0))
+    assert gains["perplexity"].interval[0] > 0
+    assert gains["rouge_l"].interval[0] < gains["rouge_l"].value < gains["rouge_l"].interval[1]
+
+
+def test_the_same_answers_gain_nothing_on_any_resample() -> None:
+    for gain in scorecard(answers(), answers()).baseline.gains.values():
+        assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
+
+
+def test_a_gain_that_every_row_shares_is_surer_than_the_figures_are() -> None:
+    """A paired interval knows that both models met the same rows."""
+    tuned = answers(losses=(1.0, 12.0, 8.0))
+    other = replace(tuned, losses=tuned.losses + np.array([0.2, 0.6, 0.2]))
+    card = scorecard(tuned, other)
+    own = card.challenger["perplexity"].interval
+    gain = card.baseline.gains["perplexity"].interval
+    assert gain[0] > 0
+    assert gain[1] - gain[0] < own[1] - own[0]
+
+
+def test_a_champion_that_cannot_be_asked_is_told_in_words() -> None:
+    content = scorecard(answers(), answers(), "Champion talk version 3 cannot be run").as_json()
+    assert content["champion_error"].startswith("Champion talk version 3")
+    assert "champion" not in content

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from components.gate_model.language import Documents, decide_language_model
+from components.gate_model.rules import Decision
+from manifests.causal_lm import LanguageGates
+
+GATES = LanguageGates(max_perplexity=20, min_rouge_l=0.1, min_speedup=1.0, max_model_mb=300)
+
+
+def figure(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "interval": [low, high], "lower_bound": low, "upper_bound": high}
+
+
+def other(perplexity: float, gain: tuple[float, float], rouge_l_gain: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "figures": {"perplexity": figure(perplexity, perplexity - 1, perplexity + 1)},
+        "gains": {
+            "perplexity": figure(sum(gain) / 2, *gain),
+            "rouge_l": figure(sum(rouge_l_gain) / 2, *rouge_l_gain),
+        },
+    }
+
+
+def documents() -> dict[str, Any]:
+    return {
+        "scores": {
+            "challenger": {"perplexity": figure(15, 14, 16), "rouge_l": figure(0.2, 0.15, 0.25)},
+            "baseline": other(25, (8, 12), (0.02, 0.06)),
+        },
+        "candidates": {
+            "chosen": "weights_int8",
+            "candidates": [{"name": "weights_int8", "size_mb": 200.0}],
+            "chosen_speedup": {"1": 1.8},
+            "objective_batch_size": 1,
+            "contention": 0.1,
+        },
+        "history": {"cost_usd": 0.5},
+        "certificate": {
+            "model_sha256": "ab",
+            "precision": "int8",
+            "next_token_agreement": 0.99,
+            "perplexity_change": 0.004,
+            "max_abs_difference": 0.3,
+            "bounds": {
+                "min_label_agreement": 0.97,
+                "max_metric_drop": 0.01,
+                "max_abs_logit_difference": 0.0001,
+            },
+        },
+        "model_sha256": "ab",
+    }
+
+
+def decide(content: dict[str, Any]) -> Decision:
+    return decide_language_model(GATES, Documents(**content))
+
+
+def failed(content: dict[str, Any]) -> list[str]:
+    decision = decide(content)
+    assert decision.decision == ("reject" if decision.reasons else "promote")
+    return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
+
+
+def test_a_model_that_is_better_than_its_beginning_is_promoted() -> None:
+    decision = decide(documents())
+    assert (decision.decision, decision.reasons) == ("promote", ())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rules"),
+    [
+        (("scores", "challenger", "perplexity", "upper_bound"), 20.1, ["perplexity"]),
+        (("scores", "challenger", "rouge_l", "lower_bound"), 0.09, ["rouge_l"]),
+        (("scores", "baseline", "gains", "perplexity", "interval"), [-0.1, 9.0], ["perplexity_gain"]),
+        (("scores", "baseline", "gains", "rouge_l", "interval"), [0.0, 0.1], ["rouge_l_gain"]),
+        (("scores", "baseline", "gains", "rouge_l", "interval"), [float("nan"), 0.1], ["rouge_l_gain"]),
+        (("scores", "baseline"), {}, ["perplexity_gain", "rouge_l_gain"]),
+        (("candidates", "chosen_speedup"), {"1": 0.9}, ["speedup"]),
+        (("candidates", "contention"), 0.6, ["timing_contention"]),
+        (("certificate", "next_token_agreement"), 0.96, ["parity"]),
+        (("certificate", "perplexity_change"), 0.02, ["metric_drop"]),
+        (("certificate", "precision"), "fp32", ["parity"]),
+        (("model_sha256",), "cd", ["certificate"]),
+        (("candidates", "candidates"), [], ["model_size"]),
+        (("history", "cost_usd"), None, ["cost"]),
+    ],
+)
+def test_each_rule_rejects_by_itself(path: tuple[str, ...], value: object, rules: list[str]) -> None:
+    content = copy.deepcopy(documents())
+    target = content
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    assert failed(content) == rules
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(-0.14, []), (-0.2, ["non_inferiority"])])
+def test_perplexity_may_be_over_the_champions_by_the_margin(gain: float, expected: list[str]) -> None:
+    content = documents()
+    content["scores"]["champion"] = other(15, (gain, 1.0), (0.0, 0.1))
+    assert failed(content) == expected  # a hundredth of 15 is 0.15
+
+
+def test_a_champion_that_cannot_be_asked_rejects() -> None:
+    content = documents()
+    content["scores"]["champion_error"] = "Champion talk version 3 cannot be run"
+    assert failed(content) == ["comparable_champion"]

