@@ -98,6 +98,20 @@ def _quadratic_weighted_kappa(observed: Floats, support: Floats, chosen: Floats)
     return np.asarray(1 - ratio, dtype=np.float64)
 
 
+def resampled_means(outcomes: Floats, resamples: int, seed: int) -> Floats:
+    """The columns' means, (R, K), of `resamples` draws of N rows from outcomes (N, K)."""
+    generator = np.random.default_rng(seed)
+    rows = len(outcomes)
+    block = max(1, DRAWS_IN_MEMORY // rows)
+    means = [
+        generator.multinomial(rows, np.full(rows, 1 / rows), size=min(block, resamples - start))
+        @ outcomes
+        / rows
+        for start in range(0, resamples, block)
+    ]
+    return np.concatenate(means)
+
+
 def interval(values: Floats, confidence: float) -> tuple[float, float]:
     """The middle `confidence` of the resampled values, (R,)."""
     tail = (1 - confidence) / 2

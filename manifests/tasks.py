@@ -75,6 +75,17 @@ def require_shared_keys(dataset: Dataset, training: Training) -> None:
         )
 
 
+def require_judged_stages(evaluation: CommonEvaluation, gates: CommonGates) -> None:
+    """Refuse promotion stages without the evaluation that they are judged by.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if isinstance(gates, LanguageGates) and isinstance(evaluation, LanguageEvaluation):  # noqa: SIM102
+        if gates.stages is not None and evaluation.therapy is None:
+            raise ValueError("gates.stages without evaluation.therapy: nothing would judge them")
+
+
 def of_task(task: str | None, section: str, content: Any) -> Any:
     """The section as its task has it; the content itself without a task, which is a fault of its own.
 

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from backends.registry import BUNDLE_TAG, ModelVersion, Registry, open_registry
 from manifests.errors import UsageError
+from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
+from pipelines.promotion import promote_version
 from pipelines.terminal import NAME_COLUMN, console, plain
 from serving.bundle import Bundle, read_info
 from serving.generation import Generator, PromptError
@@ -109,13 +111,18 @@ def _answer(champion: ModelVersion, questions: Sequence[str], max_new_tokens: in
 
 
 def promote(
-    model: ModelName = None,
-    version: Annotated[str | None, typer.Option(help="Default: the challenger.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The model's name; needed if there are several.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Default: the challenger; for production what is in staging.")
+    ] = None,
+    to: Annotated[
+        StageName | None, typer.Option(help="The stage, for a model whose manifest has stages.")
+    ] = None,
+    approver: Annotated[str | None, typer.Option(help="Who answers for it; needed for production.")] = None,
 ) -> None:
-    """Make a registered version the champion; the old champion becomes `previous`."""
+    """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
     store = open_registry(gauntlet_home().store_uri)
-    name = _model_name(store, model)
-    console.print(str(store.promote(name, version)), highlight=False)
+    console.print(promote_version(store, _model_name(store, name), version, to, approver), highlight=False)
 
 
 def rollback(model: ModelName = None) -> None:
@@ -173,4 +180,4 @@ def _model_name(store: Registry, given: str | None) -> str:
     if not names:
         raise UsageError("the registry is empty. Run `gauntlet run manifests/emotion_sample.yaml` first.")
     found = "nothing" if given is None else repr(given)
-    raise UsageError(f"--model: found {found}, expected one of {', '.join(names)}.")
+    raise UsageError(f"model: found {found}, expected one of {', '.join(names)}.")

@@ -364,11 +364,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The content of `verdict`."""
+    """The content of `verdict`; `stages` has the decision about each promotion stage."""
 
     decision: str
     reasons: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+    stages: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
