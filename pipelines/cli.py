@@ -20,6 +20,7 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.bundle_commands import bundle
+from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
@@ -220,6 +221,7 @@ def compare(
 
 for command in (registry, predict, promote, rollback):
     app.command()(command)
+app.command()(doctor)
 app.add_typer(bundle, name="bundle")
 
 
