@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pipelines.vertex.lint import images
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ("components", "trainer")
@@ -253,7 +257,4 @@ def test_the_templates_run_in_the_images_that_were_pushed(tmp_path: Path) -> Non
 
     assert done.returncode == 0, done.stderr
     template = yaml.safe_load((tmp_path / "templates" / "emotion_sample.yaml").read_text(encoding="utf-8"))
-    executors = template["deploymentSpec"]["executors"]
-    images = {name: executor["container"]["image"] for name, executor in executors.items()}
-    assert images.pop("exec-train-model") == DIGESTS["trainer"]
-    assert set(images.values()) == {DIGESTS["components"]}
+    assert set(images(json_format.ParseDict(template, PipelineSpec()))) == set(DIGESTS.values())

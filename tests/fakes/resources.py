@@ -40,6 +40,11 @@ class Resources:
             raise ApiError(grpc.StatusCode.NOT_FOUND, f"{name} not found")
         return self._by_name[name]
 
+    def of_location(self, location: str, collection: str) -> list[Any]:
+        """The resources directly under a location, which is always there."""
+        prefix = f"{location}/{collection}/"
+        return [resource for name, resource in self._by_name.items() if name.startswith(prefix)]
+
     def below(self, parent: str, collection: str) -> list[Any]:
         """The resources directly under a parent, which must be there."""
         self.get(parent)
