@@ -61,6 +61,27 @@ class VertexPlace:
             )
         return place
 
+    @classmethod
+    def named(cls, project: str, region: str) -> VertexPlace:
+        """A project's location.
+
+        Raises:
+            UsageError: They cannot be names of these, or Vertex AI has no such region.
+        """
+        from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
+
+        place = cls(project, region)
+        if not place._is_sound():
+            raise UsageError(
+                f"--project, --region: found {project!r} and {region!r}, expected the id of a project "
+                "and a region, such as my-project and europe-west4."
+            )
+        if region not in SUPPORTED_REGIONS:
+            raise UsageError(
+                f"--region: found {region!r}, expected one of {', '.join(sorted(SUPPORTED_REGIONS))}."
+            )
+        return place
+
     @property
     def parent(self) -> str:
         """The resource that holds all others."""

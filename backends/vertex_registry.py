@@ -43,6 +43,7 @@ from backends.registry import (
 from backends.storage import join
 from backends.vertex_calls import ask, ask_once, explained, find_or_make
 from backends.vertex_evaluation import import_evaluation
+from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace, valid_label
 from manifests.errors import GauntletError, UsageError
 
@@ -297,16 +298,10 @@ class VertexRegistry:
 
     def _pipeline_job(self, run_id: str) -> str:
         """The job on Vertex whose run this is; empty for a run elsewhere."""
-        from google.api_core.exceptions import NotFound
-        from google.cloud import aiplatform_v1
-
-        if re.fullmatch(r"[a-z][a-z0-9-]{0,127}", run_id):
-            options = {"api_endpoint": self._place.host}
-            jobs: Any = aiplatform_v1.PipelineServiceClient(client_options=options)
-            with suppress(NotFound):
-                name = f"{self._place.parent}/pipelineJobs/{run_id}"
-                return str(ask(jobs.get_pipeline_job, name=name).name)
-        return ""
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,127}", run_id):
+            return ""
+        job = PipelineJobs(self._place).find(f"{self._place.parent}/pipelineJobs/{run_id}")
+        return "" if job is None else str(job.name)
 
     # --- Vertex ---
 

@@ -25,12 +25,12 @@ STEPS_FOLDER = "steps"
 # MLflow reads a database's path as part of a URI: a question mark ends it, %20 is a space.
 NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
-State = Literal["running", "finished", "interrupted"]
+State = Literal["running", "submitted", "finished", "interrupted"]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One local run as `run.json` has it. Times are ISO 8601 in UTC."""
+    """One run as `run.json` has it, on this machine or submitted from it. Times are ISO 8601 in UTC."""
 
     run_id: str
     name: str

@@ -68,7 +68,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    compile_manifest(manifest, folder / PIPELINE_FILE, image=NO_IMAGE)
+    compile_manifest(manifest, folder / PIPELINE_FILE, "local", image=NO_IMAGE)
     arguments = parameters(manifest) | {
         "run_id": record.run_id,
         "registry_uri": home.registry_uri,

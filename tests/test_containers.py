@@ -15,8 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from google.cloud.devtools.cloudbuild_v1 import Build
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pipelines.vertex.lint import images
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ("components", "trainer")
@@ -37,6 +42,11 @@ SET_BY_A_TRIGGER = {
     "_IMAGE_REPOSITORY": "registry.example/project/images",
     "_TEMPLATE_REPOSITORY": "https://registry.example/project/templates",
     "_TORCH_INDEX_URL": "",
+    "_REGION": "europe-west4",
+    "_ROOT": "gs://bucket/runs",
+    "_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
+    "_SERVICE_ACCOUNT": "trainer@demo.iam.gserviceaccount.com",
+    "PROJECT_ID": "demo",
 }
 
 Instruction = tuple[str, str]  # the word in capitals, and what follows it
@@ -204,9 +214,41 @@ def test_nothing_is_pushed_or_uploaded_before_the_tests_have_passed() -> None:
     assert leaving == {"build-components", "build-trainer", "upload-templates"}
     assert all("test" in earlier[name] for name in leaving)
     assert {"build-components", "build-trainer"} <= earlier["compile"] <= earlier["upload-templates"]
+    assert {"test", "upload-templates"} <= earlier["run-sample"] <= earlier["apply-schedules"]
 
 
-@pytest.mark.parametrize("missing", ["COMMIT_SHA", "_IMAGE_REPOSITORY", "_TEMPLATE_REPOSITORY"])
+@pytest.mark.parametrize("file", ["cloudbuild.yaml", "cloudbuild.pr.yaml"])
+def test_a_build_is_what_the_api_takes(file: str) -> None:
+    content = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    parsed = json_format.ParseDict(content, Build.pb()())  # an unknown key is refused
+    assert all(found.name and found.args for found in parsed.steps)
+    assert parsed.timeout.seconds >= max(found.timeout.seconds for found in parsed.steps)
+
+
+def test_a_pull_request_is_tested_as_a_merge_is_and_nothing_leaves_the_build() -> None:
+    request = yaml.safe_load((ROOT / "cloudbuild.pr.yaml").read_text(encoding="utf-8"))
+    merged = step("test")
+    assert request["steps"] == [{key: merged[key] for key in merged if key != "waitFor"}]
+
+
+@pytest.mark.parametrize("code", [0, 3, 124])
+def test_a_sample_run_that_does_not_end_well_is_cancelled_and_fails_the_build(
+    code: int, tmp_path: Path
+) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    command = tmp_path / ".venv" / "bin" / "gauntlet"
+    command.write_text(f'#!/bin/sh\necho "$@" >> asked\n[ "$1" = submit ] && exit {code}\nexit 2\n')
+    command.chmod(0o755)
+    for name, digest in DIGESTS.items():
+        (tmp_path / f"{name}.image").write_text(f"{digest}\n", encoding="utf-8")
+
+    assert run_step("run-sample", SET_BY_A_TRIGGER, tmp_path).returncode == code
+
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["submit manifests/emotion_sample.yaml --wait"] + ["cancel latest"] * (code != 0)
+
+
+@pytest.mark.parametrize("missing", sorted(SET_BY_A_TRIGGER.keys() - {"_TORCH_INDEX_URL", "PROJECT_ID"}))
 def test_a_build_stops_at_once_when_a_variable_is_not_set(missing: str, tmp_path: Path) -> None:
     assert run_step("require-substitutions", SET_BY_A_TRIGGER, tmp_path).returncode == 0
 
@@ -253,7 +295,4 @@ def test_the_templates_run_in_the_images_that_were_pushed(tmp_path: Path) -> Non
 
     assert done.returncode == 0, done.stderr
     template = yaml.safe_load((tmp_path / "templates" / "emotion_sample.yaml").read_text(encoding="utf-8"))
-    executors = template["deploymentSpec"]["executors"]
-    images = {name: executor["container"]["image"] for name, executor in executors.items()}
-    assert images.pop("exec-train-model") == DIGESTS["trainer"]
-    assert set(images.values()) == {DIGESTS["components"]}
+    assert set(images(json_format.ParseDict(template, PipelineSpec()))) == set(DIGESTS.values())

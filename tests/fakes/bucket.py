@@ -27,6 +27,9 @@ class Bucket(ThreadingHTTPServer):
         self.locations = {"bucket": "EUROPE-WEST4"}
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def handle_error(self, *_: object) -> None:
+        """A client that has hung up is no fault of the store's."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -18,6 +18,8 @@ import grpc
 import proto
 import trustme
 from google.protobuf.message import Message
+
+WITHOUT_ROUTING = ("ListLogEntries",)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class GoogleApi:
     """
 
     def __init__(
-        self, messages: ModuleType, services: Mapping[str, object], certificate: trustme.LeafCert
+        self, messages: Sequence[ModuleType], services: Mapping[str, object], certificate: trustme.LeafCert
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: grpc.StatusCode | None = None
@@ -78,7 +80,9 @@ class GoogleApi:
         answering = getattr(self._services.get(service), method, None)
         if answering is None:  # the client gets UNIMPLEMENTED
             return None
-        request_type = getattr(self._messages, f"{method}Request")
+        kinds = (getattr(module, f"{method}Request", None) for module in self._messages)
+        request_type: Any = next(filter(None, kinds))
+        reads = getattr(request_type, "deserialize", None) or request_type.FromString
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
@@ -87,7 +91,7 @@ class GoogleApi:
                 context.abort(error.status, str(error))
 
         return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=request_type.deserialize, response_serializer=_serialized
+            answer, request_deserializer=reads, response_serializer=_serialized
         )
 
     def _answer(self, method: str, answering: Callable[[Any], Any], request: Any, headers: Any) -> Any:
@@ -96,7 +100,9 @@ class GoogleApi:
             raise ApiError(self.failing, "told to fail")
         if not re.fullmatch(r"Bearer \S+", headers.get("authorization", "")):
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, "no bearer token")
-        if "x-goog-request-params" not in headers:  # a real front end finds the resource by it
+        if (
+            "x-goog-request-params" not in headers and method not in WITHOUT_ROUTING
+        ):  # a real front end finds the resource by it
             raise invalid(f"{method}: no routing header")
         failure = self.failures[method].pop(0) if self.failures[method] else None
         if failure is None:
