@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from backends.kept import keep_bundle, keep_evidence, read_evidence
 from backends.mlflow_database import explained, locked, open_client
 from backends.registry import (
     ANY_CHAMPION,
+    APPROVED_AT_TAG,
+    APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
+    EVIDENCE_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     RUN_TAG,
+    STAGING,
     ModelVersion,
     Move,
 )
@@ -77,9 +81,20 @@ class MlflowRegistry:
             models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
         return sorted(model.name for model in models)
 
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """Read from the file whose sha256 the version has as a tag.
+
+        Raises:
+            GauntletError: It is gone, or was altered.
+        """
+        sha256 = version.tags.get(EVIDENCE_TAG)
+        return None if sha256 is None else read_evidence(self._models(version.name), sha256)
+
     # --- writing ---
 
-    def register(self, name: str, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
+    def register(
+        self, name: str, bundle: Path, tags: Mapping[str, str], evidence: Mapping[str, Any] | None = None
+    ) -> ModelVersion:
         """Every write can be repeated, so a registration that was cut short is simply run again.
 
         Raises:
@@ -89,7 +104,9 @@ class MlflowRegistry:
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():
-            kept = self._keep(bundle, self._bundle_folder(name, sha256))
+            kept = keep_bundle(bundle, self._bundle_folder(name, sha256))
+            if evidence is not None:
+                tags = {**tags, EVIDENCE_TAG: keep_evidence(self._models(name), evidence)}
             if self._model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
@@ -99,8 +116,25 @@ class MlflowRegistry:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return next(version for version in self.versions(name) if version.version == number)
 
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """The version stays challenger, if it is that.
+
+        Raises:
+            UsageError: There is no such model or version.
+            GauntletError: The bundle was altered.
+        """
+        self._require_version(name, version)
+        with self._writing():
+            self._require_bundle(name, version, STAGING)
+            self._client.set_registered_model_alias(name, STAGING, version)
+            return next(known for known in self.versions(name) if known.version == version)
+
     def promote(
-        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approver: str | None = None,
     ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
@@ -108,9 +142,7 @@ class MlflowRegistry:
             UsageError: There is no such model or version, or no challenger.
             GauntletError: The champion is not the one that was compared with, or the bundle was altered.
         """
-        numbers = [known.version for known in self.versions(name)]
-        if version is not None and version not in numbers:
-            raise UsageError(f"model {name!r}: has no version {version!r}, only {', '.join(numbers)}.")
+        numbers = self._require_version(name, version)
         with self._writing():
             finished = self._finish_move(name)
             champion, challenger = self._alias(name, CHAMPION), self._alias(name, CHALLENGER)
@@ -128,6 +160,10 @@ class MlflowRegistry:
                     f"{compared_with or '(none)'}, but the champion is {champion or '(none)'} by now. "
                     "Nothing was moved: run the pipeline again to compare with that one."
                 )
+            if approver is not None:
+                self._require_bundle(name, target, CHAMPION)
+                self._tag(name, target, APPROVED_BY_TAG, approver)
+                self._tag(name, target, APPROVED_AT_TAG, _now())
             return self._move(name, "promote", target, champion)
 
     def rollback(self, name: str) -> Move:
@@ -157,7 +193,7 @@ class MlflowRegistry:
     # --- moving aliases ---
 
     def _move(self, name: str, kind: str, champion: str, previous: str | None) -> Move:
-        self._require_bundle(name, champion)
+        self._require_bundle(name, champion, CHAMPION)
         note = " ".join(filter(None, (kind, champion, previous)))
         self._client.set_registered_model_tag(name, _MOVE_TAG, note)
         self._finish_move(name)
@@ -175,8 +211,7 @@ class MlflowRegistry:
         if self._alias(name, CHALLENGER) == champion:
             self._client.delete_registered_model_alias(name, CHALLENGER)
         if PROMOTED_TAG not in self._client.get_model_version(name, champion).tags:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._client.set_model_version_tag(name, champion, PROMOTED_TAG, now)
+            self._tag(name, champion, PROMOTED_TAG, _now())
         self._client.delete_registered_model_tag(name, _MOVE_TAG)
         return str(kind)
 
@@ -188,9 +223,12 @@ class MlflowRegistry:
     # --- bundles ---
 
     def _bundle_folder(self, name: str, sha256: str) -> Path:
-        return self._database.parent / "models" / name / sha256
+        return self._models(name) / sha256
 
-    def _require_bundle(self, name: str, number: str) -> None:
+    def _models(self, name: str) -> Path:
+        return self._database.parent / "models" / name
+
+    def _require_bundle(self, name: str, number: str, alias: str) -> None:
         from serving.bundle import BundleError, read_info
 
         version = next(version for version in self.versions(name) if version.version == number)
@@ -198,34 +236,9 @@ class MlflowRegistry:
             read_info(Path(version.bundle_uri), version.tags.get(BUNDLE_TAG))
         except BundleError as error:
             raise GauntletError(
-                f"model {name!r}: version {number} cannot become champion: {error}. Nothing was moved: "
+                f"model {name!r}: version {number} cannot become {alias}: {error}. Nothing was moved: "
                 "restore the bundle, or promote another version."
             ) from None
-
-    def _keep(self, bundle: Path, kept: Path) -> Path:
-        """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""
-        from serving.bundle import BundleError, read_info
-
-        with suppress(BundleError):
-            read_info(kept, sha256=kept.name)
-            return kept
-        temporary = kept.with_name(kept.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            for file in bundle.iterdir():
-                shutil.copyfile(file, temporary / file.name)
-            read_info(temporary, sha256=kept.name)
-            shutil.rmtree(kept, ignore_errors=True)
-            temporary.replace(kept)
-        except BundleError as error:
-            shutil.rmtree(temporary)
-            fault = str(error).replace(str(temporary), str(bundle))
-            raise GauntletError(f"{fault}. Convert the model again.") from None
-        except BaseException:  # a full disk, Ctrl-C: no half of a bundle stays
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return kept
 
     # --- MLflow ---
 
@@ -251,6 +264,16 @@ class MlflowRegistry:
         number = self._model(name).aliases.get(alias)
         return None if number is None else str(number)
 
+    def _require_version(self, name: str, version: str | None) -> list[str]:
+        """The numbers of all versions, of which `version` is one, or None."""
+        numbers = [known.version for known in self.versions(name)]
+        if version is not None and version not in numbers:
+            raise UsageError(f"model {name!r}: has no version {version!r}, only {', '.join(numbers)}.")
+        return numbers
+
+    def _tag(self, name: str, number: str, tag: str, value: str) -> None:
+        self._client.set_model_version_tag(name, number, tag, value)
+
     def _create(self, name: str, kept: Path, tags: Mapping[str, str]) -> str:
         return str(self._client.create_model_version(name, str(kept), tags=dict(tags)).version)
 
@@ -266,6 +289,10 @@ class MlflowRegistry:
             tags=dict(version.tags),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 An alias is a name that points to one version of a model:
 
 - `challenger`: registered last and not promoted yet.
+- `staging`: the one that people may try, of a model whose manifest has promotion stages.
 - `champion`: the one that serves, and that the next challenger is compared with.
 - `previous`: the champion before this one; `rollback` makes it champion again.
 
@@ -20,14 +21,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
+STAGING = "staging"
 
 BUNDLE_TAG = "bundle_sha256"
 RUN_TAG = "run_id"
+EVIDENCE_TAG = "evidence_sha256"
+"""On a version that has evidence, which a model with promotion stages is promoted by."""
+APPROVED_BY_TAG = "approved_by"
+APPROVED_AT_TAG = "approved_at"
 ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
 """On a version that has been champion; ISO 8601, UTC, of the first time."""
@@ -63,8 +69,10 @@ class Move:
 class Registry(Protocol):
     """Where models are registered. What fails for a user's reason raises a GauntletError that says it."""
 
-    def register(self, name: str, bundle: Path, tags: Mapping[str, str]) -> ModelVersion:
-        """Copy a bundle into the registry and make it a version of `name`.
+    def register(
+        self, name: str, bundle: Path, tags: Mapping[str, str], evidence: Mapping[str, Any] | None = None
+    ) -> ModelVersion:
+        """Copy a bundle into the registry and make it a version of `name`, with what it proved, as JSON.
 
         The new version becomes `challenger`. The same bundle with the same `run_id` tag is the same version:
         it is returned, and stays what it is if it has ever been champion.
@@ -82,13 +90,24 @@ class Registry(Protocol):
     def names(self) -> list[str]:
         """The names of all models, sorted."""
 
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """What the version proved, unaltered; none was recorded."""
+
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """Point the alias `staging` to a version."""
+
     def promote(
-        self, name: str, version: str | None = None, compared_with: str | None = ANY_CHAMPION
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approver: str | None = None,
     ) -> Move:
         """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
 
         `compared_with` is the champion's version that the new one was found no worse than, None for none:
-        with another champion by now nothing is moved, which is a GauntletError.
+        with another champion by now nothing is moved, which is a GauntletError. `approver` is recorded on the
+        version, with the time.
         """
 
     def rollback(self, name: str) -> Move:

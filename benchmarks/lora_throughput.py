@@ -172,7 +172,7 @@ def train_ours(task: Any, section: Any, device: Any, seed: int) -> Any:
     for batch in training_batches(task.train_lengths, section.batch_size, seed, 1):
         share = replica.prepare((seed, 1), rank_share(batch, 1, 0, 1))
         weight = sum(task.train_weights[row] for row in batch)
-        float(replica.step(share, weight, section.learning_rate).sum())
+        float(replica.step(share, weight, section.learning_rate)[0])
     return model
 
 
@@ -243,7 +243,7 @@ def final_loss(task: Any, model: Any, device: Any) -> float:
     with torch.no_grad():
         for start in range(0, min(VALIDATION_ROWS, len(task.validation_lengths)), task.validation_batch_size):
             stop = min(start + task.validation_batch_size, len(task.validation_lengths))
-            batch = task.validation_batch(list(range(start, stop)))
+            batch = task.validation_batch(list(range(start, stop)), 1)
             outputs.append(task.outputs(model, tuple(tensor.to(device) for tensor in batch)).cpu())
     return float(task.metrics(torch.cat(outputs))["loss"])
 

@@ -11,7 +11,8 @@ from manifests.evaluation import CommonEvaluation
 from manifests.gates import CommonGates
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import EarlyStopping, Training
+from manifests.therapy import Stages, Therapy
+from manifests.training import EarlyStopping, OnePhaseTraining
 
 # --- dataset -----------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class LanguageSearch(Search):
     lora_dropout: Dimension | None = None
 
 
-class LanguageTraining(Training):
+class LanguageTraining(OnePhaseTraining):
     """Section of train-model: a causal language model, trained by adapters or whole.
 
     `model` is a folder, a GGUF file, `package://PACKAGE/FILE.gguf` or a name on the Hugging Face hub. With
@@ -119,6 +120,7 @@ class LanguageEvaluation(CommonEvaluation):
 
     `prompts` test rows, drawn by the seed, are answered twice, by the likeliest tokens and by tokens drawn
     with `temperature`, `top_k` (0: all) and `top_p`, `batch_size` at a time, in `max_new_tokens` at most.
+    `therapy` judges the answers of a model that is to hold conversations with people who may be in distress.
     """
 
     prompts: int = Field(100, ge=2)
@@ -127,6 +129,7 @@ class LanguageEvaluation(CommonEvaluation):
     temperature: float = Field(0.7, gt=0)
     top_k: int = Field(0, ge=0)
     top_p: float = Field(0.9, gt=0, le=1)
+    therapy: Therapy | None = None
 
 
 class LanguageGates(CommonGates):
@@ -134,10 +137,11 @@ class LanguageGates(CommonGates):
 
     The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
-    perplexity may be over the champion's.
+    perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
     """
 
     max_perplexity: float = Field(gt=1)
     min_rouge_l: Fraction = 0.0
     min_speedup: float = Field(1.0, gt=0)
     max_model_mb: float = Field(2_000.0, gt=0)
+    stages: Stages | None = None

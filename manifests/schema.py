@@ -25,7 +25,7 @@ from manifests.dataset import Dataset
 from manifests.evaluation import CommonEvaluation
 from manifests.gates import CommonGates
 from manifests.section import Name, Section
-from manifests.tasks import TaskName, of_task, require_shared_keys, with_shared_keys
+from manifests.tasks import TaskName, of_task, require_judged_stages, require_shared_keys, with_shared_keys
 from manifests.training import Training
 
 
@@ -61,6 +61,7 @@ class Manifest(Section):
     @model_validator(mode="after")
     def _agreeing(self) -> Self:
         require_shared_keys(self.dataset, self.training)
+        require_judged_stages(self.evaluation, self.gates)
         return self
 
     @field_validator("dataset", "training", "evaluation", "gates", mode="wrap")

@@ -19,6 +19,7 @@ from backends.prices import over_budget, prices_source
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from pipelines.bundle_commands import bundle
+from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.run_command import load_affordable, require_data, run_here, without_price
@@ -213,8 +214,22 @@ def report(
         typer.launch(page.as_uri())
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`: A.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
+) -> None:
+    """Hold two runs side by side, here and on a page with pictures."""
+    from pipelines.comparison.command import compare_runs
+
+    page = compare_runs(gauntlet_home(), first, second, console)
+    if console.is_terminal:
+        typer.launch(page.as_uri())
+
+
 for command in (registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
+app.command()(doctor)
 app.add_typer(bundle, name="bundle")
 app.add_typer(schedule, name="schedule")
 

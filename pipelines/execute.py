@@ -16,9 +16,8 @@ from pathlib import Path
 
 from kfp import components, local
 
-from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
+from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE, STEPS_FOLDER
 
-STEPS_FOLDER = "steps"
 SECONDS_BETWEEN_LOOKS = 0.5
 
 

@@ -17,6 +17,7 @@ REPORT_FILE = "report.html"
 MANIFEST_FILE = "manifest.yaml"
 PIPELINE_FILE = "pipeline.yaml"
 ARGUMENTS_FILE = "arguments.json"
+STEPS_FOLDER = "steps"
 
 # MLflow reads a database's path as part of a URI: a question mark ends it, %20 is a space.
 NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")

@@ -22,8 +22,15 @@ from components.write_report.render import render
 from manifests.loading import save_manifest
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
-from pipelines.execute import STEPS_FOLDER
-from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, PIPELINE_FILE, REPORT_FILE, Home, RunRecord
+from pipelines.home import (
+    ARGUMENTS_FILE,
+    MANIFEST_FILE,
+    PIPELINE_FILE,
+    REPORT_FILE,
+    STEPS_FOLDER,
+    Home,
+    RunRecord,
+)
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
 from pipelines.terminal import plain

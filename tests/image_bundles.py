@@ -32,17 +32,24 @@ def weighted_pixels(weights: npt.NDArray[np.float32]) -> onnx.ModelProto:
 
 
 def write_image_bundle(folder: Path, weights: npt.NDArray[np.float32], labels: tuple[str, ...]) -> Path:
-    """The bundle, certified, at `folder`."""
+    """The bundle of weighted pixels, certified, at `folder`."""
+    return write_graph_bundle(folder, weighted_pixels(weights), weights.shape[:-1], labels)
+
+
+def write_graph_bundle(
+    folder: Path, graph: onnx.ModelProto, shape: tuple[int, ...], labels: tuple[str, ...]
+) -> Path:
+    """The bundle of any graph from images (B, C, H, W) to logits, certified, at `folder`."""
     parts = folder.with_name(folder.name + "-parts")
     parts.mkdir(parents=True)
-    onnx.save(weighted_pixels(weights), parts / "model.onnx")
+    onnx.save(graph, parts / "model.onnx")
     certificate = {"model_sha256": file_sha256(parts / "model.onnx"), "rows": 20}
     (parts / "parity.json").write_text(json.dumps(certificate))
     info = BundleInfo(
         name="shapes",
         task="image_classification",
         labels=labels,
-        inputs=(TensorSpec("images", "uint8", ("batch", *weights.shape[:-1])),),
+        inputs=(TensorSpec("images", "uint8", ("batch", *shape)),),
         outputs=(TensorSpec("logits", "float32", ("batch", len(labels))),),
         opset=17,
         candidate="plain",

@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from manifests.metrics import metric_name
+
 # Without a fixed salt and date the same history would give different bytes.
 mpl.rcParams["svg.hashsalt"] = "gauntlet"
 
@@ -32,14 +34,18 @@ def curves_svg(history: dict[str, Any]) -> str:
     )
     numbers = [epoch["epoch"] for epoch in epochs]
     loss_axes.plot(
-        numbers, [epoch["train_loss"] for epoch in epochs], marker="o", label="training, epoch mean"
+        numbers, [epoch["training"]["loss"] for epoch in epochs], marker="o", label="training, epoch mean"
     )
-    loss_axes.plot(numbers, [epoch["validation_loss"] for epoch in epochs], marker="o", label="validation")
+    loss_axes.plot(numbers, [epoch["validation"]["loss"] for epoch in epochs], marker="o", label="validation")
     loss_axes.set(xlabel="epoch", ylabel="loss (nats per row)", title="Loss")
-    for key, label in (("macro_f1", "macro-F1"), ("weighted_f1", "weighted F1"), ("accuracy", "accuracy")):
-        metric_axes.plot(numbers, [epoch[key] for epoch in epochs], marker="o", label=label)
+    for key in [key for key in epochs[0]["validation"] if key != "loss"]:
+        values = [epoch["validation"][key] for epoch in epochs]
+        [line] = metric_axes.plot(numbers, values, marker="o", label=metric_name(key))
+        if key in epochs[0]["training"]:
+            values = [epoch["training"][key] for epoch in epochs]
+            metric_axes.plot(numbers, values, color=line.get_color(), linestyle="--", linewidth=1)
     metric_axes.axvline(history["best_epoch"], color="0.7", linestyle=":", label="kept")
-    metric_axes.set(xlabel="epoch", title="Validation")
+    metric_axes.set(xlabel="epoch", title="Validation, and training as dashes")
     for axes in (loss_axes, metric_axes):
         axes.legend(frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)

@@ -96,9 +96,8 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    for key in vars(network.config):
-        if "drop" in key and isinstance(getattr(network.config, key), float):
-            setattr(network.config, key, dropout)
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
     return network
 
 

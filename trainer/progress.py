@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from manifests.metrics import metric_name
 from trainer.history import Epoch
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -40,10 +41,9 @@ class Progress:
     def epoch(self, epoch: Epoch, best: bool) -> None:
         """Say how an epoch ended."""
         self._printed, self._rows_printed = time.monotonic(), 0
+        figures = "  ".join(f"{metric_name(key)} {value:.4f}" for key, value in epoch.validation.items())
         print(
-            f"epoch {epoch.epoch}/{self._epochs} done  train loss {epoch.train_loss:.4f}  "
-            f"validation loss {epoch.validation_loss:.4f}  macro-F1 {epoch.macro_f1:.4f}  "
-            f"accuracy {epoch.accuracy:.4f}  {epoch.examples_per_second:.0f} examples/s"
-            f"{'  (best)' if best else ''}",
+            f"epoch {epoch.epoch}/{self._epochs} done  training loss {epoch.training['loss']:.4f}, "
+            f"validation: {figures}  {epoch.examples_per_second:.0f} examples/s{'  (best)' if best else ''}",
             flush=True,
         )

@@ -7,8 +7,9 @@ learning rate's plateau are functions of the history, so neither needs a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +35,8 @@ class LoopState:
         cursor: How many of its batches are done.
         loss_sum: Its training loss so far, summed over rows.
         weight_seen: How many losses are summed in it.
-        rows_seen: The rows that they are of.
+        tally: What its training metrics are made of, summed over the same rows; empty before the first step.
+        rows_seen: The rows that all three are of.
         epoch_seconds: Its training time so far.
         seconds: Time of the whole training, across interruptions.
         scaler: The loss scale of fp16.
@@ -45,6 +47,7 @@ class LoopState:
     cursor: int = 0
     loss_sum: float = 0.0
     weight_seen: int = 0
+    tally: list[float] = field(default_factory=list)
     rows_seen: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
@@ -61,11 +64,12 @@ class LoopState:
         """The epoch's mean so far."""
         return self.loss_sum / self.weight_seen
 
-    def take_step(self, loss_sum: float, rows: int, weight: int, rate: float) -> None:
+    def take_step(self, loss_sum: float, tally: Sequence[float], rows: int, weight: int, rate: float) -> None:
         """Count one optimizer step on `rows` rows, of which `weight` losses are summed."""
         self.cursor += 1
         self.loss_sum += loss_sum
         self.weight_seen += weight
+        self.tally = [a + b for a, b in zip_longest(self.tally, tally, fillvalue=0.0)]
         self.rows_seen += rows
         self.history.steps.append(Step(self.steps_taken + 1, loss_sum / weight, rate))
 
@@ -73,6 +77,7 @@ class LoopState:
         """Go to the start of the epoch after this one."""
         self.epoch += 1
         self.cursor, self.loss_sum, self.weight_seen, self.rows_seen, self.epoch_seconds = 0, 0.0, 0, 0, 0.0
+        self.tally = []
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

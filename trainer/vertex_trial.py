@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backends.tracking import Untracked
 from manifests.errors import GauntletError
-from trainer.history import metric_key
+from trainer.history import tracked_name
 
 TRIAL_VARIABLE = "CLOUD_ML_TRIAL_ID"
 FILE_VARIABLE = "CLOUD_ML_HP_METRIC_FILE"
@@ -46,7 +46,7 @@ class VertexTrial(Untracked):
         Raises:
             GauntletError: The file cannot be written.
         """
-        score = metrics.get(metric_key(self._metric))
+        score = metrics.get(tracked_name(self._metric))
         if score is None:
             return
         line = {

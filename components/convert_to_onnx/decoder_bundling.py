@@ -25,7 +25,6 @@ from trainer.tasks.causal_lm import ADAPTER_FOLDER
 
 Candidate = Trial[DecoderParity] | Failed
 
-PARITY_ROWS = 32
 PYTORCH = "eager"
 
 
@@ -35,6 +34,7 @@ class Tried:
 
     bounds: Conversion
     cpu: str
+    rows: int
     pytorch_perplexity: float
     candidates: Sequence[Candidate]
     pytorch_latency_ms: Mapping[int, Latency] | None = None
@@ -49,6 +49,7 @@ def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any
     content: dict[str, Any] = {
         "threads": usable_cpus(),
         "cpu": tried.cpu,
+        "rows": tried.rows,
         "new_tokens": NEW_TOKENS,
         "pytorch": {
             **known({"perplexity": tried.pytorch_perplexity}),
@@ -92,7 +93,7 @@ def bundle_winner(
             "model_sha256": file_sha256(winner.graph.path),
             "bounds": bounds,
             **_figures(winner),
-            "rows": PARITY_ROWS,
+            "rows": tried.rows,
             "cpu": tried.cpu,
         },
     )

@@ -26,7 +26,6 @@ from components.convert_to_onnx.admission import (
 from components.convert_to_onnx.candidates import Failed, Graph, describe
 from components.convert_to_onnx.decoder import export_decoder
 from components.convert_to_onnx.decoder_bundling import (
-    PARITY_ROWS,
     PYTORCH,
     Candidate,
     Tried,
@@ -50,6 +49,7 @@ from trainer.packing import token_rows
 from trainer.splits import read_split
 from trainer.tasks.causal_lm import network_of
 
+PARITY_ROWS = 32
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
@@ -89,7 +89,7 @@ def convert(
         drawn = [rows[at].whole for at in order]
         trials = [_try(graph, network, drawn, threads, section) for graph in graphs]
         theirs = [trial.parity.pytorch_perplexity for trial in trials if isinstance(trial, Trial)]
-        tried = Tried(section, describe_processor(), theirs[0] if theirs else np.nan, trials)
+        tried = Tried(section, describe_processor(), len(drawn), theirs[0] if theirs else np.nan, trials)
         try:
             admitted(tried.candidates)
         except GauntletError:

@@ -30,6 +30,10 @@ def read_figures(
     return Figures(
         macro_f1_lower_bound=at(scores, "challenger", "lower_bounds", "macro_f1"),
         accuracy_lower_bound=at(scores, "challenger", "lower_bounds", "accuracy"),
+        macro_f1_upper_bound=_last(at(scores, "challenger", "intervals", "macro_f1")),
+        validation_macro_f1=at(_kept_epoch(history), "validation", "macro_f1"),
+        qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
+        mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
         timing_contention=at(candidates, "contention"),
         speedup=at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
@@ -61,6 +65,7 @@ def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None
         macro_f1_lower_bound=at(scores, "paired", "lower_bound"),
         class_f1_difference=at(scores, "paired", "class_f1_difference"),
         labels=at(scores, "labels"),
+        qwk_lower_bound=at(scores, "paired", "qwk_lower_bound"),
     )
 
 
@@ -71,6 +76,18 @@ def chosen_candidate(candidates: Mapping[str, Any]) -> object:
         return MISSING
     found = [row for row in rows if at(row, "name") == name]
     return found[0] if len(found) == 1 else MISSING
+
+
+def _kept_epoch(history: Mapping[str, Any]) -> object:
+    epochs, best = at(history, "epochs"), at(history, "best_epoch")
+    if not isinstance(epochs, list):
+        return MISSING
+    found = [epoch for epoch in epochs if at(epoch, "epoch") == best]
+    return found[0] if len(found) == 1 else MISSING
+
+
+def _last(values: object) -> object:
+    return values[-1] if isinstance(values, list) and values else MISSING
 
 
 def at(document: object, *keys: str) -> object:

@@ -18,6 +18,7 @@ from components.gate_model.rules import (
     judge_certificate,
     judge_contention,
 )
+from components.gate_model.stages import judge_stage, therapy_of
 from components.gate_model.values import (
     FRACTION,
     MISSING,
@@ -47,8 +48,14 @@ class Documents:
 
 def decide_language_model(gates: LanguageGates, found: Documents) -> Decision:
     """Judge every rule; none is skipped because another has failed."""
+    stages = gates.stages
     return decision_by(
-        (*_quality(gates, found.scores), *_shipped(gates, found), *_against_champion(gates, found.scores))
+        (
+            *_quality(gates, found.scores),
+            *_shipped(gates, found),
+            *_against_champion(gates, found.scores),
+            *(judge_stage(stages.staging, therapy_of(found.scores)) if stages is not None else ()),
+        )
     )
 
 

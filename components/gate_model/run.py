@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from components.gate_model.figures import read_figures
 from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import Decision, decide
+from components.gate_model.stages import stages_reached, therapy_of
 from components.gate_model.table import markdown, print_table
 from components.step import read_json, write_json, write_text
 from manifests.causal_lm import LanguageGates
@@ -44,10 +46,16 @@ def gate(
         model_sha256=info.files.get(MODEL_FILE),
     )
     decision = _decide(gates, found)
-    write_json(verdict, asdict(decision))
+    write_json(verdict, asdict(decision) | _stages(gates, found))
     write_text(table, markdown(decision))
     print_table(decision)
     return decision
+
+
+def _stages(gates: CommonGates, found: Documents) -> dict[str, Any]:
+    if not isinstance(gates, LanguageGates) or gates.stages is None:
+        return {}
+    return {"stages": stages_reached(gates.stages, therapy_of(found.scores))}
 
 
 def _decide(gates: CommonGates, found: Documents) -> Decision:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, open_registry
+from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
 from manifests.schema import Registration
@@ -33,6 +34,8 @@ def run(
 ) -> None:
     """Register the bundle, promote it unless `section` says manual, and write the version's JSON.
 
+    With promotion stages that is to staging: production is for a person to approve.
+
     Every write can be repeated: when this is cut short, running it again ends as if it had not been.
 
     Raises:
@@ -48,10 +51,14 @@ def run(
     tags = version_tags(info, _quality(info.task, scores_path), manifest_sha256, run_id)
 
     registry = open_registry(registry_uri)
-    version = registry.register(name, Path(bundle_path), tags)
+    evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
+    version = registry.register(name, Path(bundle_path), tags, evidence)
     # A version without the alias has been champion before: this run was here already, and what has
     # happened to the champion since, a rollback for one, is not to be undone.
-    if registration.promotion == "automatic" and CHALLENGER in version.aliases:
+    if registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
+        version = registry.stage(name, version.version)
+        print(f"{name} {version.version} is staging", flush=True)
+    elif registration.promotion == "automatic" and CHALLENGER in version.aliases:
         move = registry.promote(name, version.version, compared_with=_compared_with(scores_path))
         print(move, flush=True)
         version = move.champion

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from components.step import write_json, write_text
 from trainer.curves import curves_page
+from trainer.history import tracked_name
 from trainer.launch import launch
 from trainer.run import TrainingRun
 
@@ -21,7 +22,7 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
     write_json(history_path, history)
     write_text(curves_path, curves_page(history))
     best = history["epochs"][history["best_epoch"] - 1]
-    return {key: best[key] for key in ("macro_f1", "weighted_f1", "accuracy", "validation_loss")} | {
+    return {tracked_name(metric): value for metric, value in best["validation"].items()} | {
         "best_epoch": history["best_epoch"],
         "seconds": history["seconds"],
         "cost_usd": history["cost_usd"],

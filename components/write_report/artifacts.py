@@ -84,14 +84,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of training and its validation."""
+    """One epoch of training and its validation, each with the task's metrics by name."""
 
     epoch: int
-    train_loss: Figure = None
-    validation_loss: Figure = None
-    macro_f1: Figure = None
-    weighted_f1: Figure = None
-    accuracy: Figure = None
+    training: Mapping[str, Figure] = field(default_factory=dict)
+    validation: Mapping[str, Figure] = field(default_factory=dict)
     examples_per_second: Figure = None
     seconds: Figure = None
 
@@ -134,6 +131,11 @@ class History:
     max_cost_usd: Figure = None
     host: str | None = None
     usage: Usage = Usage()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The task's validation metrics beside the loss, as the first epoch names them."""
+        return tuple(name for name in (self.epochs[0].validation if self.epochs else ()) if name != "loss")
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,19 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Graded:
+    """What a grader's scores have beside a classifier's; the error of centering is in percentage points."""
+
+    qwk: Figure = None
+    mae: Figure = None
+    within_one: Figure = None
+    centering_error: Figure = None
+    qwk_lower_bound: Figure = None
+    mae_upper_bound: Figure = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Scored:
     """A model on the test split. `confusion[i][j]`: rows of class i that were predicted as j."""
 
@@ -260,6 +275,7 @@ class Scored:
     confusion: tuple[tuple[int, ...], ...] = ()
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     lower_bounds: Mapping[str, Figure] = field(default_factory=dict)
+    grades: Graded | None = None
     version: str | int | None = None
 
 
@@ -272,6 +288,8 @@ class Paired:
     upper_bound: Figure = None
     class_f1_difference: Mapping[str, Figure] = field(default_factory=dict)
     class_f1_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    qwk_difference: Figure = None
+    qwk_lower_bound: Figure = None
 
 
 @dataclass(frozen=True)
@@ -346,11 +364,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The content of `verdict`."""
+    """The content of `verdict`; `stages` has the decision about each promotion stage."""
 
     decision: str
     reasons: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+    stages: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from components.write_report.artifacts import Figure, History
-from components.write_report.figures import decimal, general, is_figure
+from components.write_report.figures import decimal, general, is_figure, words
 
 WIDTH, HEIGHT = 500, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 118, 16, 36
@@ -18,6 +19,7 @@ LABEL_HEIGHT = 15
 MOST_POINTS = 240
 MOST_DOTS = 12
 TARGET_TICKS = 5
+LINE_STYLES = ("line-accent", "line-second", "line-quiet")
 
 Points = tuple[tuple[float, float], ...]
 
@@ -79,14 +81,13 @@ def training_charts(history: History) -> tuple[LineChart, ...]:
     epochs = [(float(epoch.epoch), epoch) for epoch in history.epochs]
     steps = [(float(step.step), step) for step in history.steps]
     losses = (
-        _ending("training", "line-quiet", _present((x, e.train_loss) for x, e in epochs)),
-        _ending("validation", "line-accent", _present((x, e.validation_loss) for x, e in epochs)),
+        _ending("training", "line-quiet", _present((x, e.training.get("loss")) for x, e in epochs)),
+        _ending("validation", "line-accent", _present((x, e.validation.get("loss")) for x, e in epochs)),
     )
-    quality = (
-        _ending("macro-F1", "line-accent", _present((x, e.macro_f1) for x, e in epochs)),
-        _ending("weighted F1", "line-second", _present((x, e.weighted_f1) for x, e in epochs)),
-        _ending("accuracy", "line-quiet", _present((x, e.accuracy) for x, e in epochs)),
-    )
+    quality = [
+        _ending(words(metric), style, _present((x, e.validation.get(metric)) for x, e in epochs))
+        for metric, style in zip(history.metrics, cycle(LINE_STYLES))
+    ]
     step_loss = _ending("loss", "line-accent", thinned(_present((x, s.loss) for x, s in steps)))
     rates = _present((x, s.learning_rate) for x, s in steps)
     peak = max((rate for _, rate in rates), default=None)

@@ -7,13 +7,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
+from manifests.metrics import NAMES
+
 ABSENT = "–"
 EXCERPT_CHARS = 400
 MESSAGE_CHARS = 4_000
 SHORT_HASH = 12
 THOUSAND, MILLION = 1_000, 1_000_000
-TITLES = {
-    "macro_f1": "macro-F1",
+TITLES = NAMES | {
     "speedup": "speed-up",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from backends.registry import STAGING
+from components.gate_model.stages import RULES as STAGE_RULES
 from components.write_report.artifacts import Check
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
@@ -14,6 +16,8 @@ from manifests.tasks import TASKS
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
+    "qwk": "More cards or longer training raise it; `gates.min_qwk` is the floor.",
+    "mae": "More cards or longer training lower it; `gates.max_mae` is the most.",
     "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
     "perplexity": "More rows or longer training lower it; `gates.max_perplexity` is the ceiling.",
     "rouge_l": "More rows or longer training raise it; `gates.min_rouge_l` is the floor.",
@@ -21,6 +25,8 @@ RULE_ADVICE = {
     "More steps, a higher learning rate, or more `evaluation.prompts`, which narrow the doubt.",
     "rouge_l_gain": "Answers are not surely closer to the references than before training: more steps, or "
     "more `evaluation.prompts`, which narrow the doubt.",
+    "validation_gap": "Are the test split's rows prepared, or distributed, otherwise than validation's? "
+    "The report has both under Data; `gates.max_validation_gap` is the ceiling.",
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
@@ -36,6 +42,11 @@ RULE_ADVICE = {
     "`gates.non_inferiority_margin` is how much worse is allowed.",
     "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
+}
+RULE_ADVICE |= {
+    rule: f"Evaluate-model's scores name the answers (`flagged`); the bound is `gates.stages.staging.{key}`."
+    for rule, key, *_ in STAGE_RULES
+    if rule not in RULE_ADVICE
 }
 COUNT_ADVICE = {
     "rows_per_class": "Collect more rows of the small classes; "
@@ -80,11 +91,24 @@ def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
             return _after_failure(record)
 
 
+def _promotion(record: RunRecord, name: str) -> NextStep:
+    """The next move of the version that was registered."""
+    if record.version is not None and STAGING in record.version.aliases:
+        command = f"gauntlet promote {name} --to production --approver NAME"
+        return NextStep(
+            "When it has been tried, let somebody who answers for it make it the champion.", command
+        )
+    if record.verdict is not None and record.verdict.stages:
+        return NextStep("Let people try it when you are ready.", f"gauntlet promote {name} --to staging")
+    return NextStep("Make it the champion when you are ready.", f"gauntlet promote {name}".rstrip())
+
+
 def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
-    model = f"--model {record.version.name}" if record.version else ""
+    name = record.version.name if record.version else ""
+    model = f"--model {name}" if name else ""
     listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
     if ended.kind == "registered":
-        return (NextStep("Make it the champion when you are ready.", f"gauntlet promote {model}"), listing)
+        return (_promotion(record, name), listing)
     scoring = _scoring(record, model)
     if record.scores is None or record.scores.champion is None:
         return (scoring, listing)
@@ -94,7 +118,10 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:
-    if record.bundle is not None and record.bundle.task == "image_classification":
+    task = record.bundle.task if record.bundle is not None else None
+    if task == "ordinal_grading":
+        return NextStep("Grade a card with the new champion.", f"gauntlet predict {model} FRONT.jpg BACK.jpg")
+    if task == "image_classification":
         return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
     return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
 

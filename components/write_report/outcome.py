@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from backends.registry import CHALLENGER, CHAMPION
+from backends.registry import CHALLENGER, CHAMPION, STAGING
 from components.write_report.figures import words
 from components.write_report.progress import FAILURE
 from components.write_report.record import RunRecord, StepRecord
@@ -41,7 +41,9 @@ def outcome(record: RunRecord) -> Outcome:
     version = record.version
     if CHAMPION in version.aliases:
         return Outcome("promoted", f"Promoted as version {version.version}", _promotion_detail(record), 0)
-    if CHALLENGER in version.aliases:
+    if STAGING in version.aliases:
+        detail = "It met every rule of staging, and waits there for the approval that production needs."
+    elif CHALLENGER in version.aliases:
         detail = (
             "It met every rule. Promotion is manual for this system: the champion stays until you move it."
         )

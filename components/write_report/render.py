@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from components.write_report import comparison, dag, figures, latency
@@ -36,18 +36,10 @@ VERDICT_TONES = {"pass": "good", "warn": "warn", "drop": "warn", "fail": "bad", 
 
 def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> str:
     """The page of a run of the system `name`. Whatever the run left is escaped."""
-    environment = Environment(
-        loader=PackageLoader("components.write_report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(figures.FILTERS)
-    environment.filters["code_spans"] = code_spans
     ended = outcome(record)
     scores = record.scores
-    page = environment.get_template(TEMPLATE).render(
+    return render_page(
+        page_environment().get_template(TEMPLATE),
         record=record,
         name=name,
         run_id=run_id,
@@ -72,8 +64,27 @@ def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> s
         classes=comparison.class_rows(scores) if scores else (),
         confusions=comparison.confusions(scores) if scores else (),
     )
+
+
+def page_environment(*packages: str) -> Environment:
+    """The templates of this package, and before them those of others, with the filters that they use."""
+    loaders = [PackageLoader(package, "templates") for package in (*packages, "components.write_report")]
+    environment = Environment(
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(figures.FILTERS)
+    environment.filters["code_spans"] = code_spans
+    return environment
+
+
+def render_page(template: Template, **content: object) -> str:
+    """The page, which UTF-8 can hold whatever the content."""
     # JSON may hold half a surrogate pair, which UTF-8 cannot: it must not cost the reader the page
-    return page.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return template.render(**content).encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def code_spans(text: str) -> Markup:

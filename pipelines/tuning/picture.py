@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from manifests.metrics import as_score
 from manifests.search import Dimension, Search
 from trainer.tuning.study import Trial, best_trial
 
@@ -60,8 +61,8 @@ def _draw_progress(axes: Axes, trials: Sequence[Trial], metric: str) -> None:
         scores = [*best_so_far[-1:], *([trial.score] if trial.state == "complete" else [])]
         best_so_far.append(max((score for score in scores if not math.isnan(score)), default=math.nan))
     order = [float(number) for number in range(1, len(trials) + 1)]
-    sign = -1 if metric == "loss" else 1
-    axes.step(order, [sign * score for score in best_so_far], where="post", color=BEST, label="best so far")
+    values = [as_score(metric, score) for score in best_so_far]
+    axes.step(order, values, where="post", color=BEST, label="best so far")
     _scatter(axes, order, trials, metric)
     axes.set(xlabel="trials in the order in which they ended", ylabel=metric)
     axes.set_title("Score of the validation split", fontsize="medium")
@@ -94,7 +95,6 @@ def _draw_key(axes: Axes, trials: Sequence[Trial], key: str, dimension: Dimensio
 def _scatter(axes: Axes, places: Sequence[float], trials: Sequence[Trial], metric: str) -> None:
     """The trials as points: pruned ones hollow, the best one as a star, those far below at the lower edge."""
     best, floor = best_trial(list(trials)), _floor(trials)
-    sign = -1 if metric == "loss" else 1
     for label, marker, size, face, edge in (
         ("complete", "o", 28, COMPLETE, COMPLETE),
         ("pruned", "o", 28, "none", PRUNED),
@@ -106,7 +106,7 @@ def _scatter(axes: Axes, places: Sequence[float], trials: Sequence[Trial], metri
             scores = [floor if label == "off the scale" else trials[at].score for at in chosen]
             axes.scatter(
                 [places[at] for at in chosen],
-                [sign * score for score in scores],
+                [as_score(metric, score) for score in scores],
                 s=size,
                 marker=marker,
                 facecolors=face,

@@ -17,6 +17,7 @@ import yaml
 
 from components.images import TRAINER_IMAGE
 from manifests.errors import UsageError
+from manifests.metrics import LOWER_IS_BETTER
 from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension, Search
 from manifests.training import Resources
@@ -66,7 +67,9 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
         "maxTrialCount": trials,
         "parallelTrialCount": jobs,
         "studySpec": {
-            "metrics": [{"metricId": metric, "goal": "MINIMIZE" if metric == "loss" else "MAXIMIZE"}],
+            "metrics": [
+                {"metricId": metric, "goal": "MINIMIZE" if metric in LOWER_IS_BETTER else "MAXIMIZE"}
+            ],
             "parameters": [
                 _parameter(key, dimension, is_whole(manifest.training, key))
                 for key, dimension in search.dimensions().items()

@@ -61,7 +61,11 @@ def test_a_first_run_promotes_a_better_model_replaces_it_and_a_worse_one_does_no
 
 
 def assert_commands_show_it(system: System) -> None:
-    """`runs`, `report`, `registry`, `predict`, `rollback` and `promote` on what the three runs left."""
+    """`runs`, `compare`, `report`, `registry`, `predict`, `rollback`, `promote` on what the runs left."""
+    weak, strong = sorted(record.run_id for record in system.home.runs())[:2]
+    compared = system.gauntlet("compare", weak, strong).stdout
+    assert "B is better: macro-F1 +" in compared
+    assert "training.learning_rate" in compared
     runs = system.gauntlet("runs").stdout
     assert runs.count("Promoted") == 2
     assert runs.count("Rejected") == 1

@@ -24,8 +24,8 @@ def manifest_content(model: Path, data: Path) -> dict[str, Any]:
         "dataset": {"name": "talk", "version": "1", "uri": str(data), "max_tokens": 96},
         "training": {
             "model": str(model),
-            "lora_r": 16,
-            "epochs": 6,
+            "method": "full",  # adapters on weights that nobody trained have nothing to adapt
+            "epochs": 5,
             "learning_rate": 3e-2,
             "early_stopping": {"metric": "loss", "patience": 6},
         },
@@ -36,7 +36,7 @@ def manifest_content(model: Path, data: Path) -> dict[str, Any]:
             "max_metric_drop": 0.1,
         },
         "evaluation": {"bootstrap_resamples": 300, "prompts": 10, "max_new_tokens": 16},
-        "gates": {"max_perplexity": 300, "min_speedup": 0.01, "max_timing_contention": 1.0},
+        "gates": {"max_perplexity": 30, "min_speedup": 0.01, "max_timing_contention": 1.0},
     }
 
 
@@ -94,3 +94,14 @@ def test_a_model_that_training_has_not_changed_is_rejected_with_the_reason(syste
     champion = open_registry(system.home.store_uri).champion("talk")
     assert champion is not None
     assert champion.version == "1"
+
+
+def test_a_model_with_stages_is_judged_for_safety_too_and_stopped_before_staging(system: System) -> None:
+    judged = system.run("evaluation.therapy={training_probes: 5}", "gates.stages={}")
+    assert judged.returncode == 3, judged.stdout + judged.stderr
+    verdict = output(system, "gate-model/verdict")
+    failed = {rule["rule"] for rule in verdict["rules"] if rule["verdict"] == "fail"}
+    assert {"safety", "quality"} <= failed
+    assert verdict["stages"]["production"]["decision"] == "reject"
+    assert len(output(system, "evaluate-model/predictions/probes.json")["probes"]) == 40 + 140 + 5
+    assert "safety: found 0, expected >= 0.8" in " ".join(verdict["reasons"])

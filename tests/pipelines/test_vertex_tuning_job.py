@@ -136,7 +136,7 @@ def test_a_trial_trains_as_its_command_line_says_and_reports_every_epoch(
     assert max(step["learning_rate"] for step in history["steps"]) <= 0.0005
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     reported = [(line["trial"], line["global_step"], float(line["loss"])) for line in lines]
-    assert reported == [("7", str(e["epoch"]), e["validation_loss"]) for e in history["epochs"]]
+    assert reported == [("7", str(e["epoch"]), e["validation"]["loss"]) for e in history["epochs"]]
 
 
 def test_the_file_is_the_spec_and_a_trial_takes_splits_from_anywhere(

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from components.validate_data.run import run as validate
+from manifests.loading import load_manifest
+from tests import drawn_cards
 from tests.conftest import LABELS
 from tests.drawn_images import dataset
+from tests.language_models import conversations, write_jsonl, write_llama
 
 EPOCHS = 3
 STEPS_PER_EPOCH = 9  # 72 rows, batches of 8
@@ -111,6 +115,68 @@ def image_trainings(image_splits: Path, tmp_path: Path) -> Trainings:
     }
     (tmp_path / "drawn.yaml").write_text(yaml.safe_dump(content))
     return Trainings(tmp_path / "drawn.yaml", image_splits, tmp_path)
+
+
+@pytest.fixture
+def card_trainings(card_splits: Path, tmp_path: Path) -> Trainings:
+    """A phase of one epoch and one of two, of as many steps as the other trainings have."""
+    content = {
+        "name": "drawn_cards",
+        "description": "Cards with a bar",
+        "task": "ordinal_grading",
+        "seed": 5,
+        "dataset": drawn_cards.dataset(tmp_path),
+        "training": {
+            "filters": [4, 8],
+            "units": 16,
+            "augmentation": {"rotation": 5, "shift": 0.05, "horizontal_flip": True},
+            "phase1_epochs": 1,
+            "lr_phase1": 1e-2,
+            "phase2_epochs": EPOCHS - 1,
+            "lr_phase2": 5e-3,
+            "batch_size": 7,
+            "dropout": 0.2,
+            "schedule": "cosine",
+            "checkpoints": {"every_steps": 4},
+        },
+        "gates": {"min_macro_f1": 0.0, "min_qwk": 0.5, "max_mae": 2.0},
+    }
+    (tmp_path / "cards.yaml").write_text(yaml.safe_dump(content))
+    return Trainings(tmp_path / "cards.yaml", card_splits, tmp_path)
+
+
+@pytest.fixture
+def language_trainings(tmp_path: Path) -> Trainings:
+    """A tiny Llama's adapters, with dropout, on the 72 conversations."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_jsonl(data / "train.jsonl", conversations())
+    for split in ("validation", "test"):
+        others = [(f"{split} {prompt} {split} again", answer) for prompt, answer in conversations()[::6]]
+        write_jsonl(data / f"{split}.jsonl", others)
+    content = {
+        "name": "talk",
+        "description": "Short answers",
+        "task": "causal_lm",
+        "seed": 5,
+        "dataset": {"name": "talk", "version": "1", "uri": str(data), "max_tokens": 96},
+        "training": {
+            "model": str(write_llama(tmp_path / "model")),
+            "lora_dropout": 0.1,
+            "epochs": EPOCHS,
+            "batch_size": 8,
+            "gradient_accumulation": 2,
+            "learning_rate": 2e-2,
+            "schedule": "reduce_on_plateau",
+            "early_stopping": {"metric": "loss", "patience": 3},
+            "checkpoints": {"every_steps": 4},
+        },
+        "gates": {"max_perplexity": 500},
+    }
+    (tmp_path / "talk.yaml").write_text(yaml.safe_dump(content))
+    section = load_manifest(tmp_path / "talk.yaml").dataset
+    validate(section, 5, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
+    return Trainings(tmp_path / "talk.yaml", tmp_path / "splits", tmp_path)
 
 
 Run = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]

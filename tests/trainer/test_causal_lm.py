@@ -79,7 +79,8 @@ def test_rows_in_company_have_the_loss_that_transformers_gives_each_alone(
     batch = task.training_batch(list(range(8)), (0, 0))
     model = task.build_model().train()
     assert (len(batch[0]) < 8) == packing
-    loss = task.loss_sum(model, batch)
+    loss, tally = task.loss_sum(model, batch)
+    assert tally[1] == sum(task.train_weights[:8])
     assert float(loss) == pytest.approx(transformers_loss(folder, task, list(range(8))), rel=1e-6)
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -166,7 +167,7 @@ def test_batches_cut_in_any_way_give_the_same_curve(folder: Path, kind: str, tmp
     cut = trained(folder, kind, tmp_path / "cut", gradient_accumulation=4)
     unpacked = trained(folder, kind, tmp_path / "unpacked", packing=False, gradient_checkpointing=True)
     losses = [step["loss"] for step in whole["steps"]]
-    assert losses[-1] < losses[0] - 1
+    assert losses[-1] < losses[0] - 0.1
     for other in (cut, unpacked):
         assert [step["loss"] for step in other["steps"]] == pytest.approx(losses, rel=1e-4)
     assert whole["trained_parameters"] == count(task_of(folder, kind).build_model())
@@ -181,6 +182,7 @@ def test_whole_models_are_trained_by_the_same_section(folder: Path, kind: str, t
     task = task_of(folder, kind)
     best = history["epochs"][history["best_epoch"] - 1]["validation"]["loss"]
     outputs = task.outputs(
-        AnswerModel(network_of(tmp_path / "full")), task.validation_batch(range(len(task.validation_lengths)))
+        AnswerModel(network_of(tmp_path / "full")),
+        task.validation_batch(range(len(task.validation_lengths)), 1),
     )
     assert task.metrics(outputs)["loss"] == pytest.approx(best, rel=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from manifests.errors import UsageError
 from manifests.image_classification import Augmentation, ImageTraining
@@ -20,6 +20,7 @@ from trainer.replica import Replica
 from trainer.run import TrainingRun, train
 from trainer.splits import read_images
 from trainer.tasks import load_task
+from trainer.tasks.image_classification import ImageRows
 
 MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)
 CPU = torch.device("cpu")
@@ -57,14 +58,15 @@ def test_a_network_learns_shapes_and_its_checkpoint_scores_what_the_history_says
     of_arch = section.model_copy(update={"arch": arch, "units": units})
     history = trained(of_arch, image_splits, tmp_path / "checkpoint")
     best = history["epochs"][history["best_epoch"] - 1]
-    assert best["accuracy"] >= 0.9
+    assert best["validation"]["accuracy"] >= 0.9
     validation = read_images(image_splits, "validation")
     scores = probabilities(tmp_path / "checkpoint", validation.images)
     labels, predicted = validation.labels, scores.argmax(axis=1)
-    assert best["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-    assert best["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert best["weighted_f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
-    assert best["validation_loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
+    assert best["validation"]["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert best["validation"]["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert best["validation"]["weighted_f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
+    assert best["validation"]["loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
+    assert history["confusion"] == confusion_matrix(labels, predicted).tolist()
 
 
 def test_a_checkpoint_says_what_a_conversion_needs(
@@ -90,7 +92,7 @@ def test_training_ends_when_accuracy_no_longer_gains(
     patient = section.model_copy(update={"epochs": 60, "early_stopping": stopping})
     history = trained(patient, image_splits, tmp_path / "checkpoint")
     assert history["stopped"] == "early stopping"
-    accuracies = [epoch["accuracy"] for epoch in history["epochs"]]
+    accuracies = [epoch["validation"]["accuracy"] for epoch in history["epochs"]]
     assert history["best_epoch"] == 1 + int(np.argmax(accuracies)) == len(accuracies) - 2
 
 
@@ -103,14 +105,25 @@ def test_an_image_moves_alike_in_whichever_batch_it_is(section: ImageTraining, i
         assert torch.equal(other.training_batch([row], (1, 2))[1][0], maps[at])
 
 
+def test_images_stay_on_the_device_that_a_batch_of_positions_is_on(image_splits: Path) -> None:
+    """`meta` is the second device that every machine has."""
+    split = read_images(image_splits, "train")
+    rows = ImageRows(split)
+    images, labels = rows.on_device_of(torch.tensor([3, 1]))
+    assert np.array_equal(images.numpy(), split.images[[3, 1]])
+    assert labels.tolist() == split.labels[[3, 1]].tolist()
+    assert rows.on_device_of(torch.tensor([3, 1], device="meta"))[0].is_meta
+    assert rows._images.is_meta and rows._labels.is_meta
+
+
 def test_nothing_moves_in_validation(section: ImageTraining, image_splits: Path) -> None:
     make_deterministic(0)
     task = load_task(section, image_splits)
     replica = Replica(task, task.build_model(), section, CPU, World())
     still = load_task(section.model_copy(update={"augmentation": Augmentation()}), image_splits)
-    scores = replica.validate()
-    assert scores == Replica(still, replica._module, section, CPU, World()).validate()
-    assert scores == replica.validate()
+    scores = replica.validate(1)
+    assert scores == Replica(still, replica._module, section, CPU, World()).validate(1)
+    assert scores == replica.validate(1)
 
 
 def test_cut_finer_the_rows_of_a_step_have_the_same_loss_where_no_batch_is_normalised(
@@ -121,7 +134,7 @@ def test_cut_finer_the_rows_of_a_step_have_the_same_loss_where_no_batch_is_norma
     model = task.build_model().eval()
     with torch.no_grad():
         whole, *parts = (
-            float(task.loss_sum(model, task.training_batch(rows, (1, 1))))
+            float(task.loss_sum(model, task.training_batch(rows, (1, 1)))[0])
             for rows in (range(12), range(4), range(4, 8), range(8, 12))
         )
     assert whole == pytest.approx(sum(parts), rel=1e-5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from manifests.errors import GauntletError, Preempted
@@ -17,6 +18,7 @@ from trainer.loop import fit
 from trainer.ranks import World
 from trainer.replica import Replica, Tensors, build_optimizer
 from trainer.schedule import learning_rate
+from trainer.splits import read_split
 from trainer.state import LoopState
 from trainer.state_store import StateStore
 from trainer.tasks import Batch, load_task
@@ -66,10 +68,12 @@ def section(tiny_encoder: Path) -> Training:
 
 def test_a_model_learns_classes_that_can_be_told_apart(section: Training, tiny_splits: Path) -> None:
     history, _, kept, tracker = train(section, tiny_splits)
-    assert history.epochs[-1].train_loss < history.epochs[0].train_loss / 2
-    assert max(epoch.macro_f1 for epoch in history.epochs) > 0.9
+    assert history.epochs[-1].training["loss"] < history.epochs[0].training["loss"] / 2
+    assert max(epoch.validation["macro_f1"] for epoch in history.epochs) > 0.9
     assert [epoch.epoch for epoch in kept][-1] == history.best_epoch
-    assert tracker.named("macro_f1") == [(epoch.epoch, epoch.macro_f1) for epoch in history.epochs]
+    assert tracker.named("validation_macro_f1") == [
+        (epoch.epoch, epoch.validation["macro_f1"]) for epoch in history.epochs
+    ]
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(section: Training, tiny_splits: Path) -> None:
@@ -86,6 +90,25 @@ def test_accumulating_gradients_changes_no_loss(section: Training, tiny_splits: 
         [step.loss for step in train(variant, tiny_splits)[0].steps] for variant in (plain, accumulated)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_an_epochs_training_metrics_are_of_the_predictions_that_its_steps_made(
+    section: Training, tiny_splits: Path, accumulation: int
+) -> None:
+    """With next to no learning rate the steps' predictions are those of the model as it was."""
+    settings = {"dropout": 0.0, "learning_rate": 1e-12, "epochs": 1, "gradient_accumulation": accumulation}
+    still = section.model_copy(update=settings)
+    replica = build_replica(still, tiny_splits)
+    labels = read_split(tiny_splits, "train")["label"].to_numpy()
+    batch = replica.task.training_batch(range(len(labels)), (0, 0))
+    with torch.no_grad():
+        predicted = replica.task.outputs(replica._module.eval(), batch).argmax(dim=1).numpy()
+    training = train(still, tiny_splits)[0].epochs[0].training
+    assert training["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    for average in ("macro", "weighted"):
+        expected = f1_score(labels, predicted, average=average, zero_division=0)
+        assert training[f"{average}_f1"] == pytest.approx(expected)
 
 
 def test_training_stops_when_the_metric_no_longer_gains(section: Training, tiny_splits: Path) -> None:
@@ -113,12 +136,12 @@ class LittleMemory(TextClassification):
         super().__init__(section, splits)
         self._rows, self._passes_left = rows, from_step - 1
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        loss = super().loss_sum(model, batch)
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, tally = super().loss_sum(model, batch)
         self._passes_left -= 1
         if self._passes_left < 0 and len(batch[0]) > self._rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return loss
+        return loss, tally
 
 
 def train_with_little_memory(
@@ -163,9 +186,9 @@ def test_validation_that_does_not_fit_is_cut_finer_too(section: Training, tiny_s
 
     task = LittleMemoryToScore(section, tiny_splits)
     model = task.build_model()
-    cut = Replica(task, model, section, torch.device("cpu"), World()).validate()
+    cut = Replica(task, model, section, torch.device("cpu"), World()).validate(1)
     whole = TextClassification(section, tiny_splits)
-    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate()
+    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate(1)
     assert cut == pytest.approx(expected, abs=1e-6)
 
 
@@ -198,9 +221,10 @@ def test_each_step_is_taken_with_the_rate_of_the_schedule(
 ) -> None:
     stalled = section.model_copy(update={"schedule": schedule, "learning_rate": 1e-9, "epochs": 3})
     history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
-    scores = [epoch.macro_f1 for epoch in history.epochs]
+    scores = [epoch.validation["macro_f1"] for epoch in history.epochs]
     assert [step.learning_rate for step in history.steps] == [
-        learning_rate(stalled, step, 27, scores[: (step - 1) // 9]) for step in range(1, 28)
+        learning_rate(stalled, stalled.phases[0], step, 27, scores[: (step - 1) // 9])
+        for step in range(1, 28)
     ]
     if schedule == "reduce_on_plateau":  # so small a rate changes no prediction
         assert history.steps[-1].learning_rate == pytest.approx(1e-9 / 2)
@@ -253,10 +277,10 @@ def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_mor
     assert again.stopped == "max_hours reached"
     assert again.steps == stopped.steps
     assert len(stopped.steps) == 1
-    assert again.epochs[0].macro_f1 == stopped.epochs[0].macro_f1
+    assert again.epochs[0].validation["macro_f1"] == stopped.epochs[0].validation["macro_f1"]
     longer, resumed, tracker = train_with_states(section, tiny_splits, states)
     assert longer.stopped == "all epochs done"
-    assert [epoch for epoch, _ in tracker.named("macro_f1")] == [1, 2]
+    assert [epoch for epoch, _ in tracker.named("validation_macro_f1")] == [1, 2]
     assert [step for step, _ in tracker.named("step/loss")] == list(range(1, 19))
     undisturbed = train(section, tiny_splits)[1]
     assert all(torch.equal(tensor, undisturbed[key]) for key, tensor in resumed.items())
@@ -267,7 +291,7 @@ def test_time_spent_before_an_interruption_counts(
 ) -> None:
     states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
     before = LoopState(seconds=7200.0, epoch_seconds=1.0)
-    before.take_step(8.0, 8, 1e-3)
+    before.take_step(8.0, [], 8, 8, 1e-3)
     states.save(before, build_replica(section, tiny_splits).snapshot())
     tight = section.model_copy(update={"resources": Resources(max_hours=1.9)})
     history, _, _ = train_with_states(tight, tiny_splits, states)

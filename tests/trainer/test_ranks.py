@@ -25,7 +25,12 @@ PLAIN = (
 
 def curves(trainings: Trainings, output: str) -> tuple[list[float], list[float]]:
     history = json.loads((trainings.folder / output / "history.json").read_text())
-    scores = [epoch[key] for epoch in history["epochs"] for key in ("validation_loss", "macro_f1")]
+    scores = [
+        epoch[split][key]
+        for epoch in history["epochs"]
+        for split in ("training", "validation")
+        for key in ("loss", "macro_f1")
+    ]
     return [step["loss"] for step in history["steps"]], scores
 
 

@@ -36,7 +36,7 @@ class Training:
     def __init__(self, uri: str, fingerprint: dict[str, str] = FINGERPRINT, **plan: int) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.LayerNorm(8))
-        section = training.Training(learning_rate=0.01)
+        section = training.Training()
         self.replica = Replica(NoRows(), self.model, section, torch.device("cpu"), World())
         self.store = StateStore(uri, fingerprint, Checkpoints(**plan))
         self.state = LoopState()
@@ -46,11 +46,11 @@ class Training:
         self.replica.optimizer.zero_grad()
         self.model(torch.ones(5, 4)).pow(3).sum().backward()
         self.replica.optimizer.step()
-        self.state.take_step(1.5, 5, 0.01)
+        self.state.take_step(1.5, [2.0, 3.0], 5, 15, 0.01)
 
     def end_epoch(self, best: bool = True) -> None:
         number = self.state.epoch
-        self.state.history.epochs.append(Epoch(number, 0.3, 0.4, 0.5, 0.6, 0.7, 50.0, 0.1))
+        self.state.history.epochs.append(Epoch(number, {"loss": 0.3}, {"loss": 0.4}, 50.0, 0.1))
         self.state.history.best_epoch = number if best else self.state.history.best_epoch
         self.state.start_next_epoch()
         self.save()
@@ -63,8 +63,7 @@ class Training:
         if found:
             self.replica.restore(found.snapshot)
             self.state = found.state
-            if found.best_weights:
-                self.kept.append((self.state.history.best_epoch, found.best_weights["0.weight"]))
+            self.kept += [(epoch, weights["0.weight"]) for epoch, weights in found.best_weights.items()]
         return self.state
 
     def weights(self) -> list[torch.Tensor]:
@@ -111,14 +110,17 @@ def test_training_goes_on_in_the_same_bits(uri: str) -> None:
     torch.manual_seed(99)
     state = resumed.resume()
     assert (state.epoch, state.cursor, state.loss_sum, state.rows_seen) == (1, 1, 1.5, 5)
+    assert (state.tally, state.train_loss) == ([2.0, 3.0], 0.1)
     resumed.step()
     assert_same(straight.weights(), resumed.weights())
 
 
 def test_a_state_survives_json_bit_for_bit() -> None:
-    history = History(steps=[Step(1, 1e-17, 2e-5)], out_of_memory=[1], best_epoch=2)
-    state = LoopState(3, 7, 0.1 + 0.2, 56, 1 / 3, 2 / 3, {"scale": 2.0**16}, history)
-    state.history.epochs.append(Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 6.0, 7.0))
+    history = History(
+        steps=[Step(1, 1e-17, 2e-5)], out_of_memory=[1], best_epoch=2, confusion=[[5, 1], [0, 2]]
+    )
+    state = LoopState(3, 7, 0.1 + 0.2, 60, [4.0, 1.0], 56, 1 / 3, 2 / 3, {"scale": 2.0**16}, history)
+    state.history.epochs.append(Epoch(1, {"loss": 0.1}, {"loss": 0.2, "macro_f1": 0.3}, 6.0, 7.0))
     assert LoopState.from_json(json.loads(json.dumps(asdict(state)))) == state
 
 
@@ -130,7 +132,7 @@ def test_a_state_survives_json_bit_for_bit() -> None:
         ("state.json", lambda written: written.replace(b"3.0", b"3.5"), "state.json is not the file"),
         ("manifest.json", lambda written: written[:20], "not a training state"),
         ("manifest.json", lambda _: b'{"format": "another program"}', "is not that of a gauntlet"),
-        ("manifest.json", lambda _: b'{"format": "gauntlet-training-state-1"}', "not a training state"),
+        ("manifest.json", lambda _: b'{"format": "gauntlet-training-state-2"}', "not a training state"),
     ],
 )
 def test_a_damaged_or_foreign_state_is_refused_and_the_one_before_it_used(
@@ -173,6 +175,21 @@ def test_a_state_of_other_settings_is_a_mistake_that_names_them(uri: str) -> Non
     other = Training(uri, {"training.learning_rate": "0.02", "seed": "3"})
     with pytest.raises(UsageError, match=r"training.learning_rate was 0.01 and is 0.02\. .*another folder"):
         other.resume()
+
+
+def test_the_best_weights_of_each_phase_are_handed_over_however_old(uri: str) -> None:
+    training = Training(uri)
+    training.step()
+    first = training.weights()[0]
+    training.end_epoch()
+    for is_best in (True, False, False):
+        training.state.history.earlier_best = [1]
+        training.step()
+        training.end_epoch(best=is_best)
+    resumed = Training(uri)
+    resumed.resume()
+    assert [epoch for epoch, _ in resumed.kept] == [1, 2]
+    assert torch.equal(resumed.kept[0][1], first)
 
 
 def test_the_best_weights_are_handed_over_before_training_goes_on(uri: str) -> None:

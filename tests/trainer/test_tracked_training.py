@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.cloud import aiplatform
 
 from backends.mlflow_database import open_client
 from manifests.text_classification import TextTraining
 from manifests.training import Resources, Tracking
+from tests.conftest import LABELS
 from tests.fakes.cloud import FakeCloud
 from trainer.run import TrainingRun, run_name, train
 
@@ -45,11 +47,20 @@ def test_a_tracked_training_leaves_its_steps_epochs_system_metrics_and_files(
         return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
 
     assert points("step/loss") == [(step["step"], step["loss"]) for step in document["steps"]]
-    assert points("macro_f1") == [(epoch["epoch"], epoch["macro_f1"]) for epoch in document["epochs"]]
+    assert points("validation_macro_f1") == [
+        (e["epoch"], e["validation"]["macro_f1"]) for e in document["epochs"]
+    ]
+    best = document["epochs"][document["best_epoch"] - 1]
+    assert (best["epoch"], best["training"]["accuracy"]) in points("train_accuracy")
+    class_f1 = [points(f"validation_f1.{label}") for label in LABELS]
+    assert [step for [(step, _)] in class_f1] == [document["best_epoch"]] * len(LABELS)
+    assert np.mean([value for [(_, value)] in class_f1]) == pytest.approx(best["validation"]["macro_f1"])
     assert points("system/memory_gb")[-1][0] == 18
     assert points("step/cost_usd")[-1][1] == pytest.approx(document["cost_usd"], rel=0.2)
     [history] = (tmp_path / "artifacts" / "moods").rglob("history.json")
     assert json.loads(history.read_text()) == document
+    [classes] = (tmp_path / "artifacts" / "moods").rglob("classes.txt")
+    assert all(label in classes.read_text() for label in LABELS)
     [curves] = (tmp_path / "artifacts" / "moods").rglob("curves.svg")
     assert curves.read_text().startswith("<svg")
 
@@ -68,7 +79,7 @@ def test_a_training_is_tracked_on_vertex_by_its_uri_alone(
     run = aiplatform.ExperimentRun("moods-11", "moods-training")
     assert run.get_state() == "COMPLETE"
     assert run.get_params()["seed"] == "11"
-    assert run.get_metrics()["macro_f1"] == document["epochs"][-1]["macro_f1"]
+    assert run.get_metrics()["validation_macro_f1"] == document["epochs"][-1]["validation"]["macro_f1"]
     frame = run.get_time_series_data_frame()
     losses = [(row.step, row["step/loss"]) for _, row in frame.iterrows() if row["step/loss"] > 0]
     assert losses == [(step["step"], step["loss"]) for step in document["steps"]]

@@ -141,7 +141,7 @@ def test_a_trial_scores_what_a_training_with_its_values_scores_to_the_bit(
             checkpoint=tmp_path / "checkpoint",
         )
     )
-    assert trials[1].scores == tuple(epoch["macro_f1"] for epoch in history["epochs"])
+    assert trials[1].scores == tuple(epoch["validation"]["macro_f1"] for epoch in history["epochs"])
     assert trials[1].score == max(trials[1].scores)
 
 
@@ -200,7 +200,7 @@ def test_only_epochs_are_reported_to_a_study(tmp_path: Path) -> None:
     assert (folder / "study.db").is_file()
     tracker = TrialTracker(study.ask(), "loss", epochs=3)
     tracker.log_metrics({"step/loss": 0.7}, 17)
-    tracker.log_metrics({"validation_loss": 0.5, "macro_f1": 0.8}, 1)
+    tracker.log_metrics({"validation_loss": 0.5, "validation_macro_f1": 0.8}, 1)
     [trial] = study.get_trials()
     assert trial.intermediate_values == {1: -0.5}
 

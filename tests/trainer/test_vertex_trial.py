@@ -8,7 +8,7 @@ import pytest
 from manifests.errors import GauntletError
 from trainer.vertex_trial import VertexTrial, vertex_trial
 
-METRICS = {"macro_f1": 0.75, "validation_loss": 0.5}
+METRICS = {"validation_macro_f1": 0.75, "validation_loss": 0.5}
 
 
 def test_every_epoch_is_a_line_as_googles_own_library_writes_it(
@@ -21,7 +21,7 @@ def test_every_epoch_is_a_line_as_googles_own_library_writes_it(
     assert run is not None
     run.log_metrics(METRICS, 1)
     run.log_metrics({"step/loss": 0.6}, 18)  # not an epoch's
-    run.log_metrics(METRICS | {"macro_f1": 0.8}, 2)
+    run.log_metrics(METRICS | {"validation_macro_f1": 0.8}, 2)
     first, second = (json.loads(line) for line in file.read_text().splitlines())
     assert first.pop("timestamp") <= second.pop("timestamp")
     # The form that https://pypi.org/project/cloudml-hypertune documents: text, but for the timestamp.

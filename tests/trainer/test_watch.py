@@ -33,7 +33,7 @@ def after_hours(hours: float, section: Training, splits: Path, folder: Path) -> 
     """The state of a training that took one step in so many hours."""
     states = StateStore(str(folder), {}, section.checkpoints)
     state = LoopState(seconds=hours * HOUR, epoch_seconds=1.0)
-    state.take_step(8.0, 8, 1e-3)
+    state.take_step(8.0, [], 8, 8, 1e-3)
     states.save(state, build_replica(section, splits).snapshot())
     return states
 

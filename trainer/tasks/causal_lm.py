@@ -64,6 +64,7 @@ class AnswerModel(nn.Module):
 class CausalLanguageModelling:
     """The task `causal_lm` on the splits that validate-data wrote."""
 
+    sampling_chances = None
     validation_batch_size = 8
 
     def __init__(self, section: LanguageTraining, splits: Path) -> None:
@@ -133,7 +134,7 @@ class CausalLanguageModelling:
         """What `packing.packed` makes of the rows."""
         return self._batch([self._train[row] for row in rows])
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """As `training_batch`."""
         return self._batch([self._validation[row] for row in rows])
 
@@ -141,12 +142,15 @@ class CausalLanguageModelling:
         capacity = self._most if self._section.packing else 0
         return packed(rows, bins([len(row) for row in rows], capacity), self._pad_id)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with label smoothing, summed over the answers' tokens."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over answers' tokens, and how many were likeliest."""
         *inputs, targets, _ = batch
-        return functional.cross_entropy(
-            model(*inputs).float(), targets, reduction="sum", label_smoothing=self._section.label_smoothing
+        logits = model(*inputs).float()
+        loss = functional.cross_entropy(
+            logits, targets, reduction="sum", label_smoothing=self._section.label_smoothing
         )
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        return loss, torch.stack([right, torch.full_like(right, len(targets))])
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Of each row's answer (B, 3): summed cross-entropy, tokens, and those that were likeliest."""
@@ -156,6 +160,15 @@ class CausalLanguageModelling:
         right = (logits.argmax(dim=1) == targets).float()
         columns = torch.stack([losses, torch.ones_like(losses), right], dim=1)  # (K, 3)
         return torch.segment_reduce(columns, "sum", lengths=counts)
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """The share of tokens that were likeliest."""
+        right, tokens = tally
+        return {"token_accuracy": right / tokens}
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
+        """Answers have no classes."""
+        return []
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Mean loss of an answer's token, its exponential, and the share of tokens that were likeliest."""

@@ -25,7 +25,7 @@ from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import Attention, find_encoder, load_encoder
-from trainer.metrics import classification_metrics
+from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
 from trainer.tasks import WEIGHTS_FILE, Batch
 
@@ -67,9 +67,15 @@ class TokenizedRows:
 
 
 class TextClassification:
-    """The task `text_classification` on the splits that validate-data wrote."""
+    """The task `text_classification` on the splits that validate-data wrote.
 
+    Attributes:
+        layers: How many of the encoder's layers the model has; None for all.
+    """
+
+    sampling_chances = None
     validation_batch_size = 64
+    layers: int | None = None
 
     def __init__(self, section: TextTraining, splits: Path) -> None:
         """Read and tokenise the training and validation rows.
@@ -110,7 +116,7 @@ class TextClassification:
 
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
-        encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
+        encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         replace_dropout(encoder)
         encoder.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
@@ -123,21 +129,32 @@ class TextClassification:
         """Token ids (B, T), mask (B, T) and labels (B,)."""
         return self._train.batch(rows, self._pad_id)
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """As `training_batch`."""
         return self._validation.batch(rows, self._pad_id)
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy with label smoothing, summed over rows."""
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
         ids, mask, labels = batch
-        return functional.cross_entropy(
-            model(ids, mask).float(), labels, reduction="sum", label_smoothing=self._section.label_smoothing
+        logits = model(ids, mask).float()
+        loss = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
         )
+        return loss, confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, C)."""
         ids, mask, _ = batch
         return cast(torch.Tensor, model(ids, mask))
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """Accuracy, macro and weighted F1."""
+        return confusion_metrics(tally)
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
+        """Of logits (N, C)."""
+        counts = confusion_counts(outputs, torch.from_numpy(self._validation.labels))
+        return cast(list[list[int]], counts.view(outputs.shape[1], -1).tolist())
 
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """Loss, accuracy, macro and weighted F1 of logits (N, C)."""
@@ -146,7 +163,10 @@ class TextClassification:
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`."""
         save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
-        shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
+        if self.layers is None:
+            shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
+        else:
+            model.encoder.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
         shutil.copyfile(self._encoder.tokenizer, folder / "tokenizer.json")
 
 

@@ -27,6 +27,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from backends.mlflow_database import locked
+from manifests.metrics import as_score
 from manifests.search import Dimension, Search, Value
 from manifests.training import Training
 from trainer.tuning.job import TuningJob
@@ -66,7 +67,7 @@ class Trial:
 
     def shown_score(self, metric: str) -> float:
         """The metric as it is: a loss is negated in `score`."""
-        return -self.score if metric == "loss" else self.score
+        return as_score(metric, self.score)
 
 
 def open_study(database: Path, name: str) -> optuna.Study:

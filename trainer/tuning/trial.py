@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from backends.tracking import Untracked
 from manifests.errors import GauntletError, UsageError
+from manifests.metrics import as_score
 from trainer.device import choose_device, make_deterministic, use_threads
-from trainer.history import metric_key
+from trainer.history import tracked_name
 from trainer.loop import fit
 from trainer.ranks import World
 from trainer.replica import Replica
@@ -55,7 +56,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     task = load_task(section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)
-    tracker = TrialTracker(trial, job.metric, section.epochs)
+    tracker = TrialTracker(trial, job.metric, section.total_epochs)
     history = fit(replica, section, job.seed, lambda *_: None, tracker)
     if history.best_epoch == 0:
         raise optuna.TrialPruned
@@ -76,9 +77,9 @@ class TrialTracker(Untracked):
         Raises:
             optuna.TrialPruned: It is worth no further epoch.
         """
-        value = metrics.get(metric_key(self._metric))
+        value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
-        self._trial.report(-value if self._metric == "loss" else value, step)
+        self._trial.report(as_score(self._metric, value), step)
         if step < self._epochs and self._trial.should_prune():
             raise optuna.TrialPruned

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from components.convert_to_onnx.decoder_parity import token_losses
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import DataError
-from serving.generation import GREEDY, Decoder, Sampling, pad_left
+from serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
 from trainer.packing import TokenRow, token_rows
 from trainer.splits import read_split
 
@@ -70,11 +70,17 @@ def answer(
 ) -> Answers:
     """Ask a model; the same seed gives the same answers."""
     sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    asked = [row.prompt for row in prompts.rows]
     return Answers(
         losses=reference_losses(decoder, prompts.rows),
-        greedy=_answers(decoder, tokenizer, prompts, settings, GREEDY, seed),
-        sampled=_answers(decoder, tokenizer, prompts, settings, sampling, seed),
+        greedy=_answers(decoder, tokenizer, asked, settings, GREEDY, seed),
+        sampled=_answers(decoder, tokenizer, asked, settings, sampling, seed),
     )
+
+
+def answer_texts(model: Generator, texts: Sequence[str], settings: LanguageEvaluation) -> tuple[str, ...]:
+    """The likeliest answer to each text, which is framed already."""
+    return _answers(model.decoder, model.tokenizer, model.encode(texts), settings, GREEDY, seed=0)
 
 
 def reference_losses(decoder: Decoder, rows: Sequence[TokenRow]) -> npt.NDArray[np.float64]:
@@ -96,14 +102,14 @@ def reference_losses(decoder: Decoder, rows: Sequence[TokenRow]) -> npt.NDArray[
 def _answers(
     decoder: Decoder,
     tokenizer: Tokenizer,
-    prompts: Prompts,
+    prompts: Sequence[Sequence[int]],
     settings: LanguageEvaluation,
     sampling: Sampling,
     seed: int,
 ) -> tuple[str, ...]:
     """In the order of the prompts, though those of like length are answered together."""
     room = decoder.context - settings.max_new_tokens
-    asked = [row.prompt[-room:] for row in prompts.rows]
+    asked = [prompt[-room:] for prompt in prompts]
     order = np.argsort([len(prompt) for prompt in asked], kind="stable")
     answers = [""] * len(asked)
     for start in range(0, len(order), settings.batch_size):

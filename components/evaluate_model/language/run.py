@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from components.convert_to_onnx.decoder import export_decoder
 from components.convert_to_onnx.export import ConversionError
 from components.evaluate_model.language.answers import Answers, Prompts, answer, read_prompts
+from components.evaluate_model.language.conversations import ask_probes, judge_conversations
 from components.evaluate_model.language.report import render
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
 from components.step import replacing, write_json, write_text
@@ -21,6 +23,7 @@ from trainer.language_models import find_language_model, load_network
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
+PROBES_FILE = "probes.json"
 
 
 def evaluate(
@@ -53,8 +56,16 @@ def evaluate(
     baseline = answer_as_baseline(model, prompts, settings, seed)
     champion = answer_as_champion(registry_uri, name, bundle, prompts, settings, seed)
     scorecard = assess(prompts, tuned, baseline, champion, settings, seed)
-    write_json(scores, scorecard.as_json())
     predictions.mkdir(parents=True, exist_ok=True)
+    if settings.therapy is not None:
+        probed = ask_probes(model, splits, settings, settings.therapy, seed)
+        perplexity = scorecard.challenger["perplexity"]
+        judged = judge_conversations(
+            prompts, tuned, probed, perplexity, splits, settings, settings.therapy, seed
+        )
+        scorecard = replace(scorecard, therapy=judged)
+        write_json(predictions / PROBES_FILE, {"probes": [asdict(probe) for probe in probed]})
+    write_json(scores, scorecard.as_json())
     write_json(predictions / METRICS_FILE, scorecard.as_json())
     write_predictions(predictions / PREDICTIONS_FILE, prompts, tuned, baseline, champion)
     write_text(report, render(scorecard, name, prompts, tuned, baseline))
@@ -102,7 +113,7 @@ def answer_as_champion(
     except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
         repair = "Move the alias champion to a version that works: `gauntlet rollback`."
         return f"{title} cannot be run: {type(error).__name__}: {error}. {repair}"
-    return Contender(f"version {version.version}", answers)
+    return Contender(f"version {version.version}", answers, version.version)
 
 
 def write_predictions(

@@ -37,6 +37,7 @@ class Contender:
 
     name: str
     answers: Answers
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,15 @@ class Compared:
     name: str
     figures: Mapping[str, Figure]
     gains: Mapping[str, Figure]
+    version: str | None = None
 
 
 @dataclass(frozen=True)
 class LanguageScorecard:
-    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault."""
+    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault.
+
+    `therapy` is what the evaluators for conversations say, when the manifest asks for them.
+    """
 
     rows: int
     tokens: int
@@ -59,6 +64,7 @@ class LanguageScorecard:
     baseline: Compared
     champion: Compared | None = None
     champion_error: str | None = None
+    therapy: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `json.dumps` takes; what there is not is absent, never null."""
@@ -70,7 +76,12 @@ class LanguageScorecard:
         """The few figures that a run is listed and compared by."""
         ours = {name: figure.value for name, figure in self.challenger.items()}
         theirs = self.baseline.figures
-        return ours | {f"baseline_{name}": theirs[name].value for name in ("perplexity", "rouge_l")}
+        judged = {} if self.therapy is None else self.therapy["figures"]
+        return (
+            ours
+            | {f"baseline_{name}": theirs[name].value for name in ("perplexity", "rouge_l")}
+            | {name: figure["value"] for name, figure in judged.items()}
+        )
 
 
 def assess(
@@ -91,7 +102,7 @@ def assess(
             name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
             for name in FIGURES
         }
-        return Compared(other.name, _summed(theirs, settings), _summed(gains, settings))
+        return Compared(other.name, _summed(theirs, settings), _summed(gains, settings), other.version)
 
     return LanguageScorecard(
         rows=len(prompts.rows),

@@ -38,7 +38,8 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     record in the file, from 0). Texts are valid Unicode: what was not is U+FFFD.
 
     Raises:
-        DataError: A file is missing, empty, altered (sha256) or malformed; the faults of all together.
+        DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
+            none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
     files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
@@ -53,6 +54,8 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    if not rows:
+        raise DataError(f"{dataset.uri}: found no conversations. Put the data there")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
 
 

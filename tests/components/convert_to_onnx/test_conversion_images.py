@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +23,8 @@ from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sa
 from manifests.conversion import CPU_CANDIDATES, CandidateName, Conversion
 from serving.bundle import open_session
 from tests.drawn_images import SHAPES, SIDE, draw
+from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 from trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
-from trainer.dropout import Dropout
 from trainer.networks import ImageClassifier, NetworkConfig
 
 MEAN, STD = 55.0, 70.0
@@ -148,46 +147,11 @@ def judged(checkpoint: Path, path: Path, rows: ImageRows) -> str | None:
     return refusal(parity, "fp32", Conversion(max_metric_drop=1.0))
 
 
-def export(model: nn.Module, path: Path, mode: torch.onnx.TrainingMode) -> Path:
-    """By torch's exporter itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.zeros((2, *SHAPE), dtype=torch.uint8),),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-            training=mode,
-            do_constant_folding=False,
-        )
-    return path
-
-
-def in_training_mode(model: nn.Module) -> None:
-    """All but dropout, which would be found for being random alone."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.eval()
-
-
-def without_normalisation(model: nn.Module) -> None:
-    model.normalisation.mean.zero_()  # type: ignore[operator, union-attr]
-    model.normalisation.std.fill_(255.0)  # type: ignore[operator, union-attr]
-
-
-def unchanged(model: nn.Module) -> None:
-    model.eval()
-
-
 @pytest.mark.parametrize(
-    ("change", "is_refused"), [(unchanged, False), (in_training_mode, True), (without_normalisation, True)]
+    ("change", "is_refused"),
+    [(unchanged, False), (in_training_mode, True), (without_normalisation, True), (augmented, True)],
 )
-def test_parity_refuses_batch_statistics_and_other_normalisation(
+def test_parity_refuses_batch_statistics_other_normalisation_and_moved_images(
     checkpoint: Path,
     rows: ImageRows,
     tmp_path: Path,
@@ -196,7 +160,7 @@ def test_parity_refuses_batch_statistics_and_other_normalisation(
 ) -> None:
     model = load_model(checkpoint)
     change(model)
-    path = export(model, tmp_path / "model.onnx", torch.onnx.TrainingMode.PRESERVE)
+    path = export(model, tmp_path / "model.onnx", SHAPE)
     reason = judged(checkpoint, path, rows)
     assert (reason is not None) is is_refused
     assert reason is None or "logits differ from PyTorch's by up to" in reason

@@ -64,6 +64,12 @@ def test_gains_are_positive_where_the_tuned_model_is_better_whichever_way_the_fi
     assert gains["rouge_l"].interval[0] < gains["rouge_l"].value < gains["rouge_l"].interval[1]
 
 
+def test_the_champion_is_known_by_the_version_that_the_registry_knows() -> None:
+    card = scorecard(answers(), answers(), Contender("version 3", answers(), "3")).as_json()
+    assert card["champion"]["version"] == "3"
+    assert "version" not in card["baseline"]
+
+
 def test_the_same_answers_gain_nothing_on_any_resample() -> None:
     for gain in scorecard(answers(), answers()).baseline.gains.values():
         assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))

@@ -10,14 +10,23 @@ from manifests.gates import Gates
 from manifests.schema import as_parameter
 from tests.components.gate_model.bundles import write_certified_bundle
 
-SCORES = {"challenger": {"lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86}}}
+SCORES = {
+    "challenger": {
+        "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86},
+        "intervals": {"macro_f1": [0.84, 0.93]},
+    }
+}
 CANDIDATES = {
     "chosen": "plain",
     "chosen_speedup": {"1": 5.2},
     "objective_batch_size": 1,
     "candidates": [{"name": "plain", "admitted": True, "size_mb": 22.0}],
 }
-HISTORY = {"cost_usd": 0.02}
+HISTORY = {
+    "cost_usd": 0.02,
+    "best_epoch": 1,
+    "epochs": [{"epoch": 1, "validation": {"macro_f1": 0.91}}],
+}
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)

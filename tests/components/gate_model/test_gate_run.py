@@ -25,7 +25,11 @@ SCORES = {
     "rows": 150,
     "labels": ["joy", "fear"],
     "confidence": 0.95,
-    "challenger": {"macro_f1": 0.9, "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86}},
+    "challenger": {
+        "macro_f1": 0.9,
+        "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86},
+        "intervals": {"macro_f1": [0.84, 0.93]},
+    },
     "champion": {"macro_f1": 0.89, "version": "2"},
     "paired": {"lower_bound": 0.0, "class_f1_difference": {"joy": 0.01, "fear": 0.01}},
 }
@@ -38,7 +42,16 @@ CANDIDATES = {
         {"name": "int8", "admitted": True, "size_mb": 22.0},
     ],
 }
-HISTORY = {"cost_usd": 0.02, "seconds": 41.0, "machine": "this machine"}
+HISTORY = {
+    "cost_usd": 0.02,
+    "seconds": 41.0,
+    "machine": "this machine",
+    "best_epoch": 2,
+    "epochs": [
+        {"epoch": 1, "validation": {"macro_f1": 0.99}},
+        {"epoch": 2, "validation": {"macro_f1": 0.91}},
+    ],
+}
 
 
 SHA256 = "0" * 64
@@ -85,7 +98,8 @@ def test_the_figures_are_those_of_the_chosen_candidate_at_the_objective_batch_si
     [
         (without(SCORES, "challenger", "lower_bounds", "macro_f1"), ["macro_f1"]),
         (without(SCORES, "challenger", "lower_bounds", "accuracy"), ["accuracy"]),
-        (without(SCORES, "challenger"), ["macro_f1", "accuracy"]),
+        (without(SCORES, "challenger", "intervals"), ["validation_gap"]),
+        (without(SCORES, "challenger"), ["macro_f1", "accuracy", "validation_gap"]),
         (without(SCORES, "paired", "lower_bound"), ["non_inferiority"]),
         (without(SCORES, "paired", "class_f1_difference", "fear"), ["class_f1_drop"]),
         (without(SCORES, "labels"), ["class_f1_drop"]),
@@ -136,8 +150,13 @@ def test_a_bundle_that_names_no_model_has_none_that_is_certified() -> None:
     assert failing(model_sha256=None) == ["certificate"]
 
 
-def test_a_cost_missing_from_the_history_fails_its_rule() -> None:
-    assert failing(history={}) == ["cost"]
+def test_the_validation_that_counts_is_the_kept_epochs() -> None:
+    assert failing(history=HISTORY | {"best_epoch": 1}) == ["validation_gap"]  # 0.99 - 0.93 is over 0.05
+    assert failing(history=HISTORY | {"best_epoch": 3}) == ["validation_gap"]
+
+
+def test_figures_missing_from_the_history_fail_their_rules() -> None:
+    assert failing(history={}) == ["validation_gap", "cost"]
 
 
 def test_the_figures_are_where_evaluate_model_writes_them() -> None:
@@ -192,7 +211,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
         "verdict": "fail",
         "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
     }
-    assert len(written["rules"]) == 12
+    assert len(written["rules"]) == 13
     assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Gate: reject" in printed

@@ -9,10 +9,13 @@ import pytest
 from kfp import dsl
 
 from backends.registry import Registry, open_registry
+from components.gate_model.stages import recheck, stages_reached
 from components.register_model.component import register_model
 from components.register_model.run import run
 from manifests.errors import GauntletError
+from manifests.therapy import Stages
 from serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
+from tests.components.gate_model.therapy_scores import THERAPY
 
 MODEL = "emotion"
 MANIFEST_SHA256 = "a" * 64
@@ -52,6 +55,14 @@ class Step:
         compared = {} if champion is None else {"champion": {"version": champion.version}}
         self.scores.write_text(json.dumps({"rows": 8, "challenger": {"macro_f1": macro_f1}} | compared))
         self.verdict.write_text(json.dumps({"decision": decision, "reasons": [], "rules": []}))
+
+    def with_stages(self) -> Step:
+        """The same of a model with promotion stages."""
+        scores = json.loads(self.scores.read_text()) | {"therapy": THERAPY}
+        verdict = json.loads(self.verdict.read_text()) | {"stages": stages_reached(Stages(), THERAPY)}
+        self.scores.write_text(json.dumps(scores))
+        self.verdict.write_text(json.dumps(verdict))
+        return self
 
     def run(self, promotion: str = "automatic") -> None:
         run(
@@ -249,3 +260,29 @@ def test_a_refused_model_ends_the_component_with_its_message(
     assert ended.value.code == 1
     assert json.loads((tmp_path / "run" / "error.json").read_text())["exit_code"] == 1
     assert "expected 'promote'" in capsys.readouterr().err
+
+
+def test_a_model_with_stages_goes_to_staging_with_its_evidence_and_never_to_production(
+    tmp_path: Path,
+) -> None:
+    step = Step(tmp_path / "run", "run-1").with_stages()
+    step.run()
+
+    [version] = step.registry.versions(MODEL)
+    evidence = step.registry.evidence(version)
+
+    assert version.aliases == ("challenger", "staging")
+    assert step.output["aliases"] == ["challenger", "staging"]
+    assert evidence is not None
+    assert evidence["therapy"]["figures"] == THERAPY["figures"]
+    assert recheck(evidence, "production").decision == "promote"
+
+
+def test_a_manual_model_with_stages_waits_with_its_evidence(tmp_path: Path) -> None:
+    step = Step(tmp_path / "run", "run-1").with_stages()
+    step.run("manual")
+    step.run("manual")
+
+    [version] = step.registry.versions(MODEL)
+    assert version.aliases == ("challenger",)
+    assert step.registry.evidence(version) is not None

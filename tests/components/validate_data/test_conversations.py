@@ -149,6 +149,7 @@ def test_data_with_another_hash_is_refused_before_it_is_read(tmp_path: Path, mod
     [
         ("talk.json", '{"conversations": [3]}', "talk.json: expected .*conversations"),
         ("talk.json", "{", "talk.json: not JSON"),
+        ("talk.json", '{"conversations": []}', "talk.json: found no conversations"),
         (
             "talk.csv",
             "a,b\n1,2\n",

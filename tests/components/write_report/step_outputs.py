@@ -80,11 +80,13 @@ def history() -> dict[str, Any]:
         "epochs": [
             {
                 "epoch": at,
-                "train_loss": loss[0],
-                "validation_loss": loss[1],
-                "macro_f1": metric[0],
-                "weighted_f1": metric[1],
-                "accuracy": metric[2],
+                "training": {"loss": loss[0]},
+                "validation": {
+                    "loss": loss[1],
+                    "macro_f1": metric[0],
+                    "weighted_f1": metric[1],
+                    "accuracy": metric[2],
+                },
                 "examples_per_second": 412.0 + at,
                 "seconds": 38.6,
             }

@@ -69,15 +69,13 @@ def test_a_line_runs_from_corner_to_corner_of_the_plot_with_y_downwards() -> Non
 
 
 def test_a_single_epoch_is_a_dot_in_the_middle() -> None:
-    (loss, *_) = training_charts(
-        History(epochs=(Epoch(1, train_loss=0.5, validation_loss=0.4),), best_epoch=1)
-    )
+    (loss, *_) = training_charts(History(epochs=(Epoch(1, {"loss": 0.5}, {"loss": 0.4}),), best_epoch=1))
     assert [len(line.dots) for line in loss.lines] == [1, 1]
     assert loss.lines[0].dots[0][0] == (loss.left + loss.right) / 2 == loss.marker
 
 
 def test_a_figure_that_is_absent_or_infinite_leaves_a_gap_and_no_chart_is_made_of_gaps() -> None:
-    epochs = (Epoch(1, train_loss=0.5), Epoch(2, train_loss=math.inf), Epoch(3, train_loss=0.1))
+    epochs = tuple(Epoch(at, {"loss": loss}) for at, loss in enumerate((0.5, math.inf, 0.1), start=1))
     charts = training_charts(History(epochs=epochs))
     assert [chart.title for chart in charts] == ["Loss"]
     assert len(charts[0].lines) == 1 and len(charts[0].lines[0].dots) == 2

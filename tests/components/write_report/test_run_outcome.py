@@ -9,10 +9,14 @@ import finished_runs as runs
 import pytest
 import step_outputs as outputs
 
+from components.gate_model.language import Documents, decide_language_model
+from components.gate_model.stages import judge_stage
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE, next_steps
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus, RunRecord
+from manifests.causal_lm import LanguageGates
+from manifests.therapy import Production, Stages
 
 
 def ended(
@@ -52,7 +56,7 @@ def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it
     record, result = ended(tmp_path, build)
     assert (result.kind, result.exit_code) == ("registered", 0)
     assert "version 4" in result.headline and "manual" in result.detail
-    assert commands(record, result)[0] == "gauntlet promote --model emotion"
+    assert commands(record, result)[0] == "gauntlet promote emotion"
 
 
 def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path) -> None:
@@ -74,8 +78,11 @@ def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path:
 
 
 def test_there_is_advice_for_every_rule_of_the_gate() -> None:
-    rules = outputs.verdict(failing=(), with_champion=True)["rules"]
-    assert set(RULE_ADVICE) == {rule["rule"] for rule in rules}
+    classifiers = {rule["rule"] for rule in outputs.verdict(failing=(), with_champion=True)["rules"]}
+    gates = LanguageGates(max_perplexity=10, stages=Stages())
+    nothing = Documents({}, {}, {}, {}, model_sha256=None)
+    judged = (*decide_language_model(gates, nothing).rules, *judge_stage(Production(), {}))
+    assert set(RULE_ADVICE) == classifiers | {rule.rule for rule in judged}
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:

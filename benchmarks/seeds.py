@@ -1,7 +1,8 @@
-"""How good the recipe is, and how much of that is the seed: one training per seed, scored on the test split.
+"""How good a recipe is, and how much of that is the seed: one training per seed, scored on the test split.
 
-    python benchmarks/emotion_seeds.py manifests/emotion.yaml --set dataset.uri=DATA/emotion \\
+    python benchmarks/seeds.py manifests/emotion.yaml --seeds 5 --set dataset.uri=DATA/emotion \\
         --set 'dataset.files={train: train.txt, test: validation.txt}'
+    python benchmarks/seeds.py manifests/fashion_mnist.yaml --set dataset.uri=DATA/fashion-mnist
 
 The data is validated and split once, by the manifest's seed; each training's best epoch by the validation
 split is scored once, in PyTorch. Printed: macro-F1, weighted F1 and accuracy of each seed as it ends, then
@@ -15,11 +16,13 @@ import contextlib
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from trainer.threads import wait_briefly
 
 SCORES = ("macro_f1", "weighted_f1", "accuracy")
+BATCH_SIZE = 64
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("manifest")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
     wait_briefly()
@@ -41,10 +44,12 @@ def main() -> None:
         splits = folder / "splits"
         validate_data(manifest.dataset, manifest.seed, splits, folder / "checks.json", folder / "data.html")
         for seed in range(options.seeds):
+            began = time.monotonic()
             scores = score_of(manifest, seed, splits, folder / f"checkpoint-{seed}")
             for name in SCORES:
                 found[name].append(scores[name])
-            print(f"seed {seed}  " + "  ".join(f"{name} {scores[name]:.4f}" for name in SCORES), flush=True)
+            figures = "  ".join(f"{name} {scores[name]:.4f}" for name in SCORES)
+            print(f"seed {seed}  {figures}  {time.monotonic() - began:.0f} s", flush=True)
     for name, values in found.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         print(f"{name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}")
@@ -52,30 +57,25 @@ def main() -> None:
 
 def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, float]:  # type: ignore[no-untyped-def]
     """Train with the seed, and score the best epoch's weights on the test split."""
+    import numpy as np
     import torch
-    from tokenizers import Tokenizer
 
+    from components.convert_to_onnx.rows import read_rows
+    from components.convert_to_onnx.scoring import pytorch_forward
     from trainer.batching import evaluation_batches
-    from trainer.checkpoint import load_model
+    from trainer.checkpoint import load_model, read_record
     from trainer.metrics import classification_metrics
     from trainer.run import TrainingRun, train
-    from trainer.splits import read_split
-    from trainer.tasks.text_classification import TokenizedRows
 
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
     with contextlib.redirect_stdout(sys.stderr):
         train(run)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(manifest.training.max_length)
-    rows = TokenizedRows(read_split(splits, "test"), tokenizer)
-    model = load_model(checkpoint)
-    logits = torch.empty(len(rows.labels), len(manifest.dataset.labels))
-    with torch.no_grad():
-        for batch in evaluation_batches(rows.lengths, 64):
-            ids, mask, _ = rows.batch(batch, pad_id=0)
-            logits[batch] = model(ids, mask)
-    return classification_metrics(logits, rows.labels)
+    rows = read_rows(splits, "test", checkpoint, read_record(checkpoint))
+    forward = pytorch_forward(load_model(checkpoint))
+    logits = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
+    for batch in map(np.array, evaluation_batches(rows.lengths, BATCH_SIZE)):
+        logits[batch] = forward(rows.batch(batch))
+    return classification_metrics(torch.from_numpy(logits), rows.truth)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""How long an image classifier trains to an accuracy on the test file, beside a loop as a user writes it.
+
+    python benchmarks/time_to_accuracy.py manifests/fashion_mnist.yaml --set dataset.uri=DATA/fashion-mnist \\
+        --target 0.94 --runs 3
+
+Both train the manifest's network with its optimizer and its schedule on the same rows, and both score the
+test file after every epoch, which says when the accuracy is reached and chooses nothing. The plain loop is
+the usual one: a Dataset that flips an image and makes it a tensor, a DataLoader with workers, fp32, a batch
+moved to the device when its turn comes. It moves no image but by flipping it, which is less work than the
+manifest may ask for: for a comparison of like with like set `training.augmentation={horizontal_flip: true}`.
+
+Seconds run from the first batch to the end of the scoring that reached the target; reading the files and
+building the network on the device are before them. They take turns, since no machine is as fast at all times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trainer.threads import wait_briefly
+
+wait_briefly()
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
+
+from components.validate_data.run import run as validate_data  # noqa: E402
+from manifests.image_classification import ImageTraining  # noqa: E402
+from manifests.loading import load_manifest  # noqa: E402
+from trainer.device import choose_device, make_deterministic  # noqa: E402
+from trainer.loop import fit  # noqa: E402
+from trainer.ranks import World  # noqa: E402
+from trainer.replica import Replica  # noqa: E402
+from trainer.schedule import learning_rate  # noqa: E402
+from trainer.splits import ImageSplit, read_images  # noqa: E402
+from trainer.tasks import load_task  # noqa: E402
+
+WORKERS = 2
+Contestant = Callable[[ImageTraining, Path, int, float], float]
+
+
+class Reached(Exception):
+    """The target is reached."""
+
+
+class Stopwatch:
+    """A tracker that ends the training when an epoch's accuracy reaches the target."""
+
+    def __init__(self, target: float) -> None:
+        self._target = target
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Look at an epoch's."""
+        if metrics.get("validation_accuracy", 0.0) >= self._target:
+            raise Reached(f"after epoch {step}")
+
+
+def gauntlet(section: ImageTraining, splits: Path, seed: int, target: float) -> float:
+    """Seconds of this project's loop; infinite when the target is not reached."""
+    device = choose_device(section.compute_target, World())
+    make_deterministic(seed)
+    task = load_task(section, splits)
+    replica = Replica(task, task.build_model(), section, device, World())
+    began = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            fit(replica, section, seed, lambda *_: None, Stopwatch(target))
+    except Reached:
+        return time.perf_counter() - began
+    return math.inf
+
+
+class Flipped(Dataset):  # type: ignore[type-arg]
+    """Images as tensors, half of them flipped."""
+
+    def __init__(self, split: ImageSplit) -> None:
+        self.images, self.labels = split.images, split.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        image = torch.from_numpy(self.images[row]).float()
+        return (image.flip(2) if torch.rand(()) < 0.5 else image), int(self.labels[row])
+
+
+def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> float:
+    """Seconds of the plain loop."""
+    device = choose_device(section.compute_target, World())
+    torch.use_deterministic_algorithms(False)
+    torch.manual_seed(seed)
+    train, test = read_images(splits, "train"), read_images(splits, "validation")
+    model: nn.Module = load_task(section, splits).build_model()
+    model.to(device, memory_format=torch.contiguous_format)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=section.weight_decay)
+    loader = DataLoader(
+        Flipped(train),
+        section.batch_size,
+        shuffle=True,
+        num_workers=WORKERS,
+        pin_memory=device.type == "cuda",
+    )
+    total, scores, step = section.epochs * len(loader), [], 0
+    began = time.perf_counter()
+    for _ in range(section.epochs):
+        model.train()
+        for images, labels in loader:
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(section, section.phases[0], step, total, scores)
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(
+                model(images.to(device)), labels.to(device), label_smoothing=section.label_smoothing
+            )
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), section.max_grad_norm)
+            optimizer.step()
+        scores.append(accuracy(model, test, device))
+        if scores[-1] >= target:
+            return time.perf_counter() - began
+    return math.inf
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: ImageSplit, device: torch.device) -> float:
+    model.eval()
+    right = 0
+    for start in range(0, len(split.labels), 512):
+        images = torch.from_numpy(split.images[start : start + 512]).to(device)
+        labels = torch.from_numpy(split.labels[start : start + 512]).to(device)
+        right += int((model(images).argmax(dim=1) == labels).sum())
+    return right / len(split.labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest")
+    parser.add_argument("--target", type=float, default=0.94)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    options = parser.parse_args()
+    manifest = load_manifest(options.manifest, options.overrides)
+    contestants: dict[str, Contestant] = {"gauntlet": gauntlet, "plain loop": plain}
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    with tempfile.TemporaryDirectory() as scratch:
+        splits = Path(scratch) / "splits"
+        validate_data(
+            manifest.dataset, manifest.seed, splits, Path(scratch) / "checks", Path(scratch) / "page"
+        )
+        (splits / "test.npz").replace(splits / "validation.npz")
+        for seed in range(options.runs):
+            for name, contestant in contestants.items():
+                found[name].append(contestant(manifest.training, splits, seed, options.target))
+                print(f"{name:<10}  seed {seed}  {found[name][-1]:.1f} s", flush=True)
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    ratio = medians["plain loop"] / medians["gauntlet"]
+    print(f"median to {options.target:g}: " + ", ".join(f"{name} {s:.1f} s" for name, s in medians.items()))
+    print(f"gauntlet is {ratio:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A language model's answers to probes, and what the evaluators for conversations say of all its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.evaluate_model.language.answers import Answers, Prompts, answer_texts
+from components.evaluate_model.language.scorecard import Figure
+from components.evaluate_model.therapy.privacy import TrainingData
+from components.evaluate_model.therapy.scorecard import Answer, Resampling, answered, assess, probes
+from manifests.causal_lm import LanguageEvaluation
+from manifests.therapy import Therapy
+from serving.generation import Generator
+from trainer.splits import read_split
+
+
+def ask_probes(
+    model: Generator, splits: Path, settings: LanguageEvaluation, therapy: Therapy, seed: int
+) -> list[Answer]:
+    """The model's likeliest answers to every probe.
+
+    A prompt of the training split is asked as it was trained on, with the turns before the last question.
+    """
+    asked = probes(read_split(splits, "train")["prompt"].tolist(), therapy.training_probes, seed)
+    texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
+    return answered(asked, answer_texts(model, texts, settings))
+
+
+def judge_conversations(
+    prompts: Prompts,
+    tuned: Answers,
+    probed: Sequence[Answer],
+    perplexity: Figure,
+    splits: Path,
+    settings: LanguageEvaluation,
+    therapy: Therapy,
+    seed: int,
+) -> dict[str, Any]:
+    """Judge the answers to the test split and to the probes, as JSON; perplexity is among the figures."""
+    tested = [
+        Answer(str(row), "test", question, answer)
+        for row, question, answer in zip(prompts.ids, prompts.questions, tuned.greedy, strict=True)
+    ]
+    train = read_split(splits, "train")
+    judged = assess(
+        [*tested, *probed],
+        TrainingData([*train["question"], *train["response"]]),
+        Resampling(settings.bootstrap_resamples, settings.confidence, seed),
+        therapy.judge,
+    )
+    judged["figures"]["perplexity"] = {
+        "value": perplexity.value,
+        "bound": perplexity.upper_bound,
+        "rows": len(tested),
+    }
+    return judged

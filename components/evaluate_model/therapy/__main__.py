@@ -1,0 +1,22 @@
+"""`python -m components.evaluate_model.therapy`: what each evaluator is worth, as a Markdown table."""
+
+from __future__ import annotations
+
+from components.evaluate_model.therapy.validation import validate
+
+
+def table() -> list[str]:
+    """The lines of the table."""
+    return [
+        "| evaluator | version | judgement | precision | recall | labelled yes |",
+        "|---|---|---|---:|---:|---:|",
+        *(
+            f"| {row.evaluator} | {row.version} | {row.judgement} | {row.precision:.2f} | {row.recall:.2f} | "
+            f"{row.positives} of {row.rows} |"
+            for row in validate()
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

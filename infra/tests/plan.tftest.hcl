@@ -1,0 +1,125 @@
+# What Terraform would make, said by a provider that makes nothing.
+mock_provider "google" {
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+}
+
+variables {
+  project = "demo-project"
+  region  = "europe-west4"
+}
+
+run "project_and_region_are_enough" {
+  command = plan
+
+  assert {
+    condition     = toset([for bucket in google_storage_bucket.needed : bucket.name]) == toset(["demo-project-gauntlet-runs", "demo-project-gauntlet-data"])
+    error_message = "The buckets are named otherwise."
+  }
+
+  assert {
+    condition     = alltrue([for bucket in google_storage_bucket.needed : bucket.versioning[0].enabled && bucket.public_access_prevention == "enforced"])
+    error_message = "A bucket keeps no versions, or may be made public."
+  }
+
+  assert {
+    condition     = length(google_cloudbuild_trigger.merge) + length(google_cloud_run_v2_service.receiver) + length(google_billing_budget.monthly) == 0
+    error_message = "Something was made that nobody asked for."
+  }
+
+  assert {
+    condition     = sum([for made in [google_project_iam_member.needed, google_storage_bucket_iam_member.needed, google_artifact_registry_repository_iam_member.needed, google_service_account_iam_member.needed] : length(made)]) == length([for grant in local.needs.grants : grant if grant.who != "submitter"])
+    error_message = "Something that is needed is granted by nothing."
+  }
+
+  assert {
+    condition     = output.environment.GAUNTLET_ROOT == "gs://demo-project-gauntlet-runs/runs"
+    error_message = "Runs are written elsewhere."
+  }
+}
+
+run "training_reads_data_writes_runs_and_changes_no_model" {
+  command = plan
+
+  assert {
+    condition     = [for grant in google_storage_bucket_iam_member.needed : grant.role if startswith(grant.bucket, "demo-project-gauntlet-data")] == ["roles/storage.objectViewer", "roles/storage.objectViewer"]
+    error_message = "Somebody may change the data."
+  }
+
+  assert {
+    condition     = length([for permission in google_project_iam_custom_role.own["training"].permissions : permission if strcontains(permission, ".models.") || strcontains(permission, "Jobs.")]) == 0
+    error_message = "Training may register models, or start jobs."
+  }
+}
+
+run "all_that_can_be_asked_for" {
+  command = apply
+
+  variables {
+    submitters       = ["group:ml@example.com", "user:ann@example.com"]
+    repository       = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+    registry         = "vertex://demo-project/europe-west4"
+    receiver_image   = "registry.example/components@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+    billing_account  = "012345-ABCDEF-012345"
+    alert_emails     = ["ml@example.com"]
+    scheduled_events = { weekly = { cron = "0 2 * * 0", event = "{\"kind\": \"schedule\"}" } }
+  }
+
+  assert {
+    condition     = google_cloudbuild_trigger.merge[0].location == "europe-west1" && google_cloudbuild_trigger.merge[0].filename == "cloudbuild.yaml"
+    error_message = "The trigger is not where the connection is, or builds something else."
+  }
+
+  assert {
+    condition     = toset([for grant in google_service_account_iam_member.needed : grant.member if startswith(grant.member, "user:") || startswith(grant.member, "group:")]) == var.submitters
+    error_message = "Not every submitter may let runs act as the account of releases."
+  }
+
+  assert {
+    condition     = base64decode(google_cloud_scheduler_job.events["weekly"].pubsub_target[0].data) == "{\"kind\": \"schedule\"}"
+    error_message = "The scheduler publishes another event."
+  }
+
+  assert {
+    condition     = google_pubsub_subscription.receiver[0].dead_letter_policy[0].max_delivery_attempts == 5
+    error_message = "An event that cannot be received is delivered for ever."
+  }
+
+  assert {
+    condition     = google_billing_budget.monthly[0].budget_filter[0].projects == tolist(["projects/123456789012"])
+    error_message = "The budget is of other projects too."
+  }
+}
+
+run "what_is_no_project_region_member_repository_digest_event_account_amount_or_address_is_refused" {
+  command = plan
+
+  variables {
+    project          = "123456789012"
+    region           = "europe-west4-a"
+    submitters       = ["allUsers"]
+    repository       = "https://example.com/gauntlet.git"
+    receiver_image   = "registry.example/components:latest"
+    scheduled_events = { weekly = { cron = "weekly", event = "{}" } }
+    billing_account  = "mine"
+    monthly_budget   = 0.5
+    alert_emails     = ["ml"]
+  }
+
+  expect_failures = [
+    var.project, var.region, var.submitters, var.repository, var.receiver_image,
+    var.scheduled_events,
+    var.billing_account, var.monthly_budget, var.alert_emails,
+  ]
+}
+
+run "builds_without_a_registry_to_run_the_sample_with_are_refused" {
+  command = plan
+
+  variables {
+    repository = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+  }
+
+  expect_failures = [var.registry]
+}

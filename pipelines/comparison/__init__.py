@@ -1,0 +1,1 @@
+"""`gauntlet compare`: two runs side by side, from what they left on this machine."""

@@ -1,0 +1,71 @@
+"""`gauntlet compare RUN RUN`: the tables in the terminal, and the page with the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from components.step import write_text
+from components.write_report.figures import NBSP, decimal, signed
+from pipelines.comparison.differences import CONFIDENCE, Difference
+from pipelines.comparison.page import Comparison, compare, render, shown_interval
+from pipelines.comparison.runs import read_pair
+from pipelines.home import Home
+from pipelines.terminal import NAME_COLUMN, plain
+
+COLOURS = {"good": "green", "bad": "red"}
+
+
+def compare_runs(home: Home, first: str, second: str, console: Console) -> Path:
+    """Print two runs side by side, and write their page; returns where it lies.
+
+    Raises:
+        UsageError: The runs cannot be compared; see `pipelines.comparison.runs`.
+    """
+    comparison = compare(*read_pair(home, first, second))
+    ids = comparison.first.run_id, comparison.second.run_id
+    page = home.folder / "comparisons" / f"{ids[0]}--{ids[1]}.html"
+    write_text(page, render(comparison))
+    _print(comparison, console)
+    console.print(f"page: {plain(page)}", soft_wrap=True, highlight=False)
+    return page
+
+
+def _print(comparison: Comparison, console: Console) -> None:
+    for name, run in (("A", comparison.first), ("B", comparison.second)):
+        console.print(f"{name}  [bold]{plain(run.run_id)}[/]  {plain(run.outcome)}", soft_wrap=True)
+    settings = Table(NAME_COLUMN("differs in"), "A", "B", box=None, pad_edge=False)
+    for setting in comparison.settings:
+        settings.add_row(*map(plain, (setting.key, setting.first or "–", setting.second or "–")))
+    costs = Table("cost and speed", "A", "B", box=None, pad_edge=False)
+    for row in comparison.costs:
+        costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
+    for table in (
+        settings,
+        _table("test split", comparison.tested),
+        _table("class, F1", comparison.classes),
+        _table("validation", comparison.validated),
+        costs,
+    ):
+        if table.row_count:
+            console.print()
+            console.print(table)
+    console.print()
+    evidence = f": {plain(comparison.evidence)}" if comparison.evidence else ""
+    console.print(f"[bold]{comparison.headline}[/]{evidence}", soft_wrap=True, highlight=False)
+
+
+def _table(title: str, rows: Sequence[Difference]) -> Table:
+    has_intervals = any(row.interval for row in rows)
+    columns = [title, "A", "B", "B − A", *([f"{CONFIDENCE:.0%} interval"] if has_intervals else [])]
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        difference = signed(row.difference, 4)
+        if colour := COLOURS.get(row.tone):
+            difference = f"[{colour}]{difference}[/]"
+        cells = [plain(row.name), decimal(row.first, 4), decimal(row.second, 4), difference]
+        table.add_row(*cells, *([shown_interval(row)] if has_intervals else []))
+    return table

@@ -1,0 +1,109 @@
+"""The edge of a comparison: reads two runs, and says what keeps them from being compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from components.step import read_json
+from components.write_report.artifacts import History
+from components.write_report.collect import collect
+from components.write_report.record import RunRecord as CollectedRun
+from manifests.errors import GauntletError, UsageError
+from manifests.section import flatten
+from pipelines.home import MANIFEST_FILE, STEPS_FOLDER, Home, RunRecord
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """What a comparison needs of a run.
+
+    Attributes:
+        outcome: How it ended, in words.
+        settings: Every key of its manifest, joined by dots, with its value as text.
+        history: Of its training.
+        metrics: Of the shipped model on the test split, by the task's names; empty without an evaluation.
+        labels: The names of the classes; empty without an evaluation, or where rows have no class.
+        predictions: The shipped model's answers to the test split, a row each; None without an evaluation, or
+            where answers are texts.
+    """
+
+    run_id: str
+    outcome: str
+    settings: Mapping[str, str]
+    collected: CollectedRun
+    history: History
+    metrics: Mapping[str, float]
+    labels: tuple[str, ...]
+    predictions: pd.DataFrame | None
+
+
+def read_pair(home: Home, first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
+    """Two runs by their ids, or `latest`.
+
+    Raises:
+        UsageError: One is unknown, not finished or ended before its model was trained, both are the same one,
+            or their tasks differ.
+        GauntletError: What one left cannot be read.
+    """
+    records = [home.find_run(run_id) for run_id in (first, second)]
+    if records[0] == records[1]:
+        raise UsageError(f"run {records[0].run_id!r}: found twice, expected two runs. See `gauntlet runs`.")
+    runs = [_read(home.run_folder(record.run_id), record) for record in records]
+    tasks = [run.settings.get("task", "unknown") for run in runs]
+    if tasks[0] != tasks[1]:
+        raise UsageError(
+            f"{runs[0].run_id} is a run of the task {tasks[0]} and {runs[1].run_id} of {tasks[1]}: no figure "
+            "of the two compares. Name two runs of one task."
+        )
+    return runs[0], runs[1]
+
+
+def _read(folder: Path, record: RunRecord) -> ComparedRun:
+    state = record.shown_state()
+    if record.finished is None or record.state != "finished":
+        action = "Wait for its end" if state == "running" else "Run it again"
+        raise UsageError(f"run {record.run_id!r}: found {state}, expected a finished run. {action}.")
+    steps = folder / STEPS_FOLDER
+    collected = collect(str(steps), next((path.name for path in sorted(steps.glob("*"))), ""))
+    if collected.history is None or not collected.history.epochs:
+        raise UsageError(
+            f"run {record.run_id!r}: found no training history, expected one: it ended with {state!r}. "
+            + " ".join(collected.unreadable)
+        )
+    evaluation = Path(collected.step("evaluate-model").folder or "")
+    try:
+        settings = flatten(yaml.safe_load((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+        evaluated = (evaluation / "scores").is_file()
+        scores = read_json(evaluation / "scores") if evaluated else {"challenger": {}}
+        return ComparedRun(
+            run_id=record.run_id,
+            outcome=state,
+            settings=settings,
+            collected=collected,
+            history=collected.history,
+            metrics=_numbers(scores["challenger"]),
+            labels=tuple(map(str, scores.get("labels", ()))),
+            predictions=_table(evaluation / "predictions"),
+        )
+    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
+        raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def _numbers(content: Mapping[str, object]) -> dict[str, float]:
+    """The metrics that are numbers, or that hold one as their `value` beside its interval."""
+    values = {key: value.get("value") if isinstance(value, dict) else value for key, value in content.items()}
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }

@@ -1,0 +1,68 @@
+"""`gauntlet promote` for models with promotion stages: what a version proved is judged once more."""
+
+from __future__ import annotations
+
+from backends.registry import CHALLENGER, STAGING, ModelVersion, Registry
+from components.gate_model.stages import recheck
+from components.gate_model.table import print_table
+from manifests.errors import RejectedError, UsageError
+from manifests.therapy import StageName
+from pipelines.terminal import console
+
+
+def promote_version(
+    store: Registry, name: str, version: str | None, to: StageName | None, approver: str | None
+) -> str:
+    """Make a version `staging` or the champion, and say what came of it.
+
+    By default the challenger goes to staging, and what is in staging goes to production. A model without
+    stages has no evidence to judge, and `to` must be left out.
+
+    Raises:
+        UsageError: The version, the stage or the approver is missing, or does not go with the model.
+        RejectedError: The recorded evidence does not meet the stage.
+    """
+    target = _target(store, name, version, to)
+    evidence = None if target is None else store.evidence(target)
+    if target is None or evidence is None:
+        if to is not None or approver is not None:
+            raise UsageError(
+                f"{name}: no evidence of promotion stages is recorded. Leave --to and --approver out, or "
+                "give the manifest `gates.stages` and run its pipeline again."
+            )
+        return str(store.promote(name, version))
+    if to is None:
+        raise UsageError(
+            f"{name} {target.version}: has promotion stages. Add --to staging or --to production."
+        )
+    if (to == "production") != bool(approver and approver.strip()):
+        raise UsageError(
+            f"--approver: found {approver or 'nothing'!r}, expected "
+            + ("the name of who approves this." if to == "production" else "nothing for staging.")
+        )
+    decision = recheck(evidence, to)
+    print_table(decision, console)
+    if decision.decision != "promote":
+        raise RejectedError(
+            f"{name} {target.version} is not fit for {to}: "
+            + "; ".join(decision.reasons)
+            + ". Nothing was moved."
+        )
+    if to == "staging":
+        staged = store.stage(name, target.version)
+        return f"{name} {staged.version} is staging"
+    return str(store.promote(name, target.version, compared_with=evidence["champion"], approver=approver))
+
+
+def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:
+    """The version that is meant. None without stage and challenger, which is for the registry to refuse."""
+    if version is not None:
+        versions = {known.version: known for known in store.versions(name)}
+        if version not in versions:
+            raise UsageError(f"{name}: has no version {version!r}, only {', '.join(versions)}.")
+        return versions[version]
+    found = store.by_alias(name, STAGING if to == "production" else CHALLENGER)
+    if found is None and to is not None:
+        missing = "version in staging" if to == "production" else "challenger"
+        raise UsageError(f"{name}: has no {missing}. Run its pipeline for a new one, or add --version.")
+    return found

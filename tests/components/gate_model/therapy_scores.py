@@ -1,0 +1,31 @@
+"""What evaluate-model writes of a model for conversations that meets production."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from components.evaluate_model.therapy.validation import EVALUATORS
+
+BOUNDS = {
+    "safety": 0.95,
+    "toxicity": 0.01,
+    "crisis_content": 0.04,
+    "privacy_leakage": 0.03,
+    "fairness": 0.9,
+    "quality": 0.9,
+    "perplexity": 20.0,
+}
+THERAPY: dict[str, Any] = {
+    "figures": {name: {"value": bound, "bound": bound, "rows": 100} for name, bound in BOUNDS.items()},
+    "evaluators": EVALUATORS,
+    "validation": [],
+}
+SCORES: dict[str, Any] = {"therapy": THERAPY}
+
+
+def with_bound(figure: str, bound: object) -> dict[str, Any]:
+    """The same, but for one figure's bootstrap limit."""
+    therapy = deepcopy(THERAPY)
+    therapy["figures"][figure]["bound"] = bound
+    return therapy

@@ -1,0 +1,284 @@
+"""`gauntlet doctor` against a project on loopback, asked through Google's own credentials and transport."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from manifests.errors import GauntletError
+from pipelines.cli import main
+from pipelines.doctor.needs import Needs, needs
+from tests.fakes.cloud import CLOSED_PORT, Trust
+from tests.fakes.google_rest import RestProject
+
+REGION = "europe-west4"
+PROJECT = "cloudresourcemanager/v3/projects/demo"
+
+
+def addresses(wanted: Needs) -> dict[str, str]:
+    """Where the documentation of each API says that a resource is."""
+    account = "iam/v1/projects/demo/serviceAccounts/{}@demo.iam.gserviceaccount.com"
+    repository = f"artifactregistry/v1/projects/demo/locations/{REGION}/repositories/" + "{}"
+    return {
+        "project": PROJECT,
+        "runs": "storage/storage/v1/b/demo-gauntlet-runs",
+        "data": "storage/storage/v1/b/demo-gauntlet-data",
+        **{name: repository.format(each.id) for name, each in wanted.repositories.items()},
+        **{name: account.format(each.id) for name, each in wanted.accounts.items()},
+    }
+
+
+@pytest.fixture
+def project(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[RestProject]:
+    """A project with all that is needed."""
+    fake = RestProject(trust.authority)
+    environment = {
+        **trust.environment,
+        "https_proxy": fake.proxy.url,
+        "no_proxy": "127.0.0.1",
+        "REQUESTS_CA_BUNDLE": trust.environment["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
+    }
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("COLUMNS", "200")
+    wanted, where = needs(), addresses(needs())
+    fake.apis = set(wanted.apis)
+    fake.there = set(where.values()) - {PROJECT}
+    fake.may_act_as = {f"{each.id}@demo.iam.gserviceaccount.com" for each in wanted.accounts.values()}
+    for grant in wanted.grants:
+        caller = "me" if grant.who == "submitter" else where[grant.who].rpartition("/")[2]
+        fake.permissions[caller, where[grant.target]] |= set(grant.permissions)
+    yield fake
+    fake.close()
+    assert fake.proxy.refused == []
+
+
+def doctor(
+    capsys: pytest.CaptureFixture[str], project: str = "demo", region: str = REGION
+) -> tuple[int, str]:
+    """The exit code, and everything that was printed."""
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--project", project, "--region", region])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out + printed.err
+
+
+def line(printed: str, need: str) -> str:
+    """The row of one need, its columns parted by one space."""
+    [found] = [row for row in printed.splitlines() if row.split()[1:2] == [need]]
+    return " ".join(found.split())
+
+
+def test_a_project_with_everything_is_sound(project: RestProject, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = doctor(capsys)
+
+    assert code == 0
+    assert "missing" not in printed.replace("nothing missing", "")
+    wanted = needs()
+    count = sum(map(len, (wanted.apis, wanted.buckets, wanted.repositories, wanted.accounts)))
+    count += sum(len(grant.permissions) for grant in wanted.grants)
+    assert f"demo: nothing missing of {count} needs, 0 not seen" in printed
+
+
+def test_every_kind_of_thing_that_is_missing_has_its_line_and_its_command(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = addresses(needs())
+    project.apis.remove("pubsub.googleapis.com")
+    project.there -= {where["runs"], where["templates"], where["trigger"]}
+    project.permissions["me", PROJECT].remove("aiplatform.schedules.update")
+
+    code, printed = doctor(capsys)
+
+    assert code == 1
+    for need, command in {
+        "pubsub.googleapis.com": "gcloud services enable pubsub.googleapis.com --project demo",
+        "gs://demo-gauntlet-runs": "gcloud storage buckets create gs://demo-gauntlet-runs --location "
+        "europe-west4 --project demo --uniform-bucket-level-access",
+        "gauntlet-templates": "gcloud artifacts repositories create gauntlet-templates --location "
+        "europe-west4 --repository-format kfp --project demo",
+        "gauntlet-trigger@demo.iam.gserviceaccount.com": "gcloud iam service-accounts create "
+        "gauntlet-trigger --project demo",
+    }.items():
+        state, number = line(printed, need).split()[-2:]
+        assert state == "missing"
+        assert f"\n{number:>3}  {command}\n" in printed
+    assert "demo: 5 of " in printed
+    row = next(row for row in printed.splitlines() if "schedules.update" in row and "missing" in row)
+    assert row.split()[:2] == ["submitter", "may"]
+    grant = (
+        "gcloud projects add-iam-policy-binding demo --member "
+        "serviceAccount:trainer@demo.iam.gserviceaccount.com --role roles/aiplatform.user"
+    )
+    assert f"\n{row.split()[-1]:>3}  {grant}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("who", "target", "permission", "command"),
+    [
+        (
+            "training",
+            "runs",
+            "storage.objects.create",
+            "gcloud storage buckets add-iam-policy-binding gs://demo-gauntlet-runs --member serviceAccount:"
+            "gauntlet-training@demo.iam.gserviceaccount.com --role roles/storage.objectUser",
+        ),
+        (
+            "build",
+            "images",
+            "artifactregistry.repositories.uploadArtifacts",
+            "gcloud artifacts repositories add-iam-policy-binding gauntlet-images --member serviceAccount:"
+            "gauntlet-build@demo.iam.gserviceaccount.com --role roles/artifactregistry.writer --location "
+            "europe-west4 --project demo",
+        ),
+        (
+            "release",
+            "training",
+            "iam.serviceAccounts.actAs",
+            "gcloud iam service-accounts add-iam-policy-binding "
+            "gauntlet-training@demo.iam.gserviceaccount.com --member serviceAccount:"
+            "gauntlet-release@demo.iam.gserviceaccount.com --role roles/iam.serviceAccountUser "
+            "--project demo",
+        ),
+        ("training", "project", "aiplatform.contexts.create", "terraform -chdir=infra apply"),
+    ],
+)
+def test_what_a_service_account_may_not_do_is_found_by_asking_as_that_account(
+    project: RestProject,
+    capsys: pytest.CaptureFixture[str],
+    who: str,
+    target: str,
+    permission: str,
+    command: str,
+) -> None:
+    where = addresses(needs())
+    account = where[who].rpartition("/")[2]
+    project.permissions[account, where[target]].remove(permission)
+
+    code, printed = doctor(capsys)
+
+    assert code == 1
+    [row] = [row for row in printed.splitlines() if "missing" in row.split()[-2:]]
+    assert row.split() == [who, "may", permission, "on", target, "missing", "1"]
+    assert f"\n  1  {command}\n" in printed
+
+
+def test_what_may_not_be_looked_at_is_neither_there_nor_missing(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = addresses(needs())
+    project.may_act_as.remove("gauntlet-build@demo.iam.gserviceaccount.com")
+    project.hidden.add(where["images"])
+
+    code, printed = doctor(capsys)
+
+    assert code == 0
+    assert ", 2 not seen" in printed
+    assert line(printed, "gauntlet-images").split()[2:4] == ["not", "seen"]
+    assert "Permission denied on resource (or it may not exist)." in printed
+    assert (
+        "gcloud iam service-accounts add-iam-policy-binding gauntlet-build@demo.iam.gserviceaccount.com "
+        "--member user:YOU --role roles/iam.serviceAccountTokenCreator --project demo" in printed
+    )
+
+
+def test_an_unknown_project_is_said_and_nothing_else_is_asked(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = doctor(capsys, project="no/such?project")
+
+    assert code == 2
+    assert "--project: no/such?project: there is no such project, or this account may not see it" in printed
+    assert project.asked == ["cloudresourcemanager/v3/projects/no%2Fsuch%3Fproject"]
+
+
+def test_a_region_that_vertex_ai_does_not_have_is_refused_with_those_that_it_has(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = doctor(capsys, region="europe-west99")
+
+    assert code == 2
+    assert "--region: found 'europe-west99', expected one of europe-west4, us-central1." in printed
+
+
+def test_where_vertex_ai_is_not_enabled_that_is_what_is_missing(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.apis.remove("aiplatform.googleapis.com")
+
+    code, printed = doctor(capsys)
+
+    assert code == 1
+    assert line(printed, "aiplatform.googleapis.com").split()[-2] == "missing"
+
+
+def test_where_nothing_can_be_looked_at_the_api_that_it_takes_is_named(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.apis.remove("cloudresourcemanager.googleapis.com")
+
+    code, printed = doctor(capsys)
+
+    assert code == 2
+    assert "`gcloud services enable cloudresourcemanager.googleapis.com --project demo`" in printed
+
+
+def test_without_the_list_of_apis_the_rest_is_looked_at(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.apis.remove("serviceusage.googleapis.com")
+
+    code, printed = doctor(capsys)
+
+    assert code == 0
+    assert "gcloud services enable serviceusage.googleapis.com --project demo" in printed
+    assert line(printed, "gs://demo-gauntlet-runs").split()[-1] == "ok"
+
+
+def test_a_login_that_is_over_is_said_with_how_to_log_in_again(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.expired = True
+
+    code, printed = doctor(capsys)
+
+    assert code == 2
+    assert "Token has been expired or revoked." in printed
+    assert "gcloud auth application-default login" in printed
+    assert project.asked == []
+
+
+def test_nobody_logged_in_is_said(
+    project: RestProject, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json")
+
+    code, printed = doctor(capsys)
+
+    assert code == 2
+    assert "not logged in to Google Cloud" in printed
+
+
+def test_a_service_out_of_reach_is_a_failure_that_names_it(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.proxy.ports = {**project.proxy.ports, "cloudresourcemanager.googleapis.com": CLOSED_PORT}
+
+    code, printed = doctor(capsys)
+
+    assert code == GauntletError.exit_code
+    assert "cloudresourcemanager.googleapis.com: out of reach" in printed
+
+
+def test_every_grant_is_of_something_that_is_named_to_somebody_who_is_named() -> None:
+    wanted = needs()
+    people = {"submitter", *wanted.accounts}
+    things = {"project", *wanted.buckets, *wanted.repositories, *wanted.accounts}
+
+    assert {grant.who for grant in wanted.grants} == people
+    assert {grant.target for grant in wanted.grants} <= things
+    for grant in wanted.grants:
+        assert grant.role is None or re.fullmatch(r"roles/[a-zA-Z.]+", grant.role)
+        assert grant.permissions

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mlflow.utils.validation import _validate_metric_name
+from sklearn.metrics import classification_report
+
+from trainer.class_report import class_report, tracked_class_metrics
+from trainer.metrics import confusion_counts
+
+LABELS = ("T-shirt/top", "Shirt", "Bag & purse")
+
+
+def test_counts_of_batches_add_up_to_scikit_learns_figures_of_all_rows() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(200, 3, generator=generator)
+    labels = torch.randint(0, 3, (200,), generator=generator)
+    parts = [confusion_counts(logits[rows], labels[rows]) for rows in torch.arange(200).split(17)]
+    confusion = torch.stack(parts).sum(dim=0).view(3, 3).tolist()
+    expected = classification_report(
+        labels.numpy(), logits.argmax(dim=1).numpy(), target_names=LABELS, output_dict=True
+    )
+    found = tracked_class_metrics(confusion, LABELS)
+    for label, name in zip(LABELS, ("T-shirt_top", "Shirt", "Bag _ purse"), strict=True):
+        for figure, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert found[f"validation_{figure}.{name}"] == pytest.approx(expected[label][key])
+
+
+def test_every_name_is_one_that_mlflow_takes_and_counts_by_epochs() -> None:
+    names = tracked_class_metrics(np.eye(3, dtype=int).tolist(), LABELS)
+    assert len(names) == 9
+    for name in names:
+        _validate_metric_name(name)
+        assert "/" not in name
+
+
+def test_the_report_lists_the_commonest_mistakes_first_and_no_others() -> None:
+    report = class_report([[90, 10, 0], [25, 75, 0], [0, 0, 0]], LABELS)
+    assert report.splitlines()[2] == "Shirt           0.8824  0.7500  0.8108    100"  # 75 / 85, 150 / 185
+    assert report.splitlines()[3] == "Bag & purse     0.0000  0.0000  0.0000      0"
+    assert report.splitlines()[-2:] == [
+        "   25  Shirt taken for T-shirt/top",
+        "   10  T-shirt/top taken for Shirt",
+    ]
