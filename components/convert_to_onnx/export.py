@@ -1,8 +1,8 @@
 """ONNX graphs of a classifier: the plain export and, made from a transformer's, the fused graph.
 
 Inputs of texts are `input_ids` and `attention_mask`, both int64 (B, T), that of images is `images`, uint8
-(B, C, H, W); the output is `logits`, float32 (B, K). B and T are dynamic. The same model gives byte-identical
-files.
+(B, C, H, W), those of cards are `front` and `back`, likewise. The first output is `logits`, float32 (B, K); a
+grader's others are those of `Grading`. B and T are dynamic. The same model gives byte-identical files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
+
+from manifests.ordinal_grading import SIDES
+from trainer.grading_network import Grading
 
 OUTPUT = "logits"
 TOKEN_IDS = "input_ids"
@@ -25,9 +29,10 @@ EXAMPLE_ROWS = 2  # of the batch that the export traces
 EXAMPLE_TOKENS = 8
 
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
-FUSED_LAYER_NORM = ("SkipLayerNormalization",)
+FUSED_LAYER_NORM = ("LayerNormalization",)
 FUSED_GELU = ("BiasGelu", "Gelu", "FastGelu")
 LAYER_NORMS_PER_LAYER = 2
+SEGMENTS = "token_type_embeddings"  # what transformers calls the table of a token's segment
 
 
 class ConversionError(Exception):
@@ -36,10 +41,14 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes: inputs to trace it with, in its order, and the names of their axes of any size."""
+    """What a model takes and gives: inputs to trace it with, and outputs, in its order.
+
+    `dynamic_axes` names the axes of any size that the inputs have.
+    """
 
     example: Mapping[str, torch.Tensor]
     dynamic_axes: Mapping[int, str]
+    outputs: tuple[str, ...] = (OUTPUT,)
 
 
 def signature_of_texts() -> Signature:
@@ -53,6 +62,14 @@ def signature_of_texts() -> Signature:
 def signature_of_images(shape: Sequence[int]) -> Signature:
     """Two images of a shape (C, H, W)."""
     return Signature({"images": torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8)}, {0: "batch"})
+
+
+def signature_of_cards(shape: Sequence[int]) -> Signature:
+    """Two cards, each side of a shape (C, H, W)."""
+    example: dict[str, torch.Tensor] = {
+        side: torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8) for side in SIDES
+    }
+    return Signature(example, {0: "batch"}, Grading._fields)
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ class FusedOps:
         """Whether nothing that was expected to fuse is left unfused."""
         return (
             self.attention == expected.attention
-            and self.layer_norm >= expected.layer_norm  # some encoders' embeddings add into their norm too
+            and self.layer_norm >= expected.layer_norm  # most encoders' embeddings have one too
             and self.gelu == expected.gelu
         )
 
@@ -107,8 +124,11 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
             tuple(signature.example.values()),
             str(path),
             input_names=list(signature.example),
-            output_names=[OUTPUT],
-            dynamic_axes={**dict.fromkeys(signature.example, signature.dynamic_axes), OUTPUT: {0: "batch"}},
+            output_names=list(signature.outputs),
+            dynamic_axes={
+                **dict.fromkeys(signature.example, signature.dynamic_axes),
+                **{name: {0: "batch"} for name in signature.outputs},
+            },
             opset_version=opset,
             dynamo=False,
         )
@@ -117,12 +137,17 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
 def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
     """Fuse attention, layer norm and GELU.
 
+    The sum before a layer norm stays a node of its own: the kernel that computes both (SkipLayerNormalization
+    of onnxruntime 1.31 on a CPU) takes four times as long as two.
+
     Raises:
         ConversionError: Some layer did not fuse, so the graph would be slow for no reason that anyone sees.
     """
     options = FusionOptions("bert")
     # The default turns the mask into a length: a little faster, and wrong for any mask but right padding.
     options.use_raw_attention_mask(True)
+    options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False
+    options.enable_embed_layer_norm = False
     optimized = optimize_model(
         str(plain),
         model_type="bert",
@@ -137,7 +162,32 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
             f"did not fuse whole: attention {found.attention} of {expected.attention}, "
             f"layer norm {found.layer_norm} of {expected.layer_norm}, GELU {found.gelu} of {expected.gelu}"
         )
+    keep_sums_apart(optimized.model.graph)
+    look_no_segments_up(optimized.model.graph)
+    optimized.prune_graph()
     optimized.save_model_to_file(str(path))
+
+
+def keep_sums_apart(graph: onnx.GraphProto) -> None:
+    """Write additions before layer norms as sums, in place: a session would merge additions into norms."""
+    norms = {node.input[0] for node in graph.node if node.op_type in FUSED_LAYER_NORM}
+    for node in graph.node:
+        if node.op_type == "Add" and node.output[0] in norms:
+            node.op_type = "Sum"
+
+
+def look_no_segments_up(graph: onnx.GraphProto) -> None:
+    """Take the first segment's row for the lookup of a token's segment, in place: a text is one segment."""
+    tables = {tensor.name: tensor for tensor in graph.initializer if SEGMENTS in tensor.name}
+    rows = {
+        node.output[0]: numpy_helper.to_array(tables[node.input[0]])[0]  # (H,)
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in tables
+    }
+    for looked_up, row in rows.items():
+        graph.initializer.append(numpy_helper.from_array(row, f"{looked_up}/first"))
+    for node in graph.node:
+        node.input[:] = [f"{name}/first" if name in rows else name for name in node.input]
 
 
 def to_fp16(fused: Path, path: Path) -> None:
