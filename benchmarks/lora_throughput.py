@@ -243,7 +243,7 @@ def final_loss(task: Any, model: Any, device: Any) -> float:
     with torch.no_grad():
         for start in range(0, min(VALIDATION_ROWS, len(task.validation_lengths)), task.validation_batch_size):
             stop = min(start + task.validation_batch_size, len(task.validation_lengths))
-            batch = task.validation_batch(list(range(start, stop)))
+            batch = task.validation_batch(list(range(start, stop)), 1)
             outputs.append(task.outputs(model, tuple(tensor.to(device) for tensor in batch)).cpu())
     return float(task.metrics(torch.cat(outputs))["loss"])
 

@@ -117,7 +117,7 @@ def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> flo
         for images, labels in loader:
             step += 1
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(section, step, total, scores)
+                group["lr"] = learning_rate(section, section.phases[0], step, total, scores)
             optimizer.zero_grad()
             loss = functional.cross_entropy(
                 model(images.to(device)), labels.to(device), label_smoothing=section.label_smoothing

@@ -291,7 +291,7 @@ def train_plainly(race: Race) -> Any:
         rows = order[step * race.section.batch_size : (step + 1) * race.section.batch_size]
         ids, mask, labels = (tensor.to(race.device) for tensor in race.task.training_batch(rows, (0, 0)))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(race.section, step + 1, steps, [])
+            group["lr"] = learning_rate(race.section, race.section.phases[0], step + 1, steps, [])
         optimizer.zero_grad()
         functional.cross_entropy(model(ids, mask), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), race.section.max_grad_norm)
@@ -306,7 +306,7 @@ def final_loss(race: Race, weights: Any) -> float:
     model = plain_model(race).to(race.device).eval()
     model.load_state_dict(weights)
     rows = list(range(min(VALIDATION_ROWS, len(race.task.validation_lengths))))
-    ids, mask, labels = (tensor.to(race.device) for tensor in race.task.validation_batch(rows))
+    ids, mask, labels = (tensor.to(race.device) for tensor in race.task.validation_batch(rows, 1))
     with torch.no_grad():
         return float(functional.cross_entropy(model(ids, mask), labels))
 

@@ -27,12 +27,17 @@ DRAWS_IN_MEMORY = 4_000_000
 
 @dataclass(frozen=True)
 class ResampledFigures:
-    """A model's figures on each resample: (R,), and (R, C) for `class_f1`."""
+    """A model's figures on each resample: (R,), and (R, C) for `class_f1`.
+
+    `qwk` and `mae` take the classes for steps of a scale, in their order.
+    """
 
     accuracy: Floats
     macro_f1: Floats
     weighted_f1: Floats
     class_f1: Floats
+    qwk: Floats
+    mae: Floats
 
 
 def resample(
@@ -66,12 +71,31 @@ def weighted_figures(
     either = support + chosen
     class_f1 = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
     rows = counts.sum(axis=1)
+    distance = np.abs(labels - predicted)
     return ResampledFigures(
         accuracy=hits.sum(axis=1) / rows,
         macro_f1=class_f1.mean(axis=1),
         weighted_f1=(class_f1 * support).sum(axis=1) / rows,
         class_f1=class_f1,
+        qwk=_quadratic_weighted_kappa(counts @ distance**2, support, chosen),
+        mae=counts @ distance / rows,
     )
+
+
+def _quadratic_weighted_kappa(observed: Floats, support: Floats, chosen: Floats) -> Floats:
+    """Cohen's kappa with quadratic weights (Cohen, 1968), (R,); 0 where neither varies.
+
+    Args:
+        observed: Squared differences, summed over rows, (R,).
+        support: Rows of each class, (R, C).
+        chosen: Predictions of each class, (R, C).
+    """
+    steps = np.arange(support.shape[1])
+    # The sum over all pairs of a label and a prediction of (label - prediction)², without the pairs.
+    squares = (support + chosen) @ steps**2
+    expected = squares - 2 * (support @ steps) * (chosen @ steps) / support.sum(axis=1)
+    ratio = np.divide(observed, expected, out=np.ones_like(expected), where=expected > 0)
+    return np.asarray(1 - ratio, dtype=np.float64)
 
 
 def resampled_means(outcomes: Floats, resamples: int, seed: int) -> Floats:
@@ -111,4 +135,6 @@ def _concatenate(blocks: Sequence[ResampledFigures]) -> ResampledFigures:
         macro_f1=np.concatenate([block.macro_f1 for block in blocks]),
         weighted_f1=np.concatenate([block.weighted_f1 for block in blocks]),
         class_f1=np.concatenate([block.class_f1 for block in blocks]),
+        qwk=np.concatenate([block.qwk for block in blocks]),
+        mae=np.concatenate([block.mae for block in blocks]),
     )

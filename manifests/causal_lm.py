@@ -12,7 +12,7 @@ from manifests.gates import CommonGates
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
 from manifests.therapy import Stages, Therapy
-from manifests.training import EarlyStopping, Training
+from manifests.training import EarlyStopping, OnePhaseTraining
 
 # --- dataset -----------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class LanguageSearch(Search):
     lora_dropout: Dimension | None = None
 
 
-class LanguageTraining(Training):
+class LanguageTraining(OnePhaseTraining):
     """Section of train-model: a causal language model, trained by adapters or whole.
 
     `model` is a folder, a GGUF file, `package://PACKAGE/FILE.gguf` or a name on the Hugging Face hub. With

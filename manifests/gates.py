@@ -32,3 +32,14 @@ class Gates(CommonGates):
     min_accuracy: Fraction = 0.0
     max_validation_gap: Fraction = 0.05
     max_class_f1_drop: Fraction = 0.05
+
+
+class GradingGates(Gates):
+    """The section for a grader. `non_inferiority_margin` is of QWK.
+
+    `min_qwk` holds for the lower confidence limit of the quadratic weighted kappa, `max_mae` for the upper
+    one of the mean absolute error in grades.
+    """
+
+    min_qwk: float = Field(ge=-1, le=1)
+    max_mae: float = Field(gt=0)

@@ -9,7 +9,7 @@ from pydantic import Field
 from manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import Training
+from manifests.training import OnePhaseTraining
 
 Size = Annotated[int, Field(ge=8, le=1024)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -45,7 +45,14 @@ class ImageChecks(Section):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class ImageDataset(LabelledDataset):
+class PixelDataset(LabelledDataset):
+    """What datasets of images have: the height and width that a model sees, and its channels."""
+
+    shape: tuple[Size, Size]
+    channels: Literal[1, 3] = 1
+
+
+class ImageDataset(PixelDataset):
     """Section of validate-data: images of one size in idx files, and their labels' indices.
 
     `shape` is height and width. Images of one channel are (N, H, W) in their file, others
@@ -55,8 +62,6 @@ class ImageDataset(LabelledDataset):
 
     files: ImageFiles = ImageFiles()
     sha256: ImageHashes | None = None
-    shape: tuple[Size, Size]
-    channels: Literal[1, 3] = 1
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     checks: ImageChecks = ImageChecks()
 
@@ -88,7 +93,7 @@ class ImageSearch(Search):
     head_dropout: Dimension | None = None
 
 
-class ImageTraining(Training):
+class ImageTraining(OnePhaseTraining):
     """Section of train-model: a convolutional network that begins from random weights.
 
     Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two

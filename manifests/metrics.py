@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
-NAMES = {"macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "centering_error"})
+NAMES = {"macro_f1": "macro-F1", "weighted_f1": "weighted F1", "qwk": "QWK", "mae": "mean absolute error"}
 
 
 def metric_name(metric: str) -> str:

@@ -15,14 +15,15 @@ from manifests.causal_lm import (
 )
 from manifests.dataset import Dataset
 from manifests.evaluation import CommonEvaluation, Evaluation
-from manifests.gates import CommonGates, Gates
+from manifests.gates import CommonGates, Gates, GradingGates
 from manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
+from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
 from manifests.search import Search
 from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
 from manifests.training import Training
 
-TaskName = Literal["text_classification", "image_classification", "causal_lm"]
+TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TaskSections:
 TASKS: Mapping[str, TaskSections] = {
     "text_classification": TaskSections(TextDataset, TextTraining, TextSearch, Evaluation, Gates),
     "image_classification": TaskSections(ImageDataset, ImageTraining, ImageSearch, Evaluation, Gates),
+    "ordinal_grading": TaskSections(CardDataset, GradingTraining, GradingSearch, Evaluation, GradingGates),
     "causal_lm": TaskSections(
         ConversationDataset, LanguageTraining, LanguageSearch, LanguageEvaluation, LanguageGates
     ),

@@ -16,7 +16,7 @@ from manifests.dataset import (
 )
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import Training
+from manifests.training import OnePhaseTraining
 
 
 class Columns(Section):
@@ -93,7 +93,7 @@ class Student(Section):
         return layers
 
 
-class TextTraining(Training):
+class TextTraining(OnePhaseTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

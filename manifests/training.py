@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +17,7 @@ from manifests.section import Fraction, Section
 class EarlyStopping(Section):
     """Stop after `patience` epochs without a better validation metric."""
 
-    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss"] = "macro_f1"
+    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"] = "macro_f1"
     patience: int = Field(2, ge=1)
 
 
@@ -95,21 +97,31 @@ def _not_a_run_name(cause: str) -> PydanticCustomError:
     return PydanticCustomError("run_name", "{words}", {"words": f"text with {allowed} ({cause})"})
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Epochs in a row with a schedule of their own, whose peak is `learning_rate`.
+
+    `number` counts from 1, and `before` is the epochs of the phases before.
+    """
+
+    number: int
+    before: int
+    epochs: int
+    learning_rate: float
+
+
 class Training(Section):
     """What the section of train-model has for every task; a task's own section adds its model.
 
-    `batch_size` is the rows of one optimizer step on all devices together, `learning_rate` AdamW's peak
-    rate. Every `schedule` begins with a warm-up over
-    `warmup_fraction` of all steps. `precision: auto` is bf16 on what has it, else fp32. `distribution`
-    is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
+    `batch_size` is the rows of one optimizer step on all devices together. Every `schedule` begins with a
+    warm-up over `warmup_fraction` of its phase's steps. `precision: auto` is bf16 on what has it, else fp32.
+    `distribution` is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
-    epochs: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-4, gt=0, lt=1)
     schedule: Literal["linear", "cosine", "one_cycle", "reduce_on_plateau", "constant"] = "linear"
     warmup_fraction: Fraction = 0.1
     plateau: Plateau | None = None
@@ -129,11 +141,41 @@ class Training(Section):
     search: Search | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Make the model smaller"
+    are_grades_ordered: ClassVar[bool] = False
+    """Whether the classes are steps of a scale, for which there is the metric qwk."""
 
     @property
     def architecture(self) -> str:
         """A short name of the model, for people."""
         raise NotImplementedError
+
+    @property
+    def plan(self) -> tuple[tuple[int, float], ...]:
+        """Epochs and peak learning rate of each phase, in order."""
+        raise NotImplementedError
+
+    @property
+    def leaves_weights_idle(self) -> bool:
+        """Whether some steps give some weights no gradient."""
+        return False
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What training consists of."""
+        ends = [*accumulate(epochs for epochs, _ in self.plan)]
+        return tuple(
+            Phase(number, end - epochs, epochs, rate)
+            for number, (end, (epochs, rate)) in enumerate(zip(ends, self.plan, strict=True), start=1)
+        )
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(epochs for epochs, _ in self.plan)
+
+    def phase_of(self, epoch: int) -> Phase:
+        """The phase that an epoch, counted from 1, belongs to."""
+        return next(phase for phase in reversed(self.phases) if epoch > phase.before)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -142,6 +184,12 @@ class Training(Section):
                 f"batch_size {self.batch_size} must be a multiple of "
                 f"gradient_accumulation {self.gradient_accumulation}: it is the size of one optimizer step"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> Self:
+        if self.early_stopping.metric == "qwk" and not self.are_grades_ordered:
+            raise ValueError("early_stopping.metric qwk is of grades, and these classes have no order")
         return self
 
     @model_validator(mode="after")
@@ -194,3 +242,15 @@ class Training(Section):
                 self.search, lambda key, value: getattr(section.model_validate(settings | {key: value}), key)
             )
         return self
+
+
+class OnePhaseTraining(Training):
+    """A section of one phase: `learning_rate` is AdamW's peak rate."""
+
+    epochs: int = Field(4, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+
+    @property
+    def plan(self) -> tuple[tuple[int, float], ...]:
+        """The only phase."""
+        return ((self.epochs, self.learning_rate),)

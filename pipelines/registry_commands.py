@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -18,7 +19,7 @@ from pipelines.promotion import promote_version
 from pipelines.terminal import NAME_COLUMN, console, plain
 from serving.bundle import Bundle, read_info
 from serving.generation import Generator, PromptError
-from serving.inputs import Image, InputError
+from serving.inputs import Image, InputError, Rows
 
 QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
 
@@ -53,7 +54,8 @@ def predict(
     rows: Annotated[
         list[str],
         typer.Argument(
-            help="What to score: texts, or image files (PNG, JPEG); `-` reads one per line from stdin."
+            help="What to score: texts, or image files (PNG, JPEG), of cards front and back in turn; "
+            "`-` reads one per line from stdin."
         ),
     ],
     model: ModelName = None,
@@ -76,12 +78,20 @@ def predict(
         _answer(champion, given, max_new_tokens)
         return
     bundle = Bundle(champion.bundle_uri, sha256=sha256)
-    classifies_images = bundle.info.task == "image_classification"
-    inputs = _read_images(bundle, given) if classifies_images else given
-    table = Table("image" if classifies_images else "text", "label", "probability", box=None, pad_edge=False)
-    for row, probabilities in zip(given, bundle.probabilities(inputs), strict=True):
+    grades = bundle.info.task == "ordinal_grading"
+    inputs: Rows = given
+    if bundle.info.max_length is None:
+        inputs = _read_cards(bundle, given) if grades else _read_images(bundle, given)
+    columns = ["text" if bundle.info.max_length is not None else "image", "label"]
+    if grades:
+        columns = ["front", "back", "grade"]
+    own = _grading(bundle, inputs) if grades else {}
+    table = Table(*columns, "probability", *own, box=None, pad_edge=False)
+    for row, probabilities in enumerate(bundle.probabilities(inputs)):
         best = int(probabilities.argmax())
-        table.add_row(plain(row), bundle.info.labels[best], f"{probabilities[best]:.3f}")
+        names = given[2 * row : 2 * row + 2] if grades else [given[row]]
+        found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
+        table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
     console.print(f"[dim]{name} version {champion.version}[/]")
 
@@ -120,6 +130,27 @@ def rollback(model: ModelName = None) -> None:
     store = open_registry(gauntlet_home().store_uri)
     name = _model_name(store, model)
     console.print(str(store.rollback(name)), highlight=False)
+
+
+def _grading(bundle: Bundle, cards: Rows) -> dict[str, list[str]]:
+    """What a grader says beside the grade, by column."""
+    expected, centering = bundle.outputs(cards, ("expected_grade", "centering"))
+    shares = [[f"{share:.0f}/{100 - share:.0f}" for share in of_card] for of_card in centering]
+    return {
+        "expected": [f"{grade:.2f}" for grade in expected],
+        "centering of the front": [", ".join(of_card[:2]) for of_card in shares],
+        "of the back": [", ".join(of_card[2:]) for of_card in shares],
+    }
+
+
+def _read_cards(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
+    """Front and back of each card, one after the other."""
+    if len(paths) % 2:
+        raise UsageError(
+            f"{paths[-1]}: found {len(paths)} image files, expected front and back of each card, in turn."
+        )
+    sides = _read_images(bundle, paths)
+    return [np.stack(pair) for pair in zip(sides[::2], sides[1::2], strict=True)]
 
 
 def _read_images(bundle: Bundle, paths: Sequence[str]) -> list[Image]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ PARITY_FILE = "parity.json"
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
     "text_classification": (MODEL_FILE, TOKENIZER_FILE),
     "image_classification": (MODEL_FILE,),
+    "ordinal_grading": (MODEL_FILE,),
     "causal_lm": (MODEL_FILE, TOKENIZER_FILE),
 }
 """By task: what scores its rows. The shape and type of an image are those of the graph's input."""
@@ -233,13 +234,25 @@ class Bundle:
         Raises:
             InputError: These are no rows that the model can take.
         """
+        return self.outputs(rows, ("logits",), batch_size)[0]
+
+    def outputs(
+        self, rows: Rows, names: Sequence[str], batch_size: int = 32
+    ) -> tuple[npt.NDArray[np.float32], ...]:
+        """The named outputs of the graph, each (N, …), as `logits` gives its one.
+
+        Raises:
+            InputError: These are no rows that the model can take.
+        """
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        scores = np.empty((len(rows), len(self.info.labels)), dtype=np.float32)
+        shapes = {spec.name: tuple(map(int, spec.shape[1:])) for spec in self.info.outputs}
+        found = tuple(np.empty((len(rows), *shapes[name]), dtype=np.float32) for name in names)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.encode([rows[row] for row in chosen])  # type: ignore[arg-type]
-            scores[chosen] = self.session.run(["logits"], batch)[0]
-        return scores
+            for scores, of_batch in zip(found, self.session.run(list(names), batch), strict=True):
+                scores[chosen] = of_batch
+        return found
 
     def probabilities(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Softmax of the logits, (N, C)."""
@@ -252,7 +265,7 @@ def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
     if info.max_length is None:
         from serving.images import ImageInputs
 
-        return ImageInputs(info.inputs[0].shape[1:])
+        return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
     from serving.texts import TextInputs
 
     return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)

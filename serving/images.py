@@ -9,69 +9,113 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from serving.inputs import Batch, Image, InputError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PictureOfPillow
+    from PIL.ImageFile import ImageFile
+
 MODES = {1: "L", 3: "RGB"}  # pillow's, by the number of channels
 DEEP = ("I", "F")  # first letters of pillow's modes of more than 8 bits a channel
+DEEP_DECODERS = ";16B"
+PRINTED = ("CMYK", "LAB")  # what colours they are on a screen is for a profile to say
 MOST_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The shape (C, H, W) that a graph takes."""
+    """The inputs of a graph, all of the shape (C, H, W).
+
+    With one input a row is an image; with S of them it is S images, (S, C, H, W), in the inputs' order.
+    """
 
     shape: tuple[int | str, ...]
+    names: tuple[str, ...] = ("images",)
+
+    @property
+    def row_shape(self) -> tuple[int | str, ...]:
+        """The shape of a row."""
+        return self.shape if len(self.names) == 1 else (len(self.names), *self.shape)
 
     def batch(self, rows: Sequence[Image] | Image) -> Batch:
-        """`images`, uint8 (B, C, H, W).
+        """Each input, uint8 (B, C, H, W).
 
         Raises:
             InputError: One is of another shape or type.
         """
         for row in rows:
-            if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.shape:
+            if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.row_shape:
                 found = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
-                raise InputError(f"found {found}, expected an image of uint8 {self.shape}")
-        return {"images": np.stack(list(rows))}
+                raise InputError(f"found {found}, expected an image of uint8 {self.row_shape}")
+        stacked = np.stack(list(rows))
+        if len(self.names) == 1:
+            return {self.names[0]: stacked}
+        return {name: np.ascontiguousarray(stacked[:, at]) for at, name in enumerate(self.names)}
 
 
 def read_image(path: Path, shape: tuple[int | str, ...]) -> Image:
     """A PNG or JPEG file, stretched to `shape` (C, H, W) and made grey or RGB.
 
+    Raises:
+        InputError: As `open_image`.
+    """
+    return fitted(open_image(path, str(path)), shape)
+
+
+def open_image(file: Path | IO[bytes], name: str) -> PictureOfPillow:
+    """A PNG or JPEG file's picture, grey or RGB.
+
     It is turned as its EXIF data say; what is transparent becomes black.
 
     Raises:
-        InputError: It is no such file, is damaged or too large, or has more than 8 bits a channel.
+        InputError: It is no such file, is damaged or too large, has more than 8 bits a channel, or colours
+            for print.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps, UnidentifiedImageError
 
-    channels, height, width = (int(size) for size in shape)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # MOST_PIXELS is stricter
-            opened = Pillow.open(path, formats=("PNG", "JPEG"))
-        with opened as file:
-            if file.width * file.height > MOST_PIXELS:
-                raise InputError(
-                    f"{path}: found {file.width} × {file.height} pixels, expected at most {MOST_PIXELS:,}. "
-                    "Shrink it."
-                )
-            if file.mode.startswith(DEEP):
-                raise InputError(f"{path}: found mode {file.mode}, expected 8 bits a channel. Convert it.")
-            image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image)
-            image = image.convert(MODES[channels]).resize((width, height), Pillow.Resampling.BILINEAR)
+            opened = Pillow.open(file, formats=("PNG", "JPEG"))
+        with opened as picture:
+            _require_readable(picture, name)
+            turned = ImageOps.exif_transpose(picture)
+            if turned.has_transparency_data:
+                turned = turned.convert("RGBA")
+                turned = Pillow.alpha_composite(Pillow.new("RGBA", turned.size, "black"), turned)
+            return turned.convert("L" if turned.mode in ("1", "L") else "RGB")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected an image (PNG or JPEG).") from None
+        raise InputError(f"{name}: no such file, expected an image (PNG or JPEG).") from None
     except (UnidentifiedImageError, IsADirectoryError):
-        raise InputError(f"{path}: found no image, expected a PNG or JPEG file.") from None
+        raise InputError(f"{name}: found no image, expected a PNG or JPEG file.") from None
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:  # as pillow has them
-        raise InputError(f"{path}: cannot be read: {error}. Save it again as PNG or JPEG.") from None
-    pixels = np.asarray(image, dtype=np.uint8)
+        raise InputError(f"{name}: cannot be read: {error}. Save it again as PNG or JPEG.") from None
+
+
+def _require_readable(picture: ImageFile, name: str) -> None:
+    """Refuse by what the header says, before any pixel is decoded."""
+    if picture.width * picture.height > MOST_PIXELS:
+        raise InputError(
+            f"{name}: found {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}. "
+            "Shrink it."
+        )
+    # Pillow would cut the 16-bit channels of a coloured PNG to 8 without a word; its decoder's name tells.
+    if picture.mode.startswith(DEEP) or any(str(tile[3]).endswith(DEEP_DECODERS) for tile in picture.tile):
+        raise InputError(f"{name}: found {picture.mode} of 16 bits, expected 8 bits a channel. Convert it.")
+    if picture.mode in PRINTED:
+        raise InputError(f"{name}: found colours in {picture.mode}, expected grey or RGB. Convert it.")
+
+
+def fitted(picture: PictureOfPillow, shape: tuple[int | str, ...]) -> Image:
+    """A picture stretched to `shape` (C, H, W)."""
+    from PIL import Image as Pillow
+
+    channels, height, width = (int(size) for size in shape)
+    resized = picture.convert(MODES[channels]).resize((width, height), Pillow.Resampling.BILINEAR)
+    pixels = np.asarray(resized, dtype=np.uint8)
     return np.ascontiguousarray(pixels[np.newaxis] if channels == 1 else np.moveaxis(pixels, 2, 0))

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
-"""(C, H, W), its values as they are in the file; C is 1 for grey images, else 3 for red, green, blue."""
+"""(C, H, W), its values as they are in the file; C is 1 for grey images, else 3 for red, green, blue.
+
+Where a row is several images, such as the two sides of a card, they are stacked, (S, C, H, W).
+"""
 
 Rows = Sequence[str] | Sequence[Image] | Image
 """Texts, or images one by one or as one array (N, C, H, W)."""

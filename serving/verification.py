@@ -13,6 +13,7 @@ import onnxruntime
 
 from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, BundleInfo, TensorSpec, read_info
 from serving.generation import Generator, pad_left
+from serving.images import ImageInputs
 from serving.inputs import Rows
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
@@ -115,7 +116,8 @@ def _smoke_rows(info: BundleInfo) -> tuple[Rows, str]:
     """Two rows that any model of the task takes, and what to call the second."""
     if info.max_length is not None:
         return SMOKE_TEXTS, repr(SMOKE_TEXTS[1])
-    shape = tuple(int(size) for size in info.inputs[0].shape[1:])
+    inputs = ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
+    shape = tuple(int(size) for size in inputs.row_shape)
     noise = np.random.default_rng(0).integers(0, 256, (SMOKE_IMAGES, *shape), dtype=np.uint8)
     return noise, "an image of noise"
 

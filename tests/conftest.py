@@ -16,6 +16,8 @@ from transformers import BertConfig, BertModel
 
 from components.validate_data.run import run as validate_data
 from manifests.image_classification import ImageDataset
+from manifests.ordinal_grading import CardDataset
+from tests import drawn_cards
 from tests.drawn_images import dataset, draw, write_files
 
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
@@ -122,5 +124,14 @@ def image_splits(tmp_path: Path) -> Path:
     files = write_files(tmp_path / "drawn", draw(32, seed=1), draw(16, seed=2))
     section = ImageDataset.model_validate(dataset(files, checks=FEW_ROWS))
     folder = tmp_path / "image-splits"
+    validate_data(section, 0, folder, tmp_path / "checks", tmp_path / "report")
+    return folder
+
+
+@pytest.fixture
+def card_splits(tmp_path: Path) -> Path:
+    """Splits of drawn cards as validate-data writes them: 60 rows for training, 20 for validation."""
+    section = CardDataset.model_validate(drawn_cards.dataset(drawn_cards.write_cards(tmp_path / "cards")))
+    folder = tmp_path / "card-splits"
     validate_data(section, 0, folder, tmp_path / "checks", tmp_path / "report")
     return folder

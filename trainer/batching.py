@@ -11,16 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 # Rows are sorted by length within pools of this many batches: wide enough to cut padding to a few
 # percent, small enough that a batch's rows still change from epoch to epoch.
 BATCHES_PER_POOL = 50
 
 
-def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row indices of each batch of one epoch: every row once, the last batch possibly smaller."""
+def training_batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    chances: npt.NDArray[np.float64] | None = None,
+) -> list[list[int]]:
+    """Row indices of each batch of one epoch, the last batch possibly smaller.
+
+    Every row once, or as many as there are rows drawn by their `chances` (N,), some of them repeatedly.
+    """
     generator = np.random.default_rng((seed, epoch))
-    order = generator.permutation(len(lengths))
+    if chances is None:
+        order = generator.permutation(len(lengths))
+    else:
+        order = generator.choice(len(lengths), size=len(lengths), p=chances)
     length = np.asarray(lengths)
     batches: list[list[int]] = []
     pool_size = BATCHES_PER_POOL * batch_size
@@ -29,6 +42,12 @@ def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
         pool = pool[np.argsort(length[pool], kind="stable")]
         batches += [pool[at : at + batch_size].tolist() for at in range(0, len(pool), batch_size)]
     return [batches[at] for at in generator.permutation(len(batches))]
+
+
+def sampling_chances(labels: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float64]:
+    """The chance of each row (N,) to be drawn: in proportion to 1 / frequency of its label ** `power`."""
+    weights = np.bincount(labels)[labels] ** -power
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

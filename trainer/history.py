@@ -55,8 +55,10 @@ class Step:
 
 @dataclass
 class History:
-    """What happened, in the order it happened. `best_epoch` counts from 1.
+    """What happened, in the order it happened.
 
+    `best_epoch` counts from 1 and is the best one of the last phase so far, `earlier_best` has those of the
+    phases before.
     `confusion` is of the best epoch: validation rows by true class, then by predicted class; empty where rows
     have no class.
     `out_of_memory` holds the steps from which on micro-batches are half as large as before.
@@ -66,6 +68,7 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best_epoch: int = 0
+    earlier_best: list[int] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
@@ -76,6 +79,11 @@ class History:
     def epochs_without_gain(self) -> int:
         """Epochs since the best one."""
         return len(self.epochs) - self.best_epoch
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """The best epoch of each phase that has one, in order."""
+        return [*self.earlier_best, *([self.best_epoch] if self.best_epoch else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

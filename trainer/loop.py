@@ -49,10 +49,11 @@ def fit(
 ) -> History:
     """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
 
-    The loss of an optimizer step is the mean over all that its rows sum (one loss for a row of a classifier,
-    one for each token of an answer), however they are cut, into micro-batches and over
-    ranks. With `states`, training goes on from the newest state there, and `keep` is first called with the
-    best weights so far. `keep` is called, and states are read and written, on the first rank alone.
+    Each phase of the section has a best epoch of its own. The loss of an optimizer step is the mean over all
+    that its rows sum (one loss for a row of a classifier, one for each token of an answer), however they are
+    cut, into micro-batches and over ranks. With `states`, training goes on from the newest state there, and
+    `keep` is first called with each phase's best weights so far. `keep` is called, and states are read and
+    written, on the first rank alone.
     `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
     of memory before, and `seconds_before` what of the budget's time is used already.
 
@@ -79,8 +80,8 @@ def _resume(replica: Replica, states: StateStore, keep: Keep) -> LoopState | Non
         return None
     replica.restore(found.snapshot if found else None)
     replica.set_scaler_state(state.scaler)
-    if found and found.best_weights is not None:
-        keep(found.best_weights, state.history.epochs[state.history.best_epoch - 1])
+    for epoch, weights in found.best_weights.items() if found else ():
+        keep(weights, state.history.epochs[epoch - 1])
     return state
 
 
@@ -103,7 +104,7 @@ class _Loop:
         self._training_since = time.monotonic()
         self._steps_per_epoch = math.ceil(len(self._lengths) / self.section.batch_size)
         self._progress = Progress(
-            self.section.epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
+            self.section.total_epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
         # Steps whose sums are still on the device.
         self._unread: list[tuple[torch.Tensor, list[int], float]] = []
@@ -119,13 +120,13 @@ class _Loop:
 
     def run(self) -> History:
         """Go on from `state` to the end."""
-        state, history, patience = self.state, self.state.history, self.section.early_stopping.patience
+        state, history = self.state, self.state.history
         for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
             self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         for step in history.steps:
             self._watch.track(step)
         in_time = True
-        while in_time and state.epoch <= self.section.epochs and history.epochs_without_gain < patience:
+        while in_time and state.epoch <= self.section.total_epochs and not self._is_exhausted():
             in_time = self._train_epoch()
             if state.rows_seen:
                 self._validate()
@@ -135,18 +136,26 @@ class _Loop:
                 self._save(preempted, over_memory)
         if not in_time:
             history.stopped = self._watch.stop_reason() or "max_hours reached"  # its own is the first rank's
-        elif history.epochs_without_gain >= patience:
+        elif self._is_exhausted():
             history.stopped = "early stopping"
         history.seconds = self._seconds()
         self._watch.finish()
         return history
+
+    def _is_exhausted(self) -> bool:
+        """Whether early stopping ends training here, which is in its last phase."""
+        history, patience = self.state.history, self.section.early_stopping.patience
+        is_last_phase = len(history.epochs) > self.section.phases[-1].before
+        return is_last_phase and history.epochs_without_gain >= patience
 
     def _train_epoch(self) -> bool:
         """Take the steps that are left of the epoch; False when the budget is used before its end.
 
         One step is always taken, for a training that takes none leaves no model.
         """
-        batches = training_batches(self._lengths, self.section.batch_size, self.seed, self.state.epoch)
+        chances = self.replica.task.sampling_chances
+        size = self.section.batch_size
+        batches = training_batches(self._lengths, size, self.seed, self.state.epoch, chances)
         self._training_since = time.monotonic()
         in_time = True
         while in_time and self.state.cursor < len(batches):
@@ -185,9 +194,10 @@ class _Loop:
 
         Then nothing has changed but the running means of batch normalisation, if the model has it.
         """
-        total_steps = self.section.epochs * self._steps_per_epoch
-        scores = [epoch.score(self.section.early_stopping.metric) for epoch in self.state.history.epochs]
-        rate = learning_rate(self.section, self._steps_taken + 1, total_steps, scores)
+        phase, metric = self.section.phase_of(self.state.epoch), self.section.early_stopping.metric
+        scores = [epoch.score(metric) for epoch in self.state.history.epochs[phase.before :]]
+        step = self._steps_taken + 1 - phase.before * self._steps_per_epoch
+        rate = learning_rate(self.section, phase, step, phase.epochs * self._steps_per_epoch, scores)
         generators = self.replica.generators()
         try:
             sums = self.replica.step(micro_batches, self._weight(batch), rate)
@@ -255,7 +265,7 @@ class _Loop:
         """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
-        validation, confusion = self.replica.validate()
+        validation, confusion = self.replica.validate(state.epoch)
         training = {"loss": state.train_loss}
         epoch = Epoch(
             epoch=state.epoch,
@@ -264,11 +274,13 @@ class _Loop:
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
         )
-        # A tie is no gain, and neither is NaN.
-        best_score = history.epochs[history.best_epoch - 1].score(metric) if history.best_epoch else -math.inf
+        # A tie is no gain, and neither is NaN. A new phase is compared with none before it.
+        has_best = history.best_epoch > self.section.phase_of(state.epoch).before
+        best_score = history.epochs[history.best_epoch - 1].score(metric) if has_best else -math.inf
         history.epochs.append(epoch)
         self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         if epoch.score(metric) > best_score:
+            history.earlier_best += [] if has_best or not history.best_epoch else [history.best_epoch]
             history.best_epoch, history.confusion = epoch.epoch, confusion
             weights = self.replica.weights()
             if self._world.is_first:

@@ -138,13 +138,15 @@ class Replica:
                 f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
             ) from None
 
-    def validate(self) -> tuple[dict[str, float], list[list[int]]]:
+    def validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
         """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
 
         Raises:
             GauntletError: As `outputs`.
         """
-        outputs = self.outputs(self.task.validation_lengths, self.task.validation_batch)
+        outputs = self.outputs(
+            self.task.validation_lengths, lambda rows: self.task.validation_batch(rows, epoch)
+        )
         # From the first, since machines may round differently, and the ranks must agree which epoch is best.
         metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
         return metrics, self.task.confusion(outputs)
@@ -296,7 +298,7 @@ def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": section.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, fused=True)  # each step sets its rate
 
 
 def distribute(model: nn.Module, section: Training, device: torch.device, world: World) -> nn.Module:
@@ -308,7 +310,10 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
         return model
     if section.distribution == "ddp":
         return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            forward_sync_buffers=False,
+            find_unused_parameters=section.leaves_weights_idle,
         )
     mesh = init_device_mesh(device.type, (world.size,))
     for module in reversed(list(model.modules())):  # what lies inside first

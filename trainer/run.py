@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,10 +38,11 @@ from trainer.replica import Replica, Tensors
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
 from trainer.student import Learner, Lesson, take_lesson, wanted_student
-from trainer.tasks import Task, load_task
+from trainer.tasks import WEIGHTS_FILE, Task, load_task
 from trainer.vertex_trial import vertex_trial
 
 ALONE = World()
+PHASE_FILE = "phase{phase}_best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,19 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     return document
 
 
+def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
+    """Beside the weights of a new checkpoint, each phase's best as `phase1_best.safetensors` and so on.
+
+    Those of the phases before lie in the checkpoint `before`. A training of one phase has no such files.
+    """
+    if len(section.phases) == 1:
+        return
+    own = PHASE_FILE.format(phase=section.phase_of(epoch).number)
+    for file in before.glob(PHASE_FILE.format(phase="*")):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(folder / WEIGHTS_FILE, folder / own)
+
+
 def size_of(model: nn.Module) -> int:
     """Numbers in all tensors of the model, as the pretrained architecture has them."""
     left_out = aliases(model)
@@ -167,7 +182,12 @@ def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Pa
             training_sha256=section_sha256(run.section),
             **task.of_record,
         )
-        write_checkpoint(folder, record, lambda target: task.save(model, weights, target))
+
+        def save(target: Path) -> None:
+            task.save(model, weights, target)
+            keep_phases(run.section, epoch.epoch, target, folder)
+
+        write_checkpoint(folder, record, save)
 
     return write
 
@@ -200,11 +220,12 @@ def require_finite(history: History, section: Training) -> None:
     Raises:
         GauntletError: No epoch gave a finite validation metric.
     """
-    if history.best_epoch == 0:
+    begun = section.phase_of(len(history.epochs))
+    if history.best_epoch <= begun.before:
         raise GauntletError(
             f"training: no epoch gave a finite {section.early_stopping.metric}; the last training loss "
             f"was {history.epochs[-1].training['loss']}. "
-            f"Lower training.learning_rate, which is {section.learning_rate:g}."
+            f"Lower the learning rate, which is {begun.learning_rate:g}."
         )
 
 

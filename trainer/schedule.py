@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from manifests.training import Plateau, Training
+from manifests.training import Phase, Plateau, Training
 
 # The bounds of the one-cycle policy (Smith & Topin, 2018) as torch.optim.lr_scheduler.OneCycleLR sets them:
 # the first rate is the peak / 25, the last one the first / 10,000. Momentum is not cycled.
@@ -16,18 +16,23 @@ ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = ONE_CYCLE_START / 1e4
 
 
-def learning_rate(section: Training, step: int, total_steps: int, scores: Sequence[float]) -> float:
-    """The rate of a step, counted from 1, after epochs with these validation `scores`; higher is better."""
+def learning_rate(
+    section: Training, phase: Phase, step: int, total_steps: int, scores: Sequence[float]
+) -> float:
+    """The rate of a phase's step, counted from 1, after epochs of the phase with these validation `scores`.
+
+    Higher scores are better; `total_steps` are those of the phase.
+    """
     if section.schedule == "one_cycle":
-        return section.learning_rate * one_cycle_factor(step, total_steps, section.warmup_fraction)
+        return phase.learning_rate * one_cycle_factor(step, total_steps, section.warmup_fraction)
     warmup_steps = max(1, math.ceil(total_steps * section.warmup_fraction))
     if step <= warmup_steps:
-        return section.learning_rate * (step / warmup_steps)
+        return phase.learning_rate * (step / warmup_steps)
     if section.schedule == "reduce_on_plateau":
-        return section.learning_rate * plateau_factor(scores, section.plateau or Plateau())
+        return phase.learning_rate * plateau_factor(scores, section.plateau or Plateau())
     if section.schedule == "constant":
-        return section.learning_rate
-    return section.learning_rate * decay_factor(section.schedule, step, total_steps, warmup_steps)
+        return phase.learning_rate
+    return phase.learning_rate * decay_factor(section.schedule, step, total_steps, warmup_steps)
 
 
 def decay_factor(schedule: str, step: int, total_steps: int, warmup_steps: int) -> float:

@@ -68,11 +68,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """A state to go on from, and the weights of the best epoch until then, if one is validated."""
+    """A state to go on from, and the weights of each phase's best epoch until then, by epoch."""
 
     state: LoopState
     snapshot: Snapshot
-    best_weights: Tensors | None
+    best_weights: Mapping[int, Tensors]
 
 
 class StateStore:
@@ -108,7 +108,7 @@ class StateStore:
             manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
             (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
             self._publish(folder, position.name)
-        best_epochs = {state.history.best_epoch, self._best_epoch_before}
+        best_epochs = {*state.history.best_epochs, self._best_epoch_before}
         self._best_epoch_before = state.history.best_epoch
         keep = self._plan.keep_every_epochs
         for superfluous in expendable(self._positions(), position, best_epochs, keep):
@@ -117,7 +117,7 @@ class StateStore:
     def newest(self) -> Found | None:
         """The newest state that can be used, if there is one.
 
-        The best epoch's weights may lie in an older state; without them a state cannot be used.
+        The best epochs' weights may lie in older states; without them a state cannot be used.
 
         Raises:
             UsageError: The newest state is of a run with other settings.
@@ -129,15 +129,15 @@ class StateStore:
                 try:
                     found = self._fetch(position, Path(scratch))
                     self._require_same_run(found)
-                    best_epoch, best_weights = found.state.history.best_epoch, None
-                    if best_epoch:
-                        best = self._fetch(Position(best_epoch + 1, 0), Path(scratch))
-                        best_weights = read_weights(best.folder)
+                    best_weights = {
+                        epoch: read_weights(self._fetch(Position(epoch + 1, 0), Path(scratch)).folder)
+                        for epoch in found.state.history.best_epochs
+                    }
                 except Refused as reason:
                     then = "training starts anew" if position == positions[-1] else "trying the one before it"
                     print(f"warning: {reason}; {then}", file=sys.stderr, flush=True)
                     continue
-                self._best_epoch_before = best_epoch
+                self._best_epoch_before = found.state.history.best_epoch
                 print(f"resumed after step {found.state.steps_taken} from {found.name}", flush=True)
                 return Found(found.state, read_snapshot(found.folder), best_weights)
         return None

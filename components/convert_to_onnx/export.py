@@ -1,8 +1,8 @@
 """ONNX graphs of a classifier: the plain export and, made from a transformer's, the fused graph.
 
 Inputs of texts are `input_ids` and `attention_mask`, both int64 (B, T), that of images is `images`, uint8
-(B, C, H, W); the output is `logits`, float32 (B, K). B and T are dynamic. The same model gives byte-identical
-files.
+(B, C, H, W), those of cards are `front` and `back`, likewise. The first output is `logits`, float32 (B, K); a
+grader's others are those of `Grading`. B and T are dynamic. The same model gives byte-identical files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
+
+from manifests.ordinal_grading import SIDES
+from trainer.grading_network import Grading
 
 OUTPUT = "logits"
 TOKEN_IDS = "input_ids"
@@ -38,10 +41,14 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes: inputs to trace it with, in its order, and the names of their axes of any size."""
+    """What a model takes and gives: inputs to trace it with, and outputs, in its order.
+
+    `dynamic_axes` names the axes of any size that the inputs have.
+    """
 
     example: Mapping[str, torch.Tensor]
     dynamic_axes: Mapping[int, str]
+    outputs: tuple[str, ...] = (OUTPUT,)
 
 
 def signature_of_texts() -> Signature:
@@ -55,6 +62,14 @@ def signature_of_texts() -> Signature:
 def signature_of_images(shape: Sequence[int]) -> Signature:
     """Two images of a shape (C, H, W)."""
     return Signature({"images": torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8)}, {0: "batch"})
+
+
+def signature_of_cards(shape: Sequence[int]) -> Signature:
+    """Two cards, each side of a shape (C, H, W)."""
+    example: dict[str, torch.Tensor] = {
+        side: torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8) for side in SIDES
+    }
+    return Signature(example, {0: "batch"}, Grading._fields)
 
 
 @dataclass(frozen=True)
@@ -109,8 +124,11 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
             tuple(signature.example.values()),
             str(path),
             input_names=list(signature.example),
-            output_names=[OUTPUT],
-            dynamic_axes={**dict.fromkeys(signature.example, signature.dynamic_axes), OUTPUT: {0: "batch"}},
+            output_names=list(signature.outputs),
+            dynamic_axes={
+                **dict.fromkeys(signature.example, signature.dynamic_axes),
+                **{name: {0: "batch"} for name in signature.outputs},
+            },
             opset_version=opset,
             dynamo=False,
         )

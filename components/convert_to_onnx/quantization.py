@@ -88,8 +88,8 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], reduce_range: bool) -> None:
     """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
 
-    Ranges are those within which all but 1 in 100,000 of the observed values lie. The last product stays in
-    float: it is small, and logits of 256 levels would cost more agreement than all else together.
+    Ranges are those within which all but 1 in 100,000 of the observed values lie. The last product before an
+    output stays in float: it is small, and logits of 256 levels would cost more agreement than all the rest.
 
     Raises:
         ConversionError: There is nothing to observe.
@@ -98,7 +98,6 @@ def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], r
         raise ConversionError("needs rows to calibrate with, and the training split has none")
     prepared = path.with_name("prepared.onnx")
     quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-    products = [node.name for node in onnx.load(prepared).graph.node if node.op_type in STATIC_PRODUCTS]
     quantize_static(
         prepared,
         path,
@@ -108,11 +107,30 @@ def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], r
         per_channel=True,
         reduce_range=reduce_range,
         op_types_to_quantize=list(STATIC_PRODUCTS),
-        nodes_to_exclude=products[-1:],
+        nodes_to_exclude=last_products(onnx.load(prepared).graph),
         calibrate_method=CalibrationMethod.Percentile,
         # Products of two activations, as in attention, lose much and gain little.
         extra_options={"MatMulConstBOnly": True, "CalibPercentile": CALIBRATION_PERCENTILE},
     )
+
+
+def last_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of the products that an output is made of without another product between."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    waiting = [output.name for output in graph.output]
+    found: list[str] = []
+    seen: set[str] = set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in made_by:
+            continue
+        seen.add(tensor)
+        node = made_by[tensor]
+        if node.op_type in STATIC_PRODUCTS:
+            found.append(node.name)
+        else:
+            waiting += node.input
+    return found
 
 
 def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:

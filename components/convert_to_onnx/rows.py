@@ -16,11 +16,12 @@ import numpy.typing as npt
 from components.convert_to_onnx.parity import Indices
 from components.convert_to_onnx.timing import Batch
 from manifests.dataset import SplitName
+from manifests.ordinal_grading import SIDES
 from serving.bundle import TOKENIZER_FILE
 from serving.images import ImageInputs
 from serving.texts import TextInputs
 from trainer.checkpoint import TrainingRecord
-from trainer.splits import read_images, read_split
+from trainer.splits import read_cards, read_images, read_split
 
 EXCERPT_CHARACTERS = 160
 
@@ -98,17 +99,24 @@ class TextRows:
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Images (N, C, H, W), their pixels as they are in the file; `file_rows` (N,) are their rows there."""
+    """Images (N, C, H, W), or of several `inputs` (N, inputs, C, H, W), their pixels as they are in the file.
+
+    `file_rows` (N,) are their rows there.
+    """
 
     images: npt.NDArray[np.uint8]
     truth: Indices
     file_rows: Indices
     labels: Sequence[str]
+    inputs: tuple[str, ...] = ("images",)
     are_padded = False
 
     @classmethod
     def read(cls, splits: Path, split: SplitName, record: TrainingRecord) -> ImageRows:
         """Read a split that validate-data wrote."""
+        if record.task == "ordinal_grading":
+            cards = read_cards(splits, split)
+            return cls(cards.images, cards.labels, cards.rows, record.labels, SIDES)
         read = read_images(splits, split)
         return cls(read.images, read.labels, read.rows, record.labels)
 
@@ -122,7 +130,7 @@ class ImageRows:
 
     def batch(self, rows: Indices) -> Batch:
         """The images."""
-        return ImageInputs(self.images.shape[1:]).batch(self.images[rows])
+        return ImageInputs(self.images.shape[-3:], self.inputs).batch(self.images[rows])
 
     def excerpt(self, row: int) -> Mapping[str, Any]:
         """Its row in the file."""
@@ -131,6 +139,6 @@ class ImageRows:
 
 def read_rows(splits: Path, split: SplitName, checkpoint: Path, record: TrainingRecord) -> Rows:
     """Read a split of the checkpoint's task."""
-    if record.task == "image_classification":
+    if record.input_shape:
         return ImageRows.read(splits, split, record)
     return TextRows.read(splits, split, checkpoint, record)

@@ -20,7 +20,12 @@ from components.convert_to_onnx.candidates import (
     build_student_graphs,
     describe,
 )
-from components.convert_to_onnx.export import Signature, signature_of_images, signature_of_texts
+from components.convert_to_onnx.export import (
+    Signature,
+    signature_of_cards,
+    signature_of_images,
+    signature_of_texts,
+)
 from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
 from components.convert_to_onnx.processor import describe_processor, int8_instructions
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
@@ -95,6 +100,8 @@ def run(
 
 
 def _signature_of(record: TrainingRecord) -> Signature:
+    if record.task == "ordinal_grading":
+        return signature_of_cards(record.input_shape)
     return signature_of_images(record.input_shape) if record.input_shape else signature_of_texts()
 
 

@@ -5,15 +5,21 @@ N = rows, C = classes. Labels and predictions are class indices, (N,).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
 
 from components.pictures import thumbnail
 from serving.inputs import Image, Rows
+from trainer.ordinal_loss import quadratic_weighted_kappa
 
 Indices = npt.NDArray[np.int64]
 MISTAKE_CHARS = 300
@@ -77,31 +83,60 @@ def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figu
     )
 
 
+@dataclass(frozen=True)
+class GradeFigures:
+    """What there is to say of classes that are steps of a scale.
+
+    Attributes:
+        qwk: Cohen's kappa with quadratic weights; 0 where neither labels nor predictions vary.
+        mae: Mean distance of the predicted grade from the true one.
+        within_one: Share of rows whose distance is at most one grade.
+    """
+
+    qwk: float
+    mae: float
+    within_one: float
+
+
+def measure_grades(labels: Indices, predicted: Indices, grades: int) -> GradeFigures:
+    """Every figure of one model."""
+    kappa = quadratic_weighted_kappa(labels, predicted, grades)
+    distance = np.abs(labels - predicted)
+    return GradeFigures(kappa, float(distance.mean()), float((distance <= 1).mean()))
+
+
+def shown(row: str | Image) -> Mapping[str, str]:
+    """What shows a row: its text, cut if it is long, or a thumbnail."""
+    return {"text": _cut(row)} if isinstance(row, str) else {"picture": thumbnail(row)}
+
+
 def worst_mistakes(
     rows: Rows,
     labels: Indices,
     probabilities: npt.NDArray[np.float32],
     classes: Sequence[str],
     count: int,
+    show: Callable[[Any], Mapping[str, str]] = shown,
+    by_distance: bool = False,
 ) -> tuple[Mistake, ...]:
-    """At most `count` wrong rows, the surest first; `probabilities` is (N, C). Long texts are cut."""
+    """At most `count` wrong rows, the surest first; `probabilities` is (N, C).
+
+    By distance, those come first whose class is furthest from the true one in the classes' order.
+    """
     predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    distance = np.abs(predicted - labels) * by_distance
+    worst = wrong[np.lexsort((-confidence[wrong], -distance[wrong]))][:count]
     return tuple(
         Mistake(
-            **_shown(rows[row]),
+            **show(rows[row]),
             label=classes[labels[row]],
             predicted=classes[predicted[row]],
             confidence=float(confidence[row]),
         )
-        for row in surest
+        for row in worst
     )
-
-
-def _shown(row: str | Image) -> dict[str, str]:
-    return {"text": _cut(row)} if isinstance(row, str) else {"picture": thumbnail(row)}
 
 
 def _cut(text: str) -> str:

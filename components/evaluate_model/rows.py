@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from manifests.errors import DataError
 from serving.inputs import Rows
-from trainer.splits import read_images, read_split
+from trainer.splits import holds_cards, read_cards, read_images, read_split
 
 IMAGES_FILE = "test.npz"
 
@@ -24,11 +24,14 @@ class TestRows:
         inputs: What a model is asked, (N).
         labels: The true classes' indices, (N,).
         columns: What tells the rows apart among the predictions.
+        centering: The true one of cards, in percent, (N, 4), NaN where it is not known; None where rows are
+            no cards.
     """
 
     inputs: Rows
     labels: npt.NDArray[np.int64]
     columns: Mapping[str, Sequence[str] | npt.NDArray[np.int64]]
+    centering: npt.NDArray[np.float32] | None = None
 
 
 def read_test_rows(splits: Path) -> TestRows:
@@ -53,5 +56,9 @@ def _read_texts(splits: Path) -> TestRows:
 
 def _read_images(splits: Path) -> TestRows:
     """Predictions name an image by its row in the file: they are no place for pixels."""
+    if holds_cards(splits, "test"):
+        cards = read_cards(splits, "test")
+        columns = {"row": cards.rows, "certificate": cards.certificates.tolist()}
+        return TestRows(cards.images, cards.labels, columns, cards.centering)
     split = read_images(splits, "test")
     return TestRows(split.images, split.labels, {"row": split.rows})

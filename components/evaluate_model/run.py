@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from components.evaluate_model.occlusion import occlusion_picture
 from components.evaluate_model.report import render
 from components.evaluate_model.rows import TestRows, read_test_rows
 from components.evaluate_model.scorecard import (
     ChampionFailure,
     ChampionPredictions,
+    OfGrader,
     Scorecard,
     assess,
 )
@@ -50,9 +52,10 @@ def evaluate(
 
     rows = read_test_rows(splits)
     classes, probabilities = score_challenger(bundle, rows)
+    of_grader = None if rows.centering is None else ask_grader(Bundle(bundle), rows.inputs, rows.centering)
     version = open_registry(registry_uri).champion(name)
     champion = None if version is None else score_champion(version, classes, rows.inputs)
-    scorecard = assess(rows.inputs, rows.labels, probabilities, classes, champion, settings, seed)
+    scorecard = assess(rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, of_grader)
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
     write_text(report, render(scorecard, name))
@@ -95,6 +98,12 @@ def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Pro
             f"Look for a diverged loss in train-model's curves; a lower training.learning_rate may help."
         )
     return classes, probabilities
+
+
+def ask_grader(model: Bundle, rows: Rows, true_centering: npt.NDArray[np.float32]) -> OfGrader:
+    """What the bundle of a grader answers beside grades, and how it shows what its answers rest on."""
+    (centering,) = model.outputs(rows, ("centering",))
+    return OfGrader(centering, true_centering, lambda card: {"picture": occlusion_picture(model, card)})
 
 
 def score_champion(

@@ -8,7 +8,7 @@ N = rows, C = classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,17 +16,44 @@ import numpy as np
 import numpy.typing as npt
 
 from components import bootstrap
-from components.evaluate_model.metrics import Figures, Indices, Mistake, measure, worst_mistakes
+from components.evaluate_model.metrics import (
+    Figures,
+    GradeFigures,
+    Indices,
+    Mistake,
+    measure,
+    measure_grades,
+    shown,
+    worst_mistakes,
+)
 from manifests.evaluation import Evaluation
 from serving.inputs import Rows
+from trainer.ordinal_loss import mean_known_error
+
+
+@dataclass(frozen=True)
+class GradeScores(GradeFigures):
+    """Figures of grades with their doubt: two-sided `intervals`, and the one-sided limits that a gate reads.
+
+    `centering_error` is the mean absolute error of the borders' shares in percentage points, where known.
+    """
+
+    intervals: Mapping[str, tuple[float, float]]
+    qwk_lower_bound: float
+    mae_upper_bound: float
+    centering_error: float | None
 
 
 @dataclass(frozen=True)
 class ModelScores(Figures):
-    """Figures with their doubt: two-sided `intervals` and one-sided `lower_bounds`, by figure."""
+    """Figures with their doubt: two-sided `intervals` and one-sided `lower_bounds`, by figure.
+
+    `grades` is of a grader alone.
+    """
 
     intervals: Mapping[str, tuple[float, float]]
     lower_bounds: Mapping[str, float]
+    grades: GradeScores | None
 
 
 @dataclass(frozen=True)
@@ -38,13 +65,30 @@ class ChampionScores(ModelScores):
 
 @dataclass(frozen=True)
 class Paired:
-    """Challenger minus champion. Both bounds are one-sided, class differences by label."""
+    """Challenger minus champion. Bounds are one-sided, class differences by label, QWK a grader's alone."""
 
     macro_f1_difference: float
     lower_bound: float
     upper_bound: float
     class_f1_difference: Mapping[str, float]
     class_f1_intervals: Mapping[str, tuple[float, float]]
+    qwk_difference: float | None = None
+    qwk_lower_bound: float | None = None
+
+
+@dataclass(frozen=True)
+class OfGrader:
+    """What the evaluation of a grader has beside its answers.
+
+    Attributes:
+        centering: Its answers, in percent, (N, 4).
+        true_centering: (N, 4), NaN where it is not known.
+        show: What shows a card among the mistakes.
+    """
+
+    centering: npt.NDArray[np.float32]
+    true_centering: npt.NDArray[np.float32]
+    show: Callable[[Any], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +135,9 @@ class Scorecard:
             "macro_f1_lower_bound": challenger.lower_bounds["macro_f1"],
             "accuracy_lower_bound": challenger.lower_bounds["accuracy"],
         }
+        if challenger.grades is not None:
+            own = {key: value for key, value in asdict(challenger.grades).items() if isinstance(value, float)}
+            figures |= own
         if self.champion is not None and self.paired is not None:
             figures["champion_macro_f1"] = self.champion.macro_f1
             figures["macro_f1_difference"] = self.paired.macro_f1_difference
@@ -105,20 +152,31 @@ def assess(
     champion: ChampionPredictions | ChampionFailure | None,
     settings: Evaluation,
     seed: int,
+    of_grader: OfGrader | None = None,
 ) -> Scorecard:
     """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the same rows."""
+    are_grades = of_grader is not None
+    error = None if of_grader is None else mean_known_error(of_grader.centering, of_grader.true_centering)
     predicted = probabilities.argmax(axis=1)
     champion_scores, paired = None, None
     if isinstance(champion, ChampionPredictions):
-        scores = _score(labels, champion.predicted, classes, settings, seed)
+        scores = _score(labels, champion.predicted, classes, settings, seed, are_grades)
         champion_scores = ChampionScores(**vars(scores), version=champion.version)
-        paired = _compare(labels, predicted, champion.predicted, classes, settings, seed)
+        paired = _compare(labels, predicted, champion.predicted, classes, settings, seed, are_grades)
     return Scorecard(
         rows=len(labels),
         labels=classes,
         confidence=settings.confidence,
-        challenger=_score(labels, predicted, classes, settings, seed),
-        mistakes=worst_mistakes(rows, labels, probabilities, classes, settings.worst_mistakes),
+        challenger=_score(labels, predicted, classes, settings, seed, are_grades, error),
+        mistakes=worst_mistakes(
+            rows,
+            labels,
+            probabilities,
+            classes,
+            settings.worst_mistakes,
+            shown if of_grader is None else of_grader.show,
+            by_distance=are_grades,
+        ),
         champion=champion_scores,
         paired=paired,
         champion_error=champion.reason if isinstance(champion, ChampionFailure) else None,
@@ -126,7 +184,13 @@ def assess(
 
 
 def _score(
-    labels: Indices, predicted: Indices, classes: Sequence[str], settings: Evaluation, seed: int
+    labels: Indices,
+    predicted: Indices,
+    classes: Sequence[str],
+    settings: Evaluation,
+    seed: int,
+    are_grades: bool,
+    centering_error: float | None = None,
 ) -> ModelScores:
     (drawn,) = bootstrap.resample(labels, [predicted], len(classes), settings.bootstrap_resamples, seed)
     sampled = {"macro_f1": drawn.macro_f1, "accuracy": drawn.accuracy, "weighted_f1": drawn.weighted_f1}
@@ -137,6 +201,18 @@ def _score(
         lower_bounds={
             figure: bootstrap.lower_bound(sampled[figure], confidence) for figure in ("macro_f1", "accuracy")
         },
+        grades=GradeScores(
+            **vars(measure_grades(labels, predicted, len(classes))),
+            intervals={
+                "qwk": bootstrap.interval(drawn.qwk, confidence),
+                "mae": bootstrap.interval(drawn.mae, confidence),
+            },
+            qwk_lower_bound=bootstrap.lower_bound(drawn.qwk, confidence),
+            mae_upper_bound=bootstrap.upper_bound(drawn.mae, confidence),
+            centering_error=centering_error,
+        )
+        if are_grades
+        else None,
     )
 
 
@@ -147,6 +223,7 @@ def _compare(
     classes: Sequence[str],
     settings: Evaluation,
     seed: int,
+    are_grades: bool,
 ) -> Paired:
     ours, theirs = measure(labels, challenger, classes), measure(labels, champion, classes)
     drawn_ours, drawn_theirs = bootstrap.resample(
@@ -164,4 +241,26 @@ def _compare(
         class_f1_intervals={
             name: bootstrap.interval(class_f1[:, c], settings.confidence) for c, name in enumerate(classes)
         },
+        **(
+            _compare_grades(
+                labels, challenger, champion, drawn_ours.qwk - drawn_theirs.qwk, settings, classes
+            )
+            if are_grades
+            else {}
+        ),
     )
+
+
+def _compare_grades(
+    labels: Indices,
+    challenger: Indices,
+    champion: Indices,
+    drawn: bootstrap.Floats,
+    settings: Evaluation,
+    classes: Sequence[str],
+) -> dict[str, float]:
+    ours, theirs = (measure_grades(labels, model, len(classes)).qwk for model in (challenger, champion))
+    return {
+        "qwk_difference": ours - theirs,
+        "qwk_lower_bound": bootstrap.lower_bound(drawn, settings.confidence),
+    }

@@ -32,6 +32,8 @@ def read_figures(
         accuracy_lower_bound=at(scores, "challenger", "lower_bounds", "accuracy"),
         macro_f1_upper_bound=_last(at(scores, "challenger", "intervals", "macro_f1")),
         validation_macro_f1=at(_kept_epoch(history), "validation", "macro_f1"),
+        qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
+        mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
         timing_contention=at(candidates, "contention"),
         speedup=at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
@@ -63,6 +65,7 @@ def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None
         macro_f1_lower_bound=at(scores, "paired", "lower_bound"),
         class_f1_difference=at(scores, "paired", "class_f1_difference"),
         labels=at(scores, "labels"),
+        qwk_lower_bound=at(scores, "paired", "qwk_lower_bound"),
     )
 
 

@@ -18,10 +18,11 @@ from components.gate_model.values import (
     MISSING,
     NOT_NEGATIVE,
     POSITIVE,
+    QWK_DIFFERENCE,
     Domain,
     number_or_fault,
 )
-from manifests.gates import Gates
+from manifests.gates import Gates, GradingGates
 
 Operator = Literal[">=", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]
@@ -41,11 +42,13 @@ class Comparison:
         macro_f1_lower_bound: Paired bootstrap lower limit of the macro-F1 difference.
         class_f1_difference: F1 difference by label; every one of `labels` must be in it.
         labels: The class names of the evaluation.
+        qwk_lower_bound: Paired bootstrap lower limit of a grader's QWK difference.
     """
 
     macro_f1_lower_bound: object
     class_f1_difference: object
     labels: object
+    qwk_lower_bound: object = MISSING
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Figures:
         model_mb: Size of the chosen candidate.
         cost_usd: What training cost.
         champion: The comparison with the champion, or None while there is none.
+        qwk_lower_bound: Bootstrap lower limit of a grader's QWK.
+        mae_upper_bound: Bootstrap upper limit of a grader's mean absolute error.
     """
 
     macro_f1_lower_bound: object
@@ -101,6 +106,8 @@ class Figures:
     model_mb: object
     cost_usd: object
     champion: Comparison | UnusableChampion | None
+    qwk_lower_bound: object = MISSING
+    mae_upper_bound: object = MISSING
 
 
 @dataclass(frozen=True)
@@ -165,11 +172,23 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
             "Bootstrap lower limit of accuracy",
         ),
         _validation_gap(figures, gates.max_validation_gap),
+        *_grades(gates, figures),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         judge_contention(figures.timing_contention, gates.max_timing_contention),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
+    )
+
+
+def _grades(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
+    if not isinstance(gates, GradingGates):
+        return ()
+    kappa = "Bootstrap lower limit of QWK"
+    error = "Bootstrap upper limit of the mean absolute error in grades"
+    return (
+        judge("qwk", figures.qwk_lower_bound, ">=", gates.min_qwk, DIFFERENCE, kappa),
+        judge("mae", figures.mae_upper_bound, "<=", gates.max_mae, NOT_NEGATIVE, error),
     )
 
 
@@ -247,15 +266,18 @@ def _against_champion(
 ) -> tuple[Verdict, Verdict, Verdict]:
     margin, drop = 0.0 - gates.non_inferiority_margin, gates.max_class_f1_drop
     if isinstance(champion, Comparison):
+        metric, bound = "macro-F1", champion.macro_f1_lower_bound
+        if isinstance(gates, GradingGates):
+            metric, bound = "QWK", champion.qwk_lower_bound
         return (
             Verdict("comparable_champion", True, "is", True, "pass", "Scored on the same rows"),
             judge(
                 "non_inferiority",
-                champion.macro_f1_lower_bound,
+                bound,
                 ">=",
                 margin,
-                DIFFERENCE,
-                "Paired bootstrap lower limit of macro-F1 minus the champion's",
+                QWK_DIFFERENCE if isinstance(gates, GradingGates) else DIFFERENCE,
+                f"Paired bootstrap lower limit of {metric} minus the champion's",
             ),
             _class_drop(champion, drop),
         )

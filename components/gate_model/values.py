@@ -27,6 +27,7 @@ class Domain:
 
 FRACTION = Domain(0.0, 1.0, "a number from 0 to 1")
 DIFFERENCE = Domain(-1.0, 1.0, "a number from -1 to 1")
+QWK_DIFFERENCE = Domain(-2.0, 2.0, "a number from -2 to 2")
 POSITIVE = Domain(math.ulp(0.0), math.inf, "a number over 0")
 NOT_NEGATIVE = Domain(0.0, math.inf, "a number of 0 or more")
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.step import write_json, write_text
+from components.validate_data.cards.examination import examine as examine_cards
 from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
 from components.validate_data.images.examination import examine as examine_images
@@ -19,6 +20,7 @@ from manifests.causal_lm import ConversationDataset
 from manifests.dataset import Dataset
 from manifests.errors import DataError
 from manifests.image_classification import ImageDataset
+from manifests.ordinal_grading import CardDataset
 from manifests.text_classification import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
@@ -55,6 +57,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
 def _examine(section: Dataset, seed: int) -> Examination:
     if isinstance(section, ImageDataset):
         return examine_images(section, seed)
+    if isinstance(section, CardDataset):
+        return examine_cards(section)
     if isinstance(section, ConversationDataset):
         from components.validate_data.conversations.examination import examine as examine_conversations
 

@@ -252,6 +252,19 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Graded:
+    """What a grader's scores have beside a classifier's; the error of centering is in percentage points."""
+
+    qwk: Figure = None
+    mae: Figure = None
+    within_one: Figure = None
+    centering_error: Figure = None
+    qwk_lower_bound: Figure = None
+    mae_upper_bound: Figure = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Scored:
     """A model on the test split. `confusion[i][j]`: rows of class i that were predicted as j."""
 
@@ -262,6 +275,7 @@ class Scored:
     confusion: tuple[tuple[int, ...], ...] = ()
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     lower_bounds: Mapping[str, Figure] = field(default_factory=dict)
+    grades: Graded | None = None
     version: str | int | None = None
 
 
@@ -274,6 +288,8 @@ class Paired:
     upper_bound: Figure = None
     class_f1_difference: Mapping[str, Figure] = field(default_factory=dict)
     class_f1_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    qwk_difference: Figure = None
+    qwk_lower_bound: Figure = None
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,20 @@ def _quality(record: RunRecord) -> tuple[Tile, ...]:
     scores = record.scores
     if scores is None:
         return ()
-    low, high = scores.challenger.intervals.get("macro_f1", (None, None))
+    ours, grades = scores.challenger, scores.challenger.grades
+    name, value, (low, high) = "Macro-F1", ours.macro_f1, ours.intervals.get("macro_f1", (None, None))
+    if grades is not None:
+        name, value, (low, high) = "QWK", grades.qwk, grades.intervals.get("qwk", (None, None))
     interval = f"{percent(scores.confidence)} interval {decimal(low)} to {decimal(high)}"
-    quality = Tile("Macro-F1", decimal(scores.challenger.macro_f1), interval)
-    if scores.champion is None or scores.paired is None:
+    quality = Tile(name, decimal(value), interval)
+    paired = scores.paired
+    if scores.champion is None or paired is None:
         return (quality,)
-    bound = f"at least {signed(scores.paired.lower_bound)} at {percent(scores.confidence)} confidence"
-    against = f"Against version {scores.champion.version}"
-    return (quality, Tile(against, signed(scores.paired.macro_f1_difference), bound))
+    difference, least = paired.macro_f1_difference, paired.lower_bound
+    if grades is not None:
+        difference, least = paired.qwk_difference, paired.qwk_lower_bound
+    bound = f"at least {signed(least)} at {percent(scores.confidence)} confidence"
+    return (quality, Tile(f"Against version {scores.champion.version}", signed(difference), bound))
 
 
 def _language_quality(scores: LanguageScores) -> tuple[Tile, ...]:

@@ -16,6 +16,8 @@ from manifests.tasks import TASKS
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
+    "qwk": "More cards or longer training raise it; `gates.min_qwk` is the floor.",
+    "mae": "More cards or longer training lower it; `gates.max_mae` is the most.",
     "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
     "perplexity": "More rows or longer training lower it; `gates.max_perplexity` is the ceiling.",
     "rouge_l": "More rows or longer training raise it; `gates.min_rouge_l` is the floor.",
@@ -116,7 +118,10 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:
-    if record.bundle is not None and record.bundle.task == "image_classification":
+    task = record.bundle.task if record.bundle is not None else None
+    if task == "ordinal_grading":
+        return NextStep("Grade a card with the new champion.", f"gauntlet predict {model} FRONT.jpg BACK.jpg")
+    if task == "image_classification":
         return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
     return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, mean_absolute_error
 
 from components import bootstrap
 
@@ -45,6 +45,16 @@ def test_figures_of_weighted_rows_are_scikit_learns_with_the_weights_as_sample_w
             f1_score(labels, predicted, average="weighted", **settings)
         )
         assert figures.class_f1[draw] == pytest.approx(f1_score(labels, predicted, average=None, **settings))
+        assert figures.mae[draw] == pytest.approx(
+            mean_absolute_error(labels, predicted, sample_weight=weight)
+        )
+        kappa = cohen_kappa_score(labels, predicted, weights="quadratic", sample_weight=weight)
+        assert figures.qwk[draw] == pytest.approx(kappa)
+
+
+def test_kappa_is_0_where_a_resample_left_one_grade_alone() -> None:
+    figures = bootstrap.weighted_figures(np.array([[3, 0]]), np.array([0, 1]), np.array([0, 1]), 2)
+    assert (figures.qwk.tolist(), figures.mae.tolist()) == ([0.0], [0.0])
 
 
 def test_a_class_that_a_resample_lost_counts_as_zero() -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from components.validate_data.run import run as validate
 from manifests.loading import load_manifest
+from tests import drawn_cards
 from tests.conftest import LABELS
 from tests.drawn_images import dataset
 from tests.language_models import conversations, write_jsonl, write_llama
@@ -114,6 +115,34 @@ def image_trainings(image_splits: Path, tmp_path: Path) -> Trainings:
     }
     (tmp_path / "drawn.yaml").write_text(yaml.safe_dump(content))
     return Trainings(tmp_path / "drawn.yaml", image_splits, tmp_path)
+
+
+@pytest.fixture
+def card_trainings(card_splits: Path, tmp_path: Path) -> Trainings:
+    """A phase of one epoch and one of two, of as many steps as the other trainings have."""
+    content = {
+        "name": "drawn_cards",
+        "description": "Cards with a bar",
+        "task": "ordinal_grading",
+        "seed": 5,
+        "dataset": drawn_cards.dataset(tmp_path),
+        "training": {
+            "filters": [4, 8],
+            "units": 16,
+            "augmentation": {"rotation": 5, "shift": 0.05, "horizontal_flip": True},
+            "phase1_epochs": 1,
+            "lr_phase1": 1e-2,
+            "phase2_epochs": EPOCHS - 1,
+            "lr_phase2": 5e-3,
+            "batch_size": 7,
+            "dropout": 0.2,
+            "schedule": "cosine",
+            "checkpoints": {"every_steps": 4},
+        },
+        "gates": {"min_macro_f1": 0.0, "min_qwk": 0.5, "max_mae": 2.0},
+    }
+    (tmp_path / "cards.yaml").write_text(yaml.safe_dump(content))
+    return Trainings(tmp_path / "cards.yaml", card_splits, tmp_path)
 
 
 @pytest.fixture

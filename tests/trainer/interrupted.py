@@ -32,6 +32,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E40
 import trainer.launch  # noqa: E402
 import trainer.tasks.causal_lm  # noqa: E402
 import trainer.tasks.image_classification  # noqa: E402
+import trainer.tasks.ordinal_grading  # noqa: E402
 import trainer.tasks.text_classification  # noqa: E402, F401
 from trainer.__main__ import main  # noqa: E402
 from trainer.state_store import MANIFEST_FILE, STAGING_NAME  # noqa: E402

@@ -182,6 +182,7 @@ def test_whole_models_are_trained_by_the_same_section(folder: Path, kind: str, t
     task = task_of(folder, kind)
     best = history["epochs"][history["best_epoch"] - 1]["validation"]["loss"]
     outputs = task.outputs(
-        AnswerModel(network_of(tmp_path / "full")), task.validation_batch(range(len(task.validation_lengths)))
+        AnswerModel(network_of(tmp_path / "full")),
+        task.validation_batch(range(len(task.validation_lengths)), 1),
     )
     assert task.metrics(outputs)["loss"] == pytest.approx(best, rel=1e-5)

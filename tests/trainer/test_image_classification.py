@@ -121,9 +121,9 @@ def test_nothing_moves_in_validation(section: ImageTraining, image_splits: Path)
     task = load_task(section, image_splits)
     replica = Replica(task, task.build_model(), section, CPU, World())
     still = load_task(section.model_copy(update={"augmentation": Augmentation()}), image_splits)
-    scores = replica.validate()
-    assert scores == Replica(still, replica._module, section, CPU, World()).validate()
-    assert scores == replica.validate()
+    scores = replica.validate(1)
+    assert scores == Replica(still, replica._module, section, CPU, World()).validate(1)
+    assert scores == replica.validate(1)
 
 
 def test_cut_finer_the_rows_of_a_step_have_the_same_loss_where_no_batch_is_normalised(

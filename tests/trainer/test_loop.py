@@ -186,9 +186,9 @@ def test_validation_that_does_not_fit_is_cut_finer_too(section: Training, tiny_s
 
     task = LittleMemoryToScore(section, tiny_splits)
     model = task.build_model()
-    cut = Replica(task, model, section, torch.device("cpu"), World()).validate()
+    cut = Replica(task, model, section, torch.device("cpu"), World()).validate(1)
     whole = TextClassification(section, tiny_splits)
-    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate()
+    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate(1)
     assert cut == pytest.approx(expected, abs=1e-6)
 
 
@@ -223,7 +223,8 @@ def test_each_step_is_taken_with_the_rate_of_the_schedule(
     history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
     scores = [epoch.validation["macro_f1"] for epoch in history.epochs]
     assert [step.learning_rate for step in history.steps] == [
-        learning_rate(stalled, step, 27, scores[: (step - 1) // 9]) for step in range(1, 28)
+        learning_rate(stalled, stalled.phases[0], step, 27, scores[: (step - 1) // 9])
+        for step in range(1, 28)
     ]
     if schedule == "reduce_on_plateau":  # so small a rate changes no prediction
         assert history.steps[-1].learning_rate == pytest.approx(1e-9 / 2)

@@ -11,7 +11,7 @@ from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 from trainer.state_store import STAGING_NAME
 
 
-@pytest.mark.parametrize("task", ["trainings", "image_trainings", "language_trainings"])
+@pytest.mark.parametrize("task", ["trainings", "image_trainings", "card_trainings", "language_trainings"])
 def test_killed_at_random_steps_training_ends_in_the_same_bits(
     request: pytest.FixtureRequest, run: Run, task: str
 ) -> None:
@@ -24,6 +24,24 @@ def test_killed_at_random_steps_training_ends_in_the_same_bits(
     finished, undisturbed = run([trainings.attempt("resumed"), trainings.undisturbed()])
     assert (finished["code"], undisturbed["code"]) == (0, 0), finished["errors"] + undisturbed["errors"]
     assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
+
+
+@pytest.mark.parametrize("at", [STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, STEPS_PER_EPOCH + 5])
+def test_killed_about_the_end_of_a_phase_the_next_one_ends_in_the_same_bits(
+    card_trainings: Trainings, run: Run, at: int
+) -> None:
+    killed, finished, undisturbed = run(
+        [
+            card_trainings.attempt("resumed", "kill", at),
+            card_trainings.attempt("resumed"),
+            card_trainings.undisturbed(),
+        ]
+    )
+    assert (killed["code"], finished["code"], undisturbed["code"]) == (-signal.SIGKILL, 0, 0)
+    assert card_trainings.outcome("resumed") == card_trainings.outcome("undisturbed")
+    for phase in ("phase1_best", "phase2_best"):
+        files = [card_trainings.folder / run / f"{phase}.safetensors" for run in ("resumed", "undisturbed")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.acceptance

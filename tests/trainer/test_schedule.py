@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from manifests.training import EarlyStopping, Plateau, Training
+from manifests.training import EarlyStopping, OnePhaseTraining, Plateau, Training
 from trainer.schedule import learning_rate
 
 PEAK = 0.2
 
 
 def rates(section: Training, total_steps: int) -> list[float]:
-    return [learning_rate(section, step, total_steps, []) for step in range(1, total_steps + 1)]
+    phase = section.phases[0]
+    return [learning_rate(section, phase, step, total_steps, []) for step in range(1, total_steps + 1)]
 
 
 def section(schedule: str, warmup_fraction: float = 0.0, plateau: Plateau | None = None) -> Training:
-    return Training(
+    return OnePhaseTraining(
         learning_rate=PEAK,
         schedule=schedule,
         warmup_fraction=warmup_fraction,
@@ -88,12 +89,13 @@ def test_the_rate_falls_on_a_plateau_when_torch_says_so(patience: int, factor: f
     training = section("reduce_on_plateau", plateau=Plateau(factor=factor, patience=patience))
     for epochs, score in enumerate(SCORES, start=1):
         scheduler.step(score)
-        rate = learning_rate(training, 50, 100, SCORES[:epochs])
+        rate = learning_rate(training, training.phases[0], 50, 100, SCORES[:epochs])
         assert rate == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-12)
     assert rate < PEAK
 
 
 def test_a_plateau_during_the_warm_up_leaves_the_warm_up_alone() -> None:
     training = section("reduce_on_plateau", 0.5)
-    assert learning_rate(training, 5, 20, [0.5, 0.4, 0.3]) == PEAK / 2
-    assert learning_rate(training, 11, 20, [0.5, 0.4, 0.3]) == PEAK / 4
+    (phase,) = training.phases
+    assert learning_rate(training, phase, 5, 20, [0.5, 0.4, 0.3]) == PEAK / 2
+    assert learning_rate(training, phase, 11, 20, [0.5, 0.4, 0.3]) == PEAK / 4

@@ -36,7 +36,7 @@ class Training:
     def __init__(self, uri: str, fingerprint: dict[str, str] = FINGERPRINT, **plan: int) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.LayerNorm(8))
-        section = training.Training(learning_rate=0.01)
+        section = training.Training()
         self.replica = Replica(NoRows(), self.model, section, torch.device("cpu"), World())
         self.store = StateStore(uri, fingerprint, Checkpoints(**plan))
         self.state = LoopState()
@@ -63,8 +63,7 @@ class Training:
         if found:
             self.replica.restore(found.snapshot)
             self.state = found.state
-            if found.best_weights:
-                self.kept.append((self.state.history.best_epoch, found.best_weights["0.weight"]))
+            self.kept += [(epoch, weights["0.weight"]) for epoch, weights in found.best_weights.items()]
         return self.state
 
     def weights(self) -> list[torch.Tensor]:
@@ -176,6 +175,21 @@ def test_a_state_of_other_settings_is_a_mistake_that_names_them(uri: str) -> Non
     other = Training(uri, {"training.learning_rate": "0.02", "seed": "3"})
     with pytest.raises(UsageError, match=r"training.learning_rate was 0.01 and is 0.02\. .*another folder"):
         other.resume()
+
+
+def test_the_best_weights_of_each_phase_are_handed_over_however_old(uri: str) -> None:
+    training = Training(uri)
+    training.step()
+    first = training.weights()[0]
+    training.end_epoch()
+    for is_best in (True, False, False):
+        training.state.history.earlier_best = [1]
+        training.step()
+        training.end_epoch(best=is_best)
+    resumed = Training(uri)
+    resumed.resume()
+    assert [epoch for epoch, _ in resumed.kept] == [1, 2]
+    assert torch.equal(resumed.kept[0][1], first)
 
 
 def test_the_best_weights_are_handed_over_before_training_goes_on(uri: str) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from manifests.causal_lm import LanguageTraining
 from manifests.image_classification import ImageTraining
+from manifests.ordinal_grading import GradingTraining
 from manifests.text_classification import TextTraining
 from manifests.training import Training
 from trainer.encoder import Attention
@@ -38,6 +41,10 @@ class Task(Protocol):
         """Size of each validation row."""
 
     @property
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """Of each training row to be drawn in an epoch, (N,); None where each is there once."""
+
+    @property
     def validation_batch_size(self) -> int:
         """Rows that are scored at once."""
 
@@ -51,8 +58,8 @@ class Task(Protocol):
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int], /) -> Batch:
         """Training rows, on the CPU; what is random about one follows from the seed (seed, epoch) and it."""
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
-        """Validation rows, on the CPU."""
+    def validation_batch(self, rows: Sequence[int], epoch: int, /) -> Batch:
+        """Validation rows after an epoch, on the CPU."""
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
@@ -87,6 +94,10 @@ def load_task(section: Training, splits: Path) -> Task:
         from trainer.tasks.text_classification import TextClassification
 
         return TextClassification(section, splits)
+    if isinstance(section, GradingTraining):
+        from trainer.tasks.ordinal_grading import OrdinalGrading
+
+        return OrdinalGrading(section, splits)
     if isinstance(section, LanguageTraining):
         from trainer.tasks.causal_lm import CausalLanguageModelling
 
@@ -103,6 +114,10 @@ def untrained_model(kind: str, folder: Path, classes: int, attention: Attention)
         from trainer.tasks import image_classification
 
         return image_classification.classifier_of(folder)
+    if kind == "ordinal_grading":
+        from trainer.tasks import ordinal_grading
+
+        return ordinal_grading.grader_of(folder)
     from trainer.tasks import text_classification
 
     return text_classification.classifier_of(folder, classes, attention)

@@ -64,6 +64,7 @@ class AnswerModel(nn.Module):
 class CausalLanguageModelling:
     """The task `causal_lm` on the splits that validate-data wrote."""
 
+    sampling_chances = None
     validation_batch_size = 8
 
     def __init__(self, section: LanguageTraining, splits: Path) -> None:
@@ -133,7 +134,7 @@ class CausalLanguageModelling:
         """What `packing.packed` makes of the rows."""
         return self._batch([self._train[row] for row in rows])
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """As `training_batch`."""
         return self._batch([self._validation[row] for row in rows])
 

@@ -21,7 +21,7 @@ from manifests.errors import UsageError
 from manifests.image_classification import ImageTraining
 from trainer.augmentation import affine_maps, moved, moves
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
-from trainer.networks import ImageClassifier, NetworkConfig
+from trainer.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
 from trainer.splits import ImageSplit, read_images, read_statistics
 from trainer.tasks import WEIGHTS_FILE, Batch
 
@@ -46,6 +46,7 @@ class ImageRows:
 class ImageClassification:
     """The task `image_classification` on the splits that validate-data wrote."""
 
+    sampling_chances = None
     validation_batch_size = 512
 
     def __init__(self, section: ImageTraining, splits: Path) -> None:
@@ -86,7 +87,7 @@ class ImageClassification:
 
     def build_model(self) -> ImageClassifier:
         """The network, initialised from torch's global seed."""
-        return _in_fast_layout(ImageClassifier(self._config, self._mean, self._std))
+        return in_fast_layout(ImageClassifier(self._config, self._mean, self._std))
 
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
         """Positions (B,), and where images are augmented their affine maps (B, 2, 3)."""
@@ -99,7 +100,7 @@ class ImageClassification:
             self._seed_of_maps = seed
         return positions, torch.from_numpy(self._maps[rows])
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """Positions (B,): nothing is augmented."""
         return (torch.tensor(rows, dtype=torch.int64),)
 
@@ -108,7 +109,7 @@ class ImageClassification:
         images, labels = self._train.on_device_of(batch[0])
         if len(batch) > 1:
             images = moved(images.float(), batch[1])
-        logits = model(_in_channels_last(images)).float()
+        logits = model(in_channels_last(images)).float()
         loss = functional.cross_entropy(
             logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
         )
@@ -117,7 +118,7 @@ class ImageClassification:
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, K)."""
         images, _ = self._validation.on_device_of(batch[0])
-        return cast(torch.Tensor, model(_in_channels_last(images)))
+        return cast(torch.Tensor, model(in_channels_last(images)))
 
     def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
         """Accuracy, macro and weighted F1."""
@@ -170,13 +171,4 @@ def classifier_of(folder: Path) -> ImageClassifier:
     config = NetworkConfig(**content | sequences)
     channels = config.input_shape[0]
     model = ImageClassifier(config, [0.0] * channels, [1.0] * channels)  # both are among the weights
-    return _in_fast_layout(model)
-
-
-def _in_fast_layout(model: ImageClassifier) -> ImageClassifier:
-    """The model with the weights of its convolutions as they compute fastest, on CPU and GPU."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _in_channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+    return in_fast_layout(model)

@@ -73,6 +73,7 @@ class TextClassification:
         layers: How many of the encoder's layers the model has; None for all.
     """
 
+    sampling_chances = None
     validation_batch_size = 64
     layers: int | None = None
 
@@ -128,7 +129,7 @@ class TextClassification:
         """Token ids (B, T), mask (B, T) and labels (B,)."""
         return self._train.batch(rows, self._pad_id)
 
-    def validation_batch(self, rows: Sequence[int]) -> Batch:
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
         """As `training_batch`."""
         return self._validation.batch(rows, self._pad_id)
 

@@ -56,7 +56,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     task = load_task(section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)
-    tracker = TrialTracker(trial, job.metric, section.epochs)
+    tracker = TrialTracker(trial, job.metric, section.total_epochs)
     history = fit(replica, section, job.seed, lambda *_: None, tracker)
     if history.best_epoch == 0:
         raise optuna.TrialPruned

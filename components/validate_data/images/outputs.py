@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,24 @@ def write_splits(
     pixels: npt.NDArray[np.uint8],
     labels: Sequence[str],
     statistics: ImageStatistics,
+    targets: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> None:
     """One npz file per split, and last `statistics.json`, whose presence says that all are there.
 
-    An npz file holds `images` uint8 (N, H, W) or (N, H, W, channels), and `label` and `row`, int64 (N,).
+    An npz file holds `images` uint8, N rows of `pixels`, `label` and `row`, int64 (N,), and the rows of each
+    of the `targets`.
     """
     index = {label: number for number, label in enumerate(labels)}
     for split in SPLITS:
         rows = table[table["split"] == split]
         label = np.array([index[name] for name in rows["label"]], dtype=np.int64)
         with replacing(folder / f"{split}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, images=pixels[rows.index], label=label, row=rows["row"].to_numpy(dtype=np.int64))
+            np.savez(
+                file,
+                allow_pickle=False,
+                images=pixels[rows.index],
+                label=label,
+                row=rows["row"].to_numpy(dtype=np.int64),
+                **{name: values[rows.index] for name, values in (targets or {}).items()},
+            )
     write_json(folder / STATISTICS_FILE, statistics.as_json())

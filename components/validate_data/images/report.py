@@ -12,17 +12,22 @@ from components.validate_data.report import render as render_page
 
 
 def render(
-    statistics: ImageStatistics, inspection: Inspection, rows_read: int, strips: Sequence[Strip]
+    statistics: ImageStatistics,
+    inspection: Inspection,
+    rows_read: int,
+    strips: Sequence[Strip],
+    things: str = "images",
 ) -> str:
-    """The page, with rows of each class and a histogram of the images' brightness."""
+    """The page, with rows of each class and a histogram of their brightness; `things` is what a row is."""
     counts = {split: pixels.brightness for split, pixels in statistics.pixels.items()}
     return render_page(
         "images/report.html.jinja",
         statistics,
         inspection,
         rows_read,
-        Histogram("images", BRIGHTNESS_EDGES, counts),
+        Histogram(things, BRIGHTNESS_EDGES, counts),
         class_shares(statistics),
         histogram_of="Histogram of brightness",
         strips=strips,
+        things=things,
     )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from components.validate_data.classes import count_classes
 from manifests.dataset import SPLITS, SplitName
-from manifests.image_classification import ImageDataset
+from manifests.image_classification import PixelDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.
 BRIGHTNESS_EDGES = tuple(range(0, 256, 16))
@@ -65,7 +65,7 @@ class ImageStatistics:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def describe(table: pd.DataFrame, pixels: npt.NDArray[np.uint8], dataset: ImageDataset) -> ImageStatistics:
+def describe(table: pd.DataFrame, pixels: npt.NDArray[np.uint8], dataset: PixelDataset) -> ImageStatistics:
     """The statistics of a table of `label` (a name) and `split` whose index is the position in `pixels`."""
     images = {split: pixels[table.index[table["split"] == split]] for split in SPLITS}
     labels = {split: table.loc[table["split"] == split, "label"].tolist() for split in SPLITS}
@@ -85,7 +85,7 @@ def describe(table: pd.DataFrame, pixels: npt.NDArray[np.uint8], dataset: ImageD
 
 
 def describe_pixels(images: npt.NDArray[np.uint8], channels: int) -> PixelStatistics:
-    """Mean, standard deviation and brightness of images (N, H, W) or (N, H, W, channels).
+    """Mean, standard deviation and brightness of images (N, …, H, W) or (N, …, H, W, channels).
 
     The moments are of whole numbers, so they are the same on every machine.
     """

@@ -15,7 +15,7 @@ from components.gate_model.rules import (
     decide,
 )
 from components.gate_model.values import MISSING
-from manifests.gates import Gates
+from manifests.gates import Gates, GradingGates
 
 GATES = Gates(
     min_macro_f1=0.80,
@@ -295,3 +295,36 @@ def test_the_class_rule_reads_the_largest_drop_and_names_its_class() -> None:
 def test_the_non_inferiority_bound_is_the_margin_below_zero() -> None:
     rule = next(rule for rule in decide(GATES, GOOD).rules if rule.rule == "non_inferiority")
     assert (rule.value, rule.operator, rule.bound) == (0.002, ">=", -0.01)
+
+
+GRADER = GradingGates(**GATES.model_dump(), min_qwk=0.6, max_mae=0.8)
+GRADED = replace(
+    GOOD,
+    qwk_lower_bound=0.7,
+    mae_upper_bound=0.5,
+    champion=replace(COMPARED, macro_f1_lower_bound=-0.5, qwk_lower_bound=0.001),
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "field", "inside", "outside"),
+    [("qwk", "qwk_lower_bound", 0.6001, 0.5999), ("mae", "mae_upper_bound", 0.7999, 0.8001)],
+)
+def test_a_grader_is_held_to_its_kappa_and_its_error(
+    rule: str, field: str, inside: float, outside: float
+) -> None:
+    assert decide(GRADER, replace(GRADED, **{field: inside})).decision == "promote"
+    for value in (outside, math.nan, MISSING):
+        decision = decide(GRADER, replace(GRADED, **{field: value}))
+        assert decision.decision == "reject"
+        assert [found.rule for found in decision.rules if found.verdict == "fail"] == [rule]
+
+
+def test_a_grader_is_compared_with_its_champion_by_kappa_and_a_classifier_by_macro_f1() -> None:
+    assert decide(GRADER, GRADED).decision == "promote"
+    worse = replace(GRADED, champion=replace(GRADED.champion, qwk_lower_bound=-0.02))
+    (reason,) = decide(GRADER, worse).reasons
+    assert reason.startswith("non_inferiority: found -0.02")
+    assert "QWK minus the champion's" in reason
+    assert "non_inferiority" in decide(GATES, GRADED).reasons[0]
+    assert not {"qwk", "mae"} & {rule.rule for rule in decide(GATES, GOOD).rules}

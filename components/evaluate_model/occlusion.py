@@ -1,0 +1,77 @@
+"""Where a grader looks: what covering a part of a card does to its grade (Zeiler & Fergus, 2013).
+
+C = channels, H = height, W = width, S = sides; Y × X are the places that are covered one after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+
+from components.pictures import data_uri
+from serving.bundle import Bundle
+from serving.inputs import Image
+
+PLACES = (16, 12)  # along the height and the width of a side
+COVERED = 2  # places that one cover takes, along either
+HEIGHT = 240  # pixels of the picture
+LEAST_MOVE = 0.2  # of a grade: smaller moves are shown in proportion to it, so that nothing looks like much
+STRONGEST = 0.65  # share that the tint has of a pixel where the grade moves most
+RAISES, LOWERS = (255, 120, 0), (0, 110, 255)  # orange and blue
+
+
+def occlusion_map(model: Bundle, card: Image) -> npt.NDArray[np.float32]:
+    """How many grades the expected one rises where a part of a card (S, C, H, W) is covered, (S, Y, X).
+
+    A part is covered by its side's mean colour. Where the grade rises, what lay there cost the card points.
+    """
+    sides, _, height, width = card.shape
+    rows, columns = (
+        np.linspace(0, size, count + 1).astype(int)
+        for size, count in zip((height, width), PLACES, strict=True)
+    )
+    covered = [card]
+    for side in range(sides):
+        colour = card[side].mean(axis=(1, 2)).astype(np.uint8)[:, None, None]
+        for y in range(PLACES[0] - COVERED + 1):
+            for x in range(PLACES[1] - COVERED + 1):
+                changed = card.copy()
+                changed[side, :, rows[y] : rows[y + COVERED], columns[x] : columns[x + COVERED]] = colour
+                covered.append(changed)
+    (expected,) = model.outputs(covered, ("expected_grade",))
+    moves = (expected[1:] - expected[0]).reshape(sides, PLACES[0] - COVERED + 1, -1)
+    # A place's move is the mean of those of all covers that it was under.
+    total, covers = np.zeros((2, sides, *PLACES))
+    for down in range(COVERED):
+        for right in range(COVERED):
+            window = (slice(None), slice(down, down + moves.shape[1]), slice(right, right + moves.shape[2]))
+            total[window] += moves
+            covers[window] += 1
+    return np.asarray(total / covers, dtype=np.float32)
+
+
+def occlusion_picture(model: Bundle, card: Image) -> str:
+    """A PNG in a data URI of the sides: orange where covering raises the grade, blue where it lowers it."""
+    moves = occlusion_map(model, card)
+    strongest = max(LEAST_MOVE, float(np.abs(moves).max()))
+    width = round(HEIGHT * card.shape[3] / card.shape[2])
+    return data_uri(
+        np.concatenate(
+            [
+                _tinted(side, of_side / strongest, (width, HEIGHT))
+                for side, of_side in zip(card, moves, strict=True)
+            ],
+            axis=1,
+        )
+    )
+
+
+def _tinted(side: Image, moves: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The side (C, H, W) as (height, width, 3), tinted by moves (Y, X) of -1 to 1."""
+    picture = Pillow.fromarray(np.moveaxis(np.broadcast_to(side, (3, *side.shape[1:])), 0, 2).copy())
+    pixels = np.asarray(picture.resize(size, Pillow.Resampling.BILINEAR), dtype=np.float32)
+    smooth = np.asarray(Pillow.fromarray(moves).resize(size, Pillow.Resampling.BICUBIC)).clip(-1, 1)
+    tint = np.where(smooth[..., None] > 0, RAISES, LOWERS)
+    share = STRONGEST * np.abs(smooth)[..., None]
+    return np.asarray(pixels * (1 - share) + tint * share).astype(np.uint8)

@@ -1,0 +1,40 @@
+"""A reduced training of the shipped manifest on cards that it draws: minutes, by `make acceptance`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score
+
+from components.validate_data.run import run as validate_data
+from manifests.loading import load_manifest
+from trainer.checkpoint import load_model
+from trainer.run import TrainingRun, train
+from trainer.splits import read_cards
+
+MANIFEST = Path(__file__).parents[2] / "manifests" / "card_grading.yaml"
+REDUCED = (
+    "training.phase1_epochs=2",
+    "training.phase2_epochs=10",
+    "training.lr_phase2=1e-3",
+    "training.beta_center=0.5",
+)
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_twelve_epochs_on_the_shipped_cards_give_a_kappa_of_06_on_cards_of_other_certificates(
+    tmp_path: Path,
+) -> None:
+    manifest = load_manifest(MANIFEST, REDUCED)
+    splits, checkpoint = tmp_path / "splits", tmp_path / "checkpoint"
+    validate_data(manifest.dataset, manifest.seed, splits, tmp_path / "checks", tmp_path / "report")
+    train(TrainingRun(manifest.training, manifest.name, manifest.task, manifest.seed, splits, checkpoint))
+    train_cards, test = (read_cards(splits, name) for name in ("train", "test"))
+    assert not set(train_cards.certificates) & set(test.certificates)
+    sides = torch.from_numpy(test.images)
+    with torch.no_grad():
+        predicted = load_model(checkpoint)(sides[:, 0], sides[:, 1]).logits.argmax(dim=1)
+    assert cohen_kappa_score(test.labels, predicted.numpy(), weights="quadratic") >= 0.6

@@ -1,0 +1,80 @@
+"""Losses and metrics of a grader. B = rows of a batch, N = of a split, K = grades.
+
+Targets are class indices from 0; centering is in percent, edge damage a share. NaN stands for no label.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import cohen_kappa_score
+from torch.nn import functional
+
+from manifests.ordinal_grading import GradingTraining
+from trainer.grading_network import CENTERING_UNIT, Grading
+
+NEAR = 0.1
+"""Errors under it, in units of 10 percentage points or as a share of the edges, count by their square."""
+
+
+def squared_emd(distribution: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,): the squared earth mover's distance of distributions (B, K) from the true grades (B,).
+
+    It is the sum over grades of the squared difference of the cumulative distributions (Hou, Yu, Samaras,
+    arXiv 1611.05916, without the root): a mistake of two grades costs twice what one of one grade does.
+    """
+    truth = functional.one_hot(targets, distribution.shape[1])
+    difference = distribution.cumsum(dim=1) - truth.cumsum(dim=1)
+    return difference.square().sum(dim=1)
+
+
+def mean_smooth_l1(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,): the smooth L1 loss of values (B, M), the mean over those that have a target; 0 without any."""
+    known = targets.isfinite()
+    # A target stands in where there is none: NaN times 0 would be NaN, in the gradient too.
+    losses = functional.smooth_l1_loss(
+        found, torch.where(known, targets, found.detach()), reduction="none", beta=NEAR
+    )
+    return (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+def grading_loss(
+    section: GradingTraining,
+    found: Grading,
+    grades: torch.Tensor,
+    centering: torch.Tensor,
+    edge_damage: torch.Tensor,
+) -> torch.Tensor:
+    """(B,): what `GradingTraining` says of true grades (B,), centering and edge damage as in `found`."""
+    cross_entropy = functional.cross_entropy(
+        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
+    )
+    return (
+        section.alpha_emd * squared_emd(found.distribution, grades)
+        + (1 - section.alpha_emd) * cross_entropy
+        + section.beta_edge * mean_smooth_l1(found.edge_damage, edge_damage)
+        + section.beta_center * mean_smooth_l1(found.centering / CENTERING_UNIT, centering / CENTERING_UNIT)
+    )
+
+
+def quadratic_weighted_kappa(
+    labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], grades: int
+) -> float:
+    """Cohen's kappa with quadratic weights; 0 where neither varies, for then no agreement is by skill."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        kappa = cohen_kappa_score(
+            labels, predicted, labels=list(range(grades)), weights="quadratic", replace_undefined_by=0.0
+        )
+    return float(kappa)
+
+
+def mean_known_error(found: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float | None:
+    """The mean absolute error of values (N, M) where both are numbers; None where they never are."""
+    errors = np.abs(found - targets)
+    known = np.isfinite(errors)
+    return float(errors[known].mean()) if known.any() else None
