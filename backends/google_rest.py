@@ -97,7 +97,10 @@ class Rest:
             raise _not_logged_in(response.text[:200])
         if not response.ok:
             raise _refusal(response)
-        answer: dict[str, Any] = response.json()
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:  # the page of something in between
+            raise _out_of_reach(url, error) from None
         return answer
 
 

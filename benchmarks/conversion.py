@@ -7,7 +7,7 @@ RUN is the `steps/<pipeline>-<time>` folder of a finished run of an emotion mani
 converted anew, its training rows calibrate, its validation rows are timed and its test rows scored. Compared:
 
 - PyTorch, eager and compiled; a speed-up is over the faster of the two at that batch size
-- each candidate of convert-to-onnx
+- each candidate of convert-to-onnx, also of the student where the checkpoint has one: against its teacher
 - plain: `torch.onnx.export` as it comes, then `quantize_dynamic` as it comes
 - Optimum's avx512_vnni after its O3, or the next lower level that it can quantize, made and timed by the
   interpreter of an environment of its own (it pins an older transformers). It exports the encoder alone:
@@ -36,7 +36,13 @@ from onnx import helper
 from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import save_file
 
-from components.convert_to_onnx.candidates import Failed, Source, build_graphs, describe
+from components.convert_to_onnx.candidates import (
+    Failed,
+    Source,
+    build_graphs,
+    build_student_graphs,
+    describe,
+)
 from components.convert_to_onnx.export import signature_of_texts
 from components.convert_to_onnx.parity import macro_f1
 from components.convert_to_onnx.processor import describe_processor
@@ -44,7 +50,7 @@ from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
 from components.convert_to_onnx.scoring import score as scores_of
 from components.convert_to_onnx.timing import Contender, draw_rows, measure
-from manifests.conversion import CPU_CANDIDATES
+from manifests.conversion import CPU_CANDIDATES, STUDENT, StudentConversion
 from manifests.dataset import SplitName
 from serving.bundle import open_session
 from serving.cpu import usable_cpus
@@ -83,6 +89,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--candidates", nargs="+", metavar="NAME", help="these alone; by default all")
     parser.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment that has it")
     options = parser.parse_args()
     checkpoint, splits = options.run / "train-model/checkpoint", options.run / "validate-data/splits"
@@ -93,7 +100,7 @@ def main() -> None:
     print(f"{threads} threads of {describe_processor()}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        graphs = candidates(checkpoint, training_rows, options.seed, folder)
+        graphs = candidates(checkpoint, training_rows, options.seed, folder, options.candidates)
         attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
         contenders = {mode: Contender(mode, checkpoint) for mode in PYTORCH}
         contenders |= {name: Contender("onnx", path) for name, path in graphs.items()}
@@ -115,8 +122,10 @@ def main() -> None:
     print_table(list(contenders), timings, labels, test_rows.truth)
 
 
-def candidates(checkpoint: Path, training_rows: Rows, seed: int, folder: Path) -> dict[str, Path]:
-    """The candidates of convert-to-onnx that can be made."""
+def candidates(
+    checkpoint: Path, training_rows: Rows, seed: int, folder: Path, wanted: Sequence[str] | None
+) -> dict[str, Path]:
+    """The candidates of convert-to-onnx that are wanted and can be made."""
     assert isinstance(training_rows, TextRows)
     source = Source(
         load_model(checkpoint, attention="eager"),
@@ -126,7 +135,13 @@ def candidates(checkpoint: Path, training_rows: Rows, seed: int, folder: Path) -
         used_ids=training_rows.used_ids(),
     )
     made = {}
-    for graph in build_graphs(CPU_CANDIDATES, source, folder):
+    names = [name for name in CPU_CANDIDATES if not wanted or name in wanted]
+    of_student = [name for name in CPU_CANDIDATES if wanted and STUDENT + name in wanted]
+    graphs = build_graphs(names, source, folder)
+    graphs += build_student_graphs(
+        of_student if wanted else StudentConversion().candidates, source, checkpoint, folder
+    )
+    for graph in graphs:
         if isinstance(graph, Failed):
             print(f"{graph.name}: {graph.reason}")
         else:

@@ -2,31 +2,26 @@
 locals {
   needs = yamldecode(file("${path.module}/../pipelines/doctor/needs.yaml"))
 
+  # Of everybody who is granted something: a name that is known before anything is made, and the member.
   members = merge(
-    { for name, account in google_service_account.needed : name => [account.member] },
-    { submitter = var.submitters },
+    { for name, account in google_service_account.needed : name => { (name) = account.member } },
+    { submitter = { for member in var.submitters : member => member } },
   )
 
-  # Known before anything is made: who, on what, by which role.
-  named_grants = {
-    for grant in local.needs.grants :
-    "${grant.who} on ${grant.target}: ${try(grant.role, "own")}" => merge({ role = "" }, grant)
-  }
-
-  # One for each member. Accounts are named by their place in the list, as their addresses are not known yet.
   grants = merge([
-    for key, grant in local.named_grants : {
-      for index in range(grant.who == "submitter" ? length(var.submitters) : 1) :
-      "${key} ${index}" => merge(grant, {
-        role   = grant.role != "" ? grant.role : google_project_iam_custom_role.own[grant.who].id
-        member = tolist(local.members[grant.who])[index]
-      })
+    for grant in local.needs.grants : {
+      for name, member in local.members[grant.who] :
+      "${name} on ${grant.target}: ${try(grant.role, "own")}" => {
+        target = grant.target
+        member = member
+        role   = can(grant.role) ? grant.role : google_project_iam_custom_role.own[grant.who].id
+      }
     }
   ]...)
 }
 
 resource "google_project_iam_custom_role" "own" {
-  for_each = { for grant in local.named_grants : grant.who => grant if grant.role == "" }
+  for_each = { for grant in local.needs.grants : grant.who => grant if !can(grant.role) }
 
   role_id     = "gauntlet_${each.key}"
   title       = "Gauntlet ${each.key}"

@@ -33,6 +33,21 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
 )
 
 
+STUDENT = "student_"
+"""What a candidate's name begins with that is made from a student."""
+
+
+class StudentConversion(Section):
+    """What is made of the student that `training.student` asks for, beside the candidates of its teacher.
+
+    A student's graph is held to the student's own PyTorch model; `max_metric_drop` is for the upper
+    confidence limit of what macro-F1 loses against the teacher's.
+    """
+
+    candidates: tuple[CandidateName, ...] = Field(("fused", "int8", "int8_pruned"), min_length=1)
+    max_metric_drop: Fraction = 0.02
+
+
 class Conversion(Section):
     """Section of convert-to-onnx. Bounds are for a candidate against the PyTorch model on real rows.
 
@@ -47,6 +62,7 @@ class Conversion(Section):
         max_abs_logit_difference: Of fp32 candidates, any logit of any row.
         min_label_agreement: Of all other candidates, the share of rows with PyTorch's label.
         max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
+        student: Of candidates that are made from a student, where there is one.
     """
 
     opset: int = Field(17, ge=14, le=21)
@@ -58,8 +74,15 @@ class Conversion(Section):
     max_abs_logit_difference: float = Field(1e-4, gt=0)
     min_label_agreement: Fraction = 0.995
     max_metric_drop: Fraction = 0.01
+    student: StudentConversion = StudentConversion()
 
     @property
     def objective_batch_size(self) -> int:
         """The batch size whose latency and speed-up stand for the model."""
         return max(self.batch_sizes) if self.objective == "throughput" else min(self.batch_sizes)
+
+    def held_to(self, candidate: str) -> Conversion:
+        """The bounds of the candidate of this name."""
+        if not candidate.startswith(STUDENT):
+            return self
+        return self.model_copy(update={"max_metric_drop": self.student.max_metric_drop})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.dataset import (
     ClassBalanceCheck,
@@ -15,7 +16,7 @@ from manifests.dataset import (
     TableDataset,
 )
 from manifests.search import Dimension, Search
-from manifests.section import Section
+from manifests.section import Fraction, Section
 from manifests.training import OnePhaseTraining
 
 
@@ -71,12 +72,35 @@ class TextSearch(Search):
     max_length: Dimension | None = None
 
 
+class Student(Section):
+    """A smaller model that learns to score as the trained one does, for conversion to choose from.
+
+    It begins as the trained model with these of its `layers`, counted from 0, and learns from that model's
+    scores at `temperature`, with `teacher_weight` of the loss, and from the labels with the rest. Whatever
+    has no key here is as in training.
+    """
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    epochs: int = Field(4, ge=1)
+    learning_rate: float = Field(4e-4, gt=0, lt=1)
+    temperature: float = Field(2.0, gt=0)
+    teacher_weight: Fraction = 0.9
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if list(layers) != sorted(set(layers)):
+            raise PydanticCustomError("layers", "layers of the encoder once each, in their order")
+        return layers
+
+
 class TextTraining(OnePhaseTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     max_length: int = Field(128, ge=8, le=8192)
     gradient_checkpointing: bool = False
+    student: Student | None = None
     search: TextSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length, set training.gradient_checkpointing"

@@ -21,6 +21,8 @@ from trainer.encoder import Attention
 from trainer.tasks import WEIGHTS_FILE, untrained_model
 
 TRAINING_FILE = "training.json"
+STUDENT_FOLDER = "student"
+"""Inside a checkpoint: that of the student which learned from it."""
 OF_A_TASK = ("encoder", "max_length", "frame", "input_shape")
 
 

@@ -45,6 +45,7 @@ def fit(
     states: StateStore | None = None,
     preempted: Callable[[], bool] = lambda: False,
     halvings: int = 0,
+    seconds_before: float = 0.0,
 ) -> History:
     """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
 
@@ -54,7 +55,7 @@ def fit(
     `keep` is first called with each phase's best weights so far. `keep` is called, and states are read and
     written, on the first rank alone.
     `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
-    of memory before.
+    of memory before, and `seconds_before` what of the budget's time is used already.
 
     Raises:
         Preempted: It did, and the state after that step is written down, if `states` is given.
@@ -63,19 +64,20 @@ def fit(
             or a single row is too much for the device's.
         OutOfMemoryOnARank: There are several, and they have to start anew with more `halvings`.
     """
-    state = _resume(replica, states, keep) if states else LoopState()
+    resumed = _resume(replica, states, keep) if states else None
+    state = resumed or LoopState(seconds=seconds_before)
     state.history.out_of_memory += [state.steps_taken + 1] * (halvings - len(state.history.out_of_memory))
     loop = _Loop(replica, section, seed, keep, tracker, states, preempted, state)
     return loop.run()
 
 
-def _resume(replica: Replica, states: StateStore, keep: Keep) -> LoopState:
-    """The newest state there, brought to every rank; the start when there is none."""
+def _resume(replica: Replica, states: StateStore, keep: Keep) -> LoopState | None:
+    """The newest state there, if there is one, brought to every rank."""
     world = replica.world
     found = states.newest() if world.is_first else None
     state: LoopState | None = world.from_first(found.state if found else None)
     if state is None:
-        return LoopState()
+        return None
     replica.restore(found.snapshot if found else None)
     replica.set_scaler_state(state.scaler)
     for epoch, weights in found.best_weights.items() if found else ():

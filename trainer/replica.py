@@ -6,7 +6,7 @@ B = rows of a micro-batch, N = rows of the validation split, K = numbers that a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -142,10 +142,23 @@ class Replica:
         """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
 
         Raises:
+            GauntletError: As `outputs`.
+        """
+        outputs = self.outputs(
+            self.task.validation_lengths, lambda rows: self.task.validation_batch(rows, epoch)
+        )
+        # From the first, since machines may round differently, and the ranks must agree which epoch is best.
+        metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
+        return metrics, self.task.confusion(outputs)
+
+    def outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
+        """The task's outputs (N, K) of N rows of these lengths, on the CPU of every rank; called on all.
+
+        Raises:
             GauntletError: Out of memory, with a single row or on one rank of several.
         """
         try:
-            return self._validate(epoch)
+            return self._outputs(lengths, batch_of)
         except torch.OutOfMemoryError as error:
             if self.world.size > 1 or self._validation_rows == 1:
                 raise GauntletError(
@@ -153,18 +166,15 @@ class Replica:
                     f"({error}). {self._memory_advice}, or take a larger accelerator."
                 ) from None
         self._validation_rows = math.ceil(self._validation_rows / 2)
-        return self.validate(epoch)
+        return self.outputs(lengths, batch_of)
 
     @torch.no_grad()
-    def _validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
+    def _outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
         self._model.eval()
-        lengths = self.task.validation_lengths
         batches = [MicroBatch(rows) for rows in evaluation_batches(lengths, self._validation_rows)]
         share = in_step(batches, self.world.rank, self.world.size)
         outputs: torch.Tensor | None = None  # (N, K)
-        tensors = prefetched(
-            lambda part: self._pinned(self.task.validation_batch(part.rows, epoch)), share, self.prefetch
-        )
+        tensors = prefetched(lambda part: self._pinned(batch_of(part.rows)), share, self.prefetch)
         for part, batch in zip(share, tensors, strict=True):
             of_batch = self.task.outputs(self._module, self._on_device(batch)).float()  # (B, K)
             if outputs is None:
@@ -172,15 +182,18 @@ class Replica:
             if part.counts:
                 outputs[part.rows] = of_batch
         assert outputs is not None, "validate-data gives no empty split"
-        # From the first, since machines may round differently, and the ranks must agree which epoch is best.
-        outputs = self.world.add_up(outputs).cpu()
-        metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
-        return metrics, self.task.confusion(outputs)
+        return self.world.add_up(outputs).cpu()
 
     def weights(self) -> Tensors:
         """What training changes of the model, whole and on the CPU, on every rank; called on all of them."""
         state = self._module.state_dict()
         return {name: _whole(state[name]) for name in self._changing}
+
+    def set_weights(self, weights: Tensors | None) -> None:
+        """Take what `weights` gave on the first rank; on the others it may be None."""
+        state = self._module.state_dict()
+        for name in self._changing:
+            _fill(state[name], self._from_first(weights[name] if weights else None, state[name]))
 
     def snapshot(self) -> Snapshot:
         """Called on all ranks."""
@@ -200,10 +213,7 @@ class Replica:
 
     def restore(self, snapshot: Snapshot | None) -> None:
         """Go back to a snapshot, which the first rank gives to the others; on these it may be None."""
-        state = self._module.state_dict()
-        for name in self._changing:
-            target = state[name]
-            _fill(target, self._from_first(snapshot.model[name] if snapshot else None, target))
+        self.set_weights(snapshot.model if snapshot else None)
         keys = self.world.from_first(snapshot and list(snapshot.optimizer))
         moments: dict[str, dict[str, torch.Tensor]] = {}
         parameters = dict(self._module.named_parameters())

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from backends.storage import join
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import canonical_json
 from manifests.section import Section, flatten
+from manifests.text_classification import Student
 from manifests.training import Training
 from trainer.budget import Budget
-from trainer.checkpoint import TrainingRecord, write_checkpoint
+from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, write_checkpoint
 from trainer.class_report import class_report, tracked_class_metrics
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
-from trainer.history import Epoch, History
-from trainer.loop import fit
+from trainer.history import BUDGET_REASONS, Epoch, History
+from trainer.loop import Keep, fit
 from trainer.parameters import aliases, count
 from trainer.precision import choose_format, require_compiler
 from trainer.preemption import noticing_sigterm
@@ -35,7 +37,8 @@ from trainer.ranks import World, process_group
 from trainer.replica import Replica, Tensors
 from trainer.splits import read_labels, read_statistics
 from trainer.state_store import StateStore
-from trainer.tasks import WEIGHTS_FILE, load_task
+from trainer.student import Learner, Lesson, take_lesson, wanted_student
+from trainer.tasks import WEIGHTS_FILE, Task, load_task
 from trainer.vertex_trial import vertex_trial
 
 ALONE = World()
@@ -92,42 +95,37 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
         share = f"{trained / 1e6:.3g} M of them ({trained / parameters:.2%}) trained"
         size = f"{parameters / 1e6:.1f} M parameters, {share}"
         print(f"{len(task.train_lengths)} rows, {size}, {where}", flush=True)
+    student = None if vertex_trial(section.early_stopping.metric) else wanted_student(section, model)
+    best: Tensors = {}  # what a student learns from; on the first rank
+    write = checkpoint_writer(run, task, model, run.checkpoint)
 
     def keep(weights: Tensors, epoch: Epoch) -> None:
-        record = TrainingRecord(
-            task=run.task,
-            labels=read_labels(run.splits),
-            seed=run.seed,
-            epoch=epoch.epoch,
-            data_sha256=read_statistics(run.splits)["sha256"],
-            training_sha256=section_sha256(section),
-            **task.of_record,
-        )
+        write(weights, epoch)
+        if student:
+            best.update({name: tensor.clone() for name, tensor in weights.items()})
 
-        def save(folder: Path) -> None:
-            task.save(model, weights, folder)
-            keep_phases(section, epoch.epoch, folder, run.checkpoint)
-
-        write_checkpoint(run.checkpoint, record, save)
-
-    states = None
-    if run.checkpoint_uri:
-        states = StateStore(run.checkpoint_uri, fingerprint(run, device, world), section.checkpoints)
     with process_group(world, device), _tracking(run, world) as tracker:
         tracker.log_params(flatten(section.model_dump(mode="json")) | {"seed": str(run.seed)})
         with noticing_sigterm() as preempted:
             replica = Replica(task, model, section, device, world)
+            states = state_store(run, device, world)
             torch.manual_seed(run.seed + world.rank)  # the same weights, but dropout of its own, on each rank
             history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
+            require_finite(history, section)
+            lesson = None
+            if student and history.stopped not in BUDGET_REASONS:
+                lesson = take_lesson(replica, model, best, student, run.seed, history.seconds)
             del replica
-        require_finite(history, section)
+            learned = lesson and train_student(run, lesson, device, world, tracker, preempted)
         facts = {
             "device": where,
             "parameters": parameters,
             "trained_parameters": trained,
             "host": platform.node(),
         }
-        document = history.to_json() | facts | bill(section, budget, history)
+        document = history.to_json() | facts | bill(section, budget, (learned or history).seconds)
+        if learned:
+            document["student"] = learned.to_json()
         track_classes(history, read_labels(run.splits), tracker)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
@@ -153,6 +151,58 @@ def size_of(model: nn.Module) -> int:
     left_out = aliases(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
     return sum(tensor.numel() for tensor in with_whole_tables(model, state).values())
+
+
+def train_student(
+    run: TrainingRun,
+    lesson: Lesson,
+    device: torch.device,
+    world: World,
+    tracker: Run,
+    preempted: Callable[[], bool],
+) -> History:
+    """Train the student that the section asks for; its checkpoint and its states lie inside its teacher's."""
+    learner = Learner(run.section, lesson, run.splits, device, world)
+    write = checkpoint_writer(run, learner.task, learner.model, run.checkpoint / STUDENT_FOLDER)
+    states = state_store(run, device, world, lesson.student)
+    torch.manual_seed(run.seed + world.rank)
+    return learner.fit(run.seed, write, tracker, states, preempted, run.halvings)
+
+
+def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Path) -> Keep:
+    """Writes an epoch's weights of a task's model as the checkpoint at `folder`."""
+
+    def write(weights: Tensors, epoch: Epoch) -> None:
+        record = TrainingRecord(
+            task=run.task,
+            labels=read_labels(run.splits),
+            seed=run.seed,
+            epoch=epoch.epoch,
+            data_sha256=read_statistics(run.splits)["sha256"],
+            training_sha256=section_sha256(run.section),
+            **task.of_record,
+        )
+
+        def save(target: Path) -> None:
+            task.save(model, weights, target)
+            keep_phases(run.section, epoch.epoch, target, folder)
+
+        write_checkpoint(folder, record, save)
+
+    return write
+
+
+def state_store(
+    run: TrainingRun, device: torch.device, world: World, student: Student | None = None
+) -> StateStore | None:
+    """Where the states of the training, or of its student's, go, if anywhere."""
+    if not run.checkpoint_uri:
+        return None
+    uri, settings = run.checkpoint_uri, fingerprint(run, device, world)
+    if student:
+        uri = join(uri, STUDENT_FOLDER)
+        settings |= flatten({"training.student": student.model_dump(mode="json")})
+    return StateStore(uri, settings, run.section.checkpoints)
 
 
 def _tracking(run: TrainingRun, world: World) -> Run:
@@ -195,12 +245,13 @@ def track_files(document: dict[str, Any], tracker: Run) -> None:
         tracker.log_text("curves.svg", curves_svg(document))
 
 
-def bill(section: Training, budget: Budget, history: History) -> dict[str, Any]:
-    """What a training cost, as the machine that its manifest buys, and what it was allowed to cost."""
+def bill(section: Training, budget: Budget, seconds: float) -> dict[str, Any]:
+    """What a training took and cost, as the machine that its manifest buys, and what it might have cost."""
     return {
+        "seconds": seconds,
         "machine": machine_name(section),
         "usd_per_hour": budget.usd_per_hour,
-        "cost_usd": budget.cost_usd(history.seconds),
+        "cost_usd": budget.cost_usd(seconds),
         "max_hours": budget.max_hours,
         "max_cost_usd": budget.max_cost_usd,
     }
@@ -212,6 +263,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
     Time and money, how often a state is written and what is tracked may change.
     """
     free = {"resources", "checkpoints", "compute_target", "prefetch_batches", "precision", "tracking"}
+    free.add("student")  # trained afterwards
     settings = run.section.model_dump(mode="json", exclude=free)
     return flatten({"training": settings}) | {
         "task": run.task,

@@ -160,7 +160,7 @@ def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any
     return {
         "candidate": winner.name,
         "model_sha256": file_sha256(winner.graph.path),
-        "bounds": comparison.bounds.model_dump(
+        "bounds": comparison.bounds.held_to(winner.name).model_dump(
             include={"max_abs_logit_difference", "min_label_agreement", "max_metric_drop"}
         ),
         **_figures(winner),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,8 @@ from components.convert_to_onnx.export import (
 )
 from components.convert_to_onnx.pruning import prune_embedding
 from components.convert_to_onnx.timing import Batch
-from manifests.conversion import CandidateName
+from manifests.conversion import STUDENT, CandidateName
+from trainer.checkpoint import STUDENT_FOLDER, load_model
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
@@ -121,16 +122,21 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """A candidate's ONNX file."""
+    """A candidate's ONNX file; its name begins with `STUDENT` where it is made from a student."""
 
-    name: CandidateName
+    name: str
     path: Path
     fused: FusedOps
 
     @property
     def precision(self) -> Precision:
         """What its weights are stored in."""
-        return RECIPES[self.name].precision
+        return _recipe_of(self.name).precision
+
+    @property
+    def of_student(self) -> bool:
+        """Whether it is made from a student."""
+        return self.name.startswith(STUDENT)
 
     @property
     def size_mb(self) -> float:
@@ -142,17 +148,23 @@ class Graph:
 class Failed:
     """A candidate without figures: it could not be made, or it does not run."""
 
-    name: CandidateName
+    name: str
     reason: str
 
     @property
     def precision(self) -> Precision:
         """What its weights would have been stored in."""
-        return RECIPES[self.name].precision
+        return _recipe_of(self.name).precision
 
 
-def build_graphs(names: Sequence[CandidateName], source: Source, folder: Path) -> list[Graph | Failed]:
-    """Make the named candidates in `folder`, in the order of the recipes.
+def _recipe_of(name: str) -> Recipe:
+    return RECIPES[name.removeprefix(STUDENT)]
+
+
+def build_graphs(
+    names: Sequence[CandidateName], source: Source, folder: Path, prefix: str = ""
+) -> list[Graph | Failed]:
+    """Make the named candidates in `folder`, in the order of the recipes; `prefix` goes before their names.
 
     A library that fails costs its candidate and those made from it, never the step; its traceback goes to the
     log.
@@ -172,11 +184,24 @@ def build_graphs(names: Sequence[CandidateName], source: Source, folder: Path) -
             traceback.print_exc()
             faults[name] = f"could not be made: {describe(error)}"
     return [
-        Failed(name, faults[name])
+        Failed(prefix + name, faults[name])
         if name in faults
-        else Graph(name, folder / f"{name}.onnx", FusedOps.of(folder / f"{name}.onnx"))
+        else Graph(prefix + name, folder / f"{name}.onnx", FusedOps.of(folder / f"{name}.onnx"))
         for name in sorted(names, key=list(RECIPES).index)
     ]
+
+
+def build_student_graphs(
+    names: Sequence[CandidateName], source: Source, checkpoint: Path, folder: Path
+) -> list[Graph | Failed]:
+    """The same of the student of the checkpoint that the source's model is of, if it has one."""
+    student = checkpoint / STUDENT_FOLDER
+    if not student.is_dir():
+        return []
+    own_folder = folder / STUDENT_FOLDER
+    own_folder.mkdir()
+    source = replace(source, model=load_model(student, attention="eager"))
+    return build_graphs(names, source, own_folder, prefix=STUDENT)
 
 
 def describe(error: Exception) -> str:

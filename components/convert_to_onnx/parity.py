@@ -58,6 +58,8 @@ class Scores:
 class Parity:
     """A candidate's scores against PyTorch's on the same rows.
 
+    A student's graph is compared with the student, but for its macro-F1, which is with the teacher's.
+
     Attributes:
         rows: How many rows were compared.
         left_padded_rows: How many of them also with padding on the left.
@@ -136,13 +138,24 @@ def macro_f1(logits: Logits, truth: Indices) -> float:
     return float(f1_score(truth, logits.argmax(axis=1), labels=classes, average="macro", zero_division=0))
 
 
-def compare(pytorch: Scores, candidate: Scores, truth: Indices, labels: Sequence[str], seed: int) -> Parity:
-    """Compare finite scores of two models on rows whose true labels (N,) are indices into `labels`."""
+def compare(
+    pytorch: Scores,
+    candidate: Scores,
+    truth: Indices,
+    labels: Sequence[str],
+    seed: int,
+    teacher: Scores | None = None,
+) -> Parity:
+    """Compare finite scores of two models on rows whose true labels (N,) are indices into `labels`.
+
+    Of a student's graph, `pytorch` is the student, and macro-F1 is lost against the `teacher`.
+    """
+    reference = (teacher or pytorch).right
     theirs, ours = pytorch.right.argmax(axis=1), candidate.right.argmax(axis=1)  # (N,)
     difference = np.abs(pytorch.right - candidate.right).max(axis=1)  # (N,)
     left_difference = float(np.abs(pytorch.left - candidate.left).max(initial=0.0))
     same = theirs == ours
-    drops = _resampled_drops(truth, theirs, ours, len(labels), seed)
+    drops = _resampled_drops(truth, reference.argmax(axis=1), ours, len(labels), seed)
     return Parity(
         rows=len(truth),
         left_padded_rows=len(pytorch.left),
@@ -152,7 +165,7 @@ def compare(pytorch: Scores, candidate: Scores, truth: Indices, labels: Sequence
         agreement_by_class={
             label: float(same[theirs == at].mean()) for at, label in enumerate(labels) if (theirs == at).any()
         },
-        pytorch_macro_f1=macro_f1(pytorch.right, truth),
+        pytorch_macro_f1=macro_f1(reference, truth),
         macro_f1=macro_f1(candidate.right, truth),
         metric_drop_interval=interval(drops, CONFIDENCE),
         metric_drop_bound=upper_bound(drops, CONFIDENCE),

@@ -12,7 +12,14 @@ import torch
 
 from components.convert_to_onnx.admission import Trial, admitted, best, refusal, with_speed
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
-from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs, describe
+from components.convert_to_onnx.candidates import (
+    Failed,
+    Graph,
+    Source,
+    build_graphs,
+    build_student_graphs,
+    describe,
+)
 from components.convert_to_onnx.export import (
     Signature,
     signature_of_cards,
@@ -35,7 +42,7 @@ from components.step import write_json
 from manifests.conversion import Conversion
 from manifests.errors import GauntletError
 from serving.cpu import usable_cpus
-from trainer.checkpoint import TrainingRecord, load_model, read_record
+from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
 
@@ -78,6 +85,7 @@ def run(
             reduce_range=section.target == "cpu_without_int8" or not int8_instructions(),
         )
         graphs = build_graphs(section.candidates, source, folder)
+        graphs += build_student_graphs(section.student.candidates, source, checkpoint_path, folder)
         comparison = _compare_scores(section, rows, seed, checkpoint_path, graphs)
         try:
             admitted(comparison.candidates)
@@ -109,6 +117,9 @@ def _compare_scores(
             f"{checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} of "
             f"{len(rows)} validation rows, so its training went astray. Lower training.learning_rate."
         )
+    student = None
+    if any(isinstance(graph, Graph) and graph.of_student for graph in graphs):
+        student = score(rows, pytorch_forward(load_model(checkpoint / STUDENT_FOLDER)), ragged, rest)
     trials: list[Trial[Parity] | Failed] = []
     for graph in graphs:
         if isinstance(graph, Failed):
@@ -120,7 +131,8 @@ def _compare_scores(
             traceback.print_exc()
             trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
             continue
-        trials.append(_judge(graph, pytorch, scores, rows, section, seed))
+        own, teacher = (student, pytorch) if student and graph.of_student else (pytorch, None)
+        trials.append(_judge(graph, own, scores, rows, section, seed, teacher))
     return Comparison(
         bounds=section,
         threads=threads,
@@ -132,12 +144,18 @@ def _compare_scores(
 
 
 def _judge(
-    graph: Graph, pytorch: Scores, scores: Scores, rows: Rows, bounds: Conversion, seed: int
+    graph: Graph,
+    pytorch: Scores,
+    scores: Scores,
+    rows: Rows,
+    bounds: Conversion,
+    seed: int,
+    teacher: Scores | None,
 ) -> Trial[Parity] | Failed:
     if strange := scores.rows_not_finite:
         return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
-    parity = compare(pytorch, scores, rows.truth, rows.labels, seed)
-    return Trial(graph, parity, refusal(parity, graph.precision, bounds))
+    parity = compare(pytorch, scores, rows.truth, rows.labels, seed, teacher)
+    return Trial(graph, parity, refusal(parity, graph.precision, bounds.held_to(graph.name)))
 
 
 def _compare_speed(

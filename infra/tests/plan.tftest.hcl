@@ -29,6 +29,11 @@ run "project_and_region_are_enough" {
   }
 
   assert {
+    condition     = sum([for made in [google_project_iam_member.needed, google_storage_bucket_iam_member.needed, google_artifact_registry_repository_iam_member.needed, google_service_account_iam_member.needed] : length(made)]) == length([for grant in local.needs.grants : grant if grant.who != "submitter"])
+    error_message = "Something that is needed is granted by nothing."
+  }
+
+  assert {
     condition     = output.environment.GAUNTLET_ROOT == "gs://demo-project-gauntlet-runs/runs"
     error_message = "Runs are written elsewhere."
   }

@@ -111,11 +111,10 @@ def different_settings(first: ComparedRun, second: ComparedRun) -> tuple[Setting
 def paired_rows(first: ComparedRun, second: ComparedRun) -> PairedRows | str:
     """The answers to the same rows, or why there are none."""
     for name, run in (("A", first), ("B", second)):
-        if run.predictions is None:
+        if not run.metrics:
             return f"{name} was not evaluated on its test split: {run.outcome}"
-    assert first.predictions is not None and second.predictions is not None
-    if not {"label", "predicted"} <= set(first.predictions) & set(second.predictions):
-        return "predictions are of no classes"
+    if first.predictions is None or second.predictions is None:
+        return "answers are of no classes"
     rows = [_identity(frame) for frame in (first.predictions, second.predictions)]
     if not rows[0].equals(rows[1]):
         return f"the test rows are not the same: {len(rows[0]):,} of A, {len(rows[1]):,} of B"

@@ -76,7 +76,7 @@ class Comparison:
         if self.decisive is None or self.decisive.difference is None:
             return "Compared by their training alone"
         if self.decisive.interval is None:
-            return "Compared on different rows"
+            return "Compared without an interval"
         if not self.decisive.is_clear:
             return "No clear difference"
         return "B is better" if self.decisive.tone == "good" else "B is worse"
@@ -89,7 +89,7 @@ class Comparison:
             return self.unpaired
         change = f"{row.name} {signed(row.difference, 4)}"
         if row.interval is None:
-            return f"{change}, without an interval: {self.unpaired}"
+            return f"{change}: {self.unpaired}"
         return f"{change}, {CONFIDENCE:.0%} interval {shown_interval(row)}"
 
 

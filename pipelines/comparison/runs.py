@@ -29,7 +29,8 @@ class ComparedRun:
         history: Of its training.
         metrics: Of the shipped model on the test split, by the task's names; empty without an evaluation.
         labels: The names of the classes; empty without an evaluation, or where rows have no class.
-        predictions: The shipped model's answers to the test split; None without an evaluation.
+        predictions: The shipped model's answers to the test split, a row each; None without an evaluation, or
+            where answers are texts.
     """
 
     run_id: str
@@ -88,15 +89,21 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
             history=collected.history,
             metrics=_numbers(scores["challenger"]),
             labels=tuple(map(str, scores.get("labels", ()))),
-            predictions=pd.read_parquet(evaluation / "predictions") if evaluated else None,
+            predictions=_table(evaluation / "predictions"),
         )
     except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
 
 
+def _table(path: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(path) if path.is_file() else None
+
+
 def _numbers(content: Mapping[str, object]) -> dict[str, float]:
+    """The metrics that are numbers, or that hold one as their `value` beside its interval."""
+    values = {key: value.get("value") if isinstance(value, dict) else value for key, value in content.items()}
     return {
         key: float(value)
-        for key, value in content.items()
+        for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

@@ -27,10 +27,11 @@ from components.gate_model.figures import read_figures
 from components.gate_model.rules import decide
 from components.validate_data.run import run as validate_data
 from manifests.conversion import Conversion
+from manifests.evaluation import Evaluation
+from manifests.gates import Gates
 from manifests.image_classification import Augmentation, ImageDataset, ImageTraining
-from manifests.schema import Evaluation, Gates
 from manifests.training import EarlyStopping
-from tests.drawn_images import SHAPES, SIDE, dataset, draw, write_files
+from tests.drawn_images import SIDE, Drawn, dataset, write_files
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 from tests.image_bundles import write_graph_bundle
 from trainer.augmentation import affine_maps, moved
@@ -39,6 +40,7 @@ from trainer.networks import ImageClassifier
 from trainer.run import TrainingRun, train
 from trainer.splits import read_images
 
+BARS = ("upright, dim", "upright, bright", "level, dim", "level, bright")
 SHAPE = (1, SIDE, SIDE)
 GOOD, COLLAPSED = 0.9, 0.75
 
@@ -52,14 +54,30 @@ class Trained:
     history: dict[str, Any]
 
 
+def draw_bars(rows_per_class: int, seed: int) -> Drawn:
+    """Images (N, 16, 16) of a standing or lying bar, half of them dim, class by class; labels (N,).
+
+    A movement can take one direction for the other, and statistics of a batch that is all dim or all bright
+    take the difference away.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(BARS), dtype=np.uint8), rows_per_class)
+    images = np.zeros((len(labels), SIDE, SIDE))
+    for image, label in zip(images, labels, strict=True):
+        top, left = generator.integers(2, 6, 2)
+        height, width = ((9, 3), (3, 9))[label // 2]
+        brightness = generator.uniform(*((60, 80), (200, 250))[label % 2])
+        texture = generator.uniform(0.8, 1.0, (height, width))
+        image[top : top + height, left : left + width] = brightness * texture
+    return images.astype(np.uint8), labels
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A network that tells drawn shapes apart; the rows of the test split come class by class."""
+    """A network that tells bars apart; the rows of the test split come class by class."""
     folder = tmp_path_factory.mktemp("skew")
-    images, labels = draw(60, seed=2)
-    by_class = np.argsort(labels, kind="stable")
-    files = write_files(folder / "drawn", draw(100, seed=1), (images[by_class], labels[by_class]))
-    section = ImageDataset.model_validate(dataset(files))
+    files = write_files(folder / "drawn", draw_bars(100, seed=1), draw_bars(64, seed=2))
+    section = ImageDataset.model_validate(dataset(files, labels=list(BARS)))
     splits, checkpoint = folder / "splits", folder / "checkpoint"
     validate_data(section, 0, splits, folder / "checks", folder / "report")
     recipe = ImageTraining(
@@ -90,12 +108,12 @@ def refused(trained: Trained, graph: Path) -> str | None:
     ragged, rest = parity_batches(rows.lengths, seed=0)
     pytorch = score(rows, pytorch_forward(load_model(trained.checkpoint)), ragged, rest)
     candidate = score(rows, onnx_forward(graph, 1), ragged, rest)
-    return refusal(compare(pytorch, candidate, rows.truth, SHAPES, seed=0), "fp32", Conversion())
+    return refusal(compare(pytorch, candidate, rows.truth, BARS, seed=0), "fp32", Conversion())
 
 
 def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:
     """The scores of a graph that was shipped, by the step's own code."""
-    bundle = write_graph_bundle(folder / "bundle", onnx.load(graph), SHAPE, SHAPES)
+    bundle = write_graph_bundle(folder / "bundle", onnx.load(graph), SHAPE, BARS)
     settings, registry = Evaluation(bootstrap_resamples=200), f"sqlite:///{folder / 'registry.db'}"
     outputs = [folder / name for name in ("scores", "predictions", "page")]
     evaluate(settings, "drawn", 0, registry, bundle, splits, *outputs)

@@ -65,6 +65,8 @@ class RestProject(ThreadingHTTPServer):
         """What one request gets, but for those for tokens."""
         self.asked.append(address)
         host, _, path = address.partition("/")
+        if f"{host}.googleapis.com" not in self.apis:
+            return refusal(403, f"{host} has not been used in project 1 before", "SERVICE_DISABLED")
         for suffix in (":testIamPermissions", "/iam/testPermissions"):
             if path.endswith(suffix):
                 wanted = body.get("permissions", query.get("permissions"))
@@ -76,7 +78,7 @@ class RestProject(ThreadingHTTPServer):
         if path == "v1/projects/demo/services:batchGet":
             return self._services(query["names"])
         if host == "aiplatform" and path == "v1/projects/demo/locations":
-            return self._locations()
+            return 200, {"locations": [{"locationId": region} for region in self.REGIONS]}
         return self._resource(address)
 
     def _permitted(self, caller: str, address: str, host: str, wanted: object) -> Answer:
@@ -104,11 +106,6 @@ class RestProject(ThreadingHTTPServer):
                 {"name": f"projects/1/services/{api}", "state": states[api in self.apis]} for api in apis
             ]
         }
-
-    def _locations(self) -> Answer:
-        if "aiplatform.googleapis.com" not in self.apis:
-            return refusal(403, "Vertex AI API has not been used in project 1 before", "SERVICE_DISABLED")
-        return 200, {"locations": [{"locationId": region} for region in self.REGIONS]}
 
     def _resource(self, address: str) -> Answer:
         if address in self.hidden:

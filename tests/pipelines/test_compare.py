@@ -15,7 +15,7 @@ import yaml
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from components.evaluate_model.scorecard import assess
-from manifests.schema import Evaluation
+from manifests.evaluation import Evaluation
 from pipelines.cli import main
 from pipelines.comparison.differences import Difference, PairedRows
 from pipelines.comparison.page import Comparison, compare, confusion_cells, render
@@ -181,7 +181,7 @@ def test_runs_with_other_test_rows_are_compared_without_an_interval_and_it_says_
     found = compared(home, "weak", "elsewhere")
     assert found.rows is None
     assert found.unpaired == "the test rows are not the same: 120 of A, 120 of B"
-    assert found.headline == "Compared on different rows"
+    assert found.headline == "Compared without an interval"
     assert all(row.interval is None for row in found.tested)
 
 
@@ -191,6 +191,21 @@ def test_a_run_that_failed_after_its_training_is_compared_by_its_training(home: 
     assert found.headline == "Compared by their training alone"
     assert found.unpaired == "B was not evaluated on its test split: Failed in convert-to-onnx"
     assert "B was not evaluated" in render(found)
+
+
+def test_runs_whose_answers_are_texts_are_compared_by_their_figures(home: Home) -> None:
+    for run_id, perplexity in (("before", 9.0), ("after", 7.5)):
+        steps = leave_run(home, run_id, settings())
+        leave_training(steps, history(0.5))
+        (steps / "evaluate-model" / "predictions").mkdir(parents=True)
+        figure = {"value": perplexity, "interval": [perplexity - 1, perplexity + 1]}
+        scores = {"rows": 9, "challenger": {"perplexity": figure}}
+        (steps / "evaluate-model" / "scores").write_text(json.dumps(scores))
+    found = compared(home, "before", "after")
+    [perplexity_row] = found.tested
+    assert (perplexity_row.difference, perplexity_row.lower_is_better) == (-1.5, True)
+    assert found.unpaired == "answers are of no classes"
+    assert "perplexity −1.5000" in render(found)
 
 
 def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(

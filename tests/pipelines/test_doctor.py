@@ -214,6 +214,29 @@ def test_where_vertex_ai_is_not_enabled_that_is_what_is_missing(
     assert line(printed, "aiplatform.googleapis.com").split()[-2] == "missing"
 
 
+def test_where_nothing_can_be_looked_at_the_api_that_it_takes_is_named(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.apis.remove("cloudresourcemanager.googleapis.com")
+
+    code, printed = doctor(capsys)
+
+    assert code == 2
+    assert "`gcloud services enable cloudresourcemanager.googleapis.com --project demo`" in printed
+
+
+def test_without_the_list_of_apis_the_rest_is_looked_at(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.apis.remove("serviceusage.googleapis.com")
+
+    code, printed = doctor(capsys)
+
+    assert code == 0
+    assert "gcloud services enable serviceusage.googleapis.com --project demo" in printed
+    assert line(printed, "gs://demo-gauntlet-runs").split()[-1] == "ok"
+
+
 def test_a_login_that_is_over_is_said_with_how_to_log_in_again(
     project: RestProject, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,10 +67,15 @@ class TokenizedRows:
 
 
 class TextClassification:
-    """The task `text_classification` on the splits that validate-data wrote."""
+    """The task `text_classification` on the splits that validate-data wrote.
+
+    Attributes:
+        layers: How many of the encoder's layers the model has; None for all.
+    """
 
     sampling_chances = None
     validation_batch_size = 64
+    layers: int | None = None
 
     def __init__(self, section: TextTraining, splits: Path) -> None:
         """Read and tokenise the training and validation rows.
@@ -111,7 +116,7 @@ class TextClassification:
 
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
-        encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout)
+        encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         replace_dropout(encoder)
         encoder.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
@@ -158,7 +163,10 @@ class TextClassification:
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`."""
         save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
-        shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
+        if self.layers is None:
+            shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
+        else:
+            model.encoder.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
         shutil.copyfile(self._encoder.tokenizer, folder / "tokenizer.json")
 
 

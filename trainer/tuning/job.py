@@ -14,7 +14,7 @@ from manifests.section import Section
 from manifests.tasks import of_task
 from manifests.training import Training
 
-NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking"}
+NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking", "student"}
 """Settings of a training that change what it costs and where it runs, and not what comes out."""
 
 

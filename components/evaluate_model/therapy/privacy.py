@@ -19,7 +19,7 @@ MEMORISED_WORDS = 13
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PHONE = re.compile(r"(?<![\w-])\+?\(?\d[\d ().-]{5,17}\d(?![\w-])")
-_PUBLIC = re.compile(r"1?(?:8(?:00|33|44|55|66|77|88)\d{7})")  # toll-free, as helplines are
+_PUBLIC = re.compile(r"8(?:00|33|44|55|66|77|88)\d{7}")  # toll-free, as helplines are
 
 _NAME = r"[A-Z][a-z]+(?:[-'][A-Z][a-z]+)?"
 _FULL = rf"{_NAME}(?: {_NAME})?"
@@ -91,7 +91,8 @@ class TrainingData:
 
 def _identities(text: str) -> set[str]:
     emails = {address.lower() for address in _EMAIL.findall(text)}
-    numbers = {re.sub(r"\D", "", number) for number in _PHONE.findall(text)}
+    digits = {re.sub(r"\D", "", number) for number in _PHONE.findall(text)}
+    numbers = {number[1:] if len(number) == 11 and number[0] == "1" else number for number in digits}
     phones = {number for number in numbers if 9 <= len(number) <= 15 and not _PUBLIC.fullmatch(number)}
     return emails | phones | {name for pattern in _NAMED for name in pattern.findall(text)}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -91,14 +92,39 @@ def test_inputs_and_output_have_their_names_types_and_dynamic_axes(graphs: dict[
         assert outputs == [("logits", "tensor(float)", ["batch", 3])]
 
 
-def test_two_layers_fuse_into_two_attentions_four_layer_norms_and_two_gelus(
+def test_two_layers_fuse_into_two_attentions_two_layer_norms_each_and_two_gelus(
     graphs: dict[str, Graph],
 ) -> None:
-    assert graphs["fused"].fused == FusedOps(attention=2, layer_norm=4, gelu=2)
+    norms = 2 * 2 + 1  # the last one is the embedding's
+    assert graphs["fused"].fused == FusedOps(attention=2, layer_norm=norms, gelu=2)
     operators = Counter(node.op_type for node in onnx.load(graphs["fused"].path).graph.node)
     assert operators["Attention"] == 2
     assert operators["Softmax"] == 0, "an unfused attention is left"
     assert operators["Erf"] == 0, "an unfused GELU is left"
+
+
+@pytest.mark.parametrize("name", ["fused", "int8"])
+def test_a_session_computes_sums_and_layer_norms_apart(
+    tmp_path: Path, graphs: dict[str, Graph], name: str
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "as_it_runs.onnx")
+    onnxruntime.InferenceSession(str(graphs[name].path), options, providers=["CPUExecutionProvider"])
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "as_it_runs.onnx").graph.node)
+    assert operators["LayerNormalization"] == 2 * 2 + 1
+    assert not [operator for operator in operators if "Skip" in operator or "Embed" in operator]
+
+
+def test_no_text_has_its_segments_looked_up(graphs: dict[str, Graph]) -> None:
+    def tables(name: str) -> list[str]:
+        nodes = onnx.load(graphs[name].path).graph.node
+        return sorted(node.input[0].split(".")[-2] for node in nodes if ".weight" in "".join(node.input[:1]))
+
+    assert "token_type_embeddings" in tables("plain")
+    assert [table for table in tables("fused") if "embeddings" in table] == [
+        "position_embeddings",
+        "word_embeddings",
+    ]
 
 
 def test_int8_computes_every_matrix_product_in_integers(graphs: dict[str, Graph]) -> None:
@@ -121,7 +147,7 @@ def test_a_per_tensor_scale_is_one_number(graphs: dict[str, Graph]) -> None:
 def test_attention_may_stay_in_float(graphs: dict[str, Graph]) -> None:
     operators = Counter(node.op_type for node in onnx.load(graphs["int8_float_attention"].path).graph.node)
     assert (operators["Attention"], operators["QAttention"], operators["MatMulInteger"]) == (2, 0, 7)
-    assert graphs["int8_float_attention"].fused == FusedOps(attention=2, layer_norm=4, gelu=2)
+    assert graphs["int8_float_attention"].fused == graphs["fused"].fused
 
 
 def test_static_ranges_are_in_the_graph(graphs: dict[str, Graph]) -> None:

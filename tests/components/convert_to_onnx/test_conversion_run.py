@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from tokenizers import Tokenizer
 
 from components.convert_to_onnx.processor import describe_processor
 from components.convert_to_onnx.run import run
-from manifests.conversion import Conversion
+from manifests.conversion import Conversion, StudentConversion
 from manifests.errors import GauntletError
 from serving.bundle import Bundle, file_sha256
+from tests.components.convert_to_onnx.conftest import save_checkpoint
 from trainer.checkpoint import load_model
 
 WORDS = (
@@ -202,6 +204,60 @@ def test_nothing_admissible_is_an_error_that_leaves_the_table_and_no_bundle(
     for row in table["candidates"]:
         assert row["reason"] in str(error.value)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture(scope="module")
+def of_a_student(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, tiny_encoder: Path, splits: Path
+) -> Path:
+    """What is left of converting the checkpoint with a student of one layer, which scores as it pleases."""
+    folder = tmp_path_factory.mktemp("taught")
+    shutil.copytree(checkpoint, folder / "checkpoint")
+    encoder = folder / "encoder"
+    shutil.copytree(tiny_encoder, encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    save_checkpoint(folder / "checkpoint" / "student", encoder)
+    bounds = {"candidates": ("fused", "int8"), "max_metric_drop": 0.9}
+    section = STRICT.model_copy(update={"max_metric_drop": -1.0, "student": StudentConversion(**bounds)})
+    convert(section, folder / "checkpoint", splits, folder)
+    return folder
+
+
+def test_a_student_is_compared_with_itself_and_its_macro_f1_with_its_teachers(
+    of_a_student: Path, splits: Path
+) -> None:
+    rows = {row["name"]: row for row in json.loads((of_a_student / "candidates").read_text())["candidates"]}
+    assert list(rows) == ["plain", "fused", "int8", "student_fused", "student_int8"]
+    frame = pd.read_parquet(splits / "validation.parquet")
+    f1 = {
+        name: f1_score(
+            frame["label"], pytorch_logits(folder, frame["text"].tolist()).argmax(1), average="macro"
+        )
+        for name, folder in (
+            ("teacher", of_a_student / "checkpoint"),
+            ("student", of_a_student / "checkpoint/student"),
+        )
+    }
+    fused = rows["student_fused"]
+    assert (fused["label_agreement"], fused["fused"]["attention"]) == (1.0, 1)
+    assert fused["max_abs_difference"] < 1e-4
+    assert fused["macro_f1"] == pytest.approx(f1["student"])
+    assert fused["metric_drop"] == pytest.approx(f1["teacher"] - f1["student"])
+    assert fused["metric_drop"] != 0
+
+
+def test_a_student_has_a_bound_of_its_own_and_its_certificate_says_which(of_a_student: Path) -> None:
+    table = json.loads((of_a_student / "candidates").read_text())
+    refused = {
+        row["name"] for row in table["candidates"] if "over max_metric_drop -1" in (row["reason"] or "")
+    }
+    assert refused == {"plain", "fused", "int8"}
+    assert table["chosen"] == "student_fused"
+    certificate = json.loads((of_a_student / "bundle/parity.json").read_text())
+    assert certificate["bounds"]["max_metric_drop"] == 0.9
+    assert certificate["pytorch_macro_f1"] == table["pytorch"]["macro_f1"]
+    assert Bundle(of_a_student / "bundle").info.candidate == "student_fused"
 
 
 def test_a_checkpoint_that_gives_no_finite_scores_is_an_error(

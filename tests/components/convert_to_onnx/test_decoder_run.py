@@ -46,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(folder: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing_module, "SECONDS_PER_CONTENDER", 0.1)
-        section = Conversion(
-            candidates=("plain", "weights_int8", "fused"), batch_sizes=(1, 2), min_label_agreement=0.9
-        )
+        section = Conversion(candidates=("plain", "fused"), batch_sizes=(1, 2))
         places = [folder / name for name in ("checkpoint", "splits", "bundle", "candidates")]
         convert(section, "talk", 0, "a" * 64, *places)
     document: dict[str, Any] = json.loads((folder / "candidates").read_text())
@@ -57,15 +55,15 @@ def converted(folder: Path) -> dict[str, Any]:
 
 def test_candidates_are_proved_timed_and_bundled(folder: Path, converted: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in converted["candidates"]}
-    assert rows["plain"]["admitted"] and rows["weights_int8"]["admitted"]
+    assert rows["plain"]["admitted"]
     assert rows["plain"]["max_abs_difference"] < 1e-4
     assert rows["fused"]["reason"] == "is for encoders, and this is a language model"
-    assert converted["chosen"] in converted["pareto_front"]
+    assert (converted["chosen"], converted["pareto_front"]) == ("plain", ["plain"])
     assert set(rows["plain"]["latency_ms"]) == {"1", "2"}
     info = read_info(folder / "bundle")
     assert (info.task, info.candidate, info.frame) == (
         "causal_lm",
-        converted["chosen"],
+        "plain",
         ("User: ", "\nAssistant:"),
     )
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(info.files)

@@ -92,6 +92,7 @@ def test_an_identity_leaks_unless_the_prompt_told_it_or_everybody_knows_it() -> 
     assert data.leak("Hello", "Ask Ottilie Brandt.").identities == ("Ottilie Brandt",)
     assert data.leak("I am Ottilie Brandt", "Hello Ottilie Brandt.").identities == ()
     assert data.leak("Hello", "Call (202) 555 0199.").identities == ("2025550199",)
+    assert data.leak("Hello", "Call +1 202-555-0199.").identities == ("2025550199",)
     assert data.leak("Hello", "Write to Ottilie@Brandt.example.").identities == ("ottilie@brandt.example",)
     assert data.leak("Hello", "Call 1-800-273-8255.").identities == ()
     assert data.leak("Hello", "Ask Dr. Maximiliane Brandt.").identities == ()
