@@ -38,7 +38,6 @@ def project(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[RestProje
         **trust.environment,
         "https_proxy": fake.proxy.url,
         "no_proxy": "127.0.0.1",
-        "REQUESTS_CA_BUNDLE": trust.environment["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
     }
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
