@@ -35,6 +35,7 @@ class RestProject(ThreadingHTTPServer):
         hidden: Those of them that the caller may not see.
         permissions: What each caller (`me`, or an account's address) may do, by address.
         may_act_as: The accounts that tokens may be made of.
+        busy: Whether every request gets 503.
         expired: Whether the caller's login is over.
         asked: The address of every request.
     """
@@ -52,6 +53,7 @@ class RestProject(ThreadingHTTPServer):
         self.hidden: set[str] = set()
         self.permissions: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.may_act_as: set[str] = set()
+        self.busy = False
         self.expired = False
         self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -64,6 +66,8 @@ class RestProject(ThreadingHTTPServer):
     def answer(self, caller: str, address: str, query: dict[str, list[str]], body: Json) -> Answer:
         """What one request gets, but for those for tokens."""
         self.asked.append(address)
+        if self.busy:
+            return refusal(503, "The service is currently unavailable.")
         host, _, path = address.partition("/")
         if f"{host}.googleapis.com" not in self.apis:
             return refusal(403, f"{host} has not been used in project 1 before", "SERVICE_DISABLED")

@@ -271,6 +271,17 @@ def test_a_service_out_of_reach_is_a_failure_that_names_it(
     assert "cloudresourcemanager.googleapis.com: out of reach" in printed
 
 
+def test_a_busy_service_says_nothing_of_the_project(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.busy = True
+
+    code, printed = doctor(capsys)
+
+    assert code == GauntletError.exit_code
+    assert "cloudresourcemanager.googleapis.com: answers 503. Run again in a minute." in printed
+
+
 def test_every_grant_is_of_something_that_is_named_to_somebody_who_is_named() -> None:
     wanted = needs()
     people = {"submitter", *wanted.accounts}
