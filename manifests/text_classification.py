@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.dataset import (
     ClassBalanceCheck,
@@ -89,7 +90,7 @@ class Student(Section):
     @classmethod
     def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
         if list(layers) != sorted(set(layers)):
-            raise ValueError(f"must name layers once each, in their order, not {list(layers)}")
+            raise PydanticCustomError("layers", "layers of the encoder once each, in their order")
         return layers
 
 

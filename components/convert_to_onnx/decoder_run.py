@@ -49,7 +49,7 @@ from trainer.packing import token_rows
 from trainer.splits import read_split
 from trainer.tasks.causal_lm import network_of
 
-PARITY_ROWS = 32
+PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128

@@ -138,7 +138,7 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
     """Fuse attention, layer norm and GELU.
 
     The sum before a layer norm stays a node of its own: the kernel that computes both (SkipLayerNormalization
-    of onnxruntime 1.31 on a CPU) takes four times as long as two.
+    of onnxruntime 1.31 on a CPU) takes several times as long as two.
 
     Raises:
         ConversionError: Some layer did not fuse, so the graph would be slow for no reason that anyone sees.

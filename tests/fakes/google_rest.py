@@ -66,8 +66,6 @@ class RestProject(ThreadingHTTPServer):
     def answer(self, caller: str, address: str, query: dict[str, list[str]], body: Json) -> Answer:
         """What one request gets, but for those for tokens."""
         self.asked.append(address)
-        if self.busy:
-            return refusal(503, "The service is currently unavailable.")
         host, _, path = address.partition("/")
         if f"{host}.googleapis.com" not in self.apis:
             return refusal(403, f"{host} has not been used in project 1 before", "SERVICE_DISABLED")
@@ -139,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(json.loads(body))
 
     def _respond(self, body: Json) -> None:
+        if self.server.busy:
+            self._send(*refusal(503, "The service is currently unavailable."))
+            return
         parts = urlsplit(self.path)
         scheme, _, caller = self.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not caller:

@@ -80,7 +80,7 @@ def test_an_unknown_task_is_the_one_fault_of_the_sections_that_depend_on_it(writ
     )
     faults = faults_of(write(content))
     assert set(faults) == {"task", "conversion.opset"}
-    assert "'text_classification', 'image_classification' or 'causal_lm'" in faults["task"]
+    assert "'text_classification', 'image_classification', 'ordinal_grading' or 'causal_lm'" in faults["task"]
 
 
 @pytest.mark.parametrize(

@@ -186,10 +186,11 @@ def test_validation_that_does_not_fit_is_cut_finer_too(section: Training, tiny_s
 
     task = LittleMemoryToScore(section, tiny_splits)
     model = task.build_model()
-    cut = Replica(task, model, section, torch.device("cpu"), World()).validate(1)
+    cut, confusion = Replica(task, model, section, torch.device("cpu"), World()).validate(1)
     whole = TextClassification(section, tiny_splits)
-    expected = Replica(whole, model, section, torch.device("cpu"), World()).validate(1)
+    expected, whole_confusion = Replica(whole, model, section, torch.device("cpu"), World()).validate(1)
     assert cut == pytest.approx(expected, abs=1e-6)
+    assert confusion == whole_confusion
 
 
 def test_a_single_row_that_does_not_fit_ends_training_with_a_message(
@@ -291,7 +292,7 @@ def test_time_spent_before_an_interruption_counts(
 ) -> None:
     states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
     before = LoopState(seconds=7200.0, epoch_seconds=1.0)
-    before.take_step(8.0, [], 8, 8, 1e-3)
+    before.take_step(8.0, [8.0] + [0.0] * 8, 8, 8, 1e-3)
     states.save(before, build_replica(section, tiny_splits).snapshot())
     tight = section.model_copy(update={"resources": Resources(max_hours=1.9)})
     history, _, _ = train_with_states(tight, tiny_splits, states)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from trainer.networks import ImageClassifier, NetworkConfig, Normalisation
+from trainer.networks import ImageClassifier, NetworkConfig, Normalisation, ResidualUnit
 
 MEAN, STD = [72.9], [90.0]
 
@@ -69,3 +70,14 @@ def test_pixels_as_bytes_and_as_numbers_are_the_same_image(arch: str) -> None:
     with torch.no_grad():
         assert torch.equal(model(images), model(images.float()))
         assert not torch.allclose(model(images), model(images / 255))
+
+
+def test_a_shortcut_that_halves_sees_what_a_stride_of_two_would() -> None:
+    torch.manual_seed(0)
+    unit = ResidualUnit(3, 5, stride=2).eval()
+    values = torch.randn(2, 3, 7, 9)
+    convolution, normalisation = unit.shortcut
+    with torch.no_grad():
+        strided = normalisation(functional.conv2d(values, convolution.weight, stride=2))
+        expected = torch.relu(unit.second(unit.first(values)) + strided)
+        torch.testing.assert_close(unit(values), expected)

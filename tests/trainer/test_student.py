@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, TIMES, Run, Trainings
 from trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
 from trainer.run import TrainingRun, train
 from trainer.tasks import load_task
-from trainer.tasks.distillation import Distillation, distillation_loss, student_weights
+from trainer.tasks.distillation import Distillation, StudentTracker, distillation_loss, student_weights
 
 SECOND_LAYER = Student(layers=(1,), epochs=2, learning_rate=2e-3)
 
@@ -97,7 +98,9 @@ def test_a_student_lies_inside_its_teachers_checkpoint_and_both_in_the_history(
     assert load_model(student).encoder.config.num_hidden_layers == 1
     assert read_record(student).epoch == document["student"]["best_epoch"]
     assert (len(document["epochs"]), len(document["student"]["epochs"])) == (2, 2)
-    assert document["student"]["epochs"][-1]["macro_f1"] > 0.9, "the classes can be told apart by a word"
+    assert document["student"]["epochs"][-1]["validation"]["macro_f1"] > 0.9, (
+        "the classes can be told apart by a word"
+    )
     assert document["seconds"] == document["student"]["seconds"]
     assert document["seconds"] > sum(epoch["seconds"] for epoch in document["epochs"])
 
@@ -134,6 +137,17 @@ def test_layers_are_named_once_each_in_their_order(layers: tuple[int, ...]) -> N
         Student(layers=layers)
 
 
+def test_a_tracker_hears_of_a_student_under_names_of_its_own() -> None:
+    heard: dict[str, float] = {}
+
+    class Listener:
+        def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+            heard.update(metrics)
+
+    StudentTracker(Listener()).log_metrics({"validation_macro_f1": 0.5, "step/loss": 2.0}, 1)
+    assert heard == {"student_validation_macro_f1": 0.5, "step/student_loss": 2.0}
+
+
 def outcome(trainings: Trainings, output: str) -> tuple[object, ...]:
     """The bits of teacher and student, and their histories without what depends on the time of day."""
     weights, history = trainings.outcome(output)
@@ -165,4 +179,4 @@ def test_two_ranks_train_a_student_that_learns(trainings: Trainings, run: Run) -
     (finished,) = run([trainings.attempt("two", "", 0, asked, ranks=2)])
     assert finished["codes"] == [0, 0], finished["errors"]
     _, _, history = outcome(trainings, "two")
-    assert history["student"]["epochs"][-1]["macro_f1"] > 0.9
+    assert history["student"]["epochs"][-1]["validation"]["macro_f1"] > 0.9

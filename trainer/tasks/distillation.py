@@ -87,7 +87,7 @@ def student_weights(model: nn.Module, weights: Tensors, layers: Sequence[int]) -
 
 
 class StudentTracker:
-    """Tells a tracker of the student under names of its own: `student_macro_f1`, `step/student_loss`."""
+    """Tells a tracker of the student: `student_validation_macro_f1`, `step/student_loss`."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
