@@ -14,11 +14,13 @@ from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
 
 from backends import vertex_calls
+from backends.vertex_jobs import PipelineJobs
+from backends.vertex_place import VertexPlace
+from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
-from pipelines.home import Home
 from pipelines.vertex import follow
-from pipelines.vertex.submission import Destination
-from pipelines.vertex.submit import compiled_submission, submit
+from pipelines.vertex.submission import Destination, pipeline_job
+from pipelines.vertex.submit import compiled_submission
 from tests.conftest import PUSHED_IMAGES
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
@@ -40,6 +42,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def jobs(cloud: FakeCloud) -> list[PipelineJob]:
     return cloud.resources.of_location(f"projects/demo/locations/{cloud.LOCATION}", "pipelineJobs")
+
+
+def a_job(cloud: FakeCloud) -> dict[str, Any]:
+    """The sample's job, as it is sent."""
+    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "r", None, None)
+    submission = compiled_submission(load_manifest(SAMPLE))
+    return pipeline_job(submission.manifest, submission.spec, destination)
 
 
 def leave(cloud: FakeCloud, job: PipelineJob, step: str, **outputs: Any) -> None:
@@ -225,21 +234,13 @@ def test_an_answer_that_is_lost_after_the_job_was_made_makes_no_second_one(place
     assert len(jobs(place)) == 1
 
 
-def test_another_job_of_the_same_id_is_not_taken_for_ours(place: FakeCloud, tmp_path: Path) -> None:
-    destination = Destination.of("demo", place.LOCATION, "gs://bucket/root", "r", None, None)
-    submission = compiled_submission(load_manifest(SAMPLE))
-    other = compiled_submission(load_manifest(SAMPLE, ["seed=8"]))
-    homes = [Home(tmp_path / name) for name in ("one", "two", "three")]
-    names = [submit(one, destination, home).name for one, home in zip((submission,) * 2, homes, strict=False)]
-    if names[0] == names[1]:  # made within one second on two machines: the same job
-        assert len(jobs(place)) == 1
-    run = names[-1].rpartition("/")[2]
-    from backends.vertex_jobs import PipelineJobs
-    from manifests.errors import UsageError
-    from pipelines.vertex.submission import pipeline_job
-
+def test_the_same_job_is_made_once_and_another_one_of_its_id_is_refused(place: FakeCloud) -> None:
+    service = PipelineJobs(VertexPlace("demo", place.LOCATION))
+    job = a_job(place)
+    assert service.create(job, "a-job").name == service.create(job, "a-job").name
+    assert len(jobs(place)) == 1
     with pytest.raises(UsageError, match="another job of that name"):
-        PipelineJobs(destination.place).create(pipeline_job(other.manifest, other.spec, destination), run)
+        service.create(job | {"display_name": "other"}, "a-job")
 
 
 def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
@@ -323,15 +324,8 @@ def test_a_run_that_is_not_there_is_bad_usage(command: str, capsys: pytest.Captu
     ],
 )
 def test_the_service_refuses_a_job_that_is_none(change: dict[str, Any], words: str, place: FakeCloud) -> None:
-    from backends.vertex_jobs import PipelineJobs
-    from manifests.errors import GauntletError
-    from pipelines.vertex.submission import pipeline_job
-
-    destination = Destination.of("demo", place.LOCATION, "gs://bucket/root", "r", None, None)
-    submission = compiled_submission(load_manifest(SAMPLE))
-    job = pipeline_job(submission.manifest, submission.spec, destination)
     with pytest.raises(GauntletError, match=words):
-        PipelineJobs(destination.place).create(job | change, "a-job")
+        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(a_job(place) | change, "a-job")
 
 
 @pytest.mark.parametrize(
@@ -345,13 +339,7 @@ def test_the_service_refuses_a_job_that_is_none(change: dict[str, Any], words: s
 def test_the_service_refuses_parameters_that_do_not_fit(
     values: dict[str, Any], words: str, place: FakeCloud
 ) -> None:
-    from backends.vertex_jobs import PipelineJobs
-    from manifests.errors import GauntletError
-    from pipelines.vertex.submission import pipeline_job
-
-    destination = Destination.of("demo", place.LOCATION, "gs://bucket/root", "r", None, None)
-    submission = compiled_submission(load_manifest(SAMPLE))
-    job = pipeline_job(submission.manifest, submission.spec, destination)
+    job = a_job(place)
     job["runtime_config"]["parameter_values"] |= values
     with pytest.raises(GauntletError, match=words):
-        PipelineJobs(destination.place).create(job, "a-job")
+        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(job, "a-job")
