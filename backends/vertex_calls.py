@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from manifests.errors import GauntletError, UsageError
 
 SECONDS_TO_ANSWER = 10.0
+SECONDS_BEFORE_THE_FIRST_RETRY = 0.5
 SECONDS_OF_RETRIES = 20.0
 """A call is not begun again after these, so it fails within the sum of the two. The clients have no limit."""
 
@@ -33,12 +34,46 @@ def quota_refusal(where: str, message: str) -> QuotaError | None:
     )
 
 
+Found = TypeVar("Found")
+
+
 def ask(method: Callable[..., Any], **request: object) -> Any:
     """One call of a client's method, begun again when the service was out of reach or busy."""
+    return method(request=request, retry=_patience(), timeout=SECONDS_TO_ANSWER)
+
+
+def find_or_make(find: Callable[[], Found | None], make: Callable[[], object]) -> Found:
+    """What `find` finds, after `make` where it finds nothing.
+
+    For what has no name until it is made: when an answer is lost on its way, asking to make it again would
+    make a second one, so it is looked for first.
+    """
+    from google.api_core.exceptions import ServiceUnavailable
+
+    def attempt() -> Found:
+        found = find()
+        if found is None:
+            make()
+            found = find()
+        if found is None:
+            raise ServiceUnavailable("what was made is not listed")
+        return found
+
+    made: Found = _patience()(attempt)()
+    return made
+
+
+def ask_once(method: Callable[..., Any], **request: object) -> Any:
+    """One call that is not begun again."""
+    return method(request=request, retry=None, timeout=SECONDS_TO_ANSWER)
+
+
+def _patience() -> Any:
     from google.api_core.retry import Retry
 
-    patience = Retry(predicate=_is_passing, initial=0.5, maximum=5, timeout=SECONDS_OF_RETRIES)
-    return method(request=request, retry=patience, timeout=SECONDS_TO_ANSWER)
+    return Retry(
+        predicate=_is_passing, initial=SECONDS_BEFORE_THE_FIRST_RETRY, maximum=5, timeout=SECONDS_OF_RETRIES
+    )
 
 
 def _is_passing(error: BaseException) -> bool:

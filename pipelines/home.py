@@ -1,4 +1,7 @@
-"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`."""
+"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`.
+
+`GAUNTLET_REGISTRY` is the URI of another registry for the models.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,11 @@ class Home:
     def store_uri(self) -> str:
         """The SQLite database that MLflow's registry and tracking share."""
         return f"sqlite:///{self.folder / 'gauntlet.db'}"
+
+    @property
+    def registry_uri(self) -> str:
+        """The registry that commands read and local runs register in."""
+        return os.environ.get("GAUNTLET_REGISTRY") or self.store_uri
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""

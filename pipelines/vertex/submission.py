@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from backends.vertex_jobs import SYSTEM_LABEL
 from backends.vertex_place import VertexPlace, valid_label
 from manifests.errors import UsageError
 from manifests.loading import MODEL_KEYS
@@ -73,7 +74,7 @@ def pipeline_job(
     job: dict[str, Any] = {
         "display_name": manifest.name,
         "pipeline_spec": dict(spec),
-        "labels": {"system": valid_label(manifest.name), "manifest": manifest.sha256[:32]},
+        "labels": {SYSTEM_LABEL: valid_label(manifest.name), "manifest": manifest.sha256[:32]},
         "runtime_config": {
             "gcs_output_directory": destination.root,
             "parameter_values": parameters(manifest) | given,

@@ -22,6 +22,7 @@ from tests.fakes.google_api import GoogleApi
 from tests.fakes.project import CloudQuotas, Logging, Projects
 from tests.fakes.resources import Resources
 from tests.fakes.vertex_metadata import MetadataService
+from tests.fakes.vertex_models import ModelService
 from tests.fakes.vertex_pipelines import PipelineService, ScheduleService
 from tests.fakes.vertex_tensorboard import TensorboardService
 from tests.fakes.web import Web
@@ -57,12 +58,15 @@ class FakeCloud:
 
     def __init__(self, trust: Trust) -> None:
         self.resources = Resources()
+        self.bucket = Bucket()
         self.metadata = MetadataService(self.resources)
+        self.models = ModelService(self.bucket)
         self.pipelines = PipelineService(self.resources)
         self.schedules = ScheduleService(self.resources)
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,
+            "ModelService": self.models,
             "TensorboardService": TensorboardService(self.resources),
             "PipelineService": self.pipelines,
             "ScheduleService": self.schedules,
@@ -73,7 +77,6 @@ class FakeCloud:
         messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages)
         certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev")
         self.api = GoogleApi(messages, services, certificate)
-        self.bucket = Bucket()
         self.web = Web(self.bucket, certificate)
         vertex = {
             self.LOCATION: self.api.port,

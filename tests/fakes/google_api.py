@@ -49,7 +49,7 @@ class GoogleApi:
     Attributes:
         calls: Each call's method and request, in the order in which they came.
         failing: The status that every call gets, if it is set.
-        failures: What becomes of the next calls of a method, one each.
+        failures: What becomes of the next calls of a method, one each; None: what it was asked for.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class GoogleApi:
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: grpc.StatusCode | None = None
-        self.failures: defaultdict[str, list[Failure]] = defaultdict(list)
+        self.failures: defaultdict[str, list[Failure | None]] = defaultdict(list)
         self._messages = messages
         self._services = services
         self._server = grpc.server(ThreadPoolExecutor(8))
@@ -104,9 +104,9 @@ class GoogleApi:
             "x-goog-request-params" not in headers and method not in WITHOUT_ROUTING
         ):  # a real front end finds the resource by it
             raise invalid(f"{method}: no routing header")
-        if not self.failures[method]:
+        failure = self.failures[method].pop(0) if self.failures[method] else None
+        if failure is None:
             return answering(request)
-        failure = self.failures[method].pop(0)
         if failure.after_the_write:
             answering(request)
         raise ApiError(failure.status, failure.message)

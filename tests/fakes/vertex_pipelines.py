@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -19,6 +20,8 @@ from tests.fakes.resources import Resources
 PARENT = re.compile(r"projects/[^/]+/locations/[a-z0-9-]+")
 JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
 ROOT = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?")
+LISTING = re.compile(r'labels\.(\w+)="([^"]+)" AND create_time>="([^"]+)"')
+JOBS_A_PAGE = 2
 ACCOUNT = re.compile(r"[\w.-]+@[\w.-]+\.gserviceaccount\.com")
 State = vertex.PipelineState
 TaskState = vertex.PipelineTaskDetail.State
@@ -59,6 +62,7 @@ class PipelineService:
             raise invalid(f"pipeline_job_id {request.pipeline_job_id!r} is no id")
         job = vertex.PipelineJob(request.pipeline_job)
         job.state = State.PIPELINE_STATE_PENDING
+        job.create_time = datetime.now(UTC)
         self._resources.add(request.parent, "pipelineJobs", request.pipeline_job_id, job)
         self.on_create(job)
         return job
@@ -88,6 +92,22 @@ class PipelineService:
             ]
         }
         return job
+
+    def ListPipelineJobs(self, request: vertex.ListPipelineJobsRequest) -> vertex.ListPipelineJobsResponse:
+        asked = LISTING.fullmatch(request.filter)
+        if asked is None:
+            raise invalid(f"filter: {request.filter!r} is not in this fake")
+        key, value, since = asked.groups()
+        found = [
+            job
+            for job in self._resources.of_location(request.parent, "pipelineJobs")
+            if job.labels.get(key) == value and job.create_time >= datetime.fromisoformat(since)
+        ]
+        start = int(request.page_token or 0)
+        listed = vertex.ListPipelineJobsResponse(pipeline_jobs=found[start : start + JOBS_A_PAGE])
+        if start + JOBS_A_PAGE < len(found):
+            listed.next_page_token = str(start + JOBS_A_PAGE)
+        return listed
 
     def CancelPipelineJob(self, request: vertex.CancelPipelineJobRequest) -> Empty:
         job = self._resources.get(request.name)

@@ -270,6 +270,13 @@ def verdict(failing: tuple[str, ...], with_champion: bool) -> dict[str, Any]:
     rows: list[tuple[str, bool | float, str, bool | float | None, str]] = [
         ("macro_f1", 0.85, ">=", 0.8782, "Bootstrap lower limit of macro-F1 at confidence 0.95"),
         ("accuracy", 0.9, ">=", 0.9215, "Bootstrap lower limit of accuracy at confidence 0.95"),
+        (
+            "validation_gap",
+            0.05,
+            "<=",
+            -0.012,
+            "Macro-F1 lost between validation and test",
+        ),
         ("speedup", 2.3, ">=", 1.4 if "speedup" in failing else 5.206, "Times as fast as PyTorch"),
         ("timing_contention", 0.5, "<=", 0.03, "Share of the timing that a model waited for a CPU"),
         ("certificate", True, "is", True, "The bundle's parity certificate is of the model that it holds"),

@@ -104,8 +104,8 @@ def history() -> dict[str, Any]:
     machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
     machine |= {"max_hours": 4.0, "max_cost_usd": 10.0, "host": "here"}
     usage = Usage(6.0, 64, 5.0, 12.8, 0.5, 1.0, 0.9, 8.0)
-    steps, confusion = [Step(1, 0.7, 1e-4)], [[5, 1], [0, 2]]
-    return History([epoch], steps, 1, confusion, "all epochs done", 6.0, usage).to_json() | machine
+    found = History([epoch], [Step(1, 0.7, 1e-4)], 1, confusion=[[5, 1], [0, 2]], seconds=6.0, usage=usage)
+    return found.to_json() | machine
 
 
 def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:

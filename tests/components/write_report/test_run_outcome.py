@@ -82,7 +82,8 @@ def test_there_is_advice_for_every_rule_of_the_gate() -> None:
     gates = LanguageGates(max_perplexity=10, stages=Stages())
     nothing = Documents({}, {}, {}, {}, model_sha256=None)
     judged = (*decide_language_model(gates, nothing).rules, *judge_stage(Production(), {}))
-    assert set(RULE_ADVICE) == classifiers | {rule.rule for rule in judged}
+    graders = {"qwk", "mae"}
+    assert set(RULE_ADVICE) == classifiers | graders | {rule.rule for rule in judged}
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
