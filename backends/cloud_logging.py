@@ -30,6 +30,7 @@ def job_log(project: str, job_id: str) -> Iterator[LogLine]:
     """
     with explained(HOST):
         from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+        from google.logging.type.log_severity_pb2 import LogSeverity
 
         service: Any = LoggingServiceV2Client()
         entries = ask(
@@ -40,4 +41,4 @@ def job_log(project: str, job_id: str) -> Iterator[LogLine]:
         )
         for entry in entries:
             text = entry.text_payload or str(dict(entry.json_payload or {}).get("message", ""))
-            yield LogLine(entry.timestamp, entry.severity.name, text.rstrip("\n"))
+            yield LogLine(entry.timestamp, LogSeverity.Name(entry.severity), text.rstrip("\n"))

@@ -271,7 +271,12 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     place.bucket.objects["gs://bucket/few.csv"] = f"text,label\n{rows}".encode()
     manifest = tmp_path / "few.yaml"
     dataset = {"name": "few", "version": "1", "uri": "gs://bucket/few.csv", "labels": ["a", "b"]}
-    content = {"name": "few", "description": "", "task": "text_classification", "dataset": dataset}
+    content = {
+        "name": "few",
+        "description": "Few sentences",
+        "task": "text_classification",
+        "dataset": dataset,
+    }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
     assert (
         gauntlet("submit", str(manifest), "--fallback-local") == 4
