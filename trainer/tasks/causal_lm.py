@@ -182,7 +182,8 @@ class CausalLanguageModelling:
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
         """Write the network as transformers reads it, adapters merged, and these by themselves beside it."""
-        network = self._network()
+        with torch.random.fork_rng(devices=[]):  # new adapters draw numbers, and dropout's must stay the same
+            network = self._network()
         names = {name.removeprefix("network."): tensor for name, tensor in weights.items()}
         unknown = network.load_state_dict(names, strict=False).unexpected_keys
         assert not unknown, unknown
