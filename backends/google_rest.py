@@ -11,6 +11,7 @@ from manifests.errors import GauntletError, UsageError
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 SECONDS_TO_ANSWER = 20.0
+BUSY = (429, 500, 502, 503, 504)
 NO_TOKEN = "NO_TOKEN"
 """The reason of a refusal that came before the request: a token of the service account may not be made."""
 
@@ -34,7 +35,7 @@ class Rest:
 
     Raises:
         UsageError: Nobody is logged in, or the login is over.
-        GauntletError: A service cannot be reached.
+        GauntletError: A service cannot be reached, or is busy.
     """
 
     def __init__(self, credentials: Any = None) -> None:
@@ -95,6 +96,10 @@ class Rest:
             raise _out_of_reach(url, error) from None
         if response.status_code == 401:
             raise _not_logged_in(response.text[:200])
+        if response.status_code in BUSY:
+            raise GauntletError(
+                f"{url.split('/')[2]}: answers {response.status_code}. Run again in a minute."
+            )
         if not response.ok:
             raise _refusal(response)
         try:

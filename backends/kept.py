@@ -1,16 +1,18 @@
-"""What the registry keeps in files: bundles, and what versions proved, each under its own sha256."""
+"""What registries keep in files: bundles, and what versions proved, each under its own sha256."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import GauntletError
+from backends.storage import join, read_bytes, upload
+from manifests.errors import GauntletError, UsageError
 
 
 def keep_bundle(bundle: Path, kept: Path) -> Path:
@@ -67,6 +69,47 @@ def read_evidence(folder: Path, sha256: str) -> dict[str, Any]:
         raise GauntletError(f"{file}: found another sha256 than the registry has. {repair}")
     evidence: dict[str, Any] = json.loads(content)
     return evidence
+
+
+def upload_bundle(bundle: Path, kept: str) -> None:
+    """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder that has that is whole.
+
+    Raises:
+        GauntletError: The bundle is incomplete or altered, or the bucket is out of reach.
+    """
+    from serving.bundle import BUNDLE_FILE, BundleError, read_info
+
+    try:
+        read_info(bundle)
+    except BundleError as error:
+        raise GauntletError(f"{error}. Convert the model again.") from None
+    with suppress(UsageError):
+        if read_bytes(join(kept, BUNDLE_FILE)) == (bundle / BUNDLE_FILE).read_bytes():
+            return
+    upload(bundle, kept, last=BUNDLE_FILE)
+
+
+def upload_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
+    """Write the evidence to a folder in a bucket, and return its sha256."""
+    with tempfile.TemporaryDirectory() as folder:
+        sha256 = keep_evidence(Path(folder), evidence)
+        upload(Path(folder), folder_uri)
+    return sha256
+
+
+def fetch_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
+    """The evidence that has this sha256, from a folder in a bucket.
+
+    Raises:
+        GauntletError: It is gone, or was altered.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        name = _file(Path(folder), sha256).name
+        (Path(folder) / name).write_bytes(read_bytes(join(folder_uri, name)))
+        try:
+            return read_evidence(Path(folder), sha256)
+        except GauntletError as error:
+            raise GauntletError(str(error).replace(folder, folder_uri)) from None
 
 
 def _file(folder: Path, sha256: str) -> Path:

@@ -25,8 +25,14 @@ from backends.registry import (
     STAGING,
     ModelVersion,
     Move,
+    Scores,
+    require_bundle,
+    version_to_promote,
+    version_to_roll_back_to,
+    with_alias,
+    with_number,
 )
-from manifests.errors import GauntletError, UsageError
+from manifests.errors import UsageError
 
 _MOVE_TAG = "gauntlet.move"
 """On a model while its aliases are being moved: what is to be done, so that the next call can finish it."""
@@ -93,9 +99,16 @@ class MlflowRegistry:
     # --- writing ---
 
     def register(
-        self, name: str, bundle: Path, tags: Mapping[str, str], evidence: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+        scores: Scores | None = None,  # noqa: ARG002
     ) -> ModelVersion:
         """Every write can be repeated, so a registration that was cut short is simply run again.
+
+        Of the scores only what the tags say is kept; the run's report has them all.
 
         Raises:
             GauntletError: The bundle is incomplete or altered.
@@ -114,7 +127,7 @@ class MlflowRegistry:
             number = known[0].version if known else self._create(name, kept, {**tags, **identity})
             if not known or PROMOTED_TAG not in known[0].tags:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
-            return next(version for version in self.versions(name) if version.version == number)
+            return with_number(name, self.versions(name), number)
 
     def stage(self, name: str, version: str) -> ModelVersion:
         """The version stays challenger, if it is that.
@@ -123,11 +136,11 @@ class MlflowRegistry:
             UsageError: There is no such model or version.
             GauntletError: The bundle was altered.
         """
-        self._require_version(name, version)
+        with_number(name, self.versions(name), version)
         with self._writing():
-            self._require_bundle(name, version, STAGING)
+            require_bundle(with_number(name, self.versions(name), version), STAGING)
             self._client.set_registered_model_alias(name, STAGING, version)
-            return next(known for known in self.versions(name) if known.version == version)
+            return with_number(name, self.versions(name), version)
 
     def promote(
         self,
@@ -142,29 +155,19 @@ class MlflowRegistry:
             UsageError: There is no such model or version, or no challenger.
             GauntletError: The champion is not the one that was compared with, or the bundle was altered.
         """
-        numbers = self._require_version(name, version)
+        self.versions(name)
         with self._writing():
-            finished = self._finish_move(name)
-            champion, challenger = self._alias(name, CHAMPION), self._alias(name, CHALLENGER)
-            target = version or challenger or (champion if finished == "promote" else None)
-            if target is None:
-                raise UsageError(
-                    f"model {name!r}: has no challenger to promote. Run its pipeline for a new one, "
-                    f"or name one of its versions: {', '.join(numbers)}."
-                )
+            finished = self._finish_move(name) == "promote"
+            versions = self.versions(name)
+            target = version_to_promote(name, versions, version, compared_with, finished)
+            champion = with_alias(versions, CHAMPION)
             if target == champion:
-                return self._outcome(name, moved=finished == "promote")
-            if compared_with not in (ANY_CHAMPION, champion):
-                raise GauntletError(
-                    f"model {name!r}: version {target} was compared with champion "
-                    f"{compared_with or '(none)'}, but the champion is {champion or '(none)'} by now. "
-                    "Nothing was moved: run the pipeline again to compare with that one."
-                )
+                return self._outcome(name, moved=finished)
+            require_bundle(target, CHAMPION)
             if approver is not None:
-                self._require_bundle(name, target, CHAMPION)
-                self._tag(name, target, APPROVED_BY_TAG, approver)
-                self._tag(name, target, APPROVED_AT_TAG, _now())
-            return self._move(name, "promote", target, champion)
+                self._tag(name, target.version, APPROVED_BY_TAG, approver)
+                self._tag(name, target.version, APPROVED_AT_TAG, _now())
+            return self._move("promote", target, champion)
 
     def rollback(self, name: str) -> Move:
         """A rollback that was cut short is finished, instead of being undone.
@@ -176,13 +179,10 @@ class MlflowRegistry:
         with self._writing():
             if self._finish_move(name) == "rollback":
                 return self._outcome(name, moved=True)
-            champion, previous = self._alias(name, CHAMPION), self._alias(name, PREVIOUS)
-            if previous is None:
-                raise UsageError(
-                    f"model {name!r}: has had no champion before {champion or 'now'}, so there is none to "
-                    "roll back to. Promote one of its versions instead."
-                )
-            return self._move(name, "rollback", previous, champion)
+            versions = self.versions(name)
+            previous = version_to_roll_back_to(name, versions)
+            require_bundle(previous, CHAMPION)
+            return self._move("rollback", previous, with_alias(versions, CHAMPION))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -192,12 +192,11 @@ class MlflowRegistry:
 
     # --- moving aliases ---
 
-    def _move(self, name: str, kind: str, champion: str, previous: str | None) -> Move:
-        self._require_bundle(name, champion, CHAMPION)
-        note = " ".join(filter(None, (kind, champion, previous)))
-        self._client.set_registered_model_tag(name, _MOVE_TAG, note)
-        self._finish_move(name)
-        return self._outcome(name, moved=True)
+    def _move(self, kind: str, target: ModelVersion, champion: ModelVersion | None) -> Move:
+        note = " ".join([kind, target.version, *([champion.version] if champion else [])])
+        self._client.set_registered_model_tag(target.name, _MOVE_TAG, note)
+        self._finish_move(target.name)
+        return self._outcome(target.name, moved=True)
 
     def _finish_move(self, name: str) -> str | None:
         """Do what is noted, some of which may be done already. Returns which kind of move it was."""
@@ -228,18 +227,6 @@ class MlflowRegistry:
     def _models(self, name: str) -> Path:
         return self._database.parent / "models" / name
 
-    def _require_bundle(self, name: str, number: str, alias: str) -> None:
-        from serving.bundle import BundleError, read_info
-
-        version = next(version for version in self.versions(name) if version.version == number)
-        try:
-            read_info(Path(version.bundle_uri), version.tags.get(BUNDLE_TAG))
-        except BundleError as error:
-            raise GauntletError(
-                f"model {name!r}: version {number} cannot become {alias}: {error}. Nothing was moved: "
-                "restore the bundle, or promote another version."
-            ) from None
-
     # --- MLflow ---
 
     @cached_property
@@ -263,13 +250,6 @@ class MlflowRegistry:
     def _alias(self, name: str, alias: str) -> str | None:
         number = self._model(name).aliases.get(alias)
         return None if number is None else str(number)
-
-    def _require_version(self, name: str, version: str | None) -> list[str]:
-        """The numbers of all versions, of which `version` is one, or None."""
-        numbers = [known.version for known in self.versions(name)]
-        if version is not None and version not in numbers:
-            raise UsageError(f"model {name!r}: has no version {version!r}, only {', '.join(numbers)}.")
-        return numbers
 
     def _tag(self, name: str, number: str, tag: str, value: str) -> None:
         self._client.set_model_version_tag(name, number, tag, value)

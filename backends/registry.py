@@ -17,11 +17,16 @@ twice, as a step that runs again does, makes one version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from backends.vertex_place import SCHEME, VertexPlace
+from manifests.errors import GauntletError, UsageError
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -41,7 +46,7 @@ PROMOTED_TAG = "promoted_at"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model. `created` is in UTC; `bundle_uri` is what `serving.bundle.Bundle` opens."""
+    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here or in a bucket."""
 
     name: str
     version: str
@@ -49,6 +54,16 @@ class ModelVersion:
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
     created: datetime
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a version scored on the test split. `confusion` has true classes as rows, predicted as columns."""
+
+    labels: tuple[str, ...]
+    accuracy: float
+    macro_f1: float
+    confusion: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,16 @@ class Registry(Protocol):
     """Where models are registered. What fails for a user's reason raises a GauntletError that says it."""
 
     def register(
-        self, name: str, bundle: Path, tags: Mapping[str, str], evidence: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+        scores: Scores | None = None,
     ) -> ModelVersion:
         """Copy a bundle into the registry and make it a version of `name`, with what it proved, as JSON.
+
+        `scores` are kept where the registry has a place for them.
 
         The new version becomes `challenger`. The same bundle with the same `run_id` tag is the same version:
         it is returned, and stays what it is if it has ever been champion.
@@ -117,10 +139,133 @@ class Registry(Protocol):
 def open_registry(registry_uri: str) -> Registry:
     """The registry that a URI names. Nothing is made or read yet.
 
+    Args:
+        registry_uri: Such as `sqlite:////path/gauntlet.db`, or
+            `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER&serving_image=IMAGE@sha256:DIGEST`.
+
     Raises:
         UsageError: The URI is of a kind that is not supported.
     """
+    if registry_uri.startswith(SCHEME):
+        from backends.vertex_registry import VertexRegistry
+
+        return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
     from backends.mlflow_database import database_path
     from backends.mlflow_registry import MlflowRegistry
 
-    return MlflowRegistry(database_path(registry_uri, "registry URI"))
+    return MlflowRegistry(database_path(registry_uri, "registry URI", f"or {SCHEME}PROJECT/LOCATION?…"))
+
+
+@contextmanager
+def bundle_folder(version: ModelVersion) -> Iterator[Path]:
+    """A version's bundle on this machine: where it lies, or a copy that goes with the block.
+
+    Raises:
+        UsageError: It is not there any more, or may not be read.
+        GauntletError: The bucket is out of reach.
+    """
+    from backends.storage import download
+
+    if "://" not in version.bundle_uri:
+        yield Path(version.bundle_uri)
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        download(version.bundle_uri, Path(copy))
+        yield Path(copy)
+
+
+# --- what every registry decides alike ---
+
+
+def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | None:
+    """The one of them that an alias points to."""
+    return next((version for version in versions if alias in version.aliases), None)
+
+
+def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
+    """The one of them that has this number.
+
+    Raises:
+        UsageError: None has.
+    """
+    for version in versions:
+        if version.version == number:
+            return version
+    raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+
+
+def _numbers(versions: Sequence[ModelVersion]) -> str:
+    return ", ".join(version.version for version in versions)
+
+
+def version_to_promote(
+    name: str,
+    versions: Sequence[ModelVersion],
+    asked: str | None,
+    compared_with: str | None,
+    finished: bool,
+) -> ModelVersion:
+    """The version that a promotion is to make the champion, which it may be already.
+
+    Args:
+        name: The model's name.
+        versions: All of its versions.
+        asked: The version's number, or none for the challenger.
+        compared_with: As in `Registry.promote`.
+        finished: A promotion that had been cut short has just been finished, and may be the one asked for.
+
+    Raises:
+        UsageError: There is no such version, or no challenger.
+        GauntletError: The champion is not the one that was compared with.
+    """
+    champion, target = with_alias(versions, CHAMPION), with_alias(versions, CHALLENGER)
+    if asked is not None:
+        target = with_number(name, versions, asked)
+    elif target is None and finished:
+        target = champion
+    if target is None:
+        raise UsageError(
+            f"model {name!r}: has no challenger to promote. Run its pipeline for a new one, "
+            f"or name one of its versions: {_numbers(versions)}."
+        )
+    number = None if champion is None else champion.version
+    if target != champion and compared_with not in (ANY_CHAMPION, number):
+        raise GauntletError(
+            f"model {name!r}: version {target.version} was compared with champion "
+            f"{compared_with or '(none)'}, but the champion is {number or '(none)'} by now. "
+            "Nothing was moved: run the pipeline again to compare with that one."
+        )
+    return target
+
+
+def version_to_roll_back_to(name: str, versions: Sequence[ModelVersion]) -> ModelVersion:
+    """The champion before this one.
+
+    Raises:
+        UsageError: There was none.
+    """
+    champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
+    if previous is None:
+        raise UsageError(
+            f"model {name!r}: has had no champion before {champion.version if champion else 'now'}, so there "
+            "is none to roll back to. Promote one of its versions instead."
+        )
+    return previous
+
+
+def require_bundle(version: ModelVersion, alias: str) -> None:
+    """Refuse an alias to a version whose bundle is gone or altered.
+
+    Raises:
+        GauntletError: It is, or cannot be read.
+    """
+    from serving.bundle import BundleError, read_info
+
+    try:
+        with bundle_folder(version) as folder:
+            read_info(folder, version.tags.get(BUNDLE_TAG))
+    except (BundleError, UsageError) as error:
+        raise GauntletError(
+            f"model {version.name!r}: version {version.version} cannot become {alias}: {error}. Nothing was "
+            "moved: restore the bundle, or promote another version."
+        ) from None

@@ -1,4 +1,4 @@
-"""Where on Vertex AI a run is tracked, as its URI says it, and what Vertex takes for a name."""
+"""Where on Vertex AI runs are tracked and models registered, as a URI says it, and which names it takes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ RUN_NAME_LENGTH = 48
 
 @dataclass(frozen=True)
 class VertexPlace:
-    """Where runs are tracked.
+    """Where runs are tracked and models registered. One URI can serve for both.
 
     Attributes:
         tensorboard: The number of the Vertex AI TensorBoard that gets the curves, if any does.
-        staging: The `gs://` folder that gets the files, if any does.
+        staging: The `gs://` folder that gets the files, if any does; a registry's bundles are among them.
+        serving_image: The container image, by digest, that serves a registered model. Tracking needs none.
     """
 
     project: str
     location: str
     tensorboard: str | None = None
     staging: str | None = None
+    serving_image: str | None = None
 
     @classmethod
-    def of(cls, uri: str) -> VertexPlace:
-        """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER`.
+    def of(cls, uri: str, setting: str = "tracking URI") -> VertexPlace:
+        """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER&serving_image=IMAGE`.
+
+        Args:
+            uri: Any of the query may be left out.
+            setting: What the URI was given for, as an error is to name it.
 
         Raises:
             UsageError: It is none.
@@ -48,9 +54,31 @@ class VertexPlace:
             place = None
         if place is None or not place._is_sound() or parts.fragment:
             raise UsageError(
-                f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/LOCATION, such as "
-                f"{SCHEME}my-project/europe-west4?tensorboard=1234567890&staging=gs://BUCKET/FOLDER; "
-                "tensorboard, the number of a Vertex AI TensorBoard there, and staging may be left out."
+                f"{setting}: found {uri!r}, expected {SCHEME}PROJECT/LOCATION, such as "
+                f"{SCHEME}my-project/europe-west4?tensorboard=1234567890&staging=gs://BUCKET/FOLDER. "
+                "tensorboard is the number of a Vertex AI TensorBoard there; a registry takes "
+                "serving_image=IMAGE@sha256:DIGEST too."
+            )
+        return place
+
+    @classmethod
+    def named(cls, project: str, region: str) -> VertexPlace:
+        """A project's location.
+
+        Raises:
+            UsageError: They cannot be names of these, or Vertex AI has no such region.
+        """
+        from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
+
+        place = cls(project, region)
+        if not place._is_sound():
+            raise UsageError(
+                f"--project, --region: found {project!r} and {region!r}, expected the id of a project "
+                "and a region, such as my-project and europe-west4."
+            )
+        if region not in SUPPORTED_REGIONS:
+            raise UsageError(
+                f"--region: found {region!r}, expected one of {', '.join(sorted(SUPPORTED_REGIONS))}."
             )
         return place
 
@@ -75,6 +103,10 @@ class VertexPlace:
             and re.fullmatch(r"[a-z]+-[a-z]+\d+", self.location)
             and (self.tensorboard is None or re.fullmatch(r"\d+", self.tensorboard))
             and (self.staging is None or re.fullmatch(r"gs://[a-z0-9][\w.-]+(/.*)?", self.staging))
+            and (
+                self.serving_image is None
+                or re.fullmatch(r"[\w.:-]+(/[\w.-]+)+@sha256:[0-9a-f]{64}", self.serving_image)
+            )
         )
 
 

@@ -1,6 +1,6 @@
 """The container images that steps run in.
 
-`gauntlet compile --components-image` and Cloud Build set them by digest; the defaults name this version,
+Cloud Build sets them by digest, and so does whoever submits from elsewhere; the defaults name this version,
 so that the committed files under `compiled/` are the same on every machine.
 """
 

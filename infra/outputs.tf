@@ -1,12 +1,16 @@
-output "environment" {
-  description = "What gauntlet submit, upload and schedule read from the environment."
-  value = {
+locals {
+  environment = {
     GAUNTLET_PROJECT         = var.project
     GAUNTLET_REGION          = var.region
     GAUNTLET_ROOT            = local.pipeline_root
     GAUNTLET_SERVICE_ACCOUNT = google_service_account.needed["release"].email
     GAUNTLET_TEMPLATES       = local.template_repository
   }
+}
+
+output "environment" {
+  description = "What gauntlet submit, upload and schedule read from the environment."
+  value       = local.environment
 }
 
 output "data_bucket" {

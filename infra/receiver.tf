@@ -1,4 +1,4 @@
-# Answers Pub/Sub: pipelines/trigger.py in the components image. Only Pub/Sub, as gauntlet-push, may call it.
+# Answers Pub/Sub: pipelines/trigger/ in the components image. Only Pub/Sub, as gauntlet-push, may call it.
 resource "google_cloud_run_v2_service" "receiver" {
   count = var.receiver_image == "" ? 0 : 1
 
@@ -20,6 +20,15 @@ resource "google_cloud_run_v2_service" "receiver" {
     containers {
       image   = var.receiver_image
       command = ["python", "-m", "pipelines.trigger"]
+
+      dynamic "env" {
+        for_each = merge(local.environment, var.receiver_settings)
+
+        content {
+          name  = env.key
+          value = env.value
+        }
+      }
 
       resources {
         limits = { cpu = "1", memory = "1Gi" }

@@ -68,6 +68,12 @@ variable "receiver_image" {
   }
 }
 
+variable "receiver_settings" {
+  description = "The receiver's own variables: GAUNTLET_REGISTRY, the images by digest, and limits, as docs/triggers.md has them."
+  type        = map(string)
+  default     = {}
+}
+
 variable "scheduled_events" {
   description = "Events that Cloud Scheduler publishes: by name, a cron expression, a time zone, and the event as JSON."
   type = map(object({

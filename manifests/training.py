@@ -45,6 +45,9 @@ class Resources(Section):
     `replica_count` machines train together, each with `accelerator_count` accelerators. Training warns when
     `notify_at` of its hours or its cost is used, and ends when all of it is. Memory is in millions of
     kilobytes, as vendors count; that of the training's process and all that it started.
+
+    On Vertex AI `strategy` is how the machines are bought: for sure, cheaper but for as long as nobody else
+    wants them (`spot`), or when there are some within `max_wait_hours` (`flex_start`).
     """
 
     machine_type: str = "n1-standard-4"
@@ -56,6 +59,9 @@ class Resources(Section):
     max_memory_gb: float | None = Field(None, gt=0)
     max_gpu_memory_gb: float | None = Field(None, gt=0)
     notify_at: float = Field(0.8, gt=0, le=1)
+    strategy: Literal["standard", "spot", "flex_start"] = "standard"
+    max_wait_hours: float = Field(24.0, gt=0)
+    boot_disk_gb: int = Field(100, ge=100, le=64_000)
 
     @model_validator(mode="after")
     def _accelerator_complete(self) -> Self:

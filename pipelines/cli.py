@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -18,12 +18,14 @@ import manifests
 from backends.prices import over_budget, prices_source
 from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
-from manifests.schema import Manifest
 from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
+from pipelines.run_command import load_affordable, require_data, run_here, without_price
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
+from pipelines.vertex.commands import cancel, logs, status, submit, upload
+from pipelines.vertex.schedule_commands import schedule
 from serving.bundle import BundleError
 
 app = typer.Typer(
@@ -72,8 +74,8 @@ def check(
     table = Table("manifest", "system", "task", "at most", "sha256", box=None, pad_edge=False)
     for path in paths or _packaged_manifests():
         try:
-            manifest = _load(path, overrides)
-            _require_data(manifest, path)
+            manifest = load_affordable(path, overrides)
+            require_data(manifest, path)
         except ManifestError as error:
             faults += error.faults
             continue
@@ -105,7 +107,7 @@ def cost(
         except ManifestError as error:
             faults += error.faults
         except UsageError as error:
-            faults.append(_without_price(path, error))
+            faults.append(without_price(str(path), error))
         else:
             faults += filter(None, [over_budget(manifest.training.resources, str(path))])
     if costs:
@@ -118,23 +120,29 @@ def cost(
 @app.command("compile")
 def compile_(
     path: ManifestPath,
-    output: Annotated[Path | None, typer.Option(help="Default: compiled/<manifest>.yaml.")] = None,
+    platform: Annotated[
+        Literal["vertex", "kubeflow"], typer.Option(help="Vertex AI Pipelines, or Kubeflow Pipelines.")
+    ] = "vertex",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Default: compiled/<manifest>.yaml, or compiled/kubeflow/<manifest>.yaml."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Compile a manifest to a KFP pipeline spec, for Vertex AI Pipelines or Kubeflow."""
-    from pipelines.compiling import compile_manifest
+    """Compile a manifest to a KFP pipeline spec."""
+    from pipelines.compiling import compile_manifest, compiled_file
 
-    target = output or Path("compiled") / f"{path.stem}.yaml"
-    compile_manifest(_load(path, overrides), target)
+    target = output or compiled_file(path, platform)
+    compile_manifest(load_affordable(path, overrides), target, platform)
     console.print(f"compiled {path} to {target}", highlight=False)
 
 
 @app.command()
 def run(path: ManifestPath, overrides: Overrides = None) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
-    manifest = _load(path, overrides)
-    _require_data(manifest, path)
-    _run_here(manifest)
+    manifest = load_affordable(path, overrides)
+    require_data(manifest, path)
+    run_here(manifest)
 
 
 @app.command()
@@ -159,8 +167,8 @@ def tune(
     from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.tuning.command import compile_study, tune_here, tuning_of
 
-    manifest = _load(path, overrides)
-    _require_data(manifest, path)
+    manifest = load_affordable(path, overrides)
+    require_data(manifest, path)
     tuning = tuning_of(path, overrides or (), manifest, trials, timeout, jobs, output)
     try:
         if spec is not None:
@@ -172,7 +180,7 @@ def tune(
         errors.print(f"interrupted: {left}", soft_wrap=True, highlight=False)
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        _run_here(_load(tuned.manifest, None))
+        run_here(load_affordable(tuned.manifest, None))
 
 
 @app.command()
@@ -219,56 +227,11 @@ def compare(
         typer.launch(page.as_uri())
 
 
-for command in (registry, predict, promote, rollback):
+for command in (registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
 app.command()(doctor)
 app.add_typer(bundle, name="bundle")
-
-
-def _run_here(manifest: Manifest) -> None:
-    from pipelines.interruption import EXIT_CODE, Interrupted
-    from pipelines.local_run import run_locally
-    from pipelines.summary import print_summary
-
-    try:
-        finished = run_locally(manifest, gauntlet_home(), console)
-    except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
-        raise typer.Exit(EXIT_CODE) from None
-    print_summary(finished, console)
-    raise typer.Exit(finished.outcome.exit_code)
-
-
-def _require_data(manifest: Manifest, path: Path) -> None:
-    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
-    uri, named = manifest.dataset.uri, manifest.dataset.named_files
-    if "://" in uri:
-        return
-    files = [Path(uri) / name for name in named] if Path(uri).exists() else [Path(uri)]
-    missing = [file for file in files if not file.exists()]
-    if missing:
-        key = "dataset.files" if Path(uri).exists() else "dataset.uri"
-        action = f"Correct it, or --set {key}=…"
-        raise ManifestError(
-            [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
-        )
-
-
-def _load(path: Path, overrides: Sequence[str] | None) -> Manifest:
-    """A valid manifest whose most expensive run fits its own budget."""
-    manifest = load_manifest(path, overrides or ())
-    try:
-        fault = over_budget(manifest.training.resources, str(path))
-    except UsageError as error:
-        fault = _without_price(path, error)
-    if fault is not None:
-        raise ManifestError([fault])
-    return manifest
-
-
-def _without_price(path: Path, error: UsageError) -> Fault:
-    """The fault of a machine that the price table does not know."""
-    return Fault(str(path), "training.resources", "no price", "a machine with a price", str(error))
+app.add_typer(schedule, name="schedule")
 
 
 def _packaged_manifests() -> list[Path]:

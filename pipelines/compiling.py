@@ -9,16 +9,34 @@ from kfp import compiler
 
 from components.images import COMPONENTS_IMAGE
 from manifests.schema import Manifest
+from pipelines.platforms import Platform
 from pipelines.training import training_pipeline
 
 
-def compile_manifest(manifest: Manifest, path: Path, image: str = COMPONENTS_IMAGE) -> None:
-    """Write the manifest's training DAG as YAML, whole or not at all. `image` goes into bundles' lineage."""
+def compiled_file(manifest_file: Path, platform: Platform) -> Path:
+    """Where the committed spec of a manifest is."""
+    folder = Path("compiled") if platform == "vertex" else Path("compiled", platform)
+    return folder / f"{manifest_file.stem}.yaml"
+
+
+def compile_manifest(
+    manifest: Manifest, path: Path, platform: Platform, image: str = COMPONENTS_IMAGE
+) -> None:
+    """Write the manifest's training DAG as YAML, whole or not at all. `image` goes into bundles' lineage.
+
+    Raises:
+        UsageError: The platform cannot run it; all reasons are named.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler insists on the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        compiler.Compiler().compile(training_pipeline(manifest, image), str(temporary))
+        pipeline = training_pipeline(manifest, image, platform)
+        if platform == "vertex":
+            from pipelines.vertex.lint import require_acceptable
+
+            require_acceptable(pipeline.pipeline_spec)
+        compiler.Compiler().compile(pipeline, str(temporary))
     # The compiler's comment lists struct defaults in an order that differs from process to process.
     lines = temporary.read_text(encoding="utf-8").splitlines(keepends=True)
     temporary.write_text("".join(line for line in lines if not line.startswith("#")), encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`."""
+"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`.
+
+`GAUNTLET_REGISTRY` is the URI of another registry for the models.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ STEPS_FOLDER = "steps"
 # MLflow reads a database's path as part of a URI: a question mark ends it, %20 is a space.
 NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 
-State = Literal["running", "finished", "interrupted"]
+State = Literal["running", "submitted", "finished", "interrupted"]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One local run as `run.json` has it. Times are ISO 8601 in UTC."""
+    """One run as `run.json` has it, on this machine or submitted from it. Times are ISO 8601 in UTC."""
 
     run_id: str
     name: str
@@ -55,6 +58,11 @@ class Home:
     def store_uri(self) -> str:
         """The SQLite database that MLflow's registry and tracking share."""
         return f"sqlite:///{self.folder / 'gauntlet.db'}"
+
+    @property
+    def registry_uri(self) -> str:
+        """The registry that commands read and local runs register in."""
+        return os.environ.get("GAUNTLET_REGISTRY") or self.store_uri
 
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""

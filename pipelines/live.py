@@ -50,16 +50,36 @@ class StepView:
         return (self.ended or time.monotonic()) - self.started
 
 
-class RunView:
-    """Follows a run's output line by line. Renders as a table for `rich.live.Live`."""
+class StepTable:
+    """The steps of a run and how far they are. Renders as a table for `rich.live.Live`."""
+
+    def __init__(self, steps: Sequence[str]) -> None:
+        self.steps = {name: StepView(name) for name in steps}
+        self._spinner = Spinner("dots", style="cyan")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A row per step: state, time, and the running step's latest line."""
+        table = Table.grid(padding=(0, 2))
+        for step in self.steps.values():
+            symbol, style = SYMBOLS[step.state]
+            mark = self._spinner if step.state == "running" else Text(symbol, style)
+            seconds = f"{step.seconds():6.1f} s" if step.started else ""
+            shown = step.line if step.state in {"running", "failed"} else ""
+            table.add_row(
+                mark, Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis")
+            )
+        yield table
+
+
+class RunView(StepTable):
+    """Follows a run's output line by line."""
 
     def __init__(self, steps: Sequence[str], log_folder: Path) -> None:
+        super().__init__(steps)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self.steps = {name: StepView(name) for name in steps}
         self._log_folder = log_folder
         self._running: StepView | None = None
         self._log: TextIO | None = None
-        self._spinner = Spinner("dots", style="cyan")
 
     @property
     def running(self) -> StepView | None:
@@ -88,19 +108,6 @@ class RunView:
                 step.state = "skipped"
         if self._log is not None:
             self._log.close()
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """A row per step: state, time, and the running step's latest line."""
-        table = Table.grid(padding=(0, 2))
-        for step in self.steps.values():
-            symbol, style = SYMBOLS[step.state]
-            mark = self._spinner if step.state == "running" else Text(symbol, style)
-            seconds = f"{step.seconds():6.1f} s" if step.started else ""
-            shown = step.line if step.state in {"running", "failed"} else ""
-            table.add_row(
-                mark, Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis")
-            )
-        yield table
 
     def _start(self, name: str) -> StepView:
         step = self.steps.setdefault(name, StepView(name))

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from backends.registry import open_registry
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import RunRecord as CollectedRun
@@ -59,17 +60,18 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
     """Run a manifest's DAG here and show it while it runs.
 
     Raises:
-        UsageError: The home folder cannot be written.
+        UsageError: The home folder cannot be written, or the registry is none that is supported.
         Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process of the run has ended and its
             record says so.
     """
+    open_registry(home.registry_uri)  # refused now, and not after the training
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    compile_manifest(manifest, folder / PIPELINE_FILE, image=NO_IMAGE)
+    compile_manifest(manifest, folder / PIPELINE_FILE, "local", image=NO_IMAGE)
     arguments = parameters(manifest) | {
         "run_id": record.run_id,
-        "registry_uri": home.store_uri,
+        "registry_uri": home.registry_uri,
         "tracking_uri": home.store_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")

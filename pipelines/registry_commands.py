@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backends.registry import BUNDLE_TAG, ModelVersion, Registry, open_registry
+from backends.registry import BUNDLE_TAG, ModelVersion, Registry, bundle_folder, open_registry
 from manifests.errors import UsageError
 from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
@@ -30,7 +30,7 @@ ModelName = Annotated[
 
 def registry(model: ModelName = None) -> None:
     """List the registered versions and their aliases."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     columns = ("model", "version", "aliases", "quality", NAME_COLUMN("run"), "bundle")
     table = Table(*columns, box=None, pad_edge=False)
     for name in [model] if model else store.names():
@@ -64,7 +64,7 @@ def predict(
     ] = 64,
 ) -> None:
     """Score texts or images with the champion's bundle, or have its language model answer."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
     champion = store.champion(name)
     if champion is None:
@@ -73,11 +73,16 @@ def predict(
         )
     given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
     _require_readable(given)
-    sha256 = champion.tags.get(BUNDLE_TAG)
-    if read_info(Path(champion.bundle_uri), sha256).task == "causal_lm":
-        _answer(champion, given, max_new_tokens)
-        return
-    bundle = Bundle(champion.bundle_uri, sha256=sha256)
+    with bundle_folder(champion) as folder:
+        if read_info(folder, champion.tags.get(BUNDLE_TAG)).task == "causal_lm":
+            _answer(champion, folder, given, max_new_tokens)
+        else:
+            _classify(champion, folder, given)
+
+
+def _classify(champion: ModelVersion, folder: Path, given: Sequence[str]) -> None:
+    """Print the likeliest class of each text, image or card."""
+    bundle = Bundle(folder, sha256=champion.tags.get(BUNDLE_TAG))
     grades = bundle.info.task == "ordinal_grading"
     inputs: Rows = given
     if bundle.info.max_length is None:
@@ -93,12 +98,12 @@ def predict(
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
-    console.print(f"[dim]{name} version {champion.version}[/]")
+    console.print(f"[dim]{champion.name} version {champion.version}[/]")
 
 
-def _answer(champion: ModelVersion, questions: Sequence[str], max_new_tokens: int) -> None:
+def _answer(champion: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int) -> None:
     """Print what a language model answers each question, by its likeliest tokens."""
-    generator = Generator(champion.bundle_uri, sha256=champion.tags.get(BUNDLE_TAG))
+    generator = Generator(folder, sha256=champion.tags.get(BUNDLE_TAG))
     table = Table("question", "answer", box=None, pad_edge=False)
     try:
         answers = generator.generate([generator.framed(question) for question in questions], max_new_tokens)
@@ -121,13 +126,13 @@ def promote(
     approver: Annotated[str | None, typer.Option(help="Who answers for it; needed for production.")] = None,
 ) -> None:
     """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     console.print(promote_version(store, _model_name(store, name), version, to, approver), highlight=False)
 
 
 def rollback(model: ModelName = None) -> None:
     """Make the previous champion the champion again."""
-    store = open_registry(gauntlet_home().store_uri)
+    store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
     console.print(str(store.rollback(name)), highlight=False)
 

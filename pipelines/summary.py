@@ -49,13 +49,16 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     colour = "green" if finished.outcome.exit_code == 0 else "red"
     console.print(f"[bold {colour}]{plain(finished.outcome.headline)}[/]", soft_wrap=True)
     console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
-    for step in next_steps(finished.collected, finished.outcome):
+    logs = finished.folder / "logs"
+    here = logs.is_dir()
+    for step in next_steps(finished.collected, finished.outcome) if here else ():
         about = f"{step.about}: " if step.about else ""
         text = plain(about + step.text.replace("`", ""))
         command = f"  [bold]{plain(step.command)}[/]" if step.command else ""
         console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
     console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
-    console.print(f"logs:   {plain(str(finished.folder / 'logs'))}", soft_wrap=True, highlight=False)
+    where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
+    console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
 
 
 def _failed_checks(checks: Checks) -> Table:

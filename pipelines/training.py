@@ -4,6 +4,7 @@ Each section of the manifest is a pipeline parameter, so the Vertex console show
 manifest says, and a step's cache key holds its own section only.
 """
 
+import functools
 from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
 
 from kfp import dsl
@@ -13,10 +14,10 @@ from components.convert_to_onnx.component import convert_to_onnx
 from components.evaluate_model.component import evaluate_model
 from components.gate_model.component import gate_model
 from components.register_model.component import register_model
-from components.train_model.component import train_model
 from components.validate_data.component import validate_data
 from components.write_report.component import write_report
 from manifests.schema import SECTIONS, Manifest, as_parameter
+from pipelines.platforms import Platform, place, place_training, run_id, training_component
 
 STEPS = (
     "validate-data",
@@ -46,15 +47,21 @@ def parameters(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComponent:
+def training_pipeline(
+    manifest: Manifest, image: str, platform: Platform = "local"
+) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
     `image` is what a bundle's lineage says that it was made in.
-    `run_id`, `registry_uri` and `tracking_uri` belong to a run and not to a manifest: the caller gives them.
+    `run_id`, `registry_uri` and `tracking_uri` belong to a run and not to a manifest: the caller gives them,
+    but for a `run_id` that the platform gives itself.
+
+    Raises:
+        UsageError: The platform cannot train on what the manifest asks for.
     """
     default = parameters(manifest)
+    train_model = training_component(platform, manifest)
 
-    @dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)
     def pipeline(
         run_id: str,
         registry_uri: str,
@@ -87,6 +94,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
                 tracking_uri=tracking_uri,
                 splits=data.outputs["splits"],
             )
+            place_training(trained, platform, manifest.training.resources)
             converted = convert_to_onnx(
                 conversion=conversion,
                 name=name,
@@ -114,7 +122,7 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
             ).set_caching_options(False)
             # The only other word is `reject`, and rejecting is doing nothing: the report says why.
             with dsl.If(gate.outputs["Output"] == "promote", name="promote"):
-                register_model(
+                registered = register_model(
                     registration=registration,
                     name=name,
                     registry_uri=registry_uri,
@@ -124,5 +132,15 @@ def training_pipeline(manifest: Manifest, image: str) -> base_component.BaseComp
                     scores=evaluated.outputs["scores"],
                     verdict=gate.outputs["verdict"],
                 ).set_caching_options(False)
+        for heavy in (data, converted, evaluated):
+            place(heavy, platform, cpus=4, memory_gb=16)
+        for light in (gate, registered, report):
+            place(light, platform, cpus=1, memory_gb=4)
 
-    return pipeline
+    decorate = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)
+    named_run = run_id(platform)
+    if named_run is None:
+        return decorate(pipeline)
+    bound = functools.partial(pipeline, named_run)  # which takes it out of the pipeline's parameters
+    bound.__name__ = pipeline.__name__  # type: ignore[attr-defined]
+    return decorate(bound)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,21 @@ from tests.drawn_images import dataset, draw, write_files
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
     from tests.fakes.cloud import FakeCloud, Trust
 
+# gcsfs reads it when it is imported: without it, it asks a service that no fake here is for.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 LABELS = ("calm", "angry", "glad")
+STEPS_ON_A_CPU = (
+    "validate_data",
+    "convert_to_onnx",
+    "evaluate_model",
+    "gate_model",
+    "register_model",
+    "write_report",
+)
+PUSHED_IMAGES = dict.fromkeys(STEPS_ON_A_CPU, f"registry.example/components@sha256:{'1' * 64}") | {
+    "train_model": f"registry.example/trainer@sha256:{'2' * 64}"
+}
 FEW_ROWS = {"rows_per_class": {"min_rows": 1}}
 # Every text is made of words of its own class, so a model that learns anything learns this.
 CLASS_WORDS = {
@@ -108,6 +124,30 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
     yield fake
     fake.close()
     assert fake.proxy.refused == []
+
+
+@pytest.fixture
+def pushed_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the variables that name the images do to a process that is started with them."""
+    for name, image in PUSHED_IMAGES.items():
+        step = importlib.import_module(f"components.{name}.component")
+        component = getattr(step, name)
+        monkeypatch.setattr(component.component_spec.implementation.container, "image", image)
+
+
+@pytest.fixture
+def place(cloud: FakeCloud, pushed_images: None, monkeypatch: pytest.MonkeyPatch) -> FakeCloud:
+    """A project of Google Cloud that is ready for a run and named in the environment."""
+    for key, value in {
+        "GAUNTLET_PROJECT": "demo",
+        "GAUNTLET_REGION": cloud.LOCATION,
+        "GAUNTLET_ROOT": "gs://bucket/root",
+        "GAUNTLET_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
+        "FSSPEC_GS": json.dumps({"token": "anon", "endpoint_url": cloud.bucket.url}),  # in steps' processes
+        "COLUMNS": "300",
+    }.items():
+        monkeypatch.setenv(key, value)
+    return cloud
 
 
 @pytest.fixture(autouse=True)

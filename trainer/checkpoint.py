@@ -34,7 +34,7 @@ class TrainingRecord:
         encoder: The pretrained model, where there is one.
         max_length: Where rows are texts: the tokens after which one is cut.
         frame: Of a language model: what stands before and after a single prompt.
-        input_shape: Of an image classifier: channels, height, width.
+        input_shape: Of an image classifier, and of each side of a grader: channels, height, width.
     """
 
     task: str

@@ -68,12 +68,12 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best_epoch: int = 0
-    earlier_best: list[int] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     stopped: StopReason = "all epochs done"
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
     out_of_memory: list[int] = field(default_factory=list)
+    earlier_best: list[int] = field(default_factory=list)
 
     @property
     def epochs_without_gain(self) -> int:

@@ -20,7 +20,7 @@ from components.evaluate_model.scorecard import (
     assess,
 )
 from components.step import replacing, write_json, write_text
-from manifests.errors import DataError, GauntletError
+from manifests.errors import DataError, GauntletError, UsageError
 from manifests.evaluation import Evaluation
 from serving.bundle import Bundle, BundleError
 from serving.inputs import InputError, Rows
@@ -112,19 +112,25 @@ def score_champion(
     """What the champion answers for `rows`, as indices into `classes`, or why that cannot be known.
 
     A champion that fails is reported and not raised: the gate must reject for it, with this reason.
+
+    Raises:
+        GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
     """
-    from backends.registry import BUNDLE_TAG
+    from backends.registry import BUNDLE_TAG, bundle_folder
 
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     repair = "Move the alias champion to a version that works: `gauntlet rollback`."
     try:
-        model = Bundle(version.bundle_uri, sha256=version.tags.get(BUNDLE_TAG))
+        with bundle_folder(version) as folder:
+            model = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
         theirs = model.info.labels
         if set(theirs) != set(classes):
             return ChampionFailure(_label_difference(title, theirs, classes))
         probabilities = model.probabilities(rows)
-    except BundleError as error:
+    except (BundleError, UsageError) as error:
         return ChampionFailure(f"{title} cannot be read: {error}. {repair}")
+    except GauntletError:
+        raise
     except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
         return ChampionFailure(f"{title} cannot be run: {type(error).__name__}: {error}. {repair}")
     broken = _rows_without_an_answer(probabilities)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, open_registry
+from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, Scores, open_registry
 from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
@@ -52,7 +52,7 @@ def run(
 
     registry = open_registry(registry_uri)
     evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
-    version = registry.register(name, Path(bundle_path), tags, evidence)
+    version = registry.register(name, Path(bundle_path), tags, evidence, _scores(scores_path))
     # A version without the alias has been champion before: this run was here already, and what has
     # happened to the champion since, a rollback for one, is not to be undone.
     if registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
@@ -105,6 +105,20 @@ def _compared_with(scores_path: str) -> str | None:
     """The version of the champion that evaluate-model scored on the same rows, None for none."""
     champion = read_json(scores_path).get("champion")
     return None if champion is None else str(champion["version"])
+
+
+def _scores(scores_path: str) -> Scores | None:
+    """The figures of a classifier; other tasks have no confusion matrix."""
+    scores = read_json(scores_path)
+    challenger = scores["challenger"]
+    if "confusion" not in challenger:
+        return None
+    return Scores(
+        labels=tuple(scores["labels"]),
+        accuracy=challenger["accuracy"],
+        macro_f1=challenger["macro_f1"],
+        confusion=tuple(tuple(row) for row in challenger["confusion"]),
+    )
 
 
 def _quality(task: str, scores_path: str) -> dict[str, float]:

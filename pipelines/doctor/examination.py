@@ -54,7 +54,7 @@ class Examination:
         self._resources = self._addresses()
 
     def findings(self) -> Iterator[Finding]:
-        """All of them, each as soon as it is known."""
+        """Everything that is needed, in the order of the file."""
         self._require_project()
         self._require_region()
         yield from self._apis()

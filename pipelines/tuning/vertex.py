@@ -20,13 +20,13 @@ from manifests.errors import UsageError
 from manifests.metrics import LOWER_IS_BETTER
 from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension, Search
-from manifests.text_classification import TextTraining
 from manifests.training import Resources
+from pipelines.platforms import SECONDS_TO_START_AND_END
+from pipelines.vertex.submission import require_reachable_model
 from trainer.tuning.study import is_whole
 
 SPLITS_FOLDER = "splits"
 TRIALS_FOLDER = "trials"
-SECONDS_TO_START_AND_END_A_TRIAL = 1_800  # a machine, the image, and the model on its way to the bucket
 
 
 def compile_tuning_job(
@@ -49,12 +49,7 @@ def compile_tuning_job(
         raise UsageError(
             f"--staging: found {staging!r}, expected a folder in a bucket. Write --staging gs://BUCKET/FOLDER."
         )
-    training = manifest.training
-    if isinstance(training, TextTraining) and Path(training.encoder).is_dir():
-        raise UsageError(
-            f"training.encoder: found {training.encoder}, a folder on this machine, expected one "
-            "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
-        )
+    require_reachable_model(manifest)
     spec = tuning_job(manifest, search, trials, jobs, staging.rstrip("/"))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -66,7 +61,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
     """A `HyperparameterTuningJob` as JSON types."""
     metric = manifest.training.early_stopping.metric
     resources = manifest.training.resources
-    seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END_A_TRIAL
+    seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END
     return {
         "displayName": f"{manifest.name}-tuning",
         "maxTrialCount": trials,

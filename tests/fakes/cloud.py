@@ -12,14 +12,20 @@ from pathlib import Path
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from google.cloud import aiplatform_v1
+from google.cloud import aiplatform_v1, cloudquotas_v1
+from google.cloud.logging_v2 import types as logging_messages
+from google.iam.v1 import iam_policy_pb2
 
 from tests.fakes.bucket import Bucket
 from tests.fakes.connect_proxy import SILENT, ConnectProxy
 from tests.fakes.google_api import GoogleApi
+from tests.fakes.project import CloudQuotas, Logging, Projects
 from tests.fakes.resources import Resources
 from tests.fakes.vertex_metadata import MetadataService
+from tests.fakes.vertex_models import ModelService
+from tests.fakes.vertex_pipelines import PipelineService, ScheduleService
 from tests.fakes.vertex_tensorboard import TensorboardService
+from tests.fakes.web import Web
 
 CLOSED_PORT = 1
 
@@ -35,11 +41,12 @@ class Trust:
         self.environment = {
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(roots),
             "GOOGLE_APPLICATION_CREDENTIALS": str(key),
+            "REQUESTS_CA_BUNDLE": str(roots),
         }
 
 
 class FakeCloud:
-    """Vertex AI in one location; in two others the service is down. Any project is taken.
+    """Google Cloud with Vertex AI in one location; in two others it is down. It takes any project.
 
     Attributes:
         environment: What makes a process its client, but for the bucket, whose `url` fsspec is told.
@@ -51,19 +58,35 @@ class FakeCloud:
 
     def __init__(self, trust: Trust) -> None:
         self.resources = Resources()
+        self.bucket = Bucket()
         self.metadata = MetadataService(self.resources)
+        self.models = ModelService(self.bucket)
+        self.pipelines = PipelineService(self.resources)
+        self.schedules = ScheduleService(self.resources)
+        self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,
+            "ModelService": self.models,
             "TensorboardService": TensorboardService(self.resources),
+            "PipelineService": self.pipelines,
+            "ScheduleService": self.schedules,
+            "Projects": self.projects,
+            "CloudQuotas": self.quotas,
+            "LoggingServiceV2": self.logging,
         }
-        self.api = GoogleApi(aiplatform_v1, services, trust.authority.issue_cert("*.googleapis.com"))
-        self.bucket = Bucket()
+        messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages)
+        certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev")
+        self.api = GoogleApi(messages, services, certificate)
+        self.web = Web(self.bucket, certificate)
         vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,
             self.LOCATION_THAT_IS_SILENT: SILENT,
         }
         ports = {f"{location}-aiplatform.googleapis.com": port for location, port in vertex.items()}
+        for service in ("cloudresourcemanager", "cloudquotas", "logging"):
+            ports[f"{service}.googleapis.com"] = self.api.port
+        ports |= dict.fromkeys((*Web.HOSTS, Web.REPOSITORY_HOST), self.web.server_port)
         # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.
         ports["iamcredentials.googleapis.com"] = CLOSED_PORT
         self.proxy = ConnectProxy(ports)
@@ -77,6 +100,7 @@ class FakeCloud:
         self.proxy.close()
         self.api.close()
         self.bucket.close()
+        self.web.close()
 
 
 def _service_account() -> dict[str, str]:

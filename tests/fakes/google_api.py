@@ -7,8 +7,10 @@ client library's own messages. What it raises as an `ApiError` reaches the clien
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,17 @@ import grpc
 import proto
 import trustme
 from google.protobuf.message import Message
+
+WITHOUT_ROUTING = ("ListLogEntries",)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What becomes of one call: its status, and whether the service does first what it was asked for."""
+
+    status: grpc.StatusCode
+    message: str = "told to fail"
+    after_the_write: bool = False
 
 
 class ApiError(Exception):
@@ -36,13 +49,15 @@ class GoogleApi:
     Attributes:
         calls: Each call's method and request, in the order in which they came.
         failing: The status that every call gets, if it is set.
+        failures: What becomes of the next calls of a method, one each; None: what it was asked for.
     """
 
     def __init__(
-        self, messages: ModuleType, services: Mapping[str, object], certificate: trustme.LeafCert
+        self, messages: Sequence[ModuleType], services: Mapping[str, object], certificate: trustme.LeafCert
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: grpc.StatusCode | None = None
+        self.failures: defaultdict[str, list[Failure | None]] = defaultdict(list)
         self._messages = messages
         self._services = services
         self._server = grpc.server(ThreadPoolExecutor(8))
@@ -65,7 +80,9 @@ class GoogleApi:
         answering = getattr(self._services.get(service), method, None)
         if answering is None:  # the client gets UNIMPLEMENTED
             return None
-        request_type = getattr(self._messages, f"{method}Request")
+        kinds = (getattr(module, f"{method}Request", None) for module in self._messages)
+        request_type: Any = next(filter(None, kinds))
+        reads = getattr(request_type, "deserialize", None) or request_type.FromString
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
@@ -74,7 +91,7 @@ class GoogleApi:
                 context.abort(error.status, str(error))
 
         return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=request_type.deserialize, response_serializer=_serialized
+            answer, request_deserializer=reads, response_serializer=_serialized
         )
 
     def _answer(self, method: str, answering: Callable[[Any], Any], request: Any, headers: Any) -> Any:
@@ -83,9 +100,16 @@ class GoogleApi:
             raise ApiError(self.failing, "told to fail")
         if not re.fullmatch(r"Bearer \S+", headers.get("authorization", "")):
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, "no bearer token")
-        if "x-goog-request-params" not in headers:  # a real front end finds the resource by it
+        if (
+            "x-goog-request-params" not in headers and method not in WITHOUT_ROUTING
+        ):  # a real front end finds the resource by it
             raise invalid(f"{method}: no routing header")
-        return answering(request)
+        failure = self.failures[method].pop(0) if self.failures[method] else None
+        if failure is None:
+            return answering(request)
+        if failure.after_the_write:
+            answering(request)
+        raise ApiError(failure.status, failure.message)
 
 
 class _Handler(grpc.GenericRpcHandler):

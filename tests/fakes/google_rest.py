@@ -35,6 +35,7 @@ class RestProject(ThreadingHTTPServer):
         hidden: Those of them that the caller may not see.
         permissions: What each caller (`me`, or an account's address) may do, by address.
         may_act_as: The accounts that tokens may be made of.
+        busy: Whether every request gets 503.
         expired: Whether the caller's login is over.
         asked: The address of every request.
     """
@@ -52,6 +53,7 @@ class RestProject(ThreadingHTTPServer):
         self.hidden: set[str] = set()
         self.permissions: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.may_act_as: set[str] = set()
+        self.busy = False
         self.expired = False
         self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -135,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(json.loads(body))
 
     def _respond(self, body: Json) -> None:
+        if self.server.busy:
+            self._send(*refusal(503, "The service is currently unavailable."))
+            return
         parts = urlsplit(self.path)
         scheme, _, caller = self.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not caller:

@@ -38,7 +38,6 @@ def project(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[RestProje
         **trust.environment,
         "https_proxy": fake.proxy.url,
         "no_proxy": "127.0.0.1",
-        "REQUESTS_CA_BUNDLE": trust.environment["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
     }
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
@@ -270,6 +269,17 @@ def test_a_service_out_of_reach_is_a_failure_that_names_it(
 
     assert code == GauntletError.exit_code
     assert "cloudresourcemanager.googleapis.com: out of reach" in printed
+
+
+def test_a_busy_service_says_nothing_of_the_project(
+    project: RestProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.busy = True
+
+    code, printed = doctor(capsys)
+
+    assert code == GauntletError.exit_code
+    assert "cloudresourcemanager.googleapis.com: answers 503. Run again in a minute." in printed
 
 
 def test_every_grant_is_of_something_that_is_named_to_somebody_who_is_named() -> None:

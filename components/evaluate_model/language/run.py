@@ -15,7 +15,7 @@ from components.evaluate_model.language.report import render
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
 from components.step import replacing, write_json, write_text
 from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import GauntletError
+from manifests.errors import GauntletError, UsageError
 from serving.bundle import TOKENIZER_FILE, BundleError
 from serving.cpu import usable_cpus
 from serving.generation import Decoder, Generator
@@ -95,22 +95,30 @@ def answer_as_baseline(
 def answer_as_champion(
     registry_uri: str, name: str, bundle: Path, prompts: Prompts, settings: LanguageEvaluation, seed: int
 ) -> Contender | str | None:
-    """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects."""
-    from backends.registry import BUNDLE_TAG, open_registry
+    """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
+
+    Raises:
+        GauntletError: The registry is out of reach, which says nothing of the champion.
+    """
+    from backends.registry import BUNDLE_TAG, bundle_folder, open_registry
 
     version = open_registry(registry_uri).champion(name)
     if version is None:
         return None
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     try:
-        model = Generator(version.bundle_uri, sha256=version.tags.get(BUNDLE_TAG))
-        if (Path(version.bundle_uri) / TOKENIZER_FILE).read_bytes() != (bundle / TOKENIZER_FILE).read_bytes():
+        with bundle_folder(version) as folder:
+            model = Generator(folder, sha256=version.tags.get(BUNDLE_TAG))
+            same_tokens = (folder / TOKENIZER_FILE).read_bytes() == (bundle / TOKENIZER_FILE).read_bytes()
+        if not same_tokens:
             return (
                 f"{title} has another tokenizer, so the perplexities of the two do not compare. "
                 "Give the manifest a new name: a model with other tokens is another model in the registry."
             )
         answers = answer(model.decoder, model.tokenizer, prompts, settings, seed)
     except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
+        if isinstance(error, GauntletError) and not isinstance(error, UsageError):
+            raise
         repair = "Move the alias champion to a version that works: `gauntlet rollback`."
         return f"{title} cannot be run: {type(error).__name__}: {error}. {repair}"
     return Contender(f"version {version.version}", answers, version.version)

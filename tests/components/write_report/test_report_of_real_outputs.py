@@ -112,8 +112,16 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     runs.finish(tmp_path / runs.JOB / "evaluate-model", {"scores": scorecard()})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.scores is not None
-    # A challenger has no version, a text no picture; without a champion's error there is none to read.
-    assert sorted(absent(record.scores)) == [".challenger.version", ".champion_error", ".mistakes[0].picture"]
+    # A challenger has no version, a text no picture and no grade; without a champion's error there is none.
+    assert sorted(absent(record.scores)) == [
+        ".challenger.grades",
+        ".challenger.version",
+        ".champion.grades",
+        ".champion_error",
+        ".mistakes[0].picture",
+        ".paired.qwk_difference",
+        ".paired.qwk_lower_bound",
+    ]
 
 
 def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import finished_runs as runs
 import pytest
-import step_outputs as outputs
 
+from components.gate_model.figures import read_figures
 from components.gate_model.language import Documents, decide_language_model
+from components.gate_model.rules import decide
 from components.gate_model.stages import judge_stage
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE, next_steps
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus, RunRecord
 from manifests.causal_lm import LanguageGates
-from manifests.therapy import Production, Stages
+from manifests.gates import GradingGates
+from manifests.therapy import Production
 
 
 def ended(
@@ -78,12 +80,13 @@ def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path:
 
 
 def test_there_is_advice_for_every_rule_of_the_gate() -> None:
-    classifiers = {rule["rule"] for rule in outputs.verdict(failing=(), with_champion=True)["rules"]}
-    gates = LanguageGates(max_perplexity=10, stages=Stages())
     nothing = Documents({}, {}, {}, {}, model_sha256=None)
-    judged = (*decide_language_model(gates, nothing).rules, *judge_stage(Production(), {}))
-    graders = {"qwk", "mae"}
-    assert set(RULE_ADVICE) == classifiers | graders | {rule.rule for rule in judged}
+    judged = (
+        *decide(GradingGates(min_macro_f1=0.5, min_qwk=0.5, max_mae=1), read_figures(**vars(nothing))).rules,
+        *decide_language_model(LanguageGates(max_perplexity=10), nothing).rules,
+        *judge_stage(Production(), {}),
+    )
+    assert set(RULE_ADVICE) == {rule.rule for rule in judged}
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What every command that runs a manifest does first, and what a run on this machine is as a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from backends.prices import over_budget
+from manifests.errors import Fault, ManifestError, UsageError
+from manifests.loading import load_manifest
+from manifests.schema import Manifest
+from pipelines.home import gauntlet_home
+from pipelines.terminal import console, errors
+
+
+def run_here(manifest: Manifest) -> None:
+    """Run a manifest on this machine and exit with the run's code."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.local_run import run_locally
+    from pipelines.summary import print_summary
+
+    try:
+        finished = run_locally(manifest, gauntlet_home(), console)
+    except Interrupted as stopped:
+        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+        raise typer.Exit(EXIT_CODE) from None
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
+
+
+def require_data(manifest: Manifest, path: Path) -> None:
+    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
+    uri, named = manifest.dataset.uri, manifest.dataset.named_files
+    if "://" in uri:
+        return
+    files = [Path(uri) / name for name in named] if Path(uri).exists() else [Path(uri)]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        key = "dataset.files" if Path(uri).exists() else "dataset.uri"
+        action = f"Correct it, or --set {key}=…"
+        raise ManifestError(
+            [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
+        )
+
+
+def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:
+    """A valid manifest whose most expensive run fits its own budget.
+
+    Raises:
+        ManifestError: It is not valid, does not fit, or asks for a machine without a price.
+    """
+    manifest = load_manifest(path, overrides or ())
+    require_affordable(manifest, str(path))
+    return manifest
+
+
+def require_affordable(manifest: Manifest, file: str) -> None:
+    """Refuse a manifest whose most expensive run does not fit its own budget.
+
+    Raises:
+        ManifestError: It does not fit, or asks for a machine without a price.
+    """
+    try:
+        fault = over_budget(manifest.training.resources, file)
+    except UsageError as error:
+        fault = without_price(file, error)
+    if fault is not None:
+        raise ManifestError([fault])
+
+
+def without_price(file: str, error: UsageError) -> Fault:
+    """The fault of a machine that the price table does not know."""
+    return Fault(file, "training.resources", "no price", "a machine with a price", str(error))

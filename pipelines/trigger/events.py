@@ -1,0 +1,146 @@
+"""The event that asks for a run, and the envelopes that it arrives in.
+
+An event is JSON, the same for every reason:
+
+    {"manifest": "emotion", "reason": "drift", "detail": "PSI of text length 0.31, bound 0.2"}
+
+It arrives as a Pub/Sub push, or as a CloudEvent (its attributes in headers or in the body) whose data is the
+event itself or, through Eventarc, a Pub/Sub message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from manifests.errors import UsageError
+from manifests.section import Name, Section
+
+SPEC_VERSION = "1.0"
+
+
+class Event(Section):
+    """What is asked for.
+
+    Attributes:
+        manifest: The name of one of the manifests that the receiver has.
+        reason: What asks. Only `manual`, a person's, does not wait for the cool-down.
+        id: What tells this event from others, if the envelope's own id does not: whoever publishes an event
+            twice gives it the same.
+        detail: For people, in the receiver's log.
+        dataset_uri: New data, instead of the manifest's.
+        dataset_version: What the new data is called.
+    """
+
+    manifest: Name
+    reason: Literal["schedule", "drift", "new_data", "manual"]
+    id: str | None = Field(None, min_length=1, max_length=200)
+    detail: str = Field("", max_length=500)
+    dataset_uri: str | None = Field(None, pattern=r"^(gs|https|hf)://\S+$")
+    dataset_version: str | None = Field(None, min_length=1, max_length=100)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The manifest's keys that the event sets, as `--set` has them."""
+        given = {"dataset.uri": self.dataset_uri, "dataset.version": self.dataset_version}
+        return tuple(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event with what names it: however often it is delivered, `id` is the same."""
+
+    id: str
+    event: Event
+
+    @property
+    def job_id(self) -> str:
+        """The id of the pipeline job that this event may make, so that it makes no second one."""
+        digest = hashlib.sha256(self.id.encode()).hexdigest()[:16]
+        return "-".join((self.event.manifest, self.event.reason, digest)).replace("_", "-")
+
+
+def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
+    """Take the event out of its envelope.
+
+    Args:
+        headers: The request's, by lower-case name.
+        body: The request's.
+
+    Raises:
+        UsageError: It is no event; all of its faults are named.
+    """
+    id_, data = _opened(headers, _parsed(body, "body"))
+    if isinstance(data, dict) and "message" in data:
+        message = _mapping(data["message"], "message")
+        id_ = str(message.get("messageId") or message.get("message_id") or "")
+        data = _parsed(_decoded(message.get("data"), "message.data"), "message.data")
+    try:
+        event = Event.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(_said(fault) for fault in error.errors())
+        raise UsageError(f"{faults}. Correct the event and publish it again.") from None
+    named = event.id or id_
+    if not named:
+        raise UsageError(
+            "id: found none, expected that of a Pub/Sub message or a CloudEvent, or one in the event: "
+            "without it a redelivery would make a second run."
+        )
+    return Delivery(named, event)
+
+
+def _said(fault: Mapping[str, Any]) -> str:
+    key = ".".join(map(str, fault["loc"])) or "event"
+    found = "nothing" if fault["type"] == "missing" else repr(fault["input"])
+    return f"{key}: found {found}: {fault['msg']}"
+
+
+def _opened(headers: Mapping[str, str], content: Any) -> tuple[str, Any]:
+    """The id and the data of a CloudEvent; of anything else no id, and all of it."""
+    kind = headers.get("content-type", "").partition(";")[0].strip()
+    if kind == "application/cloudevents+json":
+        attributes = _mapping(content, "body")
+        if "data_base64" in attributes:
+            data = _parsed(_decoded(attributes["data_base64"], "data_base64"), "data_base64")
+        else:
+            data = attributes.get("data")
+    elif "ce-specversion" in headers:
+        attributes = {key.removeprefix("ce-"): headers[key] for key in headers if key.startswith("ce-")}
+        data = content
+    else:
+        return "", content
+    missing = [key for key in ("specversion", "id", "source", "type") if not attributes.get(key)]
+    if missing:
+        raise UsageError(f"CloudEvent: found no {', '.join(missing)}, which each of them has.")
+    if attributes["specversion"] != SPEC_VERSION:
+        raise UsageError(
+            f"CloudEvent: specversion: found {attributes['specversion']!r}, expected {SPEC_VERSION!r}."
+        )
+    return f"{attributes['source']} {attributes['id']}", data
+
+
+def _parsed(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not JSON: {error}.") from None
+
+
+def _decoded(content: object, where: str) -> bytes:
+    try:
+        return base64.b64decode(str(content or ""), validate=True)
+    except binascii.Error as error:
+        raise UsageError(f"{where}: not base64: {error}.") from None
+
+
+def _mapping(content: object, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise UsageError(f"{where}: found a JSON {type(content).__name__}, expected an object.")
+    return content

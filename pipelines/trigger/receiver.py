@@ -1,0 +1,120 @@
+"""What becomes of an event: at most one pipeline job.
+
+| answer | when | asked again |
+|---|---|---|
+| 200 | submitted, submitted before, or against a limit | no, there is nothing more to do |
+| 400 | no event, an unknown manifest, data that a manifest cannot take | cannot help |
+| 500 | the receiver may not do it, or is set up wrongly | helps once that is repaired |
+| 503 | Vertex is out of reach, busy, or a quota is used up | helps |
+
+Nothing is remembered here. A job's id is derived from the event's, so Vertex itself refuses a second one, and
+the limits are held against the jobs that it lists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import manifests
+from backends.vertex_jobs import PipelineJobs
+from manifests.errors import GauntletError, UsageError
+from manifests.schema import Manifest
+from pipelines.run_command import load_affordable
+from pipelines.trigger.events import Delivery, Event, read_delivery
+from pipelines.trigger.limits import BUDGET_PERIOD, Limits
+from pipelines.vertex.submission import Destination, pipeline_job
+from pipelines.vertex.submit import compiled_submission, require_sendable
+
+SETTINGS = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT", "GAUNTLET_REGISTRY")
+
+Outcome = Literal["submitted", "duplicate", "skipped", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the sender is told, and the log: `status` is HTTP's."""
+
+    status: int
+    outcome: Outcome
+    message: str = ""
+    job: str = ""
+
+    def as_json(self) -> bytes:
+        """A line of Cloud Logging's structured log, too."""
+        severity = {"refused": "ERROR", "failed": "ERROR", "skipped": "NOTICE"}.get(self.outcome, "INFO")
+        return json.dumps({"severity": severity, **asdict(self)}).encode()
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where runs go and how many are allowed."""
+
+    destination: Destination
+    limits: Limits
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Receiver:
+        """What the environment says.
+
+        Raises:
+            UsageError: Something is missing or wrong.
+        """
+        missing = [key for key in SETTINGS if not environment.get(key)]
+        if missing:
+            raise UsageError(f"environment: found no {', '.join(missing)}, expected all of them to be set.")
+        project, region, root, registry = (environment[key] for key in SETTINGS)
+        tracking = environment.get("GAUNTLET_TRACKING")
+        account = environment.get("GAUNTLET_SERVICE_ACCOUNT")
+        destination = Destination.of(project, region, root, registry, tracking, account)
+        return cls(destination, Limits.of(environment))
+
+    def answer(self, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Submit what a request asks for, unless it was submitted before or is against a limit."""
+        try:
+            delivery = read_delivery(headers, body)
+            manifest = _manifest(delivery.event)
+        except UsageError as error:
+            return Answer(400, "refused", str(error))
+        try:
+            return self._submit(delivery, manifest)
+        except UsageError as error:
+            return Answer(500, "failed", str(error))
+        except GauntletError as error:
+            return Answer(503, "failed", str(error))
+
+    def _submit(self, delivery: Delivery, manifest: Manifest) -> Answer:
+        jobs = PipelineJobs(self.destination.place)
+        name = f"{self.destination.place.parent}/pipelineJobs/{delivery.job_id}"
+        if jobs.find(name) is not None:
+            return Answer(200, "duplicate", "this event made a job before", name)
+        now = datetime.now(UTC)
+        listed = jobs.of_system(manifest.name, since=now - BUDGET_PERIOD)
+        by_hand = delivery.event.reason == "manual"
+        most = manifest.training.resources.max_cost_usd
+        against = self.limits.reason_against(listed, most, by_hand, now)
+        if against is not None:
+            return Answer(200, "skipped", against)
+        submission = compiled_submission(manifest)
+        require_sendable(submission)
+        job = pipeline_job(manifest, submission.spec, self.destination)
+        job["labels"]["reason"] = delivery.event.reason
+        jobs.create(job, delivery.job_id)
+        return Answer(200, "submitted", delivery.event.detail, name)
+
+
+def _manifest(event: Event) -> Manifest:
+    """The manifest that is meant, with what the event sets.
+
+    Raises:
+        UsageError: There is none of that name, or it cannot be with that.
+    """
+    folder = Path(manifests.__path__[0])
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if event.manifest not in known:
+        raise UsageError(f"manifest: found {event.manifest!r}, expected one of {', '.join(known)}.")
+    return load_affordable(folder / f"{event.manifest}.yaml", event.overrides)

@@ -1,0 +1,72 @@
+"""A step as a Vertex AI custom job: the one form that has a deadline, and machines that are spot ones.
+
+https://cloud.google.com/vertex-ai/docs/training/create-custom-job
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google_cloud_pipeline_components.v1.custom_job import (
+    CustomTrainingJobOp,
+    create_custom_training_job_from_component,
+)
+from kfp import dsl
+from kfp.dsl import base_component
+
+from backends.vertex_place import valid_label
+from manifests.errors import UsageError
+from manifests.schema import Manifest
+
+STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
+SERVICE_ACCOUNT = "{{$.pipeline_service_account}}"
+"""The one that the pipeline's job was given, so that its custom job does not run as another."""
+
+STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
+"""Where a training that is started again finds how far it came: beside the run's folder, not in it."""
+
+
+def as_custom_job(
+    component: base_component.BaseComponent, manifest: Manifest, deadline_seconds: int
+) -> Callable[..., dsl.PipelineTask]:
+    """The component on the machines that the manifest buys for training, with the component's own inputs.
+
+    Raises:
+        UsageError: An input of the component has the name of one of the job's, and would take its place.
+    """
+    require_free_names(component)
+    resources = manifest.training.resources
+    # A machine that is taken away comes back as another one, and the others wait for it in vain.
+    restarts = resources.strategy == "spot" or resources.replica_count > 1
+    custom_job: Callable[..., dsl.PipelineTask] = create_custom_training_job_from_component(
+        component,
+        display_name=f"{manifest.name}-{component.name}",
+        machine_type=resources.machine_type,
+        accelerator_type=resources.accelerator_type or "",
+        accelerator_count=resources.accelerator_count,
+        replica_count=resources.replica_count,
+        boot_disk_size_gb=resources.boot_disk_gb,
+        strategy=STRATEGIES[resources.strategy],
+        max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
+        timeout=f"{deadline_seconds}s",
+        restart_job_on_worker_restart=restarts,
+        base_output_directory=STATES_FOLDER if restarts else "",
+        service_account=SERVICE_ACCOUNT,
+        labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
+    )
+    return custom_job
+
+
+def require_free_names(component: base_component.BaseComponent) -> None:
+    """Refuse a component whose inputs the wrapper would take for its own, without a word.
+
+    Raises:
+        UsageError: There is such an input.
+    """
+    reserved = set(CustomTrainingJobOp.component_spec.inputs)
+    taken = sorted(reserved.intersection(component.component_spec.inputs or ()))
+    if taken:
+        raise UsageError(
+            f"component {component.name}: found inputs named {', '.join(taken)}, which are a custom job's "
+            "own. Rename them."
+        )

@@ -1,0 +1,102 @@
+"""A submitted job until it ends: its states in the live view, then what its steps left."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from backends.vertex_calls import quota_refusal
+from backends.vertex_jobs import PipelineJobs
+from components.write_report.collect import collect
+from components.write_report.outcome import outcome
+from components.write_report.record import FinalStatus
+from components.write_report.render import render
+from pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
+from pipelines.live import State, StepTable, StepView
+from pipelines.local_run import FinishedRun
+from pipelines.training import STEPS
+
+SECONDS_BETWEEN_LOOKS = 10.0
+ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+STATES: dict[str, State] = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "SUCCEEDED": "succeeded",
+    "SKIPPED": "succeeded",  # its result was in the cache
+    "CANCEL_PENDING": "running",
+    "CANCELLING": "running",
+    "CANCELLED": "failed",
+    "FAILED": "failed",
+    "NOT_TRIGGERED": "skipped",
+}
+
+
+class JobView(StepTable):
+    """The steps of a job on Vertex AI, as the service tells of them."""
+
+    def __init__(self) -> None:
+        super().__init__(STEPS)
+
+    def update(self, job: Any) -> list[StepView]:
+        """Take the job as it is now; returns the steps whose state has changed."""
+        changed = []
+        for task in job.job_detail.task_details:
+            step = self.steps.get(task.task_name)
+            if step is None:  # a branch, or the exit handler's group
+                continue
+            state = STATES.get(task.state.name, step.state)
+            if state == step.state:
+                continue
+            now = time.monotonic()
+            step.started = step.started or now
+            step.ended = 0.0 if state == "running" else now
+            step.state, step.line = state, task.error.message
+            changed.append(step)
+        return changed
+
+
+def state_of(job: Any) -> str:
+    """RUNNING, SUCCEEDED and so on."""
+    return str(job.state.name).removeprefix("PIPELINE_STATE_")
+
+
+def follow(jobs: PipelineJobs, name: str, console: Console) -> Any:
+    """Show the job while it runs, and return it when it has ended. Raises what `PipelineJobs.get` does."""
+    view = JobView()
+    live = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
+    with live:
+        while True:
+            job = jobs.get(name)
+            for step in view.update(job):
+                if not console.is_terminal:
+                    console.print(f"{step.name}: {step.state}", highlight=False)
+            if state_of(job) in ENDED:
+                return job
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
+    """Read what the steps left in the bucket, write the run's page here and record how it ended.
+
+    Raises:
+        QuotaError: The job failed for a quota.
+        OSError: The bucket cannot be read.
+    """
+    folder = home.run_folder(record.run_id)
+    final = FinalStatus(state_of(job), job.error.message or None)
+    collected = collect(job.runtime_config.gcs_output_directory, record.run_id, final)
+    ended = outcome(collected)
+    sha256 = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["manifest_sha256"]
+    page = render(collected, name=record.name, manifest_sha256=sha256, run_id=record.run_id)
+    (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    finished = home.finish(record, "finished", ended.exit_code, ended.headline)
+    refusal = quota_refusal(record.run_id, job.error.message)
+    if refusal is not None:
+        raise refusal
+    return FinishedRun(finished, folder, collected, ended)

@@ -1,0 +1,148 @@
+"""What the KFP compiler accepts and Vertex AI Pipelines refuses, or would run otherwise than is meant.
+
+Every rule is a function from a pipeline spec to the faults that it finds. One more, of input names that a
+custom job takes for its own, is held before there is a spec: `custom_job.require_free_names`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
+
+from manifests.errors import UsageError
+from pipelines.vertex.machines import ACCELERATORS, machine_fault
+
+LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
+"""Of the wrapper around a custom job: a name that Vertex knows, and no image that it pulls."""
+
+DEFAULT_TIMEOUT = "604800s"  # the wrapper's: seven days
+PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+
+
+def require_acceptable(spec: PipelineSpec, by_digest: bool = False) -> None:
+    """Refuse a spec that Vertex would refuse, or misread.
+
+    Args:
+        spec: What was compiled.
+        by_digest: Whether its images must be named by digest, as those of a job that is submitted.
+
+    Raises:
+        UsageError: All faults.
+    """
+    found = faults(spec, by_digest)
+    if found:
+        listed = "".join(f"\n  {fault}" for fault in dict.fromkeys(found))
+        raise UsageError(f"pipeline {spec.pipeline_info.name}: Vertex AI would not run it:{listed}")
+
+
+def faults(spec: PipelineSpec, by_digest: bool = False) -> list[str]:
+    """Everything that is wrong with it, rule by rule."""
+    containers = _containers(spec)
+    found = [*_selected_artifacts(spec)]
+    for name, container in containers.items():
+        found += [f"{name}: {fault}" for fault in _resource_faults(container)]
+    for name, arguments in _custom_jobs(spec, containers):
+        found += [f"{name}: {fault}" for fault in _custom_job_faults(arguments)]
+    found += [fault for image in images(spec) if (fault := _image_fault(image, by_digest))]
+    return found
+
+
+def images(spec: PipelineSpec) -> tuple[str, ...]:
+    """Every image that a step runs in, once, those of custom jobs included."""
+    containers = _containers(spec)
+    named = [container.image for container in containers.values()]
+    for _, arguments in _custom_jobs(spec, containers):
+        pools = arguments.get("worker_pool_specs") or []
+        named += [pool.get("container_spec", {}).get("image_uri", "") for pool in pools]
+    return tuple(dict.fromkeys(image for image in named if not image.startswith(LAUNCHER_IMAGE)))
+
+
+def _containers(spec: PipelineSpec) -> dict[str, Any]:
+    config = json_format.ParseDict(
+        json_format.MessageToDict(spec.deployment_spec), PipelineDeploymentConfig()
+    )
+    return {
+        name.removeprefix("exec-"): executor.container
+        for name, executor in config.executors.items()
+        if executor.HasField("container")
+    }
+
+
+def _custom_jobs(spec: PipelineSpec, containers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each custom job's name and its arguments, as far as they are known before it runs."""
+    for name, component in spec.components.items():
+        container = containers.get(component.executor_label.removeprefix("exec-"))
+        if container is not None and container.image.startswith(LAUNCHER_IMAGE):
+            inputs = component.input_definitions.parameters.items()
+            yield (
+                name.removeprefix("comp-"),
+                {key: json_format.MessageToDict(one.default_value) for key, one in inputs},
+            )
+
+
+def _selected_artifacts(spec: PipelineSpec) -> Iterator[str]:
+    for component in (spec.root, *spec.components.values()):
+        for name, output in component.dag.outputs.artifacts.items():
+            if len(output.artifact_selectors) > 1:
+                yield f"output {name}: OneOf of an artifact compiles, and fails when it runs"
+
+
+def _resource_faults(container: Any) -> Iterator[str]:
+    resources = container.resources
+    texts = {field.name: value for field, value in resources.ListFields() if field.type == field.TYPE_STRING}
+    accelerator = resources.accelerator
+    texts |= {"accelerator type": accelerator.resource_type or accelerator.type}
+    texts |= {"accelerator count": accelerator.resource_count}
+    computed = [f"{name} {value}" for name, value in texts.items() if PLACEHOLDER.search(value)]
+    if computed:
+        yield f"{', '.join(computed)}: known only at run time, which Vertex may ignore; give a literal"
+    if not resources.HasField("accelerator"):
+        return
+    kind = texts["accelerator type"]
+    if not PLACEHOLDER.search(kind) and kind not in ACCELERATORS:
+        yield f"accelerator {kind} is none of {', '.join(ACCELERATORS)}"
+    yield "a plain task with an accelerator has no timeout; make it a custom job"
+
+
+def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
+    if arguments.get("timeout") in (None, "", DEFAULT_TIMEOUT):
+        yield "a custom job without a timeout runs for seven days"
+    pools = arguments.get("worker_pool_specs") or []
+    if PLACEHOLDER.search(str([pool.get("machine_spec") for pool in pools])):
+        yield "a machine known only at run time has no price; give a literal"
+        return
+    for pool in pools:
+        machine = pool.get("machine_spec", {})
+        accelerator = machine.get("accelerator_type")
+        count = int(machine.get("accelerator_count", 0))
+        if fault := machine_fault(machine.get("machine_type", ""), accelerator, count):
+            yield fault
+    known = [{**pool, "machine_spec": _without_accelerator(pool.get("machine_spec", {}))} for pool in pools]
+    try:
+        json_format.ParseDict({"worker_pool_specs": known}, CustomJobSpec.pb()())
+    except json_format.ParseError as error:
+        yield f"worker_pool_specs: {error}"
+
+
+def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:
+    """Of an unknown one the fault is said already, in better words."""
+    return {key: value for key, value in machine.items() if key != "accelerator_type"}
+
+
+def _image_fault(image: str, by_digest: bool) -> str | None:
+    if by_digest and not DIGEST.search(image):
+        return (
+            f"image {image}: expected one by digest, REPOSITORY/IMAGE@sha256:…, so that a run can be "
+            "repeated and its cache is sound. Push the images (cloudbuild.yaml) and name them by "
+            "GAUNTLET_COMPONENTS_IMAGE and GAUNTLET_TRAINER_IMAGE"
+        )
+    tag = image.rpartition("/")[2].partition(":")[2]
+    if not DIGEST.search(image) and tag in ("", "latest"):
+        return f"image {image}: what `latest` is changes; name it by digest, or by a version's tag"
+    return None

@@ -1,0 +1,113 @@
+"""What is looked at before a job is sent, so that it does not fail in an hour for what is known now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from backends.google_project import GoogleProject
+from backends.prices import estimate
+from manifests.errors import UsageError
+from manifests.schema import Manifest
+from pipelines.terminal import plain
+from pipelines.vertex.machines import needed_quota
+from pipelines.vertex.submission import Destination
+
+PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
+MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
+MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `fault` is what to do about it; none where nothing need be done."""
+
+    name: str
+    found: str
+    fault: str | None = None
+
+
+def preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
+    """Look at everything.
+
+    Raises:
+        UsageError: The project or the bucket is unknown, or nobody is logged in.
+        GauntletError: A service cannot be reached.
+    """
+    project = GoogleProject(destination.place)
+    checks = [_permissions(project), _bucket(project, destination)]
+    checks += [Check("image", image) for image in images]
+    if destination.service_account:
+        checks += _roles(project, destination.service_account)
+    checks += _quota(project, manifest)
+    checks.append(Check("cost at most", str(estimate(manifest.training.resources))))
+    return checks
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """A row for each check."""
+    table = Table("check", "verdict", "found", box=None, pad_edge=False)
+    for check in checks:
+        table.add_row(check.name, "[red]fail[/]" if check.fault else "pass", plain(check.found))
+    return table
+
+
+def require_passed(checks: Sequence[Check]) -> None:
+    """Refuse to go on with a fault.
+
+    Raises:
+        UsageError: All faults.
+    """
+    failed = [f"{check.name}: {check.found}. {check.fault}" for check in checks if check.fault]
+    if failed:
+        raise UsageError("\n".join(failed))
+
+
+def _permissions(project: GoogleProject) -> Check:
+    missing = project.missing_permissions(PERMISSIONS)
+    if not missing:
+        return Check("permissions", ", ".join(PERMISSIONS))
+    return Check(
+        "permissions",
+        f"this account lacks {', '.join(missing)}",
+        "Give it the role Vertex AI User, roles/aiplatform.user.",
+    )
+
+
+def _bucket(project: GoogleProject, destination: Destination) -> Check:
+    location, region = project.bucket_location(destination.bucket).lower(), destination.place.location
+    found = f"gs://{destination.bucket} is in {location}"
+    if region.startswith(location):  # `eu` holds europe-west4
+        return Check("bucket", found)
+    return Check("bucket", f"{found}, not in {region}", "Take one in that region, or --region.")
+
+
+def _roles(project: GoogleProject, account: str) -> Iterator[Check]:
+    roles = project.roles(account)
+    if roles is None:
+        yield Check("service account", f"{account}: not looked at, as the project's policy may not be read")
+        return
+    own = any(role.startswith(("projects/", "organizations/")) for role in roles)  # of unknown content
+    may_use = bool(roles & MAY_USE_VERTEX) or own
+    found = ", ".join(sorted(roles)) or "no roles in the project"
+    fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
+    yield Check("service account", f"{account}: {found}", fault)
+    if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
+        yield Check("service account", f"{account}: no role for objects; it needs one of the bucket's own")
+
+
+def _quota(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
+    needed = needed_quota(manifest.training.resources)
+    if needed is None:
+        return
+    metric, amount = needed
+    limit = project.quota_limit(metric)
+    if limit is None:
+        yield Check("quota", f"{metric}: {amount} needed; how much there is cannot be told")
+    elif limit < amount:
+        action = "Ask for more on the console's page Quotas, or take another machine or region."
+        yield Check("quota", f"{metric}: {amount} needed, {limit} granted", action)
+    else:
+        yield Check("quota", f"{metric}: {amount} needed, {limit} granted")

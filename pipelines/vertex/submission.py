@@ -1,0 +1,123 @@
+"""A manifest as a pipeline job: what is sent, and where to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backends.vertex_jobs import SYSTEM_LABEL
+from backends.vertex_place import VertexPlace, valid_label
+from manifests.errors import UsageError
+from manifests.loading import MODEL_KEYS
+from manifests.schema import Manifest
+from pipelines.training import parameters
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a run goes.
+
+    Attributes:
+        root: The `gs://` folder below which steps leave their outputs.
+        registry_uri: Where versions are registered.
+        tracking_uri: Where training is tracked.
+        service_account: Whom the steps run as; none: the project's default.
+    """
+
+    place: VertexPlace
+    root: str
+    registry_uri: str
+    tracking_uri: str
+    service_account: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        project: str,
+        region: str,
+        root: str,
+        registry: str,
+        tracking: str | None,
+        service_account: str | None,
+    ) -> Destination:
+        """What the options say.
+
+        Raises:
+            UsageError: One of them cannot be.
+        """
+        place = VertexPlace.named(project, region)
+        if not root.startswith("gs://") or not root.removeprefix("gs://"):
+            raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
+        if service_account is not None and not service_account.endswith(".gserviceaccount.com"):
+            raise UsageError(
+                f"--service-account: found {service_account!r}, expected NAME@….gserviceaccount.com."
+            )
+        root = root.rstrip("/")
+        tracked = tracking or f"vertex://{project}/{region}?staging={root}/tracking"
+        return cls(place, root, registry, tracked, service_account)
+
+    @property
+    def bucket(self) -> str:
+        """The name of the root's bucket."""
+        return self.root.removeprefix("gs://").partition("/")[0]
+
+
+def pipeline_job(
+    manifest: Manifest, spec: Mapping[str, Any], destination: Destination, template_uri: str | None = None
+) -> dict[str, Any]:
+    """A `PipelineJob` as plain types. Labels are what its costs can be told apart by."""
+    given = {"registry_uri": destination.registry_uri, "tracking_uri": destination.tracking_uri}
+    job: dict[str, Any] = {
+        "display_name": manifest.name,
+        "pipeline_spec": dict(spec),
+        "labels": {SYSTEM_LABEL: valid_label(manifest.name), "manifest": manifest.sha256[:32]},
+        "runtime_config": {
+            "gcs_output_directory": destination.root,
+            "parameter_values": parameters(manifest) | given,
+        },
+    }
+    if destination.service_account:
+        job["service_account"] = destination.service_account
+    if template_uri:
+        job["template_uri"] = template_uri
+    return job
+
+
+def require_reachable(manifest: Manifest) -> None:
+    """Refuse what lies on this machine, where Vertex AI cannot reach it.
+
+    Raises:
+        UsageError: The dataset or the model that training begins with does.
+    """
+    uri = manifest.dataset.uri
+    if "://" not in uri or uri.startswith("file://"):
+        raise UsageError(
+            f"dataset.uri: found {uri}, a path on this machine, expected a URI that Vertex AI can "
+            "reach. Copy the files to a bucket, then --set dataset.uri=gs://BUCKET/FOLDER."
+        )
+    require_reachable_model(manifest)
+
+
+def require_reachable_model(manifest: Manifest) -> None:
+    """Refuse a model that training would begin with and that lies on this machine.
+
+    Raises:
+        UsageError: It does.
+    """
+    for section, key in MODEL_KEYS:
+        value = getattr(getattr(manifest, section), key, None)
+        if value is not None and Path(value).is_absolute():
+            raise UsageError(
+                f"{section}.{key}: found {value}, which lies on this machine, expected one "
+                "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
+            )
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """A pipeline spec as it was compiled."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,134 @@
+"""`gauntlet submit`: compile, look at what is there, send, and keep a record of the run on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from rich.console import Console
+
+from backends.vertex_jobs import PipelineJobs
+from backends.vertex_place import VertexPlace
+from manifests.errors import GauntletError, UsageError
+from manifests.loading import save_manifest
+from manifests.schema import Manifest
+from pipelines.compiling import compile_manifest
+from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
+from pipelines.training import pipeline_name
+from pipelines.vertex.lint import images, require_acceptable
+from pipelines.vertex.preflight import checks_table, preflight, require_passed
+from pipelines.vertex.submission import Destination, pipeline_job, read_spec, require_reachable
+
+JOB_FILE = "job.json"
+JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to be sent: a manifest with the spec that it was compiled to, or that a template holds."""
+
+    manifest: Manifest
+    spec: dict[str, Any]
+    template_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """A run on Vertex AI: the job's whole name, and the record of it that this machine has, if any."""
+
+    name: str
+    record: RunRecord | None
+
+    @property
+    def run_id(self) -> str:
+        """The job's id, which names the run."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def place(self) -> VertexPlace:
+        """Where it runs."""
+        _, project, _, location, *_ = self.name.split("/")
+        return VertexPlace(project, location)
+
+
+def compiled_submission(manifest: Manifest) -> Submission:
+    """The manifest, compiled with the images that the environment names.
+
+    Raises:
+        UsageError: Vertex AI would not run it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_manifest(manifest, path, "vertex")
+        return Submission(manifest, read_spec(path))
+
+
+def require_sendable(submission: Submission) -> tuple[str, ...]:
+    """Refuse what Vertex AI could not run, and return the images that it would run.
+
+    Raises:
+        UsageError: Something lies on this machine, or the spec has faults.
+    """
+    require_reachable(submission.manifest)
+    spec = json_format.ParseDict(submission.spec, PipelineSpec())
+    require_acceptable(spec, by_digest=True)
+    return images(spec)
+
+
+def check_submission(submission: Submission, destination: Destination, console: Console) -> None:
+    """Look at everything that can be known now, and show it.
+
+    Raises:
+        UsageError: Something is missing; all of it is named.
+        GauntletError: A service cannot be reached.
+    """
+    named = require_sendable(submission)
+    checks = preflight(submission.manifest, named, destination)
+    console.print(checks_table(checks))
+    require_passed(checks)
+
+
+def submit(submission: Submission, destination: Destination, home: Home) -> SubmittedRun:
+    """Send the job. Its id is the run's, so that a job whose answer is lost is not made twice.
+
+    Raises:
+        UsageError, QuotaError, GauntletError: The service refuses; the run's record says so.
+    """
+    manifest = submission.manifest
+    job = pipeline_job(manifest, submission.spec, destination, submission.template_uri)
+    record = home.create_run(pipeline_name(manifest))
+    folder = home.run_folder(record.run_id)
+    save_manifest(manifest, folder / MANIFEST_FILE)
+    arguments = json.dumps(job["runtime_config"]["parameter_values"], indent=2)
+    (folder / ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
+    name = f"{destination.place.parent}/pipelineJobs/{record.run_id}"
+    (folder / JOB_FILE).write_text(json.dumps({"name": name}), encoding="utf-8")
+    try:
+        PipelineJobs(destination.place).create(job, record.run_id)
+    except GauntletError as error:
+        home.finish(record, "finished", error.exit_code, "not submitted")
+        raise
+    submitted = replace(record, state="submitted")
+    home.save(submitted)
+    return SubmittedRun(name, submitted)
+
+
+def submitted_run(run: str, home: Home) -> SubmittedRun:
+    """The run of that id that this machine has submitted, the newest for `latest`, or any by its whole name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if JOB_NAME.fullmatch(run):
+        return SubmittedRun(run, None)
+    record = home.find_run(run)
+    file = home.run_folder(record.run_id) / JOB_FILE
+    if not file.is_file():
+        raise UsageError(f"{record.run_id}: it ran on this machine; see `gauntlet report {record.run_id}`.")
+    return SubmittedRun(json.loads(file.read_text(encoding="utf-8"))["name"], record)

@@ -1,0 +1,86 @@
+"""Really runs a pipeline job that the fake was sent, and puts what its steps leave into the bucket."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.cloud import aiplatform_v1 as vertex
+from google.protobuf import json_format
+from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
+
+from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
+from pipelines.vertex.lint import LAUNCHER_IMAGE
+from tests.fakes.bucket import Bucket
+
+PROJECT_NUMBER = 827804637
+
+
+class Execution:
+    """A job that runs on kfp.local in a process of its own, custom jobs unwrapped as Vertex unwraps them."""
+
+    def __init__(self, folder: Path, bucket: Bucket) -> None:
+        self.folder = folder
+        self._bucket = bucket
+        self._thread = threading.Thread(target=lambda: None)
+
+    def start(self, job: vertex.PipelineJob) -> None:
+        content = _whole(json_format.MessageToDict(vertex.PipelineJob.pb(job)))
+        self.folder.mkdir()
+        spec = yaml.safe_dump(unwrapped(content["pipelineSpec"]))
+        (self.folder / PIPELINE_FILE).write_text(spec)
+        (self.folder / ARGUMENTS_FILE).write_text(json.dumps(content["runtimeConfig"]["parameterValues"]))
+        root = f"{job.runtime_config.gcs_output_directory}/{PROJECT_NUMBER}/{job.name.rpartition('/')[2]}"
+        self._thread = threading.Thread(target=self._run, args=(root,))
+        self._thread.start()
+
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self, root: str) -> None:
+        command = [sys.executable, "-m", "pipelines.execute", str(self.folder)]
+        with (self.folder / "log").open("w") as log:
+            subprocess.run(command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, check=False)
+        for number, step in enumerate(sorted((self.folder / "steps").glob("*/*")), start=1):
+            for file in step.rglob("*"):
+                if file.is_file():
+                    name = f"{root}/{step.name}_{number}/{file.relative_to(step)}"
+                    self._bucket.objects[name] = file.read_bytes()
+
+
+def unwrapped(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec with the container of each custom job in place of its launcher."""
+    own_inputs = set(CustomTrainingJobOp.component_spec.inputs)
+    for component in spec["components"].values():
+        executor = spec["deploymentSpec"]["executors"].get(component.get("executorLabel"))
+        if executor is None or not executor["container"]["image"].startswith(LAUNCHER_IMAGE):
+            continue
+        inputs = component["inputDefinitions"]["parameters"]
+        [pool] = inputs["worker_pool_specs"]["defaultValue"]
+        inner = pool["container_spec"]
+        escaped, whole = "{{$.json_escape[1]}}", "{{$}}"
+        executor["container"] = {
+            "image": inner["image_uri"],
+            "command": inner["command"],
+            "args": [whole if part == escaped else part for part in inner["args"]],
+        }
+        component["inputDefinitions"]["parameters"] = {
+            name: one for name, one in inputs.items() if name not in own_inputs
+        }
+        del component["outputDefinitions"]["parameters"]
+    return spec
+
+
+def _whole(content: Any) -> Any:
+    """Whole numbers as such: in a Struct all are of floating point."""
+    if isinstance(content, dict):
+        return {key: _whole(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_whole(value) for value in content]
+    return int(content) if isinstance(content, float) and content.is_integer() else content

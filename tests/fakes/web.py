@@ -1,0 +1,120 @@
+"""The hosts of Google Cloud that are asked by HTTPS: tokens, buckets, and templates in Artifact Registry."""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import trustme
+import yaml
+
+from tests.fakes.bucket import Bucket
+
+REPOSITORY = "https://europe-west4-kfp.pkg.dev/demo/templates"
+PACKAGES = "/v1/projects/demo/locations/europe-west4/repositories/templates/packages/"
+
+Answer = tuple[int, bytes]
+
+
+class Web(ThreadingHTTPServer):
+    """All of these hosts at one port.
+
+    Attributes:
+        templates: What was uploaded, by package and digest.
+        tags: The digest that each package's tag names.
+        tokens_expired: Whether nobody gets a token.
+    """
+
+    HOSTS = ("oauth2.googleapis.com", "storage.googleapis.com", "artifactregistry.googleapis.com")
+    REPOSITORY_HOST = "europe-west4-kfp.pkg.dev"
+
+    daemon_threads = True
+
+    def __init__(self, bucket: Bucket, certificate: trustme.LeafCert) -> None:
+        super().__init__(("127.0.0.1", 0), _Hosts)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.bucket = bucket
+        self.templates: dict[tuple[str, str], bytes] = {}
+        self.tags: dict[tuple[str, str], str] = {}
+        self.tokens_expired = False
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def token(self) -> Answer:
+        if self.tokens_expired:
+            refusal = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
+            return 400, json.dumps(refusal).encode()
+        return 200, b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}'
+
+    def template(self, path: str) -> Answer:
+        """What a GET of /demo/templates/PACKAGE/VERSION-OR-TAG gets."""
+        package, version = path.removeprefix("/demo/templates/").split("/")
+        found = self.templates.get((package, self.tags.get((package, version), version)))
+        return (200, found) if found else (404, b"")
+
+    def tag(self, path: str) -> Answer:
+        package, _, tag = path.removeprefix(PACKAGES).split("/")
+        version = self.tags.get((package, tag))
+        if version is None:
+            return 404, b"{}"
+        name = f"{PACKAGES.removeprefix('/v1/')}{package}"
+        found = {"name": f"{name}/tags/{tag}", "version": f"{name}/versions/{version}"}
+        return 200, json.dumps(found).encode()
+
+    def keep(self, content_type: str, body: bytes) -> Answer:
+        """A template in a form of several parts."""
+        form = email.message_from_bytes(f"Content-Type: {content_type}\n\n".encode() + body)
+        parts = {part.get_param("name", header="content-disposition"): part for part in form.get_payload()}
+        content = parts["content"].get_payload(decode=True)
+        package = yaml.safe_load(content)["pipelineInfo"]["name"]
+        version = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.templates[package, version] = content
+        for tag in parts["tags"].get_payload().split(",") if "tags" in parts else ():
+            self.tags[package, tag.strip()] = version
+        return 200, f"{package}/{version}".encode()
+
+
+class _Hosts(BaseHTTPRequestHandler):
+    server: Web
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        host, path = self.headers["Host"], urlsplit(self.path).path
+        if not self.headers.get("Authorization", "").startswith("Bearer "):
+            self._send(401, b"{}")
+        elif host == "storage.googleapis.com":
+            self._send(*self.server.bucket.answer(self.path))
+        elif host == Web.REPOSITORY_HOST:
+            self._send(*self.server.template(path))
+        elif path.startswith(PACKAGES):
+            self._send(*self.server.tag(path))
+        else:
+            self._send(403, b"{}")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Host"] == "oauth2.googleapis.com":
+            self._send(*self.server.token())
+        elif self.headers["Host"] == Web.REPOSITORY_HOST and self.path == "/demo/templates":
+            self._send(*self.server.keep(self.headers["Content-Type"], body))
+        else:
+            self._send(403, b"{}")
+
+    def _send(self, status: int, answer: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass

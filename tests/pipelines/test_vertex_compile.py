@@ -1,0 +1,324 @@
+"""What is compiled for Vertex AI and for Kubeflow, held against Google's and KFP's own message types."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
+
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
+from google.protobuf import json_format
+from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
+from kfp import dsl
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
+
+from manifests.errors import UsageError
+from manifests.loading import load_manifest
+from manifests.schema import Manifest
+from pipelines.compiling import compile_manifest
+from pipelines.training import parameters, training_pipeline
+from pipelines.vertex.custom_job import require_free_names
+from pipelines.vertex.lint import faults, require_acceptable
+from tests.pipelines.test_cli import ROOT, gauntlet
+
+MANIFESTS = sorted((ROOT / "manifests").glob("*.yaml"))
+GPU = "{machine_type: n1-standard-8, accelerator_type: NVIDIA_TESLA_T4, accelerator_count: 1, max_hours: 2"
+IMAGE = "registry.example/image:1.0"
+
+
+def manifest(resources: str = "{}") -> Manifest:
+    return load_manifest(
+        ROOT / "manifests" / "emotion_sample.yaml", [f"training.resources={resources}", "training.epochs=1"]
+    )
+
+
+def executors(spec: PipelineSpec) -> Any:
+    content = json_format.MessageToDict(spec.deployment_spec)
+    return json_format.ParseDict(content, PipelineDeploymentConfig()).executors
+
+
+def custom_job(spec: PipelineSpec) -> CustomJob:
+    """What train-model's launcher sends, with the values that are known before it runs filled in."""
+    [*_, payload] = (
+        part for part in executors(spec)["exec-train-model"].container.args if "job_spec" in part
+    )
+    inputs = spec.components["comp-train-model"].input_definitions.parameters
+    values = {name: json_format.MessageToDict(one.default_value) for name, one in inputs.items()}
+
+    def fill(found: re.Match[str]) -> str:
+        value = values[found[1]] or ([] if found[1] == "reserved_ip_ranges" else values[found[1]])
+        return value if isinstance(value, str) else json.dumps(value)
+
+    filled = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", fill, payload)
+    content = json.loads(filled)
+    # The launcher leaves out what is empty, too.
+    content["job_spec"] = {
+        key: value for key, value in content["job_spec"].items() if value not in ({}, [], "")
+    }
+    message = json_format.ParseDict(content, CustomJob.pb()())  # an unknown key is refused
+    return CustomJob.wrap(message)
+
+
+def compiled(resources: str, platform: Any = "vertex") -> PipelineSpec:
+    pipeline = training_pipeline(manifest(resources), "image", platform)
+    return pipeline.pipeline_spec
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_committed_file_is_a_pipeline_spec_that_vertex_takes_with_its_parameters(path: Path) -> None:
+    file = ROOT / "compiled" / path.name
+    spec = json_format.ParseDict(yaml.safe_load(file.read_text()), PipelineSpec())
+    assert faults(spec) == []
+
+    given = parameters(load_manifest(path)) | {"registry_uri": "r", "tracking_uri": "t"}
+    job = aiplatform.PipelineJob(
+        display_name=path.stem,
+        template_path=str(file),
+        pipeline_root="gs://bucket/root",
+        parameter_values=given,
+        project="demo",
+        location="europe-west4",
+        credentials=AnonymousCredentials(),
+    )
+    assert dict(job.runtime_config.parameter_values)["name"] == given["name"]
+    assert set(spec.root.input_definitions.parameters) == set(given)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_committed_file_for_kubeflow_is_a_pipeline_spec_and_its_node_settings(path: Path) -> None:
+    documents = yaml.safe_load_all((ROOT / "compiled" / "kubeflow" / path.name).read_text())
+    spec, platform = documents
+    json_format.ParseDict(spec, PipelineSpec())
+    [settings] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert json_format.ParseDict(settings, KubernetesExecutorConfig()).active_deadline_seconds > 0
+
+
+def test_compiling_for_kubeflow_writes_the_committed_file(tmp_path: Path) -> None:
+    target = tmp_path / "emotion.yaml"
+    arguments = ("--platform", "kubeflow", "--output", str(target))
+    assert gauntlet("compile", str(ROOT / "manifests" / "emotion.yaml"), *arguments) == 0
+    assert target.read_text() == (ROOT / "compiled" / "kubeflow" / "emotion.yaml").read_text()
+
+
+def test_training_is_a_custom_job_with_the_machine_the_deadline_and_the_labels_of_the_manifest() -> None:
+    job = custom_job(compiled(f"{GPU}, boot_disk_gb: 200}}"))
+    [pool] = job.job_spec.worker_pool_specs
+    assert pool.machine_spec.machine_type == "n1-standard-8"
+    assert pool.machine_spec.accelerator_type.name == "NVIDIA_TESLA_T4"
+    assert (pool.machine_spec.accelerator_count, pool.replica_count) == (1, 1)
+    assert (pool.disk_spec.boot_disk_type, pool.disk_spec.boot_disk_size_gb) == ("pd-ssd", 200)
+    scheduling = job.job_spec.scheduling
+    # Two hours, and half an hour for the machine, the image and the model.
+    assert scheduling.timeout.total_seconds() == 2.5 * 3600
+    assert scheduling.strategy == Scheduling.Strategy.STANDARD
+    assert scheduling.restart_job_on_worker_restart is False
+    assert dict(job.labels) == {"system": "emotion_sample", "step": "train-model"}
+    assert job.job_spec.service_account == "{{$.pipeline_service_account}}"
+
+
+def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:
+    spot = custom_job(compiled(f"{GPU}, strategy: spot}}")).job_spec
+    assert spot.scheduling.strategy == Scheduling.Strategy.SPOT
+    assert spot.scheduling.restart_job_on_worker_restart is True
+    assert spot.base_output_directory.output_uri_prefix.startswith("{{$.pipeline_root}}/")
+
+    several = custom_job(compiled(f"{GPU}, replica_count: 3}}")).job_spec
+    assert [pool.replica_count for pool in several.worker_pool_specs] == [1, 2]
+    assert several.scheduling.restart_job_on_worker_restart is True
+
+    waiting = custom_job(compiled(f"{GPU}, strategy: flex_start, max_wait_hours: 3}}")).job_spec.scheduling
+    assert waiting.strategy == Scheduling.Strategy.FLEX_START
+    assert waiting.max_wait_duration.total_seconds() == 3 * 3600
+    assert waiting.restart_job_on_worker_restart is False
+
+
+def test_what_data_and_settings_decide_is_cached_and_what_the_champion_decides_is_not() -> None:
+    spec = compiled("{}")
+    tasks: dict[str, bool] = {}
+    for component in (spec.root, *spec.components.values()):
+        for name, task in component.dag.tasks.items():
+            tasks[name] = task.caching_options.enable_cache
+    cached = {name for name, on in tasks.items() if on and spec.components[f"comp-{name}"].executor_label}
+    assert {"validate-data", "train-model", "convert-to-onnx"} <= cached
+    assert not cached & {"evaluate-model", "gate-model", "register-model"}
+
+
+def test_steps_on_a_cpu_ask_for_literal_cpus_and_memory() -> None:
+    limits = {
+        name: (executor.container.resources.cpu_limit, executor.container.resources.memory_limit)
+        for name, executor in executors(compiled("{}")).items()
+    }
+    assert limits.pop("exec-train-model") == (0, 0)  # the launcher of the custom job
+    assert limits["exec-convert-to-onnx"] == (4, 16)
+    assert all(cpus >= 1 and memory >= 4 for cpus, memory in limits.values())
+
+
+def test_what_this_machine_runs_asks_google_cloud_for_nothing(tmp_path: Path) -> None:
+    compile_manifest(manifest(GPU + "}"), tmp_path / "local.yaml", "local")
+    text = (tmp_path / "local.yaml").read_text()
+    assert "pipeline_google_cloud" not in text and "worker_pool_specs" not in text
+    assert "run_id" in yaml.safe_load(text)["root"]["inputDefinitions"]["parameters"]
+
+
+def test_kubeflow_gets_the_gpu_its_node_and_the_deadline(tmp_path: Path) -> None:
+    compile_manifest(manifest(GPU + "}"), tmp_path / "k.yaml", "kubeflow")
+    spec, platform = yaml.safe_load_all((tmp_path / "k.yaml").read_text())
+    container = executors(json_format.ParseDict(spec, PipelineSpec()))["exec-train-model"].container
+    assert container.resources.accelerator.resource_type == "nvidia.com/gpu"
+    assert container.resources.accelerator.resource_count == "1"
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train-model"]
+    config = json_format.ParseDict(settings, KubernetesExecutorConfig())
+    assert dict(config.node_selector.labels) == {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    assert [(one.key, one.operator, one.effect) for one in config.tolerations] == [
+        ("nvidia.com/gpu", "Exists", "NoSchedule")
+    ]
+    assert config.active_deadline_seconds == 2.5 * 3600
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (f"{GPU}, replica_count: 2}}", "replica_count"),
+        ("{accelerator_type: TPU_V3, accelerator_count: 1}", "TPU_V3"),
+    ],
+)
+def test_what_a_pod_of_kubeflow_cannot_do_is_refused(resources: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        compile_manifest(manifest(resources), tmp_path / "k.yaml", "kubeflow")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what the KFP compiler accepts and Vertex does not ------------------------------------------------------
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def make(number: str, model: dsl.Output[dsl.Model]) -> None:
+    pass
+
+
+@dsl.component(base_image="registry.example:5000/image", install_kfp_package=False)
+def of_no_version() -> None:
+    pass
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def takes_labels(labels: dict, number: str) -> None:
+    pass
+
+
+def plain(accelerator: str, cpus: str | None = None) -> PipelineSpec:
+    @dsl.pipeline(name="plain")
+    def pipeline(cpu: str = "4") -> None:
+        task = make(number="1")
+        if accelerator:
+            task.set_accelerator_type(accelerator).set_accelerator_limit(1)
+        task.set_cpu_limit(cpus or cpu)
+
+    return pipeline.pipeline_spec
+
+
+def wrapped(**settings: Any) -> PipelineSpec:
+    job = create_custom_training_job_from_component(make, **({"timeout": "60s"} | settings))
+
+    @dsl.pipeline(name="wrapped")
+    def pipeline() -> None:
+        job(number="1")
+
+    return pipeline.pipeline_spec
+
+
+def one_of_two_models() -> PipelineSpec:
+    @dsl.pipeline(name="one-of")
+    def pipeline(number: str = "1") -> dsl.Model:  # type: ignore[type-arg]
+        with dsl.If(number == "1"):
+            one = make(number="1")
+        with dsl.Else():
+            other = make(number="2")
+        return dsl.OneOf(one.outputs["model"], other.outputs["model"])
+
+    return pipeline.pipeline_spec
+
+
+def of_any_version() -> PipelineSpec:
+    @dsl.pipeline(name="latest")
+    def pipeline() -> None:
+        of_no_version()
+
+    return pipeline.pipeline_spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        pytest.param(lambda: plain("NVIDIA_RTX_4090", "4"), "NVIDIA_RTX_4090 is none of", id="accelerator"),
+        pytest.param(lambda: plain("NVIDIA_TESLA_T4", "4"), "no timeout", id="plain task that costs money"),
+        pytest.param(lambda: plain(""), "known only at run time", id="resources by parameter"),
+        pytest.param(one_of_two_models, "OneOf of an artifact", id="one of two artifacts"),
+        pytest.param(lambda: wrapped(timeout="604800s"), "runs for seven days", id="no timeout"),
+        pytest.param(
+            lambda: wrapped(machine_type="n1-standard-8", accelerator_type="NVIDIA_L4"),
+            "n1-standard-8 does not take 1 × NVIDIA_L4",
+            id="what is built in elsewhere",
+        ),
+        pytest.param(
+            lambda: wrapped(machine_type="g2-standard-24", accelerator_type="NVIDIA_L4"),
+            "comes with 2 × NVIDIA_L4",
+            id="fewer than are built in",
+        ),
+        pytest.param(
+            lambda: wrapped(
+                machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", accelerator_count=3
+            ),
+            "does not take 3",
+            id="a number that cannot be attached",
+        ),
+        pytest.param(
+            lambda: wrapped(machine_type="e2-standard-8", accelerator_type="NVIDIA_TESLA_T4"),
+            "takes no accelerators",
+            id="a machine without slots",
+        ),
+        pytest.param(
+            lambda: wrapped(accelerator_type="nvidia-tesla-t4"), "nvidia-tesla-t4 is none of", id="enum"
+        ),
+        pytest.param(lambda: wrapped(machine_type="g2-standard-5"), "g2-standard-5 is none of", id="machine"),
+        pytest.param(
+            lambda: wrapped(nfs_mounts=[{"nowhere": "x"}]), 'no field named "nowhere"', id="payload"
+        ),
+        pytest.param(of_any_version, "`latest` is changes", id="an image of no version"),
+    ],
+)
+def test_the_lint_refuses_what_vertex_would(spec: Any, words: str) -> None:
+    [found] = [fault for fault in faults(spec()) if words in fault] or [f"nothing about {words}"]
+    assert words in found
+    with pytest.raises(UsageError, match="Vertex AI would not run it"):
+        require_acceptable(spec())
+
+
+def test_the_lint_finds_nothing_in_what_vertex_takes() -> None:
+    assert faults(plain("", "4")) == []
+    assert (
+        faults(
+            wrapped(machine_type="a2-highgpu-4g", accelerator_type="NVIDIA_TESLA_A100", accelerator_count=4)
+        )
+        == []
+    )
+
+
+def test_an_input_named_like_one_of_the_custom_jobs_own_is_refused() -> None:
+    with pytest.raises(UsageError, match="inputs named labels, which"):
+        require_free_names(takes_labels)
+    require_free_names(make)
+
+
+def test_what_is_submitted_names_its_images_by_digest() -> None:
+    spec = compiled("{}")
+    found = faults(spec, by_digest=True)
+    assert [fault.split(":")[0] for fault in found] == [
+        "image gauntlet-python/components",
+        "image gauntlet-python/trainer",
+    ]
+    assert "GAUNTLET_TRAINER_IMAGE" in found[1]

@@ -1,0 +1,345 @@
+"""`gauntlet submit` and what looks at a submitted run, over real connections to a fake of the services."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
+
+from backends import vertex_calls
+from backends.vertex_jobs import PipelineJobs
+from backends.vertex_place import VertexPlace
+from manifests.errors import GauntletError, UsageError
+from manifests.loading import load_manifest
+from pipelines.vertex import follow
+from pipelines.vertex.submission import Destination, pipeline_job
+from pipelines.vertex.submit import compiled_submission
+from tests.conftest import PUSHED_IMAGES
+from tests.fakes.cloud import FakeCloud
+from tests.fakes.google_api import Failure
+from tests.pipelines.test_cli import SAMPLE, gauntlet
+
+QUOTA = "aiplatform.googleapis.com/custom_model_training_nvidia_t4_gpus"
+QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
+T4 = "training.resources={machine_type: n1-standard-4, accelerator_type: NVIDIA_TESLA_T4, "
+T4 += "accelerator_count: 1, max_hours: 1}"
+TaskState = PipelineTaskDetail.State
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
+    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+
+
+def jobs(cloud: FakeCloud) -> list[PipelineJob]:
+    return cloud.resources.of_location(f"projects/demo/locations/{cloud.LOCATION}", "pipelineJobs")
+
+
+def a_job(cloud: FakeCloud) -> dict[str, Any]:
+    """The sample's job, as it is sent."""
+    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "r", None, None)
+    submission = compiled_submission(load_manifest(SAMPLE))
+    return pipeline_job(submission.manifest, submission.spec, destination)
+
+
+def leave(cloud: FakeCloud, job: PipelineJob, step: str, **outputs: Any) -> None:
+    """A step's outputs where Vertex lets it put them; without an error its function has returned."""
+    folder = f"gs://bucket/root/827804637/{job.name.rpartition('/')[2]}/{step}_7001"
+    for name, content in outputs.items():
+        file = "error.json" if name == "error" else name
+        cloud.bucket.objects[f"{folder}/{file}"] = json.dumps(content).encode()
+    if "error" not in outputs:
+        cloud.bucket.objects[f"{folder}/executor_output.json"] = b"{}"
+
+
+def promoted(cloud: FakeCloud) -> None:
+    def finish(job: PipelineJob) -> None:
+        leave(cloud, job, "gate-model", verdict={"decision": "promote", "rules": []})
+        version = {"name": "m", "version": "3", "uri": "u", "aliases": ["champion"], "bundle_sha256": "0"}
+        leave(cloud, job, "register-model", version=version)
+
+    cloud.pipelines.on_create = finish
+
+
+def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCloud, tmp_path: Path) -> None:
+    assert gauntlet("submit", SAMPLE, "--set", "training.epochs=3") == 0
+    [job] = jobs(place)
+    assert job.name.rpartition("/")[2].startswith("emotion-sample-")
+    assert job.labels["system"] == "emotion_sample"
+
+    submission = compiled_submission(load_manifest(SAMPLE, ["training.epochs=3"]))
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(submission.spec))
+    values = dict(job.runtime_config.parameter_values)
+    assert values["training"]["epochs"] == 3
+    built = aiplatform.PipelineJob(
+        display_name=job.display_name,
+        template_path=str(tmp_path / "spec.yaml"),
+        pipeline_root="gs://bucket/root",
+        parameter_values=values,
+        project="demo",
+        location=place.LOCATION,
+        credentials=AnonymousCredentials(),
+    )
+    assert built.runtime_config == job.runtime_config
+    assert built.pipeline_spec == job.pipeline_spec
+
+
+def test_a_run_that_is_waited_for_ends_as_a_run_here_does(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    promoted(place)
+    place.pipelines.tasks = {"validate-data": TaskState.SKIPPED, "train-model": TaskState.SUCCEEDED}
+    assert gauntlet("submit", SAMPLE, "--wait") == 0
+    output = capsys.readouterr().out
+    assert "train-model: running" in output and "train-model: succeeded" in output
+    assert "Promoted as version 3" in output
+    assert gauntlet("runs") == 0
+    assert "Promoted as version 3" in capsys.readouterr().out
+    assert len(list(own_home.glob("runs/*/report.html"))) == 1
+
+
+def test_bad_data_and_a_failure_have_the_exit_codes_of_a_local_run(place: FakeCloud) -> None:
+    place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+    place.pipelines.error = "a task failed"
+    assert gauntlet("submit", SAMPLE, "--wait") == 1  # nothing was left at all
+
+    refused = {"message": "dataset: too few rows", "exit_code": 4}
+    place.pipelines.on_create = lambda job: leave(place, job, "validate-data", error=refused)
+    assert gauntlet("submit", SAMPLE, "--wait") == 4
+
+
+def test_a_dry_run_looks_at_everything_and_sends_nothing(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    account = "trainer@demo.iam.gserviceaccount.com"
+    assert gauntlet("submit", SAMPLE, "--dry-run", "--service-account", account) == 0
+    output = capsys.readouterr().out
+    for words in (
+        "gs://bucket is in europe-west4",
+        *PUSHED_IMAGES.values(),
+        f"{account}: roles/aiplatform.user",
+        "custom_model_training_cpus: 4 needed, 20 granted",
+        "0.2185 USD/h × 0.5 h = 0.11 USD",  # 0.189999 USD of Compute Engine's × 1.15
+    ):
+        assert words in output
+    assert place.api.requests("CreatePipelineJob") == []
+    assert not own_home.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--project", "nowhere"), "--project: nowhere: there is no such project"),
+        (("--region", "europe-west99"), "--region: found 'europe-west99', expected one of"),
+        (("--region", "Europe"), "--project, --region: found"),
+        (("--root", "bucket/root"), "expected gs://BUCKET/FOLDER"),
+        (("--root", "gs://another/root"), "gs://another: there is no such bucket"),
+        (("--service-account", "me@example.com"), "--service-account"),
+        (("--service-account", "idle@demo.iam.gserviceaccount.com"), "no roles in the project"),
+        (("--set", "dataset.uri=data.csv"), "a path on this machine"),
+        (("--set", "dataset.uri=file:///data.csv"), "a path on this machine"),
+        (("--set", "training.epochs=three"), "training.epochs"),
+        (("--set", T4), f"{QUOTA}: 1 needed, 0 granted"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_sent(
+    options: tuple[str, ...], words: str, place: FakeCloud, capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    place.quotas.limits[QUOTA] = 0
+    assert gauntlet("submit", SAMPLE, *options) == 2
+    output = capsys.readouterr()
+    assert words in output.err
+    assert "Traceback" not in output.err
+    assert place.api.requests("CreatePipelineJob") == []
+    assert not own_home.exists()
+
+
+def test_a_bucket_elsewhere_and_missing_permissions_are_named_together(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.bucket.locations["bucket"] = "US-EAST1"
+    place.projects.permissions.clear()
+    assert gauntlet("submit", SAMPLE) == 2
+    message = capsys.readouterr().err
+    assert "gs://bucket is in us-east1, not in europe-west4" in message
+    assert "lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.get" in message
+
+
+def test_what_may_not_be_looked_at_stops_nothing(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.projects.roles = None
+    place.bucket.locations["bucket"] = "EU"  # which holds europe-west4
+    place.quotas.limits.clear()
+    assert gauntlet("submit", SAMPLE, "--service-account", "a@demo.iam.gserviceaccount.com") == 0
+    output = capsys.readouterr().out
+    assert "not looked at" in output and "how much there is cannot be told" in output
+
+
+@pytest.mark.usefixtures("cloud")
+def test_images_that_are_not_named_by_digest_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (
+        "--project",
+        "demo",
+        "--region",
+        FakeCloud.LOCATION,
+        "--root",
+        "gs://bucket/r",
+        "--registry",
+        "r",
+    )
+    assert gauntlet("submit", SAMPLE, *where) == 2
+    message = capsys.readouterr().err
+    assert "gauntlet-python/trainer:0.1.0: expected one by digest" in message
+
+
+def test_expired_credentials_are_one_message(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    (tmp_path / "login.json").write_text(json.dumps(login))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "login.json"))
+    place.web.tokens_expired = True
+    assert gauntlet("submit", SAMPLE) == 2
+    message = capsys.readouterr().err
+    assert "not logged in" in message and "gcloud auth application-default login" in message
+
+
+@pytest.mark.parametrize(
+    "status",
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED],
+)
+def test_a_busy_service_is_asked_again_and_makes_one_job(status: grpc.StatusCode, place: FakeCloud) -> None:
+    place.api.failures["CreatePipelineJob"] = [Failure(status)]
+    assert gauntlet("submit", SAMPLE) == 0
+    assert len(place.api.requests("CreatePipelineJob")) == 2
+    assert len(jobs(place)) == 1
+
+
+def test_an_answer_that_is_lost_after_the_job_was_made_makes_no_second_one(place: FakeCloud) -> None:
+    place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)]
+    assert gauntlet("submit", SAMPLE) == 0
+    assert len(place.api.requests("CreatePipelineJob")) == 2
+    assert len(jobs(place)) == 1
+
+
+def test_the_same_job_is_made_once_and_another_one_of_its_id_is_refused(place: FakeCloud) -> None:
+    service = PipelineJobs(VertexPlace("demo", place.LOCATION))
+    job = a_job(place)
+    assert service.create(job, "a-job").name == service.create(job, "a-job").name
+    assert len(jobs(place)) == 1
+    with pytest.raises(UsageError, match="another job of that name"):
+        service.create(job | {"display_name": "other"}, "a-job")
+
+
+def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)]
+    assert gauntlet("submit", SAMPLE) == 1
+    assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
+    assert len(place.api.requests("CreatePipelineJob")) == 1
+    assert gauntlet("runs") == 0
+    assert "not submitted" in capsys.readouterr().out
+
+
+def test_a_job_that_fails_for_a_quota_names_it_too(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+    place.pipelines.error = QUOTA_MESSAGE
+    assert gauntlet("submit", SAMPLE, "--wait") == 1
+    assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
+
+
+def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path
+) -> None:
+    place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)]
+    rows = "".join(f"words {row},{'ab'[row % 2]}\n" for row in range(8))
+    place.bucket.objects["gs://bucket/few.csv"] = f"text,label\n{rows}".encode()
+    manifest = tmp_path / "few.yaml"
+    dataset = {"name": "few", "version": "1", "uri": "gs://bucket/few.csv", "labels": ["a", "b"]}
+    content = {"name": "few", "description": "", "task": "text_classification", "dataset": dataset}
+    manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
+    assert (
+        gauntlet("submit", str(manifest), "--fallback-local") == 4
+    )  # 8 rows are too few, as validate-data says
+    output = capsys.readouterr()
+    assert QUOTA in output.err
+    assert "Data refused by validate-data" in output.out
+    assert len(list(own_home.glob("runs/*/steps"))) == 1
+
+
+def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.pipelines.tasks = {"validate-data": TaskState.SUCCEEDED, "train-model": TaskState.CANCELLED}
+    place.logging.lines["2"] = ["epoch 1 of 4", "epoch 2 of 4"]
+    assert gauntlet("submit", SAMPLE) == 0
+    run = jobs(place)[0].name.rpartition("/")[2]
+    capsys.readouterr()
+
+    assert gauntlet("status", run) == 0
+    assert "RUNNING" in capsys.readouterr().out
+    assert gauntlet("logs", "latest", "--step", "train-model") == 0
+    assert capsys.readouterr().out.splitlines() == ["train-model: epoch 1 of 4", "train-model: epoch 2 of 4"]
+    place.pipelines.ending = PipelineState.PIPELINE_STATE_CANCELLED
+    assert gauntlet("cancel", jobs(place)[0].name) == 0
+    capsys.readouterr()
+    assert gauntlet("status") == 0
+    assert "Cancelled during" in capsys.readouterr().out
+    assert gauntlet("cancel", run) == 2
+    assert "ended already: CANCELLED" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("command", ["status", "cancel", "logs"])
+def test_a_run_that_is_not_there_is_bad_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = f"projects/demo/locations/{FakeCloud.LOCATION}/pipelineJobs/absent"
+    assert gauntlet(command, absent) == 2
+    assert "there is no such pipeline job" in capsys.readouterr().err
+    assert gauntlet(command, "absent") == 2
+    assert "not found under" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"runtime_config": {"gcs_output_directory": "s3://bucket"}}, "is no gs:// folder"),
+        ({"service_account": "somebody"}, "service_account"),
+        ({"labels": {"System": "x"}}, "label System"),
+        ({"pipeline_spec": {}}, "pipeline_spec"),
+    ],
+)
+def test_the_service_refuses_a_job_that_is_none(change: dict[str, Any], words: str, place: FakeCloud) -> None:
+    with pytest.raises(GauntletError, match=words):
+        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(a_job(place) | change, "a-job")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": "seven"}, "is no NUMBER_INTEGER"),
+        ({"depth": 3}, "is no input"),
+        ({"name": None}, "is no STRING"),
+    ],
+)
+def test_the_service_refuses_parameters_that_do_not_fit(
+    values: dict[str, Any], words: str, place: FakeCloud
+) -> None:
+    job = a_job(place)
+    job["runtime_config"]["parameter_values"] |= values
+    with pytest.raises(GauntletError, match=words):
+        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(job, "a-job")
