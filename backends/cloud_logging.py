@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from backends.vertex_calls import ask, explained
@@ -12,16 +10,7 @@ from backends.vertex_calls import ask, explained
 HOST = "logging.googleapis.com"
 
 
-@dataclass(frozen=True)
-class LogLine:
-    """One entry. `severity` is Cloud Logging's: INFO, ERROR and so on."""
-
-    time: datetime
-    severity: str
-    text: str
-
-
-def job_log(project: str, job_id: str) -> Iterator[LogLine]:
+def job_log(project: str, job_id: str) -> Iterator[str]:
     """The lines of a custom job, which is what every step on Vertex AI runs as, oldest first.
 
     Raises:
@@ -30,7 +19,6 @@ def job_log(project: str, job_id: str) -> Iterator[LogLine]:
     """
     with explained(HOST):
         from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
-        from google.logging.type.log_severity_pb2 import LogSeverity
 
         service: Any = LoggingServiceV2Client()
         entries = ask(
@@ -41,4 +29,4 @@ def job_log(project: str, job_id: str) -> Iterator[LogLine]:
         )
         for entry in entries:
             text = entry.text_payload or str(dict(entry.json_payload or {}).get("message", ""))
-            yield LogLine(entry.timestamp, LogSeverity.Name(entry.severity), text.rstrip("\n"))
+            yield text.rstrip("\n")

@@ -146,7 +146,7 @@ def logs(
             continue
         for line in job_log(submitted.place.project, custom_job.rpartition("/")[2]):
             shown = True
-            console.print(f"{task.task_name}: {plain(line.text)}", soft_wrap=True, highlight=False)
+            console.print(f"{task.task_name}: {plain(line)}", soft_wrap=True, highlight=False)
     if not shown:
         console.print("nothing has been printed yet")
 

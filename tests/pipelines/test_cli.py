@@ -95,6 +95,7 @@ def test_cost_shows_how_the_most_is_reckoned_and_what_is_left(capsys: pytest.Cap
 def test_cost_of_all_packaged_manifests_says_where_prices_come_from(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     assert gauntlet("cost") == 0
     output = capsys.readouterr().out
     assert "emotion_sample" in output

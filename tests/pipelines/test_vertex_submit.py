@@ -12,6 +12,7 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
+from google.protobuf import json_format
 
 from backends import vertex_calls
 from backends.vertex_jobs import PipelineJobs
@@ -78,7 +79,8 @@ def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCl
 
     submission = compiled_submission(load_manifest(SAMPLE, ["training.epochs=3"]))
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(submission.spec))
-    values = dict(job.runtime_config.parameter_values)
+    config = PipelineJob.RuntimeConfig.pb(job.runtime_config)
+    values = json_format.MessageToDict(config)["parameterValues"]
     assert values["training"]["epochs"] == 3
     built = aiplatform.PipelineJob(
         display_name=job.display_name,
@@ -90,7 +92,7 @@ def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCl
         credentials=AnonymousCredentials(),
     )
     assert built.runtime_config == job.runtime_config
-    assert built.pipeline_spec == job.pipeline_spec
+    assert json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec) == submission.spec
 
 
 def test_a_run_that_is_waited_for_ends_as_a_run_here_does(
@@ -291,6 +293,7 @@ def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(
     place: FakeCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.pipelines.tasks = {"validate-data": TaskState.SUCCEEDED, "train-model": TaskState.CANCELLED}
+    place.pipelines.is_done = lambda: False
     place.logging.lines["2"] = ["epoch 1 of 4", "epoch 2 of 4"]
     assert gauntlet("submit", SAMPLE) == 0
     run = jobs(place)[0].name.rpartition("/")[2]
