@@ -115,6 +115,7 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
             if view.running and line.startswith("    warning: "):  # the next line would wipe it from the view
                 warning = f"{view.running.name}: {plain(line.strip())}"
                 console.print(warning, highlight=False, soft_wrap=True)
+                printed = time.monotonic()
             if console.is_terminal:
                 continue
             if changed:

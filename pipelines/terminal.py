@@ -9,8 +9,19 @@ from rich.markup import escape
 from rich.table import Column
 
 NAME_COLUMN = partial(Column, overflow="fold")  # a name cut short could not be copied
-console = Console()
-errors = Console(stderr=True)
+WIDE = 1000
+
+
+def _console(stderr: bool = False) -> Console:
+    """As wide as the terminal; a file or a pipe has no width, and nothing in it is to be cut short."""
+    opened = Console(stderr=stderr)
+    if not opened.is_terminal:
+        opened.width = WIDE
+    return opened
+
+
+console = _console()
+errors = _console(stderr=True)
 
 
 def plain(text: object) -> str:

@@ -101,7 +101,9 @@ class BundleInfo:
                 key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content[key])
                 for key in ("inputs", "outputs")
             }
-            texts = {key: tuple(content[key]) for key in ("labels", "frame") if key in content}
+            texts = {"labels": tuple(content["labels"])}
+            if "frame" in content:
+                texts["frame"] = tuple(content["frame"])
             info = cls(**{**content, **tensors, **texts})
         except KeyError as error:
             raise BundleError(f"{BUNDLE_FILE}: the key {error} is missing") from None

@@ -144,7 +144,6 @@ def place(cloud: FakeCloud, pushed_images: None, monkeypatch: pytest.MonkeyPatch
         "GAUNTLET_ROOT": "gs://bucket/root",
         "GAUNTLET_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
         "FSSPEC_GS": json.dumps({"token": "anon", "endpoint_url": cloud.bucket.url}),  # in steps' processes
-        "COLUMNS": "300",
     }.items():
         monkeypatch.setenv(key, value)
     return cloud

@@ -26,9 +26,8 @@ def test_check_passes_every_shipped_manifest(capsys: pytest.CaptureFixture[str])
 
 
 def test_check_reports_the_faults_of_all_manifests_and_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "one.yaml").write_text("name: One\n")
     (tmp_path / "two.yaml").write_text("nonsense: 1\n")
     assert gauntlet("check", str(tmp_path / "one.yaml"), SAMPLE, str(tmp_path / "two.yaml")) == 2
@@ -46,9 +45,8 @@ def test_check_reports_the_faults_of_all_manifests_and_fails(
     ],
 )
 def test_check_refuses_what_may_cost_more_than_its_budget_or_has_no_price(
-    override: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    override: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
     assert gauntlet("check", SAMPLE, "--set", override) == 2
     assert words in capsys.readouterr().err
 
@@ -68,9 +66,7 @@ def test_a_missing_data_file_on_this_machine_is_refused_before_a_run_starts(
     key: str,
     own_home: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
     for command in ("check", "run"):
         assert gauntlet(command, SAMPLE, "--set", override) == 2
         message = capsys.readouterr().err
@@ -95,7 +91,6 @@ def test_cost_shows_how_the_most_is_reckoned_and_what_is_left(capsys: pytest.Cap
 def test_cost_of_all_packaged_manifests_says_where_prices_come_from(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
     assert gauntlet("cost") == 0
     output = capsys.readouterr().out
     assert "emotion_sample" in output
@@ -108,10 +103,7 @@ def test_cost_of_all_packaged_manifests_says_where_prices_come_from(
     assert "2.0000" in output and str(own) in output
 
 
-def test_cost_over_budget_is_shown_and_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_cost_over_budget_is_shown_and_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert gauntlet("cost", SAMPLE, "--set", "training.resources.max_hours=100") == 2
     output = capsys.readouterr()
     # 0.21849885 USD × 100 h, of 1 USD
@@ -119,10 +111,7 @@ def test_cost_over_budget_is_shown_and_refused(
     assert "max_cost_usd" in output.err and "at least 21.85" in output.err
 
 
-def test_cost_of_a_machine_without_a_price_is_a_fault(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_cost_of_a_machine_without_a_price_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert gauntlet("cost", SAMPLE, "--set", "training.resources.machine_type=cray-1") == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -233,9 +222,8 @@ def test_a_champion_whose_bundle_json_was_altered_answers_nothing(
 
 
 def test_a_terminal_never_obeys_what_a_message_quotes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
     assert gauntlet("check", SAMPLE, "--set", "\x1b[31m[/bold]=1") == 2
     message = capsys.readouterr().err
     assert "\x1b" not in message
