@@ -85,6 +85,7 @@ def test_the_report_shows_data_conversion_and_gains(system: System) -> None:
     assert "Rows of each class" not in page
 
 
+@pytest.mark.acceptance
 def test_a_model_that_training_has_not_changed_is_rejected_with_the_reason(system: System) -> None:
     rejected = system.run("training.learning_rate=1.0e-9", "training.epochs=1")
     assert rejected.returncode == 3, rejected.stdout + rejected.stderr
@@ -96,6 +97,7 @@ def test_a_model_that_training_has_not_changed_is_rejected_with_the_reason(syste
     assert champion.version == "1"
 
 
+@pytest.mark.acceptance
 def test_a_model_with_stages_is_judged_for_safety_too_and_stopped_before_staging(system: System) -> None:
     judged = system.run("evaluation.therapy={training_probes: 5}", "gates.stages={}")
     assert judged.returncode == 3, judged.stdout + judged.stderr
