@@ -153,6 +153,7 @@ def test_pairs_of_files_are_graded_by_the_champion_and_half_a_pair_is_refused(sy
     assert "found 3 image files, expected front and back of each card" in refused.stderr
 
 
+@pytest.mark.acceptance
 def test_a_second_model_is_compared_with_the_champion_by_qwk(system: System) -> None:
     again = system.run("gates.min_qwk=1.0")
     assert again.returncode == 3, again.stdout + again.stderr

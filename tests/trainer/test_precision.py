@@ -81,6 +81,7 @@ def test_compiling_without_a_compiler_is_a_mistake(monkeypatch: pytest.MonkeyPat
         require_compiler(Training(compile=True))
 
 
+@pytest.mark.acceptance
 def test_a_compiled_model_follows_the_curve_of_an_uncompiled_one(
     section: Training, tiny_splits: Path
 ) -> None:
