@@ -18,101 +18,34 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from race import peak_flops, race
+
 WARM_UP_STEPS = 3
 VALIDATION_ROWS = 64
-PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12}
 
 OURS: dict[str, dict[str, Any]] = {
     "gauntlet, fp32": {"precision": "fp32"},
     "gauntlet, bf16": {"precision": "bf16"},
     "gauntlet, bf16, not packed": {"precision": "bf16", "packing": False},
 }
+TRL = "TRL, packed + bf16"
 THEIRS: dict[str, dict[str, Any]] = {
     "Trainer + peft, fp32": {},
     "Trainer + peft, length groups + bf16": {"bf16": True, "train_sampling_strategy": "group_by_length"},
-    "TRL, packed + bf16": {"bf16": True},
+    TRL: {"bf16": True},
 }
-CONTESTANTS = (*OURS, *THEIRS)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("manifest")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
-    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="may be repeated")
-    parser.add_argument("--worker", nargs=2, metavar=("CONTESTANT", "SPLITS"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        print(json.dumps(work(options.worker[0], options, Path(options.worker[1]))))
-        return
-    contestants = list(options.only or CONTESTANTS)
-    if importlib.util.find_spec("trl") is None and "TRL, packed + bf16" in contestants:
-        contestants.remove("TRL, packed + bf16")
-        print("TRL is not installed, so it does not take part")
-    with tempfile.TemporaryDirectory() as folder:
-        splits = validated_splits(options, Path(folder))
-        results: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
-        for run in range(options.runs):
-            for contestant in contestants:
-                found = in_own_process(contestant, splits)
-                results[contestant].append(found)
-                print(
-                    f"run {run + 1}: {contestant:38} {found['tokens_per_second']:9.1f} tokens/s", flush=True
-                )
-    print_table(results)
-
-
-def validated_splits(options: argparse.Namespace, folder: Path) -> Path:
-    from components.validate_data.run import run as validate_data
-    from manifests.loading import load_manifest
-
-    manifest = load_manifest(options.manifest, options.overrides)
-    names = ("splits", "checks.json", "report.html")
-    validate_data(manifest.dataset, manifest.seed, *(folder / name for name in names))
-    return folder / "splits"
-
-
-def in_own_process(contestant: str, splits: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--worker", contestant, str(splits)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{contestant}: {done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
-    def median(contestant: str, key: str) -> float:
-        return statistics.median(run[key] for run in results[contestant])
-
-    runs = len(next(iter(results.values())))
-    print(f"\n{f'median of {runs}':38}  tokens/s  peak GB  final loss    MFU")
-    for contestant, found in results.items():
-        mfu = f"{median(contestant, 'mfu'):6.1%}" if found[0]["mfu"] is not None else "     –"
-        print(
-            f"{contestant:38} {median(contestant, 'tokens_per_second'):9.1f} "
-            f"{median(contestant, 'peak_gb'):8.2f} {median(contestant, 'final_loss'):11.4f} {mfu}"
-        )
-    ours, theirs = ([name for name in results if name in group] for group in (OURS, THEIRS))
-    for other in theirs if ours else []:
-        best = max(ours, key=lambda name: median(name, "tokens_per_second"))
-        pairs = zip(results[best], results[other], strict=True)
-        ratio = statistics.median(a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs)
-        print(f"{best} over {other}: {ratio:.2f}×")
+    theirs = [name for name in THEIRS if name != TRL or importlib.util.find_spec("trl")]
+    race(__doc__ or "", tuple(OURS), theirs, "tokens/s", 20, work)
 
 
 # --- in the process of one contestant ---------------------------------------------------------------
@@ -155,7 +88,7 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     tokens = sum(task.train_lengths) * (steps - WARM_UP_STEPS) / steps
     rate = tokens / (times[-1] - times[WARM_UP_STEPS - 1])
     return {
-        "tokens_per_second": rate,
+        "rate": rate,
         "peak_gb": peak,
         "final_loss": final_loss(task, model, device),
         "mfu": mfu(task, model, rate) if device.type == "cuda" else None,
@@ -214,7 +147,7 @@ def train_theirs(contestant: str, task: Any, section: Any, device: Any) -> Any:
             **THEIRS[contestant],
         }
         network = task._network()
-        if contestant.startswith("TRL"):
+        if contestant == TRL:
             from datasets import Dataset
             from trl import SFTConfig, SFTTrainer
 
@@ -249,15 +182,12 @@ def final_loss(task: Any, model: Any, device: Any) -> float:
 
 
 def mfu(task: Any, model: Any, tokens_per_second: float) -> float:
-    import torch
 
     config = model.network.config
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     length = statistics.mean(task.train_lengths)
     per_token = 4 * matrices + 8 * config.num_hidden_layers * config.hidden_size * length
-    name = torch.cuda.get_device_name()
-    peak = next(flops for kind, flops in PEAK_BF16_FLOPS.items() if kind in name)
-    return tokens_per_second * per_token / peak
+    return tokens_per_second * per_token / peak_flops()
 
 
 if __name__ == "__main__":

@@ -16,20 +16,18 @@ layers × hidden size × tokens (Chowdhery et al., 2022, appendix B), over the t
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from race import peak_flops, race
+
 WARM_UP_STEPS = 8
 VALIDATION_ROWS = 500
-PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}
 
 OURS: dict[str, dict[str, Any]] = {
     "gauntlet, fp32": {"precision": "fp32"},
@@ -46,81 +44,10 @@ TRAINER: dict[str, dict[str, Any]] = {
     },
 }
 PLAIN = "plain loop, fp32"
-CONTESTANTS = (*OURS, *TRAINER, PLAIN)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("manifest")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
-    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="may be repeated")
-    parser.add_argument("--worker", nargs=2, metavar=("CONTESTANT", "SPLITS"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        contestant, splits = options.worker
-        print(json.dumps(work(contestant, options, Path(splits))))
-        return
-    contestants = options.only or CONTESTANTS
-    with tempfile.TemporaryDirectory() as folder:
-        splits = validated_splits(options, Path(folder))
-        results: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
-        for run in range(options.runs):
-            for contestant in contestants:
-                found = in_own_process(contestant, splits)
-                results[contestant].append(found)
-                print(
-                    f"run {run + 1}: {contestant:40} {found['examples_per_second']:8.1f} examples/s",
-                    flush=True,
-                )
-    print_table(results)
-
-
-def validated_splits(options: argparse.Namespace, folder: Path) -> Path:
-    from components.validate_data.run import run as validate_data
-    from manifests.loading import load_manifest
-
-    manifest = load_manifest(options.manifest, options.overrides)
-    validate_data(
-        manifest.dataset, manifest.seed, folder / "splits", folder / "checks.json", folder / "r.html"
-    )
-    return folder / "splits"
-
-
-def in_own_process(contestant: str, splits: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--worker", contestant, str(splits)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{contestant}: {done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
-    def median(contestant: str, key: str) -> float:
-        return statistics.median(run[key] for run in results[contestant])
-
-    print(
-        f"\n{'median of ' + str(len(next(iter(results.values())))):40} examples/s  peak GB  final loss    MFU"
-    )
-    for contestant in results:
-        mfu = f"{median(contestant, 'mfu'):6.1%}" if results[contestant][0]["mfu"] is not None else "     –"
-        print(
-            f"{contestant:40} {median(contestant, 'examples_per_second'):10.1f} "
-            f"{median(contestant, 'peak_gb'):8.2f} {median(contestant, 'final_loss'):11.4f} {mfu}"
-        )
-    ours = [name for name in OURS if name in results]
-    others = [name for name in (*TRAINER, PLAIN) if name in results]
-    if not ours or not others:
-        return
-    best = max(ours, key=lambda name: median(name, "examples_per_second"))
-    for other in others:
-        pairs = zip(results[best], results[other], strict=True)
-        ratio = statistics.median(a["examples_per_second"] / b["examples_per_second"] for a, b in pairs)
-        print(f"{best} over {other}: {ratio:.2f}×")
+    race(__doc__ or "", tuple(OURS), (*TRAINER, PLAIN), "examples/s", 60, work)
 
 
 # --- in the process of one contestant ---------------------------------------------------------------
@@ -174,7 +101,7 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     assert len(times) == options.steps, f"{len(times)} steps, not {options.steps}"
     rate = (options.steps - WARM_UP_STEPS) * section.batch_size / (times[-1] - times[WARM_UP_STEPS - 1])
     return {
-        "examples_per_second": rate,
+        "rate": rate,
         "peak_gb": peak,
         "final_loss": final_loss(race, weights),
         "mfu": mfu(race, rate) if device.type == "cuda" else None,
@@ -312,7 +239,6 @@ def final_loss(race: Race, weights: Any) -> float:
 
 
 def mfu(race: Race, examples_per_second: float) -> float:
-    import torch
 
     encoder = plain_model(race).encoder
     config, tokens = encoder.config, statistics.mean(race.task.train_lengths)
@@ -320,9 +246,7 @@ def mfu(race: Race, examples_per_second: float) -> float:
         p.numel() for name, p in encoder.named_parameters() if p.ndim == 2 and "embedding" not in name
     )
     per_token = 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * tokens
-    name = torch.cuda.get_device_name()
-    peak = next(flops for kind, flops in PEAK_BF16_FLOPS.items() if kind in name)
-    return examples_per_second * tokens * per_token / peak
+    return examples_per_second * tokens * per_token / peak_flops()
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
     )
     if hasattr(network.config, "quantization_config"):  # a GGUF file's: its weights are floats by now
         del network.config.quantization_config
+        network.is_quantized = False
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
