@@ -45,7 +45,8 @@ def attention_forward(
     scores = (query * scale) @ key.transpose(2, 3)  # (B, A, T, T)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = dropped(functional.softmax(scores, dim=-1), dropout).to(value.dtype)
+    with torch.autocast("cpu", enabled=False):  # it would have weights of fp32, to be rounded right after
+        weights = dropped(functional.softmax(scores, dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 

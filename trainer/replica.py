@@ -129,7 +129,7 @@ class Replica:
         """Clip the gradients and let the optimizer take its step, which is not to be taken twice."""
         try:
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+            self._clip()
             self._scaler.step(self.optimizer)
             self._scaler.update()
         except torch.OutOfMemoryError as error:
@@ -137,6 +137,19 @@ class Replica:
                 "training: the optimizer's moments, two numbers for each weight, do not fit into memory "
                 f"({error}). Take a larger accelerator, or several with training.distribution fsdp2."
             ) from None
+
+    def _clip(self) -> None:
+        """Have the gradients scaled to a norm of `max_grad_norm` at most.
+
+        The fused optimizer divides by its `grad_scale` in the pass that it makes anyway; with FSDP2's shards
+        it takes none.
+        """
+        if isinstance(self._model, FSDPModule):
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+            return
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self.optimizer.grad_scale = (norm / self._max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
 
     def validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
         """The task's metrics, each over all validation rows at once, and its confusion, on every rank.

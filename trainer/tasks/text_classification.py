@@ -25,6 +25,7 @@ from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import Attention, find_encoder, load_encoder
+from trainer.layer_norm import replace_layer_norms
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
 from trainer.tasks import WEIGHTS_FILE, Batch
@@ -118,6 +119,7 @@ class TextClassification:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         replace_dropout(encoder)
+        replace_layer_norms(encoder)
         encoder.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
