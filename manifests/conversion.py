@@ -13,6 +13,7 @@ CandidateName = Literal[
     "fused",
     "fused_fp16",
     "int8",
+    "int8_unscaled",
     "int8_per_tensor",
     "int8_float_attention",
     "int8_static",
@@ -24,6 +25,7 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
     "plain",
     "fused",
     "int8",
+    "int8_unscaled",
     "int8_per_tensor",
     "int8_float_attention",
     "int8_static",
@@ -44,7 +46,9 @@ class StudentConversion(Section):
     confidence limit of what macro-F1 loses against the teacher's.
     """
 
-    candidates: tuple[CandidateName, ...] = Field(("fused", "int8", "int8_pruned"), min_length=1)
+    candidates: tuple[CandidateName, ...] = Field(
+        ("fused", "int8", "int8_unscaled", "int8_pruned"), min_length=1
+    )
     max_metric_drop: Fraction = 0.02
 
 

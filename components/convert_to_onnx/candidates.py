@@ -92,6 +92,7 @@ RECIPES: dict[str, Recipe] = {
         "fused", "fp32", lambda source, base, path: quantization.scale(base, path, source.calibration)
     ),
     "int8": Recipe("_scaled", "int8", _quantized()),
+    "int8_unscaled": Recipe("fused", "int8", _quantized()),
     "int8_per_tensor": Recipe("_scaled", "int8", _quantized(per_channel=False)),
     "int8_float_attention": Recipe("_scaled", "int8", _quantized(attention=False)),
     "int8_static": Recipe(

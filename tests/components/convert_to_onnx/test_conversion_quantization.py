@@ -7,16 +7,9 @@ import onnx
 import pytest
 import torch
 
-from components.convert_to_onnx import quantization
+from components.convert_to_onnx.candidates import RECIPES, Source
 from components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
-from components.convert_to_onnx.quantization import (
-    Scheme,
-    channel_ranges,
-    outlier_factors,
-    quantize,
-    scale,
-    scale_outliers,
-)
+from components.convert_to_onnx.quantization import channel_ranges, outlier_factors, scale_outliers
 from serving.bundle import open_session
 from trainer.checkpoint import load_model
 
@@ -79,15 +72,14 @@ def test_scaling_outliers_does_not_change_a_bit_of_the_float_results(fused: Path
     np.testing.assert_array_equal(logits(fused.with_name("scaled.onnx")), logits(fused))
 
 
-def test_int8_is_closer_by_a_third_than_without_scaling(
-    fused: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, ratio in (("scaled", quantization.OUTLIER_RATIO), ("unscaled", np.inf)):
-        monkeypatch.setattr(quantization, "OUTLIER_RATIO", ratio)
-        scale(fused, tmp_path / "float.onnx", [batch(seed=2)])
-        quantize(tmp_path / "float.onnx", tmp_path / f"{name}.onnx", Scheme())
+def test_int8_is_closer_by_a_third_than_int8_unscaled(fused: Path, checkpoint: Path, tmp_path: Path) -> None:
+    source = Source(load_model(checkpoint), signature_of_texts(), opset=17, calibration=[batch(seed=2)])
+    scaled = tmp_path / "scaled.onnx"
+    RECIPES["_scaled"].make(source, fused, scaled)
+    RECIPES["int8"].make(source, scaled, tmp_path / "int8.onnx")
+    RECIPES["int8_unscaled"].make(source, fused, tmp_path / "int8_unscaled.onnx")
     error, unscaled = (
         np.sqrt(np.mean((logits(tmp_path / name) - logits(fused)) ** 2))
-        for name in ("scaled.onnx", "unscaled.onnx")
+        for name in ("int8.onnx", "int8_unscaled.onnx")
     )
     assert error < 0.67 * unscaled
