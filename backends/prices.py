@@ -1,9 +1,10 @@
 """What a machine costs, so that a paid step has a price before it starts.
 
 The table holds list prices: on demand, USD an hour, us-central1, without discounts, disks or network.
-They are for budgets and are not a bill; check them against the two pages before relying on them.
+They are for budgets and are not a bill; check them against the pages before relying on them.
 
 - https://cloud.google.com/compute/all-pricing: the figures of the table below.
+- https://cloud.google.com/vertex-ai/generative-ai/pricing: what tuning a Gemini model costs.
 - https://cloud.google.com/vertex-ai/pricing: Vertex AI sells the same machines with a management fee on top.
   The fee follows from what this page lists for custom training: 0.21849885 for n1-standard-4 (Compute
   Engine: 0.189999) and 0.4025 for a T4 (0.35). One third-party figure for A2 machines is 4 % above it.
@@ -15,6 +16,8 @@ entries, final USD an hour, are added to the table or replace what it has:
       g2-standard-8: {usd_per_hour: 0.98, accelerator_type: NVIDIA_L4, accelerator_count: 1}
     accelerators:
       NVIDIA_TESLA_T4: 0.40
+    tuning:
+      gemini-2.5-flash: 5.00     # USD a million tokens, in each epoch
 """
 
 from __future__ import annotations
@@ -60,10 +63,14 @@ class Machine(Section):
 
 
 class PriceTable(Section):
-    """Machines by type, and accelerators that can be attached by type, USD an hour."""
+    """Machines by type, and accelerators that can be attached by type, USD an hour.
+
+    `tuning` is USD a million training tokens, counted anew in each epoch, by managed model.
+    """
 
     machines: dict[str, Machine] = Field(default_factory=dict)
     accelerators: dict[str, Usd] = Field(default_factory=dict)
+    tuning: dict[str, Usd] = Field(default_factory=dict)
 
 
 # machine type → (Compute Engine USD an hour, accelerator built in, how many)
@@ -115,6 +122,7 @@ LIST_PRICES = PriceTable(
         for name, (usd, built_in, count) in _COMPUTE_ENGINE_MACHINES.items()
     },
     accelerators={name: round(usd * MANAGEMENT_FEE, 6) for name, usd in _COMPUTE_ENGINE_ACCELERATORS.items()},
+    tuning={"gemini-2.5-pro": 25.0, "gemini-2.5-flash": 5.0, "gemini-2.5-flash-lite": 1.5},
 )
 
 
@@ -153,6 +161,7 @@ def current_prices() -> PriceTable:
     return PriceTable(
         machines={**LIST_PRICES.machines, **own.machines},
         accelerators={**LIST_PRICES.accelerators, **own.accelerators},
+        tuning={**LIST_PRICES.tuning, **own.tuning},
     )
 
 
@@ -187,6 +196,21 @@ def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float
         _require_built_in(resources, machine)
         return machine.usd_per_hour
     return machine.usd_per_hour + _attached_rate(resources, table)
+
+
+def tuning_rate(model: str) -> float:
+    """USD a million training tokens of a managed model.
+
+    Raises:
+        UsageError: No price of it is known.
+    """
+    known = current_prices().tuning
+    if model not in known:
+        raise UsageError(
+            f"training.model {model}: no price of tuning it is known, so no budget can be held. Known are "
+            f"{', '.join(known)}. Add others under `tuning` in a file named by {PRICES_VARIABLE}."
+        )
+    return known[model]
 
 
 def estimate(resources: Resources, retries: int = 0) -> Estimate:

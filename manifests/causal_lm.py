@@ -138,9 +138,12 @@ class LanguageGates(CommonGates):
     The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
     perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
+
+    A managed model gives no probabilities of a given answer, so it has no `max_perplexity`, and
+    `non_inferiority_margin` is of ROUGE-L.
     """
 
-    max_perplexity: float = Field(gt=1)
+    max_perplexity: float | None = Field(None, gt=1)
     min_rouge_l: Fraction = 0.0
     min_speedup: float = Field(1.0, gt=0)
     max_model_mb: float = Field(2_000.0, gt=0)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from manifests.errors import Fault, ManifestError
+from manifests.managed import ManagedTraining, is_managed
 from manifests.schema import Manifest
 from manifests.tasks import TASKS
 
@@ -163,7 +164,7 @@ def _validate(content: Mapping[str, Any], file: str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        known = partial(_known_keys, content.get("task"))
+        known = partial(_known_keys, content)
         raise ManifestError([_fault(file, detail, known) for detail in error.errors()]) from None
 
 
@@ -188,11 +189,14 @@ def _fault(file: str, detail: Any, known_keys: Callable[[Sequence[str | int]], l
     return Fault(file, key, found, message[0].lower() + message[1:], "Change the value.")
 
 
-def _known_keys(task: Any, location: Sequence[str | int]) -> list[str]:
-    """The keys that the section at `location` has in a manifest of the task."""
+def _known_keys(content: Mapping[str, Any], location: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `location` has in a manifest of the content's task."""
     model: Any = Manifest
+    task: Any = content.get("task")
     if location and task in TASKS and location[0] in ("dataset", "training", "evaluation", "gates"):
-        model, location = getattr(TASKS[task], str(location[0])), location[1:]
+        managed = location[0] == "training" and task == "causal_lm" and is_managed(content.get("training"))
+        model = ManagedTraining if managed else getattr(TASKS[task], str(location[0]))
+        location = location[1:]
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mae", "centering_error"})
+NOT_MEASURED = "not_measured"
+"""In place of a figure: why there is none, for what cannot be measured of a kind of model."""
+
 NAMES = {"macro_f1": "macro-F1", "weighted_f1": "weighted F1", "qwk": "QWK", "mae": "mean absolute error"}
 
 

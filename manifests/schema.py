@@ -25,8 +25,15 @@ from manifests.dataset import Dataset
 from manifests.evaluation import CommonEvaluation
 from manifests.gates import CommonGates
 from manifests.section import Name, Section
-from manifests.tasks import TaskName, of_task, require_judged_stages, require_shared_keys, with_shared_keys
-from manifests.training import Training
+from manifests.tasks import (
+    TaskName,
+    of_task,
+    require_judged_stages,
+    require_measurable,
+    require_shared_keys,
+    with_shared_keys,
+)
+from manifests.training import CommonTraining
 
 
 class Registration(Section):
@@ -47,7 +54,7 @@ class Manifest(Section):
     task: TaskName
     seed: int = Field(0, ge=0, lt=2**32)
     dataset: SerializeAsAny[Dataset]
-    training: SerializeAsAny[Training] = Field(default_factory=dict, validate_default=True)
+    training: SerializeAsAny[CommonTraining] = Field(default_factory=dict, validate_default=True)
     conversion: Conversion = Conversion()
     evaluation: SerializeAsAny[CommonEvaluation] = Field(default_factory=dict, validate_default=True)
     gates: SerializeAsAny[CommonGates]
@@ -62,6 +69,7 @@ class Manifest(Section):
     def _agreeing(self) -> Self:
         require_shared_keys(self.dataset, self.training)
         require_judged_stages(self.evaluation, self.gates)
+        require_measurable(self.training, self.conversion, self.gates)
         return self
 
     @field_validator("dataset", "training", "evaluation", "gates", mode="wrap")

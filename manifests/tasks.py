@@ -13,15 +13,18 @@ from manifests.causal_lm import (
     LanguageSearch,
     LanguageTraining,
 )
+from manifests.conversion import Conversion
 from manifests.dataset import Dataset
+from manifests.errors import UsageError
 from manifests.evaluation import CommonEvaluation, Evaluation
 from manifests.gates import CommonGates, Gates, GradingGates
 from manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
+from manifests.managed import ManagedTraining, is_managed
 from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
 from manifests.search import Search
 from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
-from manifests.training import Training
+from manifests.training import CommonTraining, Training
 
 TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 
@@ -61,13 +64,15 @@ def with_shared_keys(manifest: Any) -> Any:
     return {**manifest, "dataset": {**dataset, "tokenizer": model}}
 
 
-def require_shared_keys(dataset: Dataset, training: Training) -> None:
+def require_shared_keys(dataset: Dataset, training: CommonTraining) -> None:
     """Refuse a dataset whose tokens are counted by another model than the one that is trained.
 
     Raises:
         ValueError: It is.
     """
-    if not isinstance(dataset, ConversationDataset) or not isinstance(training, LanguageTraining):
+    if not isinstance(dataset, ConversationDataset):
+        return
+    if not isinstance(training, LanguageTraining | ManagedTraining):
         return
     if dataset.tokenizer != training.model:
         raise ValueError(
@@ -86,6 +91,29 @@ def require_judged_stages(evaluation: CommonEvaluation, gates: CommonGates) -> N
             raise ValueError("gates.stages without evaluation.therapy: nothing would judge them")
 
 
+def require_measurable(training: CommonTraining, conversion: Conversion, gates: CommonGates) -> None:
+    """Refuse bounds that nothing could be held to, and a language model without one on its perplexity.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if not isinstance(gates, LanguageGates):
+        return
+    if not isinstance(training, ManagedTraining):
+        if gates.max_perplexity is None:
+            raise ValueError("gates.max_perplexity: found nothing, expected a number over 1")
+        return
+    why = f"{training.model} is tuned and served by Vertex AI"
+    if gates.max_perplexity is not None:
+        raise ValueError(f"gates.max_perplexity: {why}, which gives no probabilities of an answer: remove it")
+    if conversion != Conversion():
+        raise ValueError(f"conversion: {why}, and nothing is converted: remove the section")
+    unread = ("min_speedup", "max_timing_contention", "max_model_mb")
+    for key in unread:
+        if getattr(gates, key) != LanguageGates.model_fields[key].default:
+            raise ValueError(f"gates.{key}: {why}, and nothing is converted: remove it")
+
+
 def of_task(task: str | None, section: str, content: Any) -> Any:
     """The section as its task has it; the content itself without a task, which is a fault of its own.
 
@@ -95,6 +123,8 @@ def of_task(task: str | None, section: str, content: Any) -> Any:
     if task is None:
         return content
     kind: type[Section] = getattr(TASKS[task], section)
+    if task == "causal_lm" and section == "training" and is_managed(content):
+        kind = ManagedTraining
     return kind.model_validate(content)
 
 
@@ -104,8 +134,23 @@ def dataset_of(task: str, content: Mapping[str, Any]) -> Dataset:
 
 
 def training_of(task: str, content: Mapping[str, Any]) -> Training:
-    """The section `training`, likewise."""
+    """The section `training`, likewise, of a model that is trained here."""
     return TASKS[task].training.model_validate(content)
+
+
+def trained_here(training: CommonTraining) -> Training:
+    """The section of a model that this project trains.
+
+    Raises:
+        UsageError: A vendor does.
+    """
+    if isinstance(training, Training):
+        return training
+    assert isinstance(training, ManagedTraining)
+    raise UsageError(
+        f"training.model: found {training.model}, which Vertex AI tunes; this needs a model that is trained "
+        "by this project. Use `gauntlet run` or `gauntlet submit`."
+    )
 
 
 def evaluation_of(task: str, content: Mapping[str, Any]) -> CommonEvaluation:

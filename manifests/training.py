@@ -116,13 +116,21 @@ class Phase:
     learning_rate: float
 
 
-class Training(Section):
+class CommonTraining(Section):
+    """What the section of train-model has whoever does the training: this project's loop, or a vendor."""
+
+    resources: Resources = Resources()
+
+
+class Training(CommonTraining):
     """What the section of train-model has for every task; a task's own section adds its model.
 
     `batch_size` is the rows of one optimizer step on all devices together. Every `schedule` begins with a
     warm-up over `warmup_fraction` of its phase's steps. `precision: auto` is bf16 on what has it, else fp32.
     `distribution` is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
+    `compute_target: auto` is as many GPUs as `resources` asks for and the machine has, else the CPU;
+    `cloud_gpu` is all that `resources` buys, and never a CPU.
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
@@ -141,8 +149,7 @@ class Training(Section):
     distribution: Literal["ddp", "fsdp2"] = "ddp"
     early_stopping: EarlyStopping = EarlyStopping()
     checkpoints: Checkpoints = Checkpoints()
-    compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi"] = "auto"
-    resources: Resources = Resources()
+    compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi", "cloud_gpu"] = "auto"
     tracking: Tracking = Tracking()
     search: Search | None = Field(None, exclude=True)
 
@@ -226,6 +233,10 @@ class Training(Section):
             raise ValueError(
                 f"compute_target gpu_multi needs several accelerators in resources "
                 f"(accelerator_count × replica_count), not {devices}"
+            )
+        if self.compute_target == "cloud_gpu" and not devices:
+            raise ValueError(
+                "compute_target cloud_gpu needs resources.accelerator_type: what is to be bought"
             )
         if self.compute_target == "cpu" and self.resources.accelerator_count:
             raise ValueError("compute_target cpu would pay for resources.accelerator_type without using it")

@@ -96,14 +96,16 @@ def cost(
     overrides: Overrides = None,
 ) -> None:
     """Print what training may cost at most, how that is reckoned, and whether it fits the budget."""
-    from pipelines.cost import Cost, cost_table, training_cost
+    from pipelines.cost import Cost, cost_table, training_cost, tuning_note
 
     costs: list[Cost] = []
+    notes: list[str] = []
     faults: list[Fault] = []
     for path in paths or _packaged_manifests():
         try:
             manifest = load_manifest(path, overrides or ())
             costs.append(training_cost(manifest))
+            notes += filter(None, [tuning_note(manifest)])
         except ManifestError as error:
             faults += error.faults
         except UsageError as error:
@@ -112,6 +114,8 @@ def cost(
             faults += filter(None, [over_budget(manifest.training.resources, str(path))])
     if costs:
         console.print(cost_table(costs))
+        for note in notes:
+            console.print(plain(note), soft_wrap=True, highlight=False)
         console.print(plain(prices_source()), soft_wrap=True, highlight=False, style="dim")
     if faults:
         raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Column, Table
 
-from backends.prices import Estimate, estimate
+from backends.prices import Estimate, estimate, tuning_rate
+from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
 from manifests.training import Resources
 
@@ -34,6 +35,21 @@ def training_cost(manifest: Manifest) -> Cost:
     """
     resources = manifest.training.resources
     return Cost(manifest.name, resources, estimate(resources))
+
+
+def tuning_note(manifest: Manifest) -> str | None:
+    """Of a managed model, what comes on top of the machine that waits for it; its rows are not counted yet.
+
+    Raises:
+        UsageError: No price of tuning it is known.
+    """
+    training = manifest.training
+    if not isinstance(training, ManagedTraining):
+        return None
+    return (
+        f"{manifest.name}: and {tuning_rate(training.model):g} USD a million training tokens in each of "
+        f"{training.epochs} epochs, which are counted, and held to the budget, before tuning begins."
+    )
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:

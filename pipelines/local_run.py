@@ -20,7 +20,9 @@ from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import RunRecord as CollectedRun
 from components.write_report.render import render
+from manifests.errors import UsageError
 from manifests.loading import save_manifest
+from manifests.managed import is_managed
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
 from pipelines.home import (
@@ -35,9 +37,10 @@ from pipelines.home import (
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
 from pipelines.terminal import plain
-from pipelines.training import STEPS, parameters
+from pipelines.training import STEPS, parameters, steps_of
 
 NO_IMAGE = "none: this machine's Python"
+PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 
@@ -65,6 +68,7 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
             record says so.
     """
     open_registry(home.registry_uri)  # refused now, and not after the training
+    tracking_uri(manifest, home)
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
@@ -72,16 +76,35 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
     arguments = parameters(manifest) | {
         "run_id": record.run_id,
         "registry_uri": home.registry_uri,
-        "tracking_uri": home.store_uri,
+        "tracking_uri": tracking_uri(manifest, home),
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
     console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
     try:
-        _execute(folder, RunView(STEPS, folder / "logs"), console)
+        _execute(folder, RunView(steps_of(manifest), folder / "logs"), console)
     except Interrupted:
         home.finish(record, "interrupted", EXIT_CODE, "interrupted")
         raise Interrupted(_registered(folder)) from None
     return _conclude(record, folder, home)
+
+
+def tracking_uri(manifest: Manifest, home: Home) -> str:
+    """Where training is tracked: here, but for a managed model, which is tuned and tracked on Vertex AI.
+
+    Raises:
+        UsageError: It is managed, and the environment does not say where it is to be tuned.
+    """
+    if not is_managed(manifest.training):
+        return home.store_uri
+    found = {variable: os.environ.get(variable, "") for variable in PLACE_VARIABLES}
+    missing = [variable for variable, value in found.items() if not value]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)}: found nothing, expected where a managed model is to be tuned: a project "
+            "of Google Cloud's, a region, and gs://BUCKET/FOLDER for its rows. Set them, or submit it."
+        )
+    project, region, root = found.values()
+    return f"vertex://{project}/{region}?staging={root.rstrip('/')}"
 
 
 def _registered(folder: Path) -> str:

@@ -14,7 +14,9 @@ from typing import Literal
 from kfp import dsl, kubernetes
 
 from components.train_model.component import train_model
+from components.train_model.managed_component import train_model as train_managed_model
 from manifests.errors import UsageError
+from manifests.managed import is_managed
 from manifests.schema import Manifest
 from manifests.training import Resources
 
@@ -47,12 +49,13 @@ def training_component(platform: Platform, manifest: Manifest) -> Callable[..., 
     Raises:
         UsageError: An input of train-model has the name of one of the custom job's.
     """
-    component: Callable[..., dsl.PipelineTask] = train_model
+    managed = is_managed(manifest.training)
+    component: Callable[..., dsl.PipelineTask] = train_managed_model if managed else train_model
     if platform != "vertex":
         return component
     from pipelines.vertex.custom_job import as_custom_job
 
-    return as_custom_job(train_model, manifest, deadline_seconds(manifest.training.resources))
+    return as_custom_job(component, manifest, deadline_seconds(manifest.training.resources))
 
 
 def place_training(task: dsl.PipelineTask, platform: Platform, resources: Resources) -> None:

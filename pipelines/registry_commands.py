@@ -12,12 +12,13 @@ import typer
 from rich.table import Table
 
 from backends.registry import BUNDLE_TAG, ModelVersion, Registry, bundle_folder, open_registry
+from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import UsageError
 from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
 from pipelines.promotion import promote_version
 from pipelines.terminal import NAME_COLUMN, console, plain
-from serving.bundle import Bundle, read_info
+from serving.bundle import MANAGED_TASK, Bundle, read_info
 from serving.generation import Generator, PromptError
 from serving.inputs import Image, InputError, Rows
 
@@ -74,8 +75,11 @@ def predict(
     given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
     _require_readable(given)
     with bundle_folder(champion) as folder:
-        if read_info(folder, champion.tags.get(BUNDLE_TAG)).task == "causal_lm":
-            _answer(champion, folder, given, max_new_tokens)
+        task = read_info(folder, champion.tags.get(BUNDLE_TAG)).task
+        if task == MANAGED_TASK:
+            _print_answers(champion, given, _managed_answers(folder, given, max_new_tokens))
+        elif task == "causal_lm":
+            _print_answers(champion, given, _local_answers(champion, folder, given, max_new_tokens))
         else:
             _classify(champion, folder, given)
 
@@ -101,14 +105,27 @@ def _classify(champion: ModelVersion, folder: Path, given: Sequence[str]) -> Non
     console.print(f"[dim]{champion.name} version {champion.version}[/]")
 
 
-def _answer(champion: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int) -> None:
-    """Print what a language model answers each question, by its likeliest tokens."""
+def _local_answers(
+    champion: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int
+) -> Sequence[str]:
+    """What a language model answers each question, by its likeliest tokens."""
     generator = Generator(folder, sha256=champion.tags.get(BUNDLE_TAG))
-    table = Table("question", "answer", box=None, pad_edge=False)
     try:
-        answers = generator.generate([generator.framed(question) for question in questions], max_new_tokens)
+        return generator.generate([generator.framed(question) for question in questions], max_new_tokens)
     except PromptError as error:
         raise UsageError(f"{error}") from None
+
+
+def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int) -> Sequence[str]:
+    """What a vendor's endpoint answers."""
+    from components.evaluate_model.language.managed_model import ManagedModel
+
+    model = ManagedModel(folder, LanguageEvaluation(max_new_tokens=max_new_tokens))
+    return model.ask([model.framed(question) for question in questions])
+
+
+def _print_answers(champion: ModelVersion, questions: Sequence[str], answers: Sequence[str]) -> None:
+    table = Table("question", "answer", box=None, pad_edge=False)
     for question, answer in zip(questions, answers, strict=True):
         table.add_row(plain(question), plain(answer.strip()))
     console.print(table)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import typer
 
-from backends.prices import over_budget
+from backends.prices import over_budget, tuning_rate
 from manifests.errors import Fault, ManifestError, UsageError
 from manifests.loading import load_manifest
+from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
 from pipelines.terminal import console, errors
@@ -64,6 +65,8 @@ def require_affordable(manifest: Manifest, file: str) -> None:
     """
     try:
         fault = over_budget(manifest.training.resources, file)
+        if isinstance(manifest.training, ManagedTraining):
+            tuning_rate(manifest.training.model)  # what tuning costs is known when its rows are counted
     except UsageError as error:
         fault = without_price(file, error)
     if fault is not None:
@@ -71,5 +74,5 @@ def require_affordable(manifest: Manifest, file: str) -> None:
 
 
 def without_price(file: str, error: UsageError) -> Fault:
-    """The fault of a machine that the price table does not know."""
-    return Fault(file, "training.resources", "no price", "a machine with a price", str(error))
+    """The fault of a machine, or of a managed model, that the price table does not know."""
+    return Fault(file, "training", "no price", "a machine, or a managed model, with a price", str(error))

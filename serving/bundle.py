@@ -29,11 +29,15 @@ BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
+ENDPOINT_FILE = "endpoint.json"
+MANAGED_TASK = "managed_causal_lm"
+"""Of a bundle that holds no model: a vendor serves it, at the endpoint that `ENDPOINT_FILE` names."""
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
     "text_classification": (MODEL_FILE, TOKENIZER_FILE),
     "image_classification": (MODEL_FILE,),
     "ordinal_grading": (MODEL_FILE,),
     "causal_lm": (MODEL_FILE, TOKENIZER_FILE),
+    MANAGED_TASK: (ENDPOINT_FILE,),
 }
 """By task: what scores its rows. The shape and type of an image are those of the graph's input."""
 

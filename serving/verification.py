@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from serving.bundle import MODEL_FILE, PARITY_FILE, Bundle, BundleError, BundleInfo, TensorSpec, read_info
+from serving.bundle import (
+    MANAGED_TASK,
+    MODEL_FILE,
+    PARITY_FILE,
+    Bundle,
+    BundleError,
+    BundleInfo,
+    TensorSpec,
+    read_info,
+)
 from serving.generation import Generator, pad_left
 from serving.images import ImageInputs
 from serving.inputs import Rows
@@ -36,14 +45,16 @@ class Check:
 def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     """Check the files' hashes, then the certificate, the graph's tensors and a prediction.
 
-    What follows from a check that failed is not looked at. `sha256` is that of `bundle.json`, if a registry
-    has noted it.
+    What follows from a check that failed is not looked at, and a bundle that only names an endpoint has
+    nothing but its files. `sha256` is that of `bundle.json`, if a registry has noted it.
     """
     checks: list[Check] = []
     looks = _looks(folder, sha256)
     for name in ("files", "certificate", "tensors", "prediction"):
         try:
             checks.append(Check(name, next(looks)))
+        except StopIteration:
+            break
         except BundleError as error:
             return (*checks, Check(name, "", str(error)))
         except Exception as error:  # onnxruntime and tokenizers raise nothing more special
@@ -55,6 +66,8 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     """What each check finds, in their order; the one that fails raises."""
     info = read_info(folder, sha256)
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
+    if info.task == MANAGED_TASK:
+        return
     yield _certificate(folder, info)
     if info.task == "causal_lm":
         generator = Generator(folder)

@@ -24,6 +24,7 @@ from tests.drawn_images import dataset, draw, write_files
 
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
     from tests.fakes.cloud import FakeCloud, Trust
+    from tests.fakes.gemini import FakeGemini
 
 # gcsfs reads it when it is imported: without it, it asks a service that no fake here is for.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -121,6 +122,26 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
     for key, value in fake.environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": fake.bucket.url})
+    yield fake
+    fake.close()
+    assert fake.proxy.refused == []
+
+
+@pytest.fixture
+def gemini(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
+    """Gemini on Vertex AI on loopback, for everything in this process and in those that it starts."""
+    from backends import gemini as client
+    from tests.fakes.gemini import LOCATION, FakeGemini
+
+    fake = FakeGemini(trust.authority)
+    store = {"token": "anon", "endpoint_url": fake.bucket.url}
+    roots = trust.environment["REQUESTS_CA_BUNDLE"]
+    place = {"GAUNTLET_PROJECT": "demo", "GAUNTLET_REGION": LOCATION, "GAUNTLET_ROOT": "gs://bucket/root"}
+    proxy = {"https_proxy": fake.proxy.url, "no_proxy": "127.0.0.1", "SSL_CERT_FILE": roots}
+    for key, value in (trust.environment | place | proxy | {"FSSPEC_GS": json.dumps(store)}).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setitem(fsspec.config.conf, "gs", store)
+    monkeypatch.setattr(client, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     yield fake
     fake.close()
     assert fake.proxy.refused == []

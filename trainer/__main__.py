@@ -19,7 +19,7 @@ from pathlib import Path
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
-from manifests.tasks import searchable_keys
+from manifests.tasks import searchable_keys, trained_here
 
 HISTORY_FILE = "history.json"
 
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
         checkpoint = Path(scratch) / "checkpoint"
         history = launch(
             TrainingRun(
-                section=manifest.training,
+                section=trained_here(manifest.training),
                 name=manifest.name,
                 task=manifest.task,
                 seed=manifest.seed,

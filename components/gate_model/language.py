@@ -28,6 +28,7 @@ from components.gate_model.values import (
     number_or_fault,
 )
 from manifests.causal_lm import LanguageGates
+from manifests.metrics import NOT_MEASURED
 
 CHANGE = Domain(-math.inf, math.inf, "a finite number")
 
@@ -36,7 +37,8 @@ CHANGE = Domain(-math.inf, math.inf, "a finite number")
 class Documents:
     """evaluate-model's `scores`, convert-to-onnx's `candidates`, training's `history`, and the certificate.
 
-    `model_sha256` is that of the model beside the certificate, where the bundle names it.
+    `model_sha256` is that of the model beside the certificate, where the bundle names it. `managed`: the
+    bundle holds no model, as a vendor serves it.
     """
 
     scores: Mapping[str, Any]
@@ -44,6 +46,7 @@ class Documents:
     history: Mapping[str, Any]
     certificate: Mapping[str, Any]
     model_sha256: str | None
+    managed: bool = False
 
 
 def decide_language_model(gates: LanguageGates, found: Documents) -> Decision:
@@ -51,36 +54,63 @@ def decide_language_model(gates: LanguageGates, found: Documents) -> Decision:
     stages = gates.stages
     return decision_by(
         (
-            *_quality(gates, found.scores),
-            *_shipped(gates, found),
-            *_against_champion(gates, found.scores),
+            *(_managed_quality if found.managed else _quality)(gates, found.scores),
+            *(_managed_service if found.managed else _shipped)(gates, found),
+            *_against_champion(gates, found.scores, "rouge_l" if found.managed else "perplexity"),
             *(judge_stage(stages.staging, therapy_of(found.scores)) if stages is not None else ()),
         )
     )
 
 
 def _quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    ours = "challenger"
     return (
-        judge(
-            "perplexity",
-            at(scores, ours, "perplexity", "upper_bound"),
-            "<=",
-            gates.max_perplexity,
-            POSITIVE,
-            "Bootstrap upper limit of perplexity",
-        ),
-        judge(
-            "rouge_l",
-            at(scores, ours, "rouge_l", "lower_bound"),
-            ">=",
-            gates.min_rouge_l,
-            FRACTION,
-            "Bootstrap lower limit of ROUGE-L",
-        ),
+        _perplexity(gates.max_perplexity, scores),
+        _rouge_l(gates, scores),
         _gain("perplexity_gain", at(scores, "baseline", "gains", "perplexity", "interval"), "perplexity"),
         _gain("rouge_l_gain", at(scores, "baseline", "gains", "rouge_l", "interval"), "ROUGE-L"),
     )
+
+
+def _perplexity(bound: float | None, scores: Mapping[str, Any]) -> Verdict:
+    note = "Bootstrap upper limit of perplexity"
+    if bound is None:
+        return Verdict(
+            "perplexity", True, "is", None, "fail", f"{note}: found no bound, gates.max_perplexity"
+        )
+    value = at(scores, "challenger", "perplexity", "upper_bound")
+    return judge("perplexity", value, "<=", bound, POSITIVE, note)
+
+
+def _rouge_l(gates: LanguageGates, scores: Mapping[str, Any]) -> Verdict:
+    value = at(scores, "challenger", "rouge_l", "lower_bound")
+    return judge("rouge_l", value, ">=", gates.min_rouge_l, FRACTION, "Bootstrap lower limit of ROUGE-L")
+
+
+def _managed_quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    """Without perplexity, and in so many words: ROUGE-L alone tells that tuning has helped."""
+    reason = at(scores, NOT_MEASURED, "perplexity")
+    note = f"Not judged: {reason}. ROUGE-L must show what perplexity cannot"
+    return (
+        Verdict("perplexity", True, "is", None, "not applicable", note),
+        _rouge_l(gates, scores),
+        Verdict("perplexity_gain", True, "is", None, "not applicable", note),
+        _gain("rouge_l_gain", at(scores, "baseline", "gains", "rouge_l", "interval"), "ROUGE-L"),
+    )
+
+
+def _managed_service(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
+    """Nothing was converted, so nothing of a conversion can be judged; what it cost can."""
+    note = "Not judged: nothing was converted, as Vertex AI serves the model that it tuned"
+    unjudged = ("speedup", "timing_contention", "certificate", "parity", "metric_drop", "model_size")
+    return (
+        *(Verdict(rule, True, "is", None, "not applicable", note) for rule in unjudged),
+        _cost(gates, found),
+    )
+
+
+def _cost(gates: LanguageGates, found: Documents) -> Verdict:
+    cost = at(found.history, "cost_usd")
+    return judge("cost", cost, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD")
 
 
 def _gain(rule: str, interval: object, figure: str) -> Verdict:
@@ -99,7 +129,6 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     known = certified is not MISSING and found.model_sha256 is not None
     speedup = at(found.candidates, "chosen_speedup", size)
     model_mb = at(chosen_candidate(found.candidates), "size_mb")
-    cost = at(found.history, "cost_usd")
     return (
         judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         judge_contention(at(found.candidates, "contention"), gates.max_timing_contention),
@@ -114,7 +143,7 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
             CHANGE,
         ),
         judge("model_size", model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
-        judge("cost", cost, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
+        _cost(gates, found),
     )
 
 
@@ -139,7 +168,9 @@ def _bounded(
     return judge(rule, at(certificate, key), operator, bound, domain, note)
 
 
-def _against_champion(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, Verdict]:
+def _against_champion(
+    gates: LanguageGates, scores: Mapping[str, Any], figure: str
+) -> tuple[Verdict, Verdict]:
     rule, margin = "non_inferiority", 0.0 - gates.non_inferiority_margin
     if "champion_error" in scores:
         reason = str(scores["champion_error"])
@@ -152,10 +183,11 @@ def _against_champion(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[
             Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION),
             Verdict(rule, margin, ">=", None, "not applicable", NO_CHAMPION),
         )
-    gain = number_or_fault(at(scores, "champion", "gains", "perplexity", "lower_bound"), CHANGE)
-    theirs = number_or_fault(at(scores, "champion", "figures", "perplexity", "value"), POSITIVE)
+    gain = number_or_fault(at(scores, "champion", "gains", figure, "lower_bound"), CHANGE)
+    theirs = number_or_fault(at(scores, "champion", "figures", figure, "value"), POSITIVE)
     share = gain / theirs if isinstance(gain, float) and isinstance(theirs, float) else MISSING
-    note = "Paired bootstrap lower limit of the gain in perplexity, as a share of the champion's"
+    name = "ROUGE-L" if figure == "rouge_l" else figure
+    note = f"Paired bootstrap lower limit of the gain in {name}, as a share of the champion's"
     return (
         Verdict("comparable_champion", True, "is", True, "pass", "Asked the same prompts"),
         judge(rule, share, ">=", margin, CHANGE, note),

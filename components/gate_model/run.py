@@ -15,7 +15,7 @@ from components.step import read_json, write_json, write_text
 from manifests.causal_lm import LanguageGates
 from manifests.errors import GauntletError
 from manifests.gates import CommonGates, Gates
-from serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
+from serving.bundle import MANAGED_TASK, MODEL_FILE, PARITY_FILE, BundleError, read_info
 
 
 def gate(
@@ -35,15 +35,14 @@ def gate(
     try:
         info = read_info(bundle)
     except BundleError as error:
-        raise GauntletError(
-            f"The converted model cannot be read: {error}. Run convert-to-onnx again."
-        ) from None
+        raise GauntletError(f"The bundle cannot be read: {error}. Run the pipeline again.") from None
     found = Documents(
         read_json(scores),
         read_json(candidates),
         read_json(history),
         certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
         model_sha256=info.files.get(MODEL_FILE),
+        managed=info.task == MANAGED_TASK,
     )
     decision = _decide(gates, found)
     write_json(verdict, asdict(decision) | _stages(gates, found))
@@ -62,4 +61,7 @@ def _decide(gates: CommonGates, found: Documents) -> Decision:
     if isinstance(gates, LanguageGates):
         return decide_language_model(gates, found)
     assert isinstance(gates, Gates)
-    return decide(gates, read_figures(**vars(found)))
+    return decide(
+        gates,
+        read_figures(found.scores, found.candidates, found.history, found.certificate, found.model_sha256),
+    )

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from components.gate_model.rules import Decision, Verdict, decision_by, judge
+from components.gate_model.rules import Decision, Operator, Verdict, decision_by, judge
 from components.gate_model.values import FRACTION, MISSING, POSITIVE, Domain
+from manifests.metrics import NOT_MEASURED
 from manifests.therapy import STAGES, Production, Stage, StageName, Stages, Staging
 
 LOWER, UPPER = "Bootstrap lower limit of", "Bootstrap upper limit of"
@@ -37,10 +38,19 @@ def judge_stage(stage: Stage, therapy: Mapping[str, Any]) -> tuple[Verdict, ...]
     figures = therapy.get("figures")
     found: Mapping[str, Any] = figures if isinstance(figures, Mapping) else {}
     return tuple(
-        judge(rule, found.get(rule, {}).get("bound", MISSING), operator, bound, domain, note)
+        not_measured(rule, operator, bound, found[rule][NOT_MEASURED])
+        if NOT_MEASURED in found.get(rule, {})
+        else judge(rule, found.get(rule, {}).get("bound", MISSING), operator, bound, domain, note)
         for rule, key, operator, domain, note in RULES
         if (bound := getattr(stage, key)) is not None
     )
+
+
+def not_measured(rule: str, operator: Operator, bound: float, reason: object) -> Verdict:
+    """A rule about a figure that there cannot be of this kind of model. Only perplexity may be missing so."""
+    if rule != "perplexity":
+        return Verdict(rule, bound, operator, None, "fail", f"found no figure: {reason}")
+    return Verdict(rule, bound, operator, None, "not applicable", f"Not judged: {reason}")
 
 
 def therapy_of(scores: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,12 +12,12 @@ from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
 from manifests.schema import Registration
-from serving.bundle import BundleError, BundleInfo, read_info
+from serving.bundle import MANAGED_TASK, BundleError, BundleInfo, read_info
 
 PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")
 """What a version's tags take over from the bundle's lineage."""
-QUALITY = {"causal_lm": ("perplexity", "rouge_l")}
+QUALITY = {"causal_lm": ("perplexity", "rouge_l"), MANAGED_TASK: ("rouge_l",)}
 """The figures of a version by task; a classifier's is macro-F1."""
 
 

@@ -70,6 +70,7 @@ class Statistics:
     version: str = ""
     uri: str = ""
     commit_hash: str | None = None
+    created: str | None = None
     sha256: str | None = None
     labels: tuple[str, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -129,6 +130,8 @@ class History:
     usd_per_hour: Figure = None
     max_hours: Figure = None
     max_cost_usd: Figure = None
+    training_tokens: int | None = None
+    usd_per_million_tokens: Figure = None
     host: str | None = None
     usage: Usage = Usage()
 
@@ -342,6 +345,7 @@ class LanguageScores:
     baseline: OtherModel
     champion: OtherModel | None = None
     champion_error: str | None = None
+    not_measured: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
     tokens: int | None = None
     confidence: Figure = None

@@ -41,7 +41,13 @@ def _cost(history: History) -> Iterator[Entry]:
     rate = f"${decimal(history.usd_per_hour, 4)}" if is_figure(history.usd_per_hour) else ABSENT
     yield Entry("Price of an hour", rate, "list price")
     yield Entry("Time", duration(history.seconds), "training and validation, across interruptions")
-    yield Entry("Cost", dollars(history.cost_usd), "time × price", total=True)
+    how = "time × price"
+    if history.training_tokens is not None:
+        yield Entry("Tokens", count(history.training_tokens), "of all epochs")
+        million = dollars(history.usd_per_million_tokens)
+        yield Entry("Price of a million tokens", million, "list price of tuning")
+        how = "tokens × price, and the time of the machine that waited"
+    yield Entry("Cost", dollars(history.cost_usd), how, total=True)
 
 
 def _budget(history: History) -> Iterator[Entry]:

@@ -33,7 +33,8 @@ from components.write_report.artifacts import (
     Version,
 )
 from components.write_report.progress import Trace, step_records
-from components.write_report.record import STEPS, FinalStatus, RunRecord
+from components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
+from serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 TASK_ID = re.compile(r"_-?\d+$")
@@ -55,8 +56,9 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
     verdict = run.read("gate-model", "verdict", Verdict)
     version = run.read("register-model", "version", Version)
-    bundle = run.read("convert-to-onnx", "bundle/bundle.json", Bundle)
-    answers = bundle is not None and bundle.task == "causal_lm"
+    managed = run.read("train-model", "bundle/bundle.json", Bundle)
+    bundle = managed or run.read("convert-to-onnx", "bundle/bundle.json", Bundle)
+    answers = bundle is not None and bundle.task in ("causal_lm", MANAGED_TASK)
     return RunRecord(
         pipeline_root=pipeline_root,
         job=job,
@@ -66,6 +68,7 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
             registered=version is not None,
             final=final,
             run_started=_local_start(job),
+            steps=[step for step in STEPS if managed is None or step != NOT_OF_MANAGED],
         ),
         checks=run.read("validate-data", "checks", Checks),
         statistics=run.read("validate-data", "splits/statistics.json", Statistics),

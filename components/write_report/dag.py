@@ -12,7 +12,7 @@ from typing import Literal
 
 from components.write_report.figures import duration
 from components.write_report.progress import PROMOTE, REJECT
-from components.write_report.record import STEPS, RunRecord, State, StepRecord
+from components.write_report.record import RunRecord, State, StepRecord
 
 NODE_WIDTH, NODE_HEIGHT = 150, 56
 GAP, FORK_GAP, FORK_SPREAD = 22, 76, 92
@@ -71,13 +71,11 @@ class Dag:
 
 def lay_out(record: RunRecord, lying: bool) -> Dag:
     """Place the steps of a run from left to right (`lying`) or from top to bottom."""
-    places = _lying_places(len(STEPS) - 1) if lying else _standing_places(len(STEPS) - 1)
+    steps = record.steps
+    places = _lying_places(len(steps) - 1) if lying else _standing_places(len(steps) - 1)
     line_width = NODE_WIDTH if lying else STANDING_WIDTH - 2 * MARGIN
-    line = [
-        _step_node(record.step(name), place, line_width)
-        for name, place in zip(STEPS[:-1], places[:-2], strict=True)
-    ]
-    register = _step_node(record.step(STEPS[-1]), places[-2], NODE_WIDTH)
+    line = [_step_node(step, place, line_width) for step, place in zip(steps[:-1], places[:-2], strict=True)]
+    register = _step_node(steps[-1], places[-2], NODE_WIDTH)
     decision = record.verdict.decision if record.verdict and record.step(GATE).state == "succeeded" else None
     rejected = _rejection_node(places[-1], is_rejected=decision == REJECT)
     straight = [

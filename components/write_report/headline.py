@@ -60,6 +60,8 @@ def _language_quality(scores: LanguageScores) -> tuple[Tile, ...]:
     ours, gains = scores.challenger, scores.baseline.gains
     shown = []
     for key, title, digits in (("perplexity", "Perplexity", 2), ("rouge_l", "ROUGE-L", 3)):
+        if key in scores.not_measured:
+            continue
         figure, gain = ours.get(key, Doubted()), gains.get(key, Doubted())
         low, high = (signed(end, digits) for end in gain.interval)
         detail = f"better than the baseline by {low} to {high} ({percent(scores.confidence)} interval)"
@@ -91,8 +93,11 @@ def _training(record: RunRecord) -> tuple[Tile, ...]:
     if history is None:
         return ()
     epochs = f"{len(history.epochs)} epoch{'' if len(history.epochs) == 1 else 's'}"
+    detail = f"{epochs}, best {history.best_epoch}"
+    if history.training_tokens is not None:
+        detail = f"{count(history.training_tokens)} tokens in all epochs"
     return (
-        Tile("Training time", duration(history.seconds), f"{epochs}, best {history.best_epoch}"),
+        Tile("Training time", duration(history.seconds), detail),
         Tile("Training cost", dollars(history.cost_usd), history.machine or "machine unknown"),
     )
 

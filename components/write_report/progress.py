@@ -5,7 +5,7 @@ The DAG is a line with one fork at its end, so the last step that left a trace s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -37,8 +37,9 @@ def step_records(
     registered: bool,
     final: FinalStatus | None = None,
     run_started: datetime | None = None,
+    steps: Sequence[str] = STEPS,
 ) -> tuple[StepRecord, ...]:
-    """The record of each of `STEPS`.
+    """The record of each of the DAG's `steps`.
 
     Args:
         traces: By step; a step that left no folder is missing.
@@ -47,13 +48,13 @@ def step_records(
         final: What the orchestrator says about the whole run.
         run_started: When the first step started, if that is known.
     """
-    reached = max((STEPS.index(name) for name in traces), default=-1)
-    records = [_reached(name, traces.get(name), final) for name in STEPS[: reached + 1]]
+    reached = max((steps.index(name) for name in traces), default=-1)
+    records = [_reached(name, traces.get(name), final) for name in steps[: reached + 1]]
     if records:
         records[-1] = _with_result(records[-1], decision, registered)
     if not records or records[-1].state == "succeeded":
-        records += _next(STEPS[len(records) :], decision, final)
-    records += [StepRecord(name, "not reached") for name in STEPS[len(records) :]]
+        records += _next(steps[len(records) :], decision, final)
+    records += [StepRecord(name, "not reached") for name in steps[len(records) :]]
     return _with_starts(records, run_started)
 
 
@@ -85,11 +86,11 @@ def _with_result(last: StepRecord, decision: str | None, registered: bool) -> St
     return replace(last, state="failed", message=message, exit_code=FAILURE)
 
 
-def _next(remaining: tuple[str, ...], decision: str | None, final: FinalStatus | None) -> list[StepRecord]:
+def _next(remaining: Sequence[str], decision: str | None, final: FinalStatus | None) -> list[StepRecord]:
     """The step after the last one that succeeded: the branch not taken, or a step that left no trace."""
     if not remaining:
         return []
-    if remaining == ("register-model",) and decision == REJECT:
+    if list(remaining) == ["register-model"] and decision == REJECT:
         return [StepRecord(remaining[0], "skipped")]
     message = CANCELLED if _is_cancelled(final) else NO_TRACE
     return [StepRecord(remaining[0], "failed", message=message, exit_code=FAILURE)]

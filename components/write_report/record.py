@@ -28,6 +28,9 @@ STEPS = (
     "register-model",
 )
 
+NOT_OF_MANAGED = "convert-to-onnx"
+"""The step that the DAG of a managed model does not have."""
+
 State = Literal["succeeded", "reused", "failed", "skipped", "not reached"]
 
 
@@ -71,7 +74,7 @@ class RunRecord:
     """Everything one run left behind; an artifact that is not there is None.
 
     Attributes:
-        steps: One record for each of `STEPS`, in their order.
+        steps: One record for each step of the DAG, in the order of `STEPS`.
         unreadable: Files that exist but could not be read, each with the reason.
     """
 
@@ -92,7 +95,7 @@ class RunRecord:
     final: FinalStatus | None = None
 
     def step(self, name: str) -> StepRecord:
-        """The record of one of `STEPS`."""
+        """The record of a step of the DAG."""
         return next(step for step in self.steps if step.name == name)
 
     @property

@@ -16,6 +16,7 @@ from components.validate_data.run import run as validate_data
 from manifests.errors import Fault, GauntletError, ManifestError
 from manifests.schema import Manifest
 from manifests.search import Search, Value
+from manifests.tasks import trained_here
 from pipelines.home import Home
 from pipelines.interruption import Interrupted, interruptible
 from pipelines.tuning.best import write_tuned
@@ -71,11 +72,13 @@ def search_space(manifest: Manifest, file: Path) -> Search:
 
     Raises:
         ManifestError: It has none.
+        UsageError: Its model is not trained by this project.
     """
-    if manifest.training.search is None:
+    search = trained_here(manifest.training).search
+    if search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
         raise ManifestError([Fault(str(file), "training.search", "nothing", expected, "See docs/tuning.md.")])
-    return manifest.training.search
+    return search
 
 
 def validated_splits(manifest: Manifest, folder: Path) -> Path:
@@ -108,21 +111,21 @@ def tune_locally(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
         GauntletError: A process failed, or no trial came to its end.
         Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process has ended.
     """
-    manifest = tuning.manifest
+    manifest, training = tuning.manifest, trained_here(tuning.manifest.training)
     search = search_space(manifest, tuning.file)
     folder = home.tuning_folder(manifest.name)
     with interruptible(), alone(folder) as lock:
         splits = validated_splits(manifest, folder)
         data_sha256 = read_statistics(splits)["sha256"]
-        name = study_name(manifest.name, manifest.task, manifest.seed, manifest.training, data_sha256)
+        name = study_name(manifest.name, manifest.task, manifest.seed, training, data_sha256)
         study = open_study(folder / DATABASE_FILE, name)
-        _announce(tuning, study, prepare(study, manifest.training, search), console)
+        _announce(tuning, study, prepare(study, training, search), console)
         job = TuningJob(
             study=name,
             database=folder / DATABASE_FILE,
             task=manifest.task,
             seed=manifest.seed,
-            training=manifest.training,
+            training=training,
             search=search,
             splits=splits,
             trials=tuning.trials,
@@ -184,7 +187,8 @@ def _run_trials(
 def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:
     trials = finished_trials(study)
     best = best_trial(trials)
-    metric = tuning.manifest.training.early_stopping.metric
+    training = trained_here(tuning.manifest.training)
+    metric = training.early_stopping.metric
     if best is None:
         raise GauntletError(
             f"tuning: none of {len(trials)} finished trials has a score. "
@@ -194,7 +198,7 @@ def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:
     picture = folder / PICTURE_FILE
     draw(trials, search, metric, importances(study), picture)
     output = tuning.output or folder / BEST_FILE
-    before = {key: getattr(tuning.manifest.training, key) for key in search.dimensions()}
+    before = {key: getattr(training, key) for key in search.dimensions()}
     comments = [
         f"{tuning.file.name} as `gauntlet tune` left it.",
         f"Study {study.study_name}, trial {best.number}, the best of {len(trials)} finished ones: validation "

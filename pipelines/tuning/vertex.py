@@ -20,6 +20,7 @@ from manifests.errors import UsageError
 from manifests.metrics import LOWER_IS_BETTER
 from manifests.schema import Manifest, as_parameter
 from manifests.search import Dimension, Search
+from manifests.tasks import trained_here
 from manifests.training import Resources
 from pipelines.platforms import SECONDS_TO_START_AND_END
 from pipelines.vertex.submission import require_reachable_model
@@ -59,8 +60,9 @@ def compile_tuning_job(
 
 def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, staging: str) -> dict[str, Any]:
     """A `HyperparameterTuningJob` as JSON types."""
-    metric = manifest.training.early_stopping.metric
-    resources = manifest.training.resources
+    training = trained_here(manifest.training)
+    metric = training.early_stopping.metric
+    resources = training.resources
     seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END
     return {
         "displayName": f"{manifest.name}-tuning",
@@ -71,7 +73,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                 {"metricId": metric, "goal": "MINIMIZE" if metric in LOWER_IS_BETTER else "MAXIMIZE"}
             ],
             "parameters": [
-                _parameter(key, dimension, is_whole(manifest.training, key))
+                _parameter(key, dimension, is_whole(training, key))
                 for key, dimension in search.dimensions().items()
             ],
             "medianAutomatedStoppingSpec": {"useElapsedDuration": False},

@@ -6,7 +6,7 @@ N = rows, B = rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +25,34 @@ LOSS_BATCH = 2  # their logits are of the whole vocabulary
 
 @dataclass(frozen=True)
 class Prompts:
-    """Test rows: what the user says last, the answer that the data has, and both as the model reads them."""
+    """Test rows: what the user says last, the answer that the data has, and both as the model reads them.
+
+    Attributes:
+        rows: Prompt and answer as tokens; none of a model whose tokens nobody here knows.
+        rendered: What such a model is asked, with the turns before.
+    """
 
     ids: tuple[int, ...]
     questions: tuple[str, ...]
     references: tuple[str, ...]
-    rows: tuple[TokenRow, ...]
+    rows: tuple[TokenRow, ...] = ()
+    rendered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's summed losses of the references (N,), and its two answers to each prompt."""
+    """A model's summed losses of the references (N,), and its two answers to each prompt.
 
-    losses: npt.NDArray[np.float64]
+    A model that tells no probabilities has no losses.
+    """
+
+    losses: npt.NDArray[np.float64] | None
     greedy: tuple[str, ...]
     sampled: tuple[str, ...]
 
 
-def read_prompts(
-    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
-) -> Prompts:
-    """Draw test rows. A row keeps as many tokens as training would; a prompt leaves room for an answer.
+def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
+    """Draw test rows.
 
     Raises:
         DataError: There are fewer than two.
@@ -61,8 +68,21 @@ def read_prompts(
         ids=tuple(int(at) for at in frame.index),
         questions=tuple(frame["question"]),
         references=tuple(frame["response"]),
-        rows=tuple(token_rows(frame, tokenizer, most)),
+        rendered=tuple(frame["prompt"]),
     )
+
+
+def read_token_prompts(
+    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
+) -> Prompts:
+    """The same with their tokens. A row keeps as many as training would; a prompt leaves room for an answer.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    prompts = read_prompts(splits, settings, seed)
+    frame = read_split(splits, "test").loc[list(prompts.ids)]
+    return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))
 
 
 def answer(

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate_model.language.answers import Answers, Prompts, answer_texts
+from components.evaluate_model.language.answers import Answers, Prompts
 from components.evaluate_model.language.scorecard import Figure
 from components.evaluate_model.therapy.privacy import TrainingData
 from components.evaluate_model.therapy.scorecard import Answer, Resampling, answered, assess, probes
 from manifests.causal_lm import LanguageEvaluation
+from manifests.metrics import NOT_MEASURED
 from manifests.therapy import Therapy
-from serving.generation import Generator
 from trainer.splits import read_split
+
+Ask = Callable[[Sequence[str]], Sequence[str]]
+"""A model's likeliest answers to prompts as they are rendered for it."""
 
 
 def ask_probes(
-    model: Generator, splits: Path, settings: LanguageEvaluation, therapy: Therapy, seed: int
+    ask: Ask, framed: Callable[[str], str], splits: Path, therapy: Therapy, seed: int
 ) -> list[Answer]:
     """The model's likeliest answers to every probe.
 
-    A prompt of the training split is asked as it was trained on, with the turns before the last question.
+    A prompt of the training split is asked as it was trained on, with the turns before the last question;
+    `framed` renders the others.
     """
     asked = probes(read_split(splits, "train")["prompt"].tolist(), therapy.training_probes, seed)
-    texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
-    return answered(asked, answer_texts(model, texts, settings))
+    texts = [probe.prompt if probe.kind == "training" else framed(probe.prompt) for probe in asked]
+    return answered(asked, ask(texts))
 
 
 def judge_conversations(
     prompts: Prompts,
     tuned: Answers,
     probed: Sequence[Answer],
-    perplexity: Figure,
+    perplexity: Figure | str,
     splits: Path,
     settings: LanguageEvaluation,
     therapy: Therapy,
     seed: int,
 ) -> dict[str, Any]:
-    """Judge the answers to the test split and to the probes, as JSON; perplexity is among the figures."""
+    """Judge the answers to the test split and to the probes, as JSON.
+
+    Perplexity is among the figures, or why there is none.
+    """
     tested = [
         Answer(str(row), "test", question, answer)
         for row, question, answer in zip(prompts.ids, prompts.questions, tuned.greedy, strict=True)
@@ -50,9 +57,9 @@ def judge_conversations(
         Resampling(settings.bootstrap_resamples, settings.confidence, seed),
         therapy.judge,
     )
-    judged["figures"]["perplexity"] = {
-        "value": perplexity.value,
-        "bound": perplexity.upper_bound,
-        "rows": len(tested),
-    }
+    judged["figures"]["perplexity"] = (
+        {NOT_MEASURED: perplexity}
+        if isinstance(perplexity, str)
+        else {"value": perplexity.value, "bound": perplexity.upper_bound, "rows": len(tested)}
+    )
     return judged

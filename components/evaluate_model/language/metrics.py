@@ -19,8 +19,9 @@ from components.evaluate_model.language.answers import Answers, Prompts
 Floats = npt.NDArray[np.float64]
 
 ROUGES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
-FIGURES = ("perplexity", "rouge1", "rouge2", "rouge_l", "bleu", "sampled_rouge_l")
-LOWER_IS_BETTER = ("perplexity",)
+PERPLEXITY = "perplexity"
+FIGURES = (PERPLEXITY, "rouge1", "rouge2", "rouge_l", "bleu", "sampled_rouge_l")
+LOWER_IS_BETTER = (PERPLEXITY,)
 BLEU_ORDER = 4
 
 
@@ -29,37 +30,57 @@ class RowFigures:
     """What each row adds to the figures of all.
 
     Attributes:
-        losses: -log p of the reference, summed over its tokens, (N,).
+        losses: -log p of the reference, summed over its tokens, (N,); None of a model that tells no
+            probabilities.
         tokens: Of the reference, (N,).
         means: F-measures by figure, (N,) each.
         bleu: Matches and totals of each order, lengths of answer and reference, (N, 10).
     """
 
-    losses: Floats
+    losses: Floats | None
     tokens: Floats
     means: Mapping[str, Floats]
     bleu: Floats
 
 
 def measure_rows(prompts: Prompts, answers: Answers) -> RowFigures:
+    """Score a model's answers."""
+    return row_figures(
+        prompts.references,
+        answers.greedy,
+        answers.sampled,
+        answers.losses,
+        np.array([len(row.target) for row in prompts.rows], dtype=np.float64),
+    )
+
+
+def row_figures(
+    references: Sequence[str],
+    greedy: Sequence[str],
+    sampled: Sequence[str],
+    losses: Floats | None,
+    tokens: Floats,
+) -> RowFigures:
     """Score greedy answers by every figure, sampled ones by ROUGE-L."""
-    rouge = _rouge(prompts.references, answers.greedy)
     return RowFigures(
-        losses=answers.losses,
-        tokens=np.array([len(row.target) for row in prompts.rows], dtype=np.float64),
-        means={**rouge, "sampled_rouge_l": _rouge(prompts.references, answers.sampled)["rouge_l"]},
-        bleu=_bleu_counts(prompts.references, answers.greedy),
+        losses=losses,
+        tokens=tokens,
+        means={**_rouge(references, greedy), "sampled_rouge_l": _rouge(references, sampled)["rouge_l"]},
+        bleu=_bleu_counts(references, greedy),
     )
 
 
 def figures(rows: RowFigures, weights: Floats) -> dict[str, Floats]:
-    """Each of `FIGURES`, (R,), where row n counts `weights[r, n]` times in resample r.
+    """Each of `FIGURES` that there is, (R,), where row n counts `weights[r, n]` times in resample r.
 
     Perplexity is weighted by token, BLEU is the corpus's, 0 to 1, and the others are means over rows.
     """
     counted = weights.sum(axis=1)
+    perplexity = (
+        {} if rows.losses is None else {PERPLEXITY: np.exp(weights @ rows.losses / (weights @ rows.tokens))}
+    )
     return {
-        "perplexity": np.exp(weights @ rows.losses / (weights @ rows.tokens)),
+        **perplexity,
         **{name: weights @ values / counted for name, values in rows.means.items()},
         "bleu": np.array([_bleu(counts) for counts in weights @ rows.bleu]),
     }

@@ -11,7 +11,6 @@ import numpy as np
 from components import bootstrap
 from components.evaluate_model.language.answers import Answers, Prompts
 from components.evaluate_model.language.metrics import (
-    FIGURES,
     LOWER_IS_BETTER,
     Floats,
     draws,
@@ -54,17 +53,19 @@ class Compared:
 class LanguageScorecard:
     """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault.
 
-    `therapy` is what the evaluators for conversations say, when the manifest asks for them.
+    `therapy` is what the evaluators for conversations say, when the manifest asks for them. `not_measured`
+    says of a figure why there is none, and `tokens` of the references are known where the model's are.
     """
 
     rows: int
-    tokens: int
+    tokens: int | None
     confidence: float
     challenger: Mapping[str, Figure]
     baseline: Compared
     champion: Compared | None = None
     champion_error: str | None = None
     therapy: Mapping[str, Any] | None = None
+    not_measured: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `json.dumps` takes; what there is not is absent, never null."""
@@ -79,8 +80,8 @@ class LanguageScorecard:
         judged = {} if self.therapy is None else self.therapy["figures"]
         return (
             ours
-            | {f"baseline_{name}": theirs[name].value for name in ("perplexity", "rouge_l")}
-            | {name: figure["value"] for name, figure in judged.items()}
+            | {f"baseline_{name}": theirs[name].value for name in ("perplexity", "rouge_l") if name in theirs}
+            | {name: figure["value"] for name, figure in judged.items() if "value" in figure}
         )
 
 
@@ -93,20 +94,20 @@ def assess(
     seed: int,
 ) -> LanguageScorecard:
     """Score all models on the same resamples of the rows; a champion that failed is its fault in words."""
-    weights = draws(len(prompts.rows), settings.bootstrap_resamples, seed)
+    weights = draws(len(prompts.ids), settings.bootstrap_resamples, seed)
     ours = _drawn(prompts, tuned, weights)
 
     def compared(other: Contender) -> Compared:
         theirs = _drawn(prompts, other.answers, weights)
         gains = {
             name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
-            for name in FIGURES
+            for name in ours
         }
         return Compared(other.name, _summed(theirs, settings), _summed(gains, settings), other.version)
 
     return LanguageScorecard(
-        rows=len(prompts.rows),
-        tokens=sum(len(row.target) for row in prompts.rows),
+        rows=len(prompts.ids),
+        tokens=sum(len(row.target) for row in prompts.rows) if prompts.rows else None,
         confidence=settings.confidence,
         challenger=_summed(ours, settings),
         baseline=compared(baseline),
@@ -129,5 +130,5 @@ def _summed(drawn: Mapping[str, Floats], settings: LanguageEvaluation) -> dict[s
             bootstrap.lower_bound(drawn[name][1:], confidence),
             bootstrap.upper_bound(drawn[name][1:], confidence),
         )
-        for name in FIGURES
+        for name in drawn
     }

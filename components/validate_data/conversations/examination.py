@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from components.validate_data.conversations.inspection import inspect
+from components.validate_data.conversations.managed import ManagedRenderer
 from components.validate_data.conversations.outputs import write_splits
 from components.validate_data.conversations.rendering import Renderer
 from components.validate_data.conversations.source import read_table
@@ -12,6 +13,7 @@ from components.validate_data.conversations.statistics import LENGTH_EDGES, desc
 from components.validate_data.examination import Examination
 from components.validate_data.report import Histogram, render
 from manifests.causal_lm import ConversationDataset
+from manifests.managed import MANAGED_PREFIX
 
 
 def examine(section: ConversationDataset, seed: int) -> Examination:
@@ -23,7 +25,8 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
         GauntletError: The store that holds the data is out of reach.
     """
     table = read_table(section)
-    renderer = Renderer(section.tokenizer)
+    managed = section.tokenizer.startswith(MANAGED_PREFIX)
+    renderer = ManagedRenderer() if managed else Renderer(section.tokenizer)
     inspection = inspect(table, section, renderer, seed)
     statistics = describe(inspection.table, section, renderer.frame)
     counts = {split: length.counts for split, length in statistics.token_length.items()}

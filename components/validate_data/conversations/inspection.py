@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from components.validate_data.carving import carve
+from components.validate_data.conversations.managed import ManagedRenderer
 from components.validate_data.conversations.rendering import Renderer
 from components.validate_data.duplicates import find_exact, find_leaks, outside_test
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
@@ -18,7 +19,9 @@ from manifests.dataset import SPLITS
 from manifests.errors import DataError
 
 
-def inspect(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer, seed: int) -> Inspection:
+def inspect(
+    table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer | ManagedRenderer, seed: int
+) -> Inspection:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Answers to the same opening, or to one like it, are carved into one split. The table that is left has the
@@ -83,7 +86,7 @@ def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
     return Finding(affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES])
 
 
-def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
+def _prepared(rows: pd.DataFrame, renderer: Renderer | ManagedRenderer) -> pd.DataFrame:
     """The rows, rendered, and with what the checks on pairs compare: opening and whole."""
     rendered = renderer.render(rows["context"].tolist(), rows["response"].tolist())
     return rows.assign(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
+from components.validate_data.conversations.managed import request_of
 from components.validate_data.conversations.turns import Turn, examples_of, turns_of
 from components.validate_data.run import run
 from manifests.causal_lm import ConversationDataset, RoleMarkers
@@ -177,3 +178,22 @@ def test_a_model_that_is_nowhere_is_a_mistake_of_the_manifest(tmp_path: Path) ->
             path,
             tokenizer="package://no_such_package/a.gguf",
         )
+
+
+def test_a_managed_models_rows_are_requests_whose_sides_take_turns() -> None:
+    context = (("user", "a"), ("system", "b"), ("user", "c"), ("assistant", "d"), ("user", "e"))
+    request = request_of(context)
+    assert request["systemInstruction"]["parts"] == [{"text": "b"}]
+    assert [(turn["role"], [part["text"] for part in turn["parts"]]) for turn in request["contents"]] == [
+        ("user", ["a", "c"]),
+        ("model", ["d"]),
+        ("user", ["e"]),
+    ]
+
+
+def test_bad_records_are_refused_for_a_managed_model_too(tmp_path: Path) -> None:
+    records = [*conversations(), ("Hello?", " "), ("A bell \u0007 rings.", "Oh.")]
+    path = write_jsonl(tmp_path / "talk.jsonl", records)
+    with pytest.raises(DataError, match=r"empty_conversations: found 1 row[\s\S]*encoding: found 1 row"):
+        validate(tmp_path, Path("gemini-2.5-flash"), path)
+    assert not (tmp_path / "splits").exists()

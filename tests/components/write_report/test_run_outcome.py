@@ -82,7 +82,9 @@ def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path:
 def test_there_is_advice_for_every_rule_of_the_gate() -> None:
     nothing = Documents({}, {}, {}, {}, model_sha256=None)
     judged = (
-        *decide(GradingGates(min_macro_f1=0.5, min_qwk=0.5, max_mae=1), read_figures(**vars(nothing))).rules,
+        *decide(
+            GradingGates(min_macro_f1=0.5, min_qwk=0.5, max_mae=1), read_figures({}, {}, {}, {}, None)
+        ).rules,
         *decide_language_model(LanguageGates(max_perplexity=10), nothing).rules,
         *judge_stage(Production(), {}),
     )

@@ -1,0 +1,40 @@
+"""The KFP face of train-model for a model that a vendor tunes and serves."""
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def train_model(
+    training: dict,
+    name: str,
+    manifest_sha256: str,
+    tracking_uri: str,
+    splits: dsl.Input[dsl.Dataset],
+    bundle: dsl.Output[dsl.Model],
+    candidates: dsl.Output[dsl.Artifact],
+    history: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Have the model tuned on the validated splits; the bundle names the endpoint that serves it."""
+    from pathlib import Path
+
+    from components.step import step
+
+    with step(bundle.path):
+        from components.train_model.managed import run
+        from manifests.managed import ManagedTraining
+
+        figures = run(
+            section=ManagedTraining.model_validate(training),
+            name=name,
+            manifest_sha256=manifest_sha256,
+            place_uri=tracking_uri,
+            splits=Path(splits.path),
+            bundle=Path(bundle.path),
+            candidates=Path(candidates.path),
+            history=Path(history.path),
+        )
+        for key, value in figures.items():
+            metrics.log_metric(key, value)

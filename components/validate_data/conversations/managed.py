@@ -1,0 +1,60 @@
+"""Conversations as a managed model reads them: the contents of a Gemini request, as JSON.
+
+https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-tuning-prepare
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from components.validate_data.conversations.rendering import Context, Rendered
+
+CHARACTERS_PER_TOKEN = 4
+"""The vendor's own rule of thumb. The exact count is asked of its API before tuning is paid for."""
+
+ROLES = {"user": "user", "assistant": "model"}
+
+
+class ManagedRenderer:
+    """What `Renderer` is for a model with a chat template of its own; nothing has to be loaded."""
+
+    special_tokens: tuple[str, ...] = ()
+    frame = ("", "")
+
+    def render(self, contexts: Sequence[Context], responses: Sequence[str]) -> list[Rendered]:
+        """Each context as JSON with `contents` and, of what the system says, `systemInstruction`."""
+        return [
+            Rendered(
+                json.dumps(request_of(context), ensure_ascii=False),
+                response,
+                sum(estimated_tokens(text) for _, text in context),
+                estimated_tokens(response),
+            )
+            for context, response in zip(contexts, responses, strict=True)
+        ]
+
+
+def request_of(context: Context) -> dict[str, Any]:
+    """Turns as a request: system turns, wherever they stand, are one instruction; sides take turns."""
+    instructions = [text for role, text in context if role == "system"]
+    contents: list[dict[str, Any]] = []
+    for role, text in context:
+        if role == "system":
+            continue
+        if contents and contents[-1]["role"] == ROLES[role]:
+            contents[-1]["parts"].append({"text": text})
+        else:
+            contents.append({"role": ROLES[role], "parts": [{"text": text}]})
+    request: dict[str, Any] = {"contents": contents}
+    if instructions:
+        parts = [{"text": text} for text in instructions]
+        request = {"systemInstruction": {"role": "system", "parts": parts}, **request}
+    return request
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has."""
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

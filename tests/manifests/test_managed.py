@@ -1,0 +1,86 @@
+"""Manifests of models that a vendor tunes and serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from manifests.errors import ManifestError, UsageError
+from manifests.loading import load_manifest, save_manifest
+from manifests.managed import ManagedTraining
+from manifests.tasks import trained_here
+from pipelines.cli import main
+from pipelines.run_command import load_affordable
+
+GEMINI = Path(__file__).parents[2] / "manifests" / "gemini_lm.yaml"
+LORA = GEMINI.with_name("lora_lm.yaml")
+
+
+def write(folder: Path, **sections: Any) -> Path:
+    content = yaml.safe_load(GEMINI.read_text(encoding="utf-8"))
+    for section, keys in sections.items():
+        content[section] = {**content.get(section, {}), **keys}
+    file = folder / "managed.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+def test_the_model_says_which_keys_training_has(tmp_path: Path) -> None:
+    manifest = load_manifest(GEMINI)
+    assert isinstance(manifest.training, ManagedTraining)
+    save_manifest(manifest, tmp_path / "saved.yaml")
+    assert load_manifest(tmp_path / "saved.yaml") == manifest
+    tuned_here = load_manifest(LORA, ["training={model: gemini-2.5-pro, epochs: 1}", "conversion={}",
+                                      "gates={min_rouge_l: 0.1}"])  # fmt: skip
+    assert isinstance(tuned_here.training, ManagedTraining)
+    with pytest.raises(UsageError, match=r"gemini-2\.5-flash, which Vertex AI tunes"):
+        trained_here(manifest.training)
+
+
+@pytest.mark.parametrize(
+    ("sections", "found"),
+    [
+        ({"training": {"lora_r": 8}}, r"training\.lora_r: found a key that nothing reads.*adapter_size"),
+        ({"training": {"adapter_size": 3}}, r"training\.adapter_size: found 3"),
+        (
+            {"training": {"resources": {"replica_count": 2}}},
+            "replica_count is of machines that train",
+        ),
+        (
+            {"gates": {"max_perplexity": 50}},
+            "max_perplexity: .*tuned and served by Vertex AI",
+        ),
+        ({"gates": {"min_speedup": 2.0}}, "gates.min_speedup: .*nothing is converted"),
+        ({"conversion": {"candidates": ["plain"]}}, "conversion: .*nothing is converted: remove the section"),
+    ],
+)
+def test_what_nothing_would_read_is_a_fault(tmp_path: Path, sections: dict[str, Any], found: str) -> None:
+    with pytest.raises(ManifestError, match=found):
+        load_manifest(write(tmp_path, **sections))
+
+
+def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:
+    with pytest.raises(ManifestError, match=r"gates\.max_perplexity: found nothing"):
+        load_manifest(LORA, ["gates={min_rouge_l: 0.1}"])
+
+
+def test_what_tuning_costs_is_told_before_its_rows_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cost", str(GEMINI), str(LORA)])
+    output = capsys.readouterr().out
+    assert "gemini_lm: and 5 USD a million training tokens in each of 3 epochs" in output
+
+
+def test_a_model_without_a_price_is_refused_and_can_be_given_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, training={"model": "gemini-9-ultra"})
+    with pytest.raises(ManifestError, match="gemini-9-ultra: no price of tuning it is known"):
+        load_affordable(file, None)
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("tuning: {gemini-9-ultra: 1.0}\n")
+    monkeypatch.setenv("GAUNTLET_PRICES", str(prices))
+    load_affordable(file, None)
