@@ -12,13 +12,18 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
+import psutil
 from kfp import components, local
 
 from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE, STEPS_FOLDER
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_THE_STEP = 8.0
+"""After SIGTERM, for the step that runs: training writes a state, and a paid job elsewhere is cancelled."""
 
 
 def execute(run_folder: Path) -> None:
@@ -37,6 +42,22 @@ def execute(run_folder: Path) -> None:
     pipeline(**json.loads((run_folder / ARGUMENTS_FILE).read_text(encoding="utf-8")))
 
 
+def end_after_the_step(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """End when the step has, which got the same SIGTERM: without us it would be killed at once."""
+    psutil.wait_procs(others_of_the_group(), timeout=SECONDS_FOR_THE_STEP)
+    os._exit(128 + signal.SIGTERM)
+
+
+def others_of_the_group() -> list[psutil.Process]:
+    """The step's processes. The shell that it was started by is gone at once, so they need be no children."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp():
+                found.append(process)
+    return found
+
+
 def end_with_parent() -> None:
     """Kill this process group, steps included, once the command that started it is gone."""
     parent = os.getppid()
@@ -50,5 +71,6 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end_after_the_step)
     end_with_parent()
     execute(Path(sys.argv[1]))
