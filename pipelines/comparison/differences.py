@@ -144,16 +144,22 @@ def paired_intervals(rows: PairedRows) -> Intervals:
 
 
 def metrics_of_test_split(
-    first: ComparedRun, second: ComparedRun, intervals: Intervals | None
+    first: ComparedRun, second: ComparedRun, intervals: Mapping[str, Interval]
 ) -> tuple[Difference, ...]:
     """Every metric of the test split that either run has."""
-    return _differences(first.metrics, second.metrics, intervals.metrics if intervals else {})
+    return _differences(first.metrics, second.metrics, intervals)
 
 
 def metrics_of_validation_split(first: ComparedRun, second: ComparedRun) -> tuple[Difference, ...]:
     """Every metric of the validation split at the epoch that was kept."""
-    kept = [run.history.epochs[(run.history.best_epoch or 1) - 1].validation for run in (first, second)]
+    kept = [_kept_epoch(run) for run in (first, second)]
     return _differences(kept[0], kept[1], {})
+
+
+def _kept_epoch(run: ComparedRun) -> Mapping[str, Figure]:
+    """Validation metrics; none of a model whose vendor keeps them to itself."""
+    epochs = run.history.epochs
+    return epochs[(run.history.best_epoch or 1) - 1].validation if epochs else {}
 
 
 def class_f1(first: ComparedRun, second: ComparedRun, intervals: Intervals | None) -> tuple[Difference, ...]:

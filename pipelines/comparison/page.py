@@ -21,9 +21,11 @@ from components.write_report.figures import (
     words,
 )
 from components.write_report.render import page_environment, render_page
+from pipelines.comparison.answers import answer_intervals
 from pipelines.comparison.differences import (
     CONFIDENCE,
     Difference,
+    Interval,
     PairedRows,
     Setting,
     class_f1,
@@ -100,17 +102,26 @@ def shown_interval(row: Difference) -> str:
 
 def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
     """Hold two runs of one task side by side."""
-    found = paired_rows(first, second)
-    rows = found if isinstance(found, PairedRows) else None
-    intervals = paired_intervals(rows) if rows else None
+    rows, intervals, unpaired = None, None, ""
+    metric_intervals: Mapping[str, Interval] = {}
+    if first.answers is not None or second.answers is not None:
+        of_answers = answer_intervals(first, second)
+        unpaired = of_answers if isinstance(of_answers, str) else ""
+        metric_intervals = {} if isinstance(of_answers, str) else of_answers
+    else:
+        found = paired_rows(first, second)
+        unpaired = found if isinstance(found, str) else ""
+        rows = found if isinstance(found, PairedRows) else None
+        intervals = paired_intervals(rows) if rows else None
+        metric_intervals = intervals.metrics if intervals else {}
     return Comparison(
         first=first,
         second=second,
-        tested=metrics_of_test_split(first, second, intervals),
+        tested=metrics_of_test_split(first, second, metric_intervals),
         validated=metrics_of_validation_split(first, second),
         classes=class_f1(first, second, intervals),
         rows=rows,
-        unpaired=found if isinstance(found, str) else "",
+        unpaired=unpaired,
         settings=different_settings(first, second),
         costs=costs(first, second),
         charts=charts(first, second),

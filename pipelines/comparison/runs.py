@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -31,6 +33,7 @@ class ComparedRun:
         labels: The names of the classes; empty without an evaluation, or where rows have no class.
         predictions: The shipped model's answers to the test split, a row each; None without an evaluation, or
             where answers are texts.
+        answers: Of a language model, what it answered each test prompt; None likewise.
     """
 
     run_id: str
@@ -41,6 +44,7 @@ class ComparedRun:
     metrics: Mapping[str, float]
     labels: tuple[str, ...]
     predictions: pd.DataFrame | None
+    answers: list[dict[str, Any]] | None = None
 
 
 def read_pair(home: Home, first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
@@ -71,7 +75,8 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
         raise UsageError(f"run {record.run_id!r}: found {state}, expected a finished run. {action}.")
     steps = folder / STEPS_FOLDER
     collected = collect(str(steps), next((path.name for path in sorted(steps.glob("*"))), ""))
-    if collected.history is None or not collected.history.epochs:
+    history = collected.history
+    if history is None or not (history.epochs or history.training_tokens):
         raise UsageError(
             f"run {record.run_id!r}: found no training history, expected one: it ended with {state!r}. "
             + " ".join(collected.unreadable)
@@ -86,10 +91,11 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
             outcome=state,
             settings=settings,
             collected=collected,
-            history=collected.history,
+            history=history,
             metrics=_numbers(scores["challenger"]),
             labels=tuple(map(str, scores.get("labels", ()))),
             predictions=_table(evaluation / "predictions"),
+            answers=_answers(evaluation / "predictions" / "predictions.json"),
         )
     except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
@@ -97,6 +103,13 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
 
 def _table(path: Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if path.is_file() else None
+
+
+def _answers(path: Path) -> list[dict[str, Any]] | None:
+    if not path.is_file():
+        return None
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
 
 
 def _numbers(content: Mapping[str, object]) -> dict[str, float]:

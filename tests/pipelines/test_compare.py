@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -206,6 +207,53 @@ def test_runs_whose_answers_are_texts_are_compared_by_their_figures(home: Home) 
     assert (perplexity_row.difference, perplexity_row.lower_is_better) == (-1.5, True)
     assert found.unpaired == "answers are of no classes"
     assert "perplexity −1.5000" in render(found)
+
+
+def leave_answers(home: Home, run_id: str, answer: str, loss: float, **changes: Any) -> None:
+    """A language model's run that answered three prompts; `loss` is of each token of the references."""
+    steps = leave_run(home, run_id, settings())
+    leave_training(steps, history(0.5))
+    rows = [
+        {
+            "id": number,
+            "prompt": f"question {number}",
+            "reference": f"the answer to question {number}",
+            "answer": answer.format(number),
+            "sampled_answer": answer.format(number),
+            "loss": loss * (number + 1),
+            "tokens": number + 1,
+        }
+        | changes
+        for number in range(3)
+    ]
+    folder = steps / "evaluate-model" / "predictions"
+    folder.mkdir(parents=True)
+    (folder / "predictions.json").write_text(json.dumps(rows))
+    figures = {"perplexity": math.exp(loss), "rouge_l": 0.5}
+    scores = {"challenger": {name: {"value": value} for name, value in figures.items()}}
+    (steps / "evaluate-model" / "scores").write_text(json.dumps(scores))
+
+
+def test_answers_to_the_same_prompts_have_paired_intervals(home: Home) -> None:
+    leave_answers(home, "silent", "nothing", loss=2.0)
+    leave_answers(home, "learned", "the answer to question {}", loss=1.0)
+    found = compared(home, "silent", "learned")
+    rows = {row.name: row for row in found.tested}
+    # Each row gains the same, so every resample does, whichever rows are drawn.
+    assert rows["ROUGE-L"].interval == pytest.approx((1.0, 1.0))
+    assert rows["perplexity"].interval == pytest.approx((math.e - math.e**2,) * 2)
+    assert found.headline == "B is better"
+    assert "Both answered the same 3 prompts" in render(found)
+
+
+def test_answers_to_other_prompts_have_no_intervals_and_other_tokens_none_of_perplexity(home: Home) -> None:
+    leave_answers(home, "ours", "nothing", loss=2.0)
+    leave_answers(home, "others", "nothing", loss=1.0, prompt="something else")
+    leave_answers(home, "tokens", "nothing", loss=1.0, tokens=7)
+    assert compared(home, "ours", "others").unpaired == "the test prompts are not the same: 3 of A, 3 of B"
+    rows = {row.name: row for row in compared(home, "ours", "tokens").tested}
+    assert rows["perplexity"].interval is None
+    assert rows["ROUGE-L"].interval == (0.0, 0.0)
 
 
 def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(
