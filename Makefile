@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test setup lint types compiled acceptance lock clean
+.PHONY: run test smoke setup lint types compiled acceptance lock clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -13,6 +13,10 @@ test: lint types compiled
 	$(BIN)/gauntlet check
 	# Two at a time, file by file; OpenMP threads sleep while they wait, as they share the CPUs.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live" -n 2 --dist loadfile
+
+# Every system through its whole DAG, with tiny settings: docs/smoke.md.
+smoke: $(READY)
+	GAUNTLET_HOME=$(VENV)/smoke $(BIN)/gauntlet smoke
 
 setup: $(READY)
 

@@ -231,6 +231,27 @@ def compare(
         typer.launch(page.as_uri())
 
 
+@app.command()
+def smoke(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+    ] = None,
+) -> None:
+    """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.smoke.run import smoke_all, smoke_table
+
+    try:
+        smokes = smoke_all(paths or _packaged_manifests(), gauntlet_home(), console)
+    except Interrupted as stopped:
+        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+        raise typer.Exit(EXIT_CODE) from None
+    console.print()
+    console.print(smoke_table(smokes))
+    if any(each.result == "failed" for each in smokes):
+        raise typer.Exit(1)
+
+
 for command in (registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
 app.command()(doctor)
