@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -72,13 +73,16 @@ class Dataset(Section):
     """What the section of validate-data has for every task; a task's own section adds what its rows are.
 
     `uri` is a file or a folder: a path, or anything fsspec opens (`gs://`, `https://`, `hf://`), or
-    `package://PACKAGE/PATH` for data inside an installed package.
+    `package://PACKAGE/PATH` for data inside an installed package. `commit_hash` and `created` say where and
+    when it was made; with `size` any other number of rows than that is refused.
     """
 
     name: Name
     version: str = Field(min_length=1)
     uri: str = Field(min_length=1)
     commit_hash: str | None = None
+    created: date | None = None
+    size: int | None = Field(None, ge=1)
 
     @property
     def named_files(self) -> tuple[str, ...]:

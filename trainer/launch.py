@@ -131,7 +131,7 @@ def devices_here(section: Training) -> int:
         UsageError: More than there are.
     """
     wanted, found = section.resources.accelerator_count, torch.cuda.device_count()
-    if section.compute_target == "gpu_multi" and found < wanted:
+    if section.compute_target in ("gpu_multi", "cloud_gpu") and found < wanted:
         raise UsageError(
             f"training.resources.accelerator_count: found {wanted}, but torch sees {found} GPUs on this "
             "machine. Set compute_target to auto to train on what there is."

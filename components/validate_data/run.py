@@ -32,7 +32,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
     The checks and the report are written whatever is found, the splits only when no check fails.
 
     Raises:
-        DataError: The data cannot be read, or a check failed; the message names all that failed.
+        DataError: The data cannot be read, is of another size, or a check failed; the message names all that
+            failed.
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
@@ -46,6 +47,11 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         },
     )
     write_text(report_path, examined.report)
+    if section.size not in (None, examined.rows_read):
+        raise DataError(
+            f"dataset.size: found {examined.rows_read:,} rows in {section.uri}, expected {section.size:,}. "
+            "Fetch the data again if some are missing, or correct the number."
+        )
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))

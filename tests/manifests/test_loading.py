@@ -119,6 +119,7 @@ def test_a_section_that_is_left_out_is_that_of_the_task(write) -> None:
     [
         ({"training": {"batch_size": 10, "gradient_accumulation": 4}}, "training", "multiple of"),
         ({"training": {"compute_target": "gpu_single"}}, "training", "needs one accelerator"),
+        ({"training": {"compute_target": "cloud_gpu"}}, "training", "needs resources.accelerator_type"),
         ({"training": {"plateau": {"patience": 1}}}, "training", "schedule is linear"),
         (
             {"training": {"schedule": "reduce_on_plateau", "plateau": {"patience": 1}}},

@@ -60,6 +60,8 @@ def test_more_gpus_than_there_are_is_a_mistake_and_auto_takes_what_there_is(
     assert devices_here(Training()) == 1
     with pytest.raises(UsageError, match=r"accelerator_count: found 4, but torch sees 2 GPUs"):
         devices_here(Training(compute_target="gpu_multi", resources=four))
+    with pytest.raises(UsageError, match=r"accelerator_count: found 4, but torch sees 2 GPUs"):
+        devices_here(Training(compute_target="cloud_gpu", resources=four))
 
 
 LOST = Ending("lost the others", "gloo: connection closed by peer")

@@ -52,6 +52,7 @@ class ConversationStatistics:
     name: str
     version: str
     commit_hash: str | None
+    created: str | None
     uri: str
     sha256: str
     rows: Mapping[str, int]
@@ -80,6 +81,7 @@ def describe(
         name=dataset.name,
         version=dataset.version,
         commit_hash=dataset.commit_hash,
+        created=dataset.created.isoformat() if dataset.created else None,
         uri=dataset.uri,
         sha256=digest.hexdigest(),
         rows={split: len(rows) for split, rows in by_split.items()},

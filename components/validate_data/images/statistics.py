@@ -51,6 +51,7 @@ class ImageStatistics:
     name: str
     version: str
     commit_hash: str | None
+    created: str | None
     uri: str
     labels: tuple[str, ...]
     sha256: str
@@ -73,6 +74,7 @@ def describe(table: pd.DataFrame, pixels: npt.NDArray[np.uint8], dataset: PixelD
         name=dataset.name,
         version=dataset.version,
         commit_hash=dataset.commit_hash,
+        created=dataset.created.isoformat() if dataset.created else None,
         uri=dataset.uri,
         labels=dataset.labels,
         sha256=content_sha256(images, labels, dataset.labels),

@@ -54,6 +54,7 @@ class TextStatistics:
     name: str
     version: str
     commit_hash: str | None
+    created: str | None
     uri: str
     labels: tuple[str, ...]
     sha256: str
@@ -82,6 +83,7 @@ def describe(table: pd.DataFrame, dataset: TextDataset) -> TextStatistics:
         name=dataset.name,
         version=dataset.version,
         commit_hash=dataset.commit_hash,
+        created=dataset.created.isoformat() if dataset.created else None,
         uri=dataset.uri,
         labels=dataset.labels,
         sha256=content_sha256(by_split, dataset.labels),

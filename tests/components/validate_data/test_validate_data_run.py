@@ -107,11 +107,18 @@ def test_the_same_data_and_seed_give_the_same_content_hash(tmp_path: Path, outpu
 
 def test_statistics_say_where_the_data_came_from(tmp_path: Path, outputs: Outputs) -> None:
     uri = _csv(tmp_path, _rows(200))
-    outputs.run(uri, commit_hash="cafe")
+    outputs.run(uri, commit_hash="cafe", created="2026-11-21", size=200)
     statistics = json.loads((outputs.splits / "statistics.json").read_text())
+    assert statistics["created"] == "2026-11-21"
     assert statistics["uri"] == str(uri)
     assert (statistics["name"], statistics["version"], statistics["commit_hash"]) == ("moods", "2", "cafe")
     assert statistics["rows"] == {"train": 140, "validation": 30, "test": 30}
+
+
+def test_data_of_another_size_than_the_manifest_says_is_refused(tmp_path: Path, outputs: Outputs) -> None:
+    with pytest.raises(DataError, match=r"dataset\.size: found 200 rows in .*, expected 1,000"):
+        outputs.run(_csv(tmp_path, _rows(200)), size=1_000)
+    assert not outputs.splits.exists()
 
 
 def test_bad_data_leaves_checks_and_report_and_no_splits(
