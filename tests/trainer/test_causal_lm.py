@@ -122,6 +122,27 @@ def test_merged_weights_answer_as_the_saved_adapters_do(folder: Path, kind: str,
     assert (adapted - before).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_biases_are_trained_saved_and_merged_where_the_manifest_says_so(
+    folder: Path, kind: str, tmp_path: Path, bias: str
+) -> None:
+    task = task_of(folder, kind, lora_bias=bias)
+    model = task.build_model()
+    biases = [name for name in changing(model) if name.endswith(".bias")]
+    has_some = kind == "gpt2"  # a Llama's layers have none
+    assert bool(biases) == has_some
+    assert any(".ln_" in name for name in biases) == (has_some and bias == "all")
+    state = model.state_dict()
+    trained = {name: state[name] + 0.5 if name in biases else state[name] for name in changing(model)}
+    task.save(model, trained, tmp_path)
+    base = load_network(find_language_model(str(folder / "model"))).eval()
+    ids = torch.randint(0, 300, (2, 9))
+    before = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(ids).logits
+    torch.testing.assert_close(network_of(tmp_path)(ids).logits, adapted, rtol=0, atol=1e-5)
+    assert bool((adapted - before).abs().max() > 0.01) == has_some
+
+
 def test_a_layer_that_is_not_there_is_answered_with_those_that_are(folder: Path, kind: str) -> None:
     wrong, near = ("c_atn", "c_attn") if kind == "gpt2" else ("q_prj", "q_proj")
     with pytest.raises(
