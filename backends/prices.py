@@ -122,7 +122,7 @@ LIST_PRICES = PriceTable(
         for name, (usd, built_in, count) in _COMPUTE_ENGINE_MACHINES.items()
     },
     accelerators={name: round(usd * MANAGEMENT_FEE, 6) for name, usd in _COMPUTE_ENGINE_ACCELERATORS.items()},
-    tuning={"gemini-2.5-pro": 25.0, "gemini-2.5-flash": 5.0, "gemini-2.5-flash-lite": 1.5},
+    tuning={"gemini-2.5-pro": 25.0, "gemini-2.5-flash": 5.0},
 )
 
 
