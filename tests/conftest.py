@@ -124,6 +124,7 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": fake.bucket.url})
     yield fake
     fake.close()
+    fsspec.get_filesystem_class("gs").clear_instance_cache()  # with the listings of this test's bucket
     assert fake.proxy.refused == []
 
 

@@ -99,7 +99,6 @@ class FakeCloud:
     def close(self) -> None:
         self.proxy.close()
         self.api.close()
-        self.bucket.close()
         self.web.close()
 
 

@@ -93,7 +93,8 @@ class _Hosts(BaseHTTPRequestHandler):
         if not self.headers.get("Authorization", "").startswith("Bearer "):
             self._send(401, b"{}")
         elif host == "storage.googleapis.com":
-            self._send(*self.server.bucket.answer(self.path))
+            found = self.server.bucket.described(path.removeprefix("/storage/v1/b/"))
+            self._send(200 if found else 404, json.dumps(found or {"error": {}}).encode())
         elif host == Web.REPOSITORY_HOST:
             self._send(*self.server.template(path))
         elif path.startswith(PACKAGES):
