@@ -76,7 +76,7 @@ class FakeCloud:
         }
         messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages)
         certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev")
-        self.api = GoogleApi(messages, services, certificate)
+        self.api = GoogleApi(messages, services, certificate, (self.LOCATION, "global"))
         self.web = Web(self.bucket, certificate)
         vertex = {
             self.LOCATION: self.api.port,

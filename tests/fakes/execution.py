@@ -1,4 +1,7 @@
-"""Really runs a pipeline job that the fake was sent, and puts what its steps leave into the bucket."""
+"""Really runs a pipeline job that the fake was sent, and puts what its steps leave into the bucket.
+
+As a program, `python -m tests.fakes.execution RUN_FOLDER JOB_ID`, it is the process that runs the steps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
+from kfp.local import executor_input_utils
 
+from pipelines.execute import execute
 from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
 from pipelines.vertex.lint import LAUNCHER_IMAGE
 from tests.fakes.bucket import Bucket
@@ -27,16 +32,18 @@ class Execution:
 
     def __init__(self, folder: Path, bucket: Bucket) -> None:
         self.folder = folder
+        self.job_id = ""
         self._bucket = bucket
         self._thread = threading.Thread(target=lambda: None)
 
     def start(self, job: vertex.PipelineJob) -> None:
+        self.job_id = job.name.rpartition("/")[2]
         content = _whole(json_format.MessageToDict(vertex.PipelineJob.pb(job)))
         self.folder.mkdir()
         spec = yaml.safe_dump(unwrapped(content["pipelineSpec"]))
         (self.folder / PIPELINE_FILE).write_text(spec)
         (self.folder / ARGUMENTS_FILE).write_text(json.dumps(content["runtimeConfig"]["parameterValues"]))
-        root = f"{job.runtime_config.gcs_output_directory}/{PROJECT_NUMBER}/{job.name.rpartition('/')[2]}"
+        root = f"{job.runtime_config.gcs_output_directory}/{PROJECT_NUMBER}/{self.job_id}"
         self._thread = threading.Thread(target=self._run, args=(root,))
         self._thread.start()
 
@@ -44,7 +51,7 @@ class Execution:
         return not self._thread.is_alive()
 
     def _run(self, root: str) -> None:
-        command = [sys.executable, "-m", "pipelines.execute", str(self.folder)]
+        command = [sys.executable, "-m", "tests.fakes.execution", str(self.folder), self.job_id]
         with (self.folder / "log").open("w") as log:
             subprocess.run(command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, check=False)
         for number, step in enumerate(sorted((self.folder / "steps").glob("*/*")), start=1):
@@ -74,6 +81,11 @@ def unwrapped(spec: dict[str, Any]) -> dict[str, Any]:
             name: one for name, one in inputs.items() if name not in own_inputs
         }
         del component["outputDefinitions"]["parameters"]
+    for component in spec["components"].values():
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if task["componentRef"]["name"] == "comp-train-model":
+                for name in own_inputs & set(task["inputs"]["parameters"]):
+                    del task["inputs"]["parameters"][name]
     return spec
 
 
@@ -84,3 +96,10 @@ def _whole(content: Any) -> Any:
     if isinstance(content, list):
         return [_whole(value) for value in content]
     return int(content) if isinstance(content, float) and content.is_integer() else content
+
+
+if __name__ == "__main__":
+    executor_input_utils.get_local_pipeline_resource_name = lambda _: sys.argv[
+        2
+    ]  # the job's name, as on Vertex
+    execute(Path(sys.argv[1]))

@@ -19,6 +19,8 @@ import proto
 import trustme
 from google.protobuf.message import Message
 
+from tests.fakes import contract
+
 WITHOUT_ROUTING = ("ListLogEntries",)
 
 
@@ -44,7 +46,7 @@ def invalid(message: str) -> ApiError:
 
 
 class GoogleApi:
-    """A server of several services.
+    """A server of several services, of resources in these locations.
 
     Attributes:
         calls: Each call's method and request, in the order in which they came.
@@ -53,13 +55,18 @@ class GoogleApi:
     """
 
     def __init__(
-        self, messages: Sequence[ModuleType], services: Mapping[str, object], certificate: trustme.LeafCert
+        self,
+        messages: Sequence[ModuleType],
+        services: Mapping[str, object],
+        certificate: trustme.LeafCert,
+        locations: Sequence[str],
     ) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.failing: grpc.StatusCode | None = None
         self.failures: defaultdict[str, list[Failure | None]] = defaultdict(list)
         self._messages = messages
         self._services = services
+        self._locations = locations
         self._server = grpc.server(ThreadPoolExecutor(8))
         self._server.add_generic_rpc_handlers((_Handler(self._handler),))
         chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
@@ -104,6 +111,9 @@ class GoogleApi:
             "x-goog-request-params" not in headers and method not in WITHOUT_ROUTING
         ):  # a real front end finds the resource by it
             raise invalid(f"{method}: no routing header")
+        fault = contract.fault(method, request, self._locations)
+        if fault is not None:
+            raise invalid(fault)
         failure = self.failures[method].pop(0) if self.failures[method] else None
         if failure is None:
             return answering(request)

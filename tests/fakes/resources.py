@@ -40,6 +40,9 @@ class Resources:
             raise ApiError(grpc.StatusCode.NOT_FOUND, f"{name} not found")
         return self._by_name[name]
 
+    def holds(self, name: str) -> bool:
+        return name in self._by_name
+
     def of_location(self, location: str, collection: str) -> list[Any]:
         """The resources directly under a location, which is always there."""
         prefix = f"{location}/{collection}/"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from tests.fakes.google_api import invalid
 from tests.fakes.resources import Resources
 
 METADATA_BYTES = 200_000
+CONDITION = re.compile(r'(schema_title|display_name|parent_contexts)[=:]"([^"]*)"')
 
 
 class MetadataService:
@@ -39,7 +41,7 @@ class MetadataService:
         return self._resources.get(request.name)
 
     def CreateContext(self, request: vertex.CreateContextRequest) -> Any:
-        _require_sound(request.context.metadata)
+        _require_sound(request.context)
         if len(request.context_id) < 4:
             raise invalid(f"context_id: {request.context_id!r} is too short")
         return self._resources.add(request.parent, "contexts", request.context_id, request.context)
@@ -47,10 +49,21 @@ class MetadataService:
     def GetContext(self, request: vertex.GetContextRequest) -> Any:
         return self._resources.get(request.name)
 
+    def ListContexts(self, request: vertex.ListContextsRequest) -> Any:
+        asked = [CONDITION.fullmatch(part) for part in request.filter.split(" AND ")]
+        if not all(asked):
+            raise invalid(f"filter: {request.filter!r} is not in this fake")
+        found = [
+            context
+            for context in self._resources.below(request.parent, "contexts")
+            if all(value in _values(context, key) for key, value in (one.groups() for one in asked if one))
+        ]
+        return vertex.ListContextsResponse(contexts=found)
+
     def UpdateContext(self, request: vertex.UpdateContextRequest) -> Any:
         if list(request.update_mask.paths) != ["metadata"]:
             raise invalid(f"update_mask: {request.update_mask.paths} is not in this fake")
-        _require_sound(request.context.metadata)
+        _require_sound(request.context)
         context = self._resources.get(request.context.name)
         context.metadata = request.context.metadata
         return context
@@ -64,7 +77,7 @@ class MetadataService:
         return vertex.AddContextChildrenResponse()
 
     def CreateArtifact(self, request: vertex.CreateArtifactRequest) -> Any:
-        _require_sound(request.artifact.metadata)
+        _require_sound(request.artifact)
         return self._resources.add(request.parent, "artifacts", request.artifact_id, request.artifact)
 
     def GetArtifact(self, request: vertex.GetArtifactRequest) -> Any:
@@ -81,11 +94,17 @@ class MetadataService:
         return vertex.AddContextArtifactsAndExecutionsResponse()
 
 
-def _require_sound(metadata: Any) -> None:
-    """Refuse what no JSON holds, and what is too large."""
-    if not all(math.isfinite(value) for value in _leaves(metadata or {}) if isinstance(value, float)):
+def _values(context: vertex.Context, key: str) -> list[str]:
+    value = getattr(context, key)
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _require_sound(resource: vertex.Context | vertex.Artifact) -> None:
+    """Refuse metadata that no JSON holds, and what is too large."""
+    leaves = _leaves(resource.metadata or {})
+    if not all(math.isfinite(value) for value in leaves if isinstance(value, float)):
         raise invalid("metadata: a number is not finite")
-    if len(str(metadata)) > METADATA_BYTES:
+    if type(resource).pb(resource).metadata.ByteSize() > METADATA_BYTES:
         raise invalid(f"metadata: more than {METADATA_BYTES} bytes")
 
 

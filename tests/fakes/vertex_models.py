@@ -102,8 +102,6 @@ class ModelService:
 
     def MergeVersionAliases(self, request: vertex.MergeVersionAliasesRequest) -> Any:
         model = self._find(request.name)
-        if not request.version_aliases:
-            raise invalid("version_aliases is required")
         self._move(model, request.version_aliases)
         return model
 
@@ -147,8 +145,6 @@ class ModelService:
                 model.version_aliases.append(alias)
 
     def _require_sound(self, model: Any) -> None:
-        if not model.display_name:
-            raise invalid("model.display_name is required")
         container = model.container_spec
         if not container.image_uri:
             raise invalid("model.container_spec.image_uri is required")

@@ -64,6 +64,7 @@ class PipelineService:
         job.state = State.PIPELINE_STATE_PENDING
         job.create_time = datetime.now(UTC)
         self._resources.add(request.parent, "pipelineJobs", request.pipeline_job_id, job)
+        job.job_detail.pipeline_run_context = self._context(request.parent, request.pipeline_job_id)
         self.on_create(job)
         return job
 
@@ -79,19 +80,25 @@ class PipelineService:
         ended = job.state == self.ending
         if ended and self.error:
             job.error = {"code": 9, "message": self.error}
-        job.job_detail = {
-            "task_details": [
-                {
-                    "task_name": name,
-                    "state": state if ended else TaskState.RUNNING,
-                    "executor_detail": {
-                        "custom_job_detail": {"job": f"{PARENT.match(request.name)[0]}/customJobs/{at}"}
-                    },
-                }
-                for at, (name, state) in enumerate(self.tasks.items(), start=1)
-            ]
-        }
+        job.job_detail.task_details = [
+            {
+                "task_name": name,
+                "state": state if ended else TaskState.RUNNING,
+                "executor_detail": {
+                    "custom_job_detail": {"job": f"{PARENT.match(request.name)[0]}/customJobs/{at}"}
+                },
+            }
+            for at, (name, state) in enumerate(self.tasks.items(), start=1)
+        ]
         return job
+
+    def _context(self, location: str, job_id: str) -> vertex.Context:
+        """What Vertex ML Metadata has of a job, in a store that is made for the first one."""
+        store = f"{location}/metadataStores/default"
+        if not self._resources.holds(store):
+            self._resources.add(location, "metadataStores", "default", vertex.MetadataStore())
+        context = vertex.Context(display_name=job_id, schema_title="system.PipelineRun")
+        return self._resources.add(store, "contexts", job_id, context)
 
     def ListPipelineJobs(self, request: vertex.ListPipelineJobsRequest) -> vertex.ListPipelineJobsResponse:
         asked = LISTING.fullmatch(request.filter)
@@ -138,8 +145,6 @@ class ScheduleService:
     def UpdateSchedule(self, request: vertex.UpdateScheduleRequest) -> vertex.Schedule:
         kept = self._resources.get(request.schedule.name)
         paths = list(request.update_mask.paths)
-        if not paths:
-            raise invalid("update_mask is required")
         for path in paths:
             if not hasattr(request.schedule, path):
                 raise invalid(f"update_mask: {path!r} is no field of a schedule")
@@ -153,17 +158,23 @@ class ScheduleService:
             setattr(kept, path, getattr(changed, path))
         return kept
 
+    def GetSchedule(self, request: vertex.GetScheduleRequest) -> vertex.Schedule:
+        return self._resources.get(request.name)
+
     def PauseSchedule(self, request: vertex.PauseScheduleRequest) -> Empty:
-        self._resources.get(request.name).state = vertex.Schedule.State.PAUSED
+        self._move(request.name, vertex.Schedule.State.ACTIVE, vertex.Schedule.State.PAUSED)
         return Empty()
 
     def ResumeSchedule(self, request: vertex.ResumeScheduleRequest) -> Empty:
-        schedule = self._resources.get(request.name)
-        if schedule.state != vertex.Schedule.State.PAUSED:
-            raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is not paused")
-        schedule.state = vertex.Schedule.State.ACTIVE
+        self._move(request.name, vertex.Schedule.State.PAUSED, vertex.Schedule.State.ACTIVE)
         self.catch_ups.append(request.catch_up)
         return Empty()
+
+    def _move(self, name: str, before: vertex.Schedule.State, after: vertex.Schedule.State) -> None:
+        schedule = self._resources.get(name)
+        if schedule.state != before:
+            raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"{name} is {schedule.state.name}")
+        schedule.state = after
 
 
 def check_job(parent: str, job: vertex.PipelineJob) -> None:
@@ -202,8 +213,6 @@ def check_parameters(spec: PipelineSpec, given: Mapping[str, Any]) -> None:
 
 
 def check_schedule(parent: str, schedule: vertex.Schedule) -> None:
-    if not schedule.display_name:
-        raise invalid("display_name is required")
     if schedule.max_concurrent_run_count < 1:
         raise invalid("max_concurrent_run_count must be positive")
     if schedule.start_time and schedule.end_time and schedule.end_time <= schedule.start_time:

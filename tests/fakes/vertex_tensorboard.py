@@ -32,8 +32,6 @@ class TensorboardService:
         )
 
     def CreateTensorboardRun(self, request: vertex.CreateTensorboardRunRequest) -> Any:
-        if not request.tensorboard_run.display_name:
-            raise invalid("tensorboard_run.display_name is required")
         return self._resources.add(
             request.parent, "runs", request.tensorboard_run_id, request.tensorboard_run
         )
@@ -49,8 +47,6 @@ class TensorboardService:
             if not each.parent.startswith(request.parent + "/runs/"):
                 raise invalid(f"{each.parent} is not in {request.parent}")
             series = each.tensorboard_time_series
-            if not series.display_name or not series.value_type:
-                raise invalid("display_name and value_type are required")
             known = self._resources.below(each.parent, "timeSeries")
             if series.display_name in {one.display_name for one in known}:
                 raise ApiError(grpc.StatusCode.ALREADY_EXISTS, f"{series.display_name} already exists")

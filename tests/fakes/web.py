@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import trustme
 import yaml
@@ -17,6 +17,7 @@ from tests.fakes.bucket import Bucket
 
 REPOSITORY = "https://europe-west4-kfp.pkg.dev/demo/templates"
 PACKAGES = "/v1/projects/demo/locations/europe-west4/repositories/templates/packages/"
+IMAGES = "/v1/projects/demo/locations/europe-west4/repositories/images/dockerImages/"
 
 Answer = tuple[int, bytes]
 
@@ -27,6 +28,8 @@ class Web(ThreadingHTTPServer):
     Attributes:
         templates: What was uploaded, by package and digest.
         tags: The digest that each package's tag names.
+        images: The images that were pushed, as NAME@sha256:….
+        answers_to_lose: How many uploads get 503 though the template is kept.
         tokens_expired: Whether nobody gets a token.
     """
 
@@ -43,6 +46,8 @@ class Web(ThreadingHTTPServer):
         self.bucket = bucket
         self.templates: dict[tuple[str, str], bytes] = {}
         self.tags: dict[tuple[str, str], str] = {}
+        self.images: set[str] = set()
+        self.answers_to_lose = 0
         self.tokens_expired = False
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -71,6 +76,12 @@ class Web(ThreadingHTTPServer):
         found = {"name": f"{name}/tags/{tag}", "version": f"{name}/versions/{version}"}
         return 200, json.dumps(found).encode()
 
+    def image(self, path: str) -> Answer:
+        name = unquote(path.removeprefix(IMAGES))
+        if name not in self.images:
+            return 404, json.dumps({"error": {"code": 404, "message": f"{name} not found"}}).encode()
+        return 200, json.dumps({"name": path.removeprefix("/v1/")}).encode()
+
     def keep(self, content_type: str, body: bytes) -> Answer:
         """A template in a form of several parts."""
         form = email.message_from_bytes(f"Content-Type: {content_type}\n\n".encode() + body)
@@ -81,6 +92,9 @@ class Web(ThreadingHTTPServer):
         self.templates[package, version] = content
         for tag in parts["tags"].get_payload().split(",") if "tags" in parts else ():
             self.tags[package, tag.strip()] = version
+        if self.answers_to_lose:
+            self.answers_to_lose -= 1
+            return 503, b"{}"
         return 200, f"{package}/{version}".encode()
 
 
@@ -99,6 +113,8 @@ class _Hosts(BaseHTTPRequestHandler):
             self._send(*self.server.template(path))
         elif path.startswith(PACKAGES):
             self._send(*self.server.tag(path))
+        elif path.startswith(IMAGES):
+            self._send(*self.server.image(path))
         else:
             self._send(403, b"{}")
 

@@ -41,6 +41,18 @@ def test_a_template_is_submitted_by_its_digest_with_its_own_settings_and_those_o
     assert gauntlet("submit", "--template", without_tag, "--dry-run") == 0
 
 
+def test_an_upload_whose_answer_is_lost_is_the_same_template_when_it_is_done_again(
+    template: str, place: FakeCloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ("upload", str(tmp_path / "sample.yaml"), "--repository", REPOSITORY, "--tag", "v1")
+    place.web.answers_to_lose = 1
+    assert gauntlet(*again) == 1
+    assert f"{REPOSITORY}: answered 503. Try again." in capsys.readouterr().err
+    assert gauntlet(*again) == 0
+    assert capsys.readouterr().out.strip() == template
+    assert len(place.web.templates) == 1
+
+
 def test_a_tag_that_has_moved_is_refused(
     template: str, place: FakeCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
