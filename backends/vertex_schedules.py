@@ -6,7 +6,7 @@ again before it has been looked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.vertex_calls import SECONDS_TO_ANSWER, ask, explained
@@ -77,10 +77,19 @@ class PipelineSchedules:
 
     def pause(self, name: str) -> None:
         """No runs until it is resumed."""
-        with explained(self._place.host):
-            ask(self._service.pause_schedule, name=name)
+        self._move("PAUSED", self._service.pause_schedule, name=name)
 
     def resume(self, name: str) -> None:
         """Runs again, and none for those that were missed."""
+        self._move("ACTIVE", self._service.resume_schedule, name=name, catch_up=False)
+
+    def _move(self, state: str, method: Callable[..., Any], name: str, **request: object) -> None:
+        """Bring it into a state; one that is there already is refused, as a repeated request finds it."""
+        from google.api_core.exceptions import FailedPrecondition
+
         with explained(self._place.host):
-            ask(self._service.resume_schedule, name=name, catch_up=False)
+            try:
+                ask(method, name=name, **request)
+            except FailedPrecondition:
+                if ask(self._service.get_schedule, name=name).state.name != state:
+                    raise

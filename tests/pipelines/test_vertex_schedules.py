@@ -122,6 +122,22 @@ def test_pausing_and_resuming_make_up_for_no_run_that_was_missed(
     assert there(place)[0].state == State.PAUSED
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_an_answer_to_pausing_or_resuming_that_is_lost_is_asked_for_again(
+    place: FakeCloud, write: Callable[..., str], written: bool
+) -> None:
+    assert apply(write()) == 0
+    lost = Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=written)
+    for method, paused, state in (
+        ("PauseSchedule", True, State.PAUSED),
+        ("ResumeSchedule", False, State.ACTIVE),
+    ):
+        place.api.failures[method] = [lost]
+        assert apply(write(paused=paused)) == 0
+        assert there(place)[0].state == state
+        assert len(place.api.requests(method)) == 2
+
+
 def test_an_answer_that_is_lost_after_a_schedule_was_made_makes_no_second_one(
     place: FakeCloud, write: Callable[..., str]
 ) -> None:
@@ -219,6 +235,16 @@ def test_cron_expressions_of_five_fields_are_taken(cron: str) -> None:
 )
 def test_cron_expressions_that_are_none_are_not(cron: str) -> None:
     assert cron_fault(cron) is not None
+
+
+def test_a_schedule_that_ended_in_between_is_not_said_to_be_paused(
+    place: FakeCloud, write: Callable[..., str]
+) -> None:
+    assert apply(write()) == 0
+    schedules = PipelineSchedules(VertexPlace("demo", place.LOCATION))
+    there(place)[0].state = State.COMPLETED
+    with pytest.raises(GauntletError, match="is COMPLETED"):
+        schedules.pause(there(place)[0].name)
 
 
 @pytest.mark.parametrize(
