@@ -31,6 +31,7 @@ from pipelines.trigger.limits import Limits
 from pipelines.trigger.receiver import Receiver
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
+from tests.fakes.pubsub import PubSub, emulator
 
 PLACE = f"projects/demo/locations/{FakeCloud.LOCATION}"
 IMAGE = f"europe-docker.pkg.dev/demo/gauntlet/IMAGE@sha256:{'a' * 64}"
@@ -172,6 +173,27 @@ def test_a_cloud_event_is_the_same_event_in_every_form(url: str, cloud: FakeClou
     assert (status, answer["outcome"]) == (200, "submitted")
     # printf '//monitoring 7' | sha256sum
     assert answer["job"].endswith("-drift-95c8bf49c0e4d745")
+
+
+@pytest.mark.skipif(emulator() is None, reason="no Java, or no Pub/Sub emulator of the Cloud SDK")
+def test_pubsub_itself_pushes_an_event_until_it_is_taken_and_that_makes_one_job(
+    url: str, cloud: FakeCloud
+) -> None:
+    made = threading.Event()
+    cloud.pipelines.on_create = lambda _: made.set()
+    cloud.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.UNAVAILABLE)] * 8
+    program = emulator()
+    assert program is not None
+    pubsub = PubSub(program, push_to=url)
+    try:
+        pubsub.publish(json.dumps(DRIFT).encode())
+        assert made.wait(timeout=60)
+    finally:
+        pubsub.close()
+
+    assert len(cloud.api.requests("ListPipelineJobs")) >= 2  # once for every push
+    [job] = cloud.resources.of_location(PLACE, "pipelineJobs")
+    assert re.fullmatch(rf"{PLACE}/pipelineJobs/emotion-sample-drift-[0-9a-f]{{16}}", job.name)
 
 
 # --- limits, held against the jobs that Vertex lists ---
