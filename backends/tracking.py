@@ -67,6 +67,7 @@ def open_tracking(
     run_name: str,
     tags: Mapping[str, str],
     wandb_project: str | None = None,
+    pipeline_run: str = "",
 ) -> Run:
     """A run of `experiment` that starts when it is entered.
 
@@ -77,6 +78,7 @@ def open_tracking(
         run_name: What the run is called.
         tags: What the run is found by.
         wandb_project: The project of Weights & Biases that gets the run too.
+        pipeline_run: What the pipeline's run is called that it is a part of; empty: of none.
 
     Raises:
         UsageError: The URI is of a kind that is not supported.
@@ -88,7 +90,9 @@ def open_tracking(
 
         place = VertexPlace.of(tracking_uri)
         runs.append(
-            NeverFailing(partial(VertexRun, place, experiment, run_name, tags), "Vertex AI Experiments")
+            NeverFailing(
+                partial(VertexRun, place, experiment, run_name, tags, pipeline_run), "Vertex AI Experiments"
+            )
         )
     elif tracking_uri:
         from backends.mlflow_tracking import MlflowRun

@@ -40,6 +40,7 @@ SECONDS_BETWEEN_WRITES = 30.0
 SECONDS_FOR_A_STORE = 60.0
 SCHEMA_VERSION = "0.0.1"
 RUNNING = "RUNNING"
+PIPELINE_RUN = "system.PipelineRun"
 
 STATES: Mapping[Status, str] = {"FINISHED": "COMPLETE", "FAILED": "FAILED", "KILLED": "CANCELLED"}
 
@@ -51,7 +52,14 @@ class VertexRun:
         GauntletError: The service cannot be reached, or refuses.
     """
 
-    def __init__(self, place: VertexPlace, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        place: VertexPlace,
+        experiment: str,
+        run_name: str,
+        tags: Mapping[str, str],
+        pipeline_run: str = "",
+    ) -> None:
         self._place = place
         self._experiment = experiment_id(experiment)
         self._name = valid_id(run_name, CONTEXT_ID_LENGTH - len(self._experiment) - 1)
@@ -69,12 +77,24 @@ class VertexRun:
             blank = {"_params": {}, "_metrics": {}, "_state": RUNNING}
             run = self._context(self._id, self._name, "system.ExperimentRun", blank, tags)
             ask(self._service.add_context_children, context=whole.name, child_contexts=[run.name])
+            if pipeline_run:
+                self._come_of(pipeline_run, run.name)
             self._content: dict[str, Any] = aiplatform_v1.Context.to_dict(run)["metadata"]
             self._content["_state"] = RUNNING  # also of one that had ended, and now goes on
             if place.tensorboard:
                 self._series = TimeSeries(place, self._experiment, self._name)
                 self._point_to(self._series)
         _say_what_is_missing(place)
+
+    def _come_of(self, pipeline_run: str, run: str) -> None:
+        """Give the run the pipeline's run that it is a part of as a child, which is the library's own way.
+
+        The service gives every pipeline job a context, which is called as the job's id is.
+        """
+        called = f'schema_title="{PIPELINE_RUN}" AND display_name="{pipeline_run}"'
+        found = ask(self._service.list_contexts, parent=self._place.store, filter=called)
+        for context in found:
+            ask(self._service.add_context_children, context=run, child_contexts=[context.name])
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Into the run's parameters."""

@@ -54,6 +54,7 @@ class TrainingRun:
         checkpoint_uri: Where training states go, a path or any URI that fsspec opens, and from where training
             goes on when it was interrupted; empty: nowhere, and an interrupted training starts anew.
         tensorboard_dir: Where scalars go, a path or `gs://`; empty: nowhere.
+        pipeline_run: What the pipeline's run is called that this is a part of; empty: of none.
         halvings: How often this training ran out of memory on several ranks; see `trainer.launch`.
     """
 
@@ -67,6 +68,7 @@ class TrainingRun:
     checkpoint_uri: str = field(default_factory=lambda: os.environ.get("AIP_CHECKPOINT_DIR", ""))
     tensorboard_dir: str = field(default_factory=lambda: os.environ.get("AIP_TENSORBOARD_LOG_DIR", ""))
     halvings: int = 0
+    pipeline_run: str = ""
 
 
 def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
@@ -210,7 +212,12 @@ def _tracking(run: TrainingRun, world: World) -> Run:
         return Untracked()
     section = run.section
     return vertex_trial(section.early_stopping.metric) or open_tracking(
-        run.tracking_uri, run.name, run_name(run), {"task": run.task}, section.tracking.wandb
+        run.tracking_uri,
+        run.name,
+        run_name(run),
+        {"task": run.task},
+        section.tracking.wandb,
+        run.pipeline_run,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from components.step import write_json, write_text
@@ -16,7 +17,8 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
 
     On a machine of the job that is not the first there is none of these, and the metrics are empty.
     """
-    history = launch(training_run)
+    pipeline_run = training_run.checkpoint.parent.parent.name  # a step's outputs are in RUN/STEP/
+    history = launch(replace(training_run, pipeline_run=pipeline_run))
     if history is None:
         return {}
     write_json(history_path, history)

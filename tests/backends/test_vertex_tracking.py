@@ -17,6 +17,7 @@ from backends.tracking import open_tracking
 from backends.vertex_place import VertexPlace, valid_id
 from manifests.errors import UsageError
 from tests.fakes.cloud import FakeCloud
+from tests.fakes.google_api import Failure
 
 PROJECT = "demo"
 BOARD = f"projects/{PROJECT}/locations/{FakeCloud.LOCATION}/tensorboards/42"
@@ -130,6 +131,70 @@ def test_a_run_of_the_same_name_goes_on_and_its_steps_are_replaced(cloud: FakeCl
     assert record.get_params() == {"seed": "1"}
     assert record.get_metrics() == {"macro_f1": 0.75, "validation_loss": 1.0}
     assert series(record, "macro_f1") == [(1, 0.5), (2, 0.75)]
+
+
+WRITES = (
+    "CreateMetadataStore",
+    "CreateContext",
+    "AddContextChildren",
+    "CreateTensorboardExperiment",
+    "CreateTensorboardRun",
+    "BatchCreateTensorboardTimeSeries",
+    "WriteTensorboardRunData",
+    "CreateArtifact",
+    "AddContextArtifactsAndExecutions",
+    "UpdateContext",
+)
+
+
+@pytest.mark.usefixtures("board")
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_answers_that_are_lost_leave_the_same_run(
+    cloud: FakeCloud,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: grpc.StatusCode,
+    written: bool,
+) -> None:
+    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    for method in WRITES:
+        cloud.api.failures[method] = [Failure(status, after_the_write=written)]
+    with open_tracking(WHOLE, "emotion", "run", {}) as run:
+        run.log_params({"seed": "1"})
+        run.log_metrics({"macro_f1": 0.5}, step=1)
+        run.log_text("curve.svg", "<svg/>")
+
+    assert capsys.readouterr().err == ""
+    assert not any(cloud.api.failures.values())
+    record = read_run("run")
+    assert (record.get_state(), record.get_params()) == ("COMPLETE", {"seed": "1"})
+    assert series(record, "macro_f1") == [(1, 0.5)]
+    kept = cloud.metadata.artifacts[record.resource_name]
+    assert [name.rpartition("run-")[2] for name in kept] == ["tb-run", "curve-svg"]
+
+
+def test_a_training_that_is_a_step_of_a_pipelines_run_leads_to_its_job(
+    cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    location = f"projects/{PROJECT}/locations/{FakeCloud.LOCATION}"
+    store = f"{location}/metadataStores/default"
+    cloud.resources.add(location, "metadataStores", "default", aiplatform.gapic.MetadataStore())
+    cloud.resources.add(location, "pipelineJobs", "emotion-1", aiplatform.gapic.PipelineJob())
+    for name in ("emotion-1", "emotion-2"):
+        context = aiplatform.gapic.Context(schema_title="system.PipelineRun", display_name=name)
+        cloud.resources.add(store, "contexts", name, context)
+
+    for run, pipeline_run in (("first", "emotion-1"), ("second", "a-local-run"), ("third", "")):
+        with open_tracking(PLAIN, "emotion", run, {}, pipeline_run=pipeline_run):
+            pass
+
+    assert "warning" not in capsys.readouterr().err
+    jobs = {
+        name: [job.resource_name for job in read_run(name).get_logged_pipeline_jobs()]
+        for name in ("first", "second", "third")
+    }
+    assert jobs == {"first": [f"{location}/pipelineJobs/emotion-1"], "second": [], "third": []}
 
 
 def test_two_runs_share_an_experiment_and_a_store_that_is_made_once(cloud: FakeCloud) -> None:
