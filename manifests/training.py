@@ -47,7 +47,8 @@ class Resources(Section):
     kilobytes, as vendors count; that of the training's process and all that it started.
 
     On Vertex AI `strategy` is how the machines are bought: for sure, cheaper but for as long as nobody else
-    wants them (`spot`), or when there are some within `max_wait_hours` (`flex_start`).
+    wants them (`spot`), or when there are some within `max_wait_hours` (`flex_start`); `persistent_resource`
+    is the id of one whose machines, which must be such, are used instead of new ones.
     """
 
     machine_type: str = "n1-standard-4"
@@ -62,11 +63,20 @@ class Resources(Section):
     strategy: Literal["standard", "spot", "flex_start"] = "standard"
     max_wait_hours: float = Field(24.0, gt=0)
     boot_disk_gb: int = Field(100, ge=100, le=64_000)
+    persistent_resource: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
 
     @model_validator(mode="after")
     def _accelerator_complete(self) -> Self:
         if (self.accelerator_type is None) != (self.accelerator_count == 0):
             raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _persistent_resource_is_there(self) -> Self:
+        if self.persistent_resource is not None and self.strategy != "standard":
+            raise ValueError(
+                f"persistent_resource has its machines already: leave strategy {self.strategy} out"
+            )
         return self
 
 

@@ -38,6 +38,8 @@ def as_custom_job(
     resources = manifest.training.resources
     # A machine that is taken away comes back as another one, and the others wait for it in vain.
     restarts = resources.strategy == "spot" or resources.replica_count > 1
+    # Without one, that of the pipeline's job, if it has one.
+    own = {"persistent_resource_id": resources.persistent_resource} if resources.persistent_resource else {}
     custom_job: Callable[..., dsl.PipelineTask] = create_custom_training_job_from_component(
         component,
         display_name=f"{manifest.name}-{component.name}",
@@ -53,6 +55,7 @@ def as_custom_job(
         base_output_directory=STATES_FOLDER if restarts else "",
         service_account=SERVICE_ACCOUNT,
         labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
+        **own,
     )
     return custom_job
 

@@ -127,6 +127,11 @@ def test_a_section_that_is_left_out_is_that_of_the_task(write) -> None:
             "early_stopping.patience must be at least 3",
         ),
         ({"training": {"resources": {"accelerator_count": 1}}}, "training.resources", "go together"),
+        (
+            {"training": {"resources": {"persistent_resource": "gpus", "strategy": "spot"}}},
+            "training.resources",
+            "leave strategy spot out",
+        ),
         ({"dataset": {"labels": ["a", "a"]}}, "dataset", "distinct"),
         ({"dataset": {"split": {"train": 0.9}}}, "dataset.split", "sum to 1"),
         (
