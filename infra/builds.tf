@@ -30,6 +30,7 @@ resource "google_cloudbuild_trigger" "merge" {
     _ROOT                = local.pipeline_root
     _REGISTRY            = var.registry
     _SERVICE_ACCOUNT     = google_service_account.needed["release"].email
+    _TRAINING_ACCOUNT    = google_service_account.needed["training"].email
   }
 }
 

@@ -1,10 +1,11 @@
 locals {
   environment = {
-    GAUNTLET_PROJECT         = var.project
-    GAUNTLET_REGION          = var.region
-    GAUNTLET_ROOT            = local.pipeline_root
-    GAUNTLET_SERVICE_ACCOUNT = google_service_account.needed["release"].email
-    GAUNTLET_TEMPLATES       = local.template_repository
+    GAUNTLET_PROJECT          = var.project
+    GAUNTLET_REGION           = var.region
+    GAUNTLET_ROOT             = local.pipeline_root
+    GAUNTLET_SERVICE_ACCOUNT  = google_service_account.needed["release"].email
+    GAUNTLET_TRAINING_ACCOUNT = google_service_account.needed["training"].email
+    GAUNTLET_TEMPLATES        = local.template_repository
   }
 }
 
@@ -24,7 +25,7 @@ output "image_repository" {
 }
 
 output "service_accounts" {
-  description = "The accounts by what they do; pipelines run as release."
+  description = "The accounts by what they do; pipelines run as release, and train-model as training."
   value       = { for name, account in google_service_account.needed : name => account.email }
 }
 

@@ -59,7 +59,9 @@ class FinishedRun:
         return self.folder / REPORT_FILE
 
 
-def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun:
+def run_locally(
+    manifest: Manifest, home: Home, registry_uri: str, tracking_uri: str, console: Console
+) -> FinishedRun:
     """Run a manifest's DAG here and show it while it runs.
 
     Raises:
@@ -67,16 +69,15 @@ def run_locally(manifest: Manifest, home: Home, console: Console) -> FinishedRun
         Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process of the run has ended and its
             record says so.
     """
-    open_registry(home.registry_uri)  # refused now, and not after the training
-    tracking_uri(manifest, home)
+    open_registry(registry_uri)  # refused now, and not after the training
     record = home.create_run(manifest.name)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
     compile_manifest(manifest, folder / PIPELINE_FILE, "local", image=NO_IMAGE)
     arguments = parameters(manifest) | {
         "run_id": record.run_id,
-        "registry_uri": home.registry_uri,
-        "tracking_uri": tracking_uri(manifest, home),
+        "registry_uri": registry_uri,
+        "tracking_uri": tracking_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
     console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)

@@ -7,8 +7,10 @@ of the other platforms.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from kfp import dsl, kubernetes
@@ -29,13 +31,27 @@ GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
 
 
-def run_id(platform: Platform) -> str | None:
-    """What names a run there; none where the caller gives it a name."""
-    placeholders: dict[Platform, str] = {
-        "vertex": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,  # the id that the job was made with
-        "kubeflow": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+def parameters_given_by(platform: Platform) -> dict[str, str]:
+    """Parameters that nobody is asked for there: a run's name, and accounts where there are none."""
+    given: dict[Platform, dict[str, str]] = {
+        "local": {"training_account": ""},
+        "vertex": {"run_id": dsl.PIPELINE_JOB_NAME_PLACEHOLDER},  # the id that the job was made with
+        "kubeflow": {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "training_account": ""},
     }
-    return placeholders.get(platform)
+    return given[platform]
+
+
+def without_parameters(function: Callable[..., None], given: Mapping[str, str]) -> Callable[..., None]:
+    """The function with these of its parameters given, and out of the signature that kfp reads."""
+    signature = inspect.signature(function)
+    left = [one for name, one in signature.parameters.items() if name not in given]
+
+    @functools.wraps(function)
+    def rest(*values: object) -> None:
+        function(**given, **dict(zip((one.name for one in left), values, strict=True)))
+
+    rest.__signature__ = signature.replace(parameters=left)  # type: ignore[attr-defined]
+    return rest
 
 
 def deadline_seconds(resources: Resources) -> int:
@@ -56,6 +72,11 @@ def training_component(platform: Platform, manifest: Manifest) -> Callable[..., 
     from pipelines.vertex.custom_job import as_custom_job
 
     return as_custom_job(component, manifest, deadline_seconds(manifest.training.resources))
+
+
+def training_inputs(platform: Platform, account: str) -> dict[str, str]:
+    """What train-model takes there beside its own inputs: the account that the custom job runs as."""
+    return {"service_account": account} if platform == "vertex" else {}
 
 
 def place_training(task: dsl.PipelineTask, platform: Platform, resources: Resources) -> None:

@@ -16,14 +16,21 @@ from pipelines.home import gauntlet_home
 from pipelines.terminal import console, errors
 
 
-def run_here(manifest: Manifest) -> None:
-    """Run a manifest on this machine and exit with the run's code."""
+def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: str | None = None) -> None:
+    """Run a manifest on this machine and exit with the run's code.
+
+    It is registered and tracked where the URIs say, by default where every run on this machine is.
+    """
     from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.local_run import run_locally
+    from pipelines.local_run import tracking_uri as usual_tracking_uri
     from pipelines.summary import print_summary
 
+    home = gauntlet_home()
+    registry_uri = registry_uri or home.registry_uri
+    tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
     try:
-        finished = run_locally(manifest, gauntlet_home(), console)
+        finished = run_locally(manifest, home, registry_uri, tracking_uri, console)
     except Interrupted as stopped:
         errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None

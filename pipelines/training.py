@@ -4,7 +4,6 @@ Each section of the manifest is a pipeline parameter, so the Vertex console show
 manifest says, and a step's cache key holds its own section only.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
@@ -20,7 +19,15 @@ from components.validate_data.component import validate_data
 from components.write_report.component import write_report
 from manifests.managed import is_managed
 from manifests.schema import SECTIONS, Manifest, as_parameter
-from pipelines.platforms import Platform, place, place_training, run_id, training_component
+from pipelines.platforms import (
+    Platform,
+    parameters_given_by,
+    place,
+    place_training,
+    training_component,
+    training_inputs,
+    without_parameters,
+)
 
 STEPS = (
     "validate-data",
@@ -62,21 +69,16 @@ def training_pipeline(
     """The DAG with the manifest's settings as its parameters' defaults.
 
     `image` is what a bundle's lineage says that it was made in.
-    `run_id`, `registry_uri` and `tracking_uri` belong to a run and not to a manifest: the caller gives them,
-    but for a `run_id` that the platform gives itself.
+    `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
+    caller gives them, but for those that the platform gives itself. No `training_account`: the one that
+    Vertex AI gives custom jobs.
 
     Raises:
         UsageError: The platform cannot train on what the manifest asks for.
     """
     build = _managed_dag if is_managed(manifest.training) else _dag
-    pipeline = build(manifest, image, platform)
-    decorate = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)
-    named_run = run_id(platform)
-    if named_run is None:
-        return decorate(pipeline)
-    bound = functools.partial(pipeline, named_run)  # which takes it out of the pipeline's parameters
-    bound.__name__ = pipeline.__name__  # type: ignore[attr-defined]
-    return decorate(bound)
+    pipeline = without_parameters(build(manifest, image, platform), parameters_given_by(platform))
+    return dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
+        training_account: str = "",
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
@@ -121,6 +124,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
                 seed=seed,
                 tracking_uri=tracking_uri,
                 splits=data.outputs["splits"],
+                **training_inputs(platform, training_account),
             )
             place_training(trained, platform, manifest.training.resources)
             converted = convert_to_onnx(
@@ -156,6 +160,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
+        training_account: str = "",
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
@@ -166,6 +171,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
                 manifest_sha256=manifest_sha256,
                 tracking_uri=tracking_uri,
                 splits=data.outputs["splits"],
+                **training_inputs(platform, training_account),
             ).set_env_variable("GAUNTLET_IMAGE", image)
             place_training(trained, platform, manifest.training.resources)
             _decide(given, platform, evaluation, gates, registration, data, trained, trained)

@@ -42,7 +42,8 @@ SET_BY_A_TRIGGER = {
     "_REGION": "europe-west4",
     "_ROOT": "gs://bucket/runs",
     "_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
-    "_SERVICE_ACCOUNT": "trainer@demo.iam.gserviceaccount.com",
+    "_SERVICE_ACCOUNT": "release@demo.iam.gserviceaccount.com",
+    "_TRAINING_ACCOUNT": "trainer@demo.iam.gserviceaccount.com",
     "PROJECT_ID": "demo",
 }
 

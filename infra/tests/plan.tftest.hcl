@@ -37,6 +37,11 @@ run "project_and_region_are_enough" {
     condition     = output.environment.GAUNTLET_ROOT == "gs://demo-project-gauntlet-runs/runs"
     error_message = "Runs are written elsewhere."
   }
+
+  assert {
+    condition     = contains([for grant in local.needs.grants : "${grant.who} on ${grant.target}"], "release on training") && contains(keys(output.environment), "GAUNTLET_TRAINING_ACCOUNT")
+    error_message = "Pipelines may not have training run as its own account."
+  }
 }
 
 run "training_reads_data_writes_runs_and_changes_no_model" {

@@ -27,15 +27,6 @@ NOT_HERE = "Vertex AI tunes and serves its model, for money; tests/end_to_end/te
 SMOKE_FOLDER = "smoke"
 
 
-class OwnHome(Home):
-    """A home whose models go nowhere else: a smoke run is no candidate for anybody's champion."""
-
-    @property
-    def registry_uri(self) -> str:
-        """The database of this home, whatever the environment names."""
-        return self.store_uri
-
-
 @dataclass(frozen=True)
 class Smoke:
     """A system that was tried: `result` is what its gate decided, `detail` what it failed for."""
@@ -78,7 +69,8 @@ def smoke(path: Path, manifest: Manifest, home: Home, console: Console) -> Smoke
     try:
         settings, rows = tiny_settings(manifest, folder)
         tiny = load_manifest(path, overrides(settings))
-        finished = run_locally(tiny, OwnHome(folder), console)
+        own = Home(folder)  # its models go nowhere else: a smoke run is no candidate for anybody's champion
+        finished = run_locally(tiny, own, own.store_uri, own.store_uri, console)
     except GauntletError as error:
         return Smoke(manifest.name, rows, "failed", time.monotonic() - began, str(error))
     return _judged(manifest.name, rows, finished, time.monotonic() - began)

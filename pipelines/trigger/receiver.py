@@ -69,8 +69,8 @@ class Receiver:
             raise UsageError(f"environment: found no {', '.join(missing)}, expected all of them to be set.")
         project, region, root, registry = (environment[key] for key in SETTINGS)
         tracking = environment.get("GAUNTLET_TRACKING")
-        account = environment.get("GAUNTLET_SERVICE_ACCOUNT")
-        destination = Destination.of(project, region, root, registry, tracking, account)
+        accounts = (environment.get(key) for key in ("GAUNTLET_SERVICE_ACCOUNT", "GAUNTLET_TRAINING_ACCOUNT"))
+        destination = Destination.of(project, region, root, registry, tracking, *accounts)
         return cls(destination, Limits.of(environment))
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> Answer:

@@ -30,6 +30,10 @@ TrackingUri = Annotated[
 ServiceAccount = Annotated[
     str | None, typer.Option(envvar="GAUNTLET_SERVICE_ACCOUNT", help="Whom the steps run as.")
 ]
+TrainingAccount = Annotated[
+    str | None,
+    typer.Option(envvar="GAUNTLET_TRAINING_ACCOUNT", help="Whom train-model runs as. Default: as the steps."),
+]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, `latest`, or projects/…/pipelineJobs/….")
 ]
@@ -47,6 +51,7 @@ def submit(
     ] = None,
     tracking: TrackingUri = None,
     service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end, exit as `run` does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, send nothing.")] = False,
     fallback_local: Annotated[
@@ -58,23 +63,25 @@ def submit(
     ] = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
-    from pipelines.vertex.submission import Destination
+    from pipelines.vertex.submission import Destination, require_registry_here
     from pipelines.vertex.submit import check_submission, compiled_submission
     from pipelines.vertex.submit import submit as send
     from pipelines.vertex.templates import template_submission
 
     if (path is None) == (template is None):
         raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
-    destination = Destination.of(project, region, root, registry, tracking, service_account)
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     if path is not None:
         submission = compiled_submission(load_affordable(path, overrides))
     else:
         submission = template_submission(str(template), overrides or ())
-    check_submission(submission, destination, console)
-    if dry_run:
-        console.print("nothing was submitted: this was a dry run")
-        return
+    if fallback_local:
+        require_registry_here(registry)
     try:
+        check_submission(submission, destination, console)
+        if dry_run:
+            console.print("nothing was submitted: this was a dry run")
+            return
         run = send(submission, destination, gauntlet_home())
         console.print(f"submitted {plain(run.name)}", soft_wrap=True, highlight=False)
         if wait:
@@ -84,11 +91,12 @@ def submit(
                 f"[dim]→[/] see how far it is:  [bold]gauntlet status {run.name.rpartition('/')[2]}[/]"
             )
     except QuotaError as error:
-        if not fallback_local:
+        if not fallback_local or dry_run:
             raise
         errors.print(plain(error), soft_wrap=True, highlight=False)
-        console.print("running it on this machine; a version is registered in this machine's registry")
-        run_here(submission.manifest)
+        where = f"running it on this machine; a version is registered in {registry}"
+        console.print(plain(where), soft_wrap=True, highlight=False)
+        run_here(submission.manifest, destination.registry_uri, destination.tracking_uri)
 
 
 def status(run: Run = "latest") -> None:

@@ -19,9 +19,6 @@ from manifests.errors import UsageError
 from manifests.schema import Manifest
 
 STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
-SERVICE_ACCOUNT = "{{$.pipeline_service_account}}"
-"""The one that the pipeline's job was given, so that its custom job does not run as another."""
-
 STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
 """Where a training that is started again finds how far it came: beside the run's folder, not in it."""
 
@@ -30,6 +27,8 @@ def as_custom_job(
     component: base_component.BaseComponent, manifest: Manifest, deadline_seconds: int
 ) -> Callable[..., dsl.PipelineTask]:
     """The component on the machines that the manifest buys for training, with the component's own inputs.
+
+    The job's own input `service_account`, whom it runs as, is for the pipeline to give.
 
     Raises:
         UsageError: An input of the component has the name of one of the job's, and would take its place.
@@ -53,7 +52,6 @@ def as_custom_job(
         timeout=f"{deadline_seconds}s",
         restart_job_on_worker_restart=restarts,
         base_output_directory=STATES_FOLDER if restarts else "",
-        service_account=SERVICE_ACCOUNT,
         labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
         **own,
     )

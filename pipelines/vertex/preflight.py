@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from backends.google_images import is_pushed
 from backends.google_project import GoogleProject
 from backends.prices import estimate
+from backends.vertex_calls import QuotaError
 from manifests.errors import UsageError
 from manifests.schema import Manifest
 from pipelines.terminal import plain
@@ -18,6 +20,9 @@ from pipelines.vertex.submission import Destination
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
 MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
+
+
+QUOTA = "quota"
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
     """
     project = GoogleProject(destination.place)
     checks = [_permissions(project), _bucket(project, destination)]
-    checks += [Check("image", image) for image in images]
-    if destination.service_account:
-        checks += _roles(project, destination.service_account)
+    checks += [_image(image) for image in images]
+    for name, account in destination.accounts.items():
+        checks += _roles(project, name, account)
     checks += _quota(project, manifest)
     checks.append(Check("cost at most", str(estimate(manifest.training.resources))))
     return checks
@@ -59,10 +64,13 @@ def require_passed(checks: Sequence[Check]) -> None:
 
     Raises:
         UsageError: All faults.
+        QuotaError: Nothing is wrong but a quota.
     """
-    failed = [f"{check.name}: {check.found}. {check.fault}" for check in checks if check.fault]
+    failed = [check for check in checks if check.fault]
     if failed:
-        raise UsageError("\n".join(failed))
+        of_quota = all(check.name == QUOTA for check in failed)
+        error = QuotaError if of_quota else UsageError
+        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
 
 
 def _permissions(project: GoogleProject) -> Check:
@@ -84,18 +92,29 @@ def _bucket(project: GoogleProject, destination: Destination) -> Check:
     return Check("bucket", f"{found}, not in {region}", "Take one in that region, or --region.")
 
 
-def _roles(project: GoogleProject, account: str) -> Iterator[Check]:
+def _image(image: str) -> Check:
+    there = is_pushed(image)
+    if there is None:
+        return Check("image", f"{image}: whether it is there cannot be seen")
+    if there:
+        return Check("image", image)
+    return Check(
+        "image", f"{image} is not in its repository", "Push it (cloudbuild.yaml), or name another digest."
+    )
+
+
+def _roles(project: GoogleProject, name: str, account: str) -> Iterator[Check]:
     roles = project.roles(account)
     if roles is None:
-        yield Check("service account", f"{account}: not looked at, as the project's policy may not be read")
+        yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
         return
     own = any(role.startswith(("projects/", "organizations/")) for role in roles)  # of unknown content
     may_use = bool(roles & MAY_USE_VERTEX) or own
     found = ", ".join(sorted(roles)) or "no roles in the project"
     fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
-    yield Check("service account", f"{account}: {found}", fault)
+    yield Check(name, f"{account}: {found}", fault)
     if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
-        yield Check("service account", f"{account}: no role for objects; it needs one of the bucket's own")
+        yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
 
 
 def _quota(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
@@ -105,9 +124,9 @@ def _quota(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
     metric, amount = needed
     limit = project.quota_limit(metric)
     if limit is None:
-        yield Check("quota", f"{metric}: {amount} needed; how much there is cannot be told")
+        yield Check(QUOTA, f"{metric}: {amount} needed; how much there is cannot be told")
     elif limit < amount:
         action = "Ask for more on the console's page Quotas, or take another machine or region."
-        yield Check("quota", f"{metric}: {amount} needed, {limit} granted", action)
+        yield Check(QUOTA, f"{metric}: {amount} needed, {limit} granted", action)
     else:
-        yield Check("quota", f"{metric}: {amount} needed, {limit} granted")
+        yield Check(QUOTA, f"{metric}: {amount} needed, {limit} granted")

@@ -10,7 +10,15 @@ import typer
 from rich.table import Table
 
 from pipelines.terminal import NAME_COLUMN, console, plain
-from pipelines.vertex.commands import Project, Region, RegistryUri, Root, ServiceAccount, TrackingUri
+from pipelines.vertex.commands import (
+    Project,
+    Region,
+    RegistryUri,
+    Root,
+    ServiceAccount,
+    TrackingUri,
+    TrainingAccount,
+)
 
 SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
 
@@ -26,6 +34,7 @@ def apply_(
     registry: RegistryUri,
     tracking: TrackingUri = None,
     service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
     diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
@@ -35,7 +44,7 @@ def apply_(
     from pipelines.vertex.schedules import read_schedules
     from pipelines.vertex.submission import Destination
 
-    destination = Destination.of(project, region, root, registry, tracking, service_account)
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     wanted = read_schedules(path)
     schedules = PipelineSchedules(destination.place)
     plans = [plan(one, destination, schedules) for one in wanted]  # all, before any is changed
@@ -70,6 +79,7 @@ def render(
     root: Root,
     registry: RegistryUri,
     service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
     tracking: TrackingUri = None,
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
@@ -78,7 +88,7 @@ def render(
     from pipelines.vertex.schedules import read_schedules
     from pipelines.vertex.submission import Destination
 
-    destination = Destination.of(project, region, root, registry, tracking, service_account)
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}
     output.mkdir(parents=True, exist_ok=True)
     for name, job in jobs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import yaml
 
+from backends.mlflow_database import database_path
+from backends.registry import open_registry
 from backends.vertex_jobs import SYSTEM_LABEL
-from backends.vertex_place import VertexPlace, valid_label
+from backends.vertex_place import SCHEME, VertexPlace, valid_label
 from manifests.errors import UsageError
 from manifests.loading import MODEL_KEYS
+from manifests.managed import is_managed
 from manifests.schema import Manifest
 from pipelines.training import parameters
 
@@ -26,6 +30,7 @@ class Destination:
         registry_uri: Where versions are registered.
         tracking_uri: Where training is tracked.
         service_account: Whom the steps run as; none: the project's default.
+        training_account: Whom train-model runs as; none: as the other steps.
     """
 
     place: VertexPlace
@@ -33,6 +38,7 @@ class Destination:
     registry_uri: str
     tracking_uri: str
     service_account: str | None = None
+    training_account: str | None = None
 
     @classmethod
     def of(
@@ -43,6 +49,7 @@ class Destination:
         registry: str,
         tracking: str | None,
         service_account: str | None,
+        training_account: str | None = None,
     ) -> Destination:
         """What the options say.
 
@@ -50,15 +57,22 @@ class Destination:
             UsageError: One of them cannot be.
         """
         place = VertexPlace.named(project, region)
+        open_registry(registry)  # refused now, and not by register-model, after the training
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
-        if service_account is not None and not service_account.endswith(".gserviceaccount.com"):
-            raise UsageError(
-                f"--service-account: found {service_account!r}, expected NAME@….gserviceaccount.com."
-            )
+        accounts = {"--service-account": service_account, "--training-account": training_account}
+        for option, account in accounts.items():
+            if account is not None and not account.endswith(".gserviceaccount.com"):
+                raise UsageError(f"{option}: found {account!r}, expected NAME@….gserviceaccount.com.")
         root = root.rstrip("/")
         tracked = tracking or f"vertex://{project}/{region}?staging={root}/tracking"
-        return cls(place, root, registry, tracked, service_account)
+        return cls(place, root, registry, tracked, service_account, training_account)
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The service accounts that were named, by what runs as them."""
+        named = {"service account": self.service_account, "training account": self.training_account}
+        return {name: account for name, account in named.items() if account}
 
     @property
     def bucket(self) -> str:
@@ -70,7 +84,13 @@ def pipeline_job(
     manifest: Manifest, spec: Mapping[str, Any], destination: Destination, template_uri: str | None = None
 ) -> dict[str, Any]:
     """A `PipelineJob` as plain types. Labels are what its costs can be told apart by."""
-    given = {"registry_uri": destination.registry_uri, "tracking_uri": destination.tracking_uri}
+    # A managed model is trained by a job that train-model starts, which is for the pipeline's account.
+    own = None if is_managed(manifest.training) else destination.training_account
+    given = {
+        "registry_uri": destination.registry_uri,
+        "tracking_uri": destination.tracking_uri,
+        "training_account": own or destination.service_account or "",
+    }
     job: dict[str, Any] = {
         "display_name": manifest.name,
         "pipeline_spec": dict(spec),
@@ -85,6 +105,22 @@ def pipeline_job(
     if template_uri:
         job["template_uri"] = template_uri
     return job
+
+
+def require_registry_here(registry_uri: str) -> None:
+    """Refuse a registry that a run on this machine could not register in.
+
+    Raises:
+        UsageError: It is a database in a folder that cannot be written here.
+    """
+    if registry_uri.startswith(SCHEME):
+        return
+    folder = database_path(registry_uri, "registry URI").parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(
+            f"--fallback-local: found the registry {registry_uri}, and {folder} is no folder that can be "
+            f"written here, expected one that can. Take a registry of {SCHEME}…, or leave the option out."
+        )
 
 
 def require_reachable(manifest: Manifest) -> None:

@@ -41,6 +41,8 @@ SETTINGS = {
     "GAUNTLET_ROOT": "gs://bucket/runs",
     "GAUNTLET_REGISTRY": f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/x&serving_image={IMAGE}",
 }
+ACCOUNTS = ("release@demo.iam.gserviceaccount.com", "trainer@demo.iam.gserviceaccount.com")
+SETTINGS |= dict(zip(("GAUNTLET_SERVICE_ACCOUNT", "GAUNTLET_TRAINING_ACCOUNT"), ACCOUNTS, strict=True))
 DRIFT = {"manifest": "emotion_sample", "reason": "drift", "detail": "PSI 0.31"}
 BY_HAND = DRIFT | {"reason": "manual"}
 # printf 'event-1' | sha256sum
@@ -114,6 +116,7 @@ def test_an_event_makes_a_job_of_its_manifest_whose_id_is_derived_from_the_event
     given = job.runtime_config.parameter_values
     assert given["name"] == "emotion_sample"
     assert given["registry_uri"] == SETTINGS["GAUNTLET_REGISTRY"]
+    assert (job.service_account, given["training_account"]) == ACCOUNTS
 
 
 def test_new_data_is_what_the_run_validates(url: str, cloud: FakeCloud) -> None:

@@ -41,13 +41,13 @@ def executors(spec: PipelineSpec) -> Any:
     return json_format.ParseDict(content, PipelineDeploymentConfig()).executors
 
 
-def custom_job(spec: PipelineSpec) -> CustomJob:
-    """What train-model's launcher sends, with the values that are known before it runs filled in."""
+def custom_job(spec: PipelineSpec, **given: str) -> CustomJob:
+    """What train-model's launcher sends, with the values that are given or known before it runs filled in."""
     [*_, payload] = (
         part for part in executors(spec)["exec-train-model"].container.args if "job_spec" in part
     )
     inputs = spec.components["comp-train-model"].input_definitions.parameters
-    values = {name: json_format.MessageToDict(one.default_value) for name, one in inputs.items()}
+    values = {name: json_format.MessageToDict(one.default_value) for name, one in inputs.items()} | given
 
     def fill(found: re.Match[str]) -> str:
         value = values[found[1]] or ([] if found[1] == "reserved_ip_ranges" else values[found[1]])
@@ -74,7 +74,11 @@ def test_every_committed_file_is_a_pipeline_spec_that_vertex_takes_with_its_para
     spec = json_format.ParseDict(yaml.safe_load(file.read_text()), PipelineSpec())
     assert faults(spec) == []
 
-    given = parameters(load_manifest(path)) | {"registry_uri": "r", "tracking_uri": "t"}
+    given = parameters(load_manifest(path)) | {
+        "registry_uri": "r",
+        "tracking_uri": "t",
+        "training_account": "a",
+    }
     job = aiplatform.PipelineJob(
         display_name=path.stem,
         template_path=str(file),
@@ -117,7 +121,25 @@ def test_training_is_a_custom_job_with_the_machine_the_deadline_and_the_labels_o
     assert scheduling.strategy == Scheduling.Strategy.STANDARD
     assert scheduling.restart_job_on_worker_restart is False
     assert dict(job.labels) == {"system": "emotion_sample", "step": "train-model"}
-    assert job.job_spec.service_account == "{{$.pipeline_service_account}}"
+    assert job.job_spec.persistent_resource_id == "{{$.pipeline_persistent_resource_id}}"
+
+
+def test_training_runs_as_the_account_that_the_pipeline_is_given() -> None:
+    spec = compiled("{}")
+    [group] = (one.dag for one in spec.components.values() if "train-model" in one.dag.tasks)
+    account = group.tasks["train-model"].inputs.parameters["service_account"]
+    inside = account.component_input_parameter
+    outside = spec.root.dag.tasks["exit-handler-1"].inputs.parameters[inside].component_input_parameter
+    assert outside == "training_account"
+    assert spec.root.input_definitions.parameters[outside].default_value.string_value == ""
+    trainer = "trainer@demo.iam.gserviceaccount.com"
+    assert custom_job(spec, service_account=trainer).job_spec.service_account == trainer
+
+
+def test_the_machines_of_a_persistent_resource_are_used_where_one_is_named() -> None:
+    job = custom_job(compiled(f"{GPU}, persistent_resource: gpus}}")).job_spec
+    assert job.persistent_resource_id == "gpus"
+    assert job.worker_pool_specs[0].machine_spec.machine_type == "n1-standard-8"
 
 
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:
@@ -231,6 +253,10 @@ def wrapped(**settings: Any) -> PipelineSpec:
     return pipeline.pipeline_spec
 
 
+def machine_by_parameter() -> PipelineSpec:
+    return wrapped(machine_type="{{$.inputs.parameters['machine']}}")
+
+
 def one_of_two_models() -> PipelineSpec:
     @dsl.pipeline(name="one-of")
     def pipeline(number: str = "1") -> dsl.Model:  # type: ignore[type-arg]
@@ -288,6 +314,7 @@ def of_any_version() -> PipelineSpec:
         pytest.param(
             lambda: wrapped(nfs_mounts=[{"nowhere": "x"}]), 'no field named "nowhere"', id="payload"
         ),
+        pytest.param(machine_by_parameter, "known only at run time has no price", id="machine by parameter"),
         pytest.param(of_any_version, "`latest` is changes", id="an image of no version"),
     ],
 )

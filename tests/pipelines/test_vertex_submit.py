@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from backends import vertex_calls
 from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace
+from components.train_model.component import train_model
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from pipelines.vertex import follow
@@ -25,7 +26,8 @@ from pipelines.vertex.submit import compiled_submission
 from tests.conftest import PUSHED_IMAGES
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
-from tests.pipelines.test_cli import SAMPLE, gauntlet
+from tests.fakes.web import REPOSITORY
+from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
 QUOTA = "aiplatform.googleapis.com/custom_model_training_nvidia_t4_gpus"
 QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
@@ -47,7 +49,7 @@ def jobs(cloud: FakeCloud) -> list[PipelineJob]:
 
 def a_job(cloud: FakeCloud) -> dict[str, Any]:
     """The sample's job, as it is sent."""
-    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "r", None, None)
+    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "sqlite:////r.db", None, None)
     submission = compiled_submission(load_manifest(SAMPLE))
     return pipeline_job(submission.manifest, submission.spec, destination)
 
@@ -147,16 +149,19 @@ def test_a_dry_run_looks_at_everything_and_sends_nothing(
         (("--root", "gs://another/root"), "gs://another: there is no such bucket"),
         (("--service-account", "me@example.com"), "--service-account"),
         (("--service-account", "idle@demo.iam.gserviceaccount.com"), "no roles in the project"),
+        (("--training-account", "me@example.com"), "--training-account: found 'me@example.com'"),
+        (("--training-account", "idle@demo.iam.gserviceaccount.com"), "training account: idle@demo"),
+        (("--registry", "postgres://host"), "registry URI: found 'postgres://host', expected"),
+        (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging, or no serving_image"),
+        (("--fallback-local",), "--fallback-local: found the registry sqlite:////gcs/bucket/gauntlet.db"),
         (("--set", "dataset.uri=data.csv"), "a path on this machine"),
         (("--set", "dataset.uri=file:///data.csv"), "a path on this machine"),
         (("--set", "training.epochs=three"), "training.epochs"),
-        (("--set", T4), f"{QUOTA}: 1 needed, 0 granted"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_sent(
     options: tuple[str, ...], words: str, place: FakeCloud, capsys: pytest.CaptureFixture[str], own_home: Path
 ) -> None:
-    place.quotas.limits[QUOTA] = 0
     assert gauntlet("submit", SAMPLE, *options) == 2
     output = capsys.readouterr()
     assert words in output.err
@@ -174,6 +179,42 @@ def test_a_bucket_elsewhere_and_missing_permissions_are_named_together(
     message = capsys.readouterr().err
     assert "gs://bucket is in us-east1, not in europe-west4" in message
     assert "lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.get" in message
+
+
+def test_steps_and_training_run_as_the_accounts_that_are_named(place: FakeCloud) -> None:
+    release, trainer = (f"{name}@demo.iam.gserviceaccount.com" for name in ("release", "trainer"))
+    place.projects.roles = {
+        "projects/demo/roles/own": [f"serviceAccount:{one}" for one in (release, trainer)]
+    }
+    for accounts, runs_as in (
+        ((), ("", "")),
+        (("--service-account", release), (release, release)),
+        (("--service-account", release, "--training-account", trainer), (release, trainer)),
+    ):
+        assert gauntlet("submit", SAMPLE, *accounts) == 0
+        job = jobs(place)[-1]
+        values = job.runtime_config.parameter_values
+        assert (job.service_account, values["training_account"]) == runs_as
+
+
+def test_an_image_that_was_not_pushed_is_found_where_it_can_be_looked_for(
+    place: FakeCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = f"sha256:{'1' * 64}"
+    container = train_model.component_spec.implementation.container
+    monkeypatch.setattr(container, "image", f"europe-west4-docker.pkg.dev/demo/images/gpu/trainer@{digest}")
+    assert gauntlet("submit", SAMPLE) == 2
+    assert f"images/gpu/trainer@{digest} is not in its repository" in capsys.readouterr().err
+    assert jobs(place) == []
+
+    place.web.images.add(f"gpu/trainer@{digest}")
+    assert gauntlet("submit", SAMPLE) == 0
+    assert f"{PUSHED_IMAGES['gate_model']}: whether it is there cannot be seen" in capsys.readouterr().out
+
+    forbidden = f"europe-west4-docker.pkg.dev/demo/others/trainer@{digest}"
+    monkeypatch.setattr(container, "image", forbidden)
+    assert gauntlet("submit", SAMPLE) == 0
+    assert f"{forbidden}: whether it is there cannot be seen" in capsys.readouterr().out
 
 
 def test_what_may_not_be_looked_at_stops_nothing(
@@ -199,21 +240,34 @@ def test_images_that_are_not_named_by_digest_are_refused(
         "--root",
         "gs://bucket/r",
         "--registry",
-        "r",
+        "sqlite:////r.db",
     )
     assert gauntlet("submit", SAMPLE, *where) == 2
     message = capsys.readouterr().err
     assert "gauntlet-python/trainer:0.1.0: expected one by digest" in message
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit", SAMPLE),
+        ("submit", "--template", f"{REPOSITORY}/emotion/v1@sha256:{'0' * 64}"),
+        ("status", f"projects/demo/locations/{FakeCloud.LOCATION}/pipelineJobs/a-job"),
+        ("schedule", "apply", str(ROOT / "schedules.yaml")),
+    ],
+)
 def test_expired_credentials_are_one_message(
-    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...],
+    place: FakeCloud,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
     (tmp_path / "login.json").write_text(json.dumps(login))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "login.json"))
     place.web.tokens_expired = True
-    assert gauntlet("submit", SAMPLE) == 2
+    assert gauntlet(*command) == 2
     message = capsys.readouterr().err
     assert "not logged in" in message and "gcloud auth application-default login" in message
 
@@ -245,6 +299,27 @@ def test_the_same_job_is_made_once_and_another_one_of_its_id_is_refused(place: F
         service.create(job | {"display_name": "other"}, "a-job")
 
 
+def test_an_answer_to_a_cancellation_that_is_lost_ends_the_job_all_the_same(place: FakeCloud) -> None:
+    place.pipelines.is_done = lambda: False
+    assert gauntlet("submit", SAMPLE) == 0
+    place.api.failures["CancelPipelineJob"] = [Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)]
+    assert gauntlet("cancel", "latest") == 0
+    assert len(place.api.requests("CancelPipelineJob")) == 2
+    assert jobs(place)[0].state == PipelineState.PIPELINE_STATE_CANCELLING
+
+
+def test_a_quota_that_is_too_small_is_found_before_anything_is_sent(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    place.quotas.limits[QUOTA] = 0
+    assert gauntlet("submit", SAMPLE, "--set", T4) == 1
+    assert f"{QUOTA}: 1 needed, 0 granted" in capsys.readouterr().err
+    place.bucket.locations["bucket"] = "US-EAST1"  # no quota will help then
+    assert gauntlet("submit", SAMPLE, "--set", T4) == 2
+    assert place.api.requests("CreatePipelineJob") == []
+    assert not own_home.exists()
+
+
 def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
     place: FakeCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,9 +340,12 @@ def test_a_job_that_fails_for_a_quota_names_it_too(
     assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("found", ["before", "when it is sent"])
 def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
-    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path, found: str
 ) -> None:
+    if found == "before":
+        place.quotas.limits["aiplatform.googleapis.com/custom_model_training_cpus"] = 0
     place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)]
     rows = "".join(f"words {row},{'ab'[row % 2]}\n" for row in range(8))
     place.bucket.objects["gs://bucket/few.csv"] = f"text,label\n{rows}".encode()
@@ -280,13 +358,16 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
         "dataset": dataset,
     }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
-    assert (
-        gauntlet("submit", str(manifest), "--fallback-local") == 4
-    )  # 8 rows are too few, as validate-data says
+    registry = f"sqlite:///{tmp_path / 'registry.db'}"
+    code = gauntlet("submit", str(manifest), "--fallback-local", "--registry", registry)
+    assert code == 4  # 8 rows are too few, as validate-data says
     output = capsys.readouterr()
-    assert QUOTA in output.err
+    assert "aiplatform.googleapis.com/custom_model_training_" in output.err
     assert "Data refused by validate-data" in output.out
-    assert len(list(own_home.glob("runs/*/steps"))) == 1
+    [steps] = own_home.glob("runs/*/steps")
+    arguments = json.loads((steps.parent / "arguments.json").read_text())
+    assert arguments["registry_uri"] == registry
+    assert arguments["tracking_uri"] == "vertex://demo/europe-west4?staging=gs://bucket/root/tracking"
 
 
 def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(
