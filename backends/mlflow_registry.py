@@ -23,6 +23,7 @@ from backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     STAGING,
+    AnswerScores,
     ModelVersion,
     Move,
     Scores,
@@ -104,7 +105,7 @@ class MlflowRegistry:
         bundle: Path,
         tags: Mapping[str, str],
         evidence: Mapping[str, Any] | None = None,
-        scores: Scores | None = None,  # noqa: ARG002
+        scores: Scores | AnswerScores | None = None,  # noqa: ARG002
     ) -> ModelVersion:
         """Every write can be repeated, so a registration that was cut short is simply run again.
 

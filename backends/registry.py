@@ -57,8 +57,18 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
+class AnswerScores:
+    """What a language model's version scored on the test split. `bleu` is sacrebleu's of all rows, 0 to 1."""
+
+    bleu: float
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What a version scored on the test split. `confusion` has true classes as rows, predicted as columns."""
+    """What a classifier's version scored on the test split.
+
+    `confusion` has true classes as rows, predicted as columns.
+    """
 
     labels: tuple[str, ...]
     accuracy: float
@@ -90,7 +100,7 @@ class Registry(Protocol):
         bundle: Path,
         tags: Mapping[str, str],
         evidence: Mapping[str, Any] | None = None,
-        scores: Scores | None = None,
+        scores: Scores | AnswerScores | None = None,
     ) -> ModelVersion:
         """Copy a bundle into the registry and make it a version of `name`, with what it proved, as JSON.
 

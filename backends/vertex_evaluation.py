@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends.registry import Scores
+from backends.registry import AnswerScores, Scores
 from backends.vertex_calls import ask, ask_once, find_or_make
 
-SCHEMA = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"
+SCHEMAS = "gs://google-cloud-aiplatform/schema/modelevaluation/"
+CLASSIFICATION = f"{SCHEMAS}classification_metrics_1.0.0.yaml"
+TEXT_GENERATION = f"{SCHEMAS}general_text_generation_metrics_1.0.0.yaml"
 DISPLAY_NAME = "test split"
 
 
-def import_evaluation(service: Any, version: str, scores: Scores) -> None:
+def import_evaluation(service: Any, version: str, scores: Scores | AnswerScores) -> None:
     """Give a version of a model its evaluation, unless it has one.
 
     Args:
@@ -19,11 +21,12 @@ def import_evaluation(service: Any, version: str, scores: Scores) -> None:
         version: The version's resource name.
         scores: What it scored.
     """
-    evaluation = {
-        "display_name": DISPLAY_NAME,
-        "metrics_schema_uri": SCHEMA,
-        "metrics": classification_metrics(scores),
-    }
+    if isinstance(scores, AnswerScores):
+        # Of 0 to 100, as sacrebleu has it. The schema's rougeLSum is another figure than our ROUGE-L.
+        schema, metrics = TEXT_GENERATION, {"bleu": 100 * scores.bleu}
+    else:
+        schema, metrics = CLASSIFICATION, classification_metrics(scores)
+    evaluation = {"display_name": DISPLAY_NAME, "metrics_schema_uri": schema, "metrics": metrics}
 
     def find() -> Any:
         found = ask(service.list_model_evaluations, parent=version)

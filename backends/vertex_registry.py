@@ -31,6 +31,7 @@ from backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     STAGING,
+    AnswerScores,
     ModelVersion,
     Move,
     Scores,
@@ -127,7 +128,7 @@ class VertexRegistry:
         bundle: Path,
         tags: Mapping[str, str],
         evidence: Mapping[str, Any] | None = None,
-        scores: Scores | None = None,
+        scores: Scores | AnswerScores | None = None,
     ) -> ModelVersion:
         """The scores become a model evaluation of the version.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, Scores, open_registry
+from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, AnswerScores, Scores, open_registry
 from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
@@ -107,10 +107,12 @@ def _compared_with(scores_path: str) -> str | None:
     return None if champion is None else str(champion["version"])
 
 
-def _scores(scores_path: str) -> Scores | None:
-    """The figures of a classifier; other tasks have no confusion matrix."""
+def _scores(scores_path: str) -> Scores | AnswerScores | None:
+    """The figures that a registry may show: of a classifier with its confusion matrix, or of answers."""
     scores = read_json(scores_path)
     challenger = scores["challenger"]
+    if "bleu" in challenger:
+        return AnswerScores(bleu=challenger["bleu"]["value"])
     if "confusion" not in challenger:
         return None
     return Scores(

@@ -9,9 +9,12 @@ import grpc
 import pytest
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import aiplatform
+from google_cloud_pipeline_components.container._implementation.model_evaluation import (
+    import_model_evaluation,
+)
 
 from backends import vertex_calls
-from backends.registry import ModelVersion, Scores, bundle_folder, open_registry
+from backends.registry import AnswerScores, ModelVersion, Scores, bundle_folder, open_registry
 from backends.vertex_registry import VertexRegistry
 from manifests.errors import GauntletError, UsageError
 from serving.bundle import file_sha256, read_info
@@ -174,6 +177,19 @@ def test_the_scores_become_one_model_evaluation_that_is_imported_once(
         {"id": "1", "displayName": "joy"},
     ]
     assert [list(row) for row in metrics["confusionMatrix"]["rows"]] == [[1, 1], [0, 2]]
+
+
+def test_what_a_language_model_scored_becomes_an_evaluation_of_generated_text(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    registry.register(MODEL, bundle, {"run_id": "run-1"}, scores=AnswerScores(bleu=0.25))
+
+    aiplatform.init(project="demo", location=FakeCloud.LOCATION)
+    [evaluation] = aiplatform.Model(f"{MODEL}@1").list_model_evaluations()
+    assert evaluation.metrics == {"bleu": 25.0}
+    schema = evaluation.gca_resource.metrics_schema_uri
+    assert schema == import_model_evaluation.PROBLEM_TYPE_TO_SCHEMA_URI["text-generation"]
 
 
 # --- promoting and rolling back ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,11 +31,15 @@ def on_vertex(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> FakeCloud:
     return cloud
 
 
-def register(folder: Path, run_id: str, champion: str | None = None) -> None:
+CLASSIFIED = {"accuracy": 0.75, "macro_f1": 0.733333, "confusion": [[1, 1], [0, 2]]}
+
+
+def register(
+    folder: Path, run_id: str, champion: str | None = None, challenger: Mapping[str, object] = CLASSIFIED
+) -> None:
     """What register-model does at the end of a run that promotes."""
     bundle = make_bundle(folder / run_id, HAPPY, weight=2.0 + int(run_id[-1]))
     scores, verdict = folder / "scores", folder / "verdict"
-    challenger = {"accuracy": 0.75, "macro_f1": 0.733333, "confusion": [[1, 1], [0, 2]]}
     compared = {"champion": {"version": champion}} if champion else {}
     scores.write_text(json.dumps({"labels": LABELS, "challenger": challenger, **compared}))
     verdict.write_text(json.dumps({"decision": "promote"}))
@@ -69,6 +74,13 @@ def test_what_a_run_registers_can_be_listed_rolled_back_promoted_and_asked(
     assert "moods 1 previous macro_f1 0.733333 run-1" in said[0]
     assert said[1:3] == ["moods 1 is champion, 2 is previous", "moods 2 is champion, 1 is previous"]
     assert "so happy joy 0.982 moods version 2" in said[3]  # 1 / (1 + exp(-4))
+
+
+def test_the_bleu_of_answers_is_shown_with_the_version(on_vertex: FakeCloud, tmp_path: Path) -> None:
+    register(tmp_path, "run-1", challenger={"macro_f1": 0.5, "bleu": {"value": 0.25}})
+    aiplatform.init(project="demo", location=FakeCloud.LOCATION)
+    [evaluation] = aiplatform.Model(f"{MODEL}@champion").list_model_evaluations()
+    assert evaluation.metrics == {"bleu": 25.0}
 
 
 def test_an_unknown_model_is_one_message_that_names_the_known_ones(
