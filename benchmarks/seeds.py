@@ -5,8 +5,8 @@
     python benchmarks/seeds.py manifests/fashion_mnist.yaml --set dataset.uri=DATA/fashion-mnist
 
 The data is validated and split once, by the manifest's seed; each training's best epoch by the validation
-split is scored once, in PyTorch. Printed: macro-F1, weighted F1 and accuracy of each seed as it ends, then
-mean and standard deviation.
+split is scored once, in PyTorch. Printed: macro-F1, weighted F1 and accuracy of each seed as it ends, of a
+grader QWK, mean absolute error, share within one grade and centering error; then mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from trainer.threads import wait_briefly
 
 SCORES = ("macro_f1", "weighted_f1", "accuracy")
+GRADING_SCORES = ("qwk", "mae", "within_one", "centering_error")
 BATCH_SIZE = 64
 
 
@@ -38,7 +39,8 @@ def main() -> None:
     from manifests.loading import load_manifest
 
     manifest = load_manifest(options.manifest, options.overrides)
-    found: dict[str, list[float]] = {score: [] for score in SCORES}
+    names = GRADING_SCORES if manifest.task == "ordinal_grading" else SCORES
+    found: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         splits = folder / "splits"
@@ -46,9 +48,9 @@ def main() -> None:
         for seed in range(options.seeds):
             began = time.monotonic()
             scores = score_of(manifest, seed, splits, folder / f"checkpoint-{seed}")
-            for name in SCORES:
+            for name in names:
                 found[name].append(scores[name])
-            figures = "  ".join(f"{name} {scores[name]:.4f}" for name in SCORES)
+            figures = "  ".join(f"{name} {scores[name]:.4f}" for name in names)
             print(f"seed {seed}  {figures}  {time.monotonic() - began:.0f} s", flush=True)
     for name, values in found.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -70,12 +72,36 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
     with contextlib.redirect_stdout(sys.stderr):
         train(run)
+    if manifest.task == "ordinal_grading":
+        return grading_scores(splits, checkpoint)
     rows = read_rows(splits, "test", checkpoint, read_record(checkpoint))
     forward = pytorch_forward(load_model(checkpoint))
     logits = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
     for batch in map(np.array, evaluation_batches(rows.lengths, BATCH_SIZE)):
         logits[batch] = forward(rows.batch(batch))
     return classification_metrics(torch.from_numpy(logits), rows.truth)
+
+
+def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
+    """What the best epoch's weights make of the test cards."""
+    import numpy as np
+    import torch
+
+    from components.evaluate_model.metrics import measure_grades
+    from trainer.checkpoint import load_model
+    from trainer.ordinal_loss import mean_known_error
+    from trainer.splits import read_cards
+
+    cards, model = read_cards(splits, "test"), load_model(checkpoint)
+    predicted, centering = [], []
+    with torch.inference_mode():
+        for sides in torch.from_numpy(cards.images).split(BATCH_SIZE):
+            found = model(sides[:, 0], sides[:, 1])
+            predicted.append(found.logits.argmax(dim=1).numpy())
+            centering.append(found.centering.numpy())
+    figures = measure_grades(cards.labels, np.concatenate(predicted), found.logits.shape[1])
+    error = mean_known_error(np.concatenate(centering), cards.centering)
+    return vars(figures) | {"centering_error": float("nan") if error is None else error}
 
 
 if __name__ == "__main__":

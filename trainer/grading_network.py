@@ -1,10 +1,16 @@
 """The network that grades a card by scans of its front and back.
 
 B = batch, C = channels, H = height, W = width, U = units that a side is summed up in, K = grades.
+
+A card loses points for its worst centering and for all wear of corners, edges and surface together. So the
+centering is measured, and the wear is added up over the side: a convolutional network looks for it at every
+place by the same weights, and no weight knows a place. What both come to is one number, and the grades'
+probabilities are a bell curve around it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,11 +19,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
+from trainer.border_network import BorderNetwork
 from trainer.dropout import Dropout
 from trainer.networks import Normalisation, ResidualUnit, convolution
 
 EVEN = 50.0  # percent: a centred card's left border of left and right together
-CENTERING_UNIT = 10.0  # percentage points that one unit of the centering head's output stands for
+CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering
+OFFSET_UNIT = 3.0  # percentage points off the middle that are 1 before the last layers
+EDGE_UNIT = 0.1  # share of the edges that is 1 there
+GRADE_UNIT = 2.0  # grades that are 1 after the last layers
 
 
 @dataclass(frozen=True)
@@ -60,79 +70,101 @@ class Grading(NamedTuple):
 
 
 class SideEncoder(nn.Module):
-    """A convolution and residual blocks, all of which halve height and width, and a dense layer.
-
-    What is left of height and width is not averaged: centering and edges are a matter of place.
+    """A convolution and residual blocks, which all halve height and width, a sum over what is left of them,
+    and a dense layer.
     """
 
     def __init__(self, config: GraderConfig) -> None:
         super().__init__()
-        channels, height, width = config.input_shape
-        self.stem = convolution(channels, config.filters[0], stride=2)
+        self.stem = convolution(config.input_shape[0], config.filters[0], stride=2)
         self.blocks = nn.ModuleList()
         for before, filters in pairwise(config.filters):
             units = [ResidualUnit(before, filters, stride=2)]
             units += [ResidualUnit(filters, filters, stride=1) for _ in range(config.depth - 1)]
             self.blocks.append(nn.Sequential(*units))
+        _, height, width = config.input_shape
         for _ in config.filters:
             height, width = -(-height // 2), -(-width // 2)
-        places = height * width * config.filters[-1]
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(places, config.units), nn.ReLU())
+        # Wear is at few of the places: a mean over them would hardly differ between cards.
+        self._scale = math.sqrt(height * width)
+        self.dense = nn.Sequential(nn.Linear(config.filters[-1], config.units), nn.ReLU())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, U) of normalised images (B, C, H, W)."""
         values = self.stem(images)
         for block in self.blocks:
             values = block(values)
-        return cast(torch.Tensor, self.dense(values))
+        return cast(torch.Tensor, self.dense(self._scale * values.mean(dim=(2, 3))))
 
 
 class CardGrader(nn.Module):
-    """One encoder for both sides, or one for each, and three heads.
+    """One encoder for both sides, or one for each, one network for all borders, and two heads.
 
-    The grade rests on the mean of both sides, `lambda_fusion` of it the back's; centering and edge damage of
-    a side rest on that side, by the same weights for both.
+    The grade rests on the mean of what both sides are summed up in and of their edge damage, `lambda_fusion`
+    of it the back's, and on the worst centering of all, where that of the side with the smaller share counts
+    for as much less. The edge damage of a side rests on what that side is summed up in, by the same weights
+    for both.
     """
 
     def __init__(self, config: GraderConfig, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self._back_share = config.lambda_fusion
+        self._back_share, self._grades = config.lambda_fusion, config.grades
         self.normalisation = Normalisation(mean, std)
+        self.borders = BorderNetwork(config.input_shape)
         self.back_encoder = SideEncoder(config)
         self.front_encoder = None if config.shared_encoder else SideEncoder(config)
         self.dropout = Dropout(config.dropout)
-        self.grade = nn.Linear(config.units, config.grades)
-        self.centering = nn.Linear(config.units, 2)
+        self.grade = nn.Sequential(
+            nn.Linear(config.units + 2, config.units), nn.ReLU(), nn.Linear(config.units, 2)
+        )
         self.edge_damage = nn.Linear(config.units, 1)
 
     def forward(self, front: torch.Tensor | None, back: torch.Tensor) -> Grading:
         """Grade cards by both sides, each (B, C, H, W) with values of 0 to 255, or by their back alone."""
-        if front is None:
-            summary = self.back_encoder(self.normalisation(back))
-            return self._grading(summary, [summary])
-        fronts, backs = self._encode(self.normalisation(front), self.normalisation(back))
-        summary = self._back_share * backs + (1 - self._back_share) * fronts
-        return self._grading(summary, [fronts, backs])
-
-    def _encode(self, front: torch.Tensor, back: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.front_encoder is not None:
-            return self.front_encoder(front), self.back_encoder(back)
-        if not self.training:
-            return self.back_encoder(front), self.back_encoder(back)
-        # One batch, or batch normalisation would train on other statistics than it keeps.
-        both = self.back_encoder(torch.cat([front, back]))
-        return both[: len(front)], both[len(front) :]
-
-    def _grading(self, summary: torch.Tensor, sides: Sequence[torch.Tensor]) -> Grading:
-        logits = self.grade(self.dropout(summary)).float()
+        images = [self.normalisation(side) for side in (front, back) if side is not None]
+        shares = [1 - self._back_share, self._back_share] if len(images) == 2 else [1.0]
+        centering = self._of_sides(self.borders, images)
+        if self.front_encoder is None or front is None:
+            summaries = self._of_sides(self.back_encoder, images)
+        else:
+            summaries = [self.front_encoder(images[0]), self.back_encoder(images[1])]
+        edges = [self.edge_damage(summary).float().sigmoid() for summary in summaries]
+        evidence = [self.dropout(mean_by(shares, summaries)), mean_by(shares, edges) / EDGE_UNIT]
+        logits = self._logits(torch.cat([*evidence, worst_offset(centering, shares)], dim=1))
         distribution = logits.softmax(dim=1)
-        grades = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=logits.dtype)
-        centering = torch.cat([self.centering(side) for side in sides], dim=1).float()
-        edge_damage = torch.cat([self.edge_damage(side) for side in sides], dim=1).float()
-        return Grading(
-            logits,
-            distribution,
-            (distribution * grades).sum(dim=1),
-            EVEN + CENTERING_UNIT * centering,
-            edge_damage.sigmoid(),
-        )
+        expected_grade = (distribution * self._grades_of(logits)).sum(dim=1)
+        measured = torch.cat(list(centering), dim=1), torch.cat(edges, dim=1)
+        return Grading(logits, distribution, expected_grade, *measured)
+
+    def _of_sides(self, network: nn.Module, images: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        if not self.training:
+            return [network(side) for side in images]
+        # One batch, or batch normalisation would train on other statistics than it keeps.
+        return cast(torch.Tensor, network(torch.cat(list(images)))).chunk(len(images))
+
+    def _logits(self, evidence: torch.Tensor) -> torch.Tensor:
+        """A normal curve's, around a grade and of a width that the last layers make of the evidence."""
+        found = self.grade(evidence).float()
+        grades = self._grades_of(found)
+        estimate = grades.mean() + GRADE_UNIT * found[:, :1]
+        return -found[:, 1:].exp() / 2 * (grades - estimate).square()
+
+    def _grades_of(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.arange(1, self._grades + 1, device=values.device, dtype=values.dtype)
+
+
+def mean_by(shares: Sequence[float], sides: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of both sides' values by their shares, which add up to 1."""
+    return torch.stack([share * side for share, side in zip(shares, sides, strict=True)]).sum(dim=0)
+
+
+def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """(B, 1): how far off the middle the worst of the centerings (B, 2) is, in units of `OFFSET_UNIT`.
+
+    The sides count in proportion to their `shares`, and the one with the largest share in full.
+    """
+    weighed = [
+        share / max(shares) * (side - EVEN).abs().amax(dim=1, keepdim=True)
+        for share, side in zip(shares, centering, strict=True)
+    ]
+    return torch.stack(weighed).amax(dim=0) / OFFSET_UNIT

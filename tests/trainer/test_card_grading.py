@@ -19,8 +19,6 @@ REDUCED = (
     "dataset.uri=synthetic://cards?cards=900&seed=1",
     "training.phase1_epochs=2",
     "training.phase2_epochs=10",
-    "training.lr_phase2=1e-3",
-    "training.beta_center=0.5",
 )
 
 pytestmark = pytest.mark.acceptance

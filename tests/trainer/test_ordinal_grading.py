@@ -15,11 +15,11 @@ from manifests.ordinal_grading import GradingTraining
 from manifests.training import EarlyStopping
 from tests.drawn_cards import HEIGHT, WIDTH
 from trainer.checkpoint import load_model, read_record
-from trainer.grading_network import CardGrader
+from trainer.grading_network import CardGrader, SideEncoder, worst_offset
 from trainer.run import TrainingRun, train
 from trainer.splits import read_cards
 from trainer.tasks import load_task
-from trainer.tasks.ordinal_grading import mirrored
+from trainer.tasks.ordinal_grading import grader_config, mirrored
 
 
 @pytest.fixture
@@ -170,3 +170,42 @@ def test_a_checkpoint_says_what_a_conversion_needs(
     assert record.labels == tuple(map(str, range(1, 11)))
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     assert (config["lambda_fusion"], config["filters"]) == (0.7, [8, 16])
+
+
+def test_the_worst_centering_counts_by_its_sides_share_of_the_grade() -> None:
+    front, back = torch.tensor([[62.0, 50.0]]), torch.tensor([[50.0, 45.0]])
+    assert worst_offset([front, back], [0.5, 0.5]).item() == pytest.approx(4)  # 12 points of the front
+    assert worst_offset([front, back], [0.2, 0.8]).item() == pytest.approx(
+        5 / 3
+    )  # a quarter of 12 is under 5
+    assert worst_offset([front, back], [0.0, 1.0]).item() == pytest.approx(5 / 3)
+    assert worst_offset([back], [1.0]).item() == pytest.approx(5 / 3)
+
+
+def test_wear_counts_alike_wherever_it_is_and_twice_where_it_is_twice(section: GradingTraining) -> None:
+    torch.manual_seed(1)
+    encoder = SideEncoder(grader_config(section, (3, 128, 96), 10)).eval()
+    encoder.dense = torch.nn.Sequential()
+    whole = torch.zeros(1, 3, 128, 96)
+    here, there, both = whole.clone(), whole.clone(), whole.clone()
+    for scratched, places in ((here, [40]), (there, [72]), (both, [40, 72])):
+        for place in places:
+            scratched[:, :, place : place + 3, place - 20 : place - 10] = 2.0
+    with torch.no_grad():
+        new, *worn = (encoder(side) for side in (whole, here, there, both))
+    first, second, together = (side - new for side in worn)
+    assert first.abs().max() > 0.01
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together, first + second, rtol=1e-3, atol=1e-4)
+
+
+def test_the_probabilities_of_the_grades_are_a_normal_curve(
+    section: GradingTraining, card_splits: Path
+) -> None:
+    model = load_task(section, card_splits).build_model().eval()
+    sides = torch.from_numpy(read_cards(card_splits, "validation").images[:5])
+    with torch.no_grad():
+        logarithms = model(sides[:, 0], sides[:, 1]).distribution.log()
+    bend = logarithms.diff(n=2, dim=1)  # of the logarithm of a normal curve the same everywhere
+    assert (bend < 0).all()
+    torch.testing.assert_close(bend, bend[:, :1].expand_as(bend), rtol=1e-3, atol=1e-3)

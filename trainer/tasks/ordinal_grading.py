@@ -50,7 +50,7 @@ class CardRows:
 class OrdinalGrading:
     """The task `ordinal_grading` on the splits that validate-data wrote."""
 
-    validation_batch_size = 256
+    validation_batch_size = 64
 
     def __init__(self, section: GradingTraining, splits: Path) -> None:
         """Read the training and validation rows.
