@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
@@ -18,6 +19,7 @@ from manifests.errors import DataError, GauntletError, UsageError
 from manifests.ordinal_grading import CardDataset
 from tests import drawn_cards
 from tests.drawn_cards import dataset, read_splits, write_cards, write_splits
+from tests.fakes.bucket import Bucket
 from trainer.splits import CardSplit, read_cards
 
 
@@ -69,6 +71,29 @@ def test_each_list_becomes_a_split_with_both_sides_and_what_is_known(step: Step)
         with Image.open(step.cards / f"train-7-{side}.png") as picture:
             np.testing.assert_array_equal(np.moveaxis(train.images[7, at], 0, 2), np.asarray(picture))
     assert (len(step.split("validation").labels), len(step.split("test").labels)) == (20, 30)
+
+
+def test_cards_are_read_from_a_bucket_and_a_scan_from_an_address_of_its_own(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step.run()
+    read_here = step.split("test").images
+    store = Bucket()
+    try:
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": store.url})
+        step.change(lambda splits: splits["test"][0].update(front="gs://scans/first.png"))
+        for file in step.cards.iterdir():
+            store.objects[f"gs://bucket/cards/{file.name}"] = file.read_bytes()
+        store.objects["gs://scans/first.png"] = store.objects.pop("gs://bucket/cards/test-0-front.png")
+        step.run("gs://bucket/cards")
+        np.testing.assert_array_equal(step.split("test").images, read_here)
+        del store.objects["gs://scans/first.png"]
+        with pytest.raises(DataError, match="unreadable_images: found 1 row"):
+            step.run("gs://bucket/cards")
+        (example,) = step.check("unreadable_images")["examples"]
+        assert "gs://scans/first.png: no such file" in example
+    finally:
+        store.close()
 
 
 def test_what_is_learned_beside_the_grade_is_part_of_the_datas_hash(step: Step) -> None:
