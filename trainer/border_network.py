@@ -48,8 +48,7 @@ class BorderNetwork(nn.Module):
         """Of normalised images (B, C, H, W) the left border's percentage of left and right together, and the
         top one's of top and bottom: (B, 2).
         """
-        rows = averaged(images[:, :, self._rows])
-        columns = averaged(images[..., self._columns].transpose(2, 3))
+        rows, columns = averaged(images, self._rows), averaged(images.transpose(2, 3), self._columns)
         lines = [rows, rows.flip(3), columns, columns.flip(3)]  # from left, right, top, bottom
         is_border = self.layers(torch.cat([line[..., : self._reach] for line in lines])).float().sigmoid()
         widths = is_border.sum(dim=3).mean(dim=(1, 2)).view(len(lines), -1)  # (4, B)
@@ -64,6 +63,6 @@ def middle(size: int) -> slice:
     return slice(start, start + length)
 
 
-def averaged(lines: torch.Tensor) -> torch.Tensor:
-    """The means (B, C, `BANDS`, W) over the bands of the lines (B, C, H, W)."""
-    return functional.avg_pool2d(lines, (lines.shape[2] // BANDS, 1))
+def averaged(lines: torch.Tensor, middle: slice) -> torch.Tensor:
+    """The means (B, C, `BANDS`, W) over the bands in the middle of the lines (B, C, H, W)."""
+    return functional.avg_pool2d(lines[:, :, middle], ((middle.stop - middle.start) // BANDS, 1))
