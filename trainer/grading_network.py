@@ -18,6 +18,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from trainer.border_network import BorderNetwork
 from trainer.dropout import Dropout
@@ -28,6 +29,8 @@ CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering
 OFFSET_UNIT = 3.0  # percentage points off the middle that are 1 before the last layers
 EDGE_UNIT = 0.1  # share of the edges that is 1 there
 GRADE_UNIT = 2.0  # grades that are 1 after the last layers
+LEAST_PRECISION = 0.5  # one over the variance, in grades: the top of a wider curve may lie far off the scale
+FIRST_WEIGHTS = 0.01  # standard deviation of the last layers' weights before training
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class CardGrader(nn.Module):
             nn.Linear(config.units + 2, config.units), nn.ReLU(), nn.Linear(config.units, 2)
         )
         self.edge_damage = nn.Linear(config.units, 1)
+        # Sums are large numbers: without this, training begins far off the scale and takes epochs to return.
+        for last in (self.grade[-1], self.edge_damage):
+            nn.init.normal_(cast(nn.Linear, last).weight, std=FIRST_WEIGHTS)
 
     def forward(self, front: torch.Tensor | None, back: torch.Tensor) -> Grading:
         """Grade cards by both sides, each (B, C, H, W) with values of 0 to 255, or by their back alone."""
@@ -144,10 +150,11 @@ class CardGrader(nn.Module):
 
     def _logits(self, evidence: torch.Tensor) -> torch.Tensor:
         """A normal curve's, around a grade and of a width that the last layers make of the evidence."""
-        found = self.grade(evidence).float()
+        found = cast(torch.Tensor, self.grade(evidence)).float()
         grades = self._grades_of(found)
         estimate = grades.mean() + GRADE_UNIT * found[:, :1]
-        return -found[:, 1:].exp() / 2 * (grades - estimate).square()
+        precision = LEAST_PRECISION + functional.softplus(found[:, 1:])
+        return -precision / 2 * (grades - estimate).square()
 
     def _grades_of(self, values: torch.Tensor) -> torch.Tensor:
         return torch.arange(1, self._grades + 1, device=values.device, dtype=values.dtype)
