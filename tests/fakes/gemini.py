@@ -79,7 +79,6 @@ class FakeGemini(ThreadingHTTPServer):
 
     def close(self) -> None:
         self.proxy.close()
-        self.bucket.close()
         self.shutdown()
         self.server_close()
 
