@@ -27,6 +27,9 @@ Platform = Literal["local", "vertex", "kubeflow"]
 SECONDS_TO_START_AND_END = 1_800
 """Around a training: a machine, the image, and the model on its way to the bucket."""
 
+ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
+"""What Vertex AI reads as the account that a pipeline's job was given; without one, as the default one."""
+
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
 

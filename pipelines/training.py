@@ -20,6 +20,7 @@ from components.write_report.component import write_report
 from manifests.managed import is_managed
 from manifests.schema import SECTIONS, Manifest, as_parameter
 from pipelines.platforms import (
+    ACCOUNT_OF_THE_STEPS,
     Platform,
     parameters_given_by,
     place,
@@ -70,8 +71,8 @@ def training_pipeline(
 
     `image` is what a bundle's lineage says that it was made in.
     `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
-    caller gives them, but for those that the platform gives itself. No `training_account`: the one that
-    Vertex AI gives custom jobs.
+    caller gives them, but for those that the platform gives itself. No `training_account`: that of the other
+    steps.
 
     Raises:
         UsageError: The platform cannot train on what the manifest asks for.
@@ -112,7 +113,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
-        training_account: str = "",
+        training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
@@ -160,7 +161,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
-        training_account: str = "",
+        training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):

@@ -11,6 +11,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
 from google.protobuf import json_format
+from google_cloud_pipeline_components._placeholders import SERVICE_ACCOUNT_PLACEHOLDER
 from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
 from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
@@ -131,7 +132,10 @@ def test_training_runs_as_the_account_that_the_pipeline_is_given() -> None:
     inside = account.component_input_parameter
     outside = spec.root.dag.tasks["exit-handler-1"].inputs.parameters[inside].component_input_parameter
     assert outside == "training_account"
-    assert spec.root.input_definitions.parameters[outside].default_value.string_value == ""
+    assert (
+        spec.root.input_definitions.parameters[outside].default_value.string_value
+        == SERVICE_ACCOUNT_PLACEHOLDER
+    )
     trainer = "trainer@demo.iam.gserviceaccount.com"
     assert custom_job(spec, service_account=trainer).job_spec.service_account == trainer
 

@@ -18,6 +18,7 @@ from backends import vertex_calls
 from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace
 from components.train_model.component import train_model
+from components.train_model.managed_component import train_model as train_managed_model
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from pipelines.vertex import follow
@@ -34,6 +35,8 @@ QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
 T4 = "training.resources={machine_type: n1-standard-4, accelerator_type: NVIDIA_TESLA_T4, "
 T4 += "accelerator_count: 1, max_hours: 1}"
 TaskState = PipelineTaskDetail.State
+RELEASE, TRAINER = (f"{name}@demo.iam.gserviceaccount.com" for name in ("release", "training"))
+THAT_OF_THE_STEPS = "{{$.pipeline_service_account}}"  # as Google's own pipeline components spell it
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
     monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+
+
+@pytest.fixture
+def gemini_manifest(place: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A managed model's, with an image by digest for its training as well."""
+    container = train_managed_model.component_spec.implementation.container
+    monkeypatch.setattr(container, "image", PUSHED_IMAGES["gate_model"])
+    return str(ROOT / "manifests" / "gemini_lm.yaml")
 
 
 def jobs(cloud: FakeCloud) -> list[PipelineJob]:
@@ -149,8 +160,11 @@ def test_a_dry_run_looks_at_everything_and_sends_nothing(
         (("--root", "gs://another/root"), "gs://another: there is no such bucket"),
         (("--service-account", "me@example.com"), "--service-account"),
         (("--service-account", "idle@demo.iam.gserviceaccount.com"), "no roles in the project"),
-        (("--training-account", "me@example.com"), "--training-account: found 'me@example.com'"),
-        (("--training-account", "idle@demo.iam.gserviceaccount.com"), "training account: idle@demo"),
+        (
+            ("--service-account", RELEASE, "--training-account", "me@example.com"),
+            "--training-account: found 'me@example.com'",
+        ),
+        (("--training-account", TRAINER), f"--training-account: found {TRAINER} without --service-account"),
         (("--registry", "postgres://host"), "registry URI: found 'postgres://host', expected"),
         (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging, or no serving_image"),
         (("--fallback-local",), "--fallback-local: found the registry sqlite:////gcs/bucket/gauntlet.db"),
@@ -181,20 +195,36 @@ def test_a_bucket_elsewhere_and_missing_permissions_are_named_together(
     assert "lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.get" in message
 
 
-def test_steps_and_training_run_as_the_accounts_that_are_named(place: FakeCloud) -> None:
-    release, trainer = (f"{name}@demo.iam.gserviceaccount.com" for name in ("release", "trainer"))
-    place.projects.roles = {
-        "projects/demo/roles/own": [f"serviceAccount:{one}" for one in (release, trainer)]
-    }
-    for accounts, runs_as in (
-        ((), ("", "")),
-        (("--service-account", release), (release, release)),
-        (("--service-account", release, "--training-account", trainer), (release, trainer)),
+def runs_as(job: PipelineJob) -> tuple[str, str]:
+    """The accounts of the steps and of train-model, as they are given to Vertex AI."""
+    values = job.runtime_config.parameter_values
+    inputs = job.pipeline_spec["root"]["inputDefinitions"]["parameters"]
+    return job.service_account, values.get("training_account", inputs["training_account"]["defaultValue"])
+
+
+def test_steps_and_training_run_as_the_accounts_that_are_named(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.projects.roles = {"roles/aiplatform.user": [f"serviceAccount:{RELEASE}"]}
+    for accounts, expected in (
+        ((), ("", THAT_OF_THE_STEPS)),
+        (("--service-account", RELEASE), (RELEASE, THAT_OF_THE_STEPS)),
+        (("--service-account", RELEASE, "--training-account", TRAINER), (RELEASE, TRAINER)),
     ):
         assert gauntlet("submit", SAMPLE, *accounts) == 0
-        job = jobs(place)[-1]
-        values = job.runtime_config.parameter_values
-        assert (job.service_account, values["training_account"]) == runs_as
+        assert runs_as(jobs(place)[-1]) == expected
+    output = capsys.readouterr().out  # training makes neither jobs nor models, and needs no role for them
+    assert f"{TRAINER}: no role for objects; it needs one of the bucket's own" in output
+
+
+def test_a_managed_model_is_trained_by_the_steps_own_account(
+    place: FakeCloud, gemini_manifest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.projects.roles = {"roles/aiplatform.user": [f"serviceAccount:{RELEASE}"]}
+    accounts = ("--service-account", RELEASE, "--training-account", TRAINER)
+    assert gauntlet("submit", gemini_manifest, *accounts) == 0
+    assert runs_as(jobs(place)[-1]) == (RELEASE, THAT_OF_THE_STEPS)
+    assert TRAINER not in capsys.readouterr().out
 
 
 def test_an_image_that_was_not_pushed_is_found_where_it_can_be_looked_for(
