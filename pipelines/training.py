@@ -146,7 +146,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
 def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., None]:
     """The line of a managed model: what train-model hands on is an endpoint, and nothing is converted."""
     default = parameters(manifest)
-    train_model = training_component(platform, manifest)
+    train_model = training_component(platform, manifest, {"GAUNTLET_IMAGE": image})
 
     def pipeline(
         run_id: str,
@@ -173,7 +173,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
                 tracking_uri=tracking_uri,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
-            ).set_env_variable("GAUNTLET_IMAGE", image)
+            )
             place_training(trained, platform, manifest.training.resources)
             _decide(given, platform, evaluation, gates, registration, data, trained, trained)
         place(data, platform, cpus=4, memory_gb=16)

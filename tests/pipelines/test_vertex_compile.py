@@ -146,6 +146,18 @@ def test_the_machines_of_a_persistent_resource_are_used_where_one_is_named() -> 
     assert job.worker_pool_specs[0].machine_spec.machine_type == "n1-standard-8"
 
 
+def test_a_managed_training_knows_the_image_that_it_is_made_in_on_every_platform() -> None:
+    gemini = load_manifest(ROOT / "manifests" / "gemini_lm.yaml")
+    job = custom_job(training_pipeline(gemini, IMAGE, "vertex").pipeline_spec).job_spec
+    [pool] = job.worker_pool_specs
+    assert {one.name: one.value for one in pool.container_spec.env} == {"GAUNTLET_IMAGE": IMAGE}
+
+    for platform in ("local", "kubeflow"):
+        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec  # type: ignore[arg-type]
+        container = executors(spec)["exec-train-model"].container
+        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE}
+
+
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:
     spot = custom_job(compiled(f"{GPU}, strategy: spot}}")).job_spec
     assert spot.scheduling.strategy == Scheduling.Strategy.SPOT
