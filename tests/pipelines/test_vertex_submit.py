@@ -361,22 +361,32 @@ def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
     assert "not submitted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("of_task", [False, True])
 def test_a_job_that_fails_for_a_quota_names_it_too(
-    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], of_task: bool
 ) -> None:
     place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
-    place.pipelines.error = QUOTA_MESSAGE
+    place.pipelines.error = "The DAG failed because some tasks failed." if of_task else QUOTA_MESSAGE
+    if of_task:
+        place.pipelines.tasks = {"train-model": TaskState.FAILED}
+        place.pipelines.task_errors = {"train-model": QUOTA_MESSAGE}
     assert gauntlet("submit", SAMPLE, "--wait") == 1
     assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("found", ["before", "when it is sent"])
+@pytest.mark.parametrize("found", ["before", "when it is sent", "by a step"])
 def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path, found: str
 ) -> None:
     if found == "before":
         place.quotas.limits["aiplatform.googleapis.com/custom_model_training_cpus"] = 0
-    place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)]
+    if found == "by a step":
+        place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+        place.pipelines.tasks = {"train-model": TaskState.FAILED}
+        place.pipelines.task_errors = {"train-model": QUOTA_MESSAGE}
+    else:
+        refusal = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)
+        place.api.failures["CreatePipelineJob"] = [refusal]
     rows = "".join(f"words {row},{'ab'[row % 2]}\n" for row in range(8))
     place.bucket.objects["gs://bucket/few.csv"] = f"text,label\n{rows}".encode()
     manifest = tmp_path / "few.yaml"
@@ -389,7 +399,7 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
     registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    code = gauntlet("submit", str(manifest), "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", registry)
     assert code == 4  # 8 rows are too few, as validate-data says
     output = capsys.readouterr()
     assert "aiplatform.googleapis.com/custom_model_training_" in output.err
@@ -398,6 +408,41 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     arguments = json.loads((steps.parent / "arguments.json").read_text())
     assert arguments["registry_uri"] == registry
     assert arguments["tracking_uri"] == "vertex://demo/europe-west4?staging=gs://bucket/root/tracking"
+
+
+@pytest.mark.parametrize("what", ["looking at the job", "an answer that was lost", "whether it was made"])
+def test_what_may_still_run_there_is_not_run_here_as_well(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path, what: str
+) -> None:
+    refusal = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)
+    lost = Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)
+    if what == "looking at the job":
+        place.api.failures["GetPipelineJob"] = [refusal]
+    else:
+        place.api.failures["CreatePipelineJob"] = [lost, refusal]
+    if what == "whether it was made":
+        place.api.failures["GetPipelineJob"] = [refusal]
+    registry = f"sqlite:///{tmp_path / 'registry.db'}"
+    waiting = ["--wait"] if what == "looking at the job" else []
+
+    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", registry)
+
+    assert code == (0 if what == "an answer that was lost" else 1)
+    output = capsys.readouterr()
+    assert "on this machine" not in output.out
+    assert ("whether it was made cannot be seen" in output.err) == (what == "whether it was made")
+    assert len(jobs(place)) == 1
+    assert list(own_home.glob("runs/*/steps")) == []
+
+
+def test_a_managed_models_run_has_no_step_that_never_comes(
+    place: FakeCloud, gemini_manifest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gauntlet("submit", gemini_manifest) == 0
+    capsys.readouterr()
+    assert gauntlet("status") == 0
+    output = capsys.readouterr().out
+    assert "train-model" in output and "convert-to-onnx" not in output
 
 
 def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(
