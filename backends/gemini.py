@@ -26,6 +26,7 @@ LOST = (408, 500, 502, 503, 504)
 """Statuses after which what was asked for may have been done all the same."""
 
 EXAMPLES_COUNTED_AT_ONCE = 100
+CANCELLING = "JOB_STATE_CANCELLING"
 SUCCEEDED, ENDED = "JOB_STATE_SUCCEEDED", ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED")
 ADAPTER_SIZES = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 THINKING_TOKENS = (("gemini-2.5-pro", 128), ("gemini-2.5-", 0))
@@ -116,7 +117,7 @@ class Gemini:
         return total
 
     def ensure_job(self, request: TuningRequest) -> TuningJob:
-        """The job that was made for the same content, unless it failed; else a new one.
+        """The job that was made for the same content, unless it failed or is being cancelled; else a new one.
 
         A job has no name until it is made and the service takes no request id, so when an answer is lost the
         job is looked for before it is asked for again.
@@ -152,7 +153,7 @@ class Gemini:
         self, base_model: str, request: Mapping[str, Any], drawing: Drawing, endpoint: str | None = None
     ) -> str:
         """What a model, or the endpoint of one that was tuned from it, says; empty when it refuses to."""
-        with self._explained(base_model):
+        with self._explained(base_model, endpoint):
             said = self._client.models.generate_content(
                 model=endpoint or base_model,
                 contents=list(request["contents"]),
@@ -169,7 +170,8 @@ class Gemini:
             )
             for job in jobs:
                 found = _described(job)
-                if (job.labels or {}).get(CONTENT_LABEL) == content and not found.has_failed:
+                same = (job.labels or {}).get(CONTENT_LABEL) == content
+                if same and not found.has_failed and found.state != CANCELLING:
                     return found
         return None
 
@@ -196,8 +198,8 @@ class Gemini:
         return _described(job)
 
     @contextmanager
-    def _explained(self, model: str | None = None) -> Iterator[None]:
-        """Turn a failure into one message; `model` is the one that the request names, if it does."""
+    def _explained(self, model: str | None = None, endpoint: str | None = None) -> Iterator[None]:
+        """Turn a failure into one message; model and endpoint are those that the request names, if any."""
         import httpx
         from google.auth.exceptions import GoogleAuthError
         from google.genai import errors
@@ -208,6 +210,8 @@ class Gemini:
         except GoogleAuthError as error:
             raise _not_logged_in(host, error) from None
         except errors.APIError as error:
+            if error.code == 404 and endpoint is not None:
+                raise _no_endpoint(endpoint, error) from None
             raise _refusal(host, error, model) from None
         except httpx.TransportError as error:
             raise GauntletError(
@@ -268,7 +272,7 @@ def _described(job: Any) -> TuningJob:
 
 
 def _refusal(host: str, error: Any, model: str | None) -> GauntletError:
-    message = str(error.message or error).partition("\n")[0][:300]
+    message = _first_line(error)
     if error.code == 401:
         return _not_logged_in(host, message)
     if error.code == 403:
@@ -287,6 +291,18 @@ def _refusal(host: str, error: Any, model: str | None) -> GauntletError:
             "this region, and at the data if it names rows."
         )
     return GauntletError(f"{host}: {message} (status {error.code})")
+
+
+def _no_endpoint(endpoint: str, error: Any) -> UsageError:
+    return UsageError(
+        f"{endpoint}: no tuned model answers there ({_first_line(error)}). If it was deleted, have it tuned "
+        "anew by another name or another training.epochs: of the same rows and settings the job that made "
+        "this endpoint is found again."
+    )
+
+
+def _first_line(error: Any) -> str:
+    return str(error.message or error).partition("\n")[0][:300]
 
 
 def _not_logged_in(host: str, cause: object) -> UsageError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from backends.vertex_calls import ask, explained
 from backends.vertex_place import VertexPlace, valid_label
-from manifests.errors import UsageError
+from manifests.errors import GauntletError, UsageError
 
 CONTENT_LABEL = "gauntlet-content"
 """Says what a job was made of, so that a job whose answer got lost is known again."""
@@ -49,9 +49,10 @@ class PipelineJobs:
 
     def create(self, job: Mapping[str, Any], job_id: str) -> Any:
         """Make a job, or find the same one: with an id it is made once, however often that is asked for."""
-        from google.api_core.exceptions import AlreadyExists
+        from google.api_core.exceptions import AlreadyExists, ResourceExhausted
 
         labelled = with_content_label(job)
+        name = f"{self._place.parent}/pipelineJobs/{job_id}"
         with explained(self._place.host):
             try:
                 return ask(
@@ -60,11 +61,23 @@ class PipelineJobs:
                     pipeline_job=labelled,
                     pipeline_job_id=job_id,
                 )
-            except AlreadyExists:
-                found = self.get(f"{self._place.parent}/pipelineJobs/{job_id}")
+            except (AlreadyExists, ResourceExhausted):
+                found = self._made_before(name)  # for a quota, too: a try before may have lost its answer
+                if found is None:
+                    raise
         if found.labels.get(CONTENT_LABEL) != labelled["labels"][CONTENT_LABEL]:
             raise UsageError(f"{found.name}: there is another job of that name already.")
         return found
+
+    def _made_before(self, name: str) -> Any | None:
+        """The job, or None. Where that cannot be seen it must not pass for one that a quota refused."""
+        try:
+            return self.find(name)
+        except GauntletError as error:
+            raise GauntletError(
+                f"{name}: whether it was made cannot be seen ({error}). See `gauntlet status {name}` in a "
+                "minute, before it is submitted again."
+            ) from None
 
     def get(self, name: str) -> Any:
         """The job as it is now."""

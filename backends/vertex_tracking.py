@@ -92,9 +92,13 @@ class VertexRun:
         The service gives every pipeline job a context, which is called as the job's id is.
         """
         called = f'schema_title="{PIPELINE_RUN}" AND display_name="{pipeline_run}"'
-        found = ask(self._service.list_contexts, parent=self._place.store, filter=called)
-        for context in found:
-            ask(self._service.add_context_children, context=run, child_contexts=[context.name])
+        try:
+            with explained(self._place.host):
+                for context in ask(self._service.list_contexts, parent=self._place.store, filter=called):
+                    ask(self._service.add_context_children, context=run, child_contexts=[context.name])
+        except GauntletError as error:  # the rest is tracked all the same
+            message = f"warning: the run does not lead to its pipeline's run: {error}"
+            print(message, file=sys.stderr, flush=True)
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Into the run's parameters."""

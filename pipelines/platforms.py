@@ -27,6 +27,9 @@ Platform = Literal["local", "vertex", "kubeflow"]
 SECONDS_TO_START_AND_END = 1_800
 """Around a training: a machine, the image, and the model on its way to the bucket."""
 
+ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
+"""What Vertex AI reads as the account that a pipeline's job was given; without one, as the default one."""
+
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -59,19 +62,32 @@ def deadline_seconds(resources: Resources) -> int:
     return math.ceil(resources.max_hours * 3600) + SECONDS_TO_START_AND_END
 
 
-def training_component(platform: Platform, manifest: Manifest) -> Callable[..., dsl.PipelineTask]:
+def training_component(
+    platform: Platform, manifest: Manifest, environment: Mapping[str, str] | None = None
+) -> Callable[..., dsl.PipelineTask]:
     """train-model; on Vertex a custom job, since training has a deadline, which plain tasks cannot have.
+
+    `environment` is for the step itself: a variable of the custom job's task would be its launcher's.
 
     Raises:
         UsageError: An input of train-model has the name of one of the custom job's.
     """
     managed = is_managed(manifest.training)
     component: Callable[..., dsl.PipelineTask] = train_managed_model if managed else train_model
-    if platform != "vertex":
-        return component
-    from pipelines.vertex.custom_job import as_custom_job
+    variables = environment or {}
+    if platform == "vertex":
+        from pipelines.vertex.custom_job import as_custom_job
 
-    return as_custom_job(component, manifest, deadline_seconds(manifest.training.resources))
+        deadline = deadline_seconds(manifest.training.resources)
+        return as_custom_job(component, manifest, deadline, variables)
+
+    def task(**inputs: object) -> dsl.PipelineTask:
+        made = component(**inputs)
+        for name, value in variables.items():
+            made.set_env_variable(name, value)
+        return made
+
+    return task
 
 
 def training_inputs(platform: Platform, account: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from components.write_report.component import write_report
 from manifests.managed import is_managed
 from manifests.schema import SECTIONS, Manifest, as_parameter
 from pipelines.platforms import (
+    ACCOUNT_OF_THE_STEPS,
     Platform,
     parameters_given_by,
     place,
@@ -70,8 +71,8 @@ def training_pipeline(
 
     `image` is what a bundle's lineage says that it was made in.
     `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
-    caller gives them, but for those that the platform gives itself. No `training_account`: the one that
-    Vertex AI gives custom jobs.
+    caller gives them, but for those that the platform gives itself. No `training_account`: that of the other
+    steps.
 
     Raises:
         UsageError: The platform cannot train on what the manifest asks for.
@@ -112,7 +113,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
-        training_account: str = "",
+        training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
@@ -145,7 +146,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
 def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., None]:
     """The line of a managed model: what train-model hands on is an endpoint, and nothing is converted."""
     default = parameters(manifest)
-    train_model = training_component(platform, manifest)
+    train_model = training_component(platform, manifest, {"GAUNTLET_IMAGE": image})
 
     def pipeline(
         run_id: str,
@@ -160,7 +161,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
-        training_account: str = "",
+        training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
@@ -172,7 +173,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
                 tracking_uri=tracking_uri,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
-            ).set_env_variable("GAUNTLET_IMAGE", image)
+            )
             place_training(trained, platform, manifest.training.resources)
             _decide(given, platform, evaluation, gates, registration, data, trained, trained)
         place(data, platform, cpus=4, memory_gb=16)

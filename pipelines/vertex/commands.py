@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from backends.cloud_logging import job_log
 from backends.vertex_calls import QuotaError
 from backends.vertex_jobs import PipelineJobs
 from manifests.errors import UsageError
+from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
 from pipelines.interruption import EXIT_CODE, Interrupted, interruptible
 from pipelines.run_command import load_affordable, run_here
@@ -63,6 +66,8 @@ def submit(
     ] = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
+    from pipelines.summary import print_summary
+    from pipelines.vertex.follow import conclude
     from pipelines.vertex.submission import Destination, require_registry_here
     from pipelines.vertex.submit import check_submission, compiled_submission
     from pipelines.vertex.submit import submit as send
@@ -77,26 +82,22 @@ def submit(
         submission = template_submission(str(template), overrides or ())
     if fallback_local:
         require_registry_here(registry)
-    try:
+    here = submission.manifest if fallback_local and not dry_run else None
+    with _refused(here, destination):
         check_submission(submission, destination, console)
-        if dry_run:
-            console.print("nothing was submitted: this was a dry run")
-            return
-        run = send(submission, destination, gauntlet_home())
-        console.print(f"submitted {plain(run.name)}", soft_wrap=True, highlight=False)
-        if wait:
-            _follow(run)
-        else:
-            console.print(
-                f"[dim]→[/] see how far it is:  [bold]gauntlet status {run.name.rpartition('/')[2]}[/]"
-            )
-    except QuotaError as error:
-        if not fallback_local or dry_run:
-            raise
-        errors.print(plain(error), soft_wrap=True, highlight=False)
-        where = f"running it on this machine; a version is registered in {registry}"
-        console.print(plain(where), soft_wrap=True, highlight=False)
-        run_here(submission.manifest, destination.registry_uri, destination.tracking_uri)
+        run: Any = None if dry_run else send(submission, destination, gauntlet_home())
+    if run is None:
+        console.print("nothing was submitted: this was a dry run")
+        return
+    console.print(f"submitted {plain(run.name)}", soft_wrap=True, highlight=False)
+    if not wait:
+        console.print(f"[dim]→[/] see how far it is:  [bold]gauntlet status {run.run_id}[/]")
+        return
+    job = _followed(run)
+    with _refused(here, destination):  # the job has ended, so nothing is trained twice
+        finished = conclude(job, run.record, gauntlet_home())
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
 
 
 def status(run: Run = "latest") -> None:
@@ -108,7 +109,7 @@ def status(run: Run = "latest") -> None:
     home = gauntlet_home()
     submitted = submitted_run(run, home)
     job = PipelineJobs(submitted.place).get(submitted.name)
-    view = JobView()
+    view = JobView(job)
     view.update(job)
     table = Table("step", "state", "", box=None, pad_edge=False)
     for step in view.steps.values():
@@ -185,17 +186,27 @@ def _custom_job(task: Any) -> str:
     return str(detail.custom_job_detail.job or detail.container_detail.main_job)
 
 
-def _follow(run: Any) -> None:
-    """Show the run to its end and exit with its code."""
-    from pipelines.summary import print_summary
-    from pipelines.vertex.follow import conclude, follow
+def _followed(run: Any) -> Any:
+    """Show the run to its end and return its job."""
+    from pipelines.vertex.follow import follow
 
     try:
         with interruptible():
-            job = follow(PipelineJobs(run.place), run.name, console)
+            return follow(PipelineJobs(run.place), run.name, console)
     except Interrupted:
         errors.print(f"interrupted: the run goes on. End it by `gauntlet cancel {run.run_id}`.")
         raise typer.Exit(EXIT_CODE) from None
-    finished = conclude(job, run.record, gauntlet_home())
-    print_summary(finished, console)
-    raise typer.Exit(finished.outcome.exit_code)
+
+
+@contextmanager
+def _refused(here: Manifest | None, destination: Any) -> Iterator[None]:
+    """When what is within is refused for a quota, run this manifest on this machine, if one is given."""
+    try:
+        yield
+    except QuotaError as error:
+        if here is None:
+            raise
+        errors.print(plain(error), soft_wrap=True, highlight=False)
+        where = f"running it on this machine; a version is registered in {destination.registry_uri}"
+        console.print(plain(where), soft_wrap=True, highlight=False)
+        run_here(here, destination.registry_uri, destination.tracking_uri)

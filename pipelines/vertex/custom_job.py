@@ -5,7 +5,7 @@ https://cloud.google.com/vertex-ai/docs/training/create-custom-job
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from google_cloud_pipeline_components.v1.custom_job import (
     CustomTrainingJobOp,
@@ -24,7 +24,10 @@ STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
 
 
 def as_custom_job(
-    component: base_component.BaseComponent, manifest: Manifest, deadline_seconds: int
+    component: base_component.BaseComponent,
+    manifest: Manifest,
+    deadline_seconds: int,
+    environment: Mapping[str, str],
 ) -> Callable[..., dsl.PipelineTask]:
     """The component on the machines that the manifest buys for training, with the component's own inputs.
 
@@ -52,6 +55,7 @@ def as_custom_job(
         timeout=f"{deadline_seconds}s",
         restart_job_on_worker_restart=restarts,
         base_output_directory=STATES_FOLDER if restarts else "",
+        env=[{"name": name, "value": value} for name, value in environment.items()],
         labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
         **own,
     )

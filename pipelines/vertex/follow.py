@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from backends.vertex_calls import quota_refusal
+from backends.vertex_calls import QuotaError, quota_refusal
 from backends.vertex_jobs import PipelineJobs
 from components.write_report.collect import collect
 from components.write_report.outcome import outcome
@@ -40,8 +40,10 @@ STATES: dict[str, State] = {
 class JobView(StepTable):
     """The steps of a job on Vertex AI, as the service tells of them."""
 
-    def __init__(self) -> None:
-        super().__init__(STEPS)
+    def __init__(self, job: Any) -> None:
+        components = (job.pipeline_spec or {}).get("components", {})
+        # Not all pipelines have all: of a managed model nothing is converted.
+        super().__init__([step for step in STEPS if f"comp-{step}" in components] or STEPS)
 
     def update(self, job: Any) -> list[StepView]:
         """Take the job as it is now; returns the steps whose state has changed."""
@@ -68,17 +70,18 @@ def state_of(job: Any) -> str:
 
 def follow(jobs: PipelineJobs, name: str, console: Console) -> Any:
     """Show the job while it runs, and return it when it has ended. Raises what `PipelineJobs.get` does."""
-    view = JobView()
+    job = jobs.get(name)
+    view = JobView(job)
     live = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
     with live:
         while True:
-            job = jobs.get(name)
             for step in view.update(job):
                 if not console.is_terminal:
                     console.print(f"{step.name}: {step.state}", highlight=False)
             if state_of(job) in ENDED:
                 return job
             time.sleep(SECONDS_BETWEEN_LOOKS)
+            job = jobs.get(name)
 
 
 def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
@@ -96,7 +99,15 @@ def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
     page = render(collected, name=record.name, manifest_sha256=sha256, run_id=record.run_id)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
-    refusal = quota_refusal(record.run_id, job.error.message)
+    refusal = _quota_refusal(job, record.run_id)
     if refusal is not None:
         raise refusal
     return FinishedRun(finished, folder, collected, ended)
+
+
+def _quota_refusal(job: Any, run_id: str) -> QuotaError | None:
+    """What a failed job says of a quota: itself, or the step that was refused its machine."""
+    if state_of(job) != "FAILED":
+        return None
+    messages = [job.error.message, *(task.error.message for task in job.job_detail.task_details)]
+    return next(filter(None, (quota_refusal(run_id, message) for message in messages)), None)

@@ -44,8 +44,11 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
     project = GoogleProject(destination.place)
     checks = [_permissions(project), _bucket(project, destination)]
     checks += [_image(image) for image in images]
-    for name, account in destination.accounts.items():
-        checks += _roles(project, name, account)
+    if destination.service_account is not None:
+        checks += _roles(project, "service account", destination.service_account)
+    training_account = destination.trains_as(manifest)
+    if training_account is not None:
+        checks += _roles(project, "training account", training_account, uses_vertex=False)
     checks += _quota(project, manifest)
     checks.append(Check("cost at most", str(estimate(manifest.training.resources))))
     return checks
@@ -103,13 +106,14 @@ def _image(image: str) -> Check:
     )
 
 
-def _roles(project: GoogleProject, name: str, account: str) -> Iterator[Check]:
+def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = True) -> Iterator[Check]:
+    """What an account was given. One that makes no jobs and no models need not be a Vertex AI User."""
     roles = project.roles(account)
     if roles is None:
         yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
         return
     own = any(role.startswith(("projects/", "organizations/")) for role in roles)  # of unknown content
-    may_use = bool(roles & MAY_USE_VERTEX) or own
+    may_use = bool(roles & MAY_USE_VERTEX) or own or not uses_vertex
     found = ", ".join(sorted(roles)) or "no roles in the project"
     fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
     yield Check(name, f"{account}: {found}", fault)

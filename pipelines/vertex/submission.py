@@ -60,6 +60,11 @@ class Destination:
         open_registry(registry)  # refused now, and not by register-model, after the training
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
+        if training_account and not service_account:
+            raise UsageError(
+                f"--training-account: found {training_account} without --service-account, expected both. The "
+                "account of the steps makes the training's job, so it must be one that may act as the other."
+            )
         accounts = {"--service-account": service_account, "--training-account": training_account}
         for option, account in accounts.items():
             if account is not None and not account.endswith(".gserviceaccount.com"):
@@ -68,11 +73,10 @@ class Destination:
         tracked = tracking or f"vertex://{project}/{region}?staging={root}/tracking"
         return cls(place, root, registry, tracked, service_account, training_account)
 
-    @property
-    def accounts(self) -> dict[str, str]:
-        """The service accounts that were named, by what runs as them."""
-        named = {"service account": self.service_account, "training account": self.training_account}
-        return {name: account for name, account in named.items() if account}
+    def trains_as(self, manifest: Manifest) -> str | None:
+        """The account that train-model has of its own; none: it runs as the other steps."""
+        # A managed model is trained by a job that train-model starts, which is for the steps' account.
+        return None if is_managed(manifest.training) else self.training_account
 
     @property
     def bucket(self) -> str:
@@ -83,13 +87,15 @@ class Destination:
 def pipeline_job(
     manifest: Manifest, spec: Mapping[str, Any], destination: Destination, template_uri: str | None = None
 ) -> dict[str, Any]:
-    """A `PipelineJob` as plain types. Labels are what its costs can be told apart by."""
-    # A managed model is trained by a job that train-model starts, which is for the pipeline's account.
-    own = None if is_managed(manifest.training) else destination.training_account
+    """A `PipelineJob` as plain types. Labels are what its costs can be told apart by.
+
+    Raises:
+        UsageError: Training is to have an account of its own, and the spec takes none.
+    """
     given = {
         "registry_uri": destination.registry_uri,
         "tracking_uri": destination.tracking_uri,
-        "training_account": own or destination.service_account or "",
+        **_training_account(destination.trains_as(manifest), spec),
     }
     job: dict[str, Any] = {
         "display_name": manifest.name,
@@ -105,6 +111,18 @@ def pipeline_job(
     if template_uri:
         job["template_uri"] = template_uri
     return job
+
+
+def _training_account(account: str | None, spec: Mapping[str, Any]) -> dict[str, str]:
+    """The parameter of that name, where training has an account of its own."""
+    if account is None:
+        return {}
+    if "training_account" not in spec["root"]["inputDefinitions"]["parameters"]:
+        raise UsageError(
+            f"--training-account: found {account}, and a pipeline that was compiled when it took none. "
+            "Compile and upload it again, or leave the option and GAUNTLET_TRAINING_ACCOUNT out."
+        )
+    return {"training_account": account}
 
 
 def require_registry_here(registry_uri: str) -> None:

@@ -89,6 +89,7 @@ def check_submission(submission: Submission, destination: Destination, console: 
         GauntletError: A service cannot be reached.
     """
     named = require_sendable(submission)
+    pipeline_job(submission.manifest, submission.spec, destination)  # what it refuses is refused now
     checks = preflight(submission.manifest, named, destination)
     console.print(checks_table(checks))
     require_passed(checks)

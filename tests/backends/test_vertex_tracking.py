@@ -197,6 +197,19 @@ def test_a_training_that_is_a_step_of_a_pipelines_run_leads_to_its_job(
     assert jobs == {"first": [f"{location}/pipelineJobs/emotion-1"], "second": [], "third": []}
 
 
+def test_a_pipelines_run_that_may_not_be_looked_for_stops_no_tracking(
+    cloud: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.api.failures["ListContexts"] = [Failure(grpc.StatusCode.PERMISSION_DENIED, "contexts.list denied")]
+    with open_tracking(PLAIN, "emotion", "run", {}, pipeline_run="emotion-1") as run:
+        run.log_metrics({"macro_f1": 0.5}, step=1)
+
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1 and "contexts.list denied" in warnings[0]
+    assert read_run("run").get_metrics() == {"macro_f1": 0.5}
+    assert read_run("run").get_state() == "COMPLETE"
+
+
 def test_two_runs_share_an_experiment_and_a_store_that_is_made_once(cloud: FakeCloud) -> None:
     for name in ("first", "second"):
         with open_tracking(PLAIN, "emotion", name, {}):

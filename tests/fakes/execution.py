@@ -75,6 +75,7 @@ def unwrapped(spec: dict[str, Any]) -> dict[str, Any]:
         executor["container"] = {
             "image": inner["image_uri"],
             "command": inner["command"],
+            "env": inner["env"],
             "args": [whole if part == escaped else part for part in inner["args"]],
         }
         component["inputDefinitions"]["parameters"] = {

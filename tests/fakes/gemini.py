@@ -48,7 +48,8 @@ class FakeGemini(ThreadingHTTPServer):
         refusals: Statuses and messages that the next requests of a kind (`tune`, `list`, `get`, `answer`)
             get, in turn.
         lost: How many of the next jobs are made without an answer's reaching the client.
-        cancelled: The jobs that were asked to end.
+        cancelled: The jobs that were asked to end. Each is being cancelled until it is looked at once more.
+        deleted: The endpoints that are gone.
         say: What is answered, by the model's or the endpoint's name and the last thing that the user says.
         asked: The bodies of all requests for answers.
     """
@@ -70,6 +71,7 @@ class FakeGemini(ThreadingHTTPServer):
         self.refusals: dict[str, list[tuple[int, str]]] = {}
         self.lost = 0
         self.cancelled: list[str] = []
+        self.deleted: set[str] = set()
         self.say: Say = lambda *_: ""
         self.asked: list[tuple[str, dict[str, Any]]] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -111,7 +113,9 @@ class FakeGemini(ThreadingHTTPServer):
             return refusal(404, f"{name} not found")
         job = self.jobs[name]
         job["looks"] += 1
-        if job["state"] != "JOB_STATE_CANCELLED":
+        if job["state"] == "JOB_STATE_CANCELLING":
+            job["state"] = "JOB_STATE_CANCELLED"
+        elif job["state"] != "JOB_STATE_CANCELLED":
             job["state"] = self.states[min(job["looks"], len(self.states) - 1)]
             if "broken" in job and job["state"] == "JOB_STATE_SUCCEEDED":
                 job["state"], self.error = "JOB_STATE_FAILED", job["broken"]
@@ -125,7 +129,7 @@ class FakeGemini(ThreadingHTTPServer):
 
     def cancel(self, name: str) -> Answer:
         self.cancelled.append(name)
-        self.jobs[name]["state"] = "JOB_STATE_CANCELLED"
+        self.jobs[name]["state"] = "JOB_STATE_CANCELLING"
         return 200, {}
 
     def count(self, body: dict[str, Any]) -> Answer:
@@ -137,6 +141,8 @@ class FakeGemini(ThreadingHTTPServer):
         json_format.ParseDict(body, vertex.GenerateContentRequest.pb()())
         if "/endpoints/" not in model and model.rpartition("/")[2] not in self.models:
             return refusal(404, f"Publisher model {model} was not found.")
+        if model in self.deleted:
+            return refusal(404, "ENDPOINT_NOT_FOUND")
         self.asked.append((model, body))
         turns = body["contents"]
         assert turns[-1]["role"] == "user"

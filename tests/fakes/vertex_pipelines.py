@@ -44,6 +44,7 @@ class PipelineService:
         ending: What jobs end as.
         error: With which message they fail.
         tasks: The tasks of every job, by name, with the state that they end in.
+        task_errors: With which messages tasks fail, by name.
         on_create: Called with every job that is made.
         is_done: Whether what runs may end.
     """
@@ -53,6 +54,7 @@ class PipelineService:
         self.ending = State.PIPELINE_STATE_SUCCEEDED
         self.error = ""
         self.tasks: dict[str, TaskState] = {}
+        self.task_errors: dict[str, str] = {}
         self.on_create: Callable[[vertex.PipelineJob], None] = lambda _: None
         self.is_done: Callable[[], bool] = lambda: True
 
@@ -84,6 +86,9 @@ class PipelineService:
             {
                 "task_name": name,
                 "state": state if ended else TaskState.RUNNING,
+                "error": {"code": 8, "message": self.task_errors[name]}
+                if ended and name in self.task_errors
+                else None,
                 "executor_detail": {
                     "custom_job_detail": {"job": f"{PARENT.match(request.name)[0]}/customJobs/{at}"}
                 },

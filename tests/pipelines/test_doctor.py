@@ -282,6 +282,23 @@ def test_a_busy_service_says_nothing_of_the_project(
     assert "cloudresourcemanager.googleapis.com: answers 503. Run again in a minute." in printed
 
 
+def test_who_submits_may_do_from_here_what_the_steps_may_do_there() -> None:
+    """As --fallback-local does, but for what only a job of Vertex AI's does."""
+    may = {
+        who: {
+            (grant.target, permission)
+            for grant in needs().grants
+            if grant.who == who and grant.target in ("project", "data", "runs")
+            for permission in grant.permissions
+        }
+        for who in ("training", "release", "submitter")
+    }
+    alone = ("customJobs.", "executions.", "logEntries.")
+    here = {one for one in may["training"] | may["release"] if not any(word in one[1] for word in alone)}
+    assert {("data", "storage.objects.get"), ("project", "aiplatform.modelEvaluations.import")} <= here
+    assert here - may["submitter"] == set()
+
+
 def test_every_grant_is_of_something_that_is_named_to_somebody_who_is_named() -> None:
     wanted = needs()
     people = {"submitter", *wanted.accounts}

@@ -11,6 +11,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
 from google.protobuf import json_format
+from google_cloud_pipeline_components._placeholders import SERVICE_ACCOUNT_PLACEHOLDER
 from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
 from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
@@ -131,7 +132,10 @@ def test_training_runs_as_the_account_that_the_pipeline_is_given() -> None:
     inside = account.component_input_parameter
     outside = spec.root.dag.tasks["exit-handler-1"].inputs.parameters[inside].component_input_parameter
     assert outside == "training_account"
-    assert spec.root.input_definitions.parameters[outside].default_value.string_value == ""
+    assert (
+        spec.root.input_definitions.parameters[outside].default_value.string_value
+        == SERVICE_ACCOUNT_PLACEHOLDER
+    )
     trainer = "trainer@demo.iam.gserviceaccount.com"
     assert custom_job(spec, service_account=trainer).job_spec.service_account == trainer
 
@@ -140,6 +144,18 @@ def test_the_machines_of_a_persistent_resource_are_used_where_one_is_named() -> 
     job = custom_job(compiled(f"{GPU}, persistent_resource: gpus}}")).job_spec
     assert job.persistent_resource_id == "gpus"
     assert job.worker_pool_specs[0].machine_spec.machine_type == "n1-standard-8"
+
+
+def test_a_managed_training_knows_the_image_that_it_is_made_in_on_every_platform() -> None:
+    gemini = load_manifest(ROOT / "manifests" / "gemini_lm.yaml")
+    job = custom_job(training_pipeline(gemini, IMAGE, "vertex").pipeline_spec).job_spec
+    [pool] = job.worker_pool_specs
+    assert {one.name: one.value for one in pool.container_spec.env} == {"GAUNTLET_IMAGE": IMAGE}
+
+    for platform in ("local", "kubeflow"):
+        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec  # type: ignore[arg-type]
+        container = executors(spec)["exec-train-model"].container
+        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE}
 
 
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:

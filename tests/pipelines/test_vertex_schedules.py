@@ -27,6 +27,7 @@ from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
 State = vertex.Schedule.State
 ACCOUNT = "trainer@demo.iam.gserviceaccount.com"
+TRAINING_ACCOUNT = "training@demo.iam.gserviceaccount.com"
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,7 @@ def test_applying_makes_a_schedule_and_applying_again_changes_nothing(
     assert made.allow_queueing is False
     assert made.start_time.isoformat() == "2026-12-31T23:00:00+00:00"
     job = made.create_pipeline_job_request.pipeline_job
+    assert "training_account" not in job.runtime_config.parameter_values
     assert job.runtime_config.gcs_output_directory == "gs://bucket/root"
     assert "run_id" not in job.runtime_config.parameter_values  # each run's own id is its name
 
@@ -84,6 +86,16 @@ def test_applying_makes_a_schedule_and_applying_again_changes_nothing(
     assert capsys.readouterr().out == "nothing would change\n"
     assert apply(path) == 0
     assert {method for method, _ in place.api.calls} == {"ListSchedules"}
+
+
+def test_training_has_its_own_account_where_one_is_named(
+    place: FakeCloud, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAUNTLET_TRAINING_ACCOUNT", TRAINING_ACCOUNT)
+    assert apply(write(), "--service-account", ACCOUNT) == 0
+    job = there(place)[0].create_pipeline_job_request.pipeline_job
+    given = job.runtime_config.parameter_values["training_account"]
+    assert (job.service_account, given) == (ACCOUNT, TRAINING_ACCOUNT)
 
 
 def test_a_change_updates_what_is_there_and_nothing_else(
@@ -277,7 +289,7 @@ def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
     template = capsys.readouterr().out.strip()
     path = write(manifest=None, template=template, set=["training.epochs=2"])
     out = tmp_path / "jobs"
-    options = ("--output", str(out), "--service-account", ACCOUNT)
+    options = ("--output", str(out), "--service-account", ACCOUNT, "--training-account", TRAINING_ACCOUNT)
     assert gauntlet("schedule", "render", path, *options) == 0
 
     content = json.loads((out / "emotion.json").read_text())
@@ -294,6 +306,7 @@ def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
     assert body.template_uri == template.replace("/v1@", "/")
     assert body.service_account == ACCOUNT
     assert body.runtime_config.parameter_values["training"].struct_value["epochs"] == 2
+    assert body.runtime_config.parameter_values["training_account"].string_value == TRAINING_ACCOUNT
     assert base64.b64decode(content["httpTarget"]["body"]) == target.body
 
 

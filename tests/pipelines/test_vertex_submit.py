@@ -18,6 +18,7 @@ from backends import vertex_calls
 from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace
 from components.train_model.component import train_model
+from components.train_model.managed_component import train_model as train_managed_model
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from pipelines.vertex import follow
@@ -34,6 +35,8 @@ QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
 T4 = "training.resources={machine_type: n1-standard-4, accelerator_type: NVIDIA_TESLA_T4, "
 T4 += "accelerator_count: 1, max_hours: 1}"
 TaskState = PipelineTaskDetail.State
+RELEASE, TRAINER = (f"{name}@demo.iam.gserviceaccount.com" for name in ("release", "training"))
+THAT_OF_THE_STEPS = "{{$.pipeline_service_account}}"  # as Google's own pipeline components spell it
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
     monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+
+
+@pytest.fixture
+def gemini_manifest(place: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A managed model's, with an image by digest for its training as well."""
+    container = train_managed_model.component_spec.implementation.container
+    monkeypatch.setattr(container, "image", PUSHED_IMAGES["gate_model"])
+    return str(ROOT / "manifests" / "gemini_lm.yaml")
 
 
 def jobs(cloud: FakeCloud) -> list[PipelineJob]:
@@ -149,8 +160,11 @@ def test_a_dry_run_looks_at_everything_and_sends_nothing(
         (("--root", "gs://another/root"), "gs://another: there is no such bucket"),
         (("--service-account", "me@example.com"), "--service-account"),
         (("--service-account", "idle@demo.iam.gserviceaccount.com"), "no roles in the project"),
-        (("--training-account", "me@example.com"), "--training-account: found 'me@example.com'"),
-        (("--training-account", "idle@demo.iam.gserviceaccount.com"), "training account: idle@demo"),
+        (
+            ("--service-account", RELEASE, "--training-account", "me@example.com"),
+            "--training-account: found 'me@example.com'",
+        ),
+        (("--training-account", TRAINER), f"--training-account: found {TRAINER} without --service-account"),
         (("--registry", "postgres://host"), "registry URI: found 'postgres://host', expected"),
         (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging, or no serving_image"),
         (("--fallback-local",), "--fallback-local: found the registry sqlite:////gcs/bucket/gauntlet.db"),
@@ -181,20 +195,36 @@ def test_a_bucket_elsewhere_and_missing_permissions_are_named_together(
     assert "lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.get" in message
 
 
-def test_steps_and_training_run_as_the_accounts_that_are_named(place: FakeCloud) -> None:
-    release, trainer = (f"{name}@demo.iam.gserviceaccount.com" for name in ("release", "trainer"))
-    place.projects.roles = {
-        "projects/demo/roles/own": [f"serviceAccount:{one}" for one in (release, trainer)]
-    }
-    for accounts, runs_as in (
-        ((), ("", "")),
-        (("--service-account", release), (release, release)),
-        (("--service-account", release, "--training-account", trainer), (release, trainer)),
+def runs_as(job: PipelineJob) -> tuple[str, str]:
+    """The accounts of the steps and of train-model, as they are given to Vertex AI."""
+    values = job.runtime_config.parameter_values
+    inputs = job.pipeline_spec["root"]["inputDefinitions"]["parameters"]
+    return job.service_account, values.get("training_account", inputs["training_account"]["defaultValue"])
+
+
+def test_steps_and_training_run_as_the_accounts_that_are_named(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.projects.roles = {"roles/aiplatform.user": [f"serviceAccount:{RELEASE}"]}
+    for accounts, expected in (
+        ((), ("", THAT_OF_THE_STEPS)),
+        (("--service-account", RELEASE), (RELEASE, THAT_OF_THE_STEPS)),
+        (("--service-account", RELEASE, "--training-account", TRAINER), (RELEASE, TRAINER)),
     ):
         assert gauntlet("submit", SAMPLE, *accounts) == 0
-        job = jobs(place)[-1]
-        values = job.runtime_config.parameter_values
-        assert (job.service_account, values["training_account"]) == runs_as
+        assert runs_as(jobs(place)[-1]) == expected
+    output = capsys.readouterr().out  # training makes neither jobs nor models, and needs no role for them
+    assert f"{TRAINER}: no role for objects; it needs one of the bucket's own" in output
+
+
+def test_a_managed_model_is_trained_by_the_steps_own_account(
+    place: FakeCloud, gemini_manifest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.projects.roles = {"roles/aiplatform.user": [f"serviceAccount:{RELEASE}"]}
+    accounts = ("--service-account", RELEASE, "--training-account", TRAINER)
+    assert gauntlet("submit", gemini_manifest, *accounts) == 0
+    assert runs_as(jobs(place)[-1]) == (RELEASE, THAT_OF_THE_STEPS)
+    assert TRAINER not in capsys.readouterr().out
 
 
 def test_an_image_that_was_not_pushed_is_found_where_it_can_be_looked_for(
@@ -331,22 +361,32 @@ def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
     assert "not submitted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("of_task", [False, True])
 def test_a_job_that_fails_for_a_quota_names_it_too(
-    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], of_task: bool
 ) -> None:
     place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
-    place.pipelines.error = QUOTA_MESSAGE
+    place.pipelines.error = "The DAG failed because some tasks failed." if of_task else QUOTA_MESSAGE
+    if of_task:
+        place.pipelines.tasks = {"train-model": TaskState.FAILED}
+        place.pipelines.task_errors = {"train-model": QUOTA_MESSAGE}
     assert gauntlet("submit", SAMPLE, "--wait") == 1
     assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("found", ["before", "when it is sent"])
+@pytest.mark.parametrize("found", ["before", "when it is sent", "by a step"])
 def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path, found: str
 ) -> None:
     if found == "before":
         place.quotas.limits["aiplatform.googleapis.com/custom_model_training_cpus"] = 0
-    place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)]
+    if found == "by a step":
+        place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+        place.pipelines.tasks = {"train-model": TaskState.FAILED}
+        place.pipelines.task_errors = {"train-model": QUOTA_MESSAGE}
+    else:
+        refusal = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)
+        place.api.failures["CreatePipelineJob"] = [refusal]
     rows = "".join(f"words {row},{'ab'[row % 2]}\n" for row in range(8))
     place.bucket.objects["gs://bucket/few.csv"] = f"text,label\n{rows}".encode()
     manifest = tmp_path / "few.yaml"
@@ -359,7 +399,7 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
     registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    code = gauntlet("submit", str(manifest), "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", registry)
     assert code == 4  # 8 rows are too few, as validate-data says
     output = capsys.readouterr()
     assert "aiplatform.googleapis.com/custom_model_training_" in output.err
@@ -368,6 +408,41 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
     arguments = json.loads((steps.parent / "arguments.json").read_text())
     assert arguments["registry_uri"] == registry
     assert arguments["tracking_uri"] == "vertex://demo/europe-west4?staging=gs://bucket/root/tracking"
+
+
+@pytest.mark.parametrize("what", ["looking at the job", "an answer that was lost", "whether it was made"])
+def test_what_may_still_run_there_is_not_run_here_as_well(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path, what: str
+) -> None:
+    refusal = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, QUOTA_MESSAGE)
+    lost = Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)
+    if what == "looking at the job":
+        place.api.failures["GetPipelineJob"] = [refusal]
+    else:
+        place.api.failures["CreatePipelineJob"] = [lost, refusal]
+    if what == "whether it was made":
+        place.api.failures["GetPipelineJob"] = [refusal]
+    registry = f"sqlite:///{tmp_path / 'registry.db'}"
+    waiting = ["--wait"] if what == "looking at the job" else []
+
+    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", registry)
+
+    assert code == (0 if what == "an answer that was lost" else 1)
+    output = capsys.readouterr()
+    assert "on this machine" not in output.out
+    assert ("whether it was made cannot be seen" in output.err) == (what == "whether it was made")
+    assert len(jobs(place)) == 1
+    assert list(own_home.glob("runs/*/steps")) == []
+
+
+def test_a_managed_models_run_has_no_step_that_never_comes(
+    place: FakeCloud, gemini_manifest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gauntlet("submit", gemini_manifest) == 0
+    capsys.readouterr()
+    assert gauntlet("status") == 0
+    output = capsys.readouterr().out
+    assert "train-model" in output and "convert-to-onnx" not in output
 
 
 def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(

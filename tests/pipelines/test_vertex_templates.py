@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
 PACKAGE = "emotion-sample"
+ACCOUNT = "trainer@demo.iam.gserviceaccount.com"
 
 
 @pytest.fixture
@@ -39,6 +41,30 @@ def test_a_template_is_submitted_by_its_digest_with_its_own_settings_and_those_o
     assert values["name"] == "emotion_sample"
     without_tag = template.replace("/v1@", "@")
     assert gauntlet("submit", "--template", without_tag, "--dry-run") == 0
+
+
+def test_a_template_from_before_training_had_an_account_of_its_own_is_submitted_without_one(
+    place: FakeCloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled = tmp_path / "sample.yaml"
+    assert gauntlet("compile", SAMPLE, "--output", str(compiled)) == 0
+    spec = yaml.safe_load(compiled.read_text())
+    inside = "pipelinechannel--training_account"
+    outer, steps = spec["root"], spec["components"]["comp-exit-handler-1"]
+    del outer["inputDefinitions"]["parameters"]["training_account"]
+    del outer["dag"]["tasks"]["exit-handler-1"]["inputs"]["parameters"][inside]
+    del steps["inputDefinitions"]["parameters"][inside]
+    del steps["dag"]["tasks"]["train-model"]["inputs"]["parameters"]["service_account"]
+    compiled.write_text(yaml.safe_dump(spec))
+    capsys.readouterr()
+    assert gauntlet("upload", str(compiled), "--repository", REPOSITORY, "--tag", "v1") == 0
+    submission = ("submit", "--template", capsys.readouterr().out.strip(), "--service-account", ACCOUNT)
+
+    assert gauntlet(*submission) == 0
+    for options in (("--training-account", ACCOUNT), ("--training-account", ACCOUNT, "--dry-run")):
+        assert gauntlet(*submission, *options) == 2
+        assert "compiled when it took none. Compile and upload it again" in capsys.readouterr().err
+    assert len(place.api.requests("CreatePipelineJob")) == 1
 
 
 def test_an_upload_whose_answer_is_lost_is_the_same_template_when_it_is_done_again(

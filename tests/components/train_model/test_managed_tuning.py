@@ -205,6 +205,28 @@ def test_sigterm_cancels_the_job(gemini: FakeGemini, splits: Path, tmp_path: Pat
     assert gemini.cancelled == [f"{PARENT}/tuningJobs/1"]
 
 
+def test_a_job_that_is_being_cancelled_is_not_taken_over(
+    gemini: FakeGemini, splits: Path, tmp_path: Path
+) -> None:
+    gemini.states = ["JOB_STATE_RUNNING"]
+    with pytest.raises(GauntletError, match="so it was cancelled"):
+        tune(splits, tmp_path, section(resources={"max_hours": 0.00001}))
+    assert gemini.jobs[f"{PARENT}/tuningJobs/1"]["state"] == "JOB_STATE_CANCELLING"
+    gemini.states = ["JOB_STATE_SUCCEEDED"]
+    tune(splits, tmp_path, section())
+    assert len(gemini.jobs) == 2
+    assert json.loads((tmp_path / "bundle" / "endpoint.json").read_text())["endpoint"].endswith("/2")
+
+
+def test_an_endpoint_that_was_deleted_is_named_with_what_to_do(gemini: FakeGemini) -> None:
+    endpoint = f"{PARENT}/endpoints/7"
+    gemini.deleted.add(endpoint)
+    request = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
+    service = client.Gemini(managed.place_of(PLACE))
+    with pytest.raises(UsageError, match=f"^{endpoint}: .*ENDPOINT_NOT_FOUND.*tuned anew by another name"):
+        service.answer("gemini-2.5-flash", request, client.Drawing(8), endpoint)
+
+
 def test_a_look_that_fails_is_no_failure_of_the_job(
     gemini: FakeGemini,
     splits: Path,
