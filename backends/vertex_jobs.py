@@ -61,8 +61,10 @@ class PipelineJobs:
                     pipeline_job=labelled,
                     pipeline_job_id=job_id,
                 )
-            except (AlreadyExists, ResourceExhausted):
-                found = self._made_before(name)  # for a quota, too: a try before may have lost its answer
+            except AlreadyExists:
+                found = self.get(name)
+            except ResourceExhausted:
+                found = self._made_before(name)  # a try before may have lost its answer
                 if found is None:
                     raise
         if found.labels.get(CONTENT_LABEL) != labelled["labels"][CONTENT_LABEL]:
@@ -75,8 +77,8 @@ class PipelineJobs:
             return self.find(name)
         except GauntletError as error:
             raise GauntletError(
-                f"{name}: whether it was made cannot be seen ({error}). See `gauntlet status {name}` in a "
-                "minute, before it is submitted again."
+                f"{name}: whether it was made cannot be seen ({error}). "
+                f"See `gauntlet status {name.rpartition('/')[2]}` in a minute, before it is submitted again."
             ) from None
 
     def get(self, name: str) -> Any:

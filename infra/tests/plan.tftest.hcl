@@ -29,7 +29,7 @@ run "project_and_region_are_enough" {
   }
 
   assert {
-    condition     = sum([for made in [google_project_iam_member.needed, google_storage_bucket_iam_member.needed, google_artifact_registry_repository_iam_member.needed, google_service_account_iam_member.needed] : length(made)]) == length([for grant in local.needs.grants : grant if grant.who != "submitter"])
+    condition     = sum([for made in [google_project_iam_member.needed, google_storage_bucket_iam_member.needed, google_artifact_registry_repository_iam_member.needed, google_service_account_iam_member.needed] : length(made)]) == length(distinct([for grant in local.needs.grants : "${grant.who} on ${grant.target}: ${try(grant.role, "own")}" if grant.who != "submitter"]))
     error_message = "Something that is needed is granted by nothing."
   }
 

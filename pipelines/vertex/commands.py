@@ -67,7 +67,7 @@ def submit(
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
     from pipelines.summary import print_summary
-    from pipelines.vertex.follow import conclude
+    from pipelines.vertex.follow import conclude, has_trained
     from pipelines.vertex.submission import Destination, require_registry_here
     from pipelines.vertex.submit import check_submission, compiled_submission
     from pipelines.vertex.submit import submit as send
@@ -94,7 +94,7 @@ def submit(
         console.print(f"[dim]→[/] see how far it is:  [bold]gauntlet status {run.run_id}[/]")
         return
     job = _followed(run)
-    with _refused(here, destination):  # the job has ended, so nothing is trained twice
+    with _refused(None if has_trained(job) else here, destination):  # what is paid for is not done again
         finished = conclude(job, run.record, gauntlet_home())
     print_summary(finished, console)
     raise typer.Exit(finished.outcome.exit_code)

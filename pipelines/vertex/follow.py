@@ -88,7 +88,7 @@ def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
     """Read what the steps left in the bucket, write the run's page here and record how it ended.
 
     Raises:
-        QuotaError: The job failed for a quota.
+        QuotaError: The job failed for a quota, before its outcome was known.
         OSError: The bucket cannot be read.
     """
     folder = home.run_folder(record.run_id)
@@ -100,9 +100,15 @@ def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     refusal = _quota_refusal(job, record.run_id)
-    if refusal is not None:
+    if ended.kind == "failed" and refusal is not None:
         raise refusal
     return FinishedRun(finished, folder, collected, ended)
+
+
+def has_trained(job: Any) -> bool:
+    """Whether the job's training is done, by itself or by an earlier run."""
+    states = {task.task_name: task.state.name for task in job.job_detail.task_details}
+    return states.get("train-model") in ("SUCCEEDED", "SKIPPED")
 
 
 def _quota_refusal(job: Any, run_id: str) -> QuotaError | None:

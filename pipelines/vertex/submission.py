@@ -95,7 +95,7 @@ def pipeline_job(
     given = {
         "registry_uri": destination.registry_uri,
         "tracking_uri": destination.tracking_uri,
-        **_training_account(destination.trains_as(manifest), spec),
+        **_training_account(destination.trains_as(manifest), spec, template_uri or manifest.name),
     }
     job: dict[str, Any] = {
         "display_name": manifest.name,
@@ -113,13 +113,13 @@ def pipeline_job(
     return job
 
 
-def _training_account(account: str | None, spec: Mapping[str, Any]) -> dict[str, str]:
+def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: str) -> dict[str, str]:
     """The parameter of that name, where training has an account of its own."""
     if account is None:
         return {}
     if "training_account" not in spec["root"]["inputDefinitions"]["parameters"]:
         raise UsageError(
-            f"--training-account: found {account}, and a pipeline that was compiled when it took none. "
+            f"--training-account: found {account}, and {pipeline}, which was compiled when it took none. "
             "Compile and upload it again, or leave the option and GAUNTLET_TRAINING_ACCOUNT out."
         )
     return {"training_account": account}

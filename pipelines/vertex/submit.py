@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from rich.console import Console
 
+from backends.vertex_calls import QuotaError
 from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace
 from manifests.errors import GauntletError, UsageError
@@ -113,7 +114,9 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
     try:
         PipelineJobs(destination.place).create(job, record.run_id)
     except GauntletError as error:
-        home.finish(record, "finished", error.exit_code, "not submitted")
+        is_refused = isinstance(error, UsageError | QuotaError)  # any other may hide that it was made
+        headline = "not submitted" if is_refused else "perhaps submitted"
+        home.finish(record, "finished", error.exit_code, headline)
         raise
     submitted = replace(record, state="submitted")
     home.save(submitted)

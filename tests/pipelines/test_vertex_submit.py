@@ -431,8 +431,33 @@ def test_what_may_still_run_there_is_not_run_here_as_well(
     output = capsys.readouterr()
     assert "on this machine" not in output.out
     assert ("whether it was made cannot be seen" in output.err) == (what == "whether it was made")
+    gauntlet("runs")
+    assert ("perhaps submitted" in capsys.readouterr().out) == (what == "whether it was made")
     assert len(jobs(place)) == 1
     assert list(own_home.glob("runs/*/steps")) == []
+
+
+def test_what_is_trained_there_is_not_trained_again_for_a_quota_of_a_later_step(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str], tmp_path: Path, own_home: Path
+) -> None:
+    place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+    place.pipelines.tasks = {"train-model": TaskState.SUCCEEDED, "evaluate-model": TaskState.FAILED}
+    place.pipelines.task_errors = {"evaluate-model": QUOTA_MESSAGE}
+    registry = f"sqlite:///{tmp_path / 'registry.db'}"
+    assert gauntlet("submit", SAMPLE, "--wait", "--fallback-local", "--registry", registry) == 1
+    assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
+    assert list(own_home.glob("runs/*/steps")) == []
+
+
+def test_a_run_that_came_to_its_outcome_is_no_failure_for_a_quota_of_the_report(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promoted(place)
+    place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
+    place.pipelines.tasks = {"write-report": TaskState.FAILED}
+    place.pipelines.task_errors = {"write-report": QUOTA_MESSAGE}
+    assert gauntlet("submit", SAMPLE, "--wait") == 0
+    assert "Promoted as version 3" in capsys.readouterr().out
 
 
 def test_a_managed_models_run_has_no_step_that_never_comes(
