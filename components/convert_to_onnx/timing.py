@@ -110,7 +110,8 @@ def summarize(seconds: Sequence[float]) -> Latency:
 def contention_of(turns: Sequence[Turn]) -> float | None:
     """Share of its time that a contender waited for a CPU."""
     share = sum(turn.waited for turn in turns) / sum(sum(turn.seconds) for turn in turns)
-    return None if math.isnan(share) else share
+    # It may have waited between two batches as well, which belong to nobody's seconds.
+    return None if math.isnan(share) else min(share, 1.0)
 
 
 def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, Latency]) -> dict[int, float]:

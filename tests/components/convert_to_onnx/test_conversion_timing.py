@@ -52,6 +52,10 @@ def test_contention_is_the_share_of_the_time_that_was_waited_for_a_cpu() -> None
     assert contention_of(turns) == 0.25
 
 
+def test_contention_is_never_more_than_all_the_time() -> None:
+    assert contention_of([Turn(seconds=[1.0], waited=1.002)]) == 1.0
+
+
 def test_contention_is_unknown_where_the_system_does_not_tell() -> None:
     assert contention_of([Turn(seconds=[1.0], waited=float("nan"))]) is None
 

@@ -78,22 +78,19 @@ def test_cards_are_read_from_a_bucket_and_a_scan_from_an_address_of_its_own(
 ) -> None:
     step.run()
     read_here = step.split("test").images
-    store = Bucket()
-    try:
-        monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": store.url})
-        step.change(lambda splits: splits["test"][0].update(front="gs://scans/first.png"))
-        for file in step.cards.iterdir():
-            store.objects[f"gs://bucket/cards/{file.name}"] = file.read_bytes()
-        store.objects["gs://scans/first.png"] = store.objects.pop("gs://bucket/cards/test-0-front.png")
+    store, elsewhere = Bucket(), "gs://bucket/scans/first.png"
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "endpoint_url": store.url})
+    step.change(lambda splits: splits["test"][0].update(front=elsewhere))
+    for file in step.cards.iterdir():
+        store.objects[f"gs://bucket/cards/{file.name}"] = file.read_bytes()
+    store.objects[elsewhere] = store.objects.pop("gs://bucket/cards/test-0-front.png")
+    step.run("gs://bucket/cards")
+    np.testing.assert_array_equal(step.split("test").images, read_here)
+    del store.objects[elsewhere]
+    with pytest.raises(DataError, match="unreadable_images: found 1 row"):
         step.run("gs://bucket/cards")
-        np.testing.assert_array_equal(step.split("test").images, read_here)
-        del store.objects["gs://scans/first.png"]
-        with pytest.raises(DataError, match="unreadable_images: found 1 row"):
-            step.run("gs://bucket/cards")
-        (example,) = step.check("unreadable_images")["examples"]
-        assert "gs://scans/first.png: no such file" in example
-    finally:
-        store.close()
+    (example,) = step.check("unreadable_images")["examples"]
+    assert f"{elsewhere}: no such file" in example
 
 
 def test_what_is_learned_beside_the_grade_is_part_of_the_datas_hash(step: Step) -> None:
