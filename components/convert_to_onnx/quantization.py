@@ -37,6 +37,8 @@ Ranges = Mapping[str, npt.NDArray[np.float32]]
 ATTENTION = "Attention"
 PRODUCTS = (ATTENTION, "MatMul")  # both multiply their first input by their second
 FLOAT_PRODUCTS = (*PRODUCTS, "Gemm")  # what quantisation must leave none of
+WEIGHT_ZERO_POINT = {"MatMulInteger": 3, "QAttention": 7}
+"""Which input of an int8 product is the zero point of its weights."""
 STATIC_PRODUCTS = ("MatMul", "Gemm", "Conv")
 BLOCK_SIZE = 32
 INT8_ACCURACY = 4  # what ONNX Runtime calls products that are computed in int8
@@ -80,9 +82,32 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
         # Shape inference does not know the fused operators, so it cannot tell the quantiser their type.
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
-    left = count_operators(onnx.load(path).graph, FLOAT_PRODUCTS) - len(kept_float)
+    quantized = onnx.load(path)
+    left = count_operators(quantized.graph, FLOAT_PRODUCTS) - len(kept_float)
     if left:
         raise ConversionError(f"kept {left} of its matrix products in float")
+    drop_zero_points(quantized.graph)
+    onnx.save(quantized, path)
+
+
+def drop_zero_points(graph: onnx.GraphProto) -> int:
+    """Leave out the zero points of weights where all are 0, in place; the results are the same.
+
+    ONNX Runtime takes one for each column, as the quantiser writes them, for numbers that it has to subtract.
+    Returns how many products had some.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    dropped: set[str] = set()
+    for node in graph.node:
+        at = WEIGHT_ZERO_POINT.get(node.op_type, len(node.input))
+        name = node.input[at] if at < len(node.input) else ""
+        if name in tensors and not numpy_helper.to_array(tensors[name]).any():
+            del node.input[at:]  # what may follow, an attention's past, no classifier has
+            dropped.add(name)
+    used = {name for node in graph.node for name in node.input}
+    for name in dropped - used:
+        graph.initializer.remove(tensors[name])
+    return len(dropped)
 
 
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], reduce_range: bool) -> None:

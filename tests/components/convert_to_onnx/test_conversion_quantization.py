@@ -6,10 +6,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 from components.convert_to_onnx.candidates import RECIPES, Source
 from components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
-from components.convert_to_onnx.quantization import channel_ranges, outlier_factors, scale_outliers
+from components.convert_to_onnx.quantization import (
+    channel_ranges,
+    drop_zero_points,
+    outlier_factors,
+    scale_outliers,
+)
 from serving.bundle import open_session
 from trainer.checkpoint import load_model
 
@@ -83,3 +90,32 @@ def test_int8_is_closer_by_a_third_than_int8_unscaled(fused: Path, checkpoint: P
         for name in ("int8.onnx", "int8_unscaled.onnx")
     )
     assert error < 0.67 * unscaled
+
+
+def test_zero_points_that_are_all_zero_are_left_out_and_change_no_bit(fused: Path, tmp_path: Path) -> None:
+    whole, without = tmp_path / "whole.onnx", tmp_path / "without.onnx"
+    quantize_dynamic(
+        fused, whole, per_channel=True, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT}
+    )
+    model = onnx.load(whole)
+    tensors = len(model.graph.initializer)
+    products = [node for node in model.graph.node if node.op_type in ("MatMulInteger", "QAttention")]
+    assert drop_zero_points(model.graph) == len(products) > 0
+    assert len(model.graph.initializer) == tensors - len(products)
+    onnx.save(model, without)
+    np.testing.assert_array_equal(logits(without), logits(whole))
+
+
+def test_a_zero_point_that_is_subtracted_stays(fused: Path, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    quantize_dynamic(
+        fused, path, per_channel=True, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT}
+    )
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if node.op_type == "MatMulInteger")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[3])
+    values = numpy_helper.to_array(tensor).copy()
+    values[-1] = 1
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    drop_zero_points(model.graph)
+    assert node.input[3] == tensor.name
