@@ -4,7 +4,8 @@ The table holds list prices: on demand, USD an hour, us-central1, without discou
 They are for budgets and are not a bill; check them against the pages before relying on them.
 
 - https://cloud.google.com/compute/all-pricing: the figures of the table below.
-- https://cloud.google.com/vertex-ai/generative-ai/pricing: what tuning a Gemini model costs.
+- https://cloud.google.com/vertex-ai/generative-ai/pricing: what tuning a Gemini model costs, as other pages
+  quote it: it could not be reached when the figures were taken.
 - https://cloud.google.com/vertex-ai/pricing: Vertex AI sells the same machines with a management fee on top.
   The fee follows from what this page lists for custom training: 0.21849885 for n1-standard-4 (Compute
   Engine: 0.189999) and 0.4025 for a T4 (0.35). One third-party figure for A2 machines is 4 % above it.
@@ -37,6 +38,7 @@ from manifests.training import Resources
 
 PRICES_DATE = "2026-10-07"
 PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"
+TUNING_PRICES_PAGE = "https://cloud.google.com/vertex-ai/generative-ai/pricing"
 PRICES_VARIABLE = "GAUNTLET_PRICES"
 
 MANAGEMENT_FEE = 1.15
@@ -173,6 +175,12 @@ def prices_source() -> str:
         f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}"
         f"{f', changed by {own}' if own else f'; a file named by {PRICES_VARIABLE} replaces them'}."
     )
+
+
+def tuning_prices_source() -> str:
+    """Where the current prices of tuning come from."""
+    own = os.environ.get(PRICES_VARIABLE)
+    return f"{TUNING_PRICES_PAGE}, as quoted elsewhere{f', or {own}' if own else ''}: check it"
 
 
 def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-SPINS = 1_000
-"""Turns of GNU OpenMP's waiting loop: microseconds, as long as the gap between two operators of a step."""
+SPINS = 10_000
+"""Turns of GNU OpenMP's waiting loop: tens of microseconds, longer than most gaps between two operators."""
 
 
 def wait_briefly() -> None:

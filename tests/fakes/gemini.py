@@ -20,6 +20,7 @@ from google.protobuf import json_format
 
 from tests.fakes.bucket import Bucket
 from tests.fakes.connect_proxy import ConnectProxy
+from tests.fakes.google_rest import send
 
 LOCATION = "europe-west4"
 PARENT = f"projects/demo/locations/{LOCATION}"
@@ -216,12 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        send(self, status, answer)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.endswith("/allowedLocations"):  # google-auth asks, on a thread of its own
-            self._send(*refusal(404, "not found"))
+            send(self, *refusal(404, "not found"))
             return
         self._respond({})
 
@@ -130,23 +130,23 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         host = self.headers["Host"].partition(".")[0]
         if host == "oauth2":
-            self._send(*self._token(parse_qs(body.decode())))
+            send(self, *self._token(parse_qs(body.decode())))
         elif host == "iamcredentials":
-            self._send(*self._token_of(urlsplit(self.path).path))
+            send(self, *self._token_of(urlsplit(self.path).path))
         else:
             self._respond(json.loads(body))
 
     def _respond(self, body: Json) -> None:
         if self.server.busy:
-            self._send(*refusal(503, "The service is currently unavailable."))
+            send(self, *refusal(503, "The service is currently unavailable."))
             return
         parts = urlsplit(self.path)
         scheme, _, caller = self.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not caller:
-            self._send(*refusal(401, "no bearer token"))
+            send(self, *refusal(401, "no bearer token"))
             return
         address = self.headers["Host"].partition(".")[0] + parts.path
-        self._send(*self.server.answer(caller, address, parse_qs(parts.query), body))
+        send(self, *self.server.answer(caller, address, parse_qs(parts.query), body))
 
     def _token(self, form: dict[str, list[str]]) -> Answer:
         if self.server.expired:
@@ -163,16 +163,18 @@ class _Handler(BaseHTTPRequestHandler):
             return refusal(403, "Permission 'iam.serviceAccounts.getAccessToken' denied on resource")
         return 200, {"accessToken": account, "expireTime": "2100-01-01T00:00:00Z"}
 
-    def _send(self, status: int, answer: Json) -> None:
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
     def log_message(self, *_: object) -> None:
         pass
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, answer: Json) -> None:
+    """Answer a request with JSON."""
+    body = json.dumps(answer).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 def refusal(status: int, message: str, reason: str = "") -> Answer:

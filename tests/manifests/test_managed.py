@@ -72,6 +72,7 @@ def test_what_tuning_costs_is_told_before_its_rows_are_counted(capsys: pytest.Ca
         main(["cost", str(GEMINI), str(LORA)])
     output = capsys.readouterr().out
     assert "gemini_lm: and 5 USD a million training tokens in each of 3 epochs" in output
+    assert "https://cloud.google.com/vertex-ai/generative-ai/pricing, as quoted elsewhere: check it" in output
 
 
 def test_a_model_without_a_price_is_refused_and_can_be_given_one(
