@@ -13,6 +13,7 @@ converted anew, its training rows calibrate, its validation rows are timed and i
   interpreter of an environment of its own (it pins an older transformers). It exports the encoder alone:
   pooling and head are left out of its times, and are computed beside it for its scores.
 
+With `--target gpu` all of them run on a GPU, PyTorch in bf16; the interpreters need onnxruntime-gpu.
 Every model has a process of its own; they take turns in rounds, and a run's figure is the median of its
 batches. Batches are real texts, drawn as requests would come and padded to their longest. Printed: median and
 range over the runs.
@@ -45,14 +46,14 @@ from components.convert_to_onnx.candidates import (
 )
 from components.convert_to_onnx.export import signature_of_texts
 from components.convert_to_onnx.parity import macro_f1
-from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.processor import describe_device, require_device
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
 from components.convert_to_onnx.scoring import score as scores_of
-from components.convert_to_onnx.timing import Contender, draw_rows, measure
-from manifests.conversion import CPU_CANDIDATES, STUDENT, StudentConversion
+from components.convert_to_onnx.timing import KINDS_ON, Contender, draw_rows, measure
+from manifests.conversion import STUDENT, Conversion
 from manifests.dataset import SplitName
-from serving.bundle import open_session
+from serving.bundle import Device, open_session
 from serving.cpu import usable_cpus
 from trainer.checkpoint import load_model, read_record
 
@@ -90,25 +91,32 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--candidates", nargs="+", metavar="NAME", help="these alone; by default all")
+    parser.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="where all of them run")
     parser.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment that has it")
     options = parser.parse_args()
+    section = Conversion(target=options.target)
+    require_device(section.device)
     checkpoint, splits = options.run / "train-model/checkpoint", options.run / "validate-data/splits"
     record, threads = read_record(checkpoint), usable_cpus()
     torch.set_num_threads(threads)
     names: tuple[SplitName, ...] = ("train", "validation", "test")
     training_rows, rows, test_rows = (read_rows(splits, name, checkpoint, record) for name in names)
-    print(f"{threads} threads of {describe_processor()}")
+    print(f"{threads} threads, {describe_device(section.device)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        graphs = candidates(checkpoint, training_rows, options.seed, folder, options.candidates)
+        graphs = candidates(checkpoint, training_rows, options.seed, folder, section, options.candidates)
         attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
-        contenders = {mode: Contender(mode, checkpoint) for mode in PYTORCH}
-        contenders |= {name: Contender("onnx", path) for name, path in graphs.items()}
+        kinds = KINDS_ON[section.device]
+        contenders = {mode: Contender(kinds[mode], checkpoint) for mode in PYTORCH}
+        contenders |= {name: Contender(kinds["onnx"], path) for name, path in graphs.items()}
         if options.optimum:
             level, path = optimum(options.optimum, checkpoint, folder)
-            rival = Contender("onnx", path, interpreter=options.optimum)
+            rival = Contender(kinds["onnx"], path, interpreter=options.optimum)
             contenders[f"Optimum {level} + avx512_vnni"] = rival
-        labels = {name: score(name, by.path, test_rows, checkpoint) for name, by in contenders.items()}
+        labels = {
+            name: score(name, by.path, test_rows, checkpoint, section.device)
+            for name, by in contenders.items()
+        }
         timings = []
         for run in range(options.runs):
             batches = {
@@ -123,7 +131,12 @@ def main() -> None:
 
 
 def candidates(
-    checkpoint: Path, training_rows: Rows, seed: int, folder: Path, wanted: Sequence[str] | None
+    checkpoint: Path,
+    training_rows: Rows,
+    seed: int,
+    folder: Path,
+    section: Conversion,
+    wanted: Sequence[str] | None,
 ) -> dict[str, Path]:
     """The candidates of convert-to-onnx that are wanted and can be made."""
     assert isinstance(training_rows, TextRows)
@@ -135,11 +148,11 @@ def candidates(
         used_ids=training_rows.used_ids(),
     )
     made = {}
-    names = [name for name in CPU_CANDIDATES if not wanted or name in wanted]
-    of_student = [name for name in CPU_CANDIDATES if wanted and STUDENT + name in wanted]
+    names = [name for name in section.candidates if not wanted or name in wanted]
+    of_student = [name for name in section.candidates if wanted and STUDENT + name in wanted]
     graphs = build_graphs(names, source, folder)
     graphs += build_student_graphs(
-        of_student if wanted else StudentConversion().candidates, source, checkpoint, folder
+        of_student if wanted else section.student.candidates, source, checkpoint, folder
     )
     for graph in graphs:
         if isinstance(graph, Failed):
@@ -215,15 +228,15 @@ def with_our_names(path: Path) -> Path:
     return renamed
 
 
-def score(name: str, path: Path, rows: Rows, checkpoint: Path) -> np.ndarray:
+def score(name: str, path: Path, rows: Rows, checkpoint: Path, device: Device) -> np.ndarray:
     """Labels (N,) that a model gives the rows."""
     order = np.argsort(rows.lengths, kind="stable")
     batches = [order[start : start + SORTED_BATCH] for start in range(0, len(order), SORTED_BATCH)]
     if name in PYTORCH:
         return scores_of(rows, pytorch_forward(load_model(checkpoint)), [], batches).right.argmax(axis=1)
     if not name.startswith("Optimum"):
-        return scores_of(rows, onnx_forward(path, usable_cpus()), [], batches).right.argmax(axis=1)
-    session, model = open_session(path, usable_cpus()), load_model(checkpoint)
+        return scores_of(rows, onnx_forward(path, usable_cpus(), device), [], batches).right.argmax(axis=1)
+    session, model = open_session(path, usable_cpus(), device), load_model(checkpoint)
 
     def forward(batch: Any) -> np.ndarray:
         states = session.run(["logits"], dict(batch))[0]  # (B, T, H)

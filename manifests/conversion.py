@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from manifests.section import Fraction, Section
 
@@ -33,7 +34,8 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
     "weights_int8",
     "weights_int4",
 )
-
+GPU_CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "fused_fp16")
+"""What a GPU runs whole: ONNX Runtime has no dynamic int8 and no weights in blocks of int8 there."""
 
 STUDENT = "student_"
 """What a candidate's name begins with that is made from a student."""
@@ -56,10 +58,10 @@ class Conversion(Section):
     """Section of convert-to-onnx. Bounds are for a candidate against the PyTorch model on real rows.
 
     Attributes:
-        candidates: What is made, proven and timed; those that do not suit the model say so. Any model has
-            `plain` and `int8_static`, the others are for transformers.
         target: Where the bundle will serve. On a CPU without int8 dot products (VNNI, i8mm) sums of full
-            8-bit products saturate, so int8 weights get 7 bits for it.
+            8-bit products saturate, so int8 weights get 7 bits for it. For `gpu` one is needed here too.
+        candidates: What is made, proven and timed; those that do not suit the model say so. Any model has
+            `plain` and `int8_static`, the others are for transformers. By default all of the target's.
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that
             at the largest, or the bytes of the file.
         pytorch: What a speed-up is taken over: the fastest of these at each batch size.
@@ -70,8 +72,8 @@ class Conversion(Section):
     """
 
     opset: int = Field(17, ge=14, le=21)
+    target: Literal["cpu", "cpu_without_int8", "gpu"] = "cpu"
     candidates: tuple[CandidateName, ...] = Field(CPU_CANDIDATES, min_length=1)
-    target: Literal["cpu", "cpu_without_int8"] = "cpu"
     objective: Literal["latency", "throughput", "size"] = "latency"
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)
     pytorch: tuple[Literal["eager", "compiled"], ...] = Field(("eager", "compiled"), min_length=1)
@@ -79,6 +81,33 @@ class Conversion(Section):
     min_label_agreement: Fraction = 0.995
     max_metric_drop: Fraction = 0.01
     student: StudentConversion = StudentConversion()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_target(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping) or content.get("target") != "gpu":
+            return content
+        student = content.get("student", {})
+        if isinstance(student, Mapping):
+            student = {"candidates": GPU_CANDIDATES[1:], **student}
+        return {"candidates": GPU_CANDIDATES, **content, "student": student}
+
+    @model_validator(mode="after")
+    def _candidates_run_there(self) -> Self:
+        tried = {"candidates": self.candidates, "student.candidates": self.student.candidates}
+        for key, names in tried.items():
+            left = [name for name in names if name not in GPU_CANDIDATES]
+            if self.device == "gpu" and left:
+                raise ValueError(
+                    f"{key}: found {', '.join(left)}, which no GPU runs. Choose among "
+                    f"{', '.join(GPU_CANDIDATES)}, or leave the key out"
+                )
+        return self
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """What runs the graphs while they are proven and timed."""
+        return "gpu" if self.target == "gpu" else "cpu"
 
     @property
     def objective_batch_size(self) -> int:

@@ -102,6 +102,10 @@ def require_measurable(training: CommonTraining, conversion: Conversion, gates: 
     if not isinstance(training, ManagedTraining):
         if gates.max_perplexity is None:
             raise ValueError("gates.max_perplexity: found nothing, expected a number over 1")
+        if conversion.device == "gpu":
+            raise ValueError(
+                "conversion.target: found gpu, but a language model's bundle runs on CPUs alone: leave it out"
+            )
         return
     why = f"{training.model} is tuned and served by Vertex AI"
     if gates.max_perplexity is not None:

@@ -123,6 +123,19 @@ def place_training(task: dsl.PipelineTask, platform: Platform, resources: Resour
     kubernetes.add_toleration(task, key=GPU_RESOURCE, operator="Exists", effect="NoSchedule")
 
 
+def require_converting(platform: Platform, device: str) -> None:
+    """Look whether convert-to-onnx has there what its graphs are to run on.
+
+    Raises:
+        UsageError: It is to be a GPU, and the step runs on a CPU, in an image for those.
+    """
+    if platform != "local" and device == "gpu":
+        raise UsageError(
+            f"conversion.target: found gpu, expected cpu: on {platform} later steps run on CPUs. "
+            "`gauntlet run` converts for a GPU on a machine that has one."
+        )
+
+
 def place(task: dsl.PipelineTask, platform: Platform, cpus: int, memory_gb: int) -> None:
     """Literal limits for a step on a CPU; kfp.local would warn that it does not hold them."""
     if platform != "local":

@@ -25,6 +25,7 @@ from pipelines.platforms import (
     parameters_given_by,
     place,
     place_training,
+    require_converting,
     training_component,
     training_inputs,
     without_parameters,
@@ -75,8 +76,9 @@ def training_pipeline(
     steps.
 
     Raises:
-        UsageError: The platform cannot train on what the manifest asks for.
+        UsageError: The platform cannot train or convert on what the manifest asks for.
     """
+    require_converting(platform, manifest.conversion.device)
     build = _managed_dag if is_managed(manifest.training) else _dag
     pipeline = without_parameters(build(manifest, image, platform), parameters_given_by(platform))
     return dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)

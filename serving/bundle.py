@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,12 @@ from serving.cpu import usable_cpus
 from serving.inputs import Batch, Inputs, Rows
 
 FORMAT_VERSION = 1
+Device = Literal["cpu", "gpu"]
+GPU_PROVIDER = "CUDAExecutionProvider"
+NO_GPU_RUNTIME = (
+    "finds no NVIDIA GPU. It has to be the package onnxruntime-gpu, in place of onnxruntime, beside a driver "
+    "and CUDA libraries of its version"
+)
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -70,6 +76,7 @@ class BundleInfo:
         lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
         max_length: Tokens after which a text is cut; None where rows are no texts.
         frame: Of a language model: what stands before and after a prompt.
+        device: What it was proven and timed on, and is made to be served on.
     """
 
     name: str
@@ -86,6 +93,7 @@ class BundleInfo:
     lineage: Mapping[str, str]
     max_length: int | None = None
     frame: tuple[str, ...] | None = None
+    device: Device = "cpu"
     format_version: int = FORMAT_VERSION
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -164,12 +172,29 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
     return complete
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """The graph on the CPU, with the session options that serving and every measurement share."""
+def open_session(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
+    """The graph on a device, with the session options that serving and every measurement share.
+
+    On a GPU fp32 is computed in fp32: TensorFloat-32 would break what the bundle's certificate says.
+
+    Raises:
+        BundleError: It is to run on a GPU, and ONNX Runtime has none.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device == "gpu":
+        providers.insert(0, (GPU_PROVIDER, {"use_tf32": "0"}))
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if device == "gpu" and GPU_PROVIDER not in session.get_providers():  # it goes on without, and only warns
+        raise BundleError(f"{path}: ONNX Runtime {NO_GPU_RUNTIME}")
+    return session
+
+
+def has_gpu_runtime() -> bool:
+    """Whether the installed ONNX Runtime is one for NVIDIA GPUs."""
+    return GPU_PROVIDER in onnxruntime.get_available_providers()
 
 
 def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
@@ -211,7 +236,7 @@ class Bundle:
     """A verified bundle, ready to score texts or images by its `session` of ONNX Runtime."""
 
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
-        """Verify the bundle and load it.
+        """Verify the bundle and load it: on a GPU if it was made for one and one is usable, else on the CPU.
 
         Args:
             folder: Where the bundle lies.
@@ -223,7 +248,8 @@ class Bundle:
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
-        self.session = open_session(self.folder / MODEL_FILE, threads or usable_cpus())
+        device: Device = "gpu" if self.info.device == "gpu" and has_gpu_runtime() else "cpu"
+        self.session = open_session(self.folder / MODEL_FILE, threads or usable_cpus(), device)
         self._inputs = _open_inputs(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:

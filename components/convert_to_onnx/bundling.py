@@ -49,7 +49,7 @@ class Comparison:
 
     bounds: Conversion
     threads: int
-    cpu: str
+    processor: str
     rows: Rows
     pytorch_macro_f1: float
     candidates: Sequence[Trial[Parity] | Failed]
@@ -64,7 +64,7 @@ def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) ->
     """The output `candidates`."""
     document: dict[str, Any] = {
         "threads": comparison.threads,
-        "cpu": comparison.cpu,
+        "processor": comparison.processor,
         "rows": len(comparison.rows),
         "pytorch": {
             "macro_f1": comparison.pytorch_macro_f1,
@@ -124,17 +124,18 @@ def bundle_winner(
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,
+        device=comparison.bounds.device,
         quality=_quality(winner),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
         speedup=by_size(winner.speedup),
-        lineage=lineage_of(record, manifest_sha256, comparison.cpu),
+        lineage=lineage_of(record, manifest_sha256, comparison.processor),
     )
     files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path}
     return write_bundle(folder, info, files)
 
 
-def lineage_of(record: TrainingRecord, manifest_sha256: str, cpu: str) -> dict[str, str]:
+def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> dict[str, str]:
     """What a bundle was made from and on."""
     return {
         "manifest_sha256": manifest_sha256,
@@ -144,7 +145,7 @@ def lineage_of(record: TrainingRecord, manifest_sha256: str, cpu: str) -> dict[s
         "seed": str(record.seed),
         "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
         "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
-        "cpu": cpu,
+        "processor": processor,
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
@@ -170,7 +171,7 @@ def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any
         "agreement_by_class": dict(winner.parity.agreement_by_class),
         "worst_rows": [asdict(row) for row in winner.parity.worst],
         "threads": comparison.threads,
-        "cpu": comparison.cpu,
+        "processor": comparison.processor,
     }
 
 

@@ -33,7 +33,7 @@ class Tried:
     """PyTorch and every candidate on the same rows; what is timed is absent where none was admitted."""
 
     bounds: Conversion
-    cpu: str
+    processor: str
     rows: int
     pytorch_perplexity: float
     candidates: Sequence[Candidate]
@@ -48,7 +48,7 @@ def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any
     trials = [candidate for candidate in tried.candidates if isinstance(candidate, Trial)]
     content: dict[str, Any] = {
         "threads": usable_cpus(),
-        "cpu": tried.cpu,
+        "processor": tried.processor,
         "rows": tried.rows,
         "new_tokens": NEW_TOKENS,
         "pytorch": {
@@ -94,7 +94,7 @@ def bundle_winner(
             "bounds": bounds,
             **_figures(winner),
             "rows": tried.rows,
-            "cpu": tried.cpu,
+            "processor": tried.processor,
         },
     )
     info = BundleInfo(
@@ -111,7 +111,7 @@ def bundle_winner(
         quality=quality_of(winner.parity),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
         speedup=by_size(winner.speedup),
-        lineage=lineage_of(record, manifest_sha256, tried.cpu),
+        lineage=lineage_of(record, manifest_sha256, tried.processor),
     )
     files = {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
     files |= {TOKENIZER_FILE: checkpoint / TOKENIZER_FILE}

@@ -5,6 +5,11 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import torch
+
+from manifests.errors import UsageError
+from serving.bundle import NO_GPU_RUNTIME, Device, has_gpu_runtime
+
 CPU_FILE = Path("/proc/cpuinfo")
 # What makes int8 fast. Without one of them int8 products are slower, and their sums may saturate.
 INT8_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
@@ -17,6 +22,30 @@ def describe_processor(cpu_file: Path = CPU_FILE) -> str:
         return platform.machine()
     name = fields.get("model name", platform.machine())
     return f"{name} ({', '.join(int8_instructions(cpu_file)) or 'no int8 instructions'})"
+
+
+def describe_device(device: Device) -> str:
+    """The GPU's name, or what `describe_processor` says."""
+    return torch.cuda.get_device_name() if device == "gpu" else describe_processor()
+
+
+def require_device(device: Device) -> None:
+    """Look for the GPU that graphs and PyTorch are to run on, before anything is made.
+
+    Raises:
+        UsageError: PyTorch or ONNX Runtime has none.
+    """
+    if device == "cpu":
+        return
+    cause = None
+    if not torch.cuda.is_available():
+        cause = "PyTorch finds no NVIDIA GPU"
+    elif not has_gpu_runtime():
+        cause = f"ONNX Runtime {NO_GPU_RUNTIME}"
+    if cause:
+        raise UsageError(
+            f"conversion.target: found gpu, but {cause}. Run this on a machine with one, or set it to cpu."
+        )
 
 
 def int8_instructions(cpu_file: Path = CPU_FILE) -> tuple[str, ...]:

@@ -27,10 +27,11 @@ from components.convert_to_onnx.export import (
     signature_of_texts,
 )
 from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
-from components.convert_to_onnx.processor import describe_processor, int8_instructions
+from components.convert_to_onnx.processor import describe_device, int8_instructions, require_device
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from components.convert_to_onnx.timing import (
+    KINDS_ON,
     Contender,
     Latency,
     draw_rows,
@@ -62,8 +63,10 @@ def run(
     The table of candidates is written even where none is chosen.
 
     Raises:
+        UsageError: The bundle is for a GPU, and there is none here.
         GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
     """
+    require_device(section.device)
     record = read_record(checkpoint_path)
     if record.task == "causal_lm":
         from components.convert_to_onnx.decoder_run import convert
@@ -126,7 +129,7 @@ def _compare_scores(
             trials.append(graph)
             continue
         try:
-            scores = score(rows, onnx_forward(graph.path, threads), ragged, rest)
+            scores = score(rows, onnx_forward(graph.path, threads, section.device), ragged, rest)
         except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
             traceback.print_exc()
             trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
@@ -136,7 +139,7 @@ def _compare_scores(
     return Comparison(
         bounds=section,
         threads=threads,
-        cpu=describe_processor(),
+        processor=describe_device(section.device),
         rows=rows,
         pytorch_macro_f1=macro_f1(pytorch.right, rows.truth),
         candidates=trials,
@@ -162,12 +165,14 @@ def _compare_speed(
     comparison: Comparison, rows: Rows, seed: int, checkpoint: Path, folder: Path
 ) -> Comparison:
     """Time PyTorch and every candidate that ran; a refused one shows what its bound costs."""
+    kinds = KINDS_ON[comparison.bounds.device]
     contenders: dict[str, Contender] = {
-        mode: Contender(mode, checkpoint, optional=mode == COMPILED) for mode in comparison.bounds.pytorch
+        mode: Contender(kinds[mode], checkpoint, optional=mode == COMPILED)
+        for mode in comparison.bounds.pytorch
     }
     for candidate in comparison.candidates:
         if isinstance(candidate, Trial):
-            contenders[candidate.name] = Contender("onnx", candidate.graph.path)
+            contenders[candidate.name] = Contender(kinds["onnx"], candidate.graph.path)
     batches = {
         size: [rows.batch(drawn) for drawn in draw_rows(len(rows), size, seed)]
         for size in comparison.bounds.batch_sizes

@@ -17,7 +17,7 @@ from components.convert_to_onnx.export import OUTPUT
 from components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.timing import Batch
-from serving.bundle import open_session
+from serving.bundle import Device, open_session
 
 Forward = Callable[[Batch], Logits]
 
@@ -61,9 +61,9 @@ def pytorch_forward(model: nn.Module) -> Forward:
     return forward
 
 
-def onnx_forward(path: Path, threads: int) -> Forward:
+def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
     """A graph, in the session that serving opens, as a function of arrays."""
-    session = open_session(path, threads)
+    session = open_session(path, threads, device)
 
     def forward(batch: Batch) -> Logits:
         return np.asarray(session.run([OUTPUT], dict(batch))[0], dtype=np.float32)

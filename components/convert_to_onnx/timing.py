@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import GauntletError
+from serving.bundle import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
@@ -76,14 +77,25 @@ class Turn:
     waited: float
 
 
+Kind = Literal[
+    "eager", "compiled", "onnx", "generate", "generate_onnx", "eager_gpu", "compiled_gpu", "onnx_gpu"
+]
+KINDS_ON: Mapping[Device, Mapping[str, Kind]] = {
+    "cpu": {"eager": "eager", "compiled": "compiled", "onnx": "onnx"},
+    "gpu": {"eager": "eager_gpu", "compiled": "compiled_gpu", "onnx": "onnx_gpu"},
+}
+"""How a classifier's checkpoint and graph are run, by device."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
+    On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch computes in bf16.
     `interpreter` is the Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
-    kind: Literal["eager", "compiled", "onnx", "generate", "generate_onnx"]
+    kind: Kind
     path: Path
     optional: bool = False
     interpreter: str = sys.executable

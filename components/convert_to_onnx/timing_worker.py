@@ -15,6 +15,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -50,27 +51,33 @@ def load_batches(path: Path) -> Batches:
     return batches
 
 
-def eager_forward(folder: Path, batches: Batches, threads: int) -> Forward:
-    """The checkpoint as PyTorch serves it best without compiling: inference mode and fused SDPA attention."""
-    return _pytorch_forward(folder, batches, threads, is_compiled=False)
+def eager_forward(folder: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
+    """The checkpoint as PyTorch serves it best without compiling: inference mode and fused SDPA attention.
+
+    On a GPU also bf16, from the CPU's memory to the scores.
+    """
+    return _pytorch_forward(folder, batches, threads, is_compiled=False, on_gpu=on_gpu)
 
 
-def compiled_forward(folder: Path, batches: Batches, threads: int) -> Forward:
+def compiled_forward(folder: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
     """The same by `torch.compile`, for batches and texts of any size."""
-    forward = _pytorch_forward(folder, batches, threads, is_compiled=True)
+    forward = _pytorch_forward(folder, batches, threads, is_compiled=True, on_gpu=on_gpu)
     for size, of_size in batches.items():
         for index in range(min(COMPILING_BATCHES, len(of_size))):
             forward(size, index)
     return forward
 
 
-def _pytorch_forward(folder: Path, batches: Batches, threads: int, is_compiled: bool) -> Forward:
+def _pytorch_forward(
+    folder: Path, batches: Batches, threads: int, is_compiled: bool, on_gpu: bool
+) -> Forward:
     import torch
 
     from trainer.checkpoint import load_model
 
     torch.set_num_threads(threads)
-    model = load_model(folder, attention="sdpa")
+    device = "cuda" if on_gpu else "cpu"
+    model = load_model(folder, attention="sdpa").to(device)
     if is_compiled:
         model.compile(dynamic=True)
     tensors = {
@@ -79,17 +86,19 @@ def _pytorch_forward(folder: Path, batches: Batches, threads: int, is_compiled: 
     }
 
     def forward(size: int, index: int) -> None:
-        with torch.inference_mode():
-            model(**tensors[size][index])
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+            model(**{name: tensor.to(device) for name, tensor in tensors[size][index].items()})
+        if on_gpu:
+            torch.cuda.synchronize()
 
     return forward
 
 
-def onnx_forward(path: Path, batches: Batches, threads: int) -> Forward:
+def onnx_forward(path: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
     """The graph as serving runs it."""
     from serving.bundle import open_session
 
-    session: Any = open_session(path, threads)
+    session: Any = open_session(path, threads, "gpu" if on_gpu else "cpu")
 
     def forward(size: int, index: int) -> None:
         session.run(["logits"], batches[size][index])
@@ -139,6 +148,9 @@ KINDS: Mapping[str, Callable[[Path, Batches, int], Forward]] = {
     "eager": eager_forward,
     "compiled": compiled_forward,
     "onnx": onnx_forward,
+    "eager_gpu": partial(eager_forward, on_gpu=True),
+    "compiled_gpu": partial(compiled_forward, on_gpu=True),
+    "onnx_gpu": partial(onnx_forward, on_gpu=True),
     "generate": generating,
     "generate_onnx": generating_onnx,
 }

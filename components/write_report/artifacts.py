@@ -212,7 +212,7 @@ class Candidates:
     objective: str | None = None
     objective_batch_size: int | None = None
     threads: int | None = None
-    cpu: str | None = None
+    processor: str | None = None
     rows: int | None = None
 
     @property

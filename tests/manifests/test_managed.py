@@ -67,6 +67,11 @@ def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:
         load_manifest(LORA, ["gates={min_rouge_l: 0.1}"])
 
 
+def test_a_language_model_is_not_converted_for_a_gpu() -> None:
+    with pytest.raises(ManifestError, match=r"conversion\.target: found gpu, but a language model's bundle"):
+        load_manifest(LORA, ["conversion={target: gpu}"])
+
+
 def test_what_tuning_costs_is_told_before_its_rows_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["cost", str(GEMINI), str(LORA)])

@@ -21,6 +21,7 @@ from manifests.errors import UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
+from pipelines.platforms import Platform
 from pipelines.training import parameters, training_pipeline
 from pipelines.vertex.custom_job import require_free_names
 from pipelines.vertex.lint import faults, require_acceptable
@@ -228,6 +229,15 @@ def test_what_a_pod_of_kubeflow_cannot_do_is_refused(resources: str, words: str,
     with pytest.raises(UsageError, match=words):
         compile_manifest(manifest(resources), tmp_path / "k.yaml", "kubeflow")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("platform", ["vertex", "kubeflow"])
+def test_a_bundle_for_a_gpu_is_made_where_the_steps_have_one(platform: Platform, tmp_path: Path) -> None:
+    for_a_gpu = load_manifest("manifests/emotion.yaml", ["conversion.target=gpu"])
+    with pytest.raises(UsageError, match=rf"conversion\.target: found gpu, expected cpu: on {platform} "):
+        compile_manifest(for_a_gpu, tmp_path / "k.yaml", platform)
+    assert list(tmp_path.iterdir()) == []
+    compile_manifest(for_a_gpu, tmp_path / "k.yaml", "local")
 
 
 # --- what the KFP compiler accepts and Vertex does not ------------------------------------------------------

@@ -156,7 +156,7 @@ def candidates() -> dict[str, Any]:
         )
     return {
         "threads": 2,
-        "cpu": "Intel(R) Xeon(R) Platinum 8481C, AVX512-VNNI",
+        "processor": "Intel(R) Xeon(R) Platinum 8481C, AVX512-VNNI",
         "rows": 512,
         "pytorch": {
             "macro_f1": 0.8823,

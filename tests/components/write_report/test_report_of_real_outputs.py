@@ -85,7 +85,7 @@ def candidates(folder: Path) -> dict[str, Any]:
     conversions = Conversions(
         Conversion(batch_sizes=(1,)),
         threads=2,
-        cpu="a CPU",
+        processor="a CPU",
         rows=TextRows(["text"] * 60, LABELS, CLASSES, TextInputs(Tokenizer(WordLevel({})))),
         pytorch_macro_f1=0.9,
         candidates=[trial],
