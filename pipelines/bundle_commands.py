@@ -25,7 +25,7 @@ def inspect(path: BundleFolder) -> None:
     rows = {
         "name": f"{info.name} ({info.task})",
         "labels": ", ".join(info.labels),
-        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
+        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}, for a {info.device.upper()}",
     }
     if info.max_length is not None:
         rows["max_length"] = str(info.max_length)
