@@ -69,6 +69,9 @@ class Conversion(Section):
         min_label_agreement: Of all other candidates, the share of rows with PyTorch's label.
         max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
         student: Of candidates that are made from a student, where there is one.
+        repetition_penalty: Of a language model: what the logits of tokens that prompt or answer hold already
+            are divided by (multiplied below 0), wherever the bundle answers; 1 is none. Small models repeat
+            themselves without end when they take the likeliest token each time.
     """
 
     opset: int = Field(17, ge=14, le=21)
@@ -81,6 +84,7 @@ class Conversion(Section):
     min_label_agreement: Fraction = 0.995
     max_metric_drop: Fraction = 0.01
     student: StudentConversion = StudentConversion()
+    repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
 
     @model_validator(mode="before")
     @classmethod

@@ -98,6 +98,8 @@ def require_measurable(training: CommonTraining, conversion: Conversion, gates: 
         ValueError: There are some.
     """
     if not isinstance(gates, LanguageGates):
+        if conversion.repetition_penalty != 1:
+            raise ValueError("conversion.repetition_penalty is for language models: leave it out")
         return
     if not isinstance(training, ManagedTraining):
         if gates.max_perplexity is None:

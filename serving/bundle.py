@@ -76,6 +76,7 @@ class BundleInfo:
         lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
         max_length: Tokens after which a text is cut; None where rows are no texts.
         frame: Of a language model: what stands before and after a prompt.
+        repetition_penalty: Of a language model: how much less likely a token is made that is there already.
         device: What it was proven and timed on, and is made to be served on.
     """
 
@@ -93,6 +94,7 @@ class BundleInfo:
     lineage: Mapping[str, str]
     max_length: int | None = None
     frame: tuple[str, ...] | None = None
+    repetition_penalty: float = 1.0
     device: Device = "cpu"
     format_version: int = FORMAT_VERSION
     files: Mapping[str, str] = field(default_factory=dict)

@@ -94,7 +94,8 @@ class Generator:
             BundleError: The bundle is incomplete or altered, or its graph is no decoder.
         """
         self.info = read_info(Path(folder), sha256)
-        self.decoder = Decoder(Path(folder) / MODEL_FILE, threads or usable_cpus())
+        model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty
+        self.decoder = Decoder(model, threads or usable_cpus(), penalty)
         self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER_FILE))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
@@ -134,11 +135,19 @@ class Generator:
                 yield piece
 
 
+def penalised(logits: Floats, seen: npt.NDArray[np.bool_], penalty: float) -> Floats:
+    """Logits (B, V), those of tokens that are there already, `seen` (B, V), made less likely by `penalty`.
+
+    Above 0 they are divided by it, below 0 multiplied (Keskar et al., 2019, "CTRL"); 1 changes nothing.
+    """
+    return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 class Decoder:
     """A causal language model's graph, over tokens."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        """Load the graph.
+    def __init__(self, path: Path, threads: int, repetition_penalty: float = 1.0) -> None:
+        """Load the graph. `repetition_penalty` is that of `penalised`, for each token of prompt and answer.
 
         Raises:
             BundleError: The graph says nothing of its context and stop tokens, so it is no decoder.
@@ -149,6 +158,7 @@ class Decoder:
             raise BundleError(f"{path}: not the graph of a causal language model")
         self.context: int = json.loads(facts)["context"]
         self.stop_tokens: list[int] = json.loads(facts)["stop_tokens"]
+        self.repetition_penalty = repetition_penalty
 
     def continue_tokens(
         self,
@@ -185,12 +195,18 @@ class Decoder:
         tokens, mask = pad_left(prompts)
         cache = _Cache(self.session, len(prompts))
         ended = np.zeros(len(prompts), dtype=bool)
+        seen: npt.NDArray[np.bool_] | None = None
         for _ in range(max_new_tokens):
             if ended.all():
                 return
             logits = cache.feed(tokens, mask, keep=np.array([tokens.shape[1] - 1]))
-            drawn = sampling.draw(logits[:, 0], generator)
+            if seen is None:
+                seen = np.zeros((len(prompts), logits.shape[2]), dtype=bool)
+                for row, prompt in enumerate(prompts):
+                    seen[row, list(prompt)] = True
+            drawn = sampling.draw(penalised(logits[:, 0], seen, self.repetition_penalty), generator)
             yield drawn
+            seen[np.arange(len(prompts)), drawn] = True
             ended |= np.isin(drawn, self.stop_tokens)
             tokens = drawn[:, np.newaxis]
             mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)

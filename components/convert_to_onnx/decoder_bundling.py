@@ -105,6 +105,7 @@ def bundle_winner(
         outputs=tuple(tensor_of(value) for value in model.graph.output),
         max_length=record.max_length,
         frame=record.frame,
+        repetition_penalty=tried.bounds.repetition_penalty,
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,

@@ -67,6 +67,12 @@ def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:
         load_manifest(LORA, ["gates={min_rouge_l: 0.1}"])
 
 
+def test_a_penalty_on_repetition_is_a_language_models() -> None:
+    assert load_manifest(LORA).conversion.repetition_penalty == 1.2
+    with pytest.raises(ManifestError, match=r"conversion\.repetition_penalty is for language models"):
+        load_manifest(LORA.with_name("emotion.yaml"), ["conversion.repetition_penalty=1.2"])
+
+
 def test_a_language_model_is_not_converted_for_a_gpu() -> None:
     with pytest.raises(ManifestError, match=r"conversion\.target: found gpu, but a language model's bundle"):
         load_manifest(LORA, ["conversion={target: gpu}"])

@@ -17,10 +17,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from serving.bundle import BundleError, BundleInfo, write_bundle
-from serving.generation import Decoder, Generator, PromptError, Sampling
+from serving.generation import Decoder, Generator, PromptError, Sampling, penalised
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CONTEXT, STOP = 12, 0
@@ -152,6 +157,38 @@ def test_probabilities_are_those_of_transformers(sampling: Sampling) -> None:
     if sampling.top_p < 1:
         scores = TopPLogitsWarper(sampling.top_p)(None, scores)
     np.testing.assert_allclose(sampling.probabilities(logits), scores.softmax(dim=1).numpy(), atol=1e-6)
+
+
+def test_tokens_that_are_there_already_are_penalised_as_by_transformers() -> None:
+    draw = np.random.default_rng(0)
+    logits, rows = draw.normal(0, 2, (5, 10)).astype(np.float32), draw.integers(0, 10, (5, 4))
+    seen = np.zeros((5, 10), dtype=bool)
+    np.put_along_axis(seen, rows, True, axis=1)
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.from_numpy(rows), torch.from_numpy(logits.copy()))
+    np.testing.assert_allclose(penalised(logits, seen, 1.3), expected.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(penalised(logits, seen, 1.0), logits)
+
+
+def test_a_penalty_is_for_tokens_of_the_prompt_and_of_the_answer(tmp_path: Path) -> None:
+    model = adding_model()
+    for node in model.graph.node:
+        node.output[:] = ["negative" if name == "logits" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Add", ["negative", "ten"], ["logits"]))  # else the best is 0
+    onnx.save(model, tmp_path / "model.onnx")
+    two = [[2]]
+    assert Decoder(tmp_path / "model.onnx", 1).continue_tokens(two, 3) == [[2, 4, 8]]
+    # Of 9 for 1 and 3 and 10 / 2 for 2, 1 is the first; then the sums are 3 and 6, which are new.
+    worn = Decoder(tmp_path / "model.onnx", 1, repetition_penalty=2.0)
+    assert worn.continue_tokens(two, 3) == [[1, 3, 6]]
+    assert worn.continue_tokens([[1, 1]], 1) == [[2]]
+    assert worn.continue_tokens([[1, 1], *two], 3)[1] == [1, 3, 6]
+
+
+def test_a_bundle_says_which_penalty_its_model_answers_with(adding_bundle: Path) -> None:
+    assert Generator(adding_bundle).decoder.repetition_penalty == 1.0
+    content = json.loads((adding_bundle / "bundle.json").read_text())
+    (adding_bundle / "bundle.json").write_text(json.dumps(content | {"repetition_penalty": 1.5}))
+    assert Generator(adding_bundle).decoder.repetition_penalty == 1.5
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:

@@ -64,7 +64,7 @@ class LocalModel:
                 raise GauntletError(
                     f"evaluation: the baseline {name} {error}. Choose another model."
                 ) from None
-            decoder = Decoder(path, usable_cpus())
+            decoder = Decoder(path, usable_cpus(), self._generator.decoder.repetition_penalty)
             return Contender(name, answer(decoder, self._generator.tokenizer, prompts, self._settings, seed))
 
     def unlike(self, other: Path) -> str | None:
