@@ -177,10 +177,12 @@ def prices_source() -> str:
     )
 
 
-def tuning_prices_source() -> str:
-    """Where the current prices of tuning come from."""
+def tuning_price_source(model: str) -> str:
+    """Where the current price of tuning a model comes from."""
     own = os.environ.get(PRICES_VARIABLE)
-    return f"{TUNING_PRICES_PAGE}, as quoted elsewhere{f', or {own}' if own else ''}: check it"
+    if own and model in _read_prices(Path(own)).tuning:
+        return own
+    return f"{TUNING_PRICES_PAGE}, as quoted elsewhere: check it"
 
 
 def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:

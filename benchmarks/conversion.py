@@ -13,7 +13,8 @@ converted anew, its training rows calibrate, its validation rows are timed and i
   interpreter of an environment of its own (it pins an older transformers). It exports the encoder alone:
   pooling and head are left out of its times, and are computed beside it for its scores.
 
-With `--target gpu` all of them run on a GPU, PyTorch in bf16; the interpreters need onnxruntime-gpu.
+With `--target gpu` PyTorch, in bf16, and the candidates for a GPU run on one; the other two rivals are made
+for CPUs and stay out. PyTorch's labels are those of fp32 on the CPU, wherever it is timed.
 Every model has a process of its own; they take turns in rounds, and a run's figure is the median of its
 batches. Batches are real texts, drawn as requests would come and padded to their longest. Printed: median and
 range over the runs.
@@ -53,8 +54,8 @@ from components.convert_to_onnx.scoring import score as scores_of
 from components.convert_to_onnx.timing import KINDS_ON, Contender, draw_rows, measure
 from manifests.conversion import STUDENT, Conversion
 from manifests.dataset import SplitName
-from serving.bundle import Device, open_session
 from serving.cpu import usable_cpus
+from serving.session import Device, open_session
 from trainer.checkpoint import load_model, read_record
 
 BATCH_SIZES = (1, 8, 32)
@@ -96,6 +97,8 @@ def main() -> None:
     options = parser.parse_args()
     section = Conversion(target=options.target)
     require_device(section.device)
+    if options.optimum and section.device == "gpu":
+        parser.error("--optimum: its graph is made for CPUs, leave it out with --target gpu")
     checkpoint, splits = options.run / "train-model/checkpoint", options.run / "validate-data/splits"
     record, threads = read_record(checkpoint), usable_cpus()
     torch.set_num_threads(threads)
@@ -105,7 +108,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         graphs = candidates(checkpoint, training_rows, options.seed, folder, section, options.candidates)
-        attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
+        if section.device == "cpu":
+            attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
         kinds = KINDS_ON[section.device]
         contenders = {mode: Contender(kinds[mode], checkpoint) for mode in PYTORCH}
         contenders |= {name: Contender(kinds["onnx"], path) for name, path in graphs.items()}

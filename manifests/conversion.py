@@ -35,7 +35,7 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
     "weights_int4",
 )
 GPU_CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "fused_fp16")
-"""What a GPU runs whole: ONNX Runtime has no dynamic int8 and no weights in blocks of int8 there."""
+"""What is tried on a GPU, where fp16 is the format to beat; ONNX Runtime has no dynamic int8 there."""
 
 STUDENT = "student_"
 """What a candidate's name begins with that is made from a student."""
@@ -99,13 +99,14 @@ class Conversion(Section):
     @model_validator(mode="after")
     def _candidates_run_there(self) -> Self:
         tried = {"candidates": self.candidates, "student.candidates": self.student.candidates}
-        for key, names in tried.items():
-            left = [name for name in names if name not in GPU_CANDIDATES]
-            if self.device == "gpu" and left:
-                raise ValueError(
-                    f"{key}: found {', '.join(left)}, which no GPU runs. Choose among "
-                    f"{', '.join(GPU_CANDIDATES)}, or leave the key out"
-                )
+        left = [
+            f"{key}: {name}" for key, names in tried.items() for name in names if name not in GPU_CANDIDATES
+        ]
+        if self.device == "gpu" and left:
+            raise ValueError(
+                f"for target gpu {', '.join(GPU_CANDIDATES)}, and not {', '.join(left)}. "
+                "Choose among those, or leave the keys out"
+            )
         return self
 
     @property

@@ -25,8 +25,10 @@ def inspect(path: BundleFolder) -> None:
     rows = {
         "name": f"{info.name} ({info.task})",
         "labels": ", ".join(info.labels),
-        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}, for a {info.device.upper()}",
+        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
     }
+    if info.device is not None:
+        rows["made for"] = "a GPU"
     if info.max_length is not None:
         rows["max_length"] = str(info.max_length)
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):

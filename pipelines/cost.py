@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Column, Table
 
-from backends.prices import Estimate, estimate, tuning_prices_source, tuning_rate
+from backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
 from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
 from manifests.training import Resources
@@ -49,7 +49,7 @@ def tuning_note(manifest: Manifest) -> str | None:
     return (
         f"{manifest.name}: and {tuning_rate(training.model):g} USD a million training tokens in each of "
         f"{training.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
-        f"That price: {tuning_prices_source()}."
+        f"That price: {tuning_price_source(training.model)}."
     )
 
 

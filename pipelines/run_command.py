@@ -20,12 +20,19 @@ def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: 
     """Run a manifest on this machine and exit with the run's code.
 
     It is registered and tracked where the URIs say, by default where every run on this machine is.
+
+    Raises:
+        UsageError: It is to be converted for a GPU, and there is none.
     """
     from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.local_run import run_locally
     from pipelines.local_run import tracking_uri as usual_tracking_uri
     from pipelines.summary import print_summary
 
+    if manifest.conversion.device == "gpu":
+        from components.convert_to_onnx.processor import require_device
+
+        require_device("gpu")  # and not only when the model is trained
     home = gauntlet_home()
     registry_uri = registry_uri or home.registry_uri
     tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)

@@ -19,18 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from serving.cpu import usable_cpus
 from serving.inputs import Batch, Inputs, Rows
+from serving.session import NoGpuError, open_session
 
 FORMAT_VERSION = 1
-Device = Literal["cpu", "gpu"]
-GPU_PROVIDER = "CUDAExecutionProvider"
-NO_GPU_RUNTIME = (
-    "finds no NVIDIA GPU. It has to be the package onnxruntime-gpu, in place of onnxruntime, beside a driver "
-    "and CUDA libraries of its version"
-)
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -69,15 +63,16 @@ class BundleInfo:
         task: The task kind, one of `REQUIRED_FILES`.
         labels: Class names in the order of the output's columns.
         candidate: Which conversion candidate this is (`plain`, `int8` …).
-        precision: `fp32` or `int8`.
+        precision: `fp32`, `fp16`, `int8` or `int4`.
         quality: Figures on the validation split, such as `macro_f1`.
         latency_ms: Median milliseconds by batch size, written as text, as JSON has it.
         speedup: PyTorch's median over this model's, by batch size.
         lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
         max_length: Tokens after which a text is cut; None where rows are no texts.
         frame: Of a language model: what stands before and after a prompt.
-        repetition_penalty: Of a language model: how much less likely a token is made that is there already.
-        device: What it was proven and timed on, and is made to be served on.
+        repetition_penalty: Of a language model: how much less likely a token is made that is there already;
+            None: no less.
+        device: What it was proven and timed on, and is made to be served on; None: a CPU.
     """
 
     name: str
@@ -94,8 +89,8 @@ class BundleInfo:
     lineage: Mapping[str, str]
     max_length: int | None = None
     frame: tuple[str, ...] | None = None
-    repetition_penalty: float = 1.0
-    device: Device = "cpu"
+    repetition_penalty: float | None = None
+    device: Literal["gpu"] | None = None
     format_version: int = FORMAT_VERSION
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -127,6 +122,8 @@ class BundleInfo:
             raise BundleError(
                 f"{BUNDLE_FILE}: task: found {info.task!r}, expected one of {', '.join(REQUIRED_FILES)}"
             )
+        if info.device not in (None, "gpu"):
+            raise BundleError(f"{BUNDLE_FILE}: device: found {info.device!r}, expected 'gpu' or no such key")
         required = REQUIRED_FILES[info.task]
         if TOKENIZER_FILE in required and info.max_length is None:
             raise BundleError(f"{BUNDLE_FILE}: the key 'max_length' is missing")
@@ -172,31 +169,6 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return complete
-
-
-def open_session(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
-    """The graph on a device, with the session options that serving and every measurement share.
-
-    On a GPU fp32 is computed in fp32: TensorFloat-32 would break what the bundle's certificate says.
-
-    Raises:
-        BundleError: It is to run on a GPU, and ONNX Runtime has none.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-    if device == "gpu":
-        providers.insert(0, (GPU_PROVIDER, {"use_tf32": "0"}))
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if device == "gpu" and GPU_PROVIDER not in session.get_providers():  # it goes on without, and only warns
-        raise BundleError(f"{path}: ONNX Runtime {NO_GPU_RUNTIME}")
-    return session
-
-
-def has_gpu_runtime() -> bool:
-    """Whether the installed ONNX Runtime is one for NVIDIA GPUs."""
-    return GPU_PROVIDER in onnxruntime.get_available_providers()
 
 
 def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
@@ -250,8 +222,11 @@ class Bundle:
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
-        device: Device = "gpu" if self.info.device == "gpu" and has_gpu_runtime() else "cpu"
-        self.session = open_session(self.folder / MODEL_FILE, threads or usable_cpus(), device)
+        model, cpus = self.folder / MODEL_FILE, threads or usable_cpus()
+        try:
+            self.session = open_session(model, cpus, self.info.device or "cpu")
+        except NoGpuError:
+            self.session = open_session(model, cpus)
         self._inputs = _open_inputs(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:

@@ -17,8 +17,9 @@ import onnxruntime
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, open_session, read_info
+from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, read_info
 from serving.cpu import usable_cpus
+from serving.session import open_session
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -94,7 +95,7 @@ class Generator:
             BundleError: The bundle is incomplete or altered, or its graph is no decoder.
         """
         self.info = read_info(Path(folder), sha256)
-        model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty
+        model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty or 1.0
         self.decoder = Decoder(model, threads or usable_cpus(), penalty)
         self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER_FILE))
         self.tokenizer.no_padding()

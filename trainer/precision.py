@@ -23,7 +23,7 @@ def choose_format(section: Training, device: torch.device) -> Format:
         UsageError: The device does not have the format.
     """
     if section.precision == "auto":
-        return "bf16" if _has_bf16(device) else "fp32"
+        return "bf16" if has_bf16(device) else "fp32"
     if section.precision == "tf32" and device.type != "cuda":
         raise UsageError(
             f"training.precision: found tf32, but training runs on the {device.type.upper()}, and only "
@@ -32,7 +32,7 @@ def choose_format(section: Training, device: torch.device) -> Format:
     return section.precision
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices, and does not only store them."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -124,7 +124,7 @@ def bundle_winner(
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,
-        device=comparison.bounds.device,
+        device="gpu" if comparison.bounds.device == "gpu" else None,
         quality=_quality(winner),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
         speedup=by_size(winner.speedup),

@@ -105,7 +105,7 @@ def bundle_winner(
         outputs=tuple(tensor_of(value) for value in model.graph.output),
         max_length=record.max_length,
         frame=record.frame,
-        repetition_penalty=tried.bounds.repetition_penalty,
+        repetition_penalty=None if (penalty := tried.bounds.repetition_penalty) == 1 else penalty,
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,

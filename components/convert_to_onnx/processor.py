@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from pathlib import Path
 
-import torch
+import onnx
+from onnx import helper
 
 from manifests.errors import UsageError
-from serving.bundle import NO_GPU_RUNTIME, Device, has_gpu_runtime
+from serving.session import Device, NoGpuError, open_session
 
 CPU_FILE = Path("/proc/cpuinfo")
 # What makes int8 fast. Without one of them int8 products are slower, and their sums may saturate.
@@ -26,22 +28,35 @@ def describe_processor(cpu_file: Path = CPU_FILE) -> str:
 
 def describe_device(device: Device) -> str:
     """The GPU's name, or what `describe_processor` says."""
-    return torch.cuda.get_device_name() if device == "gpu" else describe_processor()
+    if device == "cpu":
+        return describe_processor()
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def require_device(device: Device) -> None:
-    """Look for the GPU that graphs and PyTorch are to run on, before anything is made.
+    """Open a graph of one node on the GPU that graphs and PyTorch are to run on, before anything is made.
 
     Raises:
         UsageError: PyTorch or ONNX Runtime has none.
     """
     if device == "cpu":
         return
-    cause = None
-    if not torch.cuda.is_available():
-        cause = "PyTorch finds no NVIDIA GPU"
-    elif not has_gpu_runtime():
-        cause = f"ONNX Runtime {NO_GPU_RUNTIME}"
+    import torch
+
+    shape = ["rows"]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "neg", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    cause = None if torch.cuda.is_available() else "PyTorch finds no NVIDIA GPU"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "neg.onnx"
+        onnx.save(model, path)
+        try:
+            open_session(path, 1, device)
+        except NoGpuError as error:
+            cause = cause or str(error)
     if cause:
         raise UsageError(
             f"conversion.target: found gpu, but {cause}. Run this on a machine with one, or set it to cpu."

@@ -30,7 +30,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.convert_to_onnx.export import ConversionError, count_operators
 from components.convert_to_onnx.timing import Batch
-from serving.bundle import open_session
+from serving.session import open_session
 
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 
@@ -94,7 +94,7 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
     """Leave out the zero points of weights where all are 0, in place; the results are the same.
 
     ONNX Runtime takes one for each column, as the quantiser writes them, for numbers that it has to subtract.
-    Returns how many products had some.
+    Returns how many there were.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dropped: set[str] = set()

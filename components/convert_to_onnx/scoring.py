@@ -17,7 +17,7 @@ from components.convert_to_onnx.export import OUTPUT
 from components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.timing import Batch
-from serving.bundle import Device, open_session
+from serving.session import Device, open_session
 
 Forward = Callable[[Batch], Logits]
 

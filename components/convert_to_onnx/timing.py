@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import GauntletError
-from serving.bundle import Device
+from serving.session import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
@@ -91,7 +91,8 @@ KINDS_ON: Mapping[Device, Mapping[str, Kind]] = {
 class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
-    On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch computes in bf16.
+    On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch computes in bf16,
+    or in fp16 where the GPU has no bf16.
     `interpreter` is the Python that runs it: a benchmark's rival may need an environment of its own.
     """
 

@@ -54,7 +54,7 @@ def load_batches(path: Path) -> Batches:
 def eager_forward(folder: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
     """The checkpoint as PyTorch serves it best without compiling: inference mode and fused SDPA attention.
 
-    On a GPU also bf16, from the CPU's memory to the scores.
+    On a GPU as `_OnGpu` says.
     """
     return _pytorch_forward(folder, batches, threads, is_compiled=False, on_gpu=on_gpu)
 
@@ -76,8 +76,9 @@ def _pytorch_forward(
     from trainer.checkpoint import load_model
 
     torch.set_num_threads(threads)
-    device = "cuda" if on_gpu else "cpu"
-    model = load_model(folder, attention="sdpa").to(device)
+    model: Any = load_model(folder, attention="sdpa")
+    if on_gpu:
+        model = _OnGpu(model)
     if is_compiled:
         model.compile(dynamic=True)
     tensors = {
@@ -86,17 +87,45 @@ def _pytorch_forward(
     }
 
     def forward(size: int, index: int) -> None:
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=on_gpu):
-            model(**{name: tensor.to(device) for name, tensor in tensors[size][index].items()})
-        if on_gpu:
-            torch.cuda.synchronize()
+        with torch.inference_mode():
+            model(**tensors[size][index])
 
     return forward
 
 
+class _OnGpu:
+    """A model on a GPU, from tensors on the CPU to scores there, in bf16 where it is native, else in fp16.
+
+    What holds most weights has them in that format, as autocast would cast them anew for each batch.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        from trainer.precision import has_bf16
+
+        self._format = torch.bfloat16 if has_bf16(torch.device("cuda")) else torch.float16
+        self._model = model.to("cuda")
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                module.to(self._format)
+
+    def compile(self, dynamic: bool) -> None:
+        """Have the model compiled at its first batch."""
+        self._model.compile(dynamic=dynamic)
+
+    def __call__(self, **batch: Any) -> Any:
+        """Scores of a batch, for which the GPU must be done."""
+        import torch
+
+        with torch.autocast("cuda", self._format):
+            found = self._model(**{name: tensor.to("cuda") for name, tensor in batch.items()})
+        return getattr(found, "logits", found).cpu()
+
+
 def onnx_forward(path: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
     """The graph as serving runs it."""
-    from serving.bundle import open_session
+    from serving.session import open_session
 
     session: Any = open_session(path, threads, "gpu" if on_gpu else "cpu")
 
@@ -198,7 +227,8 @@ def main(kind: str, model: str, batches_file: str, threads: str) -> None:
     print("ready", file=answers)
     for request in sys.stdin:
         if request.strip() == "memory":
-            print(peak_memory_mb(), file=answers)
+            on_gpu = kind.endswith("_gpu")  # then the CPU's memory says nothing of the model
+            print(math.nan if on_gpu else peak_memory_mb(), file=answers)
             continue
         size, start, stop = map(int, request.split())
         print(*timed(forward, size, range(start, stop), lead_in=smallest), file=answers)

@@ -10,6 +10,7 @@ LINEAGE_TITLES = {
     "training_sha256": "Training section sha256",
     "git_commit": "Git commit",
     "image": "Image",
+    "cpu": "CPU",
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
 }

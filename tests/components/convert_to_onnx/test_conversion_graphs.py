@@ -15,7 +15,7 @@ from torch import nn
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from components.convert_to_onnx.export import FusedOps, signature_of_texts
 from manifests.conversion import CPU_CANDIDATES, CandidateName
-from serving.bundle import open_session
+from serving.session import open_session
 from trainer.checkpoint import load_model
 
 NAMES: tuple[CandidateName, ...] = (*CPU_CANDIDATES, "fused_fp16")

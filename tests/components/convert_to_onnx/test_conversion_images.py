@@ -21,7 +21,7 @@ from components.convert_to_onnx.parity import compare, parity_batches
 from components.convert_to_onnx.rows import ImageRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from manifests.conversion import CPU_CANDIDATES, CandidateName, Conversion
-from serving.bundle import open_session
+from serving.session import open_session
 from tests.drawn_images import SHAPES, SIDE, draw
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 from trainer.checkpoint import TrainingRecord, load_model, write_checkpoint

@@ -17,7 +17,7 @@ from components.convert_to_onnx.quantization import (
     outlier_factors,
     scale_outliers,
 )
-from serving.bundle import open_session
+from serving.session import open_session
 from trainer.checkpoint import load_model
 
 

@@ -36,8 +36,9 @@ from components.convert_to_onnx.decoder_parity import (
 )
 from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
 from components.convert_to_onnx.export import ConversionError
-from serving.bundle import BundleInfo, TensorSpec, open_session, write_bundle
+from serving.bundle import BundleInfo, TensorSpec, write_bundle
 from serving.generation import Decoder, Tokens
+from serving.session import open_session
 
 REPOSITORY = Path(__file__).parents[3]
 WORDS, LAYERS, COLUMNS, STOP = 64, 2, 12, 7
