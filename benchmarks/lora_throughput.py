@@ -52,9 +52,9 @@ def main() -> None:
 
 
 def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str, Any]:
-    from trainer.threads import wait_briefly
+    from trainer.process import settle_process
 
-    wait_briefly()
+    settle_process()
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 

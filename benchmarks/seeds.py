@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trainer.threads import wait_briefly
+from trainer.process import settle_process
 
 SCORES = ("macro_f1", "weighted_f1", "accuracy")
 GRADING_SCORES = ("qwk", "mae", "within_one", "centering_error")
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
-    wait_briefly()
+    settle_process()
     from components.validate_data.run import run as validate_data
     from manifests.loading import load_manifest
 

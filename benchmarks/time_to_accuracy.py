@@ -25,9 +25,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trainer.threads import wait_briefly
+from trainer.process import settle_process
 
-wait_briefly()
+settle_process()
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402

@@ -65,9 +65,9 @@ class Race:
 
 def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str, Any]:
     if contestant in OURS:
-        from trainer.threads import wait_briefly
+        from trainer.process import settle_process
 
-        wait_briefly()  # what it does at home
+        settle_process()  # what it does at home
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 

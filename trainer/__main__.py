@@ -63,9 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from trainer.threads import wait_briefly
+    from trainer.process import settle_process
 
-    wait_briefly()
+    settle_process()
 
     from backends.storage import upload
     from trainer.launch import launch

@@ -24,9 +24,9 @@ def train_model(
     from components.step import step
 
     with step(checkpoint.path):
-        from trainer.threads import wait_briefly
+        from trainer.process import settle_process
 
-        wait_briefly()
+        settle_process()
 
         from components.train_model.run import run
         from manifests.tasks import training_of

@@ -23,9 +23,9 @@ import time
 import traceback
 from typing import Any
 
-from trainer.threads import wait_briefly
+from trainer.process import settle_process
 
-wait_briefly()
+settle_process()
 
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 

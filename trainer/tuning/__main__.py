@@ -11,12 +11,12 @@ import sys
 import threading
 
 from manifests.errors import GauntletError
-from trainer.threads import wait_briefly
+from trainer.process import settle_process
 
 
 def main() -> int:
     """Run trials; returns the exit code."""
-    wait_briefly()
+    settle_process()
 
     from trainer.tuning.job import TuningJob
     from trainer.tuning.study import next_trial, open_study

@@ -25,6 +25,8 @@ from tests.language_models import conversations, write_jsonl, write_llama
 from trainer.language_models import find_language_model, load_network
 from trainer.run import TrainingRun, train
 
+PENALTY = 1.3
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(folder: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing_module, "SECONDS_PER_CONTENDER", 0.1)
-        section = Conversion(candidates=("plain", "fused"), batch_sizes=(1, 2))
+        section = Conversion(candidates=("plain", "fused"), batch_sizes=(1, 2), repetition_penalty=PENALTY)
         places = [folder / name for name in ("checkpoint", "splits", "bundle", "candidates")]
         convert(section, "talk", 0, "a" * 64, *places)
     document: dict[str, Any] = json.loads((folder / "candidates").read_text())
@@ -79,9 +81,12 @@ def test_the_bundle_answers_as_transformers_does_with_the_saved_adapters(
     model = PeftModel.from_pretrained(base, str(folder / "checkpoint/adapter")).eval()
     question = conversations()[5][0]
     ids = tokenizer(f"User: {question}\nAssistant:", return_tensors="pt")
-    theirs = model.generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=0)[
-        0, ids["input_ids"].shape[1] :
-    ]
+    settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    free, theirs = (
+        model.generate(**ids, **settings, repetition_penalty=penalty)[0, ids["input_ids"].shape[1] :]
+        for penalty in (1.0, PENALTY)
+    )
+    assert free.tolist() != theirs.tolist()
     expected = tokenizer.decode(theirs, skip_special_tokens=True)
     assert generator.generate([generator.framed(question)], max_new_tokens=8) == [expected]
 
