@@ -12,6 +12,7 @@ import pytest
 
 from trainer.process import SPINS
 
+SETTINGS = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "GLIBC_TUNABLES"}
 ROOT = Path(__file__).parents[2]
 PAGE_FAULTS = """
 import ctypes, resource
@@ -32,7 +33,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def answer(program: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT"}}
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     command = [sys.executable, "-c", f"from trainer.process import *\n{program}"]
     done = subprocess.run(
         command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=True
