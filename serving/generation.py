@@ -196,18 +196,18 @@ class Decoder:
         tokens, mask = pad_left(prompts)
         cache = _Cache(self.session, len(prompts))
         ended = np.zeros(len(prompts), dtype=bool)
-        seen: npt.NDArray[np.bool_] | None = None
+        worn: npt.NDArray[np.bool_] | None = None  # (B, V), tokens that are there; kept where it matters
         for _ in range(max_new_tokens):
             if ended.all():
                 return
             logits = cache.feed(tokens, mask, keep=np.array([tokens.shape[1] - 1]))
-            if seen is None:
-                seen = np.zeros((len(prompts), logits.shape[2]), dtype=bool)
-                for row, prompt in enumerate(prompts):
-                    seen[row, list(prompt)] = True
-            drawn = sampling.draw(penalised(logits[:, 0], seen, self.repetition_penalty), generator)
+            scores = logits[:, 0]
+            if self.repetition_penalty != 1:
+                worn = present(prompts, scores.shape[1]) if worn is None else worn
+                worn[np.arange(len(prompts)), tokens[:, -1]] = True
+                scores = penalised(scores, worn, self.repetition_penalty)
+            drawn = sampling.draw(scores, generator)
             yield drawn
-            seen[np.arange(len(prompts)), drawn] = True
             ended |= np.isin(drawn, self.stop_tokens)
             tokens = drawn[:, np.newaxis]
             mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
@@ -242,6 +242,14 @@ class Decoder:
                     f"prompt {row} has {len(prompt)} tokens, with {max_new_tokens} new ones more than the "
                     f"{self.context} that the model reads; shorten it"
                 )
+
+
+def present(rows: Sequence[Sequence[int]], vocabulary: int) -> npt.NDArray[np.bool_]:
+    """Which of a vocabulary's tokens each row holds, (B, V)."""
+    found = np.zeros((len(rows), vocabulary), dtype=bool)
+    for at, row in enumerate(rows):
+        found[at, list(row)] = True
+    return found
 
 
 def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tokens, Tokens]:

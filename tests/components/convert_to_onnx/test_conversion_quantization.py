@@ -12,6 +12,7 @@ from onnxruntime.quantization import quantize_dynamic
 from components.convert_to_onnx.candidates import RECIPES, Source
 from components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
 from components.convert_to_onnx.quantization import (
+    WEIGHT_ZERO_POINT,
     channel_ranges,
     drop_zero_points,
     outlier_factors,
@@ -90,6 +91,11 @@ def test_int8_is_closer_by_a_third_than_int8_unscaled(fused: Path, checkpoint: P
         for name in ("int8.onnx", "int8_unscaled.onnx")
     )
     assert error < 0.67 * unscaled
+    products = [
+        node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type in WEIGHT_ZERO_POINT
+    ]
+    assert products
+    assert all(len(node.input) <= WEIGHT_ZERO_POINT[node.op_type] for node in products)
 
 
 def test_zero_points_that_are_all_zero_are_left_out_and_change_no_bit(fused: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.language_models import conversations, write_jsonl, write_llama
 from trainer.language_models import find_language_model, load_network
 from trainer.run import TrainingRun, train
 
-PENALTY = 1.3
+PENALTY = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,12 @@ def converted(folder: Path) -> dict[str, Any]:
     return document
 
 
+def base_model(folder: Path) -> tuple[Any, Any]:
+    """What was trained, as transformers has it, and its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    return load_network(find_language_model(str(folder / "model"))).eval(), tokenizer
+
+
 def test_candidates_are_proved_timed_and_bundled(folder: Path, converted: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in converted["candidates"]}
     assert rows["plain"]["admitted"]
@@ -76,8 +83,7 @@ def test_the_bundle_answers_as_transformers_does_with_the_saved_adapters(
     folder: Path, converted: dict[str, Any]
 ) -> None:
     generator = Generator(folder / "bundle")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    base = load_network(find_language_model(str(folder / "model")))
+    base, tokenizer = base_model(folder)
     model = PeftModel.from_pretrained(base, str(folder / "checkpoint/adapter")).eval()
     question = conversations()[5][0]
     ids = tokenizer(f"User: {question}\nAssistant:", return_tensors="pt")
@@ -119,6 +125,15 @@ def test_evaluation_asks_both_models_and_the_gate_judges_them(
     scores = json.loads((folder / "first/scores").read_text())
     assert scores == json.loads((folder / "first/predictions/metrics.json").read_text())
     assert scores["baseline"]["gains"]["perplexity"]["interval"][0] > 0  # it has been trained
+    base, tokenizer = base_model(folder)  # answers with the bundle's penalty, or it would be another contest
+    answers: dict[float, list[str]] = {1.0: [], PENALTY: []}
+    for penalty, row in product(answers, rows):
+        ids = tokenizer(f"User: {row['prompt']}\nAssistant:", return_tensors="pt")
+        theirs = base.generate(
+            **ids, max_new_tokens=12, do_sample=False, pad_token_id=0, repetition_penalty=penalty
+        )[0, ids["input_ids"].shape[1] :]
+        answers[penalty].append(tokenizer.decode(theirs, skip_special_tokens=True).strip())
+    assert [row["baseline_answer"] for row in rows] == answers[PENALTY] != answers[1.0]
     assert rows[0]["reference"] in (folder / "first/report.html").read_text()
     gates = LanguageGates(max_perplexity=500, min_speedup=0.001, max_timing_contention=1.0, min_rouge_l=0.0)
     names = ("first/scores", "candidates", "history", "bundle", "verdict", "table")
