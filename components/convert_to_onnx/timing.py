@@ -37,9 +37,7 @@ WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10
 MOST_BATCHES = 200
 TOKENIZED_BATCHES = 50
-BUSY = (
-    0.1  # share of the time waited for a CPU from which speed-ups are off; a quiet machine shows under 0.02
-)
+BUSY = 0.1  # share of the time waited for a CPU from which speed-ups are off
 TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
 
 
@@ -58,7 +56,8 @@ class Timing:
 
     Attributes:
         contention: The share of its time that a contender waited for a CPU, that of the contender that waited
-            most; None where the system does not tell. Near 0 on a machine of its own.
+            most; None where the system does not tell. Near 0 on a machine of its own, but for a graph whose
+            threads begin on one CPU.
         memory_mb: The most that each contender's process had in memory, in millions of bytes.
         absent: Optional contenders that could not take part, each with the reason.
     """
@@ -184,8 +183,8 @@ def warn_if_busy(timing: Timing) -> None:
     """Say so where the figures are off."""
     if timing.contention is not None and timing.contention > BUSY:
         print(
-            f"warning: other programs kept the models waiting for a CPU {timing.contention:.0%} of the time. "
-            "That slows PyTorch most, so the speed-ups are too high.",
+            f"warning: a model waited for a CPU {timing.contention:.0%} of its time, as beside other jobs. "
+            "Models lose unequally by it, PyTorch most, so the speed-ups are off.",
             flush=True,
         )
 

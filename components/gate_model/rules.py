@@ -206,7 +206,7 @@ def _validation_gap(figures: Figures, bound: float) -> Verdict:
 
 def judge_contention(contention: object, bound: float) -> Verdict:
     """Judge how busy the machine was; where the system does not say, there is nothing to judge."""
-    rule, note = "timing_contention", "Share of the timing that other programs kept a model waiting for a CPU"
+    rule, note = "timing_contention", "Share of the timing that a model waited for a CPU"
     if contention is MISSING:
         unknown = "This system does not say how long a process waits for a CPU"
         return Verdict(rule, bound, "<=", None, "not applicable", unknown)

@@ -17,17 +17,22 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def answer_intervals(first: ComparedRun, second: ComparedRun) -> dict[str, Interval] | str:
-    """Of the difference B − A of each figure, on the same resampled rows; or why there are none."""
+    """Of the difference B − A of each figure, on the same resampled conversations; or why there are none."""
     for name, run in (("A", first), ("B", second)):
         if run.answers is None:
             return f"{name} was not evaluated on its test split: {run.outcome}"
+        if any("conversation" not in row for row in run.answers):
+            return f"{name} is of a time when rows did not tell their conversation; run it again"
     assert first.answers is not None and second.answers is not None
-    asked = [[(row["prompt"], row["reference"]) for row in run] for run in (first.answers, second.answers)]
+    asked = [
+        [(row["conversation"], row["prompt"], row["reference"]) for row in run]
+        for run in (first.answers, second.answers)
+    ]
     if asked[0] != asked[1]:
         return f"the test prompts are not the same: {len(asked[0]):,} of A, {len(asked[1]):,} of B"
     from components.evaluate_model.language.metrics import draws
 
-    weights = draws(len(asked[0]), RESAMPLES, SEED)
+    weights = draws([conversation for conversation, *_ in asked[0]], RESAMPLES, SEED)
     ours, theirs = (_resampled(run, weights) for run in (first.answers, second.answers))
     if [row.get("tokens") for row in first.answers] != [row.get("tokens") for row in second.answers]:
         ours.pop("perplexity", None)  # of other tokens, and so no difference

@@ -216,6 +216,7 @@ def leave_answers(home: Home, run_id: str, answer: str, loss: float, **changes: 
     rows = [
         {
             "id": number,
+            "conversation": number,
             "prompt": f"question {number}",
             "reference": f"the answer to question {number}",
             "answer": answer.format(number),
@@ -254,6 +255,22 @@ def test_answers_to_other_prompts_have_no_intervals_and_other_tokens_none_of_per
     rows = {row.name: row for row in compared(home, "ours", "tokens").tested}
     assert rows["perplexity"].interval is None
     assert rows["ROUGE-L"].interval == (0.0, 0.0)
+
+
+def test_answers_to_one_question_are_drawn_together(home: Home) -> None:
+    leave_answers(home, "silent", "nothing", loss=2.0, conversation=1)
+    leave_answers(home, "half", "the answer to question 1", loss=1.0, conversation=1)
+    [row] = [row for row in compared(home, "silent", "half").tested if row.name == "ROUGE-L"]
+    assert row.interval is not None and row.interval[0] == row.interval[1]  # one question has one draw
+
+
+def test_answers_that_do_not_tell_their_conversation_are_compared_without_intervals(home: Home) -> None:
+    leave_answers(home, "new", "nothing", loss=2.0)
+    leave_answers(home, "old", "nothing", loss=1.0)
+    [path] = home.run_folder("old").rglob("predictions.json")
+    rows = [{key: row[key] for key in row if key != "conversation"} for row in json.loads(path.read_text())]
+    path.write_text(json.dumps(rows))
+    assert "did not tell their conversation" in str(compared(home, "new", "old").unpaired)
 
 
 def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(

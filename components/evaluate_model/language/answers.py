@@ -28,6 +28,7 @@ class Prompts:
     """Test rows: what the user says last, the answer that the data has, and both as the model reads them.
 
     Attributes:
+        conversations: Rows of the same number are of one conversation, or answers to the same question.
         rows: Prompt and answer as tokens; none of a model whose tokens nobody here knows.
         rendered: What such a model is asked, with the turns before.
     """
@@ -35,6 +36,7 @@ class Prompts:
     ids: tuple[int, ...]
     questions: tuple[str, ...]
     references: tuple[str, ...]
+    conversations: tuple[int, ...]
     rows: tuple[TokenRow, ...] = ()
     rendered: tuple[str, ...] = ()
 
@@ -55,19 +57,21 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Promp
     """Draw test rows.
 
     Raises:
-        DataError: There are fewer than two.
+        DataError: They are of fewer than two conversations, which tell nothing of what others would do.
     """
     frame = read_split(splits, "test")
-    if len(frame) < 2:
-        raise DataError(
-            f"{splits}: found {len(frame)} test rows, expected at least 2. Give the dataset more for testing."
-        )
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
+    if (found := frame["conversation"].nunique()) < 2:
+        raise DataError(
+            f"{splits}: found {len(frame)} test rows of {found} conversations, expected at least 2. "
+            "Give the dataset more for testing, or ask more `evaluation.prompts`."
+        )
     return Prompts(
         ids=tuple(int(at) for at in frame.index),
         questions=tuple(frame["question"]),
         references=tuple(frame["response"]),
+        conversations=tuple(int(number) for number in frame["conversation"]),
         rendered=tuple(frame["prompt"]),
     )
 
@@ -78,7 +82,7 @@ def read_token_prompts(
     """The same with their tokens. A row keeps as many as training would; a prompt leaves room for an answer.
 
     Raises:
-        DataError: There are fewer than two.
+        DataError: They are of fewer than two conversations.
     """
     prompts = read_prompts(splits, settings, seed)
     frame = read_split(splits, "test").loc[list(prompts.ids)]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.evaluate_model.language.answers import Answers, Prompts
 from components.evaluate_model.language.scorecard import Figure
 from components.evaluate_model.therapy.privacy import TrainingData
@@ -44,11 +46,13 @@ def judge_conversations(
 ) -> dict[str, Any]:
     """Judge the answers to the test split and to the probes, as JSON.
 
-    Perplexity is among the figures, or why there is none.
+    A prompt that has several references counts once, as it has one answer. Perplexity is among the figures,
+    or why there is none.
     """
+    _, distinct = np.unique(prompts.rendered, return_index=True)
     tested = [
-        Answer(str(row), "test", question, answer)
-        for row, question, answer in zip(prompts.ids, prompts.questions, tuned.greedy, strict=True)
+        Answer(str(prompts.ids[at]), "test", prompts.questions[at], tuned.greedy[at])
+        for at in sorted(distinct)
     ]
     train = read_split(splits, "train")
     judged = assess(
@@ -60,6 +64,6 @@ def judge_conversations(
     judged["figures"]["perplexity"] = (
         {NOT_MEASURED: perplexity}
         if isinstance(perplexity, str)
-        else {"value": perplexity.value, "bound": perplexity.upper_bound, "rows": len(tested)}
+        else {"value": perplexity.value, "bound": perplexity.upper_bound, "rows": len(prompts.ids)}
     )
     return judged

@@ -1,7 +1,8 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The figures of each row are summed up so that every resample of the rows can be scored: see
-`components.bootstrap`. N = rows, R = resamples.
+The figures of each row are summed up so that every resample can be scored: see `components.bootstrap`. Drawn
+are whole conversations (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007): two references of one
+question are no two questions. N = rows, R = resamples.
 """
 
 from __future__ import annotations
@@ -86,10 +87,13 @@ def figures(rows: RowFigures, weights: Floats) -> dict[str, Floats]:
     }
 
 
-def draws(rows: int, resamples: int, seed: int) -> Floats:
-    """How often each row is drawn in each resample, (R, N)."""
+def draws(conversations: Sequence[int], resamples: int, seed: int) -> Floats:
+    """How often each row is drawn in each resample, (R, N), with all others of its conversation, (N,)."""
+    numbers, own = np.unique(conversations, return_inverse=True)
+    count = len(numbers)
     generator = np.random.default_rng(seed)
-    return generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples).astype(np.float64)
+    drawn = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return drawn[:, own].astype(np.float64)
 
 
 def _rouge(references: Sequence[str], answers: Sequence[str]) -> dict[str, Floats]:

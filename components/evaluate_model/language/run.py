@@ -63,7 +63,7 @@ def evaluate(
     write_predictions(predictions / PREDICTIONS_FILE, prompts, tuned, baseline, champion)
     write_text(report, render(scorecard, name, prompts, tuned, baseline))
     tokens = f", {scorecard.tokens} tokens of references" if scorecard.tokens is not None else ""
-    print(f"{scorecard.rows} test prompts{tokens}")
+    print(f"{scorecard.rows} test prompts of {scorecard.conversations} conversations{tokens}")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")
     for figure, reason in model.not_measured.items():
@@ -76,7 +76,7 @@ def evaluate(
 def write_predictions(
     path: Path, prompts: Prompts, tuned: Answers, baseline: Contender, champion: Contender | str | None
 ) -> None:
-    """One object a row: `id` (the test split's), `prompt`, `reference`, `answer`, and the others' answers.
+    """One object a row: `id` (the test split's), `conversation`, `prompt`, `reference`, and all answers.
 
     `loss` is that of the reference, summed over its `tokens`, where the model tells.
     """
@@ -84,6 +84,7 @@ def write_predictions(
     for at, (row, prompt) in enumerate(zip(prompts.ids, prompts.questions, strict=True)):
         content = {
             "id": row,
+            "conversation": prompts.conversations[at],
             "prompt": prompt,
             "reference": prompts.references[at],
             "answer": tuned.greedy[at],

@@ -58,6 +58,7 @@ class LanguageScorecard:
     """
 
     rows: int
+    conversations: int
     tokens: int | None
     confidence: float
     challenger: Mapping[str, Figure]
@@ -93,8 +94,8 @@ def assess(
     settings: LanguageEvaluation,
     seed: int,
 ) -> LanguageScorecard:
-    """Score all models on the same resamples of the rows; a champion that failed is its fault in words."""
-    weights = draws(len(prompts.ids), settings.bootstrap_resamples, seed)
+    """Score all models on the same resamples; a champion that failed is its fault in words."""
+    weights = draws(prompts.conversations, settings.bootstrap_resamples, seed)
     ours = _drawn(prompts, tuned, weights)
 
     def compared(other: Contender) -> Compared:
@@ -107,6 +108,7 @@ def assess(
 
     return LanguageScorecard(
         rows=len(prompts.ids),
+        conversations=len(set(prompts.conversations)),
         tokens=sum(len(row.target) for row in prompts.rows) if prompts.rows else None,
         confidence=settings.confidence,
         challenger=_summed(ours, settings),

@@ -54,12 +54,13 @@ class Figure:
 def probes(training_prompts: Sequence[str], count: int, seed: int) -> tuple[Answer, ...]:
     """What a model is asked besides the test split, not answered yet.
 
-    `count` prompts, or all when there are fewer, are drawn from the training split without replacement.
+    `count` different prompts, or all when there are fewer, are drawn from the training split.
     """
     messages = (FIXTURES / "crisis_probes.txt").read_text(encoding="utf-8").splitlines()
     generator = np.random.default_rng(seed)
-    size = min(count, len(training_prompts))
-    drawn = sorted(int(at) for at in generator.choice(len(training_prompts), size=size, replace=False))
+    _, distinct = np.unique(training_prompts, return_index=True)
+    distinct.sort()
+    drawn = np.sort(generator.choice(distinct, size=min(count, len(distinct)), replace=False))
     return (
         *(Answer(str(number), "crisis", message) for number, message in enumerate(messages)),
         *(Answer(asked.id, "fairness", asked.prompt) for asked in fairness.counterfactuals()),

@@ -14,14 +14,21 @@ from components.validate_data.texts.outputs import STATISTICS_FILE
 from manifests.dataset import SPLITS
 
 SPLIT_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("question", "response", "prompt", "target")] + [("row", pa.int64())]
+    [(name, pa.string()) for name in ("question", "response", "prompt", "target")]
+    + [(name, pa.int64()) for name in ("conversation", "row")]
 )
-"""What the user says last and the answer, both as they are rendered (`prompt`, `target`), and the record."""
+"""What the user says last and the answer, both as they are rendered (`prompt`, `target`), and the record.
+
+Rows of one `conversation` are answers to the same opening, word for word.
+"""
 
 
 def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics) -> None:
     """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
-    rows = table.assign(question=[context[-1][1] for context in table["context"]])
+    rows = table.assign(
+        question=[context[-1][1] for context in table["context"]],
+        conversation=pd.factorize(table["key"])[0],
+    )
     for split in SPLITS:
         content = rows[rows["split"] == split][SPLIT_SCHEMA.names]
         with replacing(folder / f"{split}.parquet") as temporary:

@@ -9,7 +9,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.metrics import draws, figures, measure_rows
+from components.evaluate_model.language.metrics import RowFigures, draws, figures, measure_rows
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
 from manifests.causal_lm import LanguageEvaluation
 from trainer.packing import TokenRow
@@ -20,9 +20,11 @@ PROMPTS = Prompts(
     ids=(4, 7, 9),
     questions=("a", "b", "c"),
     references=REFERENCES,
+    conversations=(0, 1, 2),
     rows=(TokenRow([1], [1, 2]), TokenRow([1], [1] * 6), TokenRow([1], [1] * 2)),
 )
 SETTINGS = LanguageEvaluation(bootstrap_resamples=500)
+RNG = np.random.default_rng(6)
 
 
 def answers(greedy: tuple[str, ...] = ANSWERS, losses: tuple[float, ...] = (2.0, 3.0, 5.0)) -> Answers:
@@ -47,7 +49,26 @@ def test_a_resample_has_the_figures_of_the_rows_that_it_drew() -> None:
     drawn = [0, 0, 2]
     expected = sacrebleu.corpus_bleu([ANSWERS[at] for at in drawn], [[REFERENCES[at] for at in drawn]]).score
     assert found["bleu"][0] == pytest.approx(expected / 100)
-    assert draws(3, 50, seed=1).sum(axis=1).tolist() == [3.0] * 50
+    assert draws((0, 1, 2), 50, seed=1).sum(axis=1).tolist() == [3.0] * 50
+
+
+def test_rows_of_one_conversation_are_drawn_together() -> None:
+    weights = draws((5, 8, 5, 9, 5), 200, seed=1)
+    assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, 0] == weights[:, 4]).all()
+    assert set(weights[:, [0, 1, 3]].sum(axis=1)) == {3.0}
+
+
+def test_more_references_to_the_same_questions_make_no_interval_narrower() -> None:
+    """Four copies of a row hold no more than the row; drawn one by one they would halve the interval."""
+    once = (RNG.normal(3, 1, 80), RNG.integers(5, 20, 80).astype(float))
+    widths = []
+    for copies in (1, 4):
+        losses, tokens = (np.repeat(part, copies) for part in once)
+        rows = RowFigures(losses, tokens, means={}, bleu=np.ones((len(losses), 10)))
+        drawn = figures(rows, draws(np.repeat(np.arange(80), copies).tolist(), 2_000, seed=3))["perplexity"]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0], rel=1e-9)
 
 
 def scorecard(

@@ -30,20 +30,22 @@ def scores_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp("parrot")
         splits = folder / "splits"
         splits.mkdir()
-        for split, rows in (("train", 90), ("test", 70)):
-            questions = [f"What is {split} question number {row} about ?" for row in range(rows)]
+        for split, count in (("train", 90), ("test", 70)):
+            numbers = [*range(count), *range(30)]  # 30 questions have two answers
+            questions = [f"What is {split} question number {number} about ?" for number in numbers]
             pd.DataFrame(
                 {
                     "question": questions,
-                    "response": [MEMORISED] * rows,
+                    "response": [MEMORISED] * len(numbers),
                     "prompt": [f"{question} {ASK}" for question in questions],
-                    "target": [MEMORISED] * rows,
-                    "row": range(rows),
+                    "target": [MEMORISED] * len(numbers),
+                    "conversation": numbers,
+                    "row": range(len(numbers)),
                 }
             ).to_parquet(splits / f"{split}.parquet")
         evaluate(
             settings=LanguageEvaluation.model_validate(
-                {"prompts": 70, "max_new_tokens": 24, "batch_size": 32, "therapy": {}}
+                {"prompts": 100, "max_new_tokens": 24, "batch_size": 32, "therapy": {}}
             ),
             name="parrot",
             seed=1,
@@ -78,6 +80,16 @@ def test_a_model_is_asked_the_test_split_and_every_probe(scores_of: Any) -> None
         scores["therapy"]["figures"]["perplexity"]["bound"]
         == (scores["challenger"]["perplexity"]["upper_bound"])
     )
+
+
+def test_a_prompt_with_several_references_is_judged_once(scores_of: Any) -> None:
+    scores, predictions = scores_of(KIND)
+    probed = json.loads((predictions / "probes.json").read_text())["probes"]
+    trained_on = [probe["prompt"] for probe in probed if probe["kind"] == "training"]
+
+    assert (scores["rows"], scores["conversations"]) == (100, 70)
+    assert scores["therapy"]["figures"]["quality"]["rows"] == 70
+    assert len(set(trained_on)) == len(trained_on) == 80
 
 
 def test_a_kind_model_passes_staging(scores_of: Any) -> None:
