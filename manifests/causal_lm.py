@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
 from manifests.dataset import RowCheck, SimilarityCheck, TableDataset
 from manifests.evaluation import CommonEvaluation
@@ -16,12 +16,20 @@ from manifests.training import EarlyStopping, OnePhaseTraining
 
 # --- dataset -----------------------------------------------------------------------------------------
 
+Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^:\n]+$")]
+
 
 class PromptColumns(Section):
     """Where the two texts of a row are that is one question and one answer."""
 
-    prompt: str = "input_text"
-    response: str = "output_text"
+    prompt: str = Field("input_text", min_length=1)
+    response: str = Field("output_text", min_length=1)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if self.prompt == self.response:
+            raise ValueError(f"prompt and response are both {self.prompt}: the model would learn to echo")
+        return self
 
 
 class RoleMarkers(Section):
@@ -30,8 +38,15 @@ class RoleMarkers(Section):
     The model learns to speak as `assistant`. Upper and lower case are the same.
     """
 
-    user: tuple[str, ...] = Field(("Client", "Patient", "User", "Human"), min_length=1)
-    assistant: tuple[str, ...] = Field(("Therapist", "Counselor", "Assistant", "AI"), min_length=1)
+    user: tuple[Marker, ...] = Field(("Client", "Patient", "User", "Human"), min_length=1)
+    assistant: tuple[Marker, ...] = Field(("Therapist", "Counselor", "Assistant", "AI"), min_length=1)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        both = {name.casefold() for name in self.user} & {name.casefold() for name in self.assistant}
+        if both:
+            raise ValueError(f"user and assistant are both called {', '.join(sorted(both))}")
+        return self
 
 
 class ConversationChecks(Section):
@@ -78,6 +93,12 @@ class LanguageSearch(Search):
     lora_dropout: Dimension | None = None
 
 
+class AnswerEarlyStopping(EarlyStopping):
+    """The metrics are of the validation answers' tokens."""
+
+    metric: Literal["loss", "perplexity", "token_accuracy"] = "loss"  # type: ignore[assignment]
+
+
 class LanguageTraining(OnePhaseTraining):
     """Section of train-model: a causal language model, trained by adapters or whole.
 
@@ -100,7 +121,7 @@ class LanguageTraining(OnePhaseTraining):
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    early_stopping: EarlyStopping = EarlyStopping(metric="loss")
+    early_stopping: AnswerEarlyStopping = AnswerEarlyStopping()
     search: LanguageSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower dataset.max_tokens, set training.gradient_checkpointing"

@@ -37,6 +37,9 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
 GPU_CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "fused_fp16")
 """What is tried on a GPU, where fp16 is the format to beat; ONNX Runtime has no dynamic int8 there."""
 
+DECODER_CANDIDATES: tuple[CandidateName, ...] = ("plain", "int8", "weights_int8", "weights_int4")
+"""What can be made of a language model's graph; the others are for encoders."""
+
 STUDENT = "student_"
 """What a candidate's name begins with that is made from a student."""
 

@@ -93,6 +93,13 @@ class GradingSearch(Search):
     units: Dimension | None = None
 
 
+class GradeEarlyStopping(EarlyStopping):
+    """What a part of the section leaves out is of grades too."""
+
+    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"] = "qwk"
+    patience: int = Field(10, ge=1)
+
+
 class GradingTraining(Training):
     """Section of train-model: a grader of a card's two sides, trained in two phases.
 
@@ -118,7 +125,7 @@ class GradingTraining(Training):
     beta_center: float = Field(0.1, ge=0)
     sampler_power: float = Field(0.5, ge=0, le=1)
     augmentation: Augmentation = Augmentation()
-    early_stopping: EarlyStopping = EarlyStopping(metric="qwk", patience=10)
+    early_stopping: GradeEarlyStopping = GradeEarlyStopping()
     checkpoints: Checkpoints = Checkpoints(keep_every_epochs=5)
     search: GradingSearch | None = Field(None, exclude=True)
 

@@ -13,7 +13,7 @@ from manifests.causal_lm import (
     LanguageSearch,
     LanguageTraining,
 )
-from manifests.conversion import Conversion
+from manifests.conversion import DECODER_CANDIDATES, Conversion
 from manifests.dataset import Dataset
 from manifests.errors import UsageError
 from manifests.evaluation import CommonEvaluation, Evaluation
@@ -104,6 +104,15 @@ def require_measurable(training: CommonTraining, conversion: Conversion, gates: 
     if not isinstance(training, ManagedTraining):
         if gates.max_perplexity is None:
             raise ValueError("gates.max_perplexity: found nothing, expected a number over 1")
+        if not set(conversion.candidates) & set(DECODER_CANDIDATES):
+            raise ValueError(
+                f"conversion.candidates: found {', '.join(conversion.candidates)}, expected for a language "
+                f"model some of {', '.join(DECODER_CANDIDATES)}"
+            )
+        if isinstance(training, LanguageTraining) and training.method == "full" and training.search:
+            searched = training.search.model_dump(exclude_none=True)
+            if adapters := [key for key in searched if key.startswith("lora_")]:
+                raise ValueError(f"training.search.{adapters[0]}: method full has no adapters: leave it out")
         if conversion.device == "gpu":
             raise ValueError(
                 "conversion.target: found gpu, but a language model's bundle runs on CPUs alone: leave it out"

@@ -5,9 +5,9 @@ What the figures measure: docs/therapy_evaluation.md.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from manifests.section import Fraction, Section
 
@@ -66,3 +66,11 @@ class Stages(Section):
 
     staging: Staging = Staging()
     production: Production = Production()
+
+    @model_validator(mode="after")
+    def _production_asks_for_more(self) -> Self:
+        for key, bound in self.staging.model_dump(exclude_none=True).items():
+            later = getattr(self.production, key)
+            if (later < bound) if key.startswith("min_") else (later > bound):
+                raise ValueError(f"production.{key} {later:g} asks for less than staging.{key} {bound:g}")
+        return self

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from backends.storage import PACKAGE_SCHEME
@@ -19,6 +21,7 @@ from manifests.errors import UsageError
 transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
 
 GGUF_SUFFIX = ".gguf"
+LARGEST_GRAPH = 2**31  # bytes that a protobuf message holds
 TOKENIZER_FILE = "tokenizer.json"
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 PLAIN_TEMPLATE = (
@@ -87,10 +90,21 @@ def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
 
 
 def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
-    """The model in fp32 with SDPA attention; `dropout` replaces every probability of its configuration."""
-    network = AutoModelForCausalLM.from_pretrained(
-        files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
-    )
+    """The model in fp32 with SDPA attention; `dropout` replaces every probability of its configuration.
+
+    Raises:
+        UsageError: transformers has no causal language model for it, or its files are incomplete.
+    """
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
+        )
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"training.model: {files.folder}: cannot be loaded: {said}. Expected a causal language model "
+            "with all its weights; fetch it again, or choose another."
+        ) from None
     if hasattr(network.config, "quantization_config"):  # a GGUF file's: its weights are floats by now
         del network.config.quantization_config
         network.is_quantized = False
@@ -102,6 +116,30 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
     return network
 
 
+def stop_at(network: PreTrainedModel, token: int) -> None:
+    """Have answers end at `token` too, which is what training teaches to end them with."""
+    settings = network.generation_config
+    known = settings.eos_token_id
+    stops = [] if known is None else [known] if isinstance(known, int) else list(known)
+    if token not in stops:
+        settings.eos_token_id = [*stops, token] if stops else token
+
+
+def require_convertible(network: PreTrainedModel) -> None:
+    """Refuse what could be trained and then not be converted.
+
+    Raises:
+        ValueError: The model's cache is not keys and values of every token, or its weights are too large.
+    """
+    layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
+    if network.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
+        raise ValueError(
+            f"{network.config.model_type}: expected a decoder all of whose layers see every token"
+        )
+    if (held := network.get_memory_footprint()) >= LARGEST_GRAPH:
+        raise ValueError(f"its {held / 1e9:.1f} GB of float32 weights do not fit into an ONNX file of 2.1 GB")
+
+
 def context_of(network: PreTrainedModel) -> int:
     """The most tokens that the model reads."""
     return int(network.config.get_text_config(decoder=True).max_position_embeddings)
@@ -110,7 +148,10 @@ def context_of(network: PreTrainedModel) -> int:
 def _packaged(uri: str) -> Path:
     """A file of a package, which is not imported: that would need what it depends on."""
     package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # of a package in a package, or without a name
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
             f"training.model: {uri}: the package {package} is not installed. "

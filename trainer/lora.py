@@ -25,7 +25,7 @@ def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftMo
     """The network, frozen but for new adapters, which begin as nothing.
 
     Raises:
-        UsageError: `training.target_modules` names a layer that the network does not have.
+        UsageError: `training.target_modules` names a layer that the network does not have, or its head.
     """
     require_modules(network, section.target_modules)
     config = LoraConfig(
@@ -47,15 +47,20 @@ def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
     Raises:
         UsageError: One is none of them; the message has the names that are like it.
     """
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    heads = network.get_output_embeddings()  # type: ignore[operator]
-    known = sorted({name.rsplit(".", 1)[-1] for name in layers if network.get_submodule(name) is not heads})
+    # An adapter on the head would be merged into the embedding too, whose weights it shares.
+    head = network.get_output_embeddings()  # type: ignore[operator]
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    known = sorted({name.rsplit(".", 1)[-1] for name in layers})
     for target in targets:
         if any(name == target or name.endswith(f".{target}") for name in layers):
             continue
         near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
         raise UsageError(
-            f"training.target_modules: found {target!r}, expected names of the model's linear layers: "
+            f"training.target_modules: found {target!r}, expected names of linear layers but the head: "
             f"{', '.join(known)}. {f'Did you mean {near[0]}?' if near else 'Choose among them.'}"
         )
 

@@ -34,9 +34,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.convert_to_onnx.export import ConversionError
 from serving.generation import METADATA_KEY, PAST, PRESENT
+from trainer.language_models import require_convertible
 
 OPSET = 23  # the first with Attention, which takes the cache, and RotaryEmbedding
-LARGEST_GRAPH = 2**31  # bytes that a protobuf message holds
 ATTENTION = "onnx_attention"  # our name for an attention function, beside transformers' "eager" and "sdpa"
 UNSUPPORTED_ATTENTION = ("sliding_window", "softcap", "s_aux")
 ROTARY_PARAMETERS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
@@ -169,19 +169,14 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
         ConversionError: The model's cache is not keys and values of every token, or its weights are not
             float32 or do not fit into one file.
     """
+    try:
+        require_convertible(model)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
     config = model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=config).layers
-    if model.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
-        raise ConversionError(
-            f"{model.config.model_type}: expected a decoder all of whose layers see every token"
-        )
     dtypes = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
     if dtypes:
         raise ConversionError(f"expected float32 weights, found {', '.join(sorted(dtypes))}")
-    if (held := model.get_memory_footprint()) >= LARGEST_GRAPH:
-        raise ConversionError(
-            f"its {held / 1e9:.1f} GB of float32 weights do not fit into an ONNX file of 2.1 GB"
-        )
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return getattr(config, "num_key_value_heads", None) or heads, config.num_hidden_layers, size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,15 +36,17 @@ from components.convert_to_onnx.decoder_bundling import (
 from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
 from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
 from components.convert_to_onnx.export import ConversionError, FusedOps
-from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.processor import describe_processor, int8_instructions
 from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure, warn_if_busy
+from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
-from manifests.conversion import CandidateName, Conversion
+from manifests.conversion import DECODER_CANDIDATES, CandidateName, Conversion
 from manifests.errors import GauntletError
 from serving.bundle import TOKENIZER_FILE
 from serving.cpu import usable_cpus
 from serving.generation import Decoder, pad_left
 from trainer.checkpoint import TrainingRecord
+from trainer.language_models import context_of
 from trainer.packing import token_rows
 from trainer.splits import read_split
 from trainer.tasks.causal_lm import network_of
@@ -53,12 +55,12 @@ PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
-MAKERS: Mapping[CandidateName, Callable[[Path, Path], None]] = {
+MAKERS: Mapping[CandidateName, Callable[[Path, Path, bool], None]] = {
     "int8": quantize_int8,
-    "weights_int8": lambda plain, path: quantize_weights(plain, path, bits=8),
-    "weights_int4": lambda plain, path: quantize_weights(plain, path, bits=4),
+    "weights_int8": lambda plain, path, _: quantize_weights(plain, path, bits=8),
+    "weights_int4": lambda plain, path, _: quantize_weights(plain, path, bits=4),
 }
-"""What is made of the plain graph. The other candidates are for encoders."""
+"""What is made of the plain graph."""
 
 
 def convert(
@@ -84,7 +86,8 @@ def convert(
     network = network_of(checkpoint)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        graphs = build(section.candidates, network, folder)
+        reduce_range = section.target == "cpu_without_int8" or not int8_instructions()
+        graphs = build(section.candidates, network, folder, reduce_range)
         order = np.random.default_rng(seed).permutation(len(rows))[:PARITY_ROWS]
         drawn = [rows[at].whole for at in order]
         trials = [_try(graph, network, drawn, threads, section) for graph in graphs]
@@ -95,8 +98,9 @@ def convert(
         except GauntletError:
             write_json(candidates, document(tried, None))
             raise
+        context = context_of(network)
         del network
-        tried = _timed(tried, checkpoint, [row.prompt for row in rows], threads, seed, folder)
+        tried = _timed(tried, checkpoint, [row.prompt for row in rows], context, threads, seed, folder)
         winner = best(admitted(tried.candidates), section)
         write_json(candidates, document(tried, winner))
         bundle_winner(bundle, name, manifest_sha256, checkpoint, record, winner, tried)
@@ -109,8 +113,12 @@ def convert(
         }
 
 
-def build(names: Sequence[CandidateName], network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:
+def build(
+    names: Sequence[CandidateName], network: PreTrainedModel, folder: Path, reduce_range: bool = False
+) -> list[Graph | Failed]:
     """Make the named candidates in `folder`; one that fails costs itself, never the step.
+
+    `reduce_range` makes int8 weights of 7 bits, as CPUs without int8 instructions want them.
 
     Raises:
         GauntletError: The model cannot be exported at all.
@@ -123,12 +131,12 @@ def build(names: Sequence[CandidateName], network: PreTrainedModel, folder: Path
     made: list[Graph | Failed] = []
     for name in names:
         path = folder / f"{name}.onnx"
-        if name != "plain" and name not in MAKERS:
+        if name not in DECODER_CANDIDATES:
             made.append(Failed(name, "is for encoders, and this is a language model"))
             continue
         try:
             if name != "plain":
-                MAKERS[name](plain, path)
+                MAKERS[name](plain, path, reduce_range)
         except Exception as error:  # whatever the quantiser may raise
             traceback.print_exc()
             made.append(Failed(name, f"could not be made: {describe(error)}"))
@@ -166,16 +174,24 @@ def _scored(
 
 
 def _timed(
-    tried: Tried, checkpoint: Path, prompts: Sequence[Sequence[int]], threads: int, seed: int, folder: Path
+    tried: Tried,
+    checkpoint: Path,
+    prompts: Sequence[Sequence[int]],
+    context: int,
+    threads: int,
+    seed: int,
+    folder: Path,
 ) -> Tried:
     """Time how PyTorch and every candidate that ran continue the same prompts by `NEW_TOKENS`."""
     contenders = {PYTORCH: Contender("generate", checkpoint)}
     for candidate in tried.candidates:
         if isinstance(candidate, Trial):
             contenders[candidate.name] = Contender("generate_onnx", candidate.graph.path)
+    length = max(1, min(TIMED_PROMPT_TOKENS, context - NEW_TOKENS))
+    ends = [prompt[-length:] for prompt in prompts]
     batches = {
         size: [
-            dict(zip(("input_ids", "attention_mask"), pad_left(_ends(prompts, drawn)), strict=True))
+            dict(zip(("input_ids", "attention_mask"), pad_left([ends[row] for row in drawn]), strict=True))
             for drawn in draw_rows(len(prompts), size, seed)
         ]
         for size in tried.bounds.batch_sizes
@@ -190,7 +206,3 @@ def _timed(
         contention=timing.contention,
         candidates=[with_speed(candidate, modes, timing) for candidate in tried.candidates],
     )
-
-
-def _ends(prompts: Sequence[Sequence[int]], rows: Iterable[int]) -> list[Sequence[int]]:
-    return [prompts[row][-TIMED_PROMPT_TOKENS:] for row in rows]

@@ -68,7 +68,7 @@ def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:
 
 
 def test_a_penalty_on_repetition_is_a_language_models() -> None:
-    assert load_manifest(LORA).conversion.repetition_penalty == 1.2
+    assert load_manifest(LORA).conversion.repetition_penalty == 1.05
     with pytest.raises(ManifestError, match=r"conversion\.repetition_penalty is for language models"):
         load_manifest(LORA.with_name("emotion.yaml"), ["conversion.repetition_penalty=1.2"])
 
@@ -96,3 +96,28 @@ def test_a_model_without_a_price_is_refused_and_can_be_given_one(
     prices.write_text("tuning: {gemini-9-ultra: 1.0}\n")
     monkeypatch.setenv("GAUNTLET_PRICES", str(prices))
     load_affordable(file, None)
+
+
+def test_a_language_model_stops_by_a_metric_that_it_has() -> None:
+    assert (
+        load_manifest(LORA, ["training.early_stopping={patience: 3}"]).training.early_stopping.metric
+        == "loss"
+    )
+    assert load_manifest(LORA, ["training.early_stopping={metric: perplexity}"])
+    with pytest.raises(ManifestError, match=r"early_stopping.metric: found 'macro_f1'"):
+        load_manifest(LORA, ["training.early_stopping={metric: macro_f1}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("conversion.candidates=[fused]", "found fused, expected for a language model some of plain, int8"),
+        ("training.method=full", "method full has no adapters"),
+        ("dataset.roles={user: [Client], assistant: [client]}", "both called client"),
+        ("dataset.roles={user: ['']}", "dataset.roles.user"),
+        ("dataset.columns={prompt: a, response: a}", "the model would learn to echo"),
+    ],
+)
+def test_what_a_language_model_cannot_use_is_a_fault_of_the_manifest(override: str, found: str) -> None:
+    with pytest.raises(ManifestError, match=found):
+        load_manifest(LORA, [override])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from components.validate_data.run import run
 from manifests.causal_lm import ConversationDataset, LanguageTraining
@@ -151,13 +153,16 @@ def test_a_layer_that_is_not_there_is_answered_with_those_that_are(folder: Path,
         task_of(folder, kind, target_modules=(wrong,)).build_model()
 
 
+def copied(splits: Path, to: Path, **changes: Any) -> Path:
+    """The splits with other statistics."""
+    shutil.copytree(splits, to)
+    statistics = json.loads((to / "statistics.json").read_text()) | changes
+    (to / "statistics.json").write_text(json.dumps(statistics))
+    return to
+
+
 def test_a_context_that_the_model_does_not_have_is_refused(folder: Path, kind: str, tmp_path: Path) -> None:
-    splits = tmp_path / "splits"
-    splits.mkdir()
-    for path in (folder / "splits").iterdir():
-        (splits / path.name).write_bytes(path.read_bytes())
-    statistics = json.loads((splits / "statistics.json").read_text()) | {"max_tokens": 500}
-    (splits / "statistics.json").write_text(json.dumps(statistics))
+    splits = copied(folder / "splits", tmp_path / "splits", max_tokens=500)
     task = CausalLanguageModelling(section(folder, kind), splits)
     with pytest.raises(UsageError, match=r"dataset.max_tokens: found 500, but .* reads at most 128"):
         task.build_model()
@@ -207,3 +212,52 @@ def test_whole_models_are_trained_by_the_same_section(folder: Path, kind: str, t
         task.validation_batch(range(len(task.validation_lengths)), 1),
     )
     assert task.metrics(outputs)["loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_answers_end_where_training_teaches_them_to(folder: Path, kind: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder / "model", model)
+    for name in ("config.json", "generation_config.json"):
+        path = model / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7}))
+    splits = copied(folder / "splits", tmp_path / "splits", tokenizer=str(model))
+    task = CausalLanguageModelling(section(folder, kind, model=str(model)), splits)
+    (tmp_path / "saved").mkdir()
+    task.save(task.build_model(), {}, tmp_path / "saved")
+    end = AutoTokenizer.from_pretrained(model).eos_token_id
+    assert network_of(tmp_path / "saved").generation_config.eos_token_id == [7, end]
+
+
+def test_a_model_that_could_not_be_converted_is_refused_before_it_is_trained(
+    folder: Path, kind: str, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, sliding_window=8,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    splits = copied(folder / "splits", tmp_path / "splits", tokenizer=str(tmp_path / "model"))
+    task = CausalLanguageModelling(section(folder, kind, model=str(tmp_path / "model")), splits)
+    with pytest.raises(
+        UsageError, match=r"training.model: .*mistral: expected a decoder all of whose layers"
+    ):
+        task.build_model()
+
+
+def test_weights_that_are_not_whole_are_a_mistake_of_the_manifest(
+    folder: Path, kind: str, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5_000])
+    with pytest.raises(UsageError, match=r"training.model: .*cannot be loaded: .*fetch it again"):
+        load_network(find_language_model(str(tmp_path / "model")))
+
+
+def test_an_adapter_on_the_head_is_refused_as_it_would_change_the_embedding_too(
+    folder: Path, kind: str
+) -> None:
+    with pytest.raises(UsageError, match=r"target_modules: found 'lm_head', expected names of linear layers"):
+        task_of(folder, kind, target_modules=("lm_head",)).build_model()

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
 from manifests.image_classification import Augmentation
-from manifests.ordinal_grading import GradingTraining
-from manifests.training import EarlyStopping
+from manifests.ordinal_grading import GradeEarlyStopping, GradingTraining
 from tests.drawn_cards import HEIGHT, WIDTH
 from trainer.checkpoint import load_model, read_record
 from trainer.grading_network import CardGrader, SideEncoder, worst_offset
@@ -32,7 +31,7 @@ def section() -> GradingTraining:
         phase2_epochs=5,
         lr_phase2=5e-3,
         batch_size=10,
-        early_stopping=EarlyStopping(metric="qwk", patience=10),
+        early_stopping=GradeEarlyStopping(),
     )
 
 
@@ -151,7 +150,7 @@ def test_early_stopping_ends_the_second_phase_and_never_the_first(
             "phase2_epochs": 9,
             "lr_phase1": 1e-9,
             "lr_phase2": 1e-9,
-            "early_stopping": EarlyStopping(metric="macro_f1", patience=1),
+            "early_stopping": GradeEarlyStopping(metric="macro_f1", patience=1),
         }
     )
     history = trained(stalled, card_splits, tmp_path / "checkpoint")

@@ -26,6 +26,8 @@ from trainer.language_models import (
     find_language_model,
     load_network,
     load_tokenizer,
+    require_convertible,
+    stop_at,
 )
 from trainer.lora import merged, save_adapters, with_adapters
 from trainer.packing import TokenRow, bins, packed, seen, token_rows
@@ -114,7 +116,8 @@ class CausalLanguageModelling:
         """The pretrained model, with adapters where `training.method` says so.
 
         Raises:
-            UsageError: It reads fewer tokens than a row may have, or it lacks a layer that is to be adapted.
+            UsageError: It reads fewer tokens than a row may have, lacks a layer that is to be adapted, or
+            could not be converted.
         """
         network = self._network()
         if self._section.gradient_checkpointing:
@@ -123,6 +126,13 @@ class CausalLanguageModelling:
 
     def _network(self) -> PreTrainedModel | PeftModel:
         network = load_network(self._files, self._section.dropout)
+        stop_at(network, self._tokenizer.eos_token_id)
+        try:
+            require_convertible(network)
+        except ValueError as error:
+            raise UsageError(
+                f"training.model: {self._section.model}: {error}. Choose another model."
+            ) from None
         if context_of(network) < self._most:
             raise UsageError(
                 f"dataset.max_tokens: found {self._most}, but {self._section.model} reads at most "
