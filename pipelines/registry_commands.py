@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -108,12 +108,18 @@ def _classify(champion: ModelVersion, folder: Path, given: Sequence[str]) -> Non
 def _local_answers(
     champion: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int
 ) -> Sequence[str]:
-    """What a language model answers each question, by its likeliest tokens."""
+    """What a language model answers each question, by its likeliest tokens, one after the other.
+
+    Together the longest question would say how much memory all of them take.
+    """
     generator = Generator(folder, sha256=champion.tags.get(BUNDLE_TAG))
-    try:
-        return generator.generate([generator.framed(question) for question in questions], max_new_tokens)
-    except PromptError as error:
-        raise UsageError(f"{error}") from None
+    answers = []
+    for number, prompt in enumerate(_prompts(generator.framed, questions), start=1):
+        try:
+            answers += generator.generate([prompt], max_new_tokens)
+        except PromptError as error:
+            raise UsageError(f"text {number}: {error}.") from None
+    return answers
 
 
 def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int) -> Sequence[str]:
@@ -121,7 +127,17 @@ def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int
     from components.evaluate_model.language.managed_model import ManagedModel
 
     model = ManagedModel(folder, LanguageEvaluation(max_new_tokens=max_new_tokens))
-    return model.ask([model.framed(question) for question in questions])
+    return model.ask(_prompts(model.framed, questions))
+
+
+def _prompts(framed: Callable[[str], str], questions: Sequence[str]) -> list[str]:
+    prompts = []
+    for number, question in enumerate(questions, start=1):
+        try:
+            prompts.append(framed(question))
+        except PromptError as error:
+            raise UsageError(f"text {number}: {error}.") from None
+    return prompts
 
 
 def _print_answers(champion: ModelVersion, questions: Sequence[str], answers: Sequence[str]) -> None:

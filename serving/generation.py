@@ -6,6 +6,7 @@ B = batch, T = tokens fed at once, C = columns of a batch so far, V = vocabulary
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -100,11 +101,17 @@ class Generator:
         self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER_FILE))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self._special_tokens = [token.content for token in added if token.special]
 
     def framed(self, question: str) -> str:
-        """A question as the prompt that the model was trained on: between what stands around one."""
+        """A question as the prompt that the model was trained on: between what stands around one.
+
+        Raises:
+            PromptError: It is empty, or holds a control character or a token of the model's template.
+        """
         before, after = self.info.frame or ("", "")
-        return before + question + after
+        return before + readable(question, self._special_tokens) + after
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids. Where prompts are framed, the frame holds every special token that there is to be."""
@@ -134,6 +141,22 @@ class Generator:
             piece = text.step(self.tokenizer, int(token[0]))
             if piece is not None and token[0] not in self.decoder.stop_tokens:
                 yield piece
+
+
+def readable(question: str, special_tokens: Sequence[str] = ()) -> str:
+    """A question without the space around it, as training reads one.
+
+    Raises:
+        PromptError: It is empty, or holds what training data may not hold.
+    """
+    question = question.strip()
+    if not question:
+        raise PromptError("found nothing, expected a question")
+    if held := next((token for token in special_tokens if token in question), None):
+        raise PromptError(f"found {held}, a token of the model's template. Leave it out")
+    if control := next((c for c in question if unicodedata.category(c) == "Cc" and c not in "\t\r\n"), None):
+        raise PromptError(f"found the control character U+{ord(control):04X}. Leave it out")
+    return question
 
 
 def penalised(logits: Floats, seen: npt.NDArray[np.bool_], penalty: float) -> Floats:
@@ -236,11 +259,11 @@ class Decoder:
     def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         for row, prompt in enumerate(prompts):
             if not prompt:
-                raise PromptError(f"prompt {row} has no tokens; a model needs one to continue")
+                raise PromptError(f"prompt {row + 1} has no tokens; a model needs one to continue")
             if len(prompt) + max_new_tokens > self.context:
                 raise PromptError(
-                    f"prompt {row} has {len(prompt)} tokens, with {max_new_tokens} new ones more than the "
-                    f"{self.context} that the model reads; shorten it"
+                    f"prompt {row + 1} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
+                    f"the {self.context} that the model reads. Shorten it, or ask for fewer new ones"
                 )
 
 

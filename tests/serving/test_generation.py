@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from serving.bundle import BundleError, BundleInfo, write_bundle
-from serving.generation import Decoder, Generator, PromptError, Sampling, penalised
+from serving.generation import Decoder, Generator, PromptError, Sampling, penalised, readable
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CONTEXT, STOP = 12, 0
@@ -214,14 +214,26 @@ def test_sampling_outside_its_range_is_refused(settings: dict[str, float]) -> No
 
 def test_a_prompt_that_the_model_cannot_read_is_refused(adding_bundle: Path) -> None:
     generator = Generator(adding_bundle)
-    with pytest.raises(PromptError, match="prompt 1 has no tokens"):
+    with pytest.raises(PromptError, match="prompt 2 has no tokens"):
         generator.generate(["one", " "], 2)
     long = " ".join(["one"] * 10)
     assert generator.generate([long], 2) == [""]  # twelve tokens just fit; the sum's last digit is 0
-    with pytest.raises(PromptError, match="prompt 0 has 10 tokens, with 3 new ones more than the 12"):
+    with pytest.raises(PromptError, match="prompt 1 has 10 tokens, with 3 new ones more than the 12"):
         generator.generate([long], 3)
 
 
 def test_a_bundle_of_another_task_does_not_generate(bundle_folder: Path) -> None:
     with pytest.raises(BundleError, match="not the graph of a causal language model"):
         Generator(bundle_folder)
+
+
+def test_a_question_is_framed_as_training_read_it_or_refused(adding_bundle: Path) -> None:
+    generator = Generator(adding_bundle)
+    assert generator.framed("  one two\n") == "one two"
+    with pytest.raises(PromptError, match="found nothing"):
+        generator.framed(" \n")
+    with pytest.raises(PromptError, match=r"control character U\+001B"):
+        generator.framed("one \x1b[31m")
+    with pytest.raises(PromptError, match=r"found <\|end\|>, a token of the model's template"):
+        readable("one <|end|> two", ["<|end|>"])
+    assert readable("a\tb\r\nc ") == "a\tb\r\nc"

@@ -7,7 +7,7 @@ from functools import partial
 from components.validate_data.conversations.inspection import inspect
 from components.validate_data.conversations.managed import ManagedRenderer
 from components.validate_data.conversations.outputs import write_splits
-from components.validate_data.conversations.rendering import Renderer
+from components.validate_data.conversations.rendering import Renderer, shared_system
 from components.validate_data.conversations.source import read_table
 from components.validate_data.conversations.statistics import LENGTH_EDGES, describe
 from components.validate_data.examination import Examination
@@ -28,7 +28,8 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
     managed = section.tokenizer.startswith(MANAGED_PREFIX)
     renderer = ManagedRenderer() if managed else Renderer(section.tokenizer)
     inspection = inspect(table, section, renderer, seed)
-    statistics = describe(inspection.table, section, renderer.frame)
+    frame = renderer.frame(shared_system(inspection.table["context"].tolist()))
+    statistics = describe(inspection.table, section, frame)
     counts = {split: length.counts for split, length in statistics.token_length.items()}
     return Examination(
         inspection=inspection,
@@ -42,5 +43,5 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
             Histogram("rows", LENGTH_EDGES, counts),
             histogram_of="Histogram of lengths in tokens",
         ),
-        write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
+        write_splits=partial(write_splits, table=inspection.table, statistics=statistics, uri=section.uri),
     )

@@ -33,9 +33,10 @@ def inspect(
     inspecting.check("empty_conversations", checks.empty_conversations, _told("empty"), unusable=True)
     inspecting.check("role_markers", checks.role_markers, _told("unmarked"), unusable=True)
     if inspecting.rows.empty:
+        told = table["empty"].fillna(table["unmarked"])
         raise DataError(
             f"{dataset.uri}: found {len(table)} records, but no answer in any of them, first "
-            f"{table['place'].iloc[0]}: {table['empty'].iloc[0] or table['unmarked'].iloc[0]}"
+            f"{table['place'].iloc[0]}: {told.iloc[0]}"
         )
     inspecting.rows = _prepared(inspecting.rows, renderer)
     inspecting.check("encoding", checks.encoding, _told("fault"))

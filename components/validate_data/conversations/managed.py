@@ -22,7 +22,10 @@ class ManagedRenderer:
     """What `Renderer` is for a model with a chat template of its own; nothing has to be loaded."""
 
     special_tokens: tuple[str, ...] = ()
-    frame = ("", "")
+
+    def frame(self, system: str | None = None) -> tuple[str, str]:  # noqa: ARG002
+        """Nothing stands around a prompt: it is a request of its own."""
+        return "", ""
 
     def render(self, contexts: Sequence[Context], responses: Sequence[str]) -> list[Rendered]:
         """Each context as JSON with `contents` and, of what the system says, `systemInstruction`."""

@@ -12,6 +12,7 @@ from components.step import replacing, write_json
 from components.validate_data.conversations.statistics import ConversationStatistics
 from components.validate_data.texts.outputs import STATISTICS_FILE
 from manifests.dataset import SPLITS
+from manifests.errors import DataError
 
 SPLIT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("question", "response", "prompt", "target")]
@@ -23,17 +24,41 @@ Rows of one `conversation` are answers to the same opening, word for word.
 """
 
 
-def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics) -> None:
-    """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
+FEWEST_TESTED = 2
+"""Conversations: how much others would differ cannot be told from one."""
+
+
+def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics, uri: str) -> None:
+    """One parquet file per split, and last `statistics.json`, whose presence says that all are there.
+
+    Raises:
+        DataError: A split has too few rows to be of use.
+    """
     rows = table.assign(
-        question=[context[-1][1] for context in table["context"]],
-        conversation=pd.factorize(table["key"])[0],
+        question=[
+            next(text for role, text in reversed(context) if role == "user") for context in table["context"]
+        ]
     )
+    _require_enough(rows, uri)
     for split in SPLITS:
-        content = rows[rows["split"] == split][SPLIT_SCHEMA.names]
+        content = rows[rows["split"] == split]
+        content = content.assign(conversation=pd.factorize(content["key"])[0])
         with replacing(folder / f"{split}.parquet") as temporary:
             pq.write_table(
                 pa.table({name: content[name].tolist() for name in SPLIT_SCHEMA.names}, schema=SPLIT_SCHEMA),
                 temporary,
             )
     write_json(folder / STATISTICS_FILE, statistics.as_json())
+
+
+def _require_enough(rows: pd.DataFrame, uri: str) -> None:
+    kept = {split: rows[rows["split"] == split] for split in SPLITS}
+    tested = kept["test"]["key"].nunique()
+    if all(len(of_split) for of_split in kept.values()) and tested >= FEWEST_TESTED:
+        return
+    counts = ", ".join(f"{len(of_split)} {split}" for split, of_split in kept.items())
+    raise DataError(
+        f"{uri}: kept {counts} rows, the last of {tested} conversations; expected some for training and "
+        f"validation, and test rows of at least {FEWEST_TESTED} conversations. Add data, or change "
+        "dataset.split."
+    )

@@ -37,12 +37,13 @@ class Renderer:
         """
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(find_language_model(model))
         self._model = model
-        self.special_tokens = tuple(str(token) for token in self._tokenizer.all_special_tokens)
+        added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
 
-    @property
-    def frame(self) -> tuple[str, str]:
-        """What stands before and after a single prompt."""
-        before, found, after = self._prompt([("user", PLACEHOLDER)]).partition(PLACEHOLDER)
+    def frame(self, system: str | None = None) -> tuple[str, str]:
+        """What stands before and after a single prompt, where the system says `system` first."""
+        context = [] if system is None else [("system", system)]
+        before, found, after = self._prompt([*context, ("user", PLACEHOLDER)]).partition(PLACEHOLDER)
         if not found:
             raise UsageError(
                 f"training.model: {self._model}: its chat template leaves out what the user says"
@@ -97,3 +98,10 @@ class Renderer:
                 f"training.model: {self._model}: its chat template does not take the roles "
                 f"{', '.join(role for role, _ in context)}: {error}"
             ) from None
+
+
+def shared_system(contexts: Sequence[Context]) -> str | None:
+    """What the system says at the start of all conversations, if it is the same in all."""
+    first = {context[0] for context in contexts}
+    role, text = first.pop() if len(first) == 1 else ("", "")
+    return text if role == "system" else None

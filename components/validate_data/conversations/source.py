@@ -112,6 +112,8 @@ def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple
 def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
     header, *rows = split_rows(content, COMMA, name)
     names = [field.strip() for field in header.fields]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{name}: found the column {twice[0]} twice, expected it once. Rename one of them")
     wanted = KNOWN_COLUMNS if dataset.columns is None else (dataset.columns,)
     if not any({columns.prompt, columns.response} <= set(names) for columns in wanted):
         pairs = " or ".join(f"{columns.prompt} and {columns.response}" for columns in wanted)

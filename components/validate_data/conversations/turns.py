@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,6 @@ Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 KNOWN_COLUMNS = (PromptColumns(), PromptColumns(prompt="questionText", response="answerText"))
 """Looked for in this order: the issue's own names, then CounselChat's."""
-
-MARKER = re.compile(r"^[ \t]*([A-Za-z][\w ]{0,30}?)[ \t]*:", re.MULTILINE)
 
 
 class RoleError(ValueError):
@@ -52,14 +51,21 @@ def turns_of(record: Mapping[str, Any], columns: PromptColumns | None, roles: Ro
 
     Raises:
         RoleError: Somebody speaks who is none of the roles, or a text has no markers.
-        EmptyError: A turn, or all of it, is empty.
+        EmptyError: A turn, or all of it, is empty or no text.
     """
     if columns is None and isinstance(messages := record.get("messages"), Sequence):
         turns = [_turn_of_message(message) for message in messages]
     elif columns is None and "text" in record:
         turns = _turns_of_text(_text(record["text"]), roles)
     else:
-        names = columns or next((c for c in KNOWN_COLUMNS if c.prompt in record), KNOWN_COLUMNS[0])
+        wanted = KNOWN_COLUMNS if columns is None else (columns,)
+        names = next((c for c in wanted if c.prompt in record or c.response in record), None)
+        if names is None:
+            keys = " or ".join(f"{c.prompt} and {c.response}" for c in wanted)
+            others = "" if columns else "messages, text, or "
+            raise EmptyError(
+                f"found the keys {', '.join(map(str, record)) or 'none'}; expected {others}{keys}"
+            )
         turns = [
             Turn("user", _text(record.get(names.prompt))),
             Turn("assistant", _text(record.get(names.response))),
@@ -103,7 +109,8 @@ def _turns_of_text(text: str, roles: RoleMarkers) -> list[Turn]:
         raise EmptyError("an empty text")
     known: dict[str, Role] = {name.casefold(): "user" for name in roles.user}
     known |= {name.casefold(): "assistant" for name in roles.assistant}
-    marks = [mark for mark in MARKER.finditer(text) if mark[1].casefold() in known]
+    names = "|".join(map(re.escape, sorted((*roles.user, *roles.assistant), key=len, reverse=True)))
+    marks = list(re.finditer(rf"^[ \t]*({names})[ \t]*:", text, re.MULTILINE | re.IGNORECASE))
     if not marks or text[: marks[0].start()].strip():
         markers = ", ".join(f"{name}:" for name in (*roles.user, *roles.assistant))
         raise RoleError(f"does not begin with a role marker ({markers}): {excerpt(text)}")
@@ -115,4 +122,6 @@ def _turns_of_text(text: str, roles: RoleMarkers) -> list[Turn]:
 
 
 def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    if value is not None and not isinstance(value, str):
+        raise EmptyError(f"found {excerpt(json.dumps(value, ensure_ascii=False))} where a text should be")
+    return value.strip() if value else ""

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from components.validate_data.conversations.managed import request_of
-from components.validate_data.conversations.turns import Turn, examples_of, turns_of
+from components.validate_data.conversations.turns import EmptyError, Turn, examples_of, turns_of
 from components.validate_data.run import run
 from manifests.causal_lm import ConversationDataset, RoleMarkers
 from manifests.errors import DataError, UsageError
@@ -197,3 +200,87 @@ def test_bad_records_are_refused_for_a_managed_model_too(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"empty_conversations: found 1 row[\s\S]*encoding: found 1 row"):
         validate(tmp_path, Path("gemini-2.5-flash"), path)
     assert not (tmp_path / "splits").exists()
+
+
+def test_splits_that_are_too_small_are_refused_before_they_are_written(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "talk.jsonl", conversations()[:1])
+    with pytest.raises(
+        DataError, match=r"kept 1 train, 0 validation, 0 test rows.*of at least 2 conversations"
+    ):
+        validate(tmp_path, model, path)
+    assert not (tmp_path / "splits").exists()
+
+
+def test_conversations_are_numbered_by_themselves_in_each_split(tmp_path: Path, model: Path) -> None:
+    """So the same test file has the same numbers whatever is trained on."""
+    rows = [(question, f"{answer} {turn}") for question, answer in conversations() for turn in ("a", "b")]
+    validate(tmp_path, model, write_jsonl(tmp_path / "talk.jsonl", rows))
+    for split in ("train", "test"):
+        frame = pd.read_parquet(tmp_path / f"splits/{split}.parquet")
+        assert sorted(set(frame["conversation"])) == list(range(len(frame) // 2))
+        assert (frame.groupby("question")["conversation"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (
+            {"question": "a", "answer": "b"},
+            "found the keys question, answer; expected messages, text, or input_text",
+        ),
+        ({"input_text": 5, "output_text": "b"}, "found “5” where a text should be"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "where a text should be"),
+    ],
+)
+def test_a_record_without_a_text_says_what_it_has_instead(record: dict[str, Any], words: str) -> None:
+    with pytest.raises(EmptyError, match=re.escape(words)):
+        turns(record)
+
+
+@pytest.mark.parametrize("name", ["Клиент", "Ms. P", "P1-x"])
+def test_a_speaker_may_have_any_name(name: str) -> None:
+    roles = RoleMarkers(user=(name,))
+    found = turns_of({"text": f"{name}: Hello.\nTherapist: Hi."}, None, roles)
+    assert [(turn.role, turn.text) for turn in found] == [("user", "Hello."), ("assistant", "Hi.")]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "talk.csv"
+    path.write_text("input_text,input_text,output_text\na,b,c\n")
+    with pytest.raises(DataError, match="found the column input_text twice"):
+        validate(tmp_path, model, path)
+
+
+def test_no_answer_at_all_says_what_is_wrong_with_the_first_record(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    path.write_text('{"text": "hello"}\n{"text": ""}\n')
+    with pytest.raises(DataError, match="line 1: does not begin with a role marker"):
+        validate(tmp_path, model, path)
+
+
+def test_what_the_system_says_in_all_conversations_stands_before_a_single_prompt(
+    tmp_path: Path, model: Path
+) -> None:
+    def write(system: Callable[[int], str]) -> Path:
+        path = tmp_path / "talk.jsonl"
+        records = [
+            {"messages": [{"role": role, "content": text} for role, text in talk]}
+            for at, (question, answer) in enumerate(conversations())
+            for talk in [(("system", system(at)), ("user", question), ("assistant", answer))]
+        ]
+        path.write_text("\n".join(map(json.dumps, records)))
+        return path
+
+    assert validate(tmp_path / "one", model, write(lambda _: "Be kind."))["frame"] == [
+        "System: Be kind.\nUser: ", "\nAssistant:",
+    ]  # fmt: skip
+    assert validate(tmp_path / "two", model, write(lambda at: f"Be kind {at}."))["frame"][0] == "User: "
+
+
+def test_every_token_that_the_tokenizer_treats_apart_is_special(tmp_path: Path, model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([AddedToken("<|eot|>", special=True)])
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = write_jsonl(tmp_path / "talk.jsonl", [*conversations(), ("Stop<|eot|>", "Oh.")])
+    with pytest.raises(DataError, match="special_tokens: found 1 row"):
+        validate(tmp_path, tmp_path / "model", path)
