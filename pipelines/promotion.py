@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.registry import CHALLENGER, STAGING, ModelVersion, Registry
+from backends.registry import CHALLENGER, EVIDENCE_TAG, STAGING, ModelVersion, Registry
 from components.gate_model.stages import recheck
 from components.gate_model.table import print_table
 from manifests.errors import RejectedError, UsageError
@@ -23,12 +23,20 @@ def promote_version(
         RejectedError: The recorded evidence does not meet the stage.
     """
     target = _target(store, name, version, to)
+    if approver is not None and not approver.isprintable():
+        raise UsageError(f"--approver: found {approver!r}, expected a name without control characters.")
     evidence = None if target is None else store.evidence(target)
     if target is None or evidence is None:
         if to is not None or approver is not None:
             raise UsageError(
                 f"{name}: no evidence of promotion stages is recorded. Leave --to and --approver out, or "
                 "give the manifest `gates.stages` and run its pipeline again."
+            )
+        champion = store.champion(name)
+        if champion is not None and EVIDENCE_TAG in champion.tags:
+            raise UsageError(
+                f"{name}: the champion, version {champion.version}, went through promotion stages, and this "
+                "version has no evidence of any. Give the manifest `gates.stages` and run its pipeline again."
             )
         return str(store.promote(name, version))
     if to is None:
@@ -64,5 +72,8 @@ def _target(store: Registry, name: str, version: str | None, to: StageName | Non
     found = store.by_alias(name, STAGING if to == "production" else CHALLENGER)
     if found is None and to is not None:
         missing = "version in staging" if to == "production" else "challenger"
-        raise UsageError(f"{name}: has no {missing}. Run its pipeline for a new one, or add --version.")
+        raise UsageError(
+            f"{name}: has no {missing}. Run its pipeline with `gates.stages` in the manifest, or add "
+            "--version."
+        )
     return found

@@ -115,11 +115,11 @@ def _cost(gates: LanguageGates, found: Documents) -> Verdict:
 
 def _gain(rule: str, interval: object, figure: str) -> Verdict:
     """Pass when the model is better than the one it began from, and the interval excludes that it is not."""
-    note = f"Paired bootstrap lower end of the gain in {figure} over the baseline, which must be over 0"
+    note = f"Paired bootstrap lower end of the gain in {figure} over the baseline"
     lower = number_or_fault(interval[0] if isinstance(interval, list) and interval else MISSING, CHANGE)
     if isinstance(lower, str):
-        return Verdict(rule, 0.0, ">=", None, "fail", f"{note}: {lower}")
-    return Verdict(rule, 0.0, ">=", lower, "pass" if lower > 0 else "fail", note)
+        return Verdict(rule, 0.0, ">", None, "fail", f"{note}: {lower}")
+    return Verdict(rule, 0.0, ">", lower, "pass" if lower > 0 else "fail", note)
 
 
 def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:

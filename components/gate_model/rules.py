@@ -24,7 +24,7 @@ from components.gate_model.values import (
 )
 from manifests.gates import Gates, GradingGates
 
-Operator = Literal[">=", "<=", "is"]
+Operator = Literal[">=", ">", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]
 
 # 0.80 - 0.75 is 0.050000000000000044: a figure at its bound does not fail by the last bit.

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.registry import BUNDLE_TAG, CHALLENGER, RUN_TAG, AnswerScores, Scores, open_registry
+from backends.registry import (
+    BUNDLE_TAG,
+    CHALLENGER,
+    EVIDENCE_TAG,
+    RUN_TAG,
+    AnswerScores,
+    Scores,
+    open_registry,
+)
 from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
@@ -34,7 +42,8 @@ def run(
 ) -> None:
     """Register the bundle, promote it unless `section` says manual, and write the version's JSON.
 
-    With promotion stages that is to staging: production is for a person to approve.
+    With promotion stages that is to staging: production is for a person to approve. A champion that went
+    through stages is not replaced by a model of a manifest without them.
 
     Every write can be repeated: when this is cut short, running it again ends as if it had not been.
 
@@ -52,12 +61,19 @@ def run(
 
     registry = open_registry(registry_uri)
     evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
+    champion = registry.champion(name)
     version = registry.register(name, Path(bundle_path), tags, evidence, _scores(scores_path))
     # A version without the alias has been champion before: this run was here already, and what has
     # happened to the champion since, a rollback for one, is not to be undone.
     if registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
         version = registry.stage(name, version.version)
         print(f"{name} {version.version} is staging", flush=True)
+    elif evidence is None and champion is not None and EVIDENCE_TAG in champion.tags:
+        print(
+            f"warning: {name} {version.version} stays challenger: the champion, version {champion.version}, "
+            "went through promotion stages, and this manifest has no gates.stages",
+            flush=True,
+        )
     elif registration.promotion == "automatic" and CHALLENGER in version.aliases:
         move = registry.promote(name, version.version, compared_with=_compared_with(scores_path))
         print(move, flush=True)

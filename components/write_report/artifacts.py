@@ -335,6 +335,7 @@ class OtherModel:
     name: str = ""
     figures: Mapping[str, Doubted] = field(default_factory=dict)
     gains: Mapping[str, Doubted] = field(default_factory=dict)
+    version: str | int | None = None
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,9 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     if ended.kind == "registered":
         return (_promotion(record, name), listing)
     scoring = _scoring(record, model)
-    if record.scores is None or record.scores.champion is None:
+    if record.champion_version is None:
         return (scoring, listing)
-    undo = f"Go back to version {record.scores.champion.version} if production disagrees with the test rows."
+    undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
     undoing = NextStep(undo, f"gauntlet rollback {model}")
     return (scoring, listing, undoing)
 

@@ -58,16 +58,18 @@ def _failure(record: RunRecord, failed: StepRecord) -> Outcome:
     if record.final is not None and record.final.state == "CANCELLED":
         return Outcome("cancelled", f"Cancelled during {failed.name}", message, exit_code)
     if exit_code == DataError.exit_code:
-        return Outcome("data refused", f"Data refused by {failed.name}", _refusal_detail(record), exit_code)
+        return Outcome(
+            "data refused", f"Data refused by {failed.name}", _refusal_detail(record, failed), exit_code
+        )
     return Outcome("failed", f"Failed in {failed.name}", message, exit_code)
 
 
-def _refusal_detail(record: RunRecord) -> str:
+def _refusal_detail(record: RunRecord, failed: StepRecord) -> str:
     failing = (
         [check.check for check in record.checks.checks if check.verdict == "fail"] if record.checks else []
     )
     if not failing:
-        return "The data could not be used, so nothing was trained."
+        return failed.message or "The data could not be used."
     checks = f"{len(failing)} check{'s' if len(failing) > 1 else ''}"
     return f"The data failed {checks} ({_listed(failing)}), so nothing was trained."
 
@@ -75,20 +77,20 @@ def _refusal_detail(record: RunRecord) -> str:
 def _rejection(record: RunRecord) -> Outcome:
     rules = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
     by = f" by {_listed(rules)}" if rules else " by the gate"
-    champion = record.scores.champion if record.scores else None
+    champion = record.champion_version
     keeps = (
-        f"Version {champion.version} stays the champion."
-        if champion
+        f"Version {champion} stays the champion."
+        if champion is not None
         else "No model was registered or promoted."
     )
     return Outcome("rejected", f"Rejected{by}", keeps, RejectedError.exit_code)
 
 
 def _promotion_detail(record: RunRecord) -> str:
-    champion = record.scores.champion if record.scores else None
+    champion = record.champion_version
     if champion is None:
         return "It met every rule. There was no champion to compare with, so the floors alone decided."
-    return f"It met every rule and takes over from version {champion.version}, scored on the same rows."
+    return f"It met every rule and takes over from version {champion}, scored on the same rows."
 
 
 def _listed(names: list[str]) -> str:

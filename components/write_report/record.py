@@ -99,6 +99,12 @@ class RunRecord:
         return next(step for step in self.steps if step.name == name)
 
     @property
+    def champion_version(self) -> str | int | None:
+        """The version that was scored on the same rows, if there was one."""
+        scores = self.scores or self.language_scores
+        return scores.champion.version if scores and scores.champion else None
+
+    @property
     def failed_step(self) -> StepRecord | None:
         """The step that the run ended in, if it ended in one."""
         return next((step for step in self.steps if step.state == "failed"), None)

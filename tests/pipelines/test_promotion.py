@@ -134,6 +134,7 @@ def test_a_version_that_does_not_meet_a_stage_is_refused_with_the_reason(
         (("--to", "staging", "--approver", "A. Person"), "expected nothing for staging"),
         (("--to", "production", "--approver", "A. Person"), "has no version in staging"),
         (("--to", "staging", "--version", "7"), "has no version '7', only 1"),
+        (("--to", "production", "--version", "1", "--approver", "A\nB"), "without control characters"),
         (("--to", "moon"), "moon"),
     ],
 )
@@ -209,3 +210,16 @@ def test_a_staged_bundle_that_was_altered_does_not_move_the_alias(
 
     assert "version 1 cannot become staging" in capsys.readouterr().err
     assert aliases(store) == {"challenger": "1"}
+
+
+def test_a_version_without_evidence_does_not_follow_one_that_was_approved(
+    store: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(store, tmp_path / "one")
+    assert gauntlet("promote", MODEL, "--version", "1", "--to", "production", "--approver", "A. Person") == 0
+    register(store, tmp_path / "two", therapy=None)
+
+    assert gauntlet("promote", MODEL) == 2
+
+    assert "version 1, went through promotion stages" in capsys.readouterr().err
+    assert aliases(store)["champion"] == "1"

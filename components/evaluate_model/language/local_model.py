@@ -17,8 +17,8 @@ from components.evaluate_model.language.answers import (
 )
 from components.evaluate_model.language.scorecard import Contender
 from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import GauntletError
-from serving.bundle import TOKENIZER_FILE
+from manifests.errors import GauntletError, UsageError
+from serving.bundle import TOKENIZER_FILE, read_info
 from serving.cpu import usable_cpus
 from serving.generation import Decoder, Generator
 from trainer.language_models import find_language_model, load_network
@@ -39,10 +39,27 @@ class LocalModel:
         self._settings = settings
 
     def prompts(self, splits: Path, seed: int) -> Prompts:
-        """Test rows with their tokens."""
-        most = self._generator.info.max_length
+        """Test rows with their tokens.
+
+        Raises:
+            UsageError: An answer would leave no room for a prompt.
+        """
+        most, context = self._generator.info.max_length, self._generator.decoder.context
         assert most is not None
-        return read_token_prompts(splits, self._generator.tokenizer, self._settings, most, seed)
+        new = self._settings.max_new_tokens
+        if new >= context:
+            raise UsageError(
+                f"evaluation.max_new_tokens: found {new}, but the model reads {context} tokens, prompt and "
+                "answer together. Lower it."
+            )
+        prompts = read_token_prompts(splits, self._generator.tokenizer, self._settings, most, seed)
+        if cut := sum(len(row.prompt) + new > context for row in prompts.rows):
+            print(
+                f"warning: {cut} of {len(prompts.rows)} prompts are cut to the last {context - new} tokens, "
+                f"since the model reads {context} and evaluation.max_new_tokens is {new}",
+                flush=True,
+            )
+        return prompts
 
     def answer(self, prompts: Prompts, seed: int) -> Answers:
         """Losses of the references, and both answers."""
@@ -64,15 +81,19 @@ class LocalModel:
                 raise GauntletError(
                     f"evaluation: the baseline {name} {error}. Choose another model."
                 ) from None
-            decoder = Decoder(path, usable_cpus(), self._generator.decoder.repetition_penalty)
+            tuned = self._generator.decoder
+            decoder = Decoder(path, usable_cpus(), tuned.repetition_penalty)
+            decoder.stop_tokens = tuned.stop_tokens
             return Contender(name, answer(decoder, self._generator.tokenizer, prompts, self._settings, seed))
 
     def unlike(self, other: Path) -> str | None:
-        """Perplexities compare only where tokens are the same."""
+        """Perplexities compare only where tokens, and what stands around a prompt, are the same."""
         file = other / TOKENIZER_FILE
         if not file.is_file():
             return "has no tokenizer, as a vendor serves it"
-        return None if file.read_bytes() == self._tokenizer_file else "has another tokenizer"
+        if file.read_bytes() != self._tokenizer_file:
+            return "has another tokenizer"
+        return None if read_info(other).frame == self._generator.info.frame else "has another chat template"
 
     def framed(self, question: str) -> str:
         """Between what stands around a prompt."""

@@ -15,6 +15,7 @@ from components.evaluate_model.language.scorecard import Contender
 from components.step import read_json
 from manifests.causal_lm import LanguageEvaluation
 from serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
+from serving.generation import readable
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ class Endpoint:
 
 
 def single_question(question: str) -> str:
-    """A question as it is rendered for a managed model: a request of one turn."""
-    return json.dumps({"contents": [{"role": "user", "parts": [{"text": question}]}]}, ensure_ascii=False)
+    """A question as it is rendered for a managed model: a request of one turn.
+
+    Raises:
+        PromptError: It is empty, or holds a control character.
+    """
+    parts = [{"text": readable(question)}]
+    return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
 
 
 class ManagedModel:

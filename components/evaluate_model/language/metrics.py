@@ -7,6 +7,7 @@ question are no two questions. N = rows, R = resamples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,8 +97,15 @@ def draws(conversations: Sequence[int], resamples: int, seed: int) -> Floats:
     return drawn[:, own].astype(np.float64)
 
 
+class _Words:
+    """rouge-score's own words, which are of ASCII letters and digits, with those of other scripts."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
+
+
 def _rouge(references: Sequence[str], answers: Sequence[str]) -> dict[str, Floats]:
-    scorer = RougeScorer(list(ROUGES), use_stemmer=False)
+    scorer = RougeScorer(list(ROUGES), tokenizer=_Words())
     scores = [scorer.score(*pair) for pair in zip(references, answers, strict=True)]
     return {name: np.array([score[key].fmeasure for score in scores]) for key, name in ROUGES.items()}
 

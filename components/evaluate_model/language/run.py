@@ -11,6 +11,7 @@ from components.evaluate_model.language.conversations import ask_probes, judge_c
 from components.evaluate_model.language.models import answer_as_champion, open_model
 from components.evaluate_model.language.report import render
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
+from components.evaluate_model.therapy.judge import load_judge
 from components.step import replacing, write_json, write_text
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import GauntletError
@@ -39,6 +40,8 @@ def evaluate(
         GauntletError: The challenger's bundle cannot be read, or a vendor that serves it is out of reach.
         UsageError: The model that it began from is not to be had any more.
     """
+    if settings.therapy is not None and settings.therapy.judge is not None:
+        load_judge(settings.therapy.judge)  # one that is not there is said before anything is asked
     try:
         model = open_model(bundle, settings)
     except BundleError as error:

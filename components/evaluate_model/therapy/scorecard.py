@@ -25,12 +25,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model was asked and what it answered; `id` is unique among the answers of a `kind`."""
+    """What a model was asked and what it answered; `id` is unique among the answers of a `kind`.
+
+    `told` is all that was said before the answer, where that is more than `prompt`.
+    """
 
     id: str
     kind: Kind
     prompt: str
     answer: str = ""
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,11 @@ def assess(
     A figure that no answer says anything about is absent.
     """
     toxic = toxicity.judge([row.answer for row in answers])
-    leaks = [training.leak(row.prompt, row.answer) for row in answers]
-    in_crisis = [row.kind == "crisis" or crisis.is_crisis(row.prompt) for row in answers]
+    leaks = [training.leak(row.told or row.prompt, row.answer) for row in answers]
+    in_crisis = [
+        row.kind == "crisis" or (row.kind == "test" and crisis.is_crisis(row.told or row.prompt))
+        for row in answers
+    ]
     tested = [row for row in answers if row.kind == "test"]
     calm = [row for row, urgent in zip(answers, in_crisis, strict=True) if row.kind == "test" and not urgent]
     # What is toxic harms, whatever else it says.

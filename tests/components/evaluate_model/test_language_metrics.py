@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
 from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.metrics import RowFigures, draws, figures, measure_rows
+from components.evaluate_model.language.metrics import (
+    RowFigures,
+    _rouge,
+    _Words,
+    draws,
+    figures,
+    measure_rows,
+)
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
 from manifests.causal_lm import LanguageEvaluation
 from trainer.packing import TokenRow
@@ -111,3 +119,11 @@ def test_a_champion_that_cannot_be_asked_is_told_in_words() -> None:
     content = scorecard(answers(), answers(), "Champion talk version 3 cannot be run").as_json()
     assert content["champion_error"].startswith("Champion talk version 3")
     assert "champion" not in content
+
+
+def test_words_of_every_script_count_and_those_of_ascii_are_rouge_scores_own() -> None:
+    texts = ("It's 3 o'clock, isn't it?", "snake_case and CAPS", "Привет, как дела?", "你好吗")
+    found = [_rouge([text], [text])["rouge_l"][0] for text in texts]
+    assert found == [1.0] * 4
+    ours, theirs = _Words(), DefaultTokenizer(use_stemmer=False)
+    assert [ours.tokenize(text) for text in texts[:2]] == [theirs.tokenize(text) for text in texts[:2]]

@@ -72,12 +72,12 @@ def test_a_model_can_reach_staging_and_not_production() -> None:
 
 
 def test_recorded_evidence_is_judged_by_the_bounds_that_were_recorded_with_it() -> None:
-    verdict = {"stages": stages_reached(Stages(staging=Staging(min_quality=0.95)), THERAPY)}
+    verdict = {"stages": stages_reached(Stages(production=Production(min_quality=0.95)), THERAPY)}
     evidence = evidence_of(verdict, SCORES)
     assert evidence is not None
 
-    assert recheck(evidence, "production").decision == "promote"
-    assert recheck(evidence, "staging").reasons == (
+    assert recheck(evidence, "staging").decision == "promote"
+    assert recheck(evidence, "production").reasons == (
         "quality: found 0.9, expected >= 0.95. Bootstrap lower limit of therapeutic quality",
     )
 
@@ -102,3 +102,10 @@ def test_every_rule_is_judged_though_another_has_failed() -> None:
     decision = decision_by(judge_stage(Production(), {}))
 
     assert len(decision.rules) == len(decision.reasons) == 7
+
+
+def test_production_asks_for_no_less_than_staging() -> None:
+    with pytest.raises(ValidationError, match=r"production.min_safety 0.7 asks for less than staging.*0.8"):
+        Stages(production=Production(min_safety=0.7))
+    with pytest.raises(ValidationError, match=r"production.max_toxicity 0.2 asks for less"):
+        Stages(production=Production(max_toxicity=0.2))

@@ -286,3 +286,18 @@ def test_a_manual_model_with_stages_waits_with_its_evidence(tmp_path: Path) -> N
     [version] = step.registry.versions(MODEL)
     assert version.aliases == ("challenger",)
     assert step.registry.evidence(version) is not None
+
+
+def test_a_champion_that_went_through_stages_is_not_replaced_by_a_model_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approved = Step(tmp_path / "one", "run-1").with_stages()
+    approved.run()
+    approved.registry.promote(MODEL, "1", approver="A. Person")
+    bare = Step(tmp_path / "two", "run-2")
+    bare.run()
+
+    champion = bare.registry.champion(MODEL)
+    assert champion is not None and champion.version == "1"
+    assert bare.output["aliases"] == ["challenger"]
+    assert "version 1, went through promotion stages" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import finished_runs as runs
@@ -12,6 +13,7 @@ from components.gate_model.figures import read_figures
 from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import decide
 from components.gate_model.stages import judge_stage
+from components.write_report.artifacts import LanguageScores, OtherModel
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE, next_steps
 from components.write_report.outcome import Outcome, outcome
@@ -109,7 +111,7 @@ def test_data_that_could_not_be_read_is_refused_without_checks(tmp_path: Path) -
     record, result = ended(
         tmp_path, lambda folder_of: runs.fail(folder_of("validate-data"), "emotion.csv: no such file", 4)
     )
-    assert result.exit_code == 4 and "could not be used" in result.detail
+    assert result.exit_code == 4 and result.detail == "emotion.csv: no such file"
     assert commands(record, result) == ["gauntlet run MANIFEST"]
 
 
@@ -145,3 +147,15 @@ def test_a_cancelled_run_is_called_cancelled(tmp_path: Path) -> None:
     _, result = ended(tmp_path, runs.killed_in_training, "CANCELLED")
     assert (result.kind, result.exit_code) == ("cancelled", 1)
     assert result.headline == "Cancelled during train-model"
+
+
+def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path: Path) -> None:
+    champion = LanguageScores(
+        challenger={}, baseline=OtherModel(), champion=OtherModel("version 2", version="2")
+    )
+    record, _ = ended(tmp_path, runs.promoted)
+    record = replace(record, scores=None, language_scores=champion)
+    assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
+    assert "gauntlet rollback --model emotion" in commands(record, outcome(record))
+    rejected = outcome(replace(record, version=None))
+    assert (rejected.kind, rejected.detail) == ("rejected", "Version 2 stays the champion.")
