@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -60,33 +60,34 @@ def predict(
         ),
     ],
     model: ModelName = None,
+    alias: Annotated[
+        Literal["champion", "staging", "challenger", "previous"], typer.Option(help="Which version is asked.")
+    ] = "champion",
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Of a language model's answer, the most tokens.")
     ] = 64,
 ) -> None:
-    """Score texts or images with the champion's bundle, or have its language model answer."""
+    """Score texts or images with a registered bundle, or have its language model answer."""
     store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
-    champion = store.champion(name)
-    if champion is None:
-        raise UsageError(
-            f"{name}: no champion is promoted yet. See `gauntlet registry`, then `gauntlet promote`."
-        )
+    asked = store.by_alias(name, alias)
+    if asked is None:
+        raise UsageError(f"{name}: no version is {alias}. See `gauntlet registry`, then `gauntlet promote`.")
     given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
     _require_readable(given)
-    with bundle_folder(champion) as folder:
-        task = read_info(folder, champion.tags.get(BUNDLE_TAG)).task
+    with bundle_folder(asked) as folder:
+        task = read_info(folder, asked.tags.get(BUNDLE_TAG)).task
         if task == MANAGED_TASK:
-            _print_answers(champion, given, _managed_answers(folder, given, max_new_tokens))
+            _print_answers(asked, given, _managed_answers(folder, given, max_new_tokens))
         elif task == "causal_lm":
-            _print_answers(champion, given, _local_answers(champion, folder, given, max_new_tokens))
+            _print_answers(asked, given, _local_answers(asked, folder, given, max_new_tokens))
         else:
-            _classify(champion, folder, given)
+            _classify(asked, folder, given)
 
 
-def _classify(champion: ModelVersion, folder: Path, given: Sequence[str]) -> None:
+def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None:
     """Print the likeliest class of each text, image or card."""
-    bundle = Bundle(folder, sha256=champion.tags.get(BUNDLE_TAG))
+    bundle = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
     grades = bundle.info.task == "ordinal_grading"
     inputs: Rows = given
     if bundle.info.max_length is None:
@@ -102,17 +103,17 @@ def _classify(champion: ModelVersion, folder: Path, given: Sequence[str]) -> Non
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
-    console.print(f"[dim]{champion.name} version {champion.version}[/]")
+    console.print(f"[dim]{version.name} version {version.version}[/]")
 
 
 def _local_answers(
-    champion: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int
+    version: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int
 ) -> Sequence[str]:
     """What a language model answers each question, by its likeliest tokens, one after the other.
 
     Together the longest question would say how much memory all of them take.
     """
-    generator = Generator(folder, sha256=champion.tags.get(BUNDLE_TAG))
+    generator = Generator(folder, sha256=version.tags.get(BUNDLE_TAG))
     answers = []
     for number, prompt in enumerate(_prompts(generator.framed, questions), start=1):
         try:
@@ -140,12 +141,12 @@ def _prompts(framed: Callable[[str], str], questions: Sequence[str]) -> list[str
     return prompts
 
 
-def _print_answers(champion: ModelVersion, questions: Sequence[str], answers: Sequence[str]) -> None:
+def _print_answers(version: ModelVersion, questions: Sequence[str], answers: Sequence[str]) -> None:
     table = Table("question", "answer", box=None, pad_edge=False)
     for question, answer in zip(questions, answers, strict=True):
         table.add_row(plain(question), plain(answer.strip()))
     console.print(table)
-    console.print(f"[dim]{champion.name} version {champion.version}[/]")
+    console.print(f"[dim]{version.name} version {version.version}[/]")
 
 
 def promote(

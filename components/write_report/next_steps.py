@@ -96,7 +96,9 @@ def _promotion(record: RunRecord, name: str) -> NextStep:
     if record.version is not None and STAGING in record.version.aliases:
         command = f"gauntlet promote {name} --to production --approver NAME"
         return NextStep(
-            "When it has been tried, let somebody who answers for it make it the champion.", command
+            f"When it has been tried (`gauntlet predict --model {name} --alias staging`), let somebody who "
+            "answers for it make it the champion.",
+            command,
         )
     if record.verdict is not None and record.verdict.stages:
         return NextStep("Let people try it when you are ready.", f"gauntlet promote {name} --to staging")

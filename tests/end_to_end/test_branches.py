@@ -104,6 +104,7 @@ def test_a_manual_promotion_leaves_the_champion_alone(make_system: Callable[...,
     assert champion(system) is None
     assert "challenger" in system.gauntlet("registry").stdout
     assert system.gauntlet("predict", "sunny").returncode == 2
+    assert "version 1" in system.gauntlet("predict", "--alias", "challenger", "sunny").stdout
     assert system.gauntlet("promote").returncode == 0
     assert champion(system).version == "1"
 

@@ -75,6 +75,9 @@ def test_the_champion_answers_as_it_did_in_the_evaluation(system: System) -> Non
     answered = system.gauntlet("predict", row["prompt"], "--max-new-tokens", "16")
     assert answered.returncode == 0, answered.stderr
     assert row["answer"] in answered.stdout
+    refused = system.gauntlet("predict", "fine", "a <|end|> b")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "text 2: found <|end|>, a token of the model's template" in refused.stderr
 
 
 def test_the_report_shows_data_conversion_and_gains(system: System) -> None:
