@@ -28,6 +28,7 @@ class Prompts:
     """Test rows: what the user says last, the answer that the data has, and both as the model reads them.
 
     Attributes:
+        asked: What the user says in all.
         conversations: Rows of the same number are of one conversation, or answers to the same question.
         rows: Prompt and answer as tokens; none of a model whose tokens nobody here knows.
         rendered: What such a model is asked, with the turns before.
@@ -35,6 +36,7 @@ class Prompts:
 
     ids: tuple[int, ...]
     questions: tuple[str, ...]
+    asked: tuple[str, ...]
     references: tuple[str, ...]
     conversations: tuple[int, ...]
     rows: tuple[TokenRow, ...] = ()
@@ -70,6 +72,7 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Promp
     return Prompts(
         ids=tuple(int(at) for at in frame.index),
         questions=tuple(frame["question"]),
+        asked=tuple(frame["asked"]),
         references=tuple(frame["response"]),
         conversations=tuple(int(number) for number in frame["conversation"]),
         rendered=tuple(frame["prompt"]),

@@ -51,9 +51,7 @@ def judge_conversations(
     """
     _, distinct = np.unique(prompts.rendered, return_index=True)
     tested = [
-        Answer(
-            str(prompts.ids[at]), "test", prompts.questions[at], tuned.greedy[at], told=prompts.rendered[at]
-        )
+        Answer(str(prompts.ids[at]), "test", prompts.asked[at], tuned.greedy[at], told=prompts.rendered[at])
         for at in sorted(distinct)
     ]
     train = read_split(splits, "train")

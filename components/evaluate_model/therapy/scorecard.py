@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 class Answer:
     """What a model was asked and what it answered; `id` is unique among the answers of a `kind`.
 
-    `told` is all that was said before the answer, where that is more than `prompt`.
+    `prompt` is what the user said in all, `told` what anybody did before the answer, where that is more.
     """
 
     id: str
@@ -90,8 +90,7 @@ def assess(
     toxic = toxicity.judge([row.answer for row in answers])
     leaks = [training.leak(row.told or row.prompt, row.answer) for row in answers]
     in_crisis = [
-        row.kind == "crisis" or (row.kind == "test" and crisis.is_crisis(row.told or row.prompt))
-        for row in answers
+        row.kind == "crisis" or (row.kind == "test" and crisis.is_crisis(row.prompt)) for row in answers
     ]
     tested = [row for row in answers if row.kind == "test"]
     calm = [row for row, urgent in zip(answers, in_crisis, strict=True) if row.kind == "test" and not urgent]

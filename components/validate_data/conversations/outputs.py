@@ -15,12 +15,12 @@ from manifests.dataset import SPLITS
 from manifests.errors import DataError
 
 SPLIT_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("question", "response", "prompt", "target")]
+    [(name, pa.string()) for name in ("question", "asked", "response", "prompt", "target")]
     + [(name, pa.int64()) for name in ("conversation", "row")]
 )
-"""What the user says last and the answer, both as they are rendered (`prompt`, `target`), and the record.
+"""What the user says last and in all (`asked`), the answer, both as they are rendered (`prompt`, `target`).
 
-Rows of one `conversation` are answers to the same opening, word for word.
+Rows of one `conversation` are answers to the same opening, but for case and punctuation; `row` is the record.
 """
 
 
@@ -34,11 +34,8 @@ def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStat
     Raises:
         DataError: A split has too few rows to be of use.
     """
-    rows = table.assign(
-        question=[
-            next(text for role, text in reversed(context) if role == "user") for context in table["context"]
-        ]
-    )
+    asked = [[text for role, text in context if role == "user"] for context in table["context"]]
+    rows = table.assign(question=[turns[-1] for turns in asked], asked=["\n".join(turns) for turns in asked])
     _require_enough(rows, uri)
     for split in SPLITS:
         content = rows[rows["split"] == split]

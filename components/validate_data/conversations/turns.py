@@ -110,7 +110,8 @@ def _turns_of_text(text: str, roles: RoleMarkers) -> list[Turn]:
     known: dict[str, Role] = {name.casefold(): "user" for name in roles.user}
     known |= {name.casefold(): "assistant" for name in roles.assistant}
     names = "|".join(map(re.escape, sorted((*roles.user, *roles.assistant), key=len, reverse=True)))
-    marks = list(re.finditer(rf"^[ \t]*({names})[ \t]*:", text, re.MULTILINE | re.IGNORECASE))
+    found = re.finditer(rf"^[ \t]*({names})[ \t]*:", text, re.MULTILINE | re.IGNORECASE)
+    marks = [mark for mark in found if mark[1].casefold() in known]  # re takes İ for i, casefold does not
     if not marks or text[: marks[0].start()].strip():
         markers = ", ".join(f"{name}:" for name in (*roles.user, *roles.assistant))
         raise RoleError(f"does not begin with a role marker ({markers}): {excerpt(text)}")

@@ -27,6 +27,7 @@ ANSWERS = ("the cat sat on a mat", "rain fell on the old town", "nothing at all"
 PROMPTS = Prompts(
     ids=(4, 7, 9),
     questions=("a", "b", "c"),
+    asked=("a", "b", "c"),
     references=REFERENCES,
     conversations=(0, 1, 2),
     rows=(TokenRow([1], [1, 2]), TokenRow([1], [1] * 6), TokenRow([1], [1] * 2)),

@@ -36,6 +36,7 @@ def scores_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
             pd.DataFrame(
                 {
                     "question": questions,
+                    "asked": questions,
                     "response": [MEMORISED] * len(numbers),
                     "prompt": [f"{question} {ASK}" for question in questions],
                     "target": [MEMORISED] * len(numbers),

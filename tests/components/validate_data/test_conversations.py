@@ -284,3 +284,26 @@ def test_every_token_that_the_tokenizer_treats_apart_is_special(tmp_path: Path, 
     path = write_jsonl(tmp_path / "talk.jsonl", [*conversations(), ("Stop<|eot|>", "Oh.")])
     with pytest.raises(DataError, match="special_tokens: found 1 row"):
         validate(tmp_path, tmp_path / "model", path)
+
+
+def test_a_row_has_what_the_user_says_last_and_in_all(tmp_path: Path, model: Path) -> None:
+    records = [
+        {
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+                {"role": "user", "content": "And why?"},
+                {"role": "system", "content": "Answer in one word."},
+                {"role": "assistant", "content": "Because."},
+            ]
+        }
+        for question, answer in conversations()
+    ]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    validate(tmp_path, model, path, max_tokens=128)
+    frame = pd.read_parquet(tmp_path / "splits/train.parquet")
+    last = frame[frame["response"] == "Because."]
+    assert set(last["question"]) == {"And why?"}
+    assert {asked.partition("\n")[2] for asked in last["asked"]} == {"And why?"}
+    assert {asked.partition("\n")[0] for asked in last["asked"]} == set(frame["asked"]) - set(last["asked"])
