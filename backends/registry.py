@@ -91,6 +91,11 @@ class Move:
         return f"{now} is champion" + (f", {self.previous.version} is previous" if self.previous else "")
 
 
+def went_through_stages(version: ModelVersion | None) -> bool:
+    """Whether there is such a version, and it has evidence: one without any is not to take its place."""
+    return version is not None and EVIDENCE_TAG in version.tags
+
+
 class Registry(Protocol):
     """Where models are registered. What fails for a user's reason raises a GauntletError that says it."""
 

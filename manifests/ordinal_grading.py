@@ -10,7 +10,7 @@ from manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
 from manifests.image_classification import Augmentation, PixelDataset, Width
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import Checkpoints, EarlyStopping, Training
+from manifests.training import Checkpoints, ClassMetric, EarlyStopping, Training
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]
@@ -96,7 +96,7 @@ class GradingSearch(Search):
 class GradeEarlyStopping(EarlyStopping):
     """What a part of the section leaves out is of grades too."""
 
-    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"] = "qwk"
+    metric: ClassMetric = "qwk"
     patience: int = Field(10, ge=1)
 
 

@@ -109,10 +109,6 @@ def require_measurable(training: CommonTraining, conversion: Conversion, gates: 
                 f"conversion.candidates: found {', '.join(conversion.candidates)}, expected for a language "
                 f"model some of {', '.join(DECODER_CANDIDATES)}"
             )
-        if isinstance(training, LanguageTraining) and training.method == "full" and training.search:
-            searched = training.search.model_dump(exclude_none=True)
-            if adapters := [key for key in searched if key.startswith("lora_")]:
-                raise ValueError(f"training.search.{adapters[0]}: method full has no adapters: leave it out")
         if conversion.device == "gpu":
             raise ValueError(
                 "conversion.target: found gpu, but a language model's bundle runs on CPUs alone: leave it out"

@@ -13,11 +13,13 @@ from pydantic_core import PydanticCustomError
 from manifests.search import Search, require_fitting
 from manifests.section import Fraction, Section
 
+ClassMetric = Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"]
+
 
 class EarlyStopping(Section):
     """Stop after `patience` epochs without a better validation metric."""
 
-    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"] = "macro_f1"
+    metric: ClassMetric = "macro_f1"
     patience: int = Field(2, ge=1)
 
 

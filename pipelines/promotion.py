@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.registry import CHALLENGER, EVIDENCE_TAG, STAGING, ModelVersion, Registry
+from backends.registry import CHALLENGER, STAGING, ModelVersion, Registry, went_through_stages
 from components.gate_model.stages import recheck
 from components.gate_model.table import print_table
 from manifests.errors import RejectedError, UsageError
@@ -32,11 +32,10 @@ def promote_version(
                 f"{name}: no evidence of promotion stages is recorded. Leave --to and --approver out, or "
                 "give the manifest `gates.stages` and run its pipeline again."
             )
-        champion = store.champion(name)
-        if champion is not None and EVIDENCE_TAG in champion.tags:
+        if went_through_stages(store.champion(name)):
             raise UsageError(
-                f"{name}: the champion, version {champion.version}, went through promotion stages, and this "
-                "version has no evidence of any. Give the manifest `gates.stages` and run its pipeline again."
+                f"{name}: the champion went through promotion stages, and this version has no evidence of "
+                "any. Give the manifest `gates.stages` and run its pipeline again."
             )
         return str(store.promote(name, version))
     if to is None:

@@ -118,11 +118,15 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
 
 def stop_at(network: PreTrainedModel, token: int) -> None:
     """Have answers end at `token` too, which is what training teaches to end them with."""
-    settings = network.generation_config
-    known = settings.eos_token_id
-    stops = [] if known is None else [known] if isinstance(known, int) else list(known)
-    if token not in stops:
-        settings.eos_token_id = [*stops, token] if stops else token
+    known = stop_tokens(network)
+    if token not in known:
+        network.generation_config.eos_token_id = [*known, token]
+
+
+def stop_tokens(network: PreTrainedModel) -> list[int]:
+    """The tokens that end an answer, by the model's generation settings."""
+    known = network.generation_config.eos_token_id
+    return [] if known is None else [known] if isinstance(known, int) else list(known)
 
 
 def require_convertible(network: PreTrainedModel) -> None:

@@ -34,7 +34,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.convert_to_onnx.export import ConversionError
 from serving.generation import METADATA_KEY, PAST, PRESENT
-from trainer.language_models import require_convertible
+from trainer.language_models import context_of, require_convertible, stop_tokens
 
 OPSET = 23  # the first with Attention, which takes the cache, and RotaryEmbedding
 ATTENTION = "onnx_attention"  # our name for an attention function, beside transformers' "eager" and "sdpa"
@@ -184,11 +184,9 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
     """What generation has to know of the model and no tensor says."""
-    settings = model.generation_config
-    stop = None if settings is None else settings.eos_token_id
     return {
-        "context": int(model.config.get_text_config(decoder=True).max_position_embeddings),
-        "stop_tokens": [] if stop is None else [stop] if isinstance(stop, int) else list(stop),
+        "context": context_of(model),
+        "stop_tokens": stop_tokens(model),
     }
 
 

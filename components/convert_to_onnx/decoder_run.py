@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,11 @@ from components.convert_to_onnx.decoder_bundling import (
 from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
 from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
 from components.convert_to_onnx.export import ConversionError, FusedOps
-from components.convert_to_onnx.processor import describe_processor, int8_instructions
+from components.convert_to_onnx.processor import describe_processor, saturates_in_int8
 from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure, warn_if_busy
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
-from manifests.conversion import DECODER_CANDIDATES, CandidateName, Conversion
+from manifests.conversion import DECODER_CANDIDATES, Conversion
 from manifests.errors import GauntletError
 from serving.bundle import TOKENIZER_FILE
 from serving.cpu import usable_cpus
@@ -55,12 +56,6 @@ PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
-MAKERS: Mapping[CandidateName, Callable[[Path, Path, bool], None]] = {
-    "int8": quantize_int8,
-    "weights_int8": lambda plain, path, _: quantize_weights(plain, path, bits=8),
-    "weights_int4": lambda plain, path, _: quantize_weights(plain, path, bits=4),
-}
-"""What is made of the plain graph."""
 
 
 def convert(
@@ -86,8 +81,7 @@ def convert(
     network = network_of(checkpoint)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        reduce_range = section.target == "cpu_without_int8" or not int8_instructions()
-        graphs = build(section.candidates, network, folder, reduce_range)
+        graphs = build(section, network, folder)
         order = np.random.default_rng(seed).permutation(len(rows))[:PARITY_ROWS]
         drawn = [rows[at].whole for at in order]
         trials = [_try(graph, network, drawn, threads, section) for graph in graphs]
@@ -98,9 +92,9 @@ def convert(
         except GauntletError:
             write_json(candidates, document(tried, None))
             raise
-        context = context_of(network)
+        prompts = timed_prompts([row.prompt for row in rows], context_of(network))
         del network
-        tried = _timed(tried, checkpoint, [row.prompt for row in rows], context, threads, seed, folder)
+        tried = _timed(tried, checkpoint, prompts, threads, seed, folder)
         winner = best(admitted(tried.candidates), section)
         write_json(candidates, document(tried, winner))
         bundle_winner(bundle, name, manifest_sha256, checkpoint, record, winner, tried)
@@ -113,12 +107,8 @@ def convert(
         }
 
 
-def build(
-    names: Sequence[CandidateName], network: PreTrainedModel, folder: Path, reduce_range: bool = False
-) -> list[Graph | Failed]:
-    """Make the named candidates in `folder`; one that fails costs itself, never the step.
-
-    `reduce_range` makes int8 weights of 7 bits, as CPUs without int8 instructions want them.
+def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:
+    """Make the section's candidates in `folder`; one that fails costs itself, never the step.
 
     Raises:
         GauntletError: The model cannot be exported at all.
@@ -129,14 +119,19 @@ def build(
     except ConversionError as error:
         raise GauntletError(f"conversion: the model {error}. Choose another in training.model.") from None
     made: list[Graph | Failed] = []
-    for name in names:
+    makers = {
+        "int8": partial(quantize_int8, reduce_range=saturates_in_int8(section.target)),
+        "weights_int8": partial(quantize_weights, bits=8),
+        "weights_int4": partial(quantize_weights, bits=4),
+    }
+    for name in section.candidates:
         path = folder / f"{name}.onnx"
         if name not in DECODER_CANDIDATES:
             made.append(Failed(name, "is for encoders, and this is a language model"))
             continue
         try:
             if name != "plain":
-                MAKERS[name](plain, path, reduce_range)
+                makers[name](plain, path)
         except Exception as error:  # whatever the quantiser may raise
             traceback.print_exc()
             made.append(Failed(name, f"could not be made: {describe(error)}"))
@@ -173,25 +168,23 @@ def _scored(
         yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
 
 
+def timed_prompts(prompts: Sequence[Sequence[int]], context: int) -> list[Sequence[int]]:
+    """The end of each prompt, which leaves room for `NEW_TOKENS` in the model's context."""
+    length = max(1, min(TIMED_PROMPT_TOKENS, context - NEW_TOKENS))
+    return [prompt[-length:] for prompt in prompts]
+
+
 def _timed(
-    tried: Tried,
-    checkpoint: Path,
-    prompts: Sequence[Sequence[int]],
-    context: int,
-    threads: int,
-    seed: int,
-    folder: Path,
+    tried: Tried, checkpoint: Path, prompts: Sequence[Sequence[int]], threads: int, seed: int, folder: Path
 ) -> Tried:
     """Time how PyTorch and every candidate that ran continue the same prompts by `NEW_TOKENS`."""
     contenders = {PYTORCH: Contender("generate", checkpoint)}
     for candidate in tried.candidates:
         if isinstance(candidate, Trial):
             contenders[candidate.name] = Contender("generate_onnx", candidate.graph.path)
-    length = max(1, min(TIMED_PROMPT_TOKENS, context - NEW_TOKENS))
-    ends = [prompt[-length:] for prompt in prompts]
     batches = {
         size: [
-            dict(zip(("input_ids", "attention_mask"), pad_left([ends[row] for row in drawn]), strict=True))
+            dict(zip(("input_ids", "attention_mask"), pad_left([prompts[row] for row in drawn]), strict=True))
             for drawn in draw_rows(len(prompts), size, seed)
         ]
         for size in tried.bounds.batch_sizes

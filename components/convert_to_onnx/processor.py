@@ -63,6 +63,11 @@ def require_device(device: Device) -> None:
         )
 
 
+def saturates_in_int8(target: str) -> bool:
+    """Whether sums of int8 products overflow on a `conversion.target`, so that weights get 7 bits."""
+    return target == "cpu_without_int8" or not int8_instructions()
+
+
 def int8_instructions(cpu_file: Path = CPU_FILE) -> tuple[str, ...]:
     """Which of `INT8_INSTRUCTIONS` the processor has; none where the system does not tell."""
     fields = _fields(cpu_file)

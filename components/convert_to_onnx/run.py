@@ -27,7 +27,7 @@ from components.convert_to_onnx.export import (
     signature_of_texts,
 )
 from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
-from components.convert_to_onnx.processor import describe_device, int8_instructions, require_device
+from components.convert_to_onnx.processor import describe_device, require_device, saturates_in_int8
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from components.convert_to_onnx.timing import (
@@ -85,7 +85,7 @@ def run(
             section.opset,
             calibration=sample(training_rows, seed),
             used_ids=training_rows.used_ids() if isinstance(training_rows, TextRows) else frozenset(),
-            reduce_range=section.target == "cpu_without_int8" or not int8_instructions(),
+            reduce_range=saturates_in_int8(section.target),
         )
         graphs = build_graphs(section.candidates, source, folder)
         graphs += build_student_graphs(section.student.candidates, source, checkpoint_path, folder)

@@ -10,11 +10,11 @@ from typing import Any
 from backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
-    EVIDENCE_TAG,
     RUN_TAG,
     AnswerScores,
     Scores,
     open_registry,
+    went_through_stages,
 )
 from components.gate_model.stages import evidence_of
 from components.step import read_json, write_json
@@ -68,10 +68,10 @@ def run(
     if registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
         version = registry.stage(name, version.version)
         print(f"{name} {version.version} is staging", flush=True)
-    elif evidence is None and champion is not None and EVIDENCE_TAG in champion.tags:
+    elif evidence is None and went_through_stages(champion):
         print(
-            f"warning: {name} {version.version} stays challenger: the champion, version {champion.version}, "
-            "went through promotion stages, and this manifest has no gates.stages",
+            f"warning: {name} {version.version} stays challenger: the champion went through promotion "
+            "stages, and this manifest has no gates.stages",
             flush=True,
         )
     elif registration.promotion == "automatic" and CHALLENGER in version.aliases:

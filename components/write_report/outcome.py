@@ -45,7 +45,8 @@ def outcome(record: RunRecord) -> Outcome:
         detail = "It met every rule of staging, and waits there for the approval that production needs."
     elif CHALLENGER in version.aliases:
         detail = (
-            "It met every rule. Promotion is manual for this system: the champion stays until you move it."
+            "It met every rule and waits for you: promotion is manual for this system, or the champion went "
+            "through promotion stages, which this model did not."
         )
     else:
         detail = "It met every rule, but was champion before, so its aliases were left as they are."

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from backends.prices import hourly_rate
 from components.validate_data.run import run as validate_data
+from manifests.causal_lm import LanguageTraining
 from manifests.errors import Fault, GauntletError, ManifestError
 from manifests.schema import Manifest
 from manifests.search import Search, Value
@@ -71,13 +72,20 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     """The manifest's search space.
 
     Raises:
-        ManifestError: It has none.
+        ManifestError: It has none, or keys that no trial would read.
         UsageError: Its model is not trained by this project.
     """
-    search = trained_here(manifest.training).search
+    training = trained_here(manifest.training)
+    search = training.search
     if search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
         raise ManifestError([Fault(str(file), "training.search", "nothing", expected, "See docs/tuning.md.")])
+    unread = [key for key in search.dimensions() if key.startswith("lora_")]
+    if unread and isinstance(training, LanguageTraining) and training.method == "full":
+        expected = "no key of adapters, as training.method is full"
+        raise ManifestError(
+            [Fault(str(file), "training.search", ", ".join(unread), expected, "Leave them out.")]
+        )
     return search
 
 

@@ -98,6 +98,10 @@ def test_a_model_without_a_price_is_refused_and_can_be_given_one(
     load_affordable(file, None)
 
 
+def test_a_model_is_trained_whole_by_the_manifest_that_trains_adapters() -> None:
+    assert trained_here(load_manifest(LORA, ["training.method=full"]).training).architecture.endswith("Q4_1")
+
+
 def test_a_language_model_stops_by_a_metric_that_it_has() -> None:
     assert (
         load_manifest(LORA, ["training.early_stopping={patience: 3}"]).training.early_stopping.metric
@@ -112,7 +116,6 @@ def test_a_language_model_stops_by_a_metric_that_it_has() -> None:
     ("override", "found"),
     [
         ("conversion.candidates=[fused]", "found fused, expected for a language model some of plain, int8"),
-        ("training.method=full", "method full has no adapters"),
         ("dataset.roles={user: [Client], assistant: [client]}", "both called client"),
         ("dataset.roles={user: ['']}", "dataset.roles.user"),
         ("dataset.columns={prompt: a, response: a}", "the model would learn to echo"),
@@ -121,3 +124,10 @@ def test_a_language_model_stops_by_a_metric_that_it_has() -> None:
 def test_what_a_language_model_cannot_use_is_a_fault_of_the_manifest(override: str, found: str) -> None:
     with pytest.raises(ManifestError, match=found):
         load_manifest(LORA, [override])
+
+
+def test_a_grader_stops_by_grades_where_a_part_of_the_section_is_left_out() -> None:
+    stopping = load_manifest(
+        LORA.with_name("card_grading.yaml"), ["training.early_stopping={patience: 12}"]
+    ).training.early_stopping
+    assert (stopping.metric, stopping.patience) == ("qwk", 12)

@@ -221,5 +221,8 @@ def test_a_version_without_evidence_does_not_follow_one_that_was_approved(
 
     assert gauntlet("promote", MODEL) == 2
 
-    assert "version 1, went through promotion stages" in capsys.readouterr().err
+    assert (
+        "the champion went through promotion stages, and this version has no evidence"
+        in capsys.readouterr().err
+    )
     assert aliases(store)["champion"] == "1"

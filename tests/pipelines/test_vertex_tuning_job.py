@@ -15,7 +15,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec
 
 from components.images import TRAINER_IMAGE
-from manifests.errors import UsageError
+from manifests.errors import ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from manifests.text_classification import TextTraining
@@ -165,3 +165,10 @@ def test_what_vertex_ai_could_not_reach_is_refused(
     with pytest.raises(UsageError, match=r"training\.encoder"):
         compile_tuning_job(local, search, 3, 1, "gs://bucket", tmp_path / "job.yaml")
     assert list(tmp_path.glob("*.yaml")) == []
+
+
+def test_what_no_trial_would_read_is_not_searched() -> None:
+    path = ROOT / "manifests" / "lora_lm.yaml"
+    with pytest.raises(ManifestError, match="lora_r, lora_alpha, lora_dropout"):
+        search_space(load_manifest(path, ["training.method=full"]), path)
+    assert "lora_r" in search_space(load_manifest(path), path).dimensions()

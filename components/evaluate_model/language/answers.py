@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from components.convert_to_onnx.decoder_parity import token_losses
 from manifests.causal_lm import LanguageEvaluation
+from manifests.dataset import SplitName
 from manifests.errors import DataError
 from serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
 from trainer.packing import TokenRow, token_rows
@@ -55,19 +56,19 @@ class Answers:
     sampled: tuple[str, ...]
 
 
-def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
-    """Draw test rows.
+def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:
+    """Draw rows of a split.
 
     Raises:
         DataError: They are of fewer than two conversations, which tell nothing of what others would do.
     """
-    frame = read_split(splits, "test")
+    frame = read_split(splits, split)
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
     if (found := frame["conversation"].nunique()) < 2:
         raise DataError(
-            f"{splits}: found {len(frame)} test rows of {found} conversations, expected at least 2. "
-            "Give the dataset more for testing, or ask more `evaluation.prompts`."
+            f"{splits}: found {len(frame)} {split} rows of {found} conversations, expected at least 2. "
+            "Give the split more rows, or ask more `evaluation.prompts`."
         )
     return Prompts(
         ids=tuple(int(at) for at in frame.index),
@@ -80,15 +81,20 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Promp
 
 
 def read_token_prompts(
-    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
+    splits: Path,
+    tokenizer: Tokenizer,
+    settings: LanguageEvaluation,
+    most: int,
+    seed: int,
+    split: SplitName = "test",
 ) -> Prompts:
     """The same with their tokens. A row keeps as many as training would; a prompt leaves room for an answer.
 
     Raises:
         DataError: They are of fewer than two conversations.
     """
-    prompts = read_prompts(splits, settings, seed)
-    frame = read_split(splits, "test").loc[list(prompts.ids)]
+    prompts = read_prompts(splits, settings, seed, split)
+    frame = read_split(splits, split).loc[list(prompts.ids)]
     return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))
 
 

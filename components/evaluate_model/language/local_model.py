@@ -87,13 +87,17 @@ class LocalModel:
             return Contender(name, answer(decoder, self._generator.tokenizer, prompts, self._settings, seed))
 
     def unlike(self, other: Path) -> str | None:
-        """Perplexities compare only where tokens, and what stands around a prompt, are the same."""
+        """Perplexities compare only where tokens, and what stands between question and answer, are the same.
+
+        What stands before a question has the system's text in it, which is of the data.
+        """
         file = other / TOKENIZER_FILE
         if not file.is_file():
             return "has no tokenizer, as a vendor serves it"
         if file.read_bytes() != self._tokenizer_file:
             return "has another tokenizer"
-        return None if read_info(other).frame == self._generator.info.frame else "has another chat template"
+        theirs, ours = read_info(other).frame, self._generator.info.frame
+        return None if theirs and ours and theirs[1] == ours[1] else "has another chat template"
 
     def framed(self, question: str) -> str:
         """Between what stands around a prompt."""

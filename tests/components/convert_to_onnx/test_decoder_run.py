@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from peft import PeftModel
 from transformers import AutoTokenizer
 
 import components.convert_to_onnx.timing as timing_module
+from components.convert_to_onnx import processor
+from components.convert_to_onnx.candidates import Graph
+from components.convert_to_onnx.decoder_run import build, timed_prompts
 from components.convert_to_onnx.run import run as convert
+from components.evaluate_model.language.answers import Prompts
+from components.evaluate_model.language.local_model import LocalModel
 from components.evaluate_model.tasks import evaluate
 from components.gate_model.run import gate
 from components.validate_data.run import run as validate
 from manifests.causal_lm import ConversationDataset, LanguageEvaluation, LanguageGates, LanguageTraining
 from manifests.conversion import Conversion
-from manifests.errors import GauntletError
+from manifests.errors import GauntletError, UsageError
 from serving.bundle import read_info
 from serving.generation import Generator
 from serving.verification import verify
 from tests.language_models import conversations, write_jsonl, write_llama
 from trainer.language_models import find_language_model, load_network
 from trainer.run import TrainingRun, train
+from trainer.tasks.causal_lm import network_of
 
 PENALTY = 2.0
 
@@ -149,3 +159,68 @@ def test_without_a_candidate_within_the_bounds_nothing_is_bundled(folder: Path, 
         convert(section, "talk", 0, "a" * 64, *places)
     assert not (tmp_path / "bundle").exists()
     assert json.loads((tmp_path / "candidates").read_text())["candidates"][0]["admitted"] is False
+
+
+def test_a_timed_prompt_leaves_room_for_what_is_to_be_answered() -> None:
+    prompts = [list(range(300)), [7, 8]]
+    assert timed_prompts(prompts, context=2_048) == [list(range(172, 300)), [7, 8]]
+    assert timed_prompts(prompts, context=96) == [list(range(220, 300)), [7, 8]]  # 80, and 16 new ones
+
+
+@pytest.mark.parametrize(("target", "most"), [("cpu", 127), ("cpu_without_int8", 64)])
+def test_weights_have_7_bits_for_cpus_without_int8_instructions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, most: int
+) -> None:
+    monkeypatch.setattr(processor, "int8_instructions", lambda: ("avx512_vnni",))
+    section = Conversion.model_validate({"candidates": ("int8",), "target": target})
+    [graph] = build(section, network_of(folder / "checkpoint"), tmp_path)
+    assert isinstance(graph, Graph)
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load(graph.path).graph.initializer
+        if tensor.name.endswith("_quantized")
+    ]
+    assert max(int(np.abs(array.astype(int)).max()) for array in weights) == most
+
+
+def test_an_answer_leaves_room_for_its_prompt(
+    folder: Path,
+    converted: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def prompts(new: int) -> Prompts:
+        settings = LanguageEvaluation(prompts=6, max_new_tokens=new)
+        return LocalModel(folder / "bundle", settings).prompts(folder / "splits", seed=1)
+
+    with pytest.raises(UsageError, match=r"max_new_tokens: found 128, but the model reads 128 tokens"):
+        prompts(128)
+    prompts(12)
+    assert capsys.readouterr().out == ""
+    prompts(126)
+    assert "warning: 6 of 6 prompts are cut to the last 2 tokens" in capsys.readouterr().out
+
+
+def test_the_baseline_stops_where_the_tuned_model_does(folder: Path, converted: dict[str, Any]) -> None:
+    model = LocalModel(folder / "bundle", LanguageEvaluation(prompts=3, max_new_tokens=4))
+    prompts = model.prompts(folder / "splits", seed=1)
+    assert any(model.baseline(prompts, seed=1).answers.greedy)
+    model._generator.decoder.stop_tokens = list(range(1_000))
+    assert not any(model.baseline(prompts, seed=1).answers.greedy)
+
+
+def test_a_champion_of_another_template_does_not_compare_and_one_of_other_system_text_does(
+    folder: Path,
+    converted: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    model = LocalModel(folder / "bundle", LanguageEvaluation())
+    before, after = read_info(folder / "bundle").frame or ("", "")
+    for frame, found in (
+        ([before, after], None),
+        ([f"System: Be kind.\n{before}", after], None),
+        ([before, f"{after} "], "has another chat template"),
+    ):
+        shutil.copytree(folder / "bundle", tmp_path / "other", dirs_exist_ok=True)
+        path = tmp_path / "other" / "bundle.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"frame": frame}))
+        assert model.unlike(tmp_path / "other") == found

@@ -300,4 +300,4 @@ def test_a_champion_that_went_through_stages_is_not_replaced_by_a_model_without(
     champion = bare.registry.champion(MODEL)
     assert champion is not None and champion.version == "1"
     assert bare.output["aliases"] == ["challenger"]
-    assert "version 1, went through promotion stages" in capsys.readouterr().out
+    assert "2 stays challenger: the champion went through promotion stages" in capsys.readouterr().out
