@@ -25,8 +25,6 @@ from components.write_report.artifacts import (
     Candidates,
     Checks,
     History,
-    LanguageScores,
-    Scores,
     Statistics,
     Training,
     Verdict,
@@ -34,6 +32,7 @@ from components.write_report.artifacts import (
 )
 from components.write_report.progress import Trace, step_records
 from components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
+from components.write_report.scores import LanguageScores, Scores
 from serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned

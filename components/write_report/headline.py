@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.write_report.artifacts import Doubted, LanguageScores
 from components.write_report.figures import (
     count,
     decimal,
@@ -16,6 +15,7 @@ from components.write_report.figures import (
     times,
 )
 from components.write_report.record import RunRecord
+from components.write_report.scores import Doubted, LanguageScores
 
 CHECK_WORDS = {"fail": "failed", "warn": "with a warning", "drop": "with rows dropped"}
 

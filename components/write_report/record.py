@@ -11,13 +11,12 @@ from components.write_report.artifacts import (
     Candidates,
     Checks,
     History,
-    LanguageScores,
-    Scores,
     Statistics,
     Training,
     Verdict,
     Version,
 )
+from components.write_report.scores import LanguageScores, Scores
 
 STEPS = (
     "validate-data",

@@ -13,11 +13,11 @@ from components.gate_model.figures import read_figures
 from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import decide
 from components.gate_model.stages import judge_stage
-from components.write_report.artifacts import LanguageScores, OtherModel
 from components.write_report.collect import collect
 from components.write_report.next_steps import RULE_ADVICE, next_steps
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus, RunRecord
+from components.write_report.scores import LanguageScores, OtherModel
 from manifests.causal_lm import LanguageGates
 from manifests.gates import GradingGates
 from manifests.therapy import Production
