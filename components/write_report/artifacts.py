@@ -106,6 +106,7 @@ class Usage:
 
     examples_per_second: Figure = None
     cpu_utilisation: Figure = None
+    cpu_wait: Figure = None
     peak_memory_gb: Figure = None
     gpu_utilisation: Figure = None
     peak_gpu_memory_gb: Figure = None

@@ -117,6 +117,7 @@ def history() -> dict[str, Any]:
             "step_seconds": 150.2,
             "examples_per_second": 426.07,
             "cpu_utilisation": 0.874,
+            "cpu_wait": 0.113,
             "peak_memory_gb": 1.624,
             "gpu_utilisation": None,
             "peak_gpu_memory_gb": None,
