@@ -163,8 +163,13 @@ def _check_advice(check: Check) -> NextStep:
         return NextStep("Correct the rows that the check names.", about=title)
     if check.severity == "drop":
         return NextStep(f"More rows than `{key}.max_fraction` would have to be dropped.", about=title)
+    correct = (
+        "Add the missing labels to `dataset.labels`, correct the misspelt ones"
+        if check.check == "unknown_labels"
+        else "Correct the rows that the check names"
+    )
     return NextStep(
-        "Correct the rows that the check names, or leave them out if they may be left out.",
+        f"{correct}, or leave these rows out if they may be left out.",
         f"{RUN_AGAIN} --set {key}.severity=drop --set {key}.max_fraction={_rounded_up(check.fraction)}",
         about=title,
     )

@@ -35,7 +35,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
 
     Columns: `context` (a tuple of turns), `response`, `opening`; `empty`, `unmarked` and `fault` (what is
     wrong, in words, or None); `split` (of the file), `place` (file and line) and `row` (position of the
-    record in the file, from 0). Texts are valid Unicode: what was not is U+FFFD.
+    record in the split's files, from 0). Texts are valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -49,7 +49,8 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            rows += _rows(data, file, dataset)
+            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+            rows += _rows(data, file, dataset, first)
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -66,8 +67,10 @@ def format_of(name: str, declared: str) -> str | None:
     return SUFFIX_FORMATS.get(PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX)).suffix)
 
 
-def _rows(data: bytes, file: SourceFile, dataset: ConversationDataset) -> Iterator[dict[str, Any]]:
-    for number, (place, record) in enumerate(_records(data, file.name, dataset)):
+def _rows(
+    data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
+) -> Iterator[dict[str, Any]]:
+    for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": f"{file.name} {place}", "row": number}
         try:

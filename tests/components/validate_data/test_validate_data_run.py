@@ -132,7 +132,10 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     by_name = {check["check"]: check for check in outputs.checks["checks"]}
     assert by_name["exact_duplicates"]["verdict"] == "fail"
     assert by_name["exact_duplicates"]["rows_affected"] == 1
-    assert by_name["unknown_labels"]["examples"] == ["train.csv line 204: label “anger” of “what?”"]
+    assert by_name["unknown_labels"]["examples"] == [
+        "label “anger”: 1 row",
+        "train.csv line 204: label “anger” of “what?”",
+    ]
     message = str(caught.value)
     assert "failed 2 of 10 checks" in message
     assert (
@@ -141,7 +144,7 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     )
     assert "exact_duplicates: found 1 row" in message
     printed = capsys.readouterr().out
-    assert re.search(r"unknown_labels\s+│ fail\s+│\s+1 │ train.csv line 204", printed)
+    assert re.search(r"unknown_labels\s+│ fail\s+│\s+1 │ label “anger”: 1 row", printed)
     assert "“[red]again[/red]”: train.csv line 202, train.csv line 203" in printed
     assert "\x1b" not in printed
 
