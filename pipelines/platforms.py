@@ -17,6 +17,7 @@ from kfp import dsl, kubernetes
 
 from components.train_model.component import train_model
 from components.train_model.managed_component import train_model as train_managed_model
+from manifests.accelerators import bought_gpus_environment
 from manifests.errors import UsageError
 from manifests.managed import is_managed
 from manifests.schema import Manifest
@@ -74,7 +75,9 @@ def training_component(
     """
     managed = is_managed(manifest.training)
     component: Callable[..., dsl.PipelineTask] = train_managed_model if managed else train_model
-    variables = environment or {}
+    variables = dict(environment or {})
+    if platform != "local" and not managed:
+        variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
         from pipelines.vertex.custom_job import as_custom_job
 

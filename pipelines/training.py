@@ -42,6 +42,10 @@ STEPS = (
 )
 
 
+CPUS_OF_A_STEP = 4
+"""Of each of the steps that do not train, at most. They run one after the other."""
+
+
 def steps_of(manifest: Manifest) -> tuple[str, ...]:
     """The steps of a manifest's DAG: of a managed model nothing is converted."""
     return tuple(step for step in STEPS if step != "convert-to-onnx" or not is_managed(manifest.training))
@@ -140,7 +144,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
             ).set_env_variable("GAUNTLET_IMAGE", image)
             _decide(given, platform, evaluation, gates, registration, data, trained, converted)
         for heavy in (data, converted):
-            place(heavy, platform, cpus=4, memory_gb=16)
+            place(heavy, platform, cpus=CPUS_OF_A_STEP, memory_gb=16)
 
     return pipeline
 
@@ -178,7 +182,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
             )
             place_training(trained, platform, manifest.training.resources)
             _decide(given, platform, evaluation, gates, registration, data, trained, trained)
-        place(data, platform, cpus=4, memory_gb=16)
+        place(data, platform, cpus=CPUS_OF_A_STEP, memory_gb=16)
 
     return pipeline
 
@@ -236,6 +240,6 @@ def _decide(
             scores=evaluated.outputs["scores"],
             verdict=gate.outputs["verdict"],
         ).set_caching_options(False)
-    place(evaluated, platform, cpus=4, memory_gb=16)
+    place(evaluated, platform, cpus=CPUS_OF_A_STEP, memory_gb=16)
     for light in (gate, registered):
         place(light, platform, cpus=1, memory_gb=4)

@@ -43,13 +43,13 @@ def require_device(device: Device) -> None:
     """
     if device == "cpu":
         return
-    import torch
+    from trainer.gpus import gpu_fault
 
     shape = ["rows"]
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "neg", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    cause = None if torch.cuda.is_available() else "PyTorch finds no NVIDIA GPU"
+    cause = gpu_fault()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "neg.onnx"
         onnx.save(model, path)

@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from backends import vertex_calls
 from backends.vertex_place import VertexPlace
 from backends.vertex_schedules import PipelineSchedules
+from components.gate_model.component import gate_model
 from manifests.errors import GauntletError
 from pipelines.vertex.schedules import cron_fault, read_schedules
 from tests.fakes.cloud import FakeCloud
@@ -118,6 +119,25 @@ def test_a_change_updates_what_is_there_and_nothing_else(
     assert values["training"]["epochs"] == 7
     [update] = place.api.requests("UpdateSchedule")
     assert set(update.update_mask.paths) == {"cron", "create_pipeline_job_request"}
+
+
+def test_a_schedule_that_is_applied_again_after_a_new_image_runs_that_image(
+    place: FakeCloud, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://github.com/kubeflow/pipelines/issues/1365, https://github.com/kubeflow/pipelines/issues/6087:
+    a schedule could not be given another pipeline, only deleted and made anew."""
+    assert apply(write()) == 0
+    before = there(place)[0].name
+    newer = f"registry.example/components@sha256:{'3' * 64}"
+    monkeypatch.setattr(gate_model.component_spec.implementation.container, "image", newer)
+    assert apply(write()) == 0
+    [schedule] = there(place)
+    assert schedule.name == before
+    spec = json_format.MessageToDict(
+        vertex.PipelineJob.pb(schedule.create_pipeline_job_request.pipeline_job).pipeline_spec
+    )
+    assert spec["deploymentSpec"]["executors"]["exec-gate-model"]["container"]["image"] == newer
+    assert place.api.requests("DeleteSchedule") == []
 
 
 def test_pausing_and_resuming_make_up_for_no_run_that_was_missed(
@@ -302,7 +322,7 @@ def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
     )
     assert target.http_method == scheduler_v1.HttpMethod.POST
     assert target.oauth_token.service_account_email == ACCOUNT
-    body = json_format.Parse(target.body, vertex.PipelineJob.pb()())  # an unknown key is refused
+    body = json_format.Parse(target.body, vertex.vertex.PipelineJob.pb()())  # an unknown key is refused
     assert body.template_uri == template.replace("/v1@", "/")
     assert body.service_account == ACCOUNT
     assert body.runtime_config.parameter_values["training"].struct_value["epochs"] == 2

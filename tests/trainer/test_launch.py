@@ -54,6 +54,7 @@ def test_a_cluster_that_is_not_vertexs_is_a_mistake(spec: str) -> None:
 def test_more_gpus_than_there_are_is_a_mistake_and_auto_takes_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     four = Resources(machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", accelerator_count=4)
     assert devices_here(Training(resources=four)) == 2
@@ -62,6 +63,13 @@ def test_more_gpus_than_there_are_is_a_mistake_and_auto_takes_what_there_is(
         devices_here(Training(compute_target="gpu_multi", resources=four))
     with pytest.raises(UsageError, match=r"accelerator_count: found 4, but torch sees 2 GPUs"):
         devices_here(Training(compute_target="cloud_gpu", resources=four))
+
+
+def test_gpus_whose_driver_is_too_old_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # by the driver's library, without CUDA
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    two = Resources(machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", accelerator_count=2)
+    assert devices_here(Training(resources=two)) == 1
 
 
 LOST = Ending("lost the others", "gloo: connection closed by peer")
