@@ -31,6 +31,7 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 LABELS = ("calm", "angry", "glad")
 STEPS_ON_A_CPU = (
+    "fingerprint_data",
     "validate_data",
     "convert_to_onnx",
     "evaluate_model",
