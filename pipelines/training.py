@@ -202,7 +202,7 @@ def _reported(given: _Given, platform: Platform) -> dsl.ExitHandler:
         run_id=given.run_id,
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,
         job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-    )
+    ).set_caching_options(False)
     place(report, platform, cpus=1, memory_gb=4)
     return dsl.ExitHandler(report, name="gauntlet")
 
