@@ -28,6 +28,7 @@ from backends.registry import (
     Move,
     Scores,
     require_bundle,
+    version_of_bundle,
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
@@ -124,9 +125,9 @@ class MlflowRegistry:
             if self._model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
-            known = [v for v in self.versions(name) if identity.items() <= dict(v.tags).items()]
-            number = known[0].version if known else self._create(name, kept, {**tags, **identity})
-            if not known or PROMOTED_TAG not in known[0].tags:
+            known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
+            number = known.version if known else self._create(name, kept, {**tags, **identity})
+            if not served:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return with_number(name, self.versions(name), number)
 

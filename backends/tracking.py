@@ -113,6 +113,18 @@ def open_tracking(
     return runs[0] if len(runs) == 1 else Together(runs)
 
 
+def require_tracking(tracking_uri: str) -> None:
+    """Refuse a tracking URI that `open_tracking` could not open. Nothing is made or asked.
+
+    Raises:
+        UsageError: The URI is of a kind that is not supported.
+    """
+    if tracking_uri.startswith(SCHEME):
+        VertexPlace.of(tracking_uri)
+    elif tracking_uri:
+        database_path(tracking_uri, "tracking URI", f"or {SCHEME}PROJECT/LOCATION")
+
+
 class Untracked:
     """A run that nobody wants to look at."""
 

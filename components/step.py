@@ -20,12 +20,17 @@ ERROR_FILE = "error.json"
 
 
 @contextmanager
-def step(output_path: str) -> Iterator[None]:
+def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
     A mistake of the user's ends with its message and its exit code. A bug keeps its traceback.
+
+    A step that may be reused from the cache takes `data_fingerprint` as an input, which makes it part of the
+    cache's key; here it goes into the log, so that one can see which data a result belongs to.
     """
     folder = Path(output_path).parent
+    if data_fingerprint is not None:
+        print(f"data fingerprint {data_fingerprint}", flush=True)
     try:
         yield
     except GauntletError as error:

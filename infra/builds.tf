@@ -3,6 +3,7 @@ locals {
   image_repository    = "${local.registry}/${google_artifact_registry_repository.needed["images"].repository_id}"
   template_repository = "https://${var.region}-kfp.pkg.dev/${var.project}/${google_artifact_registry_repository.needed["templates"].repository_id}"
   pipeline_root       = "gs://${google_storage_bucket.needed["runs"].name}/runs"
+  model_registry      = var.registry != "" ? var.registry : "vertex://${var.project}/${var.region}?staging=gs://${google_storage_bucket.needed["runs"].name}/registry"
   builds              = var.repository == "" ? 0 : 1
 }
 
@@ -28,7 +29,7 @@ resource "google_cloudbuild_trigger" "merge" {
     _TORCH_INDEX_URL     = var.torch_index_url
     _REGION              = var.region
     _ROOT                = local.pipeline_root
-    _REGISTRY            = var.registry
+    _REGISTRY            = local.model_registry
     _SERVICE_ACCOUNT     = google_service_account.needed["release"].email
     _TRAINING_ACCOUNT    = google_service_account.needed["training"].email
   }

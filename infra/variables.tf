@@ -41,13 +41,13 @@ variable "repository" {
 }
 
 variable "registry" {
-  description = "Where builds and schedules register models, as gauntlet submit --registry takes it."
+  description = "Where builds, schedules and the receiver register models, as gauntlet submit --registry takes it; empty: Vertex AI Model Registry of this project, with the bundles in the bucket of runs."
   type        = string
   default     = ""
 
   validation {
-    condition     = var.registry != "" || var.repository == ""
-    error_message = "Expected the registry's URI, as builds run the sample with it."
+    condition     = can(regex("^$|^vertex://[^/?]+/[^/?]+[?](.*&)?staging=gs://", var.registry))
+    error_message = "Expected vertex://PROJECT/REGION?staging=gs://BUCKET/FOLDER; a database under /gcs does not work there."
   }
 }
 
@@ -69,7 +69,7 @@ variable "receiver_image" {
 }
 
 variable "receiver_settings" {
-  description = "The receiver's own variables: GAUNTLET_REGISTRY, the images by digest, and limits, as docs/triggers.md has them."
+  description = "The receiver's own variables: the images by digest, and limits, as docs/triggers.md has them."
   type        = map(string)
   default     = {}
 }

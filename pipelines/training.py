@@ -2,6 +2,10 @@
 
 Each section of the manifest is a pipeline parameter, so the Vertex console shows and overrides what the
 manifest says, and a step's cache key holds its own section only.
+
+fingerprint-data runs every time; its output is a parameter of the steps that are cached, so they run again
+when the data have changed and are reused when they have not. docs/decisions.md says why the artifacts alone
+are not enough.
 """
 
 from collections.abc import Callable
@@ -13,6 +17,7 @@ from kfp.dsl import base_component
 
 from components.convert_to_onnx.component import convert_to_onnx
 from components.evaluate_model.component import evaluate_model
+from components.fingerprint_data.component import fingerprint_data
 from components.gate_model.component import gate_model
 from components.register_model.component import register_model
 from components.validate_data.component import validate_data
@@ -32,6 +37,7 @@ from pipelines.platforms import (
 )
 
 STEPS = (
+    "fingerprint-data",
     "validate-data",
     "train-model",
     "convert-to-onnx",
@@ -123,13 +129,15 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
-            data = validate_data(dataset=dataset, task=task, seed=seed)
+            fingerprint = _fingerprint(given, platform, dataset)
+            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
                 task=task,
                 seed=seed,
                 tracking_uri=tracking_uri,
+                data_fingerprint=fingerprint,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
             )
@@ -139,6 +147,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
                 name=name,
                 seed=seed,
                 manifest_sha256=manifest_sha256,
+                data_fingerprint=fingerprint,
                 checkpoint=trained.outputs["checkpoint"],
                 splits=data.outputs["splits"],
             ).set_env_variable("GAUNTLET_IMAGE", image)
@@ -171,12 +180,14 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
     ) -> None:
         given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given, platform):
-            data = validate_data(dataset=dataset, task=task, seed=seed)
+            fingerprint = _fingerprint(given, platform, dataset)
+            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
                 manifest_sha256=manifest_sha256,
                 tracking_uri=tracking_uri,
+                data_fingerprint=fingerprint,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
             )
@@ -195,9 +206,16 @@ def _reported(given: _Given, platform: Platform) -> dsl.ExitHandler:
         run_id=given.run_id,
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,
         job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-    )
+    ).set_caching_options(False)
     place(report, platform, cpus=1, memory_gb=4)
     return dsl.ExitHandler(report, name="gauntlet")
+
+
+def _fingerprint(given: _Given, platform: Platform, dataset: Any) -> Any:
+    """What the dataset's files are now, as a parameter; never from the cache."""
+    made = fingerprint_data(dataset=dataset, task=given.task, seed=given.seed).set_caching_options(False)
+    place(made, platform, cpus=1, memory_gb=4)
+    return made.outputs["Output"]
 
 
 def _decide(

@@ -41,7 +41,7 @@ SET_BY_A_TRIGGER = {
     "_TORCH_INDEX_URL": "",
     "_REGION": "europe-west4",
     "_ROOT": "gs://bucket/runs",
-    "_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
+    "_REGISTRY": "vertex://demo/europe-west4?staging=gs://bucket/gauntlet",
     "_SERVICE_ACCOUNT": "release@demo.iam.gserviceaccount.com",
     "_TRAINING_ACCOUNT": "trainer@demo.iam.gserviceaccount.com",
     "PROJECT_ID": "demo",

@@ -12,6 +12,17 @@ from dataclasses import dataclass, field
 Figure = float | None
 Interval = tuple[Figure, Figure]
 
+# --- fingerprint-data ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSources:
+    """The content of `sources`: each file's identity by its URI, None for one that is not there."""
+
+    fingerprint: str
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
 # --- validate-data ---------------------------------------------------------------------------------
 
 
@@ -265,10 +276,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Version:
-    """The content of `version`."""
+    """The content of `version`; not `registered`: an earlier run had registered the same bundle."""
 
     name: str
     version: str | int
     uri: str = ""
+    registered: bool = True
     aliases: tuple[str, ...] = ()
     bundle_sha256: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from backends.registry import STAGING
+from backends.registry import CHAMPION, STAGING
 from components.gate_model.stages import RULES as STAGE_RULES
 from components.write_report.artifacts import Check
 from components.write_report.figures import words
@@ -81,6 +81,8 @@ class NextStep:
 def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
     """What the reader would do now, the most useful first."""
     match ended.kind:
+        case "unchanged":
+            return _after_no_change(record)
         case "promoted" | "registered":
             return _after_registration(record, ended)
         case "rejected":
@@ -117,6 +119,15 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
     undoing = NextStep(undo, f"gauntlet rollback {model}")
     return (scoring, listing, undoing)
+
+
+def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
+    name = record.version.name if record.version else ""
+    listing = NextStep("See every version and its aliases.", f"gauntlet registry --model {name}")
+    if record.version is None or CHAMPION in record.version.aliases:
+        return (listing,)
+    back = f"gauntlet promote {name} --version {record.version.version}"
+    return (NextStep("Make it the champion again if that is what you want.", back), listing)
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from backends.mlflow_database import database_path
+from backends.mlflow_database import SCHEME as DATABASE_SCHEME
 from backends.registry import open_registry
+from backends.tracking import require_tracking
 from backends.vertex_jobs import SYSTEM_LABEL
 from backends.vertex_place import SCHEME, VertexPlace, valid_label
 from manifests.errors import UsageError
@@ -57,9 +58,14 @@ class Destination:
             UsageError: One of them cannot be.
         """
         place = VertexPlace.named(project, region)
-        open_registry(registry)  # refused now, and not by register-model, after the training
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
+        root = root.rstrip("/")
+        tracked = tracking or VertexPlace(project, region, staging=f"{root}/tracking").uri
+        for option, uri in (("--registry", registry), ("--tracking", tracked)):
+            _require_lasting(option, uri, place)
+        open_registry(registry)  # refused now, and not by register-model, after the training
+        require_tracking(tracked)
         if training_account and not service_account:
             raise UsageError(
                 f"--training-account: found {training_account} without --service-account, expected both. The "
@@ -69,8 +75,6 @@ class Destination:
         for option, account in accounts.items():
             if account is not None and not account.endswith(".gserviceaccount.com"):
                 raise UsageError(f"{option}: found {account!r}, expected NAME@….gserviceaccount.com.")
-        root = root.rstrip("/")
-        tracked = tracking or f"vertex://{project}/{region}?staging={root}/tracking"
         return cls(place, root, registry, tracked, service_account, training_account)
 
     def trains_as(self, manifest: Manifest) -> str | None:
@@ -113,6 +117,15 @@ def pipeline_job(
     return job
 
 
+def without_cache(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with no step of it taken from the cache."""
+    changed = copy.deepcopy(dict(spec))
+    for component in (changed["root"], *changed["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}  # as the compiler writes `set_caching_options(False)`
+    return changed
+
+
 def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: str) -> dict[str, str]:
     """The parameter of that name, where training has an account of its own."""
     if account is None:
@@ -125,19 +138,17 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
     return {"training_account": account}
 
 
-def require_registry_here(registry_uri: str) -> None:
-    """Refuse a registry that a run on this machine could not register in.
+def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
+    """Refuse a database file: a step on Vertex AI has no disk that outlives it but a mounted bucket.
 
     Raises:
-        UsageError: It is a database in a folder that cannot be written here.
+        UsageError: It is one.
     """
-    if registry_uri.startswith(SCHEME):
-        return
-    folder = database_path(registry_uri, "registry URI").parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
-            f"--fallback-local: found the registry {registry_uri}, and {folder} is no folder that can be "
-            f"written here, expected one that can. Take a registry of {SCHEME}…, or leave the option out."
+            f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
+            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.location}"
+            "?staging=gs://BUCKET/FOLDER."
         )
 
 

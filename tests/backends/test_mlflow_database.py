@@ -158,6 +158,16 @@ def test_only_sqlite_files_are_supported_and_the_message_shows_one(uri: str) -> 
         database_path(uri, "registry URI")
 
 
+@pytest.mark.parametrize("setting", ["registry URI", "tracking URI"])
+def test_a_database_in_a_mounted_bucket_is_refused_with_what_works_instead(setting: str) -> None:
+    expected = (
+        r"found 'sqlite:////gcs/my-bucket/x/g\.db'.*vertex://PROJECT/REGION\?staging=gs://my-bucket/x\."
+    )
+    with pytest.raises(UsageError, match=f"{setting}: {expected}"):
+        database_path("sqlite:////gcs/my-bucket/x/g.db", setting)
+    assert database_path("sqlite:////gcs-copy/g.db", setting) == Path("/gcs-copy/g.db")
+
+
 def test_a_relative_uri_is_relative_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

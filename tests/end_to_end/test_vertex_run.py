@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import grpc
 import pytest
 import yaml
 from google.cloud import aiplatform
+from google.cloud.aiplatform_v1.types import PipelineJob
 
 from backends.registry import ModelVersion, bundle_folder, open_registry
 from pipelines.vertex import follow
@@ -20,11 +22,9 @@ from tests.fakes.execution import Execution
 from tests.fakes.google_api import Failure
 from tests.pipelines.test_cli import gauntlet
 
+REUSABLE = {"validate-data", "train-model", "convert-to-onnx"}
 PLACE = f"projects/demo/locations/{FakeCloud.LOCATION}"
-REGISTRY = (
-    f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet"
-    f"&serving_image=europe-docker.pkg.dev/demo/gauntlet/server@sha256:{'a' * 64}"
-)
+REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet"
 QUOTA = (
     "The following quota metrics exceed quota limits: aiplatform.googleapis.com/custom_model_training_cpus"
 )
@@ -41,6 +41,7 @@ def shapes(place: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     content = manifest_content(drawn)
     content["dataset"]["uri"] = "gs://bucket/drawn"
     content["conversion"]["candidates"] = ["plain"]
+    content["gates"] |= {"non_inferiority_margin": 0.5, "max_class_f1_drop": 1.0}
     manifest = tmp_path / "shapes.yaml"
     manifest.write_text(yaml.safe_dump(content))
     return str(manifest)
@@ -86,6 +87,63 @@ def test_a_submitted_job_trains_proves_and_registers_what_the_bucket_holds(
     run = training_run(place)
     assert [one.resource_name for one in run.get_logged_pipeline_jobs()] == [job]
     assert run.get_metrics()["validation_accuracy"] > 0.5
+
+
+def test_a_schedule_trains_when_the_data_have_changed_and_not_otherwise(
+    place: FakeCloud, shapes: str, tmp_path: Path
+) -> None:
+    """Four Sundays: the first, one with the same data, one with other data, one with these again."""
+    executions: list[Execution] = []
+
+    def begin(job: PipelineJob) -> None:
+        executions.append(
+            Execution(tmp_path / f"execution-{len(executions)}", place.bucket, tmp_path / "cache")
+        )
+        executions[-1].start(job)
+
+    def sunday() -> tuple[set[str], str]:
+        """Which steps ran, and what the run's page says."""
+        [schedule] = place.resources.of_location(PLACE, "schedules")
+        job_id = f"shapes-2026-12-{6 + 7 * len(executions):02}"
+        place.schedules.fire(schedule, job_id)
+        executions[-1].wait()
+        log = (executions[-1].folder / "log").read_text()
+        pages = [uri for uri in place.bucket.objects if job_id in uri and uri.endswith("/report")]
+        [page] = [uri for uri in pages if "/write-report" in uri] or pytest.fail(log)
+        found = re.search(r"<h1>(.*?)</h1>", place.bucket.objects[page].decode())
+        assert found is not None
+        return executions[-1].ran, found[1]
+
+    place.pipelines.on_create = begin
+    file = tmp_path / "schedules.yaml"
+    file.write_text(yaml.safe_dump({"schedules": [{"name": "w", "manifest": shapes, "cron": "0 2 * * 0"}]}))
+    assert gauntlet("schedule", "apply", str(file)) == 0
+
+    ran, headline = sunday()
+    assert ran >= {*REUSABLE, "fingerprint-data", "evaluate-model", "register-model"}
+    assert headline == "Promoted as version 1"
+
+    ran, headline = sunday()
+    assert not ran & REUSABLE and ran >= {"fingerprint-data", "evaluate-model", "register-model"}
+    assert headline == "Unchanged: version 1 is still the champion"
+
+    others = write_files(tmp_path / "others", draw(100, seed=3), draw(40, seed=2))
+    for name in (FILES["train_images"], FILES["train_labels"]):
+        place.bucket.objects[f"gs://bucket/drawn/{name}"] = (others / name).read_bytes()
+    ran, headline = sunday()
+    assert ran >= REUSABLE
+    assert headline == "Promoted as version 2"
+
+    ran, headline = sunday()
+    assert not ran & REUSABLE
+    assert headline == "Unchanged: version 2 is still the champion"
+
+    registry = open_registry(REGISTRY)
+    assert [version.tags["run_id"] for version in registry.versions("shapes")] == [
+        "shapes-2026-12-20",
+        "shapes-2026-12-06",
+    ]
+    assert registry.rollback("shapes").champion.tags["run_id"] == "shapes-2026-12-06"
 
 
 def test_refused_for_a_quota_it_is_trained_here_and_registered_as_it_would_have_been(

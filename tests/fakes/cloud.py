@@ -62,7 +62,7 @@ class FakeCloud:
         self.metadata = MetadataService(self.resources)
         self.models = ModelService(self.bucket)
         self.pipelines = PipelineService(self.resources)
-        self.schedules = ScheduleService(self.resources)
+        self.schedules = ScheduleService(self.resources, self.pipelines)
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,

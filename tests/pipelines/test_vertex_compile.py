@@ -184,7 +184,28 @@ def test_what_data_and_settings_decide_is_cached_and_what_the_champion_decides_i
             tasks[name] = task.caching_options.enable_cache
     cached = {name for name, on in tasks.items() if on and spec.components[f"comp-{name}"].executor_label}
     assert {"validate-data", "train-model", "convert-to-onnx"} <= cached
-    assert not cached & {"evaluate-model", "gate-model", "register-model"}
+    others = {"fingerprint-data", "evaluate-model", "gate-model", "register-model", "write-report"}
+    assert others <= tasks.keys() and not cached & others
+
+
+@pytest.mark.parametrize("name", ["emotion", "gemini_lm"])
+@pytest.mark.parametrize("platform", ["vertex", "kubeflow", "local"])
+def test_every_step_that_is_cached_has_the_fingerprint_of_the_data_in_its_key(
+    name: str, platform: Platform
+) -> None:
+    """An artifact's id is in the key too, but newer KFP backends take its name instead."""
+    loaded = load_manifest(ROOT / "manifests" / f"{name}.yaml")
+    spec = training_pipeline(loaded, IMAGE, platform).pipeline_spec
+    [steps] = (one.dag.tasks for one in spec.components.values() if "validate-data" in one.dag.tasks)
+    cached = [
+        task
+        for task in steps.values()
+        if task.caching_options.enable_cache and spec.components[task.component_ref.name].executor_label
+    ]
+    assert len(cached) == (2 if name == "gemini_lm" else 3)
+    for task in cached:
+        given = task.inputs.parameters["data_fingerprint"].task_output_parameter
+        assert given.producer_task == "fingerprint-data"
 
 
 def test_steps_on_a_cpu_ask_for_literal_cpus_and_memory() -> None:

@@ -25,6 +25,7 @@ from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
+from tests.pipelines.test_vertex_submit import cached_tasks
 
 State = vertex.Schedule.State
 ACCOUNT = "trainer@demo.iam.gserviceaccount.com"
@@ -140,6 +141,24 @@ def test_a_schedule_that_is_applied_again_after_a_new_image_runs_that_image(
     assert place.api.requests("DeleteSchedule") == []
 
 
+def test_the_cache_is_switched_off_and_on_again_by_applying_the_file(
+    place: FakeCloud, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cached() -> set[str]:
+        return cached_tasks(there(place)[0].create_pipeline_job_request.pipeline_job)
+
+    assert apply(write(cache=False)) == 0
+    assert cached() == set()
+    capsys.readouterr()
+    assert apply(write(), "--diff") == 0
+    assert "pipeline" in capsys.readouterr().out
+    assert apply(write(cache=True)) == 0
+    assert {"validate-data", "train-model", "convert-to-onnx"} <= cached()
+    place.api.calls.clear()
+    assert apply(write()) == 0  # true is what is meant without the key
+    assert place.api.requests("UpdateSchedule") == []
+
+
 def test_pausing_and_resuming_make_up_for_no_run_that_was_missed(
     place: FakeCloud, write: Callable[..., str]
 ) -> None:
@@ -228,6 +247,7 @@ def test_several_schedules_of_one_name_and_those_not_in_the_file_are_named(
         ({"start": "2027-01-02T00:00:00"}, "timezone"),
         ({"manifest": None}, "one of manifest and template"),
         ({"when": "now"}, "when"),
+        ({"cache": "often"}, "schedules.0.cache"),
         ({"set": ["training.epochs=three"]}, "training.epochs"),
         ({"manifest": "absent.yaml"}, "no such file"),
     ],
@@ -340,4 +360,7 @@ def test_what_cloud_scheduler_cannot_send_is_refused(
     template = f"{REPOSITORY}/x@sha256:{'0' * 64}"
     assert gauntlet("schedule", "render", write(manifest=None, template=template), *out) == 2
     assert "--service-account: found none" in capsys.readouterr().err
+    uncached = write(manifest=None, template=template, cache=False)
+    assert gauntlet("schedule", "render", uncached, *out, "--service-account", ACCOUNT) == 2
+    assert "cache: found false, expected true: Cloud Scheduler" in capsys.readouterr().err
     assert not (tmp_path / "jobs").exists()

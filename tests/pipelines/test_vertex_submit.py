@@ -34,6 +34,7 @@ from tests.fakes.google_api import Failure
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
+REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/registered"
 QUOTA = "aiplatform.googleapis.com/custom_model_training_nvidia_t4_gpus"
 QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
 T4 = "training.resources={machine_type: n1-standard-4, accelerator_type: NVIDIA_TESLA_T4, "
@@ -74,7 +75,7 @@ def test_ids_and_labels_have_only_the_signs_that_vertex_takes(place: FakeCloud) 
 
 def a_job(cloud: FakeCloud) -> dict[str, Any]:
     """The sample's job, as it is sent."""
-    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "sqlite:////r.db", None, None)
+    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", REGISTRY, None, None)
     submission = compiled_submission(load_manifest(SAMPLE))
     return pipeline_job(submission.manifest, submission.spec, destination)
 
@@ -120,6 +121,26 @@ def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCl
     )
     assert built.runtime_config == job.runtime_config
     assert json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec) == submission.spec
+
+
+def cached_tasks(job: PipelineJob) -> set[str]:
+    """The tasks of a job that may be taken from the cache."""
+    spec = json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec)
+    return {
+        name
+        for component in (spec["root"], *spec["components"].values())
+        for name, task in component.get("dag", {}).get("tasks", {}).items()
+        if task["cachingOptions"].get("enableCache")
+    }
+
+
+def test_steps_are_cached_as_compiled_unless_the_cache_is_switched_off(place: FakeCloud) -> None:
+    assert gauntlet("submit", SAMPLE) == 0
+    assert gauntlet("submit", SAMPLE, "--no-cache") == 0
+    usual, anew = map(cached_tasks, jobs(place))
+    assert {"validate-data", "train-model", "convert-to-onnx"} <= usual
+    assert "fingerprint-data" not in usual
+    assert anew == set()
 
 
 def test_a_run_that_is_waited_for_ends_as_a_run_here_does(
@@ -180,8 +201,14 @@ def test_a_dry_run_looks_at_everything_and_sends_nothing(
         ),
         (("--training-account", TRAINER), f"--training-account: found {TRAINER} without --service-account"),
         (("--registry", "postgres://host"), "registry URI: found 'postgres://host', expected"),
-        (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging, or no serving_image"),
-        (("--fallback-local",), "--fallback-local: found the registry sqlite:////gcs/bucket/gauntlet.db"),
+        (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging"),
+        (
+            ("--registry", "sqlite:////gcs/bucket/gauntlet.db"),
+            "--registry: found 'sqlite:////gcs/bucket/gauntlet.db', a file that ends with the machine",
+        ),
+        (("--registry", "sqlite:////data/g.db"), "expected vertex://demo/europe-west4?staging=gs://"),
+        (("--tracking", "sqlite:////gcs/bucket/g.db"), "--tracking: found 'sqlite:////gcs/bucket/g.db'"),
+        (("--tracking", "https://mlflow.example"), "tracking URI: found 'https://mlflow.example', expected"),
         (("--set", "dataset.uri=data.csv"), "a path on this machine"),
         (("--set", "dataset.uri=file:///data.csv"), "a path on this machine"),
         (("--set", "training.epochs=three"), "training.epochs"),
@@ -331,7 +358,7 @@ def test_images_that_are_not_named_by_digest_are_refused(
         "--root",
         "gs://bucket/r",
         "--registry",
-        "sqlite:////r.db",
+        REGISTRY,
     )
     assert gauntlet("submit", SAMPLE, *where) == 2
     message = capsys.readouterr().err
@@ -524,15 +551,14 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
         "dataset": dataset,
     }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", REGISTRY)
     assert code == 4  # 8 rows are too few, as validate-data says
     output = capsys.readouterr()
     assert "aiplatform.googleapis.com/custom_model_training_" in output.err
     assert "Data refused by validate-data" in output.out
     [steps] = own_home.glob("runs/*/steps")
     arguments = json.loads((steps.parent / "arguments.json").read_text())
-    assert arguments["registry_uri"] == registry
+    assert arguments["registry_uri"] == REGISTRY
     assert arguments["tracking_uri"] == "vertex://demo/europe-west4?staging=gs://bucket/root/tracking"
 
 
@@ -548,10 +574,9 @@ def test_what_may_still_run_there_is_not_run_here_as_well(
         place.api.failures["CreatePipelineJob"] = [lost, refusal]
     if what == "whether it was made":
         place.api.failures["GetPipelineJob"] = [refusal]
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
     waiting = ["--wait"] if what == "looking at the job" else []
 
-    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", REGISTRY)
 
     assert code == (0 if what == "an answer that was lost" else 1)
     output = capsys.readouterr()
@@ -569,8 +594,7 @@ def test_what_is_trained_there_is_not_trained_again_for_a_quota_of_a_later_step(
     place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
     place.pipelines.tasks = {"train-model": TaskState.SUCCEEDED, "evaluate-model": TaskState.FAILED}
     place.pipelines.task_errors = {"evaluate-model": QUOTA_MESSAGE}
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    assert gauntlet("submit", SAMPLE, "--wait", "--fallback-local", "--registry", registry) == 1
+    assert gauntlet("submit", SAMPLE, "--wait", "--fallback-local", "--registry", REGISTRY) == 1
     assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
     assert list(own_home.glob("runs/*/steps")) == []
 

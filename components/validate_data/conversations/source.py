@@ -42,8 +42,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
-    contents = {file: storage.read_bytes(file.uri) for file in files}
+    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
@@ -58,6 +57,15 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations. Put the data there")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+
+
+def sources(dataset: ConversationDataset) -> tuple[str, ...]:
+    """The URIs of the files. Raises what `find_files` does."""
+    return tuple(file.uri for file in _files(dataset))
+
+
+def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
+    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
 
 
 def format_of(name: str, declared: str) -> str | None:

@@ -53,8 +53,7 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
-    contents = {file: storage.read_bytes(file.uri) for file in files}
+    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     frames: list[pd.DataFrame] = []
     faults: list[str] = []
@@ -68,6 +67,15 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     if faults:
         raise DataError("\n".join(faults))
     return pd.concat(frames, ignore_index=True)
+
+
+def sources(dataset: TextDataset) -> tuple[str, ...]:
+    """The URIs of the files. Raises what `find_files` does."""
+    return tuple(file.uri for file in _files(dataset))
+
+
+def _files(dataset: TextDataset) -> tuple[SourceFile, ...]:
+    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
 
 
 def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
