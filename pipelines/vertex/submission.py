@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from backends.mlflow_database import database_path
+from backends.mlflow_server import EXAMPLE, SCHEMES
 from backends.registry import open_registry
 from backends.vertex_jobs import SYSTEM_LABEL
 from backends.vertex_place import SCHEME, VertexPlace, valid_label
@@ -131,13 +132,14 @@ def require_registry_here(registry_uri: str) -> None:
     Raises:
         UsageError: It is a database in a folder that cannot be written here.
     """
-    if registry_uri.startswith(SCHEME):
+    if registry_uri.startswith((SCHEME, *SCHEMES)):
         return
     folder = database_path(registry_uri, "registry URI").parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(
             f"--fallback-local: found the registry {registry_uri}, and {folder} is no folder that can be "
-            f"written here, expected one that can. Take a registry of {SCHEME}…, or leave the option out."
+            f"written here, expected one that can. Take a registry of {SCHEME}… or {EXAMPLE}, or leave the "
+            "option out."
         )
 
 
