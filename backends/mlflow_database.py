@@ -77,7 +77,7 @@ def open_client(database: Path) -> MlflowClient:
                 if not database.exists():
                     _create(database)
         _require_readable(database)
-        _set_environment()
+        set_environment()
         from mlflow import MlflowClient
 
         uri = f"{SCHEME}{database}"
@@ -136,13 +136,14 @@ def explained(database: Path) -> Iterator[None]:
         raise GauntletError(f"{database}: {cause}. {_advice(cause)}") from error
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
+    """Set MLflow's variables, to be called before its first import."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def _create(database: Path) -> None:
-    _set_environment()
+    set_environment()
     import sqlalchemy
     from mlflow.store.db.utils import _initialize_tables  # what `mlflow db upgrade` runs on an empty file
 

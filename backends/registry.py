@@ -26,6 +26,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from backends.kubeflow import require_outliving_pods
+from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from backends.vertex_place import SCHEME, VertexPlace
 from manifests.errors import GauntletError, UsageError
 
@@ -47,7 +49,8 @@ PROMOTED_TAG = "promoted_at"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here or in a bucket."""
+    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here, in a bucket
+    or on an MLflow server."""
 
     name: str
     version: str
@@ -157,20 +160,26 @@ def open_registry(registry_uri: str) -> Registry:
     """The registry that a URI names. Nothing is made or read yet.
 
     Args:
-        registry_uri: Such as `sqlite:////path/gauntlet.db`, or
+        registry_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST`, or
             `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER`.
 
     Raises:
-        UsageError: The URI is of a kind that is not supported.
+        UsageError: The URI is of a kind that is not supported, or names a file in a pod of Kubeflow's.
     """
     if registry_uri.startswith(SCHEME):
         from backends.vertex_registry import VertexRegistry
 
         return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
+    if registry_uri.startswith(SCHEMES):
+        from backends.mlflow_server_registry import MlflowServerRegistry
+
+        return MlflowServerRegistry(MlflowServer(registry_uri, "registry URI"))
     from backends.mlflow_database import database_path
     from backends.mlflow_registry import MlflowRegistry
 
-    return MlflowRegistry(database_path(registry_uri, "registry URI", f"or {SCHEME}PROJECT/LOCATION?…"))
+    require_outliving_pods(registry_uri, "registry URI")
+    others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION?…"
+    return MlflowRegistry(database_path(registry_uri, "registry URI", others))
 
 
 @contextmanager
@@ -179,7 +188,7 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
 
     Raises:
         UsageError: It is not there any more, or may not be read.
-        GauntletError: The bucket is out of reach.
+        GauntletError: The bucket, or the MLflow server, is unavailable.
     """
     from backends.storage import download
 
@@ -187,8 +196,13 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
         yield Path(version.bundle_uri)
         return
     with tempfile.TemporaryDirectory() as copy:
-        download(version.bundle_uri, Path(copy))
-        yield Path(copy)
+        if version.bundle_uri.startswith(SCHEMES):
+            from backends.mlflow_server_registry import download_bundle
+
+            yield download_bundle(version.bundle_uri, Path(copy))
+        else:
+            download(version.bundle_uri, Path(copy))
+            yield Path(copy)
 
 
 # --- what every registry decides alike ---

@@ -154,10 +154,14 @@ def test_a_managed_training_knows_the_image_that_it_is_made_in_on_every_platform
     [pool] = job.worker_pool_specs
     assert {one.name: one.value for one in pool.container_spec.env} == {"GAUNTLET_IMAGE": IMAGE}
 
-    for platform in ("local", "kubeflow"):
-        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec  # type: ignore[arg-type]
+    elsewhere: dict[Platform, dict[str, str]] = {
+        "local": {},
+        "kubeflow": {"GAUNTLET_PLATFORM": "kubeflow"},
+    }
+    for platform, also in elsewhere.items():
+        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec
         container = executors(spec)["exec-train-model"].container
-        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE}
+        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE, **also}
 
 
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:
