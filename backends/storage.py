@@ -15,8 +15,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
-from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -236,16 +235,19 @@ def file_name(uri: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _resource(uri: str) -> Traversable:
+def _resource(uri: str) -> Path:
+    """Where it lies. The package is not imported: one that carries a model may lack what would run it."""
     package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
-        root = resources.files(package)
-    except (ModuleNotFoundError, TypeError, ValueError):
+        spec = find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
         raise UsageError(
             f"{uri}: found no installed package {package or '(none)'}, "
             f"expected {PACKAGE_SCHEME}PACKAGE/PATH. Install the package or correct its name"
-        ) from None
-    return root.joinpath(path) if path else root
+        )
+    return Path(next(iter(spec.submodule_search_locations)), path)
 
 
 def _open(uri: str) -> tuple[Any, str]:

@@ -27,6 +27,7 @@ resource "google_cloudbuild_trigger" "merge" {
     _IMAGE_REPOSITORY    = local.image_repository
     _TEMPLATE_REPOSITORY = local.template_repository
     _TORCH_INDEX_URL     = var.torch_index_url
+    _DOCKER_HUB          = var.docker_hub
     _REGION              = var.region
     _ROOT                = local.pipeline_root
     _REGISTRY            = local.model_registry
@@ -52,5 +53,8 @@ resource "google_cloudbuild_trigger" "pull_request" {
     }
   }
 
-  substitutions = { _TORCH_INDEX_URL = var.torch_index_url }
+  substitutions = {
+    _TORCH_INDEX_URL = var.torch_index_url
+    _DOCKER_HUB      = var.docker_hub
+  }
 }

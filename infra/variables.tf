@@ -52,9 +52,25 @@ variable "registry" {
 }
 
 variable "torch_index_url" {
-  description = "Index with CPU builds of torch, for the components image; empty: the package index's own build."
+  description = "Index that has the CPU build of torch, for the tests and the components image."
   type        = string
   default     = ""
+
+  validation {
+    condition     = var.torch_index_url != "" || var.repository == ""
+    error_message = "Expected the address of PyTorch's index of CPU builds, or of a mirror of it, as builds install torch from there."
+  }
+}
+
+variable "docker_hub" {
+  description = "Where builds pull Docker Hub's images from: a mirror of it, with a trailing slash, or empty: Docker Hub itself."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.docker_hub == "" || endswith(var.docker_hub, "/")
+    error_message = "Expected a prefix that ends with a slash, such as REGION-docker.pkg.dev/PROJECT/docker-hub/."
+  }
 }
 
 variable "receiver_image" {

@@ -5,6 +5,12 @@ mock_provider "google" {
   }
 }
 
+mock_provider "google-beta" {
+  mock_resource "google_project_service_identity" {
+    defaults = { member = "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com" }
+  }
+}
+
 variables {
   project = "demo-project"
   region  = "europe-west4"
@@ -65,6 +71,8 @@ run "all_that_can_be_asked_for" {
     submitters       = ["group:ml@example.com", "user:ann@example.com"]
     repository       = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
     registry         = "vertex://demo-project/europe-west4?staging=gs://models/emotion"
+    torch_index_url  = "https://index.example/cpu"
+    docker_hub       = "registry.example/demo-project/docker-hub/"
     receiver_image   = "registry.example/components@sha256:0000000000000000000000000000000000000000000000000000000000000000"
     billing_account  = "012345-ABCDEF-012345"
     alert_emails     = ["ml@example.com"]
@@ -111,6 +119,7 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
     submitters       = ["allUsers"]
     repository       = "https://example.com/gauntlet.git"
     registry         = "sqlite:////gcs/bucket/gauntlet.db"
+    docker_hub       = "registry.example/demo-project/docker-hub"
     receiver_image   = "registry.example/components:latest"
     scheduled_events = { weekly = { cron = "weekly", event = "{}" } }
     billing_account  = "mine"
@@ -119,8 +128,8 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
   }
 
   expect_failures = [
-    var.project, var.region, var.submitters, var.repository, var.registry, var.receiver_image,
-    var.scheduled_events,
+    var.project, var.region, var.submitters, var.repository, var.registry, var.docker_hub,
+    var.receiver_image, var.scheduled_events,
     var.billing_account, var.monthly_budget, var.alert_emails,
   ]
 }
@@ -129,7 +138,8 @@ run "without_a_registry_of_ones_own_models_are_registered_in_the_project" {
   command = apply
 
   variables {
-    repository = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+    repository      = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+    torch_index_url = "https://index.example/cpu"
   }
 
   assert {
@@ -141,4 +151,14 @@ run "without_a_registry_of_ones_own_models_are_registered_in_the_project" {
     condition     = google_cloudbuild_trigger.merge[0].substitutions["_REGISTRY"] == output.environment.GAUNTLET_REGISTRY
     error_message = "Builds register models elsewhere than people do."
   }
+}
+
+run "builds_without_an_index_for_torch_are_refused" {
+  command = plan
+
+  variables {
+    repository = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+  }
+
+  expect_failures = [var.torch_index_url]
 }

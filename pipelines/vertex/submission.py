@@ -20,6 +20,7 @@ from manifests.loading import MODEL_KEYS
 from manifests.managed import is_managed
 from manifests.schema import Manifest
 from pipelines.training import parameters
+from pipelines.vertex.packages import require_packaged
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
 
 
 def require_reachable(manifest: Manifest) -> None:
-    """Refuse what lies on this machine, where Vertex AI cannot reach it.
+    """Refuse what lies on this machine, out of Vertex AI's reach, or in a package that the images lack.
 
     Raises:
         UsageError: The dataset or the model that training begins with does.
@@ -164,11 +165,12 @@ def require_reachable(manifest: Manifest) -> None:
             f"dataset.uri: found {uri}, a path on this machine, expected a URI that Vertex AI can "
             "reach. Copy the files to a bucket, then --set dataset.uri=gs://BUCKET/FOLDER."
         )
+    require_packaged(manifest.model_dump(mode="json"), [("dataset", "uri")])
     require_reachable_model(manifest)
 
 
 def require_reachable_model(manifest: Manifest) -> None:
-    """Refuse a model that training would begin with and that lies on this machine.
+    """Refuse a model that training would begin with and that a training job would not find.
 
     Raises:
         UsageError: It does.
@@ -180,6 +182,7 @@ def require_reachable_model(manifest: Manifest) -> None:
                 f"{section}.{key}: found {value}, which lies on this machine, expected one "
                 "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
             )
+    require_packaged(manifest.model_dump(mode="json"), MODEL_KEYS)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
