@@ -187,6 +187,11 @@ def _open(uri: str) -> tuple[Any, str]:
     return files, str(path)
 
 
+def file_system(uri: str) -> tuple[Any, str]:
+    """The fsspec file system of a URI, set up as for the functions above, and the path in it."""
+    return _open(uri)
+
+
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn what fsspec and the libraries below it raise into one message.
