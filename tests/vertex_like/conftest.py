@@ -57,6 +57,7 @@ def machine(cloud: FakeCloud, tmp_path: Path) -> Iterator[Machine]:
     urls = (cloud.bucket.url, cloud.proxy.url)
     network = Network([urlsplit(url).port or 0 for url in urls])
     keys = Path(cloud.environment["GOOGLE_APPLICATION_CREDENTIALS"]).parent
+    keys.chmod(0o755)  # for the user of the containers
     storage = f'{{"token": "anon", "endpoint_url": "{cloud.bucket.url}"}}'
     variables = {
         **cloud.environment,

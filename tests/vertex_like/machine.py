@@ -135,6 +135,8 @@ def _watch(
             killed = True
             _signal(process, signal.SIGKILL)
     code = process.wait()
+    if killed:  # which util-linux 2.38's `unshare` cannot pass on: it says so in a line and ends with 1
+        code, lines = -signal.SIGKILL, [line for line in lines if not line.startswith("unshare: ")]
     seconds = time.monotonic() - told_at if told_at else 0.0
     return Ended(code, (*lines, *filter(None, [text.decode(errors="replace")])), bool(told_at), seconds)
 

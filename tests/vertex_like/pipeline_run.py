@@ -134,10 +134,10 @@ class PipelineRun:
         return self._run_dag(root["dag"], self._complete(root, self._given), {}).state
 
     def __str__(self) -> str:
-        """How tasks ended, and what the last container printed."""
-        last = self.attempts[-1]
-        lines = "\n".join(last.ended.lines[-30:])
-        return f"{self.states}\n{last.step} ended with {last.ended.exit_code}:\n{lines}"
+        """How tasks ended, and what containers printed last that failed."""
+        failed = (one for one in self.attempts if one.ended.exit_code)
+        ends = (f"{one.step}: {one.ended.exit_code}\n" + "\n".join(one.ended.lines[-30:]) for one in failed)
+        return "\n".join((str(self.states), *ends))
 
     def attempts_of(self, step: str) -> list[Attempt]:
         return [one for one in self.attempts if one.step == step]
