@@ -22,7 +22,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ class Machine:
         """
         folder = self.folder / name
         rootfs = RootFilesystem.below(folder, self.readable)
-        with _mounted(self.storage_url, rootfs) as holder:
+        with _file_system(self.storage_url, rootfs) as holder:
             whole = [
                 *("setpriv", "--pdeathsig", "KILL"),
                 *("nsenter", f"--mount=/proc/{holder}/ns/mnt", f"--net={self.network.path}"),
@@ -104,6 +105,7 @@ class Machine:
             process = subprocess.Popen(
                 whole,
                 env={**_image_variables(), **self.variables, **variables},
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd="/",
@@ -221,27 +223,22 @@ def _mount(target: str, *arguments: str) -> None:
     subprocess.run(["mount", *arguments, target], check=True)
 
 
-class _mounted:
-    """The process that holds a container's file system: its id, while the block lasts."""
-
-    def __init__(self, storage_url: str, rootfs: RootFilesystem) -> None:
-        command = [
-            *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
-            *(sys.executable, "-m", "tests.vertex_like.machine", storage_url, json.dumps(asdict(rootfs))),
-        ]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-
-    def __enter__(self) -> int:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"mounted\n":
-            raise OSError("the container's file system cannot be mounted")
-        return self._process.pid
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+@contextmanager
+def _file_system(storage_url: str, rootfs: RootFilesystem) -> Iterator[int]:
+    """The id of a process in whose mount namespace it is; it goes with the block."""
+    command = [
+        *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
+        *(sys.executable, "-m", "tests.vertex_like.machine", storage_url, json.dumps(asdict(rootfs))),
+    ]
+    repository = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=repository) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"mounted\n":
+                raise OSError("the container's file system cannot be mounted")
+            yield process.pid
+        finally:
+            process.kill()
 
 
 if __name__ == "__main__":
