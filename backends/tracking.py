@@ -19,6 +19,7 @@ from typing import Literal, Protocol, Self
 
 from backends.mlflow_database import database_path
 from backends.vertex_place import SCHEME, VertexPlace
+from manifests.errors import Preempted
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; killed is from outside, as by Ctrl-C."""
@@ -199,7 +200,8 @@ class NeverFailing:
         """End the run: as failed when it raised, as killed when it was told to end."""
         status: Status = "FINISHED"
         if kind is not None:
-            status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            ended = issubclass(kind, Preempted) or not issubclass(kind, Exception)
+            status = "KILLED" if ended else "FAILED"
         self._attempt(lambda run: run.end(status))
 
     def _attempt(self, action: Callable[[StartedRun], None]) -> None:
