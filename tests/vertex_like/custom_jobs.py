@@ -46,10 +46,7 @@ def make_custom_job(
 def worker_command(job: vertex.CustomJob) -> list[str]:
     """What the job's one worker runs."""
     container = job.job_spec.worker_pool_specs[0].container_spec
-    return [
-        one.replace("_KFP_RUNTIME=true python3", "export _KFP_RUNTIME=true; exec python3")
-        for one in [*container.command, *container.args]
-    ]
+    return [*container.command, *container.args]
 
 
 def worker_variables(job: vertex.CustomJob) -> Mapping[str, str]:
