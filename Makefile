@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test smoke setup lint types compiled acceptance lock images base-images clean
+.PHONY: run test smoke setup lint types compiled like-vertex acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -53,6 +53,10 @@ compiled: $(READY)
 	  diff -u compiled/$$file $(VENV)/compiled/$$file || \
 	  { echo "stale: run 'gauntlet compile $$manifest --platform $$platform' and commit it"; exit 1; }; \
 	done; done
+
+# Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/vertex.md says what they need.
+like-vertex: $(READY)
+	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
 
 # Minutes long, or in need of data: DATA is a folder with emotion/train.txt and validation.txt, and
 # fashion-mnist with the four idx files.

@@ -11,32 +11,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backends.storage import join, read_bytes, upload
+from backends.storage import join, read_bytes, replace_folder, upload
 from manifests.errors import GauntletError, UsageError
 
 
 def keep_bundle(bundle: Path, kept: Path) -> Path:
-    """Copy the bundle to `kept`, whole or not at all. A copy that was altered there is replaced."""
-    from serving.bundle import BundleError, read_info
+    """Copy the bundle to `kept`, with `bundle.json` last. A copy that is altered or incomplete is replaced.
+
+    Raises:
+        GauntletError: The bundle is incomplete or altered, or the disk is full.
+    """
+    from serving.bundle import BUNDLE_FILE, BundleError, read_info
 
     with suppress(BundleError):
         read_info(kept, sha256=kept.name)
         return kept
-    temporary = kept.with_name(kept.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        for file in bundle.iterdir():
-            shutil.copyfile(file, temporary / file.name)
-        read_info(temporary, sha256=kept.name)
-        shutil.rmtree(kept, ignore_errors=True)
-        temporary.replace(kept)
+        read_info(bundle, sha256=kept.name)
     except BundleError as error:
-        shutil.rmtree(temporary)
-        fault = str(error).replace(str(temporary), str(bundle))
-        raise GauntletError(f"{fault}. Convert the model again.") from None
+        raise GauntletError(f"{error}. Convert the model again.") from None
+    try:
+        replace_folder(bundle, str(kept), last=BUNDLE_FILE)
     except BaseException:  # a full disk, Ctrl-C: no half of a bundle stays
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(kept, ignore_errors=True)
         raise
     return kept
 

@@ -10,6 +10,7 @@ Every failure is a `GauntletError` that names the URI: a `UsageError` when askin
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -38,6 +39,7 @@ IDENTIFYING = (
     "Last-Modified",
 )
 """What stores say of a file that changes with its content, the most exact first."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -209,7 +211,8 @@ def delete(folder_uri: str, first: str) -> None:
 def upload(folder: Path, uri: str, last: str | None = None) -> None:
     """Copy a folder's files, at any depth, to the folder `uri`; files of the same name are replaced.
 
-    A file named `last` is copied when all others are there.
+    Readers take a folder that holds the file `last` for complete. An older one is deleted before anything is
+    written, and the new one is copied when all others are there, so a copy that was cut short has none.
 
     Raises:
         UsageError: It may not be written there.
@@ -217,11 +220,28 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
     """
     with _explained(uri):
         files, target = _open(uri)
+        files.invalidate_cache()  # another process may have written there since
+        if last is not None and files.exists(join(target, last)):
+            files.rm_file(join(target, last))
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(paths, key=lambda path: path.name == last):
+        for path in sorted(paths, key=lambda path: path == folder / (last or "")):
             destination = join(target, path.relative_to(folder).as_posix())
             files.makedirs(destination.rsplit("/", 1)[0], exist_ok=True)
             files.put_file(str(path), destination)
+
+
+def replace_folder(folder: Path, uri: str, last: str) -> None:
+    """Delete the folder `uri` and copy `folder` there, file by file, with the file `last` as the last one.
+
+    No folder is renamed: gcsfuse, behind `/gcs` on Vertex AI, refuses that in a bucket of a flat namespace
+    (https://github.com/GoogleCloudPlatform/gcsfuse/blob/master/docs/semantics.md).
+
+    Raises:
+        UsageError: It may not be written there.
+        GauntletError: The service could not be reached, or the disk is full.
+    """
+    delete(uri, first=last)
+    upload(folder, uri, last)
 
 
 def join(folder_uri: str, name: str) -> str:
@@ -260,6 +280,11 @@ def _open(uri: str) -> tuple[Any, str]:
     return files, str(path)
 
 
+def file_system(uri: str) -> tuple[Any, str]:
+    """The fsspec file system of a URI, set up as for the functions above, and the path in it."""
+    return _open(uri)
+
+
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn what fsspec and the libraries below it raise into one message.
@@ -280,6 +305,8 @@ def _explained(uri: str) -> Iterator[None]:
     except ImportError as error:
         raise UsageError(f"{uri}: this kind of URI needs a package that is not installed: {error}") from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise GauntletError(f"{uri}: {error.strerror}. Make room, then run again") from None
         if isinstance(error, ValueError) and "Protocol not known" in str(error):
             raise UsageError(
                 f"{uri}: unknown kind of URI. Use a path, gs://, https://, hf:// or {PACKAGE_SCHEME}"

@@ -21,6 +21,7 @@ from backends.kubeflow import require_outliving_pods
 from backends.mlflow_database import database_path
 from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from backends.vertex_place import SCHEME, VertexPlace
+from manifests.errors import Preempted
 
 PIPELINE_RUN_TAG = "pipeline_run"
 """On a run that a server has, which holds those of many pipelines' runs."""
@@ -223,7 +224,8 @@ class NeverFailing:
         """End the run: as failed when it raised, as killed when it was told to end."""
         status: Status = "FINISHED"
         if kind is not None:
-            status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            ended = issubclass(kind, Preempted) or not issubclass(kind, Exception)
+            status = "KILLED" if ended else "FAILED"
         self._attempt(lambda run: run.end(status))
 
     def _attempt(self, action: Callable[[StartedRun], None]) -> None:

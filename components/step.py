@@ -8,22 +8,32 @@ folder, on this machine and in a bucket alike; `error.json` is left there for th
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from manifests.errors import GauntletError
+from manifests.errors import GauntletError, Preempted
 
 ERROR_FILE = "error.json"
+TERMINATED = (
+    "the step was cancelled or preempted, or reached its deadline (it got SIGTERM). Run the pipeline again."
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM came. No `except Exception` on the way may take it for a failure that it can handle."""
 
 
 @contextmanager
 def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
-    A mistake of the user's ends with its message and its exit code. A bug keeps its traceback.
+    A mistake of the user's ends with its message and its exit code. A bug keeps its traceback. SIGTERM ends
+    the step with exit code 143; train-model handles it by itself while it trains.
 
     A step that may be reused from the cache takes `data_fingerprint` as an input, which makes it part of the
     cache's key; here it goes into the log, so that one can see which data a result belongs to.
@@ -32,7 +42,12 @@ def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None
     if data_fingerprint is not None:
         print(f"data fingerprint {data_fingerprint}", flush=True)
     try:
-        yield
+        with _raising_on_sigterm():
+            yield
+    except Terminated:
+        _record(folder, TERMINATED, Preempted.exit_code)
+        print(f"error: {TERMINATED}", file=sys.stderr, flush=True)
+        raise SystemExit(Preempted.exit_code) from None
     except GauntletError as error:
         _record(folder, str(error), error.exit_code)
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -45,6 +60,21 @@ def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None
     except Exception as error:
         _record(folder, f"{type(error).__name__}: {error}", exit_code=1)
         raise
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated` in the main thread, once: what it unwinds is not interrupted."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

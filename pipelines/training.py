@@ -39,6 +39,7 @@ from pipelines.platforms import (
     training_inputs,
     without_parameters,
 )
+from pipelines.process_one import exec_python
 
 STEPS = (
     "fingerprint-data",
@@ -95,7 +96,10 @@ def training_pipeline(
     require_converting(platform, manifest.conversion.device)
     build = _managed_dag if is_managed(manifest.training) else _dag
     pipeline = without_parameters(build(manifest, image, platform), parameters_given_by(platform))
-    return dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
+    made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
+    if platform != "local":  # here no step is a container's process 1
+        exec_python(made.pipeline_spec)
+    return made
 
 
 @dataclass(frozen=True)

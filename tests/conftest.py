@@ -21,6 +21,7 @@ from manifests.image_classification import ImageDataset
 from manifests.ordinal_grading import CardDataset
 from tests import drawn_cards
 from tests.drawn_images import dataset, draw, write_files
+from tests.no_folder_renames import sitecustomize
 
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
     from tests.fakes.cloud import FakeCloud, Trust
@@ -55,6 +56,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--data", help="folder with emotion/ (train.txt, validation.txt) and fashion-mnist/ (idx files)"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_folder_renames(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests write as if under `/gcs`: no process can rename a folder or link a file below their folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(sitecustomize.VARIABLE, str(tmp_path_factory.getbasetemp()))
+        patch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")

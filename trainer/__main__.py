@@ -67,7 +67,8 @@ def _run(options: argparse.Namespace) -> None:
 
     settle_process()
 
-    from backends.storage import upload
+    from backends.storage import delete, join, upload
+    from trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE
     from trainer.launch import launch
     from trainer.run import TrainingRun
 
@@ -95,7 +96,8 @@ def _run(options: argparse.Namespace) -> None:
         if history is None:  # the first rank's machine hands the model on
             return
         (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")
-        upload(checkpoint, output)
+        delete(join(output, STUDENT_FOLDER), first=TRAINING_FILE)  # an older training's
+        upload(checkpoint, output, last=TRAINING_FILE)
     print(f"checkpoint of epoch {history['best_epoch']}: {output}")
 
 

@@ -1,12 +1,12 @@
 """The checkpoint folder: weights, configuration, preprocessing, and what they were made from.
 
-It is written under a temporary name and renamed, so a checkpoint is complete or absent.
+`training.json` is written last and deleted first, so a folder that has it is a complete checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from backends.storage import replace_folder
 from manifests.errors import GauntletError
 from trainer.encoder import Attention
 from trainer.tasks import WEIGHTS_FILE, untrained_model
@@ -54,24 +55,21 @@ class TrainingRecord:
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
-    """Write a checkpoint; an older one at `folder` is replaced when the new one is complete.
+    """Write a checkpoint to a scratch folder, then copy it in place of what is at `folder`.
 
     Raises:
-        GauntletError: The weights cannot be written.
+        GauntletError: It cannot be written.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        save_model(temporary)
-    except SafetensorError as error:  # what a full disk is to the Rust library that writes the weights
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise GauntletError(
-            f"{folder}: the weights could not be written ({error}). Free some disk space, then run again."
-        ) from None
-    (temporary / TRAINING_FILE).write_text(json.dumps(record.as_json(), indent=2), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-checkpoint-") as scratch:
+        written = Path(scratch)
+        try:
+            save_model(written)
+        except SafetensorError as error:  # how the Rust library that writes the weights reports a full disk
+            raise GauntletError(
+                f"{folder}: the weights could not be written ({error}). Free some disk space, then run again."
+            ) from None
+        (written / TRAINING_FILE).write_text(json.dumps(record.as_json(), indent=2), encoding="utf-8")
+        replace_folder(written, str(folder), last=TRAINING_FILE)
 
 
 def read_record(folder: Path) -> TrainingRecord:

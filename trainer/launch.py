@@ -203,6 +203,7 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for the ranks: what their sockets have to say
     exit_codes: dict[int, int] = {}
     told_to_end: signal.Signals | None = None
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with tempfile.TemporaryDirectory() as folder:
         try:
             returned = elastic_launch(config, _train_rank)(run, folder)
@@ -213,6 +214,9 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
         else:
             history: dict[str, Any] | None = returned.get(0)
             return history
+        finally:
+            for number, handler in before.items():  # the launcher leaves its own
+                signal.signal(number, handler)
         endings = _read_endings(Path(folder))
     if told_to_end == signal.SIGINT:
         raise KeyboardInterrupt

@@ -7,8 +7,9 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backends.storage import join
+from backends.storage import join, replace_folder
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
 from manifests.schema import canonical_json
@@ -24,7 +25,7 @@ from manifests.section import Section, flatten
 from manifests.text_classification import Student
 from manifests.training import Training
 from trainer.budget import Budget
-from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, write_checkpoint
+from trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE, TrainingRecord, write_checkpoint
 from trainer.class_report import class_report, tracked_class_metrics
 from trainer.device import choose_device, describe, make_deterministic
 from trainer.embedding import with_whole_tables
@@ -72,8 +73,10 @@ class TrainingRun:
 
 
 def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
-    """Train, keep the best epoch's checkpoint at `run.checkpoint`, and return the history as JSON.
+    """Train, write the best epoch's checkpoint to `run.checkpoint`, and return the history as JSON.
 
+    The checkpoint is kept in a scratch folder and written to `run.checkpoint` once, when training is done: a
+    versioned bucket would keep the weights of every epoch that was the best for a while.
     To be called in the main thread, since SIGTERM is noticed there, and on every rank; the first one writes.
 
     Raises:
@@ -81,6 +84,12 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
         UsageError: The encoder, the device or the splits are not to be had, or the machine has no price.
         GauntletError: No epoch gave a finite validation metric, or training took more memory than it may.
     """
+    with tempfile.TemporaryDirectory(prefix="gauntlet-training-") as scratch:
+        return _train(run, replace(run, checkpoint=Path(scratch) / "checkpoint"), world)
+
+
+def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]:
+    """`train`, where the checkpoint of `run` is the scratch one, and that of `given` the one to write."""
     section, budget = run.section, Budget.of(run.section.resources)
     device = choose_device(section.compute_target, world)
     require_compiler(section)
@@ -119,6 +128,8 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
                 lesson = take_lesson(replica, model, best, student, run.seed, history.seconds)
             del replica
             learned = lesson and train_student(run, lesson, device, world, tracker, preempted)
+            if world.is_first:
+                replace_folder(run.checkpoint, str(given.checkpoint), last=TRAINING_FILE)
         facts = {
             "device": where,
             "parameters": parameters,

@@ -1,8 +1,8 @@
 """The folder of training states: written whole, checked before use, thinned out as training goes on.
 
 Each state is a folder named after where it stands. Its `manifest.json`, with every other file's sha256, is
-written last, so that a state without one does not exist: on a disk the folder is renamed when complete, in
-a bucket, where there is no renaming, the files are uploaded before the manifest.
+written last, so a state without one is incomplete. No folder is renamed: on a disk the files are written
+where they belong, to a bucket they are uploaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from trainer.state import STATE_FILES, LoopState, read_snapshot, read_state, rea
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "gauntlet-training-state-2"
-STAGING_NAME = ".writing"
 NAME_PATTERN = re.compile(r"epoch-(\d{4,})-batch-(\d{6,})")
 
 
@@ -102,12 +101,11 @@ class StateStore:
             GauntletError: It cannot be written; those before it are untouched.
         """
         position = Position(state.epoch, state.cursor)
-        with self._staging() as folder:
+        with self._writing(position.name) as folder:
             write_state(folder, state, snapshot, self._fingerprint)
             files = {name: _sha256(folder / name) for name in STATE_FILES}
             manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
             (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
-            self._publish(folder, position.name)
         best_epochs = {*state.history.best_epochs, self._best_epoch_before}
         self._best_epoch_before = state.history.best_epoch
         keep = self._plan.keep_every_epochs
@@ -150,27 +148,24 @@ class StateStore:
         return {position for position in positions if position is not None}
 
     @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        """A folder to write into: beside the states on a disk, so that renaming it is atomic."""
-        folder = self._local / STAGING_NAME if self._local else Path(tempfile.mkdtemp())
+    def _writing(self, name: str) -> Iterator[Path]:
+        """The folder to write a state's files into: its own on a disk, one to upload from for a bucket."""
+        folder = self._local / name if self._local else Path(tempfile.mkdtemp())
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            storage.delete(self._uri(name), first=MANIFEST_FILE)  # one that was refused, or is written again
+            folder.mkdir(parents=True, exist_ok=True)
             yield folder
+            if not self._local:
+                storage.upload(folder, self._uri(name), last=MANIFEST_FILE)
         except (OSError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
             raise GauntletError(
                 f"{self.uri}: the training state could not be written ({error}). Those before it are intact: "
-                "make room, then run the same command again to go on from there."
+                "make room, then run the same command again to resume from there."
             ) from None
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _publish(self, folder: Path, name: str) -> None:
-        storage.delete(self._uri(name), first=MANIFEST_FILE)  # one that was refused, or is written again
-        if self._local:
-            folder.replace(self._local / name)
-        else:
-            storage.upload(folder, self._uri(name), last=MANIFEST_FILE)
+            if not self._local:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _fetch(self, position: Position, scratch: Path) -> Candidate:
         """A state's files on this machine, checked against its manifest.

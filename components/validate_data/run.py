@@ -16,6 +16,7 @@ from components.validate_data.findings import CheckResult
 from components.validate_data.images.examination import examine as examine_images
 from components.validate_data.inspection import Inspection
 from components.validate_data.texts.examination import examine as examine_texts
+from components.validate_data.texts.outputs import STATISTICS_FILE
 from manifests.causal_lm import ConversationDataset
 from manifests.dataset import Dataset
 from manifests.errors import DataError
@@ -55,6 +56,7 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))
+    (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there
     examined.write_splits(splits_path)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
     print(f"{section.name} {section.version}: {examined.rows_read:,} rows read, kept {counts}", flush=True)

@@ -7,7 +7,7 @@ custom job takes for its own, is held before there is a spec: `custom_job.requir
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJobSpec
@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
 from manifests.errors import UsageError
+from pipelines.process_one import command_fault
 from pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
@@ -47,6 +48,7 @@ def faults(spec: PipelineSpec, by_digest: bool = False) -> list[str]:
     found = [*_selected_artifacts(spec)]
     for name, container in containers.items():
         found += [f"{name}: {fault}" for fault in _resource_faults(container)]
+        found += [f"{name}: {fault}" for fault in _command_faults([container.command])]
     for name, arguments in _custom_jobs(spec, containers):
         found += [f"{name}: {fault}" for fault in _custom_job_faults(arguments)]
     found += [fault for image in images(spec) if (fault := _image_fault(image, by_digest))]
@@ -114,6 +116,7 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
     if arguments.get("timeout") in (None, "", DEFAULT_TIMEOUT):
         yield "a custom job without a timeout runs for seven days"
     pools = arguments.get("worker_pool_specs") or []
+    yield from _command_faults([pool.get("container_spec", {}).get("command", []) for pool in pools])
     if PLACEHOLDER.search(str([pool.get("machine_spec") for pool in pools])):
         yield "a machine known only at run time has no price; give a literal"
         return
@@ -132,6 +135,12 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
         json_format.ParseDict({"worker_pool_specs": known}, CustomJobSpec.pb()())
     except json_format.ParseError as error:
         yield f"worker_pool_specs: {error}"
+
+
+def _command_faults(commands: Iterable[Sequence[str]]) -> Iterator[str]:
+    for command in commands:
+        if fault := command_fault(command):
+            yield fault
 
 
 def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:

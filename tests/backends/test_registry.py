@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backends.kept import keep_bundle
 from backends.mlflow_database import open_client
 from backends.mlflow_registry import MlflowRegistry, all_pages
 from backends.registry import ModelVersion, open_registry
@@ -203,11 +205,14 @@ def test_an_incomplete_bundle_is_refused_and_leaves_nothing(
 
 
 def test_a_copy_that_fails_leaves_nothing(registry: MlflowRegistry, database: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    (bundle / "zz-not-a-file").mkdir()
-
-    with pytest.raises(OSError, match="zz-not-a-file"):
-        registry.register(MODEL, bundle, {"run_id": "run-1"})
+    bundle = make_bundle(tmp_path / "bundle", "weights" * 10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # bytes: less than the weights have
+    try:
+        with pytest.raises(GauntletError, match=r"File too large\. Make room"):
+            keep_bundle(bundle, database.parent / "models" / MODEL / file_sha256(bundle / "bundle.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert registry.names() == []
     assert files_below(database.parent / "models") == []
@@ -229,7 +234,8 @@ def test_bundles_are_found_after_the_registry_folder_was_moved(
 ) -> None:
     register(registry, tmp_path, "run-1")
     registry.promote(MODEL)
-    moved = database.parent.rename(tmp_path / "elsewhere")
+    moved = shutil.copytree(database.parent, tmp_path / "elsewhere")
+    shutil.rmtree(database.parent)
 
     champion = MlflowRegistry(moved / "gauntlet.db").champion(MODEL)
 
@@ -478,7 +484,7 @@ def test_a_copy_that_was_cut_short_is_no_bundle_of_the_registry(
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     sha256 = file_sha256(bundle / "bundle.json")
-    half = database.parent / "models" / MODEL / f"{sha256}.tmp"
+    half = database.parent / "models" / MODEL / sha256
     half.mkdir(parents=True)
     (half / "model.onnx").write_text("wei")
     (half / "of-another-time").write_text("")

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -216,6 +217,39 @@ def test_the_last_file_is_uploaded_when_all_others_are_there(tmp_path: Path) -> 
     memory = fsspec.filesystem("memory")
     written = sorted(memory.ls("/ordered", detail=True), key=lambda entry: entry["created"])
     assert written[-1]["name"] == "/ordered/manifest.json"
+
+
+@pytest.mark.parametrize("copy", [storage.upload, storage.replace_folder])
+def test_a_copy_over_a_complete_folder_that_is_cut_short_is_not_complete(
+    tmp_path: Path, copy: Callable[[Path, str, str], None]
+) -> None:
+    older, newer, there = (tmp_path / name for name in ("older", "newer", "there"))
+    for folder, size in ((older, 10), (newer, 100_000)):
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+        (folder / "weights.bin").write_bytes(bytes(size))
+    copy(older, str(there), "manifest.json")
+    assert (there / "manifest.json").exists()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(GauntletError, match=r"there: File too large\. Make room"):
+            copy(newer, str(there), "manifest.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (there / "manifest.json").exists()
+
+
+def test_a_folder_that_is_replaced_keeps_nothing_of_the_older_one(tmp_path: Path) -> None:
+    older, newer, there = (tmp_path / name for name in ("older", "newer", "there"))
+    (older / "student").mkdir(parents=True)
+    newer.mkdir()
+    for file in (older / "manifest.json", older / "student" / "manifest.json", newer / "manifest.json"):
+        file.write_text(file.parent.name)
+    for folder in (older, newer):
+        storage.replace_folder(folder, str(there), last="manifest.json")
+    assert [path.name for path in there.iterdir()] == ["manifest.json"]
+    assert (there / "manifest.json").read_text() == "newer"
 
 
 def test_a_folder_on_this_machine_is_a_path(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from backends.mlflow_database import open_client
 from backends.tracking import open_tracking
-from manifests.errors import UsageError
+from manifests.errors import Preempted, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,12 @@ def test_two_runs_share_an_experiment(database: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+    [
+        (RuntimeError, "FAILED"),
+        (Preempted, "KILLED"),
+        (KeyboardInterrupt, "KILLED"),
+        (SystemExit, "KILLED"),
+    ],
 )
 def test_a_run_that_raises_is_ended_with_its_status_and_the_exception_goes_on(
     database: Path, error: type[BaseException], status: str

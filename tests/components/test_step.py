@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,28 @@ def test_a_bug_keeps_its_traceback_and_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail(tmp_path, ZeroDivisionError("by zero"))
     assert read_json(tmp_path / "error.json") == {"message": "ZeroDivisionError: by zero", "exit_code": 1}
+
+
+def test_sigterm_ends_the_step_with_143_and_says_that_it_was_cancelled_or_preempted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned_up = []
+    with pytest.raises(SystemExit) as ended, step(str(tmp_path / "output")):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # as code that takes any failure for one that it can handle
+            pytest.fail("SIGTERM was taken for a failure of the code that it came in")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one interrupts no cleaning up
+            cleaned_up.append(True)
+    assert cleaned_up
+    assert ended.value.code == 143
+    error = read_json(tmp_path / "error.json")
+    assert error["exit_code"] == 143
+    assert "the step was cancelled or preempted" in error["message"]
+    assert "the step was cancelled or preempted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

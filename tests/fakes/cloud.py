@@ -21,6 +21,7 @@ from tests.fakes.connect_proxy import SILENT, ConnectProxy
 from tests.fakes.google_api import GoogleApi
 from tests.fakes.project import CloudQuotas, Logging, Projects
 from tests.fakes.resources import Resources
+from tests.fakes.vertex_jobs import JobService
 from tests.fakes.vertex_metadata import MetadataService
 from tests.fakes.vertex_models import ModelService
 from tests.fakes.vertex_pipelines import PipelineService, ScheduleService
@@ -61,12 +62,14 @@ class FakeCloud:
         self.bucket = Bucket()
         self.metadata = MetadataService(self.resources)
         self.models = ModelService(self.bucket)
+        self.jobs = JobService()
         self.pipelines = PipelineService(self.resources)
         self.schedules = ScheduleService(self.resources, self.pipelines)
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,
             "ModelService": self.models,
+            "JobService": self.jobs,
             "TensorboardService": TensorboardService(self.resources),
             "PipelineService": self.pipelines,
             "ScheduleService": self.schedules,

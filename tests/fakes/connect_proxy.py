@@ -68,10 +68,11 @@ class _Tunnel(StreamRequestHandler):
             return
         with backend:
             self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            _relay(self.connection, backend)
+            relay(self.connection, backend)
 
 
-def _relay(one: socket.socket, other: socket.socket) -> None:
+def relay(one: socket.socket, other: socket.socket) -> None:
+    """Hand on what either of them sends, until one is closed."""
     while True:
         for source in select.select([one, other], [], [])[0]:
             try:

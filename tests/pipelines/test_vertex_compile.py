@@ -22,6 +22,7 @@ from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
 from pipelines.platforms import Platform
+from pipelines.process_one import exec_python
 from pipelines.training import parameters, training_pipeline
 from pipelines.vertex.custom_job import require_free_names
 from pipelines.vertex.lint import faults, require_acceptable
@@ -316,6 +317,11 @@ def takes_labels(labels: dict, number: str) -> None:
     pass
 
 
+def executed(spec: PipelineSpec) -> PipelineSpec:
+    exec_python(spec)
+    return spec
+
+
 def plain(accelerator: str, cpus: str | None = None) -> PipelineSpec:
     @dsl.pipeline(name="plain")
     def pipeline(cpu: str = "4") -> None:
@@ -324,7 +330,7 @@ def plain(accelerator: str, cpus: str | None = None) -> PipelineSpec:
             task.set_accelerator_type(accelerator).set_accelerator_limit(1)
         task.set_cpu_limit(cpus or cpu)
 
-    return pipeline.pipeline_spec
+    return executed(pipeline.pipeline_spec)
 
 
 def wrapped(**settings: Any) -> PipelineSpec:
@@ -333,6 +339,22 @@ def wrapped(**settings: Any) -> PipelineSpec:
     @dsl.pipeline(name="wrapped")
     def pipeline() -> None:
         job(number="1")
+
+    return executed(pipeline.pipeline_spec)
+
+
+def as_kfp_starts_it() -> PipelineSpec:
+    @dsl.pipeline(name="plain")
+    def pipeline() -> None:
+        make(number="1")
+
+    return pipeline.pipeline_spec
+
+
+def job_as_kfp_starts_it() -> PipelineSpec:
+    @dsl.pipeline(name="wrapped")
+    def pipeline() -> None:
+        create_custom_training_job_from_component(make, timeout="60s")(number="1")
 
     return pipeline.pipeline_spec
 
@@ -427,6 +449,10 @@ def of_any_version() -> PipelineSpec:
             lambda: wrapped(nfs_mounts=[{"nowhere": "x"}]), 'no field named "nowhere"', id="payload"
         ),
         pytest.param(machine_by_parameter, "known only at run time has no price", id="machine by parameter"),
+        pytest.param(as_kfp_starts_it, "make: its command, sh -ec …, keeps the shell", id="a shell"),
+        pytest.param(
+            job_as_kfp_starts_it, "make: its command, sh -ec …, keeps the shell", id="a job's shell"
+        ),
         pytest.param(of_any_version, "`latest` is changes", id="an image of no version"),
     ],
 )

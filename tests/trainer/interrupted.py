@@ -7,7 +7,7 @@ which has imported torch but not used it, so that it starts in an instant, with 
 
 Faults: `kill` and `terminate` send SIGKILL and SIGTERM to itself right after the optimizer's step `at`,
 counted from the start of that process; `kill-while-writing` sends SIGKILL when it opens the `at`-th state's
-manifest for writing, and `kill-before-rename` before that state gets its name.
+manifest for writing, and `kill-before-manifest` when it opens the file `state.json` before that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ import trainer.tasks.image_classification  # noqa: E402
 import trainer.tasks.ordinal_grading  # noqa: E402
 import trainer.tasks.text_classification  # noqa: E402, F401
 from trainer.__main__ import main  # noqa: E402
-from trainer.state_store import MANIFEST_FILE, STAGING_NAME  # noqa: E402
+from trainer.state import STATE_FILE  # noqa: E402
+from trainer.state_store import MANIFEST_FILE  # noqa: E402
 
 SECONDS_TO_END = 60
 
@@ -58,10 +59,10 @@ def _arm(fault: str, at: int) -> None:
         register_optimizer_step_post_hook(lambda *_: sent.occasion())
         return
 
+    files = {"kill-while-writing": MANIFEST_FILE, "kill-before-manifest": STATE_FILE}
+
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if fault == "kill-before-rename" and event == "os.rename" and STAGING_NAME in str(arguments[0]):
-            sent.occasion()
-        if fault == "kill-while-writing" and event == "open" and str(arguments[0]).endswith(MANIFEST_FILE):
+        if event == "open" and arguments[1] == "w" and str(arguments[0]).endswith(files[fault]):
             sent.occasion()
 
     sys.addaudithook(audit)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -174,7 +175,7 @@ def test_the_component_logs_metrics_and_the_confusion_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, splits = make_bundle(tmp_path / "bundle", CONFUSED), make_splits(tmp_path / "splits")
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
 
     @dsl.pipeline(name="evaluation")

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_pipeline_branches_on_the_decision_and_a_rejection_is_no_failure(
 ) -> None:
     for name, document in {"scores": SCORES, "candidates": CANDIDATES, "history": HISTORY}.items():
         (tmp_path / name).write_text(json.dumps(document), encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
 

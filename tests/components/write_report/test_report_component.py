@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def refusing(message: str):
 def test_the_exit_handler_reports_on_the_steps_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, headline: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     local.init(
         local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"), raise_on_error=False

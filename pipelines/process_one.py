@@ -1,0 +1,37 @@
+"""How a step's container starts: Python is its process 1, so that SIGTERM reaches it.
+
+KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. Then the shell is process 1 of the
+container. A process 1 ignores signals that it has no handler for, and a shell does not pass them on, so
+Python would be killed without notice when its machine is preempted, its run cancelled or its deadline
+reached. `exec` puts Python in the shell's place; `components.step.step` installs the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+SHELLS = ("sh", "bash", "dash")
+KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
+EXECUTES = "export _KFP_RUNTIME=true; exec python3 -m "
+
+
+def exec_python(spec: PipelineSpec) -> None:
+    """Have every step's shell, those in custom jobs included, replace itself by Python."""
+    text = json_format.MessageToJson(spec)
+    assert KFP_STARTS in text, "this version of KFP starts steps by another command"
+    spec.CopyFrom(json_format.Parse(text.replace(KFP_STARTS, EXECUTES), PipelineSpec()))
+
+
+def command_fault(command: Sequence[str]) -> str | None:
+    """Why SIGTERM would not reach the program that a container's command starts, if it would not."""
+    program, *arguments = command or [""]
+    is_shell = program.rpartition("/")[2] in SHELLS
+    if not is_shell or any("exec " in argument for argument in arguments[:2]):
+        return None
+    return (
+        f"its command, {' '.join(command[:2])} …, keeps the shell as process 1, so SIGTERM never reaches the "
+        "step: a preempted or cancelled step could write nothing. Start the program with exec"
+    )
