@@ -75,7 +75,7 @@ def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: s
             each ended is not known.
         run_id: What the orchestrator calls the run.
     """
-    files = fsspec.filesystem("file")
+    files, _ = file_system(posixpath.sep)
     run = _Reader(
         files, {}, {step: {name: one.path for name, one in of.items()} for step, of in artifacts.items()}
     )
