@@ -130,7 +130,7 @@ def cached_tasks(job: PipelineJob) -> set[str]:
         name
         for component in (spec["root"], *spec["components"].values())
         for name, task in component.get("dag", {}).get("tasks", {}).items()
-        if task["cachingOptions"].get("enableCache")
+        if task.get("cachingOptions", {}).get("enableCache")
     }
 
 
