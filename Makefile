@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test smoke setup lint types compiled like-vertex acceptance lock images base-images clean
+.PHONY: run test smoke avx2 setup lint types compiled like-vertex acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -17,6 +17,11 @@ test: lint types compiled
 # Every system through its whole DAG, with tiny settings: docs/smoke.md.
 smoke: $(READY)
 	GAUNTLET_HOME=$(VENV)/smoke $(BIN)/gauntlet smoke
+
+# The tests of what is converted and served, as on a CPU without int8 instructions: docs/conversion.md.
+avx2: $(READY)
+	$(BIN)/python tests/cpu_class/run.py avx2 -- \
+	  $(BIN)/python -m pytest tests/components/convert_to_onnx tests/serving tests/test_cpu_class.py
 
 setup: $(READY)
 

@@ -222,6 +222,7 @@ class Candidates:
     objective_batch_size: int | None = None
     threads: int | None = None
     processor: str | None = None
+    clock: str | None = None
     rows: int | None = None
 
     @property

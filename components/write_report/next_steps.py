@@ -34,8 +34,6 @@ RULE_ADVICE = {
     "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
-    "timing_contention": "Run it again on a machine that is less busy; "
-    "`gates.max_timing_contention` is the ceiling.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
     "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "

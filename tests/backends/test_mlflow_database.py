@@ -80,7 +80,7 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
         open_client(database)
 
 
-@pytest.mark.timeout(30)  # MLflow alone tries for minutes
+@pytest.mark.timeout(120)  # MLflow alone tries for minutes
 def test_a_database_that_cannot_be_opened_is_named_at_once(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"
     database.mkdir()

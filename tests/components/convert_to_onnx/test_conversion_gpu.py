@@ -56,7 +56,7 @@ def convert(target: str, checkpoint: Path, splits: Path, out: Path) -> dict[str,
 
 
 def test_the_candidates_are_by_default_those_of_the_target() -> None:
-    assert Conversion().candidates == Conversion(target="cpu_without_int8").candidates == CPU_CANDIDATES
+    assert Conversion().candidates == Conversion(target="cpu").candidates == CPU_CANDIDATES
     section = Conversion(target="gpu")
     assert section.candidates == GPU_CANDIDATES == ("plain", "fused", "fused_fp16")
     assert section.student.candidates == ("fused", "fused_fp16")

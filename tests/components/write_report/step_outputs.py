@@ -279,7 +279,6 @@ def verdict(failing: tuple[str, ...], with_champion: bool) -> dict[str, Any]:
             "Macro-F1 lost between validation and test",
         ),
         ("speedup", 2.3, ">=", 1.4 if "speedup" in failing else 5.206, "Times as fast as PyTorch"),
-        ("timing_contention", 0.5, "<=", 0.03, "Share of the timing that a model waited for a CPU"),
         ("certificate", True, "is", True, "The bundle's parity certificate is of the model that it holds"),
         ("parity", 0.995, ">=", 0.9988, "Rows with the label that PyTorch gives them"),
         ("metric_drop", 0.01, "<=", 0.004, "Bootstrap upper limit of the macro-F1 that conversion lost"),
