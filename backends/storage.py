@@ -46,7 +46,7 @@ def read_bytes(uri: str) -> bytes:
             )
         return resource.read_bytes()
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
         return bytes(files.cat_file(path))
 
 
@@ -67,7 +67,7 @@ def is_folder(uri: str) -> bool:
             )
         return resource.is_dir()
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
         return bool(files.info(path)["type"] == "directory")
 
 
@@ -81,7 +81,7 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         entries = files.ls(path, detail=True)
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
 
@@ -94,7 +94,7 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
         GauntletError: The service could not be reached.
     """
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         files.invalidate_cache()  # another process may have written there since
         try:
             entries = files.ls(path, detail=True)
@@ -106,7 +106,7 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
 def local_folder(uri: str) -> Path | None:
     """The folder as a path when it lies on this machine."""
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
     return Path(path) if isinstance(files, LocalFileSystem) else None
 
 
@@ -119,7 +119,7 @@ def download(folder_uri: str, folder: Path) -> None:
     """
     for name in list_files(folder_uri):
         with _explained(join(folder_uri, name)):
-            files, path = _open(join(folder_uri, name))
+            files, path = file_system(join(folder_uri, name))
             files.get_file(path, str(folder / name))
 
 
@@ -131,7 +131,7 @@ def delete(folder_uri: str, first: str) -> None:
         GauntletError: The service could not be reached.
     """
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         if files.exists(join(path, first)):
             files.rm_file(join(path, first))
         if files.exists(path):
@@ -149,7 +149,7 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
         GauntletError: The service could not be reached.
     """
     with _explained(uri):
-        files, target = _open(uri)
+        files, target = file_system(uri)
         files.invalidate_cache()  # another process may have written there since
         if last is not None and files.exists(join(target, last)):
             files.rm_file(join(target, last))
@@ -197,8 +197,8 @@ def _resource(uri: str) -> Traversable:
     return root.joinpath(path) if path else root
 
 
-def _open(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it."""
+def file_system(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it. What it raises is the store's own, and not explained."""
     # gcsfs would first ask a second service for each bucket's type, for a minute where that is out of reach,
     # and log the traceback of every attempt, though the last error reaches the user anyway.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")

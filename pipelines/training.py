@@ -26,6 +26,7 @@ from pipelines.platforms import (
     place,
     place_training,
     require_converting,
+    retry,
     training_component,
     training_inputs,
     without_parameters,
@@ -145,6 +146,7 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
             _decide(given, platform, evaluation, gates, registration, data, trained, converted)
         for heavy in (data, converted):
             place(heavy, platform, cpus=4, memory_gb=16)
+            retry(heavy, platform)
 
     return pipeline
 
@@ -183,6 +185,7 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
             place_training(trained, platform, manifest.training.resources)
             _decide(given, platform, evaluation, gates, registration, data, trained, trained)
         place(data, platform, cpus=4, memory_gb=16)
+        retry(data, platform)
 
     return pipeline
 
@@ -243,3 +246,6 @@ def _decide(
     place(evaluated, platform, cpus=4, memory_gb=16)
     for light in (gate, registered):
         place(light, platform, cpus=1, memory_gb=4)
+        retry(light, platform)
+    if trained is not bundled:  # each answer of a managed model is paid for
+        retry(evaluated, platform)

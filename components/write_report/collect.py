@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-import fsspec
 from pydantic import TypeAdapter, ValidationError
 
+from backends.storage import file_system
 from components.step import ERROR_FILE
 from components.write_report.artifacts import (
     Bundle,
@@ -51,7 +51,7 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     Raises:
         OSError: `pipeline_root` itself cannot be listed, for want of permission or of a network.
     """
-    files, root = fsspec.core.url_to_fs(pipeline_root)
+    files, root = file_system(pipeline_root)
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
     verdict = run.read("gate-model", "verdict", Verdict)
     version = run.read("register-model", "version", Version)
