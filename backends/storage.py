@@ -57,7 +57,7 @@ def read_bytes(uri: str) -> bytes:
             )
         return resource.read_bytes()
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
         return bytes(files.cat_file(path))
 
 
@@ -85,7 +85,7 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
         yield from ((uri, _identity(uri)) for uri in uris)
         return
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         files.invalidate_cache()
         try:
             listed = {file_name(entry["name"]): entry for entry in files.ls(path, detail=True)}
@@ -99,7 +99,7 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
 def _identity(uri: str) -> str | None:
     if not uri.startswith(PACKAGE_SCHEME):
         with _explained(uri):
-            files, path = _open(uri)
+            files, path = file_system(uri)
             try:
                 said = _said_by_store(files.info(path))
             except FileNotFoundError:
@@ -137,7 +137,7 @@ def is_folder(uri: str) -> bool:
             )
         return resource.is_dir()
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
         return bool(files.info(path)["type"] == "directory")
 
 
@@ -151,7 +151,7 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         entries = files.ls(path, detail=True)
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
 
@@ -164,7 +164,7 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
         GauntletError: The service could not be reached.
     """
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         files.invalidate_cache()  # another process may have written there since
         try:
             entries = files.ls(path, detail=True)
@@ -176,7 +176,7 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
 def local_folder(uri: str) -> Path | None:
     """The folder as a path when it lies on this machine."""
     with _explained(uri):
-        files, path = _open(uri)
+        files, path = file_system(uri)
     return Path(path) if isinstance(files, LocalFileSystem) else None
 
 
@@ -189,7 +189,7 @@ def download(folder_uri: str, folder: Path) -> None:
     """
     for name in list_files(folder_uri):
         with _explained(join(folder_uri, name)):
-            files, path = _open(join(folder_uri, name))
+            files, path = file_system(join(folder_uri, name))
             files.get_file(path, str(folder / name))
 
 
@@ -201,7 +201,7 @@ def delete(folder_uri: str, first: str) -> None:
         GauntletError: The service could not be reached.
     """
     with _explained(folder_uri):
-        files, path = _open(folder_uri)
+        files, path = file_system(folder_uri)
         if files.exists(join(path, first)):
             files.rm_file(join(path, first))
         if files.exists(path):
@@ -219,7 +219,7 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
         GauntletError: The service could not be reached.
     """
     with _explained(uri):
-        files, target = _open(uri)
+        files, target = file_system(uri)
         files.invalidate_cache()  # another process may have written there since
         if last is not None and files.exists(join(target, last)):
             files.rm_file(join(target, last))
@@ -270,19 +270,14 @@ def _resource(uri: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)), path)
 
 
-def _open(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it."""
+def file_system(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it. What it raises is the store's own, and not explained."""
     # gcsfs would first ask a second service for each bucket's type, for a minute where that is out of reach,
     # and log the traceback of every attempt, though the last error reaches the user anyway.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     files, path = fsspec.core.url_to_fs(uri)
     return files, str(path)
-
-
-def file_system(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of a URI, set up as for the functions above, and the path in it."""
-    return _open(uri)
 
 
 @contextmanager

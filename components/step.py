@@ -8,15 +8,20 @@ folder, on this machine and in a bucket alike; `error.json` is left there for th
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manifests.errors import GauntletError, Preempted
+from manifests.metrics import as_json
+
+if TYPE_CHECKING:
+    from kfp import dsl
 
 ERROR_FILE = "error.json"
 TERMINATED = (
@@ -96,8 +101,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all. NaN and infinity are refused: they are not JSON."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
+    """Write JSON whole or not at all, with null for NaN and infinity: a step must not fail on its figures."""
+    write_text(path, json.dumps(as_json(content), indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def log_figures(metrics: dsl.Metrics, figures: Mapping[str, float]) -> None:
+    """Log the figures that are numbers: NaN and infinity would break the JSON that KFP reads afterwards."""
+    for name, value in figures.items():
+        if math.isfinite(value):
+            metrics.log_metric(name, value)
+        else:
+            print(f"warning: {name} is {value}, so it is not logged as a metric", file=sys.stderr, flush=True)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

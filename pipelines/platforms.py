@@ -32,6 +32,9 @@ SECONDS_TO_START_AND_END = 1_800
 ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
 """What Vertex AI reads as the account that a pipeline's job was given; without one, as the default one."""
 
+RETRIES = 2
+"""Of a cheap step. A mistake of the user's is repeated as often, since no platform tells it apart."""
+
 
 def parameters_given_by(platform: Platform) -> dict[str, str]:
     """Parameters that nobody is asked for there: a run's name, and accounts where there are none."""
@@ -128,6 +131,16 @@ def require_converting(platform: Platform, device: str) -> None:
             f"conversion.target: found gpu, expected cpu: on {platform} later steps run on CPUs. "
             "`gauntlet run` converts for a GPU on a machine that has one."
         )
+
+
+def retry(task: dsl.PipelineTask, platform: Platform) -> None:
+    """Run a cheap step again when it fails, as for a service that was unavailable for some minutes.
+
+    Never train-model, which would be paid for once more: its custom job is what Vertex AI restarts.
+    https://cloud.google.com/vertex-ai/docs/pipelines/configure-retries
+    """
+    if platform != "local":
+        task.set_retry(RETRIES, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
 
 
 def place(task: dsl.PipelineTask, platform: Platform, cpus: int, memory_gb: int) -> None:

@@ -35,6 +35,7 @@ from pipelines.platforms import (
     place,
     place_training,
     require_converting,
+    retry,
     training_component,
     training_inputs,
     without_parameters,
@@ -208,7 +209,9 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
             place_training(trained, platform, manifest)
             checked = _checked(given, tracking_uri, trained)
             light, heavy = _decide(given, evaluation, gates, registration, data, trained, trained)
-        _place(given, light=[fingerprinted, *checked, *light], heavy=[data, *heavy], placed=trained)
+        _place(
+            given, light=[fingerprinted, *checked, *light], heavy=[data, *heavy], placed=trained, paid=heavy
+        )
 
     return pipeline
 
@@ -318,11 +321,18 @@ def _place(
     light: Sequence[dsl.PipelineTask],
     heavy: Sequence[dsl.PipelineTask],
     placed: dsl.PipelineTask,
+    paid: Sequence[dsl.PipelineTask] = (),
 ) -> None:
-    """Give every step its CPUs and memory, except `placed`, and what the platform gives to all."""
+    """Give every step its CPUs and memory, except `placed`, and what the platform gives to all.
+
+    Steps are retried, except `placed`, whose machine would be bought again, and `paid`, whose calls would be.
+    """
     for task in light:
         place(task, given.platform, cpus=1, memory_gb=4)
     for task in heavy:
         place(task, given.platform, cpus=CPUS_OF_A_STEP, memory_gb=16)
+    for task in (*light, *heavy):
+        if task not in paid:
+            retry(task, given.platform)
     for task in (*light, *heavy, placed):
         furnish(task, given.platform, given.manifest)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
+from manifests.metrics import as_json
 from manifests.schema import Manifest
 from manifests.tasks import searchable_keys, trained_here
 
@@ -95,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         if history is None:  # the first rank's machine hands the model on
             return
-        (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")
+        (checkpoint / HISTORY_FILE).write_text(json.dumps(as_json(history), indent=2), encoding="utf-8")
         delete(join(output, STUDENT_FOLDER), first=TRAINING_FILE)  # an older training's
         upload(checkpoint, output, last=TRAINING_FILE)
     print(f"checkpoint of epoch {history['best_epoch']}: {output}")

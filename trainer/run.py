@@ -20,6 +20,7 @@ from torch import nn
 from backends.storage import join, replace_folder
 from backends.tracking import Run, Untracked, open_tracking
 from manifests.errors import GauntletError, UsageError
+from manifests.metrics import as_json
 from manifests.schema import canonical_json
 from manifests.section import Section, flatten
 from manifests.text_classification import Student
@@ -259,7 +260,7 @@ def track_files(document: dict[str, Any], tracker: Run) -> None:
     if not isinstance(tracker, Untracked):
         from trainer.curves import curves_svg
 
-        tracker.log_text("history.json", json.dumps(document, indent=2))
+        tracker.log_text("history.json", json.dumps(as_json(document), indent=2))
         tracker.log_text("curves.svg", curves_svg(document))
 
 

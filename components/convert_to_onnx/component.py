@@ -21,7 +21,7 @@ def convert_to_onnx(
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Convert the checkpoint and bundle the fastest candidate that is as good as PyTorch."""
-    from components.step import step
+    from components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
         from pathlib import Path
@@ -39,5 +39,4 @@ def convert_to_onnx(
             bundle_path=Path(bundle.path),
             candidates_path=Path(candidates.path),
         )
-        for figure, value in figures.items():
-            metrics.log_metric(figure, value)
+        log_figures(metrics, figures)

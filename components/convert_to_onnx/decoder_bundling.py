@@ -120,7 +120,7 @@ def bundle_winner(
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,
-        quality=quality_of(winner.parity),
+        quality=known(quality_of(winner.parity)),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
         speedup=by_size(winner.speedup),
         lineage=lineage_of(record, manifest_sha256, tried.processor),

@@ -23,7 +23,7 @@ def evaluate_model(
     report: dsl.Output[dsl.HTML],
 ) -> None:
     """Score the bundle and the champion of `name` on the same test rows."""
-    from components.step import step
+    from components.step import log_figures, step
 
     with step(scores.path):
         from pathlib import Path
@@ -42,7 +42,6 @@ def evaluate_model(
             predictions=Path(predictions.path),
             report=Path(report.path),
         )
-        for figure, value in result.headline.items():
-            metrics.log_metric(figure, value)
+        log_figures(metrics, result.headline)
         if result.confusion:
             confusion.log_confusion_matrix(*result.confusion)

@@ -22,7 +22,7 @@ def train_model(
     """Train on the validated splits; keep the best epoch's weights and the history of all epochs."""
     from pathlib import Path
 
-    from components.step import step
+    from components.step import log_figures, step
 
     with step(checkpoint.path, data_fingerprint):
         from trainer.process import settle_process
@@ -37,10 +37,9 @@ def train_model(
             section=training_of(task, training),
             name=name,
             task=task,
-            seed=seed,
+            seed=int(seed),  # a Struct's numbers are floats
             splits=Path(splits.path),
             checkpoint=Path(checkpoint.path),
             tracking_uri=tracking_uri,
         )
-        for key, value in run(training_run, Path(history.path), Path(curves.path)).items():
-            metrics.log_metric(key, value)
+        log_figures(metrics, run(training_run, Path(history.path), Path(curves.path)))

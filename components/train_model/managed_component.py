@@ -21,7 +21,7 @@ def train_model(
     """Have the model tuned on the validated splits; the bundle names the endpoint that serves it."""
     from pathlib import Path
 
-    from components.step import step
+    from components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
         from components.train_model.managed import run
@@ -37,5 +37,4 @@ def train_model(
             candidates=Path(candidates.path),
             history=Path(history.path),
         )
-        for key, value in figures.items():
-            metrics.log_metric(key, value)
+        log_figures(metrics, figures)

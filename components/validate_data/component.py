@@ -28,7 +28,7 @@ def validate_data(
 
         run(
             section=dataset_of(task, dataset),
-            seed=seed,
+            seed=int(seed),  # a Struct's numbers are floats
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),
             report_path=Path(report.path),

@@ -54,7 +54,7 @@ def as_custom_job(
         max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
         timeout=f"{deadline_seconds}s",
         restart_job_on_worker_restart=restarts,
-        base_output_directory=STATES_FOLDER if restarts else "",
+        base_output_directory=STATES_FOLDER,  # Vertex restarts a worker of any job, as for maintenance
         env=[{"name": name, "value": value} for name, value in environment.items()],
         labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
         **own,

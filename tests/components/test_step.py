@@ -1,14 +1,15 @@
-from __future__ import annotations
-
 import errno
 import json
+import math
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from kfp import dsl
+from kfp.dsl.executor import Executor
 
-from components.step import read_json, step, write_json
+from components.step import log_figures, read_json, step, write_json
 from manifests.errors import DataError
 
 
@@ -75,10 +76,46 @@ def test_sigterm_ends_the_step_with_143_and_says_that_it_was_cancelled_or_preemp
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_figures_that_are_no_numbers_are_null_in_json(tmp_path: Path) -> None:
+    target = tmp_path / "history"
+    write_json(target, {"epochs": ({"loss": math.nan}, {"loss": 0.5}), "speedup": {"1": math.inf}})
+    assert read_json(target) == {"epochs": [{"loss": None}, {"loss": 0.5}], "speedup": {"1": None}}
+    assert "NaN" not in target.read_text()
+
+
+def log_what_diverged(
+    metrics: dsl.Output[dsl.Metrics], confusion: dsl.Output[dsl.ClassificationMetrics]
+) -> None:
+    log_figures(metrics, {"perplexity": math.inf, "loss": math.nan, "rouge_l": 0.25})
+    confusion.log_confusion_matrix(["calm", "glad"], [[2, 0], [1, 3]])
+
+
+def test_infinity_among_the_figures_does_not_break_what_kfp_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = {
+        name: {
+            "artifacts": [
+                {"name": name, "uri": str(tmp_path / name), "metadata": {}, "type": {"schemaTitle": kind}}
+            ]
+        }
+        for name, kind in (("metrics", "system.Metrics"), ("confusion", "system.ClassificationMetrics"))
+    }
+    written = tmp_path / "executor_output.json"
+    Executor(
+        {"inputs": {}, "outputs": {"artifacts": outputs, "outputFile": str(written)}}, log_what_diverged
+    ).execute()
+    content = json.loads(written.read_text(), parse_constant=lambda found: pytest.fail(f"found {found}"))
+    assert content["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"rouge_l": 0.25}
+    errors = capsys.readouterr().err
+    assert "warning: perplexity is inf, so it is not logged as a metric" in errors
+    assert "warning: loss is nan" in errors
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "figures.json"
     write_json(target, {"macro_f1": 0.9})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(target, {"macro_f1": float("nan")})
+    with pytest.raises(TypeError, match="JSON"):
+        write_json(target, {"macro_f1": object()})
     assert json.loads(target.read_text()) == {"macro_f1": 0.9}
     assert list(target.parent.iterdir()) == [target]

@@ -24,7 +24,7 @@ from pipelines.compiling import compile_manifest
 from pipelines.platforms import Platform
 from pipelines.process_one import exec_python
 from pipelines.training import parameters, training_pipeline
-from pipelines.vertex.custom_job import require_free_names
+from pipelines.vertex.custom_job import STATES_FOLDER, require_free_names
 from pipelines.vertex.lint import faults, require_acceptable
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
@@ -124,6 +124,7 @@ def test_training_is_a_custom_job_with_the_machine_the_deadline_and_the_labels_o
     assert scheduling.timeout.total_seconds() == 2.5 * 3600
     assert scheduling.strategy == Scheduling.Strategy.STANDARD
     assert scheduling.restart_job_on_worker_restart is False
+    assert job.job_spec.base_output_directory.output_uri_prefix == STATES_FOLDER  # a worker may be restarted
     assert dict(job.labels) == {"system": "emotion_sample", "step": "train-model"}
     assert job.job_spec.persistent_resource_id == "{{$.pipeline_persistent_resource_id}}"
 
@@ -163,6 +164,37 @@ def test_a_managed_training_knows_the_image_that_it_is_made_in_on_every_platform
         spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec
         container = executors(spec)["exec-train-model"].container
         assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE, **also}
+
+
+def retries(spec: PipelineSpec) -> dict[str, int]:
+    """How often each task is run again when it fails, by its name."""
+    dags = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    return {name: task.retry_policy.max_retry_count for dag in dags for name, task in dag.tasks.items()}
+
+
+@pytest.mark.parametrize("platform", ["vertex", "kubeflow"])
+def test_cheap_steps_are_retried_after_a_while_and_training_is_not_bought_again(platform: Platform) -> None:
+    spec = compiled("{}", platform)
+    assert {name for name, count in retries(spec).items() if count} == {
+        "validate-data",
+        "convert-to-onnx",
+        "evaluate-model",
+        "gate-model",
+        "register-model",
+    }
+    [dag] = (one.dag for one in spec.components.values() if "validate-data" in one.dag.tasks)
+    policy = dag.tasks["validate-data"].retry_policy
+    assert (policy.max_retry_count, policy.backoff_duration.seconds, policy.backoff_factor) == (2, 60, 2)
+
+
+def test_answers_that_are_paid_for_are_not_asked_for_again() -> None:
+    gemini = load_manifest(ROOT / "manifests" / "gemini_lm.yaml")
+    found = retries(training_pipeline(gemini, IMAGE, "vertex").pipeline_spec)
+    assert {name for name, count in found.items() if count} == {
+        "validate-data",
+        "gate-model",
+        "register-model",
+    }
 
 
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:

@@ -15,6 +15,7 @@ from components.evaluate_model.therapy.judge import load_judge
 from components.step import replacing, write_json, write_text
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import GauntletError
+from manifests.metrics import as_json
 from serving.bundle import BundleError
 
 PREDICTIONS_FILE = "predictions.json"
@@ -100,4 +101,4 @@ def write_predictions(
             content["champion_answer"] = champion.answers.greedy[at]
         rows.append(content)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(as_json(rows), indent=1, ensure_ascii=False), encoding="utf-8")

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -85,6 +86,25 @@ def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path,
     assert sorted(row["row"] for row in written) == list(range(200))
     assert all((row["text"], LABELS[row["label"]]) == rows[row["row"]] for row in written)
     assert [len(outputs.split(split)) for split in SPLITS] == [140, 30, 30]
+
+
+def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs: Outputs) -> None:
+    data = _csv(tmp_path, _rows(200))
+    outputs.run(data, seed=7)
+    expected = json.loads((outputs.splits / "statistics.json").read_text())["sha256"]
+    step = tmp_path / "component"
+    section = TextDataset.model_validate(
+        {"name": "moods", "version": "2", "uri": str(data), "labels": LABELS}
+    )
+    validate_data.python_func(
+        dataset=as_parameter(section),
+        task="text_classification",
+        seed=7.0,
+        splits=SimpleNamespace(path=str(step / "splits")),
+        checks=SimpleNamespace(path=str(step / "checks")),
+        report=SimpleNamespace(path=str(step / "report")),
+    )
+    assert json.loads((step / "splits" / "statistics.json").read_text())["sha256"] == expected
 
 
 def test_the_parquet_columns_are_those_of_the_contract(tmp_path: Path, outputs: Outputs) -> None:
