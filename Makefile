@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test smoke setup lint types compiled like-vertex acceptance lock clean
+.PHONY: run test smoke avx2 setup lint types compiled like-vertex acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -12,18 +12,33 @@ run: $(READY)
 test: lint types compiled
 	$(BIN)/gauntlet check
 	# Two at a time, file by file; OpenMP threads sleep while they wait, as they share the CPUs.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live" -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" -n 2 --dist loadfile
 
 # Every system through its whole DAG, with tiny settings: docs/smoke.md.
 smoke: $(READY)
 	GAUNTLET_HOME=$(VENV)/smoke $(BIN)/gauntlet smoke
 
+# The tests of what is converted and served, as on a CPU without int8 instructions: docs/conversion.md.
+avx2: $(READY)
+	$(BIN)/python tests/cpu_class/run.py avx2 -- \
+	  $(BIN)/python -m pytest tests/components/convert_to_onnx tests/serving tests/test_cpu_class.py
+
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+TORCH := torch==$(shell sed -n 's/.*"torch==\([^"]*\)".*/\1/p' pyproject.toml)
+LOCKED = $(BIN)/python -m pip install --quiet --require-hashes --no-deps
+
+# torch's CPU build where pip finds it (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), else the package index's own build with its
+# CUDA libraries. What there is no wheel of is built by the locked setuptools.
+$(READY): $(wildcard requirements*.lock) pyproject.toml
 	@echo "setting up $(VENV): some minutes, most of it downloads"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@case "$$($(BIN)/python -m pip index versions torch 2>/dev/null)" in \
+	  *"$(patsubst torch==%,%,$(TORCH))+cpu"*) build=cpu ;; *) build=cuda ;; esac; \
+	echo "installing the $$build build of $(TORCH)"; $(LOCKED) --requirement requirements-torch-$$build.lock
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/setuptools.lock
+	$(LOCKED) --requirement $(VENV)/setuptools.lock
+	$(LOCKED) --no-build-isolation --requirement requirements.lock --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -53,13 +68,46 @@ like-vertex: $(READY)
 acceptance: $(READY)
 	$(BIN)/python -m pytest -m acceptance $(if $(DATA),--data=$(DATA))
 
-# Resolves pyproject.toml anew; torch is named without the local version that a CPU wheel carries.
+# Every version and its hashes, from pyproject.toml; `make lock UPGRADE=--upgrade` moves to newer versions. torch's CPU
+# build is looked for in TORCH_INDEX_URL and PIP_FIND_LINKS, since the package index has the CUDA build alone.
+LOCK := $(VENV)-lock
+MODELS := $(shell sed -n 's/^models = \["\(.*\)"\]/\1/p' pyproject.toml)
+COMPILE = $(LOCK)/bin/uv pip compile --quiet --no-annotate --generate-hashes --universal --python-version 3.11 \
+  --custom-compile-command "make lock" $(UPGRADE)
+TORCH_CPU = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match) \
+  $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --override $(LOCK)/torch-cpu.in
+
 lock:
-	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
-	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev]"
-	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
-	rm -rf $(VENV)-lock
+	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip install --quiet uv==0.13.9
+	echo $(TORCH)+cpu > $(LOCK)/torch-cpu.in
+	$(COMPILE) $(TORCH_CPU) --no-emit-package torch pyproject.toml --output-file requirements.lock
+	echo $(MODELS) | $(COMPILE) --no-deps --no-header - >> requirements.lock
+	sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock > $(LOCK)/locked
+	$(COMPILE) $(TORCH_CPU) --constraint requirements.lock --no-emit-package torch $$(cat $(LOCK)/locked) \
+	  --extra dev pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE) $(TORCH_CPU) --constraint requirements.lock $$(cat $(LOCK)/locked) \
+	  $(LOCK)/torch-cpu.in --output-file requirements-torch-cpu.lock
+	echo $(TORCH) | $(COMPILE) --constraint requirements.lock - --output-file requirements-torch-cuda.lock
+	rm -rf $(LOCK)
+
+# Both images, from this checkout, and a compiled step in each. PYTHON_IMAGE: another base image than the pinned one.
+# TORCH_INDEX_URL: an index that has the CPU build of torch. DOCKER_BUILD: options for `docker build`.
+images: $(READY)
+	for name in components trainer; do \
+	  DOCKER_BUILDKIT=1 docker build --file $$name/Dockerfile --tag gauntlet-python/$$name:0.1.0 \
+	    $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) $(DOCKER_BUILD) \
+	    $$(test $$name = trainer || echo --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) . || exit 1; \
+	done
+	$(BIN)/python -m pytest -m images
+
+# The digests that the tags of the base images name today.
+base-images:
+	for tag in 3.11-bookworm 3.11-slim-bookworm; do \
+	  digest=$$(docker buildx imagetools inspect $(DOCKER_HUB)library/python:$$tag --format '{{.Manifest.Digest}}') \
+	  && sed -i "s|\(library/python:$$tag@\)sha256:[0-9a-f]*|\1$$digest|" \
+	    cloudbuild.yaml cloudbuild.pr.yaml components/Dockerfile trainer/Dockerfile || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) .gauntlet build *.egg-info

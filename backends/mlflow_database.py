@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCHEME = "sqlite:///"
-LOCK_SECONDS = 30.0
+MOUNTED_BUCKETS = "/gcs"
+"""Where Vertex AI and Kubeflow mount Cloud Storage."""
+LOCK_SECONDS = 300.0  # making a database takes a minute on a busy machine
 _POLL_SECONDS = 0.02
 
 _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}
@@ -35,13 +37,16 @@ _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRI
 def database_path(uri: str, setting: str, others: str = "no other kind is supported") -> Path:
     """The file that a `sqlite:///` URI names, absolute.
 
+    None in a bucket that is mounted as a folder: there SQLite has no locks between machines and fails with
+    disk I/O errors, and the bundles beside it could not be moved into place.
+
     Args:
         uri: Such as `sqlite:////absolute/path/gauntlet.db`.
         setting: What the URI was given for, as an error is to name it.
         others: The other kinds of URI that would have done, as an error is to name them.
 
     Raises:
-        UsageError: The URI is of another scheme, or names no file.
+        UsageError: The URI is of another scheme, or names no file, or one in a mounted bucket.
     """
     name = uri.removeprefix(SCHEME)
     if not uri.startswith(SCHEME) or not name or name == ":memory:" or "?" in name:
@@ -49,7 +54,15 @@ def database_path(uri: str, setting: str, others: str = "no other kind is suppor
             f"{setting}: found {uri!r}, expected a SQLite file, such as "
             f"{SCHEME}/absolute/path/gauntlet.db: {others}."
         )
-    return Path(name).absolute()
+    database = Path(name).absolute()
+    if database.is_relative_to(MOUNTED_BUCKETS):
+        bucket = "/".join(database.parts[2:-1]) or "BUCKET"
+        raise UsageError(
+            f"{setting}: found {uri!r}, expected no database under {MOUNTED_BUCKETS}: a bucket that is "
+            "mounted as a folder has neither the locks nor the renames that it needs. Use "
+            f"vertex://PROJECT/REGION?staging=gs://{bucket}."
+        )
+    return database
 
 
 def open_client(database: Path) -> MlflowClient:
@@ -64,7 +77,7 @@ def open_client(database: Path) -> MlflowClient:
                 if not database.exists():
                     _create(database)
         _require_readable(database)
-        _set_environment()
+        set_environment()
         from mlflow import MlflowClient
 
         uri = f"{SCHEME}{database}"
@@ -123,13 +136,14 @@ def explained(database: Path) -> Iterator[None]:
         raise GauntletError(f"{database}: {cause}. {_advice(cause)}") from error
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
+    """Set MLflow's variables, to be called before its first import."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def _create(database: Path) -> None:
-    _set_environment()
+    set_environment()
     import sqlalchemy
     from mlflow.store.db.utils import _initialize_tables  # what `mlflow db upgrade` runs on an empty file
 

@@ -1,9 +1,13 @@
-"""The local registry: MLflow's model registry on SQLite, with the bundles in a folder beside it."""
+"""The local registry: MLflow's model registry on SQLite, with the bundles in a folder beside it.
+
+`backends.mlflow_server` has the same on a server. What differs is where bundles lie, what locks and how a
+failure reads: `_where` to `_bundle_uri` below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +32,13 @@ from backends.registry import (
     Move,
     Scores,
     require_bundle,
+    version_of_bundle,
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
     with_number,
 )
-from manifests.errors import UsageError
+from manifests.errors import GauntletError, UsageError
 
 _MOVE_TAG = "gauntlet.move"
 """On a model while its aliases are being moved: what is to be done, so that the next call can finish it."""
@@ -59,7 +64,7 @@ class MlflowRegistry:
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """None also for a name that MLflow would not take."""
-        with explained(self._database):
+        with self._explained():
             model = self._model(name)
             if model is None or alias not in model.aliases:
                 return None
@@ -67,11 +72,11 @@ class MlflowRegistry:
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions by descending number."""
-        with explained(self._database):
+        with self._explained():
             model = self._model(name)
             if model is None:
                 raise UsageError(
-                    f"model {name!r}: not in {self._database}, which has "
+                    f"model {name!r}: not in {self._where}, which has "
                     f"{', '.join(self.names()) or 'none yet'}. Run its pipeline first, or correct the name."
                 )
             found = all_pages(
@@ -82,9 +87,9 @@ class MlflowRegistry:
 
     def names(self) -> list[str]:
         """Empty when there is no database."""
-        if not self._database.exists():
+        if not self._is_there:
             return []
-        with explained(self._database):
+        with self._explained():
             models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
         return sorted(model.name for model in models)
 
@@ -95,7 +100,7 @@ class MlflowRegistry:
             GauntletError: It is gone, or was altered.
         """
         sha256 = version.tags.get(EVIDENCE_TAG)
-        return None if sha256 is None else read_evidence(self._models(version.name), sha256)
+        return None if sha256 is None else self._read_evidence(version, sha256)
 
     # --- writing ---
 
@@ -118,15 +123,15 @@ class MlflowRegistry:
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():
-            kept = keep_bundle(bundle, self._bundle_folder(name, sha256))
+            kept = self._keep(name, bundle, sha256)
             if evidence is not None:
-                tags = {**tags, EVIDENCE_TAG: keep_evidence(self._models(name), evidence)}
+                tags = {**tags, EVIDENCE_TAG: self._keep_evidence(name, kept, evidence)}
             if self._model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
-            known = [v for v in self.versions(name) if identity.items() <= dict(v.tags).items()]
-            number = known[0].version if known else self._create(name, kept, {**tags, **identity})
-            if not known or PROMOTED_TAG not in known[0].tags:
+            known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
+            number = known.version if known else self._create(name, kept, {**tags, **identity})
+            if not served:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return with_number(name, self.versions(name), number)
 
@@ -185,19 +190,19 @@ class MlflowRegistry:
             require_bundle(previous, CHAMPION)
             return self._move("rollback", previous, with_alias(versions, CHAMPION))
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        _ = self._client  # making a database takes the same lock
-        with locked(self._database), explained(self._database):
-            yield
-
     # --- moving aliases ---
 
     def _move(self, kind: str, target: ModelVersion, champion: ModelVersion | None) -> Move:
         note = " ".join([kind, target.version, *([champion.version] if champion else [])])
         self._client.set_registered_model_tag(target.name, _MOVE_TAG, note)
         self._finish_move(target.name)
-        return self._outcome(target.name, moved=True)
+        moved = self._outcome(target.name, moved=True)
+        if moved.champion.version != target.version:
+            raise GauntletError(
+                f"model {target.name!r}: another process made version {moved.champion.version} the champion "
+                f"while version {target.version} was. Look at `gauntlet registry`, then run this again."
+            )
+        return moved
 
     def _finish_move(self, name: str) -> str | None:
         """Do what is noted, some of which may be done already. Returns which kind of move it was."""
@@ -220,7 +225,43 @@ class MlflowRegistry:
         assert champion is not None, f"{name} has no champion after one was set"
         return Move(champion, self.by_alias(name, PREVIOUS), moved)
 
-    # --- bundles ---
+    # --- where it lies ---
+
+    @property
+    def _where(self) -> str:
+        return str(self._database)
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is anything to read yet."""
+        return self._database.exists()
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._database)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        _ = self._client  # making a database takes the same lock
+        with locked(self._database), explained(self._database):
+            yield
+
+    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+        """Copy the bundle, whole or not at all, and return what `_create` needs to know of the copy."""
+        return str(keep_bundle(bundle, self._bundle_folder(name, sha256)))
+
+    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+        return keep_evidence(self._models(name), evidence)
+
+    def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
+        return read_evidence(self._models(version.name), sha256)
+
+    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_model_version(name, kept, tags=dict(tags)).version)
+
+    def _bundle_uri(self, version: Any) -> str:
+        # By sha256 and not by the path that MLflow has: the registry's folder may have been moved.
+        sha256 = version.tags.get(BUNDLE_TAG)
+        return str(self._bundle_folder(version.name, sha256)) if sha256 else str(version.source)
 
     def _bundle_folder(self, name: str, sha256: str) -> Path:
         return self._models(name) / sha256
@@ -228,15 +269,15 @@ class MlflowRegistry:
     def _models(self, name: str) -> Path:
         return self._database.parent / "models" / name
 
-    # --- MLflow ---
-
     @cached_property
     def _client(self) -> Any:
         return open_client(self._database)
 
+    # --- MLflow ---
+
     def _model(self, name: str) -> Any:
         """MLflow's registered model with its aliases and tags, or None."""
-        if not self._database.exists():
+        if not self._is_there:
             return None
         client = self._client
         from mlflow.exceptions import MlflowException
@@ -255,17 +296,12 @@ class MlflowRegistry:
     def _tag(self, name: str, number: str, tag: str, value: str) -> None:
         self._client.set_model_version_tag(name, number, tag, value)
 
-    def _create(self, name: str, kept: Path, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_model_version(name, str(kept), tags=dict(tags)).version)
-
     def _describe(self, model: Any, version: Any) -> ModelVersion:
         number = str(version.version)
-        sha256 = version.tags.get(BUNDLE_TAG)
         return ModelVersion(
             name=version.name,
             version=number,
-            # By sha256 and not by the path that MLflow has: the registry's folder may have been moved.
-            bundle_uri=str(self._bundle_folder(version.name, sha256)) if sha256 else version.source,
+            bundle_uri=self._bundle_uri(version),
             aliases=tuple(sorted(alias for alias, at in model.aliases.items() if str(at) == number)),
             tags=dict(version.tags),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),

@@ -1,14 +1,17 @@
-"""Tracking with MLflow, on the SQLite database that the registry uses; files lie in `artifacts/` beside it.
+"""Tracking with MLflow, on a server or on the SQLite database that the registry uses.
 
-`mlflow ui --backend-store-uri sqlite:////path/gauntlet.db` shows it.
+Of a database, files lie in `artifacts/` beside it. This shows it:
+`mlflow ui --backend-store-uri sqlite:////path/gauntlet.db`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from backends.mlflow_database import explained, locked, open_client
 from backends.tracking import Status
@@ -17,20 +20,59 @@ SECONDS_BETWEEN_WRITES = 10.0
 """Of steps' metrics: a batch of any size costs 50 ms or so, a transaction and a wait for the disk."""
 
 
+class Store(Protocol):
+    """Where MLflow keeps runs."""
+
+    @property
+    def client(self) -> Any:
+        """MLflow's client."""
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Turn a failure of the store into one message."""
+
+    def experiment_id(self, name: str) -> str:
+        """The id of an experiment, which is made if there is none."""
+
+
+class LocalStore:
+    """A database on this machine."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    @cached_property
+    def client(self) -> Any:
+        """The database is made if there is none."""
+        return open_client(self._database)
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Turn a failure of SQLite into one message."""
+        return explained(self._database)
+
+    def experiment_id(self, name: str) -> str:
+        """Under a lock: MLflow refuses the slower of two processes that make it."""
+        with locked(self._database):
+            known = self.client.get_experiment_by_name(name)
+            if known is not None:
+                return str(known.experiment_id)
+            folder = self._database.parent / "artifacts" / name
+            return str(self.client.create_experiment(name, artifact_location=folder.as_uri()))
+
+
 class MlflowRun:
-    """A run that has been started on an MLflow database. Any of its methods may fail.
+    """A run that has been started in a store of MLflow's. Any of its methods may fail.
 
     Raises:
-        GauntletError: The database failed.
+        GauntletError: The database or the server failed.
     """
 
-    def __init__(self, database: Path, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
-        self._database = database
-        self._client: Any = open_client(database)
+    def __init__(self, store: Store, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
+        self._store = store
+        self._client: Any = store.client
         self._waiting: list[Any] = []
         self._written = time.monotonic()
-        with explained(database):
-            experiment_id = self._experiment_id(experiment)
+        with store.explained():
+            experiment_id = store.experiment_id(experiment)
             run = self._client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
         self._run_id = run.info.run_id
 
@@ -42,7 +84,7 @@ class MlflowRun:
         entities = [Param(key, str(value)) for key, value in params.items()]
         for start in range(0, len(entities), MAX_PARAMS_TAGS_PER_BATCH):
             batch = entities[start : start + MAX_PARAMS_TAGS_PER_BATCH]
-            with explained(self._database):
+            with self._store.explained():
                 self._client.log_batch(self._run_id, params=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -56,14 +98,14 @@ class MlflowRun:
             self._write()
 
     def log_text(self, name: str, text: str) -> None:
-        """Into the run's folder under `artifacts/`."""
-        with explained(self._database):
+        """Among the run's artifacts."""
+        with self._store.explained():
             self._client.log_text(self._run_id, text, name)
 
     def end(self, status: Status) -> None:
         """Write what waits, and end the run."""
         self._write()
-        with explained(self._database):
+        with self._store.explained():
             self._client.set_terminated(self._run_id, status)
 
     def _write(self) -> None:
@@ -71,14 +113,6 @@ class MlflowRun:
 
         waiting, self._waiting = self._waiting, []
         for start in range(0, len(waiting), MAX_METRICS_PER_BATCH):
-            with explained(self._database):
+            with self._store.explained():
                 self._client.log_batch(self._run_id, metrics=waiting[start : start + MAX_METRICS_PER_BATCH])
         self._written = time.monotonic()
-
-    def _experiment_id(self, name: str) -> str:
-        with locked(self._database):  # MLflow refuses the slower of two processes that make it
-            known = self._client.get_experiment_by_name(name)
-            if known is not None:
-                return str(known.experiment_id)
-            folder = self._database.parent / "artifacts" / name
-            return str(self._client.create_experiment(name, artifact_location=folder.as_uri()))

@@ -111,9 +111,6 @@ _COMPUTE_ENGINE_MACHINES: dict[str, tuple[float, str | None, int]] = {
 
 _COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
     "NVIDIA_TESLA_T4": 0.35,
-    "NVIDIA_TESLA_P4": 0.60,
-    "NVIDIA_TESLA_P100": 1.46,
-    "NVIDIA_TESLA_V100": 2.48,
 }
 
 LIST_PRICES = PriceTable(

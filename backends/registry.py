@@ -11,8 +11,9 @@ Promoting and rolling back only move aliases; nothing is copied, and no version 
 
 A version's bundle lies in the registry's own folder under its sha256, which is that of `bundle.json`: that
 file names every other file with its sha256, so it stands for the whole content, figures and lineage
-included. Converting a model twice makes two bundles, because their timings differ; registering one bundle
-twice, as a step that runs again does, makes one version.
+included. Converting a model twice makes two bundles, because their timings differ. One bundle is registered
+once: a step that runs again finds its version, and a scheduled run whose bundle came from the cache finds the
+version that has been champion, which it leaves alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from backends.kubeflow import require_outliving_pods
+from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from backends.vertex_place import SCHEME, VertexPlace
 from manifests.errors import GauntletError, UsageError
 
@@ -46,7 +49,8 @@ PROMOTED_TAG = "promoted_at"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here or in a bucket."""
+    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here, in a bucket
+    or on an MLflow server."""
 
     name: str
     version: str
@@ -111,8 +115,9 @@ class Registry(Protocol):
 
         `scores` are kept where the registry has a place for them.
 
-        The new version becomes `challenger`. The same bundle with the same `run_id` tag is the same version:
-        it is returned, and stays what it is if it has ever been champion.
+        The new version becomes `challenger`. The same bundle with the same `run_id` tag is the same version.
+        A bundle that is champion, or has been, is not registered again whatever the run: its version is
+        returned with its aliases and tags as they are.
         """
 
     def champion(self, name: str) -> ModelVersion | None:
@@ -155,20 +160,26 @@ def open_registry(registry_uri: str) -> Registry:
     """The registry that a URI names. Nothing is made or read yet.
 
     Args:
-        registry_uri: Such as `sqlite:////path/gauntlet.db`, or
-            `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER&serving_image=IMAGE@sha256:DIGEST`.
+        registry_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST`, or
+            `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER`.
 
     Raises:
-        UsageError: The URI is of a kind that is not supported.
+        UsageError: The URI is of a kind that is not supported, or names a file in a pod of Kubeflow's.
     """
     if registry_uri.startswith(SCHEME):
         from backends.vertex_registry import VertexRegistry
 
         return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
+    if registry_uri.startswith(SCHEMES):
+        from backends.mlflow_server_registry import MlflowServerRegistry
+
+        return MlflowServerRegistry(MlflowServer(registry_uri, "registry URI"))
     from backends.mlflow_database import database_path
     from backends.mlflow_registry import MlflowRegistry
 
-    return MlflowRegistry(database_path(registry_uri, "registry URI", f"or {SCHEME}PROJECT/LOCATION?…"))
+    require_outliving_pods(registry_uri, "registry URI")
+    others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION?…"
+    return MlflowRegistry(database_path(registry_uri, "registry URI", others))
 
 
 @contextmanager
@@ -177,7 +188,7 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
 
     Raises:
         UsageError: It is not there any more, or may not be read.
-        GauntletError: The bucket is out of reach.
+        GauntletError: The bucket, or the MLflow server, is unavailable.
     """
     from backends.storage import download
 
@@ -185,8 +196,13 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
         yield Path(version.bundle_uri)
         return
     with tempfile.TemporaryDirectory() as copy:
-        download(version.bundle_uri, Path(copy))
-        yield Path(copy)
+        if version.bundle_uri.startswith(SCHEMES):
+            from backends.mlflow_server_registry import download_bundle
+
+            yield download_bundle(version.bundle_uri, Path(copy))
+        else:
+            download(version.bundle_uri, Path(copy))
+            yield Path(copy)
 
 
 # --- what every registry decides alike ---
@@ -213,6 +229,23 @@ def _numbers(versions: Sequence[ModelVersion]) -> str:
     return ", ".join(version.version for version in versions)
 
 
+def version_of_bundle(
+    versions: Sequence[ModelVersion], sha256: str, run_id: str
+) -> tuple[ModelVersion | None, bool]:
+    """The version that registering a bundle finds, if any, and whether it is or has been champion.
+
+    Of several that have been champion it is the one that is champion now, else the newest.
+    """
+    same = [version for version in versions if version.tags.get(BUNDLE_TAG) == sha256]
+    served = [one for one in same if CHAMPION in one.aliases or PROMOTED_TAG in one.tags]
+    if served:
+        newest = max(served, key=lambda one: (CHAMPION in one.aliases, int(one.version)))
+        return newest, True
+    # The first one, should an answer that was lost have made two.
+    of_run = [version for version in same if version.tags.get(RUN_TAG, "") == run_id]
+    return min(of_run, key=lambda one: int(one.version), default=None), False
+
+
 def version_to_promote(
     name: str,
     versions: Sequence[ModelVersion],
@@ -220,7 +253,9 @@ def version_to_promote(
     compared_with: str | None,
     finished: bool,
 ) -> ModelVersion:
-    """The version that a promotion is to make the champion, which it may be already.
+    """The version that a promotion is to make the champion.
+
+    It may be that already: then it is the champion itself, also when another version has the same bundle.
 
     Args:
         name: The model's name.
@@ -243,6 +278,8 @@ def version_to_promote(
             f"model {name!r}: has no challenger to promote. Run its pipeline for a new one, "
             f"or name one of its versions: {_numbers(versions)}."
         )
+    if champion is not None and target.tags.get(BUNDLE_TAG) == champion.tags.get(BUNDLE_TAG, ""):
+        return champion  # another version of the same bundle: moving would leave nothing to roll back to
     number = None if champion is None else champion.version
     if target != champion and compared_with not in (ANY_CHAMPION, number):
         raise GauntletError(

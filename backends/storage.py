@@ -11,12 +11,12 @@ Every failure is a `GauntletError` that names the URI: a `UsageError` when askin
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
-from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ from manifests.errors import GauntletError, UsageError
 PACKAGE_SCHEME = "package://"
 HTTP_SCHEMES = ("http://", "https://")
 FORBIDDEN_STATUSES = (401, 403)
+IDENTIFYING = (
+    "md5Hash",  # Cloud Storage; composed objects have only the next one
+    "crc32c",
+    "blob_id",  # Hugging Face hub: git's hash of the file, or of the pointer that holds its sha256
+    "ETag",  # S3, HTTP
+    "etag",  # Azure
+    "Content-MD5",
+    "Digest",
+    "Last-Modified",
+)
+"""What stores say of a file that changes with its content, the most exact first."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,6 +59,65 @@ def read_bytes(uri: str) -> bytes:
     with _explained(uri):
         files, path = _open(uri)
         return bytes(files.cat_file(path))
+
+
+def identities(uris: Iterable[str]) -> dict[str, str | None]:
+    """For each file something that changes when its content does; None for a file that is not there or may
+    not be read.
+
+    It is what the store says without sending the file (`IDENTIFYING`), else the sha256 of the content. Where
+    several files lie in one folder, the folder is listed once.
+
+    Raises:
+        UsageError: A folder may not be listed, or nothing here opens this kind of URI.
+        GauntletError: The store is out of reach.
+    """
+    by_folder: dict[str, list[str]] = {}
+    for uri in dict.fromkeys(uris):
+        by_folder.setdefault(uri.rpartition("/")[0], []).append(uri)
+    return {
+        uri: identity for folder, files in by_folder.items() for uri, identity in _of_folder(folder, files)
+    }
+
+
+def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | None]]:
+    if folder_uri.startswith((PACKAGE_SCHEME, *HTTP_SCHEMES)) or len(uris) == 1:
+        yield from ((uri, _identity(uri)) for uri in uris)
+        return
+    with _explained(folder_uri):
+        files, path = _open(folder_uri)
+        files.invalidate_cache()
+        try:
+            listed = {file_name(entry["name"]): entry for entry in files.ls(path, detail=True)}
+        except FileNotFoundError:
+            listed = {}
+    for uri in uris:
+        entry = listed.get(file_name(uri))
+        yield uri, None if entry is None else _said_by_store(entry) or _identity(uri)
+
+
+def _identity(uri: str) -> str | None:
+    if not uri.startswith(PACKAGE_SCHEME):
+        with _explained(uri):
+            files, path = _open(uri)
+            try:
+                said = _said_by_store(files.info(path))
+            except FileNotFoundError:
+                said = None  # over HTTP also when the server is out of reach, which reading tells apart
+        if said is not None:
+            return said
+    try:
+        return _sha256(uri)
+    except UsageError:
+        return None
+
+
+def _said_by_store(info: Mapping[str, Any]) -> str | None:
+    return next((f"{key}:{info[key]}" for key in IDENTIFYING if info.get(key)), None)
+
+
+def _sha256(uri: str) -> str:
+    return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
 
 
 def is_folder(uri: str) -> bool:
@@ -185,16 +255,19 @@ def file_name(uri: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _resource(uri: str) -> Traversable:
+def _resource(uri: str) -> Path:
+    """Where it lies. The package is not imported: one that carries a model may lack what would run it."""
     package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
-        root = resources.files(package)
-    except (ModuleNotFoundError, TypeError, ValueError):
+        spec = find_spec(package)
+    except (ModuleNotFoundError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
         raise UsageError(
             f"{uri}: found no installed package {package or '(none)'}, "
             f"expected {PACKAGE_SCHEME}PACKAGE/PATH. Install the package or correct its name"
-        ) from None
-    return root.joinpath(path) if path else root
+        )
+    return Path(next(iter(spec.submodule_search_locations)), path)
 
 
 def _open(uri: str) -> tuple[Any, str]:

@@ -3,9 +3,9 @@
 Nothing is decided on what is tracked, so a training run never dies because tracking did: what goes wrong
 with it is caught in this module, said once on stderr, and from then on nothing is tracked.
 
-On a machine of one's own it is MLflow (`backends.mlflow_tracking`), in Google Cloud Vertex AI Experiments
-(`backends.vertex_tracking`), and Weights & Biases (`backends.wandb_tracking`) beside it where a manifest asks
-for that.
+On a machine of one's own and on an MLflow server it is MLflow (`backends.mlflow_tracking`), in Google Cloud
+Vertex AI Experiments (`backends.vertex_tracking`), and Weights & Biases (`backends.wandb_tracking`) beside it
+where a manifest asks for that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from backends.kubeflow import require_outliving_pods
 from backends.mlflow_database import database_path
+from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from backends.vertex_place import SCHEME, VertexPlace
 from manifests.errors import Preempted
+
+PIPELINE_RUN_TAG = "pipeline_run"
+"""On a run that a server has, which holds those of many pipelines' runs."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; killed is from outside, as by Ctrl-C."""
@@ -73,8 +78,8 @@ def open_tracking(
     """A run of `experiment` that starts when it is entered.
 
     Args:
-        tracking_uri: Such as `sqlite:////path/gauntlet.db` or `vertex://my-project/europe-west4`; empty:
-            nothing is tracked.
+        tracking_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST` or
+            `vertex://my-project/europe-west4`; empty: nothing is tracked.
         experiment: What runs are grouped by; it is made if there is none of that name.
         run_name: What the run is called.
         tags: What the run is found by.
@@ -96,11 +101,18 @@ def open_tracking(
             )
         )
     elif tracking_uri:
-        from backends.mlflow_tracking import MlflowRun
+        from backends.mlflow_tracking import LocalStore, MlflowRun
 
-        database = database_path(tracking_uri, "tracking URI", f"or {SCHEME}PROJECT/LOCATION")
-        folder = database.parent
-        runs.append(NeverFailing(partial(MlflowRun, database, experiment, run_name, tags), "MLflow"))
+        store: MlflowServer | LocalStore
+        if tracking_uri.startswith(SCHEMES):
+            store = MlflowServer(tracking_uri, "tracking URI")
+            tags = {**tags, PIPELINE_RUN_TAG: pipeline_run} if pipeline_run else tags
+        else:
+            require_outliving_pods(tracking_uri, "tracking URI")
+            others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION"
+            database = database_path(tracking_uri, "tracking URI", others)
+            store, folder = LocalStore(database), database.parent
+        runs.append(NeverFailing(partial(MlflowRun, store, experiment, run_name, tags), "MLflow"))
     if wandb_project:
         from backends.wandb_tracking import WandbRun
 
@@ -112,6 +124,18 @@ def open_tracking(
     if not runs:
         return Untracked()
     return runs[0] if len(runs) == 1 else Together(runs)
+
+
+def require_tracking(tracking_uri: str) -> None:
+    """Refuse a tracking URI that `open_tracking` could not open. Nothing is made or asked.
+
+    Raises:
+        UsageError: The URI is of a kind that is not supported.
+    """
+    if tracking_uri.startswith(SCHEME):
+        VertexPlace.of(tracking_uri)
+    elif tracking_uri:
+        database_path(tracking_uri, "tracking URI", f"or {SCHEME}PROJECT/LOCATION")
 
 
 class Untracked:

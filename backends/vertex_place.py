@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from manifests.errors import UsageError
 
@@ -26,7 +26,8 @@ class VertexPlace:
     Attributes:
         tensorboard: The number of the Vertex AI TensorBoard that gets the curves, if any does.
         staging: The `gs://` folder that gets the files, if any does; a registry's bundles are among them.
-        serving_image: The container image, by digest, that serves a registered model. Tracking needs none.
+        serving_image: The container image, by digest, that serves a registered model, if there is one;
+            tracking needs none.
     """
 
     project: str
@@ -40,7 +41,7 @@ class VertexPlace:
         """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER&serving_image=IMAGE`.
 
         Args:
-            uri: Any of the query may be left out.
+            uri: Any of the query may be left out. A value may hold `+` as it is, and any other sign as `%XX`.
             setting: What the URI was given for, as an error is to name it.
 
         Raises:
@@ -48,15 +49,14 @@ class VertexPlace:
         """
         try:
             parts = urlsplit(uri)
-            query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-            place = cls(parts.netloc, parts.path.removeprefix("/"), **query)
-        except (TypeError, ValueError):  # a key that is no attribute, or no query at all
+            place = cls(parts.netloc, parts.path.removeprefix("/"), **_query(parts.query))
+        except (TypeError, ValueError):  # a key that is no attribute, or is there twice, or has no value
             place = None
         if place is None or not place._is_sound() or parts.fragment:
             raise UsageError(
                 f"{setting}: found {uri!r}, expected {SCHEME}PROJECT/LOCATION, such as "
                 f"{SCHEME}my-project/europe-west4?tensorboard=1234567890&staging=gs://BUCKET/FOLDER. "
-                "tensorboard is the number of a Vertex AI TensorBoard there; a registry takes "
+                "tensorboard is the number of a Vertex AI TensorBoard there; a registry may have "
                 "serving_image=IMAGE@sha256:DIGEST too."
             )
         return place
@@ -81,6 +81,17 @@ class VertexPlace:
                 f"--region: found {region!r}, expected one of {', '.join(sorted(SUPPORTED_REGIONS))}."
             )
         return place
+
+    @property
+    def uri(self) -> str:
+        """What `of` reads as this place, whatever signs its values hold."""
+        values = {
+            "tensorboard": self.tensorboard,
+            "staging": self.staging,
+            "serving_image": self.serving_image,
+        }
+        query = "&".join(f"{key}={quote(value, safe='/:@')}" for key, value in values.items() if value)
+        return f"{SCHEME}{self.project}/{self.location}" + (f"?{query}" if query else "")
 
     @property
     def parent(self) -> str:
@@ -108,6 +119,21 @@ class VertexPlace:
                 or re.fullmatch(r"[\w.:-]+(/[\w.-]+)+@sha256:[0-9a-f]{64}", self.serving_image)
             )
         )
+
+
+def _query(text: str) -> dict[str, str]:
+    """The query of a URI. Unlike in a form, `+` is a plus sign: folders in a bucket may be named with one.
+
+    Raises:
+        ValueError: A key has no value, or is there twice.
+    """
+    found: dict[str, str] = {}
+    for part in text.split("&") if text else ():
+        key, equals, value = part.partition("=")
+        if not equals or key in found:
+            raise ValueError(part)
+        found[key] = unquote(value, errors="strict")
+    return found
 
 
 def valid_id(name: str, length: int) -> str:

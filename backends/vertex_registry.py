@@ -6,6 +6,10 @@ champion. It is what an endpoint gets that asks for no version in particular.
 
 The tags of a version are the lines of its description, since a label holds neither a dot nor a whole sha256.
 Labels are what versions are searched by in the console.
+
+Without a `serving_image` a version is what Vertex calls a reference model: it has neither a container nor an
+artifact folder, so its bundle's folder is among the tags. It cannot be deployed to an endpoint.
+https://cloud.google.com/vertex-ai/docs/model-monitoring/set-up-model-monitoring
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from backends.registry import (
     Move,
     Scores,
     require_bundle,
+    version_of_bundle,
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
@@ -49,6 +54,8 @@ from backends.vertex_place import VertexPlace, valid_label
 from manifests.errors import GauntletError, UsageError
 
 DEFAULT = "default"
+BUNDLE_URI_TAG = "bundle_uri"
+"""On a version that has no artifact folder of its own: where its bundle is."""
 BEFORE_TAG = "champion_before"
 """On a champion: the version that was champion before it, so that `previous` can be told from it."""
 
@@ -73,13 +80,12 @@ class VertexRegistry:
         """Ask nothing yet.
 
         Raises:
-            UsageError: The place names no folder for bundles, or no serving image.
+            UsageError: The place names no folder for bundles.
         """
-        if place.staging is None or place.serving_image is None:
+        if place.staging is None:
             raise UsageError(
-                "registry URI: found no staging, or no serving_image, expected vertex://PROJECT/LOCATION"
-                "?staging=gs://BUCKET/FOLDER&serving_image=IMAGE@sha256:DIGEST: bundles are kept in the "
-                "folder, and the image serves them."
+                "registry URI: found no staging, expected vertex://PROJECT/LOCATION?staging=gs://BUCKET/FOLDER:"
+                " bundles are kept in the folder."
             )
         self._place = place
         self._staging = place.staging
@@ -148,9 +154,10 @@ class VertexRegistry:
                 lambda: self._registered(name, identity),
                 lambda: self._upload(name, kept, {**tags, **identity}),
             )
-            if scores is not None:
+            if scores is not None and version.tags.get(RUN_TAG) == identity[RUN_TAG]:
                 import_evaluation(self._service, self._resource(version), scores)
-            if PROMOTED_TAG not in version.tags and CHALLENGER not in version.aliases:
+            served = version_of_bundle([version], sha256, identity[RUN_TAG])[1]
+            if not served and CHALLENGER not in version.aliases:
                 self._merge_aliases(version, CHALLENGER)
         return with_number(name, self.versions(name), version.version)
 
@@ -267,23 +274,14 @@ class VertexRegistry:
         return []
 
     def _registered(self, name: str, identity: Mapping[str, str]) -> ModelVersion | None:
-        """The version of a bundle and a run; the first one, should an answer that was lost have made two."""
-        known = [version for version in self._known(name) if identity.items() <= version.tags.items()]
-        return known[-1] if known else None
+        return version_of_bundle(self._known(name), identity[BUNDLE_TAG], identity[RUN_TAG])[0]
 
     def _upload(self, name: str, bundle_uri: str, tags: Mapping[str, str]) -> None:
         """Make a version without any alias, which is to say not the default one, unless it is the first."""
         model = {
             "display_name": name,
-            "artifact_uri": bundle_uri,
-            "version_description": _as_text(tags),
             "labels": {key: valid_label(tags[key]) for key in LABELS if tags.get(key)},
-            "container_spec": {
-                "image_uri": self._place.serving_image,
-                "predict_route": PREDICT_ROUTE,
-                "health_route": HEALTH_ROUTE,
-                "ports": [{"container_port": PORT}],
-            },
+            **self._content(bundle_uri, tags),
             "pipeline_job": self._pipeline_job(tags[RUN_TAG]),
         }
         parent = self._place.parent
@@ -296,6 +294,22 @@ class VertexRegistry:
                 f"{self._place.host}: {bundle_uri} is not registered after {SECONDS_TO_UPLOAD:g} s. "
                 "Run this again: it finds what was registered meanwhile."
             ) from None
+
+    def _content(self, bundle_uri: str, tags: Mapping[str, str]) -> dict[str, Any]:
+        """The bundle, with the container that serves it: Vertex takes no artifact folder without one."""
+        if self._place.serving_image is None:
+            return {"version_description": _as_text({**tags, BUNDLE_URI_TAG: bundle_uri})}
+        container = {
+            "image_uri": self._place.serving_image,
+            "predict_route": PREDICT_ROUTE,
+            "health_route": HEALTH_ROUTE,
+            "ports": [{"container_port": PORT}],
+        }
+        return {
+            "version_description": _as_text(tags),
+            "artifact_uri": bundle_uri,
+            "container_spec": container,
+        }
 
     def _pipeline_job(self, run_id: str) -> str:
         """The job on Vertex whose run this is; empty for a run elsewhere."""
@@ -321,12 +335,13 @@ class VertexRegistry:
 
 def _describe(model: Any) -> ModelVersion:
     lines = (line.partition(":") for line in model.version_description.splitlines())
+    tags = {key: value.strip() for key, _, value in lines}
     return ModelVersion(
         name=_model_id(model),
         version=model.version_id,
-        bundle_uri=model.artifact_uri,
+        bundle_uri=model.artifact_uri or tags.get(BUNDLE_URI_TAG, ""),
         aliases=tuple(sorted(model.version_aliases)),
-        tags={key: value.strip() for key, _, value in lines},
+        tags=tags,
         created=model.version_create_time,
     )
 

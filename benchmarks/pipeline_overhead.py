@@ -83,10 +83,17 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
         return kind(name=name, uri=str(home / "job" / step / name))
 
     splits = artifact(dsl.Dataset, "validate-data", "splits")
+    fingerprint = training.fingerprint_data.python_func(
+        dataset=given["dataset"],
+        task=given["task"],
+        seed=given["seed"],
+        sources=artifact(dsl.Artifact, "fingerprint-data", "sources"),
+    )
     training.validate_data.python_func(
         dataset=given["dataset"],
         task=given["task"],
         seed=given["seed"],
+        data_fingerprint=fingerprint,
         splits=splits,
         checks=artifact(dsl.Artifact, "validate-data", "checks"),
         report=artifact(dsl.HTML, "validate-data", "report"),
@@ -99,6 +106,7 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
         task=given["task"],
         seed=given["seed"],
         tracking_uri=store,
+        data_fingerprint=fingerprint,
         splits=splits,
         checkpoint=checkpoint,
         history=history,
@@ -112,6 +120,7 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
         name=given["name"],
         seed=given["seed"],
         manifest_sha256=given["manifest_sha256"],
+        data_fingerprint=fingerprint,
         checkpoint=checkpoint,
         splits=splits,
         bundle=bundle,

@@ -29,13 +29,18 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def step(output_path: str) -> Iterator[None]:
+def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
     A mistake of the user's ends with its message and its exit code. A bug keeps its traceback. SIGTERM ends
     the step with exit code 143; train-model handles it by itself while it trains.
+
+    A step that may be reused from the cache takes `data_fingerprint` as an input, which makes it part of the
+    cache's key; here it goes into the log, so that one can see which data a result belongs to.
     """
     folder = Path(output_path).parent
+    if data_fingerprint is not None:
+        print(f"data fingerprint {data_fingerprint}", flush=True)
     try:
         with _raising_on_sigterm():
             yield

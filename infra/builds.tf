@@ -3,6 +3,7 @@ locals {
   image_repository    = "${local.registry}/${google_artifact_registry_repository.needed["images"].repository_id}"
   template_repository = "https://${var.region}-kfp.pkg.dev/${var.project}/${google_artifact_registry_repository.needed["templates"].repository_id}"
   pipeline_root       = "gs://${google_storage_bucket.needed["runs"].name}/runs"
+  model_registry      = var.registry != "" ? var.registry : "vertex://${var.project}/${var.region}?staging=gs://${google_storage_bucket.needed["runs"].name}/registry"
   builds              = var.repository == "" ? 0 : 1
 }
 
@@ -26,9 +27,10 @@ resource "google_cloudbuild_trigger" "merge" {
     _IMAGE_REPOSITORY    = local.image_repository
     _TEMPLATE_REPOSITORY = local.template_repository
     _TORCH_INDEX_URL     = var.torch_index_url
+    _DOCKER_HUB          = var.docker_hub
     _REGION              = var.region
     _ROOT                = local.pipeline_root
-    _REGISTRY            = var.registry
+    _REGISTRY            = local.model_registry
     _SERVICE_ACCOUNT     = google_service_account.needed["release"].email
     _TRAINING_ACCOUNT    = google_service_account.needed["training"].email
   }
@@ -51,5 +53,8 @@ resource "google_cloudbuild_trigger" "pull_request" {
     }
   }
 
-  substitutions = { _TORCH_INDEX_URL = var.torch_index_url }
+  substitutions = {
+    _TORCH_INDEX_URL = var.torch_index_url
+    _DOCKER_HUB      = var.docker_hub
+  }
 }

@@ -1,9 +1,5 @@
 # Events that start a run: by the clock, by drift, by new data, by hand. What the receiver refuses for good, or
 # fails on five times, ends in the dead letters, and somebody is told.
-locals {
-  pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
-}
-
 resource "google_pubsub_topic" "events" {
   name                       = "gauntlet-events"
   message_retention_duration = "604800s"
@@ -58,7 +54,7 @@ resource "google_pubsub_subscription" "receiver" {
 resource "google_pubsub_topic_iam_member" "dead_letters" {
   topic  = google_pubsub_topic.dead_letters.name
   role   = "roles/pubsub.publisher"
-  member = local.pubsub_agent
+  member = google_project_service_identity.pubsub.member
 }
 
 resource "google_pubsub_subscription_iam_member" "receiver" {
@@ -66,7 +62,15 @@ resource "google_pubsub_subscription_iam_member" "receiver" {
 
   subscription = google_pubsub_subscription.receiver[0].name
   role         = "roles/pubsub.subscriber"
-  member       = local.pubsub_agent
+  member       = google_project_service_identity.pubsub.member
+}
+
+# Pub/Sub signs the tokens that it sends to the receiver as this account. Projects whose agent is older than April 2021
+# need this grant, and in others it changes nothing.
+resource "google_service_account_iam_member" "push" {
+  service_account_id = google_service_account.push.name
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = google_project_service_identity.pubsub.member
 }
 
 resource "google_pubsub_topic_iam_member" "publishers" {

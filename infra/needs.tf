@@ -27,6 +27,7 @@ resource "google_project_iam_custom_role" "own" {
   title       = "Gauntlet ${each.key}"
   description = local.needs.accounts[each.key].purpose
   permissions = each.value.permissions
+  depends_on  = [google_project_service.needed]
 }
 
 resource "google_project_iam_member" "needed" {

@@ -3,6 +3,7 @@ locals {
     GAUNTLET_PROJECT          = var.project
     GAUNTLET_REGION           = var.region
     GAUNTLET_ROOT             = local.pipeline_root
+    GAUNTLET_REGISTRY         = local.model_registry
     GAUNTLET_SERVICE_ACCOUNT  = google_service_account.needed["release"].email
     GAUNTLET_TRAINING_ACCOUNT = google_service_account.needed["training"].email
     GAUNTLET_TEMPLATES        = local.template_repository

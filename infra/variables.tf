@@ -41,20 +41,36 @@ variable "repository" {
 }
 
 variable "registry" {
-  description = "Where builds and schedules register models, as gauntlet submit --registry takes it."
+  description = "Where builds, schedules and the receiver register models, as gauntlet submit --registry takes it; empty: Vertex AI Model Registry of this project, with the bundles in the bucket of runs."
   type        = string
   default     = ""
 
   validation {
-    condition     = var.registry != "" || var.repository == ""
-    error_message = "Expected the registry's URI, as builds run the sample with it."
+    condition     = can(regex("^$|^vertex://[^/?]+/[^/?]+[?](.*&)?staging=gs://", var.registry))
+    error_message = "Expected vertex://PROJECT/REGION?staging=gs://BUCKET/FOLDER; a database under /gcs does not work there."
   }
 }
 
 variable "torch_index_url" {
-  description = "Index with CPU builds of torch, for the components image; empty: the package index's own build."
+  description = "Index that has the CPU build of torch, for the tests and the components image."
   type        = string
   default     = ""
+
+  validation {
+    condition     = var.torch_index_url != "" || var.repository == ""
+    error_message = "Expected the address of PyTorch's index of CPU builds, or of a mirror of it, as builds install torch from there."
+  }
+}
+
+variable "docker_hub" {
+  description = "Where builds pull Docker Hub's images from: a mirror of it, with a trailing slash, or empty: Docker Hub itself."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.docker_hub == "" || endswith(var.docker_hub, "/")
+    error_message = "Expected a prefix that ends with a slash, such as REGION-docker.pkg.dev/PROJECT/docker-hub/."
+  }
 }
 
 variable "receiver_image" {
@@ -69,7 +85,7 @@ variable "receiver_image" {
 }
 
 variable "receiver_settings" {
-  description = "The receiver's own variables: GAUNTLET_REGISTRY, the images by digest, and limits, as docs/triggers.md has them."
+  description = "The receiver's own variables: the images by digest, and limits, as docs/triggers.md has them."
   type        = map(string)
   default     = {}
 }

@@ -12,6 +12,10 @@ terraform {
       source  = "hashicorp/google"
       version = "~> 8.7"
     }
+    google-beta = { # for google_project_service_identity alone
+      source  = "hashicorp/google-beta"
+      version = "~> 8.7"
+    }
   }
 }
 
@@ -23,4 +27,12 @@ provider "google" {
   billing_project       = var.project
   user_project_override = true
   default_labels        = { system = "gauntlet" }
+}
+
+provider "google-beta" {
+  project = var.project
+  region  = var.region
+
+  billing_project       = var.project
+  user_project_override = true
 }

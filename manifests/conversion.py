@@ -61,8 +61,8 @@ class Conversion(Section):
     """Section of convert-to-onnx. Bounds are for a candidate against the PyTorch model on real rows.
 
     Attributes:
-        target: Where the bundle will serve. On a CPU without int8 dot products (VNNI, i8mm) sums of full
-            8-bit products saturate, so int8 weights get 7 bits for it. For `gpu` one is needed here too.
+        target: Where the bundle will serve: on any x86-64 CPU with AVX2, or on a GPU, which is needed here
+            too.
         candidates: What is made, proven and timed; those that do not suit the model say so. Any model has
             `plain` and `int8_static`, the others are for transformers. By default all of the target's.
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that
@@ -78,7 +78,7 @@ class Conversion(Section):
     """
 
     opset: int = Field(17, ge=14, le=21)
-    target: Literal["cpu", "cpu_without_int8", "gpu"] = "cpu"
+    target: Literal["cpu", "gpu"] = "cpu"
     candidates: tuple[CandidateName, ...] = Field(CPU_CANDIDATES, min_length=1)
     objective: Literal["latency", "throughput", "size"] = "latency"
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 8, 32), min_length=1)

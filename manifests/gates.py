@@ -8,14 +8,9 @@ from manifests.section import Fraction, Section
 
 
 class CommonGates(Section):
-    """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit.
-
-    `max_timing_contention` is the share of its time that a timed model may have waited for a CPU: a speed-up
-    taken on a busier machine is no measurement.
-    """
+    """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit."""
 
     min_speedup: float = Field(2.3, gt=0)
-    max_timing_contention: Fraction = 0.5
     max_model_mb: float = Field(100.0, gt=0)
     non_inferiority_margin: Fraction = 0.01
     max_cost_usd: float = Field(10.0, gt=0)

@@ -24,6 +24,7 @@ from manifests.conversion import Conversion
 from manifests.dataset import Dataset
 from manifests.evaluation import CommonEvaluation
 from manifests.gates import CommonGates
+from manifests.platforms import Platforms
 from manifests.section import Name, Section
 from manifests.tasks import (
     TaskName,
@@ -46,7 +47,8 @@ class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
     `name` is also the name of the pipeline and of the model in the registry. Which keys `dataset`,
-    `training`, `evaluation` and `gates` have depends on the task (`manifests/tasks.py`).
+    `training`, `evaluation` and `gates` have depends on the task (`manifests/tasks.py`). `platforms` says
+    what the pipeline gets where it runs; it is no part of the hash.
     """
 
     name: Name
@@ -59,6 +61,7 @@ class Manifest(Section):
     evaluation: SerializeAsAny[CommonEvaluation] = Field(default_factory=dict, validate_default=True)
     gates: SerializeAsAny[CommonGates]
     registration: Registration = Registration()
+    platforms: Platforms = Platforms()
 
     @model_validator(mode="before")
     @classmethod
@@ -79,8 +82,8 @@ class Manifest(Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, defaults included."""
-        return hashlib.sha256(canonical_json(self).encode()).hexdigest()
+        """Hash of the content, defaults included, without `platforms`."""
+        return hashlib.sha256(canonical_json(self, exclude={"platforms"}).encode()).hexdigest()
 
 
 SECTIONS = ("dataset", "training", "conversion", "evaluation", "gates", "registration")
@@ -91,6 +94,7 @@ def as_parameter(section: Section) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_none=True)
 
 
-def canonical_json(section: Section) -> str:
+def canonical_json(section: Section, exclude: set[str] | None = None) -> str:
     """One spelling per content: sorted keys, no spaces, no nulls."""
-    return json.dumps(as_parameter(section), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    content = section.model_dump(mode="json", exclude_none=True, exclude=exclude)
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

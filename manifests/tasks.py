@@ -119,7 +119,7 @@ def require_measurable(training: CommonTraining, conversion: Conversion, gates: 
         raise ValueError(f"gates.max_perplexity: {why}, which gives no probabilities of an answer: remove it")
     if conversion != Conversion():
         raise ValueError(f"conversion: {why}, and nothing is converted: remove the section")
-    unread = ("min_speedup", "max_timing_contention", "max_model_mb")
+    unread = ("min_speedup", "max_model_mb")
     for key in unread:
         if getattr(gates, key) != LanguageGates.model_fields[key].default:
             raise ValueError(f"gates.{key}: {why}, and nothing is converted: remove it")

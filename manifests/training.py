@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from manifests.accelerators import accelerator_fault
 from manifests.search import Search, require_fitting
 from manifests.section import Fraction, Section
 
@@ -71,6 +72,12 @@ class Resources(Section):
     def _accelerator_complete(self) -> Self:
         if (self.accelerator_type is None) != (self.accelerator_count == 0):
             raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _accelerator_is_usable(self) -> Self:
+        if self.accelerator_type is not None and (fault := accelerator_fault(self.accelerator_type)):
+            raise ValueError(f"accelerator_type {fault}")
         return self
 
     @model_validator(mode="after")
@@ -141,8 +148,9 @@ class Training(CommonTraining):
     warm-up over `warmup_fraction` of its phase's steps. `precision: auto` is bf16 on what has it, else fp32.
     `distribution` is how several devices hold the model: a copy on each (`ddp`) or a shard on each (`fsdp2`).
     `prefetch_batches` are prepared ahead on a thread: by default 2 for a GPU and none for the CPU.
-    `compute_target: auto` is as many GPUs as `resources` asks for and the machine has, else the CPU;
-    `cloud_gpu` is all that `resources` buys, and never a CPU.
+    `compute_target: auto` is as many GPUs as `resources` asks for and the machine has, else the CPU. On a
+    machine that was bought for the training it is all that was bought, and never a CPU in their place;
+    `cloud_gpu` is that on every machine.
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 

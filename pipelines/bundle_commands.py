@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.table import Table
 
 from pipelines.terminal import console, plain
-from serving.bundle import BUNDLE_FILE, file_sha256, read_info
+from serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
 from serving.verification import verify as verify_bundle
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
@@ -39,6 +40,11 @@ def inspect(path: BundleFolder) -> None:
         for size, latency in info.latency_ms.items()
     }
     rows |= dict(info.lineage)
+    if PARITY_FILE in info.files:
+        certificate = json.loads((path / PARITY_FILE).read_text(encoding="utf-8"))
+        rows |= {
+            key: str(certificate[key]).lower() for key in ("cpu_class", "portable") if key in certificate
+        }
     rows |= {
         name: f"{(path / name).stat().st_size:,} bytes, sha256 {sha256[:12]}…"
         for name, sha256 in info.files.items()

@@ -135,10 +135,14 @@ def compile_(
 ) -> None:
     """Compile a manifest to a KFP pipeline spec."""
     from pipelines.compiling import compile_manifest, compiled_file
+    from pipelines.platforms import notes
 
     target = output or compiled_file(path, platform)
-    compile_manifest(load_affordable(path, overrides), target, platform)
+    manifest = load_affordable(path, overrides)
+    compile_manifest(manifest, target, platform)
     console.print(f"compiled {path} to {target}", highlight=False)
+    for note in notes(platform, manifest):
+        console.print(plain(note), soft_wrap=True, highlight=False)
 
 
 @app.command()

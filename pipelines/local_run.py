@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from backends.registry import open_registry
+from backends.vertex_place import VertexPlace
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import RunRecord as CollectedRun
@@ -105,7 +106,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
             "of Google Cloud's, a region, and gs://BUCKET/FOLDER for its rows. Set them, or submit it."
         )
     project, region, root = found.values()
-    return f"vertex://{project}/{region}?staging={root.rstrip('/')}"
+    return VertexPlace(project, region, staging=root.rstrip("/")).uri
 
 
 def _registered(folder: Path) -> str:

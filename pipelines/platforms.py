@@ -13,14 +13,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components.train_model.component import train_model
 from components.train_model.managed_component import train_model as train_managed_model
+from manifests.accelerators import bought_gpus_environment
 from manifests.errors import UsageError
 from manifests.managed import is_managed
 from manifests.schema import Manifest
 from manifests.training import Resources
+from pipelines import kubeflow
 
 Platform = Literal["local", "vertex", "kubeflow"]
 
@@ -29,9 +31,6 @@ SECONDS_TO_START_AND_END = 1_800
 
 ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
 """What Vertex AI reads as the account that a pipeline's job was given; without one, as the default one."""
-
-GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
-GPU_RESOURCE = "nvidia.com/gpu"
 
 
 def parameters_given_by(platform: Platform) -> dict[str, str]:
@@ -74,7 +73,9 @@ def training_component(
     """
     managed = is_managed(manifest.training)
     component: Callable[..., dsl.PipelineTask] = train_managed_model if managed else train_model
-    variables = environment or {}
+    variables = dict(environment or {})
+    if platform != "local" and not managed:
+        variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
         from pipelines.vertex.custom_job import as_custom_job
 
@@ -95,32 +96,25 @@ def training_inputs(platform: Platform, account: str) -> dict[str, str]:
     return {"service_account": account} if platform == "vertex" else {}
 
 
-def place_training(task: dsl.PipelineTask, platform: Platform, resources: Resources) -> None:
-    """Ask Kubeflow for the machine that train-model needs; the custom job has asked already.
+def place_training(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:
+    """Ask Kubeflow for the pod that train-model needs; the custom job has asked already.
 
     Raises:
         UsageError: Kubeflow's plain tasks cannot do it.
     """
-    if platform != "kubeflow":
-        return
-    if resources.replica_count > 1:
-        raise UsageError(
-            f"training.resources.replica_count: found {resources.replica_count}, expected 1: on Kubeflow a "
-            "step is one pod. Ask for one machine with more accelerators."
-        )
-    kubernetes.set_timeout(task, deadline_seconds(resources))
-    accelerator = resources.accelerator_type
-    if accelerator is None:
-        place(task, platform, cpus=4, memory_gb=16)
-        return
-    if not accelerator.startswith("NVIDIA_"):
-        raise UsageError(
-            f"training.resources.accelerator_type: found {accelerator}, expected one of NVIDIA's, "
-            "the only ones that are set up on Kubeflow."
-        )
-    task.set_accelerator_type(GPU_RESOURCE).set_accelerator_limit(resources.accelerator_count)
-    kubernetes.add_node_selector(task, GKE_ACCELERATOR_LABEL, accelerator.lower().replace("_", "-"))
-    kubernetes.add_toleration(task, key=GPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    if platform == "kubeflow":
+        kubeflow.place_training(task, manifest, deadline_seconds(manifest.training.resources))
+
+
+def furnish(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:
+    """Give a step what the manifest's section of the platform gives to all."""
+    if platform == "kubeflow":
+        kubeflow.furnish(task, manifest.platforms.kubeflow)
+
+
+def notes(platform: Platform, manifest: Manifest) -> list[str]:
+    """What a reader of the manifest would not expect of the platform."""
+    return kubeflow.notes(manifest) if platform == "kubeflow" else []
 
 
 def require_converting(platform: Platform, device: str) -> None:

@@ -2,26 +2,35 @@
 
 Each section of the manifest is a pipeline parameter, so the Vertex console shows and overrides what the
 manifest says, and a step's cache key holds its own section only.
+
+fingerprint-data runs every time; its output is a parameter of the steps that are cached, so they run again
+when the data have changed and are reused when they have not. docs/decisions.md says why the artifacts alone
+are not enough.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
 
 from kfp import dsl
 from kfp.dsl import base_component
 
+from components.check_services.component import check_services
 from components.convert_to_onnx.component import convert_to_onnx
 from components.evaluate_model.component import evaluate_model
+from components.fingerprint_data.component import fingerprint_data
 from components.gate_model.component import gate_model
 from components.register_model.component import register_model
 from components.validate_data.component import validate_data
 from components.write_report.component import write_report
+from components.write_report.page_component import write_report as write_page
 from manifests.managed import is_managed
 from manifests.schema import SECTIONS, Manifest, as_parameter
 from pipelines.platforms import (
     ACCOUNT_OF_THE_STEPS,
     Platform,
+    furnish,
     parameters_given_by,
     place,
     place_training,
@@ -33,6 +42,7 @@ from pipelines.platforms import (
 from pipelines.process_one import exec_python
 
 STEPS = (
+    "fingerprint-data",
     "validate-data",
     "train-model",
     "convert-to-onnx",
@@ -41,6 +51,10 @@ STEPS = (
     "register-model",
     "write-report",
 )
+
+
+CPUS_OF_A_STEP = 4
+"""Of each of the steps that do not train, at most. They run one after the other."""
 
 
 def steps_of(manifest: Manifest) -> tuple[str, ...]:
@@ -90,8 +104,10 @@ def training_pipeline(
 
 @dataclass(frozen=True)
 class _Given:
-    """The pipeline's parameters that more than one step takes, as they are known when the DAG is made."""
+    """What more than one step is made of; the pipeline's parameters have no values yet."""
 
+    manifest: Manifest
+    platform: Platform
     run_id: Any
     registry_uri: Any
     name: Any
@@ -121,30 +137,36 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
         registration: dict = default["registration"],
         training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
-        given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
-        with _reported(given, platform):
-            data = validate_data(dataset=dataset, task=task, seed=seed)
+        given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
+        with _reported(given):
+            fingerprinted = _fingerprint(given, dataset)
+            fingerprint = fingerprinted.outputs["Output"]
+            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
                 task=task,
                 seed=seed,
                 tracking_uri=tracking_uri,
+                data_fingerprint=fingerprint,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
             )
-            place_training(trained, platform, manifest.training.resources)
+            place_training(trained, platform, manifest)
+            checked = _checked(given, tracking_uri, trained)
             converted = convert_to_onnx(
                 conversion=conversion,
                 name=name,
                 seed=seed,
                 manifest_sha256=manifest_sha256,
+                data_fingerprint=fingerprint,
                 checkpoint=trained.outputs["checkpoint"],
                 splits=data.outputs["splits"],
             ).set_env_variable("GAUNTLET_IMAGE", image)
-            _decide(given, platform, evaluation, gates, registration, data, trained, converted)
-        for heavy in (data, converted):
-            place(heavy, platform, cpus=4, memory_gb=16)
+            light, heavy = _decide(given, evaluation, gates, registration, data, trained, converted)
+        _place(
+            given, light=[fingerprinted, *checked, *light], heavy=[data, converted, *heavy], placed=trained
+        )
 
     return pipeline
 
@@ -169,48 +191,72 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
         registration: dict = default["registration"],
         training_account: str = ACCOUNT_OF_THE_STEPS,
     ) -> None:
-        given = _Given(run_id, registry_uri, name, task, seed, manifest_sha256)
-        with _reported(given, platform):
-            data = validate_data(dataset=dataset, task=task, seed=seed)
+        given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
+        with _reported(given):
+            fingerprinted = _fingerprint(given, dataset)
+            fingerprint = fingerprinted.outputs["Output"]
+            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
                 manifest_sha256=manifest_sha256,
                 tracking_uri=tracking_uri,
+                data_fingerprint=fingerprint,
                 splits=data.outputs["splits"],
                 **training_inputs(platform, training_account),
             )
-            place_training(trained, platform, manifest.training.resources)
-            _decide(given, platform, evaluation, gates, registration, data, trained, trained)
-        place(data, platform, cpus=4, memory_gb=16)
+            place_training(trained, platform, manifest)
+            checked = _checked(given, tracking_uri, trained)
+            light, heavy = _decide(given, evaluation, gates, registration, data, trained, trained)
+        _place(given, light=[fingerprinted, *checked, *light], heavy=[data, *heavy], placed=trained)
 
     return pipeline
 
 
-def _reported(given: _Given, platform: Platform) -> dsl.ExitHandler:
-    """What is within ends with the run's report, whatever happens."""
+def _reported(given: _Given) -> AbstractContextManager[object]:
+    """What is within ends with the run's report, whatever happens; on Kubeflow `_decide` adds it."""
+    if given.platform == "kubeflow":
+        return nullcontext()
     report = write_report(
         name=given.name,
         manifest_sha256=given.manifest_sha256,
         run_id=given.run_id,
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,
         job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-    )
-    place(report, platform, cpus=1, memory_gb=4)
-    return dsl.ExitHandler(report, name="gauntlet")
+    ).set_caching_options(False)
+    place(report, given.platform, cpus=1, memory_gb=4)
+    handler: AbstractContextManager[object] = dsl.ExitHandler(report, name="gauntlet")
+    return handler
+
+
+def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> list[dsl.PipelineTask]:
+    """On Kubeflow, where nobody runs `gauntlet submit`, a step that looks at the services before training."""
+    if given.platform != "kubeflow":
+        return []
+    checked = check_services(name=given.name, registry_uri=given.registry_uri, tracking_uri=tracking_uri)
+    trained.after(checked)
+    return [checked.set_caching_options(False)]
+
+
+def _fingerprint(given: _Given, dataset: Any) -> dsl.PipelineTask:
+    """What the dataset's files are now, as a parameter; never from the cache."""
+    return fingerprint_data(dataset=dataset, task=given.task, seed=given.seed).set_caching_options(False)
 
 
 def _decide(
     given: _Given,
-    platform: Platform,
     evaluation: Any,
     gates: Any,
     registration: Any,
     data: dsl.PipelineTask,
     trained: dsl.PipelineTask,
     bundled: dsl.PipelineTask,
-) -> None:
-    """Evaluate what `bundled` hands on, judge it, and register it if the gate says so."""
+) -> tuple[list[dsl.PipelineTask], list[dsl.PipelineTask]]:
+    """Evaluate what `bundled` hands on, judge it, and register it if the gate says so.
+
+    Returns:
+        The steps that need little, and those that need more.
+    """
     evaluated = evaluate_model(
         evaluation=evaluation,
         name=given.name,
@@ -228,7 +274,26 @@ def _decide(
         history=trained.outputs["history"],
         bundle=bundled.outputs["bundle"],
     ).set_caching_options(False)
-    # The only other word is `reject`, and rejecting is doing nothing: the report says why.
+
+    def page(**outputs: Any) -> list[dsl.PipelineTask]:
+        if given.platform != "kubeflow":
+            return []
+        written = write_page(
+            name=given.name,
+            manifest_sha256=given.manifest_sha256,
+            run_id=given.run_id,
+            managed=is_managed(given.manifest.training),
+            checks=data.outputs["checks"],
+            splits=data.outputs["splits"],
+            history=trained.outputs["history"],
+            candidates=bundled.outputs["candidates"],
+            bundle=bundled.outputs["bundle"],
+            scores=evaluated.outputs["scores"],
+            verdict=gate.outputs["verdict"],
+            **outputs,
+        )
+        return [written.set_caching_options(False)]
+
     with dsl.If(gate.outputs["Output"] == "promote", name="promote"):
         registered = register_model(
             registration=registration,
@@ -240,6 +305,24 @@ def _decide(
             scores=evaluated.outputs["scores"],
             verdict=gate.outputs["verdict"],
         ).set_caching_options(False)
-    place(evaluated, platform, cpus=4, memory_gb=16)
-    for light in (gate, registered):
-        place(light, platform, cpus=1, memory_gb=4)
+        pages = page(version=registered.outputs["version"])
+    # The only other word is `reject`, and rejecting is doing nothing but saying why.
+    if given.platform == "kubeflow":
+        with dsl.If(gate.outputs["Output"] == "reject", name="reject"):
+            pages += page()
+    return [gate, registered, *pages], [evaluated]
+
+
+def _place(
+    given: _Given,
+    light: Sequence[dsl.PipelineTask],
+    heavy: Sequence[dsl.PipelineTask],
+    placed: dsl.PipelineTask,
+) -> None:
+    """Give every step its CPUs and memory, except `placed`, and what the platform gives to all."""
+    for task in light:
+        place(task, given.platform, cpus=1, memory_gb=4)
+    for task in heavy:
+        place(task, given.platform, cpus=CPUS_OF_A_STEP, memory_gb=16)
+    for task in (*light, *heavy, placed):
+        furnish(task, given.platform, given.manifest)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,6 +22,7 @@ from serving.bundle import (
     TensorSpec,
     read_info,
 )
+from serving.cpu import SATURATING_CLASSES, cpu_class
 from serving.generation import Generator, pad_left
 from serving.images import ImageInputs
 from serving.inputs import Rows
@@ -29,7 +31,7 @@ SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has
 SMOKE_IMAGES = 2
 SMOKE_TOKENS = 8
 SHOWN_TENSORS = 4
-SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so company changes a row a little
+SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so its rows change each other a little
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
@@ -87,7 +89,23 @@ def _certificate(folder: Path, info: BundleInfo) -> str:
     certificate = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
     if certificate.get("model_sha256") != info.files[MODEL_FILE]:
         raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
-    return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows"
+    return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
+
+
+def _cpus(folder: Path, certificate: Mapping[str, Any]) -> str:
+    """On which CPUs the certificate holds, if it says so; an answer that depends on them must be at home."""
+    proved = certificate.get("cpu_class")
+    if proved is None:
+        return ""
+    if certificate.get("portable"):
+        return f", proved on {proved} and the same on every x86-64 CPU with AVX2"
+    here = cpu_class()
+    if (here in SATURATING_CLASSES) != (proved in SATURATING_CLASSES):
+        raise BundleError(
+            f"{folder / PARITY_FILE}: its int8 products were proved on {proved}, and give other answers "
+            f"on this CPU, {here}. Convert the checkpoint again, or serve it on a CPU of that class"
+        )
+    return f", proved on {proved} and for such CPUs alone"
 
 
 def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSession) -> str:
@@ -118,9 +136,7 @@ def _prediction(bundle: Bundle) -> str:
         raise BundleError(f"{bundle.folder}: a prediction is not finite")
     difference = float(np.abs(together - alone).max())
     if difference > SMOKE_TOLERANCE:
-        raise BundleError(
-            f"{bundle.folder}: a row's probabilities change by {difference:.3f} with its company"
-        )
+        raise BundleError(f"a row's probabilities change by {difference:.3f} with the rows in its batch")
     label = bundle.info.labels[int(together[1].argmax())]
     return f"{name} is {label} ({together[1].max():.2f})"
 

@@ -32,6 +32,7 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 LABELS = ("calm", "angry", "glad")
 STEPS_ON_A_CPU = (
+    "fingerprint_data",
     "validate_data",
     "convert_to_onnx",
     "evaluate_model",
@@ -174,7 +175,7 @@ def place(cloud: FakeCloud, pushed_images: None, monkeypatch: pytest.MonkeyPatch
         "GAUNTLET_PROJECT": "demo",
         "GAUNTLET_REGION": cloud.LOCATION,
         "GAUNTLET_ROOT": "gs://bucket/root",
-        "GAUNTLET_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
+        "GAUNTLET_REGISTRY": f"vertex://demo/{cloud.LOCATION}?staging=gs://bucket/gauntlet",
         "FSSPEC_GS": json.dumps({"token": "anon", "endpoint_url": cloud.bucket.url}),  # in steps' processes
     }.items():
         monkeypatch.setenv(key, value)

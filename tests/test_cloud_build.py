@@ -38,10 +38,11 @@ SET_BY_A_TRIGGER = {
     "COMMIT_SHA": "0123abc",
     "_IMAGE_REPOSITORY": "registry.example/project/images",
     "_TEMPLATE_REPOSITORY": "https://registry.example/project/templates",
-    "_TORCH_INDEX_URL": "",
+    "_TORCH_INDEX_URL": "https://registry.example/cpu",
+    "_DOCKER_HUB": "registry.example/docker-hub/",
     "_REGION": "europe-west4",
     "_ROOT": "gs://bucket/runs",
-    "_REGISTRY": "sqlite:////gcs/bucket/gauntlet.db",
+    "_REGISTRY": "vertex://demo/europe-west4?staging=gs://bucket/gauntlet",
     "_SERVICE_ACCOUNT": "release@demo.iam.gserviceaccount.com",
     "_TRAINING_ACCOUNT": "trainer@demo.iam.gserviceaccount.com",
     "PROJECT_ID": "demo",
@@ -55,6 +56,12 @@ def build() -> dict[str, Any]:
 
 def step(identifier: str) -> dict[str, Any]:
     return next(found for found in build()["steps"] if found["id"] == identifier)
+
+
+def request_steps() -> list[dict[str, Any]]:
+    config = yaml.safe_load((ROOT / "cloudbuild.pr.yaml").read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = config["steps"]
+    return found
 
 
 def substitutable(config: Mapping[str, Any]) -> list[str]:
@@ -91,6 +98,18 @@ def test_cloud_build_knows_every_variable_and_uses_every_one_it_declares() -> No
 
     assert all(re.fullmatch(r"_[A-Z0-9_]+", name) for name in declared)
     assert used - BUILT_IN_SUBSTITUTIONS == declared
+
+
+def test_every_image_of_docker_hub_comes_by_digest_or_from_dockers_own_and_through_the_mirror() -> None:
+    config = build()
+    python = config["substitutions"]["_PYTHON_IMAGE"]
+    names = {found["name"] for found in config["steps"]} | {found["name"] for found in request_steps()}
+    script = "\n".join(substitutable(config))
+
+    assert re.fullmatch(r"library/python:[\w.-]+@sha256:[0-9a-f]{64}", python)
+    assert names == {"${_DOCKER_HUB}${_PYTHON_IMAGE}", "gcr.io/cloud-builders/docker"}
+    for image in ("moby/buildkit:", "docker/buildkit-syft-scanner:"):
+        assert script.count(image) == script.count("${_DOCKER_HUB}" + image) == len(IMAGES)
 
 
 def test_every_dollar_of_the_shell_is_escaped_from_cloud_build() -> None:
@@ -151,7 +170,7 @@ def test_a_sample_run_that_does_not_end_well_is_cancelled_and_fails_the_build(
     assert asked == ["submit manifests/emotion_sample.yaml --wait"] + ["cancel latest"] * (code != 0)
 
 
-@pytest.mark.parametrize("missing", sorted(SET_BY_A_TRIGGER.keys() - {"_TORCH_INDEX_URL", "PROJECT_ID"}))
+@pytest.mark.parametrize("missing", sorted(SET_BY_A_TRIGGER.keys() - {"_DOCKER_HUB", "PROJECT_ID"}))
 def test_a_build_stops_at_once_when_a_variable_is_not_set(missing: str, tmp_path: Path) -> None:
     assert run_step("require-substitutions", SET_BY_A_TRIGGER, tmp_path).returncode == 0
 
@@ -189,13 +208,14 @@ def test_the_templates_run_in_the_images_that_were_pushed(tmp_path: Path) -> Non
 def test_an_image_is_built_from_its_dockerfile_and_named_by_the_digest_it_was_pushed_with(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = f"sha256:{'ab' * 32}"
+    index, digest = f"sha256:{'cd' * 32}", f"sha256:{'ab' * 32}"
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(
         "#!/bin/sh\n"
         'printf "%s\\n" "$*" >> asked\n'
-        f"""[ "$2" = create ] || echo '{{"containerimage.digest": "{digest}"}}' > {name}.json\n""",
+        f"""[ "$2" != build ] || echo '{{"containerimage.digest": "{index}"}}' > {name}.json\n"""
+        f'[ "$2" != imagetools ] || echo {digest}\n',
         encoding="utf-8",
     )
     docker.chmod(0o755)
@@ -206,7 +226,8 @@ def test_an_image_is_built_from_its_dockerfile_and_named_by_the_digest_it_was_pu
     assert done.returncode == 0, done.stderr
     repository = f"registry.example/project/images/{name}"
     assert (tmp_path / f"{name}.image").read_text(encoding="utf-8") == f"{repository}@{digest}\n"
-    created, built = (shlex.split(line) for line in (tmp_path / "asked").read_text().splitlines())
+    asked = (tmp_path / "asked").read_text().splitlines()
+    created, built, inspected = (shlex.split(line) for line in asked)
     assert created[:2] == ["buildx", "create"]
     assert built[:2] == ["buildx", "build"]
     assert built[built.index("--builder") + 1] == created[created.index("--name") + 1]
@@ -214,15 +235,24 @@ def test_an_image_is_built_from_its_dockerfile_and_named_by_the_digest_it_was_pu
     assert built[built.index("--tag") + 1] == f"{repository}:0123abc"
     assert built[built.index("--metadata-file") + 1] == f"{name}.json"
     assert "GIT_COMMIT=0123abc" in built
-    assert "--push" in built
+    assert "DOCKER_HUB=registry.example/docker-hub/" in built
+    assert {"--push", "--provenance=mode=max"} <= set(built)
+    assert [word for word in built if word.startswith("--sbom=generator=")]
+    assert inspected[:4] == ["buildx", "imagetools", "inspect", f"{repository}@{index}"]
     kept, taken = (built[built.index(option) + 1] for option in ("--cache-to", "--cache-from"))
     assert kept == f"{taken},mode=max" == f"type=registry,ref={repository}:cache,mode=max"
 
 
-def test_an_image_without_a_digest_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("metadata", ["{}", '{"containerimage.digest": "sha256:cd"}'])
+def test_an_image_without_a_digest_ends_the_build(
+    metadata: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not pushed, or what was pushed holds no image for this kind of CPU."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    docker.write_text("#!/bin/sh\necho {} > components.json\n", encoding="utf-8")
+    docker.write_text(
+        f"#!/bin/sh\n[ \"$2\" = imagetools ] || echo '{metadata}' > components.json\n", encoding="utf-8"
+    )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(docker.parent), prepend=os.pathsep)
 
@@ -286,5 +316,6 @@ def test_the_trigger_that_terraform_makes_sets_every_variable_that_is_declared()
     text = (ROOT / "infra" / "builds.tf").read_text(encoding="utf-8")
     for file in ("cloudbuild.yaml", "cloudbuild.pr.yaml"):
         declared = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["substitutions"]
+        set_by_it = [name for name in declared if name != "_PYTHON_IMAGE"]  # which the file pins
         resource = text.partition(f'"{file}"')[2].partition("\nresource ")[0]
-        assert set(re.findall(r"\b(_[A-Z_]+) +=", resource)) == set(declared)
+        assert set(re.findall(r"\b(_[A-Z_]+) +=", resource)) == set(set_by_it)

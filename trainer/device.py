@@ -9,6 +9,7 @@ import torch
 from manifests.errors import UsageError
 from manifests.training import Training
 from serving.cpu import usable_cpus
+from trainer.gpus import kernel_fault
 from trainer.precision import choose_format
 from trainer.ranks import World
 
@@ -17,7 +18,7 @@ def choose_device(target: str, world: World) -> torch.device:
     """This rank's device for a manifest's `training.compute_target`.
 
     Raises:
-        UsageError: A GPU is asked for and there is none.
+        UsageError: A GPU is asked for and there is none, or torch has no kernels for the one that there is.
     """
     if target == "cpu" or (target == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -32,6 +33,10 @@ def choose_device(target: str, world: World) -> torch.device:
             f"{torch.cuda.device_count()} GPUs. Use as many, or set training.compute_target to cpu."
         )
     device = torch.device("cuda", world.local_rank)
+    if fault := kernel_fault(device):
+        raise UsageError(
+            f"training.compute_target: found {target}, but {fault}. Set it to cpu, or train on a newer GPU."
+        )
     torch.cuda.set_device(device)
     return device
 

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from manifests.errors import GauntletError, Preempted, UsageError
 from manifests.training import Training
+from trainer.gpus import require_bought_gpus, visible_gpus
 from trainer.ranks import OutOfMemoryOnARank, World
 from trainer.run import TrainingRun, train
 
@@ -95,7 +95,8 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
         processes: On this machine; by default one per device that the manifest asks for.
 
     Raises:
-        Preempted, UsageError, GauntletError: As `trainer.run.train`, or a rank died.
+        Preempted, UsageError, GauntletError: As `trainer.run.train`, a rank died, or the machine was bought
+            with more GPUs than torch can use.
     """
     world = World.from_environment()
     if world.size > 1:  # started by torchrun
@@ -107,6 +108,7 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
                 "training.gradient_accumulation: under torchrun itself micro-batches are not halved."
             ) from None
         return history if world.is_first else None
+    require_bought_gpus()
     cluster = Cluster.from_spec(os.environ.get(CLUSTER_VARIABLE, ""))
     resources = run.section.resources
     if cluster.machines > 1 and cluster.machines != resources.replica_count:
@@ -130,7 +132,7 @@ def devices_here(section: Training) -> int:
     Raises:
         UsageError: More than there are.
     """
-    wanted, found = section.resources.accelerator_count, torch.cuda.device_count()
+    wanted, found = section.resources.accelerator_count, visible_gpus()
     if section.compute_target in ("gpu_multi", "cloud_gpu") and found < wanted:
         raise UsageError(
             f"training.resources.accelerator_count: found {wanted}, but torch sees {found} GPUs on this "

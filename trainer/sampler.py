@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from serving.cpu import usable_cpus
+from trainer.contention import CpuWait
 from trainer.usage import Sample
 
 SECONDS_BETWEEN_SAMPLES = 2.0
@@ -22,6 +23,7 @@ class Sampler:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._process = psutil.Process()
+        self._cpu_wait = CpuWait()
         self._taken: float | None = None
         self._start_over()
 
@@ -51,6 +53,7 @@ class Sampler:
             cpu_utilisation=min(max(cpu_seconds / (seconds * usable_cpus()), 0.0), 1.0),
             memory_gb=(_resident(self._process) + others) / GB,
             peak_memory_gb=(_peak_resident(self._process) + others) / GB,
+            cpu_wait=self._cpu_wait.share(),
             gpu_utilisation=_gpu_utilisation(self._device),
             **_gpu_memory(self._device),
         )

@@ -18,6 +18,7 @@ class Sample:
         cpu_utilisation: CPU time of training over what the usable CPUs had to give.
         memory_gb: Resident memory of this process and all that it started.
         peak_memory_gb: The most that it was: of this process since its start, of the others now.
+        cpu_wait: Share of their time that the threads of this process waited for a CPU while others ran.
         gpu_utilisation: Share of the time in which a kernel ran on the GPU, whoever's.
         gpu_memory_gb: What torch has reserved there.
         peak_gpu_memory_gb: The most that it was.
@@ -29,6 +30,7 @@ class Sample:
     cpu_utilisation: float
     memory_gb: float
     peak_memory_gb: float
+    cpu_wait: float | None = None
     gpu_utilisation: float | None = None
     gpu_memory_gb: float | None = None
     peak_gpu_memory_gb: float | None = None
@@ -38,6 +40,7 @@ class Sample:
         figures = {
             "step/examples_per_second": self.rows / self.step_seconds if self.step_seconds else None,
             "system/cpu_utilisation": self.cpu_utilisation,
+            "system/cpu_wait": self.cpu_wait,
             "system/memory_gb": self.memory_gb,
             "system/gpu_utilisation": self.gpu_utilisation,
             "system/gpu_memory_gb": self.gpu_memory_gb,
@@ -54,6 +57,7 @@ class Usage:
     step_seconds: float = 0.0
     examples_per_second: float | None = None
     cpu_utilisation: float | None = None
+    cpu_wait: float | None = None
     peak_memory_gb: float | None = None
     gpu_utilisation: float | None = None
     peak_gpu_memory_gb: float | None = None
@@ -74,6 +78,7 @@ class Usage:
             step_seconds=step_seconds,
             examples_per_second=rows / step_seconds if step_seconds else None,
             cpu_utilisation=mean(self.cpu_utilisation, sample.cpu_utilisation),
+            cpu_wait=mean(self.cpu_wait, sample.cpu_wait),
             peak_memory_gb=_larger(self.peak_memory_gb, sample.peak_memory_gb),
             gpu_utilisation=mean(self.gpu_utilisation, sample.gpu_utilisation),
             peak_gpu_memory_gb=_larger(self.peak_gpu_memory_gb, sample.peak_gpu_memory_gb),

@@ -10,6 +10,7 @@ import torch
 
 from manifests.training import Resources
 from trainer.budget import Budget
+from trainer.contention import Contention
 from trainer.history import BUDGET_REASONS, History, Step, StopReason
 from trainer.memory import limit_gpu_memory, over_memory
 from trainer.sampler import Sampler
@@ -60,6 +61,7 @@ class Watch:
         self._states = states
         self._speaks = speaks
         self._sampler = Sampler(device)
+        self._contention = Contention(device)
         self._noticed = False
         limit_gpu_memory(resources, device)
 
@@ -89,6 +91,7 @@ class Watch:
     def finish(self) -> None:
         """Take the last sample, and say so if training ends because its budget is used."""
         self._sample()
+        self._contention.finish()
         if self._history.stopped in BUDGET_REASONS:
             to_go_on = f". Its state is in {self._states}: with a higher limit the same command goes on"
             self._say(f"training stops, {self._history.stopped}", to_go_on if self._states else "")
@@ -100,6 +103,9 @@ class Watch:
         self.over_memory = over_memory(self._resources, sample.peak_memory_gb, step)
         cost = {"step/cost_usd": self._budget.cost_usd(self._seconds())}
         self._tracker.log_metrics(sample.metrics() | cost, step)
+        changed = self._contention.adapt(sample.cpu_wait)
+        if changed and self._speaks:
+            print(changed, file=sys.stderr, flush=True)
 
     def _say(self, what: str, more: str = "") -> None:
         if self._speaks:

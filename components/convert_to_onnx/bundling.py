@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from components.convert_to_onnx.admission import Trial, pareto_front
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.parity import Parity
+from components.convert_to_onnx.quantization import saturating_products
 from components.convert_to_onnx.rows import Rows
-from components.convert_to_onnx.timing import Latency
+from components.convert_to_onnx.timing import Clock, Latency
 from components.step import write_json
 from manifests.conversion import Conversion
 from serving.bundle import (
@@ -29,6 +30,7 @@ from serving.bundle import (
     file_sha256,
     write_bundle,
 )
+from serving.cpu import cpu_class
 from trainer.checkpoint import TrainingRecord
 
 UNKNOWN = "unknown"  # where the environment does not say
@@ -58,12 +60,22 @@ class Comparison:
     pytorch_absent: Mapping[str, str] = field(default_factory=dict)
     tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
     contention: float | None = None
+    clock: Clock = "wall"
+
+    def without(self, refused: Trial[Parity], reason: str) -> Comparison:
+        """The same with a candidate refused that was admitted before."""
+        candidates = [
+            replace(candidate, reason=reason) if candidate is refused else candidate
+            for candidate in self.candidates
+        ]
+        return replace(self, candidates=candidates)
 
 
 def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) -> dict[str, Any]:
     """The output `candidates`."""
     document: dict[str, Any] = {
         "threads": comparison.threads,
+        "clock": comparison.clock,
         "processor": comparison.processor,
         "rows": len(comparison.rows),
         "pytorch": {
@@ -113,7 +125,10 @@ def bundle_winner(
     """Write the bundle of the winning graph, its certificate beside it, to `folder`."""
     model = onnx.load(winner.graph.path)
     certificate_path = winner.graph.path.with_name(PARITY_FILE)
-    write_json(certificate_path, _certificate(winner, comparison))
+    certificate = _certificate(winner, comparison)
+    if comparison.bounds.device == "cpu":
+        certificate |= portability(model)
+    write_json(certificate_path, certificate)
     info = BundleInfo(
         name=name,
         task=record.task,
@@ -149,6 +164,11 @@ def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> 
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
+
+
+def portability(model: onnx.ModelProto) -> dict[str, Any]:
+    """Where a graph was proved, and whether it gives the same answers on every class of x86-64 CPU."""
+    return {"cpu_class": cpu_class(), "portable": not saturating_products(model.graph)}
 
 
 def opset_of(model: onnx.ModelProto) -> int:

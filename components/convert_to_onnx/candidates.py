@@ -37,7 +37,6 @@ class Source:
         model: A classifier. A transformer is its `encoder`, with eager attention.
         calibration: Typical inputs.
         used_ids: Token ids that the training rows use; none where rows are no texts.
-        reduce_range: Give int8 weights 7 bits, for a CPU on which sums of 8-bit products saturate.
     """
 
     model: nn.Module
@@ -45,7 +44,6 @@ class Source:
     opset: int
     calibration: Sequence[Batch]
     used_ids: frozenset[int] = frozenset()
-    reduce_range: bool = False
 
     @property
     def encoder(self) -> nn.Module:
@@ -74,9 +72,7 @@ class Recipe:
 
 
 def _quantized(**scheme: bool) -> Make:
-    return lambda source, base, path: quantization.quantize(
-        base, path, quantization.Scheme(reduce_range=source.reduce_range, **scheme)
-    )
+    return lambda _, base, path: quantization.quantize(base, path, quantization.Scheme(**scheme))
 
 
 # Those whose names begin with an underscore are steps on the way, which no manifest can ask for.
@@ -98,9 +94,7 @@ RECIPES: dict[str, Recipe] = {
     "int8_static": Recipe(
         "plain",
         "int8",
-        lambda source, base, path: quantization.quantize_static_qdq(
-            base, path, source.calibration, source.reduce_range
-        ),
+        lambda source, base, path: quantization.quantize_static_qdq(base, path, source.calibration),
     ),
     "_pruned": Recipe(
         "plain", "fp32", lambda source, base, path: prune_embedding(base, path, source.used_ids)

@@ -13,6 +13,7 @@ def convert_to_onnx(
     name: str,
     seed: int,
     manifest_sha256: str,
+    data_fingerprint: str,
     checkpoint: dsl.Input[dsl.Model],
     splits: dsl.Input[dsl.Dataset],
     bundle: dsl.Output[dsl.Model],
@@ -22,7 +23,7 @@ def convert_to_onnx(
     """Convert the checkpoint and bundle the fastest candidate that is as good as PyTorch."""
     from components.step import step
 
-    with step(bundle.path):
+    with step(bundle.path, data_fingerprint):
         from pathlib import Path
 
         from components.convert_to_onnx.run import run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,17 @@ import numpy as np
 import onnx
 
 from components.convert_to_onnx.admission import Trial, pareto_front
-from components.convert_to_onnx.bundling import by_size, known, lineage_of, opset_of, tensor_of
+from components.convert_to_onnx.bundling import (
+    by_size,
+    known,
+    lineage_of,
+    opset_of,
+    portability,
+    tensor_of,
+)
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.decoder_parity import DecoderParity
-from components.convert_to_onnx.timing import Latency
+from components.convert_to_onnx.timing import Clock, Latency
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
 from manifests.conversion import Conversion
@@ -40,6 +47,8 @@ class Tried:
     pytorch_latency_ms: Mapping[int, Latency] | None = None
     pytorch_memory_mb: float | None = None
     contention: float | None = None
+    threads: int = field(default_factory=usable_cpus)
+    clock: Clock = "wall"
 
 
 def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any]:
@@ -47,7 +56,8 @@ def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any
     bounds, latency = tried.bounds, tried.pytorch_latency_ms
     trials = [candidate for candidate in tried.candidates if isinstance(candidate, Trial)]
     content: dict[str, Any] = {
-        "threads": usable_cpus(),
+        "threads": tried.threads,
+        "clock": tried.clock,
         "processor": tried.processor,
         "rows": tried.rows,
         "new_tokens": NEW_TOKENS,
@@ -95,6 +105,7 @@ def bundle_winner(
             **_figures(winner),
             "rows": tried.rows,
             "processor": tried.processor,
+            **portability(model),
         },
     )
     info = BundleInfo(

@@ -23,10 +23,10 @@ def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
     save(in_blocks(load_for_quantizing(graph), bits, operators), path)
 
 
-def quantize_int8(graph: Path, path: Path, reduce_range: bool = False) -> None:
+def quantize_int8(graph: Path, path: Path) -> None:
     """Store the matrices of all products in int8, one scale to a column; activations get one to a tensor.
 
-    With `reduce_range` weights have 7 bits, or sums of products overflow on CPUs without int8 instructions.
+    Weights have 7 bits, for the reason that `quantization` gives.
     """
     model = load_for_quantizing(graph)
     add_pre_process_metadata(model)  # exporting did all that the quantiser's own preparation would
@@ -36,7 +36,7 @@ def quantize_int8(graph: Path, path: Path, reduce_range: bool = False) -> None:
         temporary,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
-        reduce_range=reduce_range,
+        reduce_range=True,
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
     temporary.replace(path)

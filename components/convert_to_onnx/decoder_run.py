@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,8 @@ from components.convert_to_onnx.decoder_bundling import (
 from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
 from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
 from components.convert_to_onnx.export import ConversionError, FusedOps
-from components.convert_to_onnx.processor import describe_processor, saturates_in_int8
-from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure, warn_if_busy
+from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
 from manifests.conversion import DECODER_CANDIDATES, Conversion
@@ -119,8 +119,8 @@ def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[G
     except ConversionError as error:
         raise GauntletError(f"conversion: the model {error}. Choose another in training.model.") from None
     made: list[Graph | Failed] = []
-    makers = {
-        "int8": partial(quantize_int8, reduce_range=saturates_in_int8(section.target)),
+    makers: dict[str, Callable[[Path, Path], None]] = {
+        "int8": quantize_int8,
         "weights_int8": partial(quantize_weights, bits=8),
         "weights_int4": partial(quantize_weights, bits=4),
     }
@@ -190,12 +190,13 @@ def _timed(
         for size in tried.bounds.batch_sizes
     }
     timing: Timing = measure(contenders, batches, threads, folder)
-    warn_if_busy(timing)
     modes = {PYTORCH: timing.latencies[PYTORCH]}
     return replace(
         tried,
         pytorch_latency_ms=timing.latencies[PYTORCH],
         pytorch_memory_mb=timing.memory_mb[PYTORCH],
         contention=timing.contention,
+        threads=timing.threads,
+        clock=timing.clock,
         candidates=[with_speed(candidate, modes, timing) for candidate in tried.candidates],
     )

@@ -1,5 +1,9 @@
 """int8 weights, one scale per column, and activations quantised as they come, one scale per tensor.
 
+Weights have 7 bits, so that every x86-64 CPU gives the same answer. Without int8 dot products (VNNI) ONNX
+Runtime multiplies pairs of u8 activations and s8 weights by `vpmaddubsw`, which holds the sum of two products
+in 16 bits: 2 x 255 x 127 saturates, 2 x 255 x 64 does not. `saturating_products` tells what would.
+
 One scale per tensor makes int8 fast and inexact: in encoders a few channels reach 5 to 20 times as far as the
 others and leave them hardly any of the 256 levels. Such channels are divided by a power of two before the
 product and their weights multiplied by it: SmoothQuant (arXiv 2211.10438), but for outliers only, for one
@@ -39,11 +43,18 @@ PRODUCTS = (ATTENTION, "MatMul")  # both multiply their first input by their sec
 FLOAT_PRODUCTS = (*PRODUCTS, "Gemm")  # what quantisation must leave none of
 WEIGHT_ZERO_POINT = {"MatMulInteger": 3, "QAttention": 7}
 """Which input of an int8 product is the zero point of its weights."""
+WEIGHTS_OF_PRODUCTS = {
+    "MatMulInteger": 1, "QAttention": 1, "ConvInteger": 1, "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3, "MatMul": 1, "Gemm": 1, "Conv": 1,
+}  # fmt: skip
+"""Which input of a product is its weights; those of the last three are integers behind a DequantizeLinear."""
+LARGEST_WEIGHT = 64  # 2 x 255 x 64 is within 16 bits, 2 x 255 x 65 is not
 STATIC_PRODUCTS = ("MatMul", "Gemm", "Conv")
 BLOCK_SIZE = 32
 INT8_ACCURACY = 4  # what ONNX Runtime calls products that are computed in int8
 CALIBRATION_PERCENTILE = 99.999
-OUTLIER_RATIO = 6.0  # a channel that reaches further than this many times the median one is an outlier
+OUTLIER_RATIO = 3.0  # a channel that reaches further than this many times the median one is an outlier
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,10 @@ class Scheme:
     Attributes:
         per_channel: One scale for each column of a weight, or one for the whole.
         attention: Quantise the products inside attention nodes too.
-        reduce_range: Give weights 7 bits: without int8 dot products a CPU adds up pairs of 8-bit products in
-            16 bits, which saturate.
     """
 
     per_channel: bool = True
     attention: bool = True
-    reduce_range: bool = False
 
 
 def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
@@ -77,7 +85,7 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
         model,
         path,
         per_channel=scheme.per_channel,
-        reduce_range=scheme.reduce_range,
+        reduce_range=True,
         nodes_to_exclude=kept_float,
         # Shape inference does not know the fused operators, so it cannot tell the quantiser their type.
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -110,7 +118,27 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
     return len(dropped)
 
 
-def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], reduce_range: bool) -> None:
+def saturating_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of the products that give another answer on a CPU without int8 dot products.
+
+    Those are products with signed weights of more than 7 bits. `MatMulNBits` is none: its kernels for such a
+    CPU multiply absolute values by weights with the sign, which stays within 16 bits.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    stored_as = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    found = []
+    for node in graph.node:
+        at = WEIGHTS_OF_PRODUCTS.get(node.op_type, len(node.input))
+        name = node.input[at] if at < len(node.input) else ""
+        weights = tensors.get(stored_as.get(name, name))
+        if weights is None or weights.data_type != onnx.TensorProto.INT8:
+            continue
+        if np.abs(numpy_helper.to_array(weights).astype(np.int16)).max(initial=0) > LARGEST_WEIGHT:
+            found.append(node.name)
+    return found
+
+
+def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch]) -> None:
     """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
 
     Ranges are those within which all but 1 in 100,000 of the observed values lie. The last product before an
@@ -130,7 +158,7 @@ def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch], r
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        reduce_range=reduce_range,
+        reduce_range=True,
         op_types_to_quantize=list(STATIC_PRODUCTS),
         nodes_to_exclude=last_products(onnx.load(prepared).graph),
         calibrate_method=CalibrationMethod.Percentile,

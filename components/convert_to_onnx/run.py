@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from components.convert_to_onnx.export import (
     signature_of_texts,
 )
 from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
-from components.convert_to_onnx.processor import describe_device, require_device, saturates_in_int8
+from components.convert_to_onnx.processor import describe_device, require_device
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
 from components.convert_to_onnx.timing import (
@@ -37,12 +38,12 @@ from components.convert_to_onnx.timing import (
     draw_rows,
     measure,
     time_tokenizing,
-    warn_if_busy,
 )
 from components.step import write_json
 from manifests.conversion import Conversion
 from manifests.errors import GauntletError
 from serving.cpu import usable_cpus
+from serving.verification import verify
 from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
@@ -85,7 +86,6 @@ def run(
             section.opset,
             calibration=sample(training_rows, seed),
             used_ids=training_rows.used_ids() if isinstance(training_rows, TextRows) else frozenset(),
-            reduce_range=saturates_in_int8(section.target),
         )
         graphs = build_graphs(section.candidates, source, folder)
         graphs += build_student_graphs(section.student.candidates, source, checkpoint_path, folder)
@@ -96,9 +96,21 @@ def run(
             write_json(candidates_path, candidates_document(comparison, chosen=None))
             raise
         comparison = _compare_speed(comparison, rows, seed, checkpoint_path, folder)
-        winner = best(admitted(comparison.candidates), section)
+        while True:
+            try:
+                winner = best(admitted(comparison.candidates), section)
+            except GauntletError:
+                write_json(candidates_path, candidates_document(comparison, chosen=None))
+                shutil.rmtree(bundle_path)
+                raise
+            bundle_winner(bundle_path, name, manifest_sha256, checkpoint_path, record, winner, comparison)
+            fault = next((check.fault for check in verify(bundle_path) if check.fault), None)
+            if fault is None:
+                break
+            comparison = comparison.without(
+                winner, f"its bundle does not pass `gauntlet bundle verify`: {fault}"
+            )
         write_json(candidates_path, candidates_document(comparison, winner))
-        bundle_winner(bundle_path, name, manifest_sha256, checkpoint_path, record, winner, comparison)
         return headline(winner, section)
 
 
@@ -178,7 +190,6 @@ def _compare_speed(
         for size in comparison.bounds.batch_sizes
     }
     timing = measure(contenders, batches, comparison.threads, folder)
-    warn_if_busy(timing)
     modes: dict[str, Mapping[int, Latency]] = {
         mode: timing.latencies[mode] for mode in comparison.bounds.pytorch if mode in timing.latencies
     }
@@ -195,5 +206,7 @@ def _compare_speed(
             if isinstance(rows, TextRows)
         },
         contention=timing.contention,
+        threads=timing.threads,
+        clock=timing.clock,
         candidates=[with_speed(candidate, modes, timing) for candidate in comparison.candidates],
     )

@@ -1,11 +1,11 @@
 """One model in a process of its own, timed on request.
 
-    python -m components.convert_to_onnx.timing_worker KIND MODEL BATCHES THREADS
+    python -m components.convert_to_onnx.timing_worker KIND MODEL BATCHES THREADS CLOCK
 
-KIND is one of `KINDS`. It prints `ready` once the model is loaded, and compiled. Each line it then reads,
-`BATCH_SIZE START STOP`, is answered with the seconds of those batches, separated by spaces, and last the
-seconds that it waited for a CPU meanwhile (nan where the system does not tell); `memory` is answered with the
-most that it had in memory, in MB. It ends when its input does.
+KIND is one of `KINDS`, CLOCK of `CLOCKS`. It prints `ready` once the model is loaded, and compiled. Each line
+that it then reads, `BATCH_SIZE START STOP`, is answered with the seconds of those batches, separated by
+spaces, and last the seconds that it waited for a CPU meanwhile (nan where the system does not tell); `memory`
+is answered with the most that it had in memory, in MB. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, sleep, thread_time
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,9 @@ KINDS: Mapping[str, Callable[[Path, Batches, int], Forward]] = {
 }
 
 
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": perf_counter, "cpu": thread_time}
+
+
 def waited() -> float:
     """Seconds since its start that the main thread would have run, had a CPU been free."""
     if not SCHEDULE_FILE.is_file():
@@ -199,7 +202,9 @@ def peak_memory_mb() -> float:
     return float(kilobytes) * MB_PER_KB
 
 
-def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[float]:
+def timed(
+    forward: Forward, size: int, indices: range, lead_in: int, clock: Callable[[], float]
+) -> list[float]:
     """Seconds of each batch, then the seconds waited in all of them.
 
     First the threads of the process that was timed last get the time to stop spinning; then an untimed batch
@@ -210,13 +215,13 @@ def timed(forward: Forward, size: int, indices: range, lead_in: int) -> list[flo
     waited_before = waited()
     seconds = []
     for index in indices:
-        start = perf_counter()
+        start = clock()
         forward(size, index)
-        seconds.append(perf_counter() - start)
+        seconds.append(clock() - start)
     return [*seconds, waited() - waited_before]
 
 
-def main(kind: str, model: str, batches_file: str, threads: str) -> None:
+def main(kind: str, model: str, batches_file: str, threads: str, clock: str) -> None:
     """Serve timing requests from standard input."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
@@ -231,7 +236,7 @@ def main(kind: str, model: str, batches_file: str, threads: str) -> None:
             print(math.nan if on_gpu else peak_memory_mb(), file=answers)
             continue
         size, start, stop = map(int, request.split())
-        print(*timed(forward, size, range(start, stop), lead_in=smallest), file=answers)
+        print(*timed(forward, size, range(start, stop), smallest, CLOCKS[clock]), file=answers)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ def read_figures(
         validation_macro_f1=at(_kept_epoch(history), "validation", "macro_f1"),
         qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
         mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
-        timing_contention=at(candidates, "contention"),
         speedup=at(candidates, "chosen_speedup", batch_size),
         certificate=_certificate(certificate, model_sha256),
         model_mb=at(chosen, "size_mb"),

@@ -16,7 +16,6 @@ from components.gate_model.rules import (
     decision_by,
     judge,
     judge_certificate,
-    judge_contention,
 )
 from components.gate_model.stages import judge_stage, therapy_of
 from components.gate_model.values import (
@@ -101,7 +100,7 @@ def _managed_quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[V
 def _managed_service(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     """Nothing was converted, so nothing of a conversion can be judged; what it cost can."""
     note = "Not judged: nothing was converted, as Vertex AI serves the model that it tuned"
-    unjudged = ("speedup", "timing_contention", "certificate", "parity", "metric_drop", "model_size")
+    unjudged = ("speedup", "certificate", "parity", "metric_drop", "model_size")
     return (
         *(Verdict(rule, True, "is", None, "not applicable", note) for rule in unjudged),
         _cost(gates, found),
@@ -131,7 +130,6 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     model_mb = at(chosen_candidate(found.candidates), "size_mb")
     return (
         judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
-        judge_contention(at(found.candidates, "contention"), gates.max_timing_contention),
         judge_certificate(certified == found.model_sha256 if known else MISSING),
         _parity(certificate),
         _bounded(

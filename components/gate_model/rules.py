@@ -85,8 +85,6 @@ class Figures:
         accuracy_lower_bound: The same of the accuracy.
         macro_f1_upper_bound: Upper end of the bootstrap interval on the test split.
         validation_macro_f1: What training itself found on the validation split, at the epoch it kept.
-        timing_contention: Share of its time that a timed model waited for a CPU; `MISSING` where the system
-            does not say.
         speedup: PyTorch's median latency over the chosen candidate's, at the objective batch size.
         certificate: How closely the shipped file follows PyTorch.
         model_mb: Size of the chosen candidate.
@@ -100,7 +98,6 @@ class Figures:
     accuracy_lower_bound: object
     macro_f1_upper_bound: object
     validation_macro_f1: object
-    timing_contention: object
     speedup: object
     certificate: Certificate
     model_mb: object
@@ -174,7 +171,6 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
         _validation_gap(figures, gates.max_validation_gap),
         *_grades(gates, figures),
         judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
-        judge_contention(figures.timing_contention, gates.max_timing_contention),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
@@ -202,15 +198,6 @@ def _validation_gap(figures: Figures, bound: float) -> Verdict:
             return Verdict(rule, bound, "<=", None, "fail", f"{note}: {number}")
         numbers.append(number)
     return judge(rule, numbers[0] - numbers[1], "<=", bound, DIFFERENCE, note)
-
-
-def judge_contention(contention: object, bound: float) -> Verdict:
-    """Judge how busy the machine was; where the system does not say, there is nothing to judge."""
-    rule, note = "timing_contention", "Share of the timing that a model waited for a CPU"
-    if contention is MISSING:
-        unknown = "This system does not say how long a process waits for a CPU"
-        return Verdict(rule, bound, "<=", None, "not applicable", unknown)
-    return judge(rule, contention, "<=", bound, FRACTION, note)
 
 
 def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:

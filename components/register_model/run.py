@@ -45,6 +45,9 @@ def run(
     With promotion stages that is to staging: production is for a person to approve. A champion that went
     through stages is not replaced by a model of a manifest without them.
 
+    A bundle that is champion, or has been, is neither registered nor promoted again: `registered` is false in
+    the version's JSON then.
+
     Every write can be repeated: when this is cut short, running it again ends as if it had not been.
 
     Raises:
@@ -63,9 +66,14 @@ def run(
     evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
     champion = registry.champion(name)
     version = registry.register(name, Path(bundle_path), tags, evidence, _scores(scores_path))
-    # A version without the alias has been champion before: this run was here already, and what has
-    # happened to the champion since, a rollback for one, is not to be undone.
-    if registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
+    # A version without the alias is champion or has been: this run was here already, or its bundle came from
+    # the cache. What has happened to the champion since, a rollback for one, is not to be undone.
+    is_new = version.tags.get(RUN_TAG) == run_id
+    if not is_new:
+        print(
+            f"{name} {version.version} has this very bundle: nothing was registered or promoted", flush=True
+        )
+    elif registration.promotion == "automatic" and CHALLENGER in version.aliases and evidence is not None:
         version = registry.stage(name, version.version)
         print(f"{name} {version.version} is staging", flush=True)
     elif evidence is None and went_through_stages(champion):
@@ -84,6 +92,7 @@ def run(
             "name": version.name,
             "version": version.version,
             "uri": version.bundle_uri,
+            "registered": is_new,
             "aliases": list(version.aliases),
             "bundle_sha256": version.tags[BUNDLE_TAG],
         },

@@ -12,6 +12,7 @@ def train_model(
     task: str,
     seed: int,
     tracking_uri: str,
+    data_fingerprint: str,
     splits: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],
@@ -23,7 +24,7 @@ def train_model(
 
     from components.step import step
 
-    with step(checkpoint.path):
+    with step(checkpoint.path, data_fingerprint):
         from trainer.process import settle_process
 
         settle_process()

@@ -11,6 +11,7 @@ def train_model(
     name: str,
     manifest_sha256: str,
     tracking_uri: str,
+    data_fingerprint: str,
     splits: dsl.Input[dsl.Dataset],
     bundle: dsl.Output[dsl.Model],
     candidates: dsl.Output[dsl.Artifact],
@@ -22,7 +23,7 @@ def train_model(
 
     from components.step import step
 
-    with step(bundle.path):
+    with step(bundle.path, data_fingerprint):
         from components.train_model.managed import run
         from manifests.managed import ManagedTraining
 

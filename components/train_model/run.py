@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from components.step import write_json, write_text
+from components.train_model.place import free_volume, mark_finished, placed
 from trainer.curves import curves_page
 from trainer.history import tracked_name
 from trainer.launch import launch
@@ -17,12 +17,14 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
 
     On a machine of the job that is not the first there is none of these, and the metrics are empty.
     """
-    pipeline_run = training_run.checkpoint.parent.parent.name  # a step's outputs are in RUN/STEP/
-    history = launch(replace(training_run, pipeline_run=pipeline_run))
+    training_run = placed(training_run)
+    free_volume()
+    history = launch(training_run)
     if history is None:
         return {}
     write_json(history_path, history)
     write_text(curves_path, curves_page(history))
+    mark_finished(training_run)
     best = history["epochs"][history["best_epoch"] - 1]
     return {tracked_name(metric): value for metric, value in best["validation"].items()} | {
         "best_epoch": history["best_epoch"],

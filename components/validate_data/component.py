@@ -12,6 +12,7 @@ def validate_data(
     dataset: dict[str, Any],
     task: str,
     seed: int,
+    data_fingerprint: str,
     splits: dsl.Output[dsl.Dataset],
     checks: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
@@ -19,7 +20,7 @@ def validate_data(
     """Check the dataset, and write its three splits when every check passes."""
     from components.step import step
 
-    with step(splits.path):
+    with step(splits.path, data_fingerprint):
         from pathlib import Path
 
         from components.validate_data.run import run

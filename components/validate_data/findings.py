@@ -77,7 +77,7 @@ def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, drop
         found=f"{affected:,} row{'' if affected == 1 else 's'} ({percent(fraction)})",
         expected=f"at most {percent(rule.max_fraction)} of the rows",
         key=f"dataset.checks.{name}.max_fraction",
-        examples=tuple(finding.examples[:SHOWN_EXAMPLES]),
+        examples=tuple(finding.examples),
     )
 
 

@@ -12,6 +12,17 @@ from dataclasses import dataclass, field
 Figure = float | None
 Interval = tuple[Figure, Figure]
 
+# --- fingerprint-data ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSources:
+    """The content of `sources`: each file's identity by its URI, None for one that is not there."""
+
+    fingerprint: str
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
 # --- validate-data ---------------------------------------------------------------------------------
 
 
@@ -106,6 +117,7 @@ class Usage:
 
     examples_per_second: Figure = None
     cpu_utilisation: Figure = None
+    cpu_wait: Figure = None
     peak_memory_gb: Figure = None
     gpu_utilisation: Figure = None
     peak_gpu_memory_gb: Figure = None
@@ -210,6 +222,7 @@ class Candidates:
     objective_batch_size: int | None = None
     threads: int | None = None
     processor: str | None = None
+    clock: str | None = None
     rows: int | None = None
 
     @property
@@ -264,10 +277,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Version:
-    """The content of `version`."""
+    """The content of `version`; not `registered`: an earlier run had registered the same bundle."""
 
     name: str
     version: str | int
     uri: str = ""
+    registered: bool = True
     aliases: tuple[str, ...] = ()
     bundle_sha256: str | None = None

@@ -66,6 +66,7 @@ def _machine(history: History) -> Iterator[Entry]:
     entries = (
         ("Examples per second", usage.examples_per_second, count, "mean over all optimizer steps"),
         ("CPU utilisation", usage.cpu_utilisation, percent, "mean, of the CPUs that it might use"),
+        ("Waited for a CPU", usage.cpu_wait, percent, "mean share of its threads' time, while others ran"),
         ("Peak memory", usage.peak_memory_gb, gigabytes, "resident, of all its processes"),
         ("GPU utilisation", usage.gpu_utilisation, percent, "mean, share of the time that a kernel ran"),
         ("Peak GPU memory", usage.peak_gpu_memory_gb, gigabytes, "reserved by torch"),

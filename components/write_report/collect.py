@@ -1,7 +1,8 @@
 """The edge of write-report: finds what each step of a run left, on this machine or in a bucket.
 
-    local    <pipeline_root>/<job>/<step>/<output>
-    Vertex   <pipeline_root>/<project number>/<job>/<step>_<task id>/<output>
+    local      <pipeline_root>/<job>/<step>/<output>
+    Vertex     <pipeline_root>/<project number>/<job>/<step>_<task id>/<output>
+    Kubeflow   where KFP has put each of the artifacts that the step is given
 
 Nothing here fails for what a run did not leave: a report is due whatever happened.
 """
@@ -24,6 +25,7 @@ from components.write_report.artifacts import (
     Bundle,
     Candidates,
     Checks,
+    DataSources,
     History,
     Statistics,
     Training,
@@ -53,6 +55,45 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     """
     files, root = file_system(pipeline_root)
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
+    traces = {name: run.trace(name) for name in run.folders}
+    return _record(run, traces, pipeline_root, job, final, _local_start(job))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An output of a step: its copy on this machine, and where KFP keeps it."""
+
+    path: str
+    uri: str
+
+
+def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str) -> RunRecord:
+    """Read the outputs of a run that has reached its gate, each of which KFP has copied to this machine.
+
+    Args:
+        artifacts: By step, then by output. A step in it has ended; which ones came from the cache and when
+            each ended is not known.
+        run_id: What the orchestrator calls the run.
+    """
+    files, _ = file_system(posixpath.sep)
+    run = _Reader(
+        files, {}, {step: {name: one.path for name, one in of.items()} for step, of in artifacts.items()}
+    )
+    folders = {step: posixpath.dirname(next(iter(of.values())).uri) for step, of in artifacts.items()}
+    traces = {step: Trace(folder, done=True) for step, folder in folders.items()}
+    # Both steps run anew in each run, so what their folders share is the run's own.
+    root = _shared_folder(folders["evaluate-model"], folders["gate-model"])
+    return _record(run, traces, root, run_id)
+
+
+def _record(
+    run: _Reader,
+    traces: Mapping[str, Trace],
+    pipeline_root: str,
+    job: str,
+    final: FinalStatus | None = None,
+    started: datetime | None = None,
+) -> RunRecord:
     verdict = run.read("gate-model", "verdict", Verdict)
     version = run.read("register-model", "version", Version)
     managed = run.read("train-model", "bundle/bundle.json", Bundle)
@@ -62,13 +103,14 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
         pipeline_root=pipeline_root,
         job=job,
         steps=step_records(
-            traces={name: run.trace(name) for name in run.folders},
+            traces=traces,
             decision=verdict.decision if verdict else None,
             registered=version is not None,
             final=final,
-            run_started=_local_start(job),
+            run_started=started,
             steps=[step for step in STEPS if managed is None or step != NOT_OF_MANAGED],
         ),
+        sources=run.read("fingerprint-data", "sources", DataSources),
         checks=run.read("validate-data", "checks", Checks),
         statistics=run.read("validate-data", "splits/statistics.json", Statistics),
         history=run.read("train-model", "history", History),
@@ -94,17 +136,21 @@ class _Failure:
 
 @dataclass
 class _Reader:
-    """Reads the files of one run; `folders` is where each step's outputs lie."""
+    """Reads the files of one run.
+
+    `folders` is where each step's outputs lie; `outputs` has, by step, the place of each that lies elsewhere.
+    """
 
     files: Any
     folders: Mapping[str, str]
+    outputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
     def read(self, step: str, output: str, kind: type[Content]) -> Content | None:
         """Parse a JSON output, or None if it is absent; if it is unreadable, note why."""
-        if step not in self.folders:
+        path = self._path(step, output)
+        if path is None:
             return None
-        path = posixpath.join(self.folders[step], output)
         try:
             # NaN is no JSON: whoever wrote one has no figure
             content = json.loads(self.files.cat_file(path), parse_constant=lambda _: None)
@@ -118,6 +164,13 @@ class _Reader:
         except (OSError, ValueError) as error:
             self.unreadable.append(f"{path}: {error}")
         return None
+
+    def _path(self, step: str, output: str) -> str | None:
+        if step in self.folders:
+            return posixpath.join(self.folders[step], output)
+        name, slash, file = output.partition("/")
+        place = self.outputs.get(step, {}).get(name)
+        return place and place + slash + file
 
     def trace(self, step: str) -> Trace:
         """What the step left."""
@@ -133,6 +186,12 @@ class _Reader:
             message=failure.message if failure else None,
             exit_code=failure.exit_code if failure else None,
         )
+
+
+def _shared_folder(first: str, second: str) -> str:
+    """The deepest folder that holds both."""
+    scheme, separator, path = first.rpartition("://")
+    return scheme + separator + posixpath.commonpath([path, second.rpartition("://")[2]])
 
 
 def _job_folder(files: Any, root: str, job: str) -> str | None:

@@ -25,6 +25,8 @@ def lineage(record: RunRecord, manifest_sha256: str) -> tuple[tuple[str, str], .
         found["Data sha256"] = data.sha256
         found["Data commit"] = data.commit_hash
         found["Data created"] = data.created
+    if record.sources is not None:
+        found["Data fingerprint"] = record.sources.fingerprint
     if record.training is not None:
         found["Encoder"] = record.training.encoder
         found["Seed"] = None if record.training.seed is None else str(record.training.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from backends.registry import STAGING
+from backends.registry import CHAMPION, STAGING
 from components.gate_model.stages import RULES as STAGE_RULES
 from components.write_report.artifacts import Check
 from components.write_report.figures import words
@@ -34,8 +34,6 @@ RULE_ADVICE = {
     "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
-    "timing_contention": "Run it again on a machine that is less busy; "
-    "`gates.max_timing_contention` is the ceiling.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
     "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "
@@ -81,6 +79,8 @@ class NextStep:
 def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
     """What the reader would do now, the most useful first."""
     match ended.kind:
+        case "unchanged":
+            return _after_no_change(record)
         case "promoted" | "registered":
             return _after_registration(record, ended)
         case "rejected":
@@ -117,6 +117,15 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
     undoing = NextStep(undo, f"gauntlet rollback {model}")
     return (scoring, listing, undoing)
+
+
+def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
+    name = record.version.name if record.version else ""
+    listing = NextStep("See every version and its aliases.", f"gauntlet registry --model {name}")
+    if record.version is None or CHAMPION in record.version.aliases:
+        return (listing,)
+    back = f"gauntlet promote {name} --version {record.version.version}"
+    return (NextStep("Make it the champion again if that is what you want.", back), listing)
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:
@@ -163,8 +172,13 @@ def _check_advice(check: Check) -> NextStep:
         return NextStep("Correct the rows that the check names.", about=title)
     if check.severity == "drop":
         return NextStep(f"More rows than `{key}.max_fraction` would have to be dropped.", about=title)
+    correct = (
+        "Add the missing labels to `dataset.labels`, correct the misspelt ones"
+        if check.check == "unknown_labels"
+        else "Correct the rows that the check names"
+    )
     return NextStep(
-        "Correct the rows that the check names, or leave them out if they may be left out.",
+        f"{correct}, or leave these rows out if they may be left out.",
         f"{RUN_AGAIN} --set {key}.severity=drop --set {key}.max_fraction={_rounded_up(check.fraction)}",
         about=title,
     )

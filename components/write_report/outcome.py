@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backends.registry import CHALLENGER, CHAMPION, STAGING
+from components.write_report.artifacts import Version
 from components.write_report.figures import words
 from components.write_report.progress import FAILURE
 from components.write_report.record import RunRecord, StepRecord
 from manifests.errors import DataError, RejectedError
 
-Kind = Literal["promoted", "registered", "rejected", "data refused", "failed", "cancelled"]
+Kind = Literal["promoted", "registered", "unchanged", "rejected", "data refused", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        kind: `registered` is a model that passed and waits for a person to promote it.
+        kind: `registered` is a model that passed and waits for a person to promote it; `unchanged` one whose
+            bundle an earlier run has registered already.
         headline: The outcome in a few words, without a full stop.
         detail: One or two sentences: why, or what it means.
-        exit_code: 0 promoted or registered, 3 rejected by a gate, 4 bad data, else that of the failure.
+        exit_code: 0 promoted, registered or unchanged, 3 rejected by a gate, 4 bad data, else that of the
+            failure.
     """
 
     kind: Kind
@@ -39,6 +42,8 @@ def outcome(record: RunRecord) -> Outcome:
     if record.version is None:
         return _rejection(record)
     version = record.version
+    if not version.registered:
+        return _unchanged(version)
     if CHAMPION in version.aliases:
         return Outcome("promoted", f"Promoted as version {version.version}", _promotion_detail(record), 0)
     if STAGING in version.aliases:
@@ -51,6 +56,20 @@ def outcome(record: RunRecord) -> Outcome:
     else:
         detail = "It met every rule, but was champion before, so its aliases were left as they are."
     return Outcome("registered", f"Passed, and registered as version {version.version}", detail, 0)
+
+
+def _unchanged(version: Version) -> Outcome:
+    cached = "Data and settings have not changed, so the bundle came from the cache"
+    if CHAMPION in version.aliases:
+        headline = f"Unchanged: version {version.version} is still the champion"
+        detail = f"{cached}: it is the champion's own. Nothing was registered or promoted."
+    else:
+        headline = f"Unchanged: the bundle is that of version {version.version}"
+        detail = (
+            f"{cached}. Version {version.version} was champion before and has been replaced, which is left "
+            "as it is. Nothing was registered or promoted."
+        )
+    return Outcome("unchanged", headline, detail, 0)
 
 
 def _failure(record: RunRecord, failed: StepRecord) -> Outcome:

@@ -10,6 +10,7 @@ from components.write_report.artifacts import (
     Bundle,
     Candidates,
     Checks,
+    DataSources,
     History,
     Statistics,
     Training,
@@ -19,6 +20,7 @@ from components.write_report.artifacts import (
 from components.write_report.scores import LanguageScores, Scores
 
 STEPS = (
+    "fingerprint-data",
     "validate-data",
     "train-model",
     "convert-to-onnx",
@@ -80,6 +82,7 @@ class RunRecord:
     pipeline_root: str
     job: str
     steps: tuple[StepRecord, ...]
+    sources: DataSources | None = None
     checks: Checks | None = None
     statistics: Statistics | None = None
     history: History | None = None

@@ -26,6 +26,7 @@ CODE = re.compile(r"`([^`]+)`")
 OUTCOME_TONES: dict[Kind, str] = {
     "promoted": "good",
     "registered": "good",
+    "unchanged": "good",
     "rejected": "bad",
     "data refused": "bad",
     "failed": "bad",

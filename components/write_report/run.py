@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from components.step import write_text
-from components.write_report.collect import collect
+from components.write_report.collect import Artifact, collect, collect_artifacts
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus
 from components.write_report.render import render
@@ -26,5 +27,22 @@ def write_report(
         OSError: `pipeline_root` cannot be listed, or `report` cannot be written.
     """
     record = collect(pipeline_root, job, final)
+    write_text(report, render(record, name, run_id, manifest_sha256))
+    return outcome(record)
+
+
+def write_page(
+    name: str,
+    manifest_sha256: str,
+    run_id: str,
+    artifacts: Mapping[str, Mapping[str, Artifact]],
+    report: Path,
+) -> Outcome:
+    """Write the page of a run that has reached its gate, whole or not at all, and return how the run ended.
+
+    Raises:
+        OSError: `report` cannot be written.
+    """
+    record = collect_artifacts(artifacts, run_id)
     write_text(report, render(record, name, run_id, manifest_sha256))
     return outcome(record)

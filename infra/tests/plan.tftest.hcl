@@ -5,6 +5,12 @@ mock_provider "google" {
   }
 }
 
+mock_provider "google-beta" {
+  mock_resource "google_project_service_identity" {
+    defaults = { member = "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com" }
+  }
+}
+
 variables {
   project = "demo-project"
   region  = "europe-west4"
@@ -64,7 +70,9 @@ run "all_that_can_be_asked_for" {
   variables {
     submitters       = ["group:ml@example.com", "user:ann@example.com"]
     repository       = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
-    registry         = "vertex://demo-project/europe-west4"
+    registry         = "vertex://demo-project/europe-west4?staging=gs://models/emotion"
+    torch_index_url  = "https://index.example/cpu"
+    docker_hub       = "registry.example/demo-project/docker-hub/"
     receiver_image   = "registry.example/components@sha256:0000000000000000000000000000000000000000000000000000000000000000"
     billing_account  = "012345-ABCDEF-012345"
     alert_emails     = ["ml@example.com"]
@@ -74,6 +82,11 @@ run "all_that_can_be_asked_for" {
   assert {
     condition     = google_cloudbuild_trigger.merge[0].location == "europe-west1" && google_cloudbuild_trigger.merge[0].filename == "cloudbuild.yaml"
     error_message = "The trigger is not where the connection is, or builds something else."
+  }
+
+  assert {
+    condition     = google_cloudbuild_trigger.merge[0].substitutions["_REGISTRY"] == var.registry
+    error_message = "Builds register models elsewhere than was asked for."
   }
 
   assert {
@@ -105,6 +118,8 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
     region           = "europe-west4-a"
     submitters       = ["allUsers"]
     repository       = "https://example.com/gauntlet.git"
+    registry         = "sqlite:////gcs/bucket/gauntlet.db"
+    docker_hub       = "registry.example/demo-project/docker-hub"
     receiver_image   = "registry.example/components:latest"
     scheduled_events = { weekly = { cron = "weekly", event = "{}" } }
     billing_account  = "mine"
@@ -113,18 +128,37 @@ run "what_is_no_project_region_member_repository_digest_event_account_amount_or_
   }
 
   expect_failures = [
-    var.project, var.region, var.submitters, var.repository, var.receiver_image,
-    var.scheduled_events,
+    var.project, var.region, var.submitters, var.repository, var.registry, var.docker_hub,
+    var.receiver_image, var.scheduled_events,
     var.billing_account, var.monthly_budget, var.alert_emails,
   ]
 }
 
-run "builds_without_a_registry_to_run_the_sample_with_are_refused" {
+run "without_a_registry_of_ones_own_models_are_registered_in_the_project" {
+  command = apply
+
+  variables {
+    repository      = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
+    torch_index_url = "https://index.example/cpu"
+  }
+
+  assert {
+    condition     = output.environment.GAUNTLET_REGISTRY == "vertex://${var.project}/${var.region}?staging=gs://${google_storage_bucket.needed["runs"].name}/registry"
+    error_message = "No registry that a run could be submitted with."
+  }
+
+  assert {
+    condition     = google_cloudbuild_trigger.merge[0].substitutions["_REGISTRY"] == output.environment.GAUNTLET_REGISTRY
+    error_message = "Builds register models elsewhere than people do."
+  }
+}
+
+run "builds_without_an_index_for_torch_are_refused" {
   command = plan
 
   variables {
     repository = "projects/demo-project/locations/europe-west1/connections/github/repositories/gauntlet"
   }
 
-  expect_failures = [var.registry]
+  expect_failures = [var.torch_index_url]
 }

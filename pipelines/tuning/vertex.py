@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from components.images import TRAINER_IMAGE
+from manifests.accelerators import bought_gpus_environment
 from manifests.errors import UsageError
 from manifests.metrics import LOWER_IS_BETTER
 from manifests.schema import Manifest, as_parameter
@@ -63,6 +64,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
     training = trained_here(manifest.training)
     metric = training.early_stopping.metric
     resources = training.resources
+    environment = bought_gpus_environment(resources.accelerator_count)
     seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END
     return {
         "displayName": f"{manifest.name}-tuning",
@@ -88,6 +90,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                     "containerSpec": {
                         "imageUri": TRAINER_IMAGE,
                         "command": ["python", "-m", "trainer"],
+                        "env": [{"name": name, "value": value} for name, value in environment.items()],
                         "args": [
                             f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",
                             f"--splits={staging}/{SPLITS_FOLDER}",

@@ -121,6 +121,12 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
             f"schedule {schedule.name}: found no template, expected one: Cloud Scheduler sends a "
             "request and not a pipeline. Upload the compiled manifest by `gauntlet upload`."
         )
+    if not schedule.cache:
+        raise UsageError(
+            f"schedule {schedule.name}: cache: found false, expected true: Cloud Scheduler sends the "
+            "template's address, and whether steps are cached is compiled into the template. Use `gauntlet "
+            "schedule apply` instead."
+        )
     if destination.service_account is None:
         raise UsageError("--service-account: found none, expected the one that Cloud Scheduler asks as.")
     place, job = destination.place, _job(schedule, destination)
@@ -158,8 +164,10 @@ def _job(schedule: Schedule, destination: Destination) -> dict[str, Any]:
 
 def _submission(schedule: Schedule) -> Submission:
     if schedule.template is not None:
-        return template_submission(schedule.template, schedule.set)
-    return compiled_submission(load_affordable(Path(str(schedule.manifest)), schedule.set))
+        submission = template_submission(schedule.template, schedule.set)
+    else:
+        submission = compiled_submission(load_affordable(Path(str(schedule.manifest)), schedule.set))
+    return submission if schedule.cache else submission.without_cache()
 
 
 def _changes(schedule: Schedule, message: dict[str, Any], found: Any) -> list[Change]:

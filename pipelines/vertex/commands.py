@@ -57,6 +57,9 @@ def submit(
     training_account: TrainingAccount = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end, exit as `run` does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, send nothing.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
+    ] = False,
     fallback_local: Annotated[
         bool, typer.Option("--fallback-local", help="Refused for a quota: run the manifest on this machine.")
     ] = False,
@@ -68,7 +71,7 @@ def submit(
     """Run a manifest, or a template, on Vertex AI Pipelines."""
     from pipelines.summary import print_summary
     from pipelines.vertex.follow import conclude, has_trained
-    from pipelines.vertex.submission import Destination, require_registry_here
+    from pipelines.vertex.submission import Destination
     from pipelines.vertex.submit import check_submission, compiled_submission
     from pipelines.vertex.submit import submit as send
     from pipelines.vertex.templates import template_submission
@@ -80,8 +83,8 @@ def submit(
         submission = compiled_submission(load_affordable(path, overrides))
     else:
         submission = template_submission(str(template), overrides or ())
-    if fallback_local:
-        require_registry_here(registry)
+    if no_cache:
+        submission = submission.without_cache()
     here = submission.manifest if fallback_local and not dry_run else None
     with _refused(here, destination):
         check_submission(submission, destination, console)

@@ -16,7 +16,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, Pipeli
 
 from manifests.errors import UsageError
 from pipelines.process_one import command_fault
-from pipelines.vertex.machines import ACCELERATORS, machine_fault
+from pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
 """Of the wrapper around a custom job: a name that Vertex knows, and no image that it pulls."""
@@ -126,6 +126,10 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
         count = int(machine.get("accelerator_count", 0))
         if fault := machine_fault(machine.get("machine_type", ""), accelerator, count):
             yield fault
+        if arguments.get("strategy") == "FLEX_START":
+            seconds = float(str(arguments.get("timeout") or DEFAULT_TIMEOUT).removesuffix("s"))
+            if fault := flex_start_fault(accelerator or None, seconds):
+                yield fault
     known = [{**pool, "machine_spec": _without_accelerator(pool.get("machine_spec", {}))} for pool in pools]
     try:
         json_format.ParseDict({"worker_pool_specs": known}, CustomJobSpec.pb()())

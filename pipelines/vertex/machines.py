@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
+from manifests.accelerators import accelerator_fault
 from manifests.training import Resources
 
 ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
 
-ATTACHED_TO_N1 = {
-    "NVIDIA_TESLA_T4": (1, 2, 4),
-    "NVIDIA_TESLA_P4": (1, 2, 4),
-    "NVIDIA_TESLA_P100": (1, 2, 4),
-    "NVIDIA_TESLA_V100": (1, 2, 4, 8),
-}
+ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
 """How many of each an N1 machine takes."""
 
 BUILT_IN = {
@@ -35,48 +31,95 @@ BUILT_IN = {
     **{f"a3-highgpu-{count}g": ("NVIDIA_H100_80GB", count) for count in (1, 2, 4, 8)},
     "a3-megagpu-8g": ("NVIDIA_H100_MEGA_80GB", 8),
     "a3-ultragpu-8g": ("NVIDIA_H200_141GB", 8),
+    "a4-highgpu-8g": ("NVIDIA_B200", 8),
+    "g4-standard-48": ("NVIDIA_RTX_PRO_6000", 1),
+    "g4-standard-96": ("NVIDIA_RTX_PRO_6000", 2),
+    "g4-standard-192": ("NVIDIA_RTX_PRO_6000", 4),
+    "g4-standard-384": ("NVIDIA_RTX_PRO_6000", 8),
 }
 """Machines that come with accelerators, which a job has to ask for nevertheless, exactly so many."""
 
-ACCELERATED_FAMILIES = ("g2-", "a2-", "a3-")
+ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
 
-QUOTA_NAMES = {
+FLEX_START_GPUS = (
+    "NVIDIA_L4",
+    "NVIDIA_TESLA_A100",
+    "NVIDIA_A100_80GB",
+    "NVIDIA_H100_80GB",
+    "NVIDIA_H100_MEGA_80GB",
+    "NVIDIA_H200_141GB",
+    "NVIDIA_B200",
+)
+FLEX_START_SECONDS = 7 * 24 * 3600
+"""What `flex_start` is for, and the longest job:
+https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws"""
+
+GPU_QUOTAS = {
     "NVIDIA_TESLA_T4": "nvidia_t4_gpus",
-    "NVIDIA_TESLA_P4": "nvidia_p4_gpus",
-    "NVIDIA_TESLA_P100": "nvidia_p100_gpus",
-    "NVIDIA_TESLA_V100": "nvidia_v100_gpus",
     "NVIDIA_TESLA_A100": "nvidia_a100_gpus",
     "NVIDIA_A100_80GB": "nvidia_a100_80gb_gpus",
     "NVIDIA_L4": "nvidia_l4_gpus",
     "NVIDIA_H100_80GB": "nvidia_h100_gpus",
 }
-"""As https://cloud.google.com/vertex-ai/docs/quotas names them, after what they are for."""
+CPU_QUOTAS = {"n1": "cpus", "e2": "cpus", "n2": "n2_cpus", "c2": "c2_cpus"}
+"""CPUs by machine family. Names are of https://cloud.google.com/vertex-ai/docs/quotas."""
+
+STANDARD_QUOTA = "aiplatform.googleapis.com/custom_model_training_"
+PREEMPTIBLE_QUOTA = f"{STANDARD_QUOTA}preemptible_"
 
 
-def needed_quota(resources: Resources) -> tuple[str, int] | None:
-    """The quota that a training uses, and how much of it; none where its name is not known here."""
-    purpose = "aiplatform.googleapis.com/custom_model_training_"
-    if resources.strategy == "spot":
-        purpose += "preemptible_"
-    if resources.accelerator_type is None:
-        cpus = resources.machine_type.rpartition("-")[2]
-        return (f"{purpose}cpus", int(cpus) * resources.replica_count) if cpus.isdigit() else None
-    name = QUOTA_NAMES.get(resources.accelerator_type)
-    return (f"{purpose}{name}", resources.accelerator_count * resources.replica_count) if name else None
+def needed_quotas(resources: Resources, cpus_of_a_step: int) -> dict[str, int]:
+    """The quotas that a run uses and how much of each: the machines of the training, and one step beside it.
+
+    A plain step runs on a machine of Vertex AI's choice and uses the quota for N1 and E2 CPUs, as
+    https://github.com/GoogleCloudPlatform/vertex-ai-samples/issues/3479 shows. Spot and flex-start machines
+    use the preemptible quota: https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws#quota. A
+    persistent resource has its machines already. What has no known quota name is left out.
+    """
+    needed = {f"{STANDARD_QUOTA}cpus": cpus_of_a_step}
+    if resources.persistent_resource is not None:
+        return needed
+    prefix = STANDARD_QUOTA if resources.strategy == "standard" else PREEMPTIBLE_QUOTA
+    family, cpus = resources.machine_type.partition("-")[0], resources.machine_type.rpartition("-")[2]
+    if family in CPU_QUOTAS and cpus.isdigit():
+        metric, amount = f"{prefix}{CPU_QUOTAS[family]}", int(cpus) * resources.replica_count
+        needed[metric] = max(amount, needed.get(metric, 0))
+    gpus = GPU_QUOTAS.get(resources.accelerator_type or "")
+    if gpus is not None:
+        needed[f"{prefix}{gpus}"] = resources.accelerator_count * resources.replica_count
+    return needed
+
+
+def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
+    """Why a job could not be bought by `flex_start`, if it could not."""
+    if accelerator not in FLEX_START_GPUS:
+        return (
+            f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"
+        )
+    if timeout_seconds > FLEX_START_SECONDS:
+        return f"strategy flex_start is for 7 days at most, and the job's timeout is {timeout_seconds:.0f} s"
+    return None
 
 
 def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
-    """Why Vertex AI would refuse the pair, if it would. Machines without accelerators are not looked up."""
+    """Why Vertex AI would refuse the pair, or training could not use it. Unknown CPU machines pass."""
     if accelerator is not None and accelerator not in ACCELERATORS:
         return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
+    if accelerator is not None and (fault := accelerator_fault(accelerator)):
+        return f"accelerator {fault}"
     if machine.startswith(ACCELERATED_FAMILIES):
-        if machine not in BUILT_IN:
-            return f"machine type {machine} is none of {', '.join(BUILT_IN)}"
-        kind, number = BUILT_IN[machine]
-        if (accelerator, count) != (kind, number):
-            return f"{machine} comes with {number} × {kind} and was asked for {count} × {accelerator}"
-    elif accelerator is not None and not machine.startswith("n1-"):
+        return _built_in_fault(machine, accelerator, count)
+    if accelerator is not None and not machine.startswith("n1-"):
         return f"{machine} takes no accelerators: only n1 machines have them attached"
-    elif accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
+    if accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
         return f"{machine} does not take {count} × {accelerator}"
+    return None
+
+
+def _built_in_fault(machine: str, accelerator: str | None, count: int) -> str | None:
+    if machine not in BUILT_IN:
+        return f"machine type {machine} is none of {', '.join(BUILT_IN)}"
+    kind, number = BUILT_IN[machine]
+    if (accelerator, count) != (kind, number):
+        return f"{machine} comes with {number} × {kind} and was asked for {count} × {accelerator}"
     return None

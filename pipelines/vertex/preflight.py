@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from backends.vertex_calls import QuotaError
 from manifests.errors import UsageError
 from manifests.schema import Manifest
 from pipelines.terminal import plain
-from pipelines.vertex.machines import needed_quota
+from pipelines.training import CPUS_OF_A_STEP
+from pipelines.vertex.machines import needed_quotas
 from pipelines.vertex.submission import Destination
 
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
@@ -49,7 +51,7 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
     training_account = destination.trains_as(manifest)
     if training_account is not None:
         checks += _roles(project, "training account", training_account, uses_vertex=False)
-    checks += _quota(project, manifest)
+    checks += _quotas(project, manifest)
     checks.append(Check("cost at most", str(estimate(manifest.training.resources))))
     return checks
 
@@ -88,9 +90,9 @@ def _permissions(project: GoogleProject) -> Check:
 
 
 def _bucket(project: GoogleProject, destination: Destination) -> Check:
-    location, region = project.bucket_location(destination.bucket).lower(), destination.place.location
+    location, region = project.bucket_location(destination.bucket), destination.place.location
     found = f"gs://{destination.bucket} is in {location}"
-    if region.startswith(location):  # `eu` holds europe-west4
+    if location.holds(region):
         return Check("bucket", found)
     return Check("bucket", f"{found}, not in {region}", "Take one in that region, or --region.")
 
@@ -121,16 +123,14 @@ def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = 
         yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
 
 
-def _quota(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
-    needed = needed_quota(manifest.training.resources)
-    if needed is None:
-        return
-    metric, amount = needed
-    limit = project.quota_limit(metric)
-    if limit is None:
-        yield Check(QUOTA, f"{metric}: {amount} needed; how much there is cannot be told")
-    elif limit < amount:
+def _quotas(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
+    needed = needed_quotas(manifest.training.resources, CPUS_OF_A_STEP)
+    limits = project.quota_limits(needed.keys())
+    for metric, amount in needed.items():
+        limit = limits.get(metric)
+        if limit is None:
+            yield Check(QUOTA, f"{metric}: {amount} needed; how much there is cannot be told")
+            continue
+        granted = "unlimited" if math.isinf(limit) else f"{limit:.0f} granted"
         action = "Ask for more on the console's page Quotas, or take another machine or region."
-        yield Check(QUOTA, f"{metric}: {amount} needed, {limit} granted", action)
-    else:
-        yield Check(QUOTA, f"{metric}: {amount} needed, {limit} granted")
+        yield Check(QUOTA, f"{metric}: {amount} needed, {granted}", action if limit < amount else None)

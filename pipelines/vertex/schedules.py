@@ -28,6 +28,9 @@ CRON_PART = re.compile(r"(?P<low>\*|\w+)(?:-(?P<high>\w+))?(?:/(?P<step>\d+))?")
 class Schedule(Section):
     """When a manifest or a template is run.
 
+    With `cache: false` every step runs anew each time; otherwise those whose data and settings are unchanged
+    are taken from the cache, as they were compiled.
+
     Runs that were missed, while it was paused or another one still went on, are not made up for.
     """
 
@@ -39,6 +42,7 @@ class Schedule(Section):
     start: AwareDatetime | None = None
     end: AwareDatetime | None = None
     paused: bool = False
+    cache: bool = True
     set: tuple[str, ...] = ()
 
     @field_validator("cron")

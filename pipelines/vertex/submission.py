@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from backends.mlflow_database import database_path
+from backends.mlflow_database import SCHEME as DATABASE_SCHEME
 from backends.registry import open_registry
+from backends.tracking import require_tracking
 from backends.vertex_jobs import SYSTEM_LABEL
 from backends.vertex_place import SCHEME, VertexPlace, valid_label
 from manifests.errors import UsageError
@@ -19,6 +20,7 @@ from manifests.loading import MODEL_KEYS
 from manifests.managed import is_managed
 from manifests.schema import Manifest
 from pipelines.training import parameters
+from pipelines.vertex.packages import require_packaged
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class Destination:
             UsageError: One of them cannot be.
         """
         place = VertexPlace.named(project, region)
-        open_registry(registry)  # refused now, and not by register-model, after the training
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
+        root = root.rstrip("/")
+        tracked = tracking or VertexPlace(project, region, staging=f"{root}/tracking").uri
+        for option, uri in (("--registry", registry), ("--tracking", tracked)):
+            _require_lasting(option, uri, place)
+        open_registry(registry)  # refused now, and not by register-model, after the training
+        require_tracking(tracked)
         if training_account and not service_account:
             raise UsageError(
                 f"--training-account: found {training_account} without --service-account, expected both. The "
@@ -69,8 +76,6 @@ class Destination:
         for option, account in accounts.items():
             if account is not None and not account.endswith(".gserviceaccount.com"):
                 raise UsageError(f"{option}: found {account!r}, expected NAME@….gserviceaccount.com.")
-        root = root.rstrip("/")
-        tracked = tracking or f"vertex://{project}/{region}?staging={root}/tracking"
         return cls(place, root, registry, tracked, service_account, training_account)
 
     def trains_as(self, manifest: Manifest) -> str | None:
@@ -113,6 +118,15 @@ def pipeline_job(
     return job
 
 
+def without_cache(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with no step of it taken from the cache."""
+    changed = copy.deepcopy(dict(spec))
+    for component in (changed["root"], *changed["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}  # as the compiler writes `set_caching_options(False)`
+    return changed
+
+
 def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: str) -> dict[str, str]:
     """The parameter of that name, where training has an account of its own."""
     if account is None:
@@ -125,24 +139,22 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
     return {"training_account": account}
 
 
-def require_registry_here(registry_uri: str) -> None:
-    """Refuse a registry that a run on this machine could not register in.
+def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
+    """Refuse a database file: a step on Vertex AI has no disk that outlives it but a mounted bucket.
 
     Raises:
-        UsageError: It is a database in a folder that cannot be written here.
+        UsageError: It is one.
     """
-    if registry_uri.startswith(SCHEME):
-        return
-    folder = database_path(registry_uri, "registry URI").parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
-            f"--fallback-local: found the registry {registry_uri}, and {folder} is no folder that can be "
-            f"written here, expected one that can. Take a registry of {SCHEME}…, or leave the option out."
+            f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
+            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.location}"
+            "?staging=gs://BUCKET/FOLDER."
         )
 
 
 def require_reachable(manifest: Manifest) -> None:
-    """Refuse what lies on this machine, where Vertex AI cannot reach it.
+    """Refuse what lies on this machine, out of Vertex AI's reach, or in a package that the images lack.
 
     Raises:
         UsageError: The dataset or the model that training begins with does.
@@ -153,11 +165,12 @@ def require_reachable(manifest: Manifest) -> None:
             f"dataset.uri: found {uri}, a path on this machine, expected a URI that Vertex AI can "
             "reach. Copy the files to a bucket, then --set dataset.uri=gs://BUCKET/FOLDER."
         )
+    require_packaged(manifest.model_dump(mode="json"), [("dataset", "uri")])
     require_reachable_model(manifest)
 
 
 def require_reachable_model(manifest: Manifest) -> None:
-    """Refuse a model that training would begin with and that lies on this machine.
+    """Refuse a model that training would begin with and that a training job would not find.
 
     Raises:
         UsageError: It does.
@@ -169,6 +182,7 @@ def require_reachable_model(manifest: Manifest) -> None:
                 f"{section}.{key}: found {value}, which lies on this machine, expected one "
                 "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
             )
+    require_packaged(manifest.model_dump(mode="json"), MODEL_KEYS)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -24,7 +24,13 @@ from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
 from pipelines.training import pipeline_name
 from pipelines.vertex.lint import images, require_acceptable
 from pipelines.vertex.preflight import checks_table, preflight, require_passed
-from pipelines.vertex.submission import Destination, pipeline_job, read_spec, require_reachable
+from pipelines.vertex.submission import (
+    Destination,
+    pipeline_job,
+    read_spec,
+    require_reachable,
+    without_cache,
+)
 
 JOB_FILE = "job.json"
 JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
@@ -37,6 +43,10 @@ class Submission:
     manifest: Manifest
     spec: dict[str, Any]
     template_uri: str | None = None
+
+    def without_cache(self) -> Submission:
+        """The same with every step run anew. Vertex runs the spec that it is sent, even beside a template."""
+        return replace(self, spec=without_cache(self.spec))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from manifests.loading import load_manifest
 from manifests.schema import SECTIONS
 from pipelines.run_command import require_affordable
 from pipelines.vertex.lint import require_acceptable
+from pipelines.vertex.packages import require_packaged
 from pipelines.vertex.submission import read_spec
 from pipelines.vertex.submit import Submission
 
@@ -73,14 +74,17 @@ def upload(path: Path, repository: str, tag: str) -> Template:
     """Keep a compiled pipeline under a tag.
 
     Raises:
-        UsageError: Vertex AI would not run it, its images are not named by digest, or it may not be written.
+        UsageError: Vertex AI would not run it, its images are not named by digest or lack a package that it
+            reads, or it may not be written.
         GauntletError: The repository cannot be reached.
     """
     if not REPOSITORY.fullmatch(repository.rstrip("/")):
         raise UsageError(
             f"--repository: found {repository!r}, expected https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY."
         )
-    require_acceptable(_parsed(read_spec(path), str(path)), by_digest=True)
+    parsed = _parsed(read_spec(path), str(path))
+    require_acceptable(parsed, by_digest=True)
+    require_packaged(_settings(parsed))
     with _explained(repository):
         package, version = _client(repository).upload_pipeline(str(path), tags=[tag])
     return Template(repository.rstrip("/"), package, version, tag)

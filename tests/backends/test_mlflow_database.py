@@ -80,7 +80,7 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
         open_client(database)
 
 
-@pytest.mark.timeout(30)  # MLflow alone tries for minutes
+@pytest.mark.timeout(120)  # MLflow alone tries for minutes
 def test_a_database_that_cannot_be_opened_is_named_at_once(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"
     database.mkdir()
@@ -156,6 +156,16 @@ def test_only_sqlite_files_are_supported_and_the_message_shows_one(uri: str) -> 
         UsageError, match=r"registry URI: found .*expected a SQLite file.*sqlite:////absolute"
     ):
         database_path(uri, "registry URI")
+
+
+@pytest.mark.parametrize("setting", ["registry URI", "tracking URI"])
+def test_a_database_in_a_mounted_bucket_is_refused_with_what_works_instead(setting: str) -> None:
+    expected = (
+        r"found 'sqlite:////gcs/my-bucket/x/g\.db'.*vertex://PROJECT/REGION\?staging=gs://my-bucket/x\."
+    )
+    with pytest.raises(UsageError, match=f"{setting}: {expected}"):
+        database_path("sqlite:////gcs/my-bucket/x/g.db", setting)
+    assert database_path("sqlite:////gcs-copy/g.db", setting) == Path("/gcs-copy/g.db")
 
 
 def test_a_relative_uri_is_relative_to_the_working_folder(

@@ -79,8 +79,8 @@ def test_built_in_accelerators_are_not_charged_twice() -> None:
 def test_attached_accelerators_are_charged_each() -> None:
     base = hourly_rate(Resources(machine_type="n1-standard-8"))
 
-    assert hourly_rate(with_accelerator("n1-standard-8", "NVIDIA_TESLA_V100", 4)) == pytest.approx(
-        base + 4 * 2.48 * 1.15
+    assert hourly_rate(with_accelerator("n1-standard-8", "NVIDIA_TESLA_T4", 4)) == pytest.approx(
+        base + 4 * 0.35 * 1.15
     )
 
 

@@ -135,6 +135,51 @@ def test_the_same_bundle_from_another_run_is_another_version_of_the_same_copy(
     assert second.bundle_uri == first.bundle_uri
 
 
+def test_a_bundle_that_is_champion_is_not_registered_again_and_rollback_leads_to_the_one_before(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    for run in ("january", "june"):
+        register(registry, tmp_path, run)
+        registry.promote(MODEL)
+    before = registry.versions(MODEL)
+
+    again = registry.register(MODEL, tmp_path / "june", {"run_id": "a-sunday-in-june"})
+
+    assert (again.version, again.aliases, again.tags["run_id"]) == ("2", ("champion",), "june")
+    assert registry.versions(MODEL) == before
+    assert registry.rollback(MODEL).champion.tags["run_id"] == "january"
+
+
+def test_a_bundle_that_was_rolled_back_is_left_alone_when_another_run_registers_it(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    for run in ("january", "june"):
+        register(registry, tmp_path, run)
+        registry.promote(MODEL)
+    registry.rollback(MODEL)
+
+    again = registry.register(MODEL, tmp_path / "june", {"run_id": "a-sunday-in-june"})
+
+    assert (again.version, again.aliases) == ("2", ("previous",))
+    assert aliases(registry) == {"champion": "1", "previous": "2"}
+
+
+def test_another_version_of_the_champions_bundle_is_not_promoted_over_it(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    register(registry, tmp_path, "january")
+    registry.promote(MODEL)
+    bundle = make_bundle(tmp_path / "june", "june")
+    for run in ("june", "a-sunday-in-june"):
+        registry.register(MODEL, bundle, {"run_id": run})
+    registry.promote(MODEL, "2")
+
+    move = registry.promote(MODEL, "3")
+
+    assert (move.moved, move.champion.version) == (False, "2")
+    assert registry.rollback(MODEL).champion.version == "1"
+
+
 def test_versions_are_listed_newest_first_and_the_newest_is_the_challenger(
     registry: MlflowRegistry, tmp_path: Path
 ) -> None:

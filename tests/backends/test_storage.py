@@ -97,6 +97,18 @@ def test_a_file_inside_an_installed_package_is_read() -> None:
     assert "schema.py" in storage.list_files("package://manifests")
 
 
+def test_a_package_need_not_be_one_that_can_be_imported_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "carries_a_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("import a_runtime_that_is_not_installed\n")
+    (package / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert storage.read_bytes("package://carries_a_model/model.gguf") == b"GGUF"
+
+
 @pytest.mark.parametrize(
     ("uri", "words"),
     [

@@ -144,6 +144,43 @@ def test_a_version_of_the_same_bundle_and_run_is_registered_once_and_of_another_
     assert len(cloud.bucket.objects) == 3
 
 
+def test_a_bundle_that_is_or_was_champion_is_left_alone_when_another_run_registers_it(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    promoted(registry, tmp_path, "january", "june")
+    for aliases_now in ({"champion": "2", "default": "2", "previous": "1"},) * 2:
+        again = registry.register(MODEL, tmp_path / "june", {"run_id": "a-sunday-in-june"}, scores=SCORES)
+        assert (again.version, again.tags["run_id"]) == ("2", "june")
+        assert aliases(cloud) == aliases_now
+    assert registry.rollback(MODEL).champion.tags["run_id"] == "january"
+    assert registry.register(MODEL, tmp_path / "june", {"run_id": "the-next"}).aliases == ("previous",)
+    assert aliases(cloud) == {"champion": "1", "default": "1", "previous": "2"}
+    assert len(cloud.api.requests("UploadModel")) == 2
+    assert cloud.api.requests("ImportModelEvaluation") == []
+
+
+def test_without_a_serving_image_a_version_has_no_container_and_everything_else_works(
+    cloud: FakeCloud, tmp_path: Path
+) -> None:
+    registry = open_registry(URI.partition("&")[0])
+    assert isinstance(registry, VertexRegistry)
+    promoted(registry, tmp_path, "run-1", "run-2")
+
+    first, second = (request.model for request in cloud.api.requests("UploadModel"))
+    assert not first.container_spec and not first.artifact_uri and not second.container_spec
+    assert registry.rollback(MODEL).champion.version == "1"
+    champion = registry.champion(MODEL)
+    assert champion is not None
+    assert champion.bundle_uri == f"gs://bucket/gauntlet/models/{MODEL}/{champion.tags['bundle_sha256']}"
+    with bundle_folder(champion) as copy:
+        assert read_info(copy, champion.tags["bundle_sha256"]).labels == ("sadness", "joy")
+    with_image = open_registry(URI)  # built later: versions from then on can be deployed
+    assert with_image.register(MODEL, make_bundle(tmp_path / "run-3", "run-3"), {"run_id": "run-3"}).version
+    *_, third = cloud.api.requests("UploadModel")
+    assert (third.model.container_spec.image_uri, third.model.artifact_uri != "") == (IMAGE, True)
+    assert with_image.promote(MODEL).champion.version == "3"
+
+
 def test_an_incomplete_bundle_is_refused_before_anything_is_sent(
     registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
 ) -> None:
@@ -463,13 +500,9 @@ def test_a_uri_that_says_no_place_is_refused_before_anything_is_asked(uri: str) 
         open_registry(uri)
 
 
-@pytest.mark.parametrize("missing", ["staging", "serving_image"])
-def test_a_registry_needs_a_folder_for_bundles_and_an_image_that_serves_them(missing: str) -> None:
-    place, _, query = URI.partition("?")
-    rest = "&".join(part for part in query.split("&") if not part.startswith(missing))
-
-    with pytest.raises(UsageError, match="registry URI: found no staging, or no serving_image, expected"):
-        open_registry(f"{place}?{rest}")
+def test_a_registry_needs_a_folder_for_bundles() -> None:
+    with pytest.raises(UsageError, match=r"registry URI: found no staging, expected vertex://"):
+        open_registry(f"vertex://demo/{FakeCloud.LOCATION}?serving_image={IMAGE}")
 
 
 # --- the fake's own rules ---
@@ -487,6 +520,7 @@ BARE: dict[str, Any] = {
     [
         ({"display_name": ""}, {"model_id": "m"}, "display_name is required"),
         ({"container_spec": {}}, {"model_id": "m"}, "image_uri is required"),
+        ({"artifact_uri": "", "container_spec": {"predict_route": "/p"}}, {"model_id": "m"}, "is required"),
         ({"container_spec": {"image_uri": IMAGE, "predict_route": "x"}}, {"model_id": "m"}, "is no route"),
         ({"artifact_uri": "gs://bucket/models/2"}, {"model_id": "m"}, "holds no object"),
         ({"labels": {"run": "0.5"}}, {"model_id": "m"}, "'0.5' is no value"),

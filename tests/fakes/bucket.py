@@ -23,18 +23,23 @@ class Bucket:
     Attributes:
         objects: What is in it, by its `gs://` URI.
         locations: Where each bucket is; others do not exist for who asks where they are.
+        pairs: The regions of a bucket whose owner has paired two.
     """
 
     def __init__(self) -> None:
         self.url = _server().url
         self.objects = Objects(self.url)
         self.locations = {NAME: "EUROPE-WEST4"}
+        self.pairs: dict[str, list[str]] = {}
         self.objects.clear()
 
     def described(self, name: str) -> dict[str, Any] | None:
         """The bucket of that name as the JSON API describes it."""
         location = self.locations.get(name)
-        return {"name": name, "location": location} if location else None
+        if location is None:
+            return None
+        placed = {"customPlacementConfig": {"dataLocations": self.pairs[name]}} if name in self.pairs else {}
+        return {"name": name, "location": location, **placed}
 
 
 class Objects(MutableMapping[str, bytes]):

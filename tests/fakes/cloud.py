@@ -64,7 +64,7 @@ class FakeCloud:
         self.models = ModelService(self.bucket)
         self.jobs = JobService()
         self.pipelines = PipelineService(self.resources)
-        self.schedules = ScheduleService(self.resources)
+        self.schedules = ScheduleService(self.resources, self.pipelines)
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,

@@ -1,10 +1,17 @@
 """Really runs a pipeline job that the fake was sent, and puts what its steps leave into the bucket.
 
-As a program, `python -m tests.fakes.execution RUN_FOLDER JOB_ID`, it is the process that runs the steps.
+As a program, `python -m tests.fakes.execution RUN_FOLDER JOB_ID [CACHE]`, it is the process that runs the
+steps.
+
+The cache is kfp.local's own. Its key is what Vertex documents for its cache: the component's image, command
+and environment, the values of parameters, and which artifacts come in, where the same content in another
+run's folder is another artifact. A step that is compiled with caching off never uses it.
+https://cloud.google.com/vertex-ai/docs/pipelines/configure-caching
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,6 +24,8 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
+from kfp import local
+from kfp.local import cache as local_cache
 from kfp.local import executor_input_utils
 
 from pipelines.execute import execute
@@ -28,10 +37,14 @@ PROJECT_NUMBER = 827804637
 
 
 class Execution:
-    """A job that runs on kfp.local in a process of its own, custom jobs unwrapped as Vertex unwraps them."""
+    """A job that runs on kfp.local in a process of its own, custom jobs unwrapped as Vertex unwraps them.
 
-    def __init__(self, folder: Path, bucket: Bucket) -> None:
+    `cache` is a folder that the jobs of one pipeline share; without one nothing is cached.
+    """
+
+    def __init__(self, folder: Path, bucket: Bucket, cache: Path | None = None) -> None:
         self.folder = folder
+        self._cache = cache
         self.job_id = ""
         self._bucket = bucket
         self._thread = threading.Thread(target=lambda: None)
@@ -47,11 +60,20 @@ class Execution:
         self._thread = threading.Thread(target=self._run, args=(root,))
         self._thread.start()
 
+    def wait(self) -> None:
+        self._thread.join()
+
+    @property
+    def ran(self) -> set[str]:
+        """The steps that ran, and were not taken from the cache."""
+        return {path.parent.name for path in (self.folder / "steps").glob("*/*/executor_output.json")}
+
     def is_done(self) -> bool:
         return not self._thread.is_alive()
 
     def _run(self, root: str) -> None:
         command = [sys.executable, "-m", "tests.fakes.execution", str(self.folder), self.job_id]
+        command += [] if self._cache is None else [str(self._cache)]
         with (self.folder / "log").open("w") as log:
             subprocess.run(command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, check=False)
         for number, step in enumerate(sorted((self.folder / "steps").glob("*/*")), start=1):
@@ -100,7 +122,9 @@ def _whole(content: Any) -> Any:
 
 
 if __name__ == "__main__":
-    executor_input_utils.get_local_pipeline_resource_name = lambda _: sys.argv[
-        2
-    ]  # the job's name, as on Vertex
-    execute(Path(sys.argv[1]))
+    run_folder, job_id, *cache = sys.argv[1:]
+    executor_input_utils.get_local_pipeline_resource_name = lambda _: job_id  # the job's name, as on Vertex
+    if cache:
+        local_cache._is_remote_uri = lambda _: True  # nor does Vertex look whether a metrics' file exists
+        local.init = functools.partial(local.init, enable_caching=True, cache_root=cache[0])
+    execute(Path(run_folder))

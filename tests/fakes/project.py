@@ -46,11 +46,17 @@ class Projects:
 
 
 class CloudQuotas:
-    """Cloud Quotas. `limits` are those of `aiplatform.googleapis.com` in one region, by metric."""
+    """Cloud Quotas: the limits of `aiplatform.googleapis.com`, by metric.
+
+    Attributes:
+        limits: Those in one region; -1 is unlimited.
+        everywhere: Those that are not per region.
+    """
 
     def __init__(self, region: str) -> None:
         self._region = region
         self.limits = {"aiplatform.googleapis.com/custom_model_training_cpus": 20}
+        self.everywhere: dict[str, int] = {}
 
     def ListQuotaInfos(
         self, request: cloudquotas_v1.ListQuotaInfosRequest
@@ -66,6 +72,13 @@ class CloudQuotas:
                 ],
             }
             for metric, limit in self.limits.items()
+        ]
+        infos += [
+            {
+                "metric": metric,
+                "dimensions_infos": [{"details": {"value": limit}, "applicable_locations": ["global"]}],
+            }
+            for metric, limit in self.everywhere.items()
         ]
         return cloudquotas_v1.ListQuotaInfosResponse(quota_infos=infos)
 

@@ -54,4 +54,4 @@ class PubSub:
         self._process.stdout.close()
 
     def _ask(self, method: str, path: str, body: object) -> None:
-        requests.request(method, f"{self._project}/{path}", json=body, timeout=30).raise_for_status()
+        requests.request(method, f"{self._project}/{path}", json=body, timeout=60).raise_for_status()

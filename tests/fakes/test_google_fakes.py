@@ -296,7 +296,7 @@ def test_no_other_host_is_led_to_and_who_asks_for_one_is_noted() -> None:
     proxy = ConnectProxy({})
     try:
         with pytest.raises(requests.exceptions.ProxyError):
-            requests.get("https://example.com", proxies={"https": proxy.url}, timeout=10)
+            requests.get("https://example.com", proxies={"https": proxy.url}, timeout=60)
         assert proxy.refused == ["example.com"]
     finally:
         proxy.close()
@@ -333,11 +333,11 @@ SERVICES = "https://serviceusage.googleapis.com/v1/projects/demo/services:batchG
     ],
 )
 def test_a_project_refuses(url: str, query: dict[str, Any], status: int, words: str) -> None:
-    answer = requests.get(url, params=query, headers={"Authorization": "Bearer me"}, timeout=10)
+    answer = requests.get(url, params=query, headers={"Authorization": "Bearer me"}, timeout=60)
 
     assert answer.status_code == status
     assert words in json.dumps(answer.json())
-    assert requests.get(url, params=query, timeout=10).status_code == 401
+    assert requests.get(url, params=query, timeout=60).status_code == 401
 
 
 @pytest.mark.usefixtures("project")

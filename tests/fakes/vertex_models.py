@@ -145,13 +145,15 @@ class ModelService:
                 model.version_aliases.append(alias)
 
     def _require_sound(self, model: Any) -> None:
+        require_labels(model.labels)
         container = model.container_spec
+        if not container.image_uri and not model.artifact_uri and not container:
+            return  # a reference model, which is served elsewhere
         if not container.image_uri:
             raise invalid("model.container_spec.image_uri is required")
         for route in (container.predict_route, container.health_route):
             if not ROUTE.fullmatch(route):
                 raise invalid(f"model.container_spec: {route!r} is no route")
-        require_labels(model.labels)
         if not any(uri.startswith(f"{model.artifact_uri}/") for uri in self._bucket.objects):
             raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"{model.artifact_uri} holds no object")
 

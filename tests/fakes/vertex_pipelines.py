@@ -131,8 +131,9 @@ class PipelineService:
 class ScheduleService:
     """Schedules of pipeline jobs."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, pipelines: PipelineService) -> None:
         self._resources = resources
+        self._pipelines = pipelines
         self._made = 0
         self.catch_ups: list[bool] = []
 
@@ -142,6 +143,12 @@ class ScheduleService:
         schedule.state = vertex.Schedule.State.ACTIVE
         self._made += 1
         return self._resources.add(request.parent, "schedules", str(self._made), schedule)
+
+    def fire(self, schedule: vertex.Schedule, job_id: str) -> vertex.PipelineJob:
+        """What happens when a schedule is due."""
+        request = vertex.CreatePipelineJobRequest(schedule.create_pipeline_job_request)
+        request.pipeline_job_id = job_id
+        return self._pipelines.CreatePipelineJob(request)
 
     def ListSchedules(self, request: vertex.ListSchedulesRequest) -> vertex.ListSchedulesResponse:
         found = self._resources.of_location(request.parent, "schedules")

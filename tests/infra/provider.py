@@ -1,4 +1,4 @@
-"""A stand-in for Terraform's provider hashicorp/google that knows the schema and nothing else.
+"""A stand-in for Terraform's providers google and google-beta that knows the schema and nothing else.
 
 Terraform asks it what there is and then checks a configuration itself: names, types, required arguments,
 references, functions. It speaks version 5 of the plugin protocol on loopback; Terraform attaches to it by
@@ -42,8 +42,8 @@ class Provider:
             "Test": True,
             "Addr": {"Network": "tcp", "String": f"127.0.0.1:{port}"},
         }
-        address = "registry.terraform.io/hashicorp/google"
-        self.environment = {"TF_REATTACH_PROVIDERS": json.dumps({address: plugin})}
+        addresses = [f"registry.terraform.io/hashicorp/{name}" for name in ("google", "google-beta")]
+        self.environment = {"TF_REATTACH_PROVIDERS": json.dumps(dict.fromkeys(addresses, plugin))}
 
     def close(self) -> None:
         self._server.stop(grace=None).wait()

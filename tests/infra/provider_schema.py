@@ -1,12 +1,13 @@
 """Makes `provider_schema.json.gz`: the schema of hashicorp/google for the resource types that infra/ uses.
 
-HashiCorp's registry has the provider itself, at a hundred megabytes. The same schema lies in the PyPI wheel
-cdktn-provider-google, as the types of its constructs. What comes out has the form of Terraform's own
+HashiCorp's registry has the provider itself, at a hundred megabytes. The same schema lies in the PyPI wheels
+cdktn-provider-google and cdktn-provider-google-beta, as the types of their constructs; the second one is read
+for what the first one lacks. What comes out has the form of Terraform's own
 `terraform providers schema -json`. The wheel does not say which attributes the provider computes: every one
 that need not be set is marked so, and one that nobody can set is of a dynamic type unless it is a primitive.
 
-    pip download --no-deps cdktn-provider-google==21.1.0
-    python -m tests.infra.provider_schema cdktn_provider_google-21.1.0-py3-none-any.whl
+    pip download --no-deps cdktn-provider-google==21.1.0 cdktn-provider-google-beta==21.1.0
+    python -m tests.infra.provider_schema cdktn_provider_google-*.whl cdktn_provider_google_beta-*.whl
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 SCHEMA = Path(__file__).with_name("provider_schema.json.gz")
 CONFIGURATION = Path(__file__).parent.parent.parent / "infra"
 
-NAMED = re.compile(r"/hashicorp/google/([\d.]+)/docs/(resources|data-sources)/\w+ (google_\w+)\}")
+NAMED = re.compile(r"/hashicorp/google(?:-beta)?/([\d.]+)/docs/(resources|data-sources)/\w+ (google_\w+)\}")
 ATTRIBUTE = re.compile(r"/docs[\w/-]*#([a-z0-9_]+) ")
 META_ARGUMENTS = {"connection", "count", "dependsOn", "forEach", "lifecycle", "provider", "provisioners"}
 PRIMITIVES = {"string": "string", "number": "number", "boolean": "bool"}
@@ -109,24 +110,34 @@ def trimmed(types: Schema, wanted: set[str]) -> Schema:
             schema["attributes"] |= computed(construct, schema)
             kind = "data_source_schemas" if name.startswith("data.") else "resource_schemas"
             made[kind][name.removeprefix("data.")] = {"version": 0, "block": schema}
-    provider = block(types, "@cdktn/provider-google.provider.GoogleProviderConfig")
+    [config] = [name for name in types if re.search(r"\.provider\.Google(Beta)?ProviderConfig$", name)]
+    provider = block(types, config)
     for name in [name for name in provider["attributes"] if name.endswith("custom_endpoint")]:
         del provider["attributes"][name]
     made["provider"] = {"version": 0, "block": provider}
     return made
 
 
-def main(wheel: str) -> None:
-    """Read the wheel, write the schema."""
+def types_of(wheel: str) -> Schema:
+    """All types that a wheel of constructs declares."""
     with zipfile.ZipFile(wheel) as archive:
         [inner] = [name for name in archive.namelist() if name.endswith(".jsii.tgz")]
         with tarfile.open(fileobj=io.BytesIO(archive.read(inner)), mode="r:gz") as package:
             assembly = package.extractfile("package/.jsii")
             assert assembly is not None
-            types = json.load(assembly)["types"]
-    text = json.dumps(trimmed(types, used_types()), sort_keys=True, separators=(",", ":"))
+            types: Schema = json.load(assembly)["types"]
+            return types
+
+
+def main(stable: str, beta: str) -> None:
+    """Read the wheels, write the schema."""
+    schema = trimmed(types_of(stable), used_types())
+    lacking = used_types() - set(schema["resource_schemas"])
+    found = trimmed(types_of(beta), {name for name in lacking if not name.startswith("data.")})
+    schema["resource_schemas"] |= found["resource_schemas"]
+    text = json.dumps(schema, sort_keys=True, separators=(",", ":"))
     SCHEMA.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

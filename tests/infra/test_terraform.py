@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -94,6 +95,37 @@ def test_what_would_be_made_is_what_was_asked_for(configuration: Path, provider:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 failed" in done.stdout
+
+
+def test_nothing_is_made_before_the_apis_that_it_needs_are_enabled(
+    configuration: Path, provider: Provider
+) -> None:
+    local_state = (
+        'terraform {\n  backend "local" {}\n}\n'  # `graph` wants the backend, and Google's is out of reach
+    )
+    (configuration / "backend_override.tf").write_text(local_state, encoding="utf-8")
+    assert terraform(configuration, provider, "init", "-input=false", "-no-color").returncode == 0
+    done = terraform(configuration, provider, "graph")
+    assert done.returncode == 0, done.stderr
+    nodes = set(re.findall(r'^ *"([^"]+)" \[', done.stdout, re.MULTILINE))
+    waits_for: dict[str, set[str]] = {node: set() for node in nodes}
+    for later, earlier in re.findall(r'^ *"([^"]+)" -> "([^"]+)"', done.stdout, re.MULTILINE):
+        waits_for[later].add(earlier)
+
+    apis = "google_project_service.needed"
+    after_the_apis = {apis}
+    while more := {node for node in nodes - after_the_apis if waits_for[node] & after_the_apis}:
+        after_the_apis |= more
+
+    assert len(nodes) > 20
+    assert nodes - after_the_apis == set()
+
+
+def test_an_account_of_googles_own_is_granted_something_only_once_it_exists() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in CONFIGURATION.glob("*.tf"))
+
+    assert "gcp-sa-" not in text  # names that Google makes up are asked for, which makes the accounts
+    assert text.count("google_project_service_identity.pubsub.member") == 3
 
 
 def test_the_schema_is_of_the_types_that_are_used_and_of_the_pinned_provider() -> None:

@@ -39,7 +39,7 @@ SETTINGS = {
     "GAUNTLET_PROJECT": "demo",
     "GAUNTLET_REGION": FakeCloud.LOCATION,
     "GAUNTLET_ROOT": "gs://bucket/runs",
-    "GAUNTLET_REGISTRY": f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/x&serving_image={IMAGE}",
+    "GAUNTLET_REGISTRY": f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/x",
 }
 ACCOUNTS = ("release@demo.iam.gserviceaccount.com", "trainer@demo.iam.gserviceaccount.com")
 SETTINGS |= dict(zip(("GAUNTLET_SERVICE_ACCOUNT", "GAUNTLET_TRAINING_ACCOUNT"), ACCOUNTS, strict=True))

@@ -26,10 +26,11 @@ from pipelines.process_one import exec_python
 from pipelines.training import parameters, training_pipeline
 from pipelines.vertex.custom_job import require_free_names
 from pipelines.vertex.lint import faults, require_acceptable
-from tests.pipelines.test_cli import ROOT, gauntlet
+from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
 MANIFESTS = sorted((ROOT / "manifests").glob("*.yaml"))
 GPU = "{machine_type: n1-standard-8, accelerator_type: NVIDIA_TESLA_T4, accelerator_count: 1, max_hours: 2"
+L4 = "{machine_type: g2-standard-8, accelerator_type: NVIDIA_L4, accelerator_count: 1, max_hours: 2"
 IMAGE = "registry.example/image:1.0"
 
 
@@ -154,10 +155,14 @@ def test_a_managed_training_knows_the_image_that_it_is_made_in_on_every_platform
     [pool] = job.worker_pool_specs
     assert {one.name: one.value for one in pool.container_spec.env} == {"GAUNTLET_IMAGE": IMAGE}
 
-    for platform in ("local", "kubeflow"):
-        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec  # type: ignore[arg-type]
+    elsewhere: dict[Platform, dict[str, str]] = {
+        "local": {},
+        "kubeflow": {"GAUNTLET_PLATFORM": "kubeflow"},
+    }
+    for platform, also in elsewhere.items():
+        spec = training_pipeline(gemini, IMAGE, platform).pipeline_spec
         container = executors(spec)["exec-train-model"].container
-        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE}
+        assert {one.name: one.value for one in container.env} == {"GAUNTLET_IMAGE": IMAGE, **also}
 
 
 def test_spot_machines_and_several_machines_start_again_from_their_states() -> None:
@@ -170,7 +175,7 @@ def test_spot_machines_and_several_machines_start_again_from_their_states() -> N
     assert [pool.replica_count for pool in several.worker_pool_specs] == [1, 2]
     assert several.scheduling.restart_job_on_worker_restart is True
 
-    waiting = custom_job(compiled(f"{GPU}, strategy: flex_start, max_wait_hours: 3}}")).job_spec.scheduling
+    waiting = custom_job(compiled(f"{L4}, strategy: flex_start, max_wait_hours: 3}}")).job_spec.scheduling
     assert waiting.strategy == Scheduling.Strategy.FLEX_START
     assert waiting.max_wait_duration.total_seconds() == 3 * 3600
     assert waiting.restart_job_on_worker_restart is False
@@ -184,7 +189,28 @@ def test_what_data_and_settings_decide_is_cached_and_what_the_champion_decides_i
             tasks[name] = task.caching_options.enable_cache
     cached = {name for name, on in tasks.items() if on and spec.components[f"comp-{name}"].executor_label}
     assert {"validate-data", "train-model", "convert-to-onnx"} <= cached
-    assert not cached & {"evaluate-model", "gate-model", "register-model"}
+    others = {"fingerprint-data", "evaluate-model", "gate-model", "register-model", "write-report"}
+    assert others <= tasks.keys() and not cached & others
+
+
+@pytest.mark.parametrize("name", ["emotion", "gemini_lm"])
+@pytest.mark.parametrize("platform", ["vertex", "kubeflow", "local"])
+def test_every_step_that_is_cached_has_the_fingerprint_of_the_data_in_its_key(
+    name: str, platform: Platform
+) -> None:
+    """An artifact's id is in the key too, but newer KFP backends take its name instead."""
+    loaded = load_manifest(ROOT / "manifests" / f"{name}.yaml")
+    spec = training_pipeline(loaded, IMAGE, platform).pipeline_spec
+    [steps] = (one.dag.tasks for one in spec.components.values() if "validate-data" in one.dag.tasks)
+    cached = [
+        task
+        for task in steps.values()
+        if task.caching_options.enable_cache and spec.components[task.component_ref.name].executor_label
+    ]
+    assert len(cached) == (2 if name == "gemini_lm" else 3)
+    for task in cached:
+        given = task.inputs.parameters["data_fingerprint"].task_output_parameter
+        assert given.producer_task == "fingerprint-data"
 
 
 def test_steps_on_a_cpu_ask_for_literal_cpus_and_memory() -> None:
@@ -217,6 +243,38 @@ def test_kubeflow_gets_the_gpu_its_node_and_the_deadline(tmp_path: Path) -> None
         ("nvidia.com/gpu", "Exists", "NoSchedule")
     ]
     assert config.active_deadline_seconds == 2.5 * 3600
+
+
+def test_a_bought_machines_training_is_told_how_many_gpus_were_bought(tmp_path: Path) -> None:
+    [pool] = custom_job(compiled(GPU + "}")).job_spec.worker_pool_specs
+    assert [(one.name, one.value) for one in pool.container_spec.env] == [("GAUNTLET_BOUGHT_GPUS", "1")]
+    pod = executors(compiled(GPU + "}", "kubeflow"))["exec-train-model"].container
+    assert [(one.name, one.value) for one in pod.env] == [("GAUNTLET_BOUGHT_GPUS", "1")]
+    [without] = custom_job(compiled("{}")).job_spec.worker_pool_specs
+    assert list(without.container_spec.env) == []
+    compile_manifest(manifest(GPU + "}"), tmp_path / "local.yaml", "local")
+    assert "GAUNTLET_BOUGHT_GPUS" not in (tmp_path / "local.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("check", ()),
+        ("cost", ()),
+        ("run", ()),
+        ("compile", ("--platform", "vertex")),
+        ("compile", ("--platform", "kubeflow")),
+        ("submit", ("--dry-run",)),
+        ("tune", ()),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_every_command_refuses_a_gpu_without_kernels(
+    command: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    v100 = GPU.replace("NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100") + "}"
+    assert gauntlet(command, SAMPLE, *options, "--set", f"training.resources={v100}") == 2
+    assert "NVIDIA_TESLA_V100 is a Volta GPU (compute capability 7.0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -360,6 +418,34 @@ def of_any_version() -> PipelineSpec:
         ),
         pytest.param(lambda: wrapped(machine_type="g2-standard-5"), "g2-standard-5 is none of", id="machine"),
         pytest.param(
+            lambda: wrapped(
+                machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_V100", accelerator_count=1
+            ),
+            "is a Volta GPU",
+            id="a GPU without kernels",
+        ),
+        pytest.param(
+            lambda: wrapped(
+                machine_type="n1-standard-8",
+                accelerator_type="NVIDIA_TESLA_T4",
+                accelerator_count=1,
+                strategy="FLEX_START",
+            ),
+            "strategy flex_start is for NVIDIA_L4",
+            id="a GPU that is not waited for",
+        ),
+        pytest.param(
+            lambda: wrapped(
+                machine_type="g2-standard-8",
+                accelerator_type="NVIDIA_L4",
+                accelerator_count=1,
+                strategy="FLEX_START",
+                timeout="604801s",
+            ),
+            "7 days at most",
+            id="more days than are waited for",
+        ),
+        pytest.param(
             lambda: wrapped(nfs_mounts=[{"nowhere": "x"}]), 'no field named "nowhere"', id="payload"
         ),
         pytest.param(machine_by_parameter, "known only at run time has no price", id="machine by parameter"),
@@ -385,6 +471,38 @@ def test_the_lint_finds_nothing_in_what_vertex_takes() -> None:
         )
         == []
     )
+
+
+@pytest.mark.parametrize("name", ["emotion", "gemini_lm"])
+def test_a_custom_job_inside_the_exit_handler_is_given_all_its_inputs(name: str, tmp_path: Path) -> None:
+    """https://github.com/kubeflow/pipelines/issues/9320, https://github.com/kubeflow/pipelines/issues/10418:
+    a custom job made of a component failed where it was part of an inner DAG."""
+    path = tmp_path / "pipeline.yaml"
+    compile_manifest(load_manifest(ROOT / "manifests" / f"{name}.yaml"), path, "vertex")
+    spec = json_format.ParseDict(yaml.safe_load(path.read_text()), PipelineSpec())
+    assert "train-model" not in spec.root.dag.tasks
+    [dag] = [one.dag for one in spec.components.values() if "train-model" in one.dag.tasks]
+    inputs = spec.components["comp-train-model"].input_definitions
+    required = {key for key, one in inputs.parameters.items() if not one.is_optional}
+    given = dag.tasks["train-model"].inputs
+    assert required <= set(given.parameters)
+    assert set(inputs.artifacts) == set(given.artifacts) == {"splits"}
+
+
+def test_steps_name_their_cpus_and_memory_in_the_old_fields_and_in_the_new_ones() -> None:
+    """https://github.com/kubeflow/pipelines/issues/11500, https://github.com/kubeflow/pipelines/issues/9087:
+    one backend reads the numbers, another the texts, and ignores the others."""
+    files = [*(ROOT / "compiled").rglob("*.yaml")]
+    assert len(files) == 2 * len(MANIFESTS)
+    for file in files:
+        spec = next(iter(yaml.safe_load_all(file.read_text())))
+        steps = spec["deploymentSpec"]["executors"].items()
+        limits = {name: step["container"].get("resources", {}) for name, step in steps}
+        asking = {name: one for name, one in limits.items() if one and "accelerator" not in one}
+        assert asking, file
+        for name, one in asking.items():
+            assert one["resourceCpuLimit"] == f"{one['cpuLimit']:g}", (file, name)
+            assert one["resourceMemoryLimit"] == f"{one['memoryLimit']:g}G", (file, name)
 
 
 def test_an_input_named_like_one_of_the_custom_jobs_own_is_refused() -> None:

@@ -18,12 +18,14 @@ from google.protobuf import json_format
 from backends import vertex_calls
 from backends.vertex_place import VertexPlace
 from backends.vertex_schedules import PipelineSchedules
+from components.gate_model.component import gate_model
 from manifests.errors import GauntletError
 from pipelines.vertex.schedules import cron_fault, read_schedules
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
+from tests.pipelines.test_vertex_submit import cached_tasks
 
 State = vertex.Schedule.State
 ACCOUNT = "trainer@demo.iam.gserviceaccount.com"
@@ -120,6 +122,43 @@ def test_a_change_updates_what_is_there_and_nothing_else(
     assert set(update.update_mask.paths) == {"cron", "create_pipeline_job_request"}
 
 
+def test_a_schedule_that_is_applied_again_after_a_new_image_runs_that_image(
+    place: FakeCloud, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://github.com/kubeflow/pipelines/issues/1365, https://github.com/kubeflow/pipelines/issues/6087:
+    a schedule could not be given another pipeline, only deleted and made anew."""
+    assert apply(write()) == 0
+    before = there(place)[0].name
+    newer = f"registry.example/components@sha256:{'3' * 64}"
+    monkeypatch.setattr(gate_model.component_spec.implementation.container, "image", newer)
+    assert apply(write()) == 0
+    [schedule] = there(place)
+    assert schedule.name == before
+    spec = json_format.MessageToDict(
+        vertex.PipelineJob.pb(schedule.create_pipeline_job_request.pipeline_job).pipeline_spec
+    )
+    assert spec["deploymentSpec"]["executors"]["exec-gate-model"]["container"]["image"] == newer
+    assert place.api.requests("DeleteSchedule") == []
+
+
+def test_the_cache_is_switched_off_and_on_again_by_applying_the_file(
+    place: FakeCloud, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cached() -> set[str]:
+        return cached_tasks(there(place)[0].create_pipeline_job_request.pipeline_job)
+
+    assert apply(write(cache=False)) == 0
+    assert cached() == set()
+    capsys.readouterr()
+    assert apply(write(), "--diff") == 0
+    assert "pipeline" in capsys.readouterr().out
+    assert apply(write(cache=True)) == 0
+    assert {"validate-data", "train-model", "convert-to-onnx"} <= cached()
+    place.api.calls.clear()
+    assert apply(write()) == 0  # true is what is meant without the key
+    assert place.api.requests("UpdateSchedule") == []
+
+
 def test_pausing_and_resuming_make_up_for_no_run_that_was_missed(
     place: FakeCloud, write: Callable[..., str]
 ) -> None:
@@ -208,6 +247,7 @@ def test_several_schedules_of_one_name_and_those_not_in_the_file_are_named(
         ({"start": "2027-01-02T00:00:00"}, "timezone"),
         ({"manifest": None}, "one of manifest and template"),
         ({"when": "now"}, "when"),
+        ({"cache": "often"}, "schedules.0.cache"),
         ({"set": ["training.epochs=three"]}, "training.epochs"),
         ({"manifest": "absent.yaml"}, "no such file"),
     ],
@@ -302,7 +342,7 @@ def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
     )
     assert target.http_method == scheduler_v1.HttpMethod.POST
     assert target.oauth_token.service_account_email == ACCOUNT
-    body = json_format.Parse(target.body, vertex.PipelineJob.pb()())  # an unknown key is refused
+    body = json_format.Parse(target.body, vertex.vertex.PipelineJob.pb()())  # an unknown key is refused
     assert body.template_uri == template.replace("/v1@", "/")
     assert body.service_account == ACCOUNT
     assert body.runtime_config.parameter_values["training"].struct_value["epochs"] == 2
@@ -320,4 +360,7 @@ def test_what_cloud_scheduler_cannot_send_is_refused(
     template = f"{REPOSITORY}/x@sha256:{'0' * 64}"
     assert gauntlet("schedule", "render", write(manifest=None, template=template), *out) == 2
     assert "--service-account: found none" in capsys.readouterr().err
+    uncached = write(manifest=None, template=template, cache=False)
+    assert gauntlet("schedule", "render", uncached, *out, "--service-account", ACCOUNT) == 2
+    assert "cache: found false, expected true: Cloud Scheduler" in capsys.readouterr().err
     assert not (tmp_path / "jobs").exists()

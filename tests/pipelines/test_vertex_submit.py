@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, Pipelin
 from google.protobuf import json_format
 
 from backends import vertex_calls
+from backends.google_project import BucketLocation
 from backends.vertex_jobs import PipelineJobs
 from backends.vertex_place import VertexPlace
 from components.train_model.component import train_model
 from components.train_model.managed_component import train_model as train_managed_model
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
+from manifests.training import Resources
 from pipelines.vertex import follow
+from pipelines.vertex.machines import needed_quotas
 from pipelines.vertex.submission import Destination, pipeline_job
 from pipelines.vertex.submit import compiled_submission
 from tests.conftest import PUSHED_IMAGES
@@ -30,6 +34,7 @@ from tests.fakes.google_api import Failure
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
+REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/registered"
 QUOTA = "aiplatform.googleapis.com/custom_model_training_nvidia_t4_gpus"
 QUOTA_MESSAGE = f"The following quota metrics exceed quota limits: {QUOTA}"
 T4 = "training.resources={machine_type: n1-standard-4, accelerator_type: NVIDIA_TESLA_T4, "
@@ -58,9 +63,19 @@ def jobs(cloud: FakeCloud) -> list[PipelineJob]:
     return cloud.resources.of_location(f"projects/demo/locations/{cloud.LOCATION}", "pipelineJobs")
 
 
+def test_ids_and_labels_have_only_the_signs_that_vertex_takes(place: FakeCloud) -> None:
+    """https://github.com/sky-uk/kfp-operator/issues/287, https://github.com/zenml-io/zenml/pull/1978: with
+    other signs the service refuses the job."""
+    assert gauntlet("submit", SAMPLE) == 0  # its name has an underscore
+    [job] = jobs(place)
+    assert re.fullmatch(r"[a-z][-a-z0-9]{0,127}", job.name.rpartition("/")[2])
+    assert all(re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) for key in job.labels)
+    assert all(re.fullmatch(r"[a-z0-9_-]{0,63}", value) for value in job.labels.values())
+
+
 def a_job(cloud: FakeCloud) -> dict[str, Any]:
     """The sample's job, as it is sent."""
-    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", "sqlite:////r.db", None, None)
+    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", REGISTRY, None, None)
     submission = compiled_submission(load_manifest(SAMPLE))
     return pipeline_job(submission.manifest, submission.spec, destination)
 
@@ -106,6 +121,26 @@ def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCl
     )
     assert built.runtime_config == job.runtime_config
     assert json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec) == submission.spec
+
+
+def cached_tasks(job: PipelineJob) -> set[str]:
+    """The tasks of a job that may be taken from the cache."""
+    spec = json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec)
+    return {
+        name
+        for component in (spec["root"], *spec["components"].values())
+        for name, task in component.get("dag", {}).get("tasks", {}).items()
+        if task.get("cachingOptions", {}).get("enableCache")
+    }
+
+
+def test_steps_are_cached_as_compiled_unless_the_cache_is_switched_off(place: FakeCloud) -> None:
+    assert gauntlet("submit", SAMPLE) == 0
+    assert gauntlet("submit", SAMPLE, "--no-cache") == 0
+    usual, anew = map(cached_tasks, jobs(place))
+    assert {"validate-data", "train-model", "convert-to-onnx"} <= usual
+    assert "fingerprint-data" not in usual
+    assert anew == set()
 
 
 def test_a_run_that_is_waited_for_ends_as_a_run_here_does(
@@ -166,8 +201,14 @@ def test_a_dry_run_looks_at_everything_and_sends_nothing(
         ),
         (("--training-account", TRAINER), f"--training-account: found {TRAINER} without --service-account"),
         (("--registry", "postgres://host"), "registry URI: found 'postgres://host', expected"),
-        (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging, or no serving_image"),
-        (("--fallback-local",), "--fallback-local: found the registry sqlite:////gcs/bucket/gauntlet.db"),
+        (("--registry", "vertex://demo/europe-west4"), "registry URI: found no staging"),
+        (
+            ("--registry", "sqlite:////gcs/bucket/gauntlet.db"),
+            "--registry: found 'sqlite:////gcs/bucket/gauntlet.db', a file that ends with the machine",
+        ),
+        (("--registry", "sqlite:////data/g.db"), "expected vertex://demo/europe-west4?staging=gs://"),
+        (("--tracking", "sqlite:////gcs/bucket/g.db"), "--tracking: found 'sqlite:////gcs/bucket/g.db'"),
+        (("--tracking", "https://mlflow.example"), "tracking URI: found 'https://mlflow.example', expected"),
         (("--set", "dataset.uri=data.csv"), "a path on this machine"),
         (("--set", "dataset.uri=file:///data.csv"), "a path on this machine"),
         (("--set", "training.epochs=three"), "training.epochs"),
@@ -193,6 +234,53 @@ def test_a_bucket_elsewhere_and_missing_permissions_are_named_together(
     message = capsys.readouterr().err
     assert "gs://bucket is in us-east1, not in europe-west4" in message
     assert "lacks aiplatform.pipelineJobs.create, aiplatform.pipelineJobs.get" in message
+
+
+@pytest.mark.parametrize(
+    ("location", "regions"),
+    [
+        ("EUR4", "europe-north1 europe-west4"),
+        ("EUR5", "europe-west1 europe-west2"),
+        ("EUR7", "europe-west2 europe-west3"),
+        ("EUR8", "europe-west3 europe-west6"),
+        ("NAM4", "us-central1 us-east1"),
+        ("ASIA1", "asia-northeast1 asia-northeast2"),
+        ("EU", "europe-west1 europe-west4 europe-north1"),
+        ("US", "us-central1 us-east5 us-west1"),
+        ("ASIA", "asia-east1 asia-south1 asia-southeast1"),
+        ("EUROPE-WEST4", "europe-west4"),
+    ],
+)
+def test_a_bucket_holds_the_regions_that_cloud_storage_says(location: str, regions: str) -> None:
+    """https://cloud.google.com/storage/docs/locations"""
+    every = (
+        "europe-north1 europe-west1 europe-west2 europe-west3 europe-west4 europe-west6 us-central1 us-east1 "
+    )
+    every += "us-east5 us-west1 asia-northeast1 asia-northeast2 asia-east1 asia-south1 asia-southeast1"
+    held = {region for region in every.split() if BucketLocation(location.lower()).holds(region)}
+    assert set(regions.split()) <= held
+    if location not in ("EU", "US", "ASIA"):
+        assert held == set(regions.split())
+
+
+@pytest.mark.parametrize(
+    ("location", "pair", "code"),
+    [
+        ("EUR4", [], 0),
+        ("NAM4", [], 2),
+        ("EU", [], 0),
+        ("EU", ["EUROPE-WEST1", "EUROPE-WEST4"], 0),
+        ("EU", ["EUROPE-WEST1", "EUROPE-WEST3"], 2),
+    ],
+)
+def test_a_bucket_of_two_regions_serves_both_and_no_other(
+    location: str, pair: list[str], code: int, place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.bucket.locations["bucket"] = location
+    if pair:
+        place.bucket.pairs["bucket"] = pair
+    assert gauntlet("submit", SAMPLE, "--dry-run") == code
+    assert ("not in europe-west4" in capsys.readouterr().err) == bool(code)
 
 
 def runs_as(job: PipelineJob) -> tuple[str, str]:
@@ -270,7 +358,7 @@ def test_images_that_are_not_named_by_digest_are_refused(
         "--root",
         "gs://bucket/r",
         "--registry",
-        "sqlite:////r.db",
+        REGISTRY,
     )
     assert gauntlet("submit", SAMPLE, *where) == 2
     message = capsys.readouterr().err
@@ -314,6 +402,8 @@ def test_a_busy_service_is_asked_again_and_makes_one_job(status: grpc.StatusCode
 
 
 def test_an_answer_that_is_lost_after_the_job_was_made_makes_no_second_one(place: FakeCloud) -> None:
+    """https://github.com/GoogleCloudPlatform/agent-starter-pack/pull/422: a repeated request failed with
+    AlreadyExists, and one with a new id makes a second job."""
     place.api.failures["CreatePipelineJob"] = [Failure(grpc.StatusCode.UNAVAILABLE, after_the_write=True)]
     assert gauntlet("submit", SAMPLE) == 0
     assert len(place.api.requests("CreatePipelineJob")) == 2
@@ -348,6 +438,69 @@ def test_a_quota_that_is_too_small_is_found_before_anything_is_sent(
     assert gauntlet("submit", SAMPLE, "--set", T4) == 2
     assert place.api.requests("CreatePipelineJob") == []
     assert not own_home.exists()
+
+
+def test_an_unlimited_quota_is_enough(place: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """https://cloud.google.com/docs/quotas/reference/rest/v1/QuotaConfig: -1 is unlimited."""
+    place.quotas.limits = {"aiplatform.googleapis.com/custom_model_training_cpus": -1}
+    assert gauntlet("submit", SAMPLE, "--dry-run") == 0
+    assert "custom_model_training_cpus: 4 needed, unlimited" in capsys.readouterr().out
+
+
+def test_a_quota_that_is_not_per_region_counts_too(
+    place: FakeCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.quotas.everywhere = {"aiplatform.googleapis.com/custom_model_training_cpus": 3}
+    assert gauntlet("submit", SAMPLE, "--dry-run") == 1  # of several limits the lowest
+    assert "custom_model_training_cpus: 4 needed, 3 granted" in capsys.readouterr().err
+
+
+CPUS, T4_GPUS, L4_GPUS = "cpus", "nvidia_t4_gpus", "nvidia_l4_gpus"
+
+
+@pytest.mark.parametrize(
+    ("resources", "needed"),
+    [
+        ({"machine_type": "n1-standard-8"}, {CPUS: 8}),
+        ({"machine_type": "n1-standard-8", "replica_count": 3}, {CPUS: 24}),
+        ({"machine_type": "n1-standard-2"}, {CPUS: 4}),  # what another step takes
+        ({"machine_type": "c2-standard-8"}, {CPUS: 4, "c2_cpus": 8}),
+        ({"machine_type": "n1-standard-8", "strategy": "spot"}, {CPUS: 4, "preemptible_cpus": 8}),
+        ({"machine_type": "n1-standard-8", "persistent_resource": "mine"}, {CPUS: 4}),
+        (
+            {
+                "machine_type": "n1-standard-8",
+                "accelerator_type": "NVIDIA_TESLA_T4",
+                "accelerator_count": 2,
+                "replica_count": 2,
+            },
+            {CPUS: 16, T4_GPUS: 4},
+        ),
+        *(
+            (
+                {
+                    "machine_type": "g2-standard-8",
+                    "accelerator_type": "NVIDIA_L4",
+                    "accelerator_count": 1,
+                    "strategy": strategy,
+                },
+                {CPUS: 4, metric: 1},
+            )
+            for strategy, metric in (
+                ("standard", L4_GPUS),
+                ("spot", f"preemptible_{L4_GPUS}"),
+                ("flex_start", f"preemptible_{L4_GPUS}"),
+            )
+        ),
+    ],
+)
+def test_the_quotas_of_a_run_are_those_of_its_machines_and_of_the_steps_beside(
+    resources: dict[str, Any], needed: dict[str, int]
+) -> None:
+    """https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws#quota"""
+    prefix = "aiplatform.googleapis.com/custom_model_training_"
+    found = needed_quotas(Resources(**resources), cpus_of_a_step=4)
+    assert found == {prefix + metric: amount for metric, amount in needed.items()}
 
 
 def test_a_refusal_for_a_quota_names_it_and_is_not_repeated(
@@ -398,15 +551,14 @@ def test_refused_for_a_quota_the_manifest_runs_here_where_that_was_asked_for(
         "dataset": dataset,
     }
     manifest.write_text(yaml.safe_dump(content | {"gates": {"min_macro_f1": 0.5}}))
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", str(manifest), "--wait", "--fallback-local", "--registry", REGISTRY)
     assert code == 4  # 8 rows are too few, as validate-data says
     output = capsys.readouterr()
     assert "aiplatform.googleapis.com/custom_model_training_" in output.err
     assert "Data refused by validate-data" in output.out
     [steps] = own_home.glob("runs/*/steps")
     arguments = json.loads((steps.parent / "arguments.json").read_text())
-    assert arguments["registry_uri"] == registry
+    assert arguments["registry_uri"] == REGISTRY
     assert arguments["tracking_uri"] == "vertex://demo/europe-west4?staging=gs://bucket/root/tracking"
 
 
@@ -422,10 +574,9 @@ def test_what_may_still_run_there_is_not_run_here_as_well(
         place.api.failures["CreatePipelineJob"] = [lost, refusal]
     if what == "whether it was made":
         place.api.failures["GetPipelineJob"] = [refusal]
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
     waiting = ["--wait"] if what == "looking at the job" else []
 
-    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", registry)
+    code = gauntlet("submit", SAMPLE, *waiting, "--fallback-local", "--registry", REGISTRY)
 
     assert code == (0 if what == "an answer that was lost" else 1)
     output = capsys.readouterr()
@@ -443,8 +594,7 @@ def test_what_is_trained_there_is_not_trained_again_for_a_quota_of_a_later_step(
     place.pipelines.ending = PipelineState.PIPELINE_STATE_FAILED
     place.pipelines.tasks = {"train-model": TaskState.SUCCEEDED, "evaluate-model": TaskState.FAILED}
     place.pipelines.task_errors = {"evaluate-model": QUOTA_MESSAGE}
-    registry = f"sqlite:///{tmp_path / 'registry.db'}"
-    assert gauntlet("submit", SAMPLE, "--wait", "--fallback-local", "--registry", registry) == 1
+    assert gauntlet("submit", SAMPLE, "--wait", "--fallback-local", "--registry", REGISTRY) == 1
     assert f"the quota {QUOTA} is used up" in capsys.readouterr().err
     assert list(own_home.glob("runs/*/steps")) == []
 

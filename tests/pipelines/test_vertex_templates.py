@@ -11,6 +11,7 @@ import yaml
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
+from tests.pipelines.test_vertex_submit import cached_tasks, jobs
 
 PACKAGE = "emotion-sample"
 ACCOUNT = "trainer@demo.iam.gserviceaccount.com"
@@ -41,6 +42,12 @@ def test_a_template_is_submitted_by_its_digest_with_its_own_settings_and_those_o
     assert values["name"] == "emotion_sample"
     without_tag = template.replace("/v1@", "@")
     assert gauntlet("submit", "--template", without_tag, "--dry-run") == 0
+
+
+def test_a_template_is_run_without_the_cache_where_that_is_asked_for(template: str, place: FakeCloud) -> None:
+    assert gauntlet("submit", "--template", template, "--no-cache") == 0
+    [job] = jobs(place)
+    assert job.template_uri and cached_tasks(job) == set()
 
 
 def test_a_template_from_before_training_had_an_account_of_its_own_is_submitted_without_one(

@@ -83,6 +83,7 @@ def test_the_job_buys_what_the_manifest_says_and_looks_for_its_metric(manifest: 
     assert pool.machine_spec.accelerator_type.name == "NVIDIA_TESLA_T4"
     assert pool.machine_spec.accelerator_count == 1
     assert pool.container_spec.image_uri == TRAINER_IMAGE
+    assert [(one.name, one.value) for one in pool.container_spec.env] == [("GAUNTLET_BOUGHT_GPUS", "1")]
     assert message.trial_job_spec.base_output_directory.output_uri_prefix == "gs://bucket/tuning/trials"
     # Five rounds of four trials, each with its two hours and the half hour around them.
     assert message.trial_job_spec.scheduling.timeout.total_seconds() == 5 * 2.5 * 3600

@@ -82,6 +82,20 @@ def read_cards(dataset: CardDataset) -> CardTable:
         return _read(dataset, folder)
 
 
+def sources(dataset: CardDataset) -> tuple[str, ...]:
+    """The URIs of the list and of every scan; none of a set that is drawn. Raises what `read_cards` does."""
+    if dataset.uri.startswith(SYNTHETIC_SCHEME):
+        return ()
+    listed = storage.join(dataset.uri, dataset.splits)
+    entries = _entries(storage.read_bytes(listed), dataset.splits)
+    names = [entry.get(side) for _, _, entry in entries for side in SIDES]
+    return (listed, *(_scan_uri(dataset.uri, name) for name in names if isinstance(name, str) and name))
+
+
+def _scan_uri(uri: str, name: str) -> str:
+    return name if "://" in name else storage.join(uri, name)
+
+
 def _wanted(uri: str) -> dict[str, int]:
     """The numbers in `synthetic://cards?cards=600&seed=7`."""
     parts = urlsplit(uri)
@@ -146,7 +160,7 @@ def _read_scans(
         if not isinstance(name, str) or not name:
             return _Scan()
         try:
-            data = storage.read_bytes(name if "://" in name else storage.join(uri, name))
+            data = storage.read_bytes(_scan_uri(uri, name))
             picture = open_image(io.BytesIO(data), name)
             pixels = fitted(picture, (dataset.channels, *dataset.shape))
         except (InputError, UsageError) as error:

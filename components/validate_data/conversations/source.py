@@ -35,21 +35,21 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
 
     Columns: `context` (a tuple of turns), `response`, `opening`; `empty`, `unmarked` and `fault` (what is
     wrong, in words, or None); `split` (of the file), `place` (file and line) and `row` (position of the
-    record in the file, from 0). Texts are valid Unicode: what was not is U+FFFD.
+    record in the split's files, from 0). Texts are valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
-    contents = {file: storage.read_bytes(file.uri) for file in files}
+    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            rows += _rows(data, file, dataset)
+            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+            rows += _rows(data, file, dataset, first)
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -59,6 +59,15 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
 
 
+def sources(dataset: ConversationDataset) -> tuple[str, ...]:
+    """The URIs of the files. Raises what `find_files` does."""
+    return tuple(file.uri for file in _files(dataset))
+
+
+def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
+    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+
+
 def format_of(name: str, declared: str) -> str | None:
     """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
     if declared != "auto":
@@ -66,8 +75,10 @@ def format_of(name: str, declared: str) -> str | None:
     return SUFFIX_FORMATS.get(PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX)).suffix)
 
 
-def _rows(data: bytes, file: SourceFile, dataset: ConversationDataset) -> Iterator[dict[str, Any]]:
-    for number, (place, record) in enumerate(_records(data, file.name, dataset)):
+def _rows(
+    data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
+) -> Iterator[dict[str, Any]]:
+    for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": f"{file.name} {place}", "row": number}
         try:

@@ -65,6 +65,11 @@ def read_images(dataset: ImageDataset) -> ImageTable:
     return ImageTable(np.concatenate([table.pixels for table in tables]), rows)
 
 
+def sources(dataset: ImageDataset) -> tuple[str, ...]:
+    """The URIs of the four files."""
+    return tuple(storage.join(dataset.uri, name) for _, name in dataset.files)
+
+
 def _unpacked(data: bytes, name: str) -> bytes:
     packed = name.lower().endswith(GZIP_SUFFIX) or data.startswith(GZIP_MAGIC)
     return unzip(data, name) if packed else data

@@ -37,6 +37,7 @@ SUFFIX_FORMATS = {
 }
 GZIP_SUFFIX = ".gz"
 SHOWN_LINES = 3
+NO_CLASS = -1  # what the hub's test files without labels hold
 SHOWN_COLUMNS = 12
 # In a file without a header any separator that splits every line alike will do, and prose holds commas most.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
@@ -244,13 +245,36 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         names = file.schema_arrow.names
         text, label = pick_columns(names, columns, name)
         table = file.read(columns=[names[text], names[label]])
+        class_names = _class_names(file.schema_arrow.metadata, names[label])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file: {error}") from None
     return Records(
         texts=_values(table.column(names[text])),
-        labels=_values(table.column(names[label])),
+        labels=[_named(value, class_names) for value in _values(table.column(names[label]))],
         places=[f"row {row}" for row in range(table.num_rows)],
     )
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
+    """The names of a column of class indices, which the library `datasets` keeps in a file's metadata.
+
+    https://huggingface.co/docs/datasets/about_dataset_features
+    """
+    try:
+        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError, ValueError):  # another writer's file, or a column of another type
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def _named(value: Any, class_names: Sequence[str]) -> Any:
+    """The name of the class with this index. -1 stands for a missing label; other values stay as they are."""
+    if not class_names or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value == NO_CLASS:
+        return None
+    return class_names[int(value)] if value in range(len(class_names)) else value
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

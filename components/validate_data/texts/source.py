@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ from components.validate_data.texts.text import excerpt, find_fault, repair
 from manifests.dataset import SPLITS, SplitName, TableDataset
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
+
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+MAX_DIGITS = 18
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
+SHOWN_SHARDS = 5
 
 SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
@@ -39,23 +45,23 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
 
     Columns: `text` and `label` (None where missing; a label is a name of `dataset.labels`, or the value as it
     was found when it is none of them), `fault` (the first encoding fault in words, or None), `split` (of the
-    file), `place` (file and line) and `row` (position in the file, from 0). Texts and labels are valid
-    Unicode: what was not is U+FFFD.
+    file), `place` (file and line) and `row` (position in the split's files, from 0). Texts and labels are
+    valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256), malformed or without a column; the faults of
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    files = find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
-    contents = {file: storage.read_bytes(file.uri) for file in files}
+    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     frames: list[pd.DataFrame] = []
     faults: list[str] = []
     for file, data in contents.items():
         try:
             records = parse(data, file.name, dataset.format, dataset.columns)
-            frames.append(_frame(records, file, dataset.labels))
+            before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
+            frames.append(_frame(records, file, dataset.labels, before))
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -63,8 +69,19 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def sources(dataset: TextDataset) -> tuple[str, ...]:
+    """The URIs of the files. Raises what `find_files` does."""
+    return tuple(file.uri for file in _files(dataset))
+
+
+def _files(dataset: TextDataset) -> tuple[SourceFile, ...]:
+    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+
+
 def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     """The files that `dataset.uri` and `dataset.files` name, or the folder holds; train comes first.
+
+    A split may be in several files that are named as shards: `train-00000-of-00002.parquet`.
 
     `is_data` says by its name whether a file in the folder can be one of them.
 
@@ -85,21 +102,27 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
 def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
     """The label's name; the value as text when it is none of `labels`; None when it is missing.
 
-    A number is an index into `labels`. So is a string of digits, unless some label is one itself.
+    A value that is one of `labels`, as text, is that label in every file format: the integer 1 and the
+    boolean true are the labels `1` and `true` where these are labels. Where no label is a whole number, a
+    whole number is an index into `labels`, as in files of the Hugging Face hub.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, float) and value.is_integer():  # an integer column with gaps arrives as floats
-        value = int(value)
-    is_index = isinstance(value, int) and not isinstance(value, bool)
-    text = value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    if not text:
-        return None
-    if isinstance(value, str) and not any(label.isdecimal() for label in labels):
-        is_index = text.isascii() and text.isdecimal()
-    if is_index and 0 <= int(text) < len(labels):
-        return labels[int(text)]
-    return text
+    if isinstance(value, str):
+        spellings = [value.strip()]
+    else:
+        spellings = [json.dumps(value, ensure_ascii=False, default=str), str(value)]
+        if isinstance(value, float) and value.is_integer():  # an integer column with gaps arrives as floats
+            spellings.insert(0, str(int(value)))
+    for spelling in spellings:
+        if spelling in labels:
+            return spelling
+    found = spellings[0]
+    if found.isascii() and found.isdecimal() and not any(map(WHOLE_NUMBER.fullmatch, labels)):
+        index = int(found[:MAX_DIGITS])
+        if index < len(labels):
+            return labels[index]
+    return found or None
 
 
 def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
@@ -109,7 +132,11 @@ def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, 
         split: [name for name in readable if name.lower().startswith(prefixes)]
         for split, prefixes in SPLIT_PREFIXES.items()
     }
-    ambiguous = [f"{split}: {', '.join(found)}" for split, found in by_split.items() if len(found) > 1]
+    ambiguous = [
+        f"{split}: {', '.join(found)}"
+        for split, found in by_split.items()
+        if len(found) > 1 and not _are_shards(found)
+    ]
     if ambiguous:
         raise DataError(
             f"{folder}: found several files for one split ({'; '.join(ambiguous)}). "
@@ -125,6 +152,26 @@ def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, 
         for split, found in by_split.items()
         for name in found
     )
+
+
+def _are_shards(names: Sequence[str]) -> bool:
+    """Whether the files are the parts of one, as the Hugging Face hub names them: all of them, once each.
+
+    Raises:
+        DataError: They are parts of one file, and some are missing.
+    """
+    parts = [SHARD.fullmatch(name) for name in names]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(names) or len({(part["stem"], part["total"], part["suffix"]) for part in found}) > 1:
+        return False
+    total = int(found[0]["total"])
+    missing = sorted(set(range(total)) - {int(part["number"]) for part in found})
+    if missing:
+        raise DataError(
+            f"{names[0]}: found {len(names)} of {total} shards, without number "
+            f"{', '.join(map(str, missing[:SHOWN_SHARDS]))}. Fetch the data again"
+        )
+    return True
 
 
 def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
@@ -158,7 +205,8 @@ def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
         raise DataError("\n".join([*faults, "Fetch the data again, or correct dataset.sha256"]))
 
 
-def _frame(records: Records, file: SourceFile, labels: Sequence[str]) -> pd.DataFrame:
+def _frame(records: Records, file: SourceFile, labels: Sequence[str], before: int) -> pd.DataFrame:
+    """The file's rows; `before` are in earlier files of its split."""
     texts = [
         _text(value, f"{file.name} {place}")
         for value, place in zip(records.texts, records.places, strict=True)
@@ -172,7 +220,7 @@ def _frame(records: Records, file: SourceFile, labels: Sequence[str]) -> pd.Data
             "fault": pd.Series(faults, dtype="str"),
             "split": file.split,
             "place": [f"{file.name} {place}" for place in records.places],
-            "row": range(len(texts)),
+            "row": range(before, before + len(texts)),
         }
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 import pandas as pd
 import pandera.pandas as pandera
 
@@ -12,6 +15,7 @@ from manifests.text_classification import TextDataset
 # A row without a text or a label of the set cannot be written as (text, class index), so it leaves the
 # splits whatever the severity; the severity decides what else follows.
 UNUSABLE = ("empty_values", "unknown_labels")
+SHOWN_LABELS = 10
 _NULL_CHECK = "not_nullable"
 
 
@@ -27,7 +31,10 @@ def check_values(table: pd.DataFrame, dataset: TextDataset) -> tuple[pd.DataFram
         rule = getattr(dataset.checks, name)
         affected = remaining.index.intersection(failing[name])
         leaving = affected if rule.severity == "drop" or name in UNUSABLE else affected[:0]
-        finding = Finding(affected, leaving, _examples(name, remaining.loc[affected[:SHOWN_EXAMPLES]]))
+        examples = _examples(name, remaining.loc[affected[:SHOWN_EXAMPLES]])
+        if name == "unknown_labels" and len(affected):
+            examples = [*_unknown(remaining.loc[affected, "label"], dataset.labels), *examples]
+        finding = Finding(affected, leaving, examples)
         results.append(judge_rows(name, rule, finding, rows_read=len(table), dropped=len(leaving)))
         remaining = remaining.drop(leaving)
     return remaining, results
@@ -73,6 +80,19 @@ def _failing_rows(table: pd.DataFrame, dataset: TextDataset) -> dict[str, pd.Ind
             "text_length": "text_length",
         }.items()
     }
+
+
+def _unknown(found: pd.Series[str], labels: Sequence[str]) -> list[str]:
+    """The labels that the manifest does not have, most frequent first, each with the nearest that it has."""
+    counts = found.value_counts(sort=True)
+    lines = []
+    by_case = {label.casefold(): label for label in labels}
+    for label, count in list(counts.items())[:SHOWN_LABELS]:
+        nearest = get_close_matches(str(label).casefold(), by_case, n=1)
+        meant = f", nearest: {by_case[nearest[0]]}" if nearest else ""
+        lines.append(f"label {excerpt(str(label))}: {count:,} row{'' if count == 1 else 's'}{meant}")
+    more = len(counts) - SHOWN_LABELS
+    return lines + ([f"and {more} more labels"] if more > 0 else [])
 
 
 def _examples(name: str, rows: pd.DataFrame) -> list[str]:

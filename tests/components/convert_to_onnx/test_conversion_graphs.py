@@ -14,6 +14,7 @@ from torch import nn
 
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from components.convert_to_onnx.export import FusedOps, signature_of_texts
+from components.convert_to_onnx.quantization import saturating_products
 from manifests.conversion import CPU_CANDIDATES, CandidateName
 from serving.session import open_session
 from trainer.checkpoint import load_model
@@ -190,17 +191,23 @@ def test_a_pruned_table_has_the_rows_in_use_and_one_for_all_others(
     )
 
 
-def test_without_int8_dot_products_weights_have_7_bits(tmp_path: Path, checkpoint: Path) -> None:
-    source = replace(source_of(checkpoint), reduce_range=True)
-    (graph,) = build_graphs(("int8",), source, tmp_path)
-    assert isinstance(graph, Graph)
-    weights = [
-        numpy_helper.to_array(tensor)
-        for tensor in onnx.load(graph.path).graph.initializer
-        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 and "MatMul" in tensor.name
-    ]
-    assert len(weights) >= 6
-    assert max(int(np.abs(values.astype(int)).max()) for values in weights) <= 64
+def test_no_candidate_depends_on_the_class_of_cpu(graphs: dict[str, Graph]) -> None:
+    for name, graph in graphs.items():
+        assert saturating_products(onnx.load(graph.path).graph) == [], name
+
+
+@pytest.mark.parametrize("largest", [64, 65])
+def test_a_signed_weight_of_more_than_7_bits_depends_on_the_class_of_cpu(
+    graphs: dict[str, Graph], largest: int
+) -> None:
+    for name, products in (("int8", 2 + 2 * 3 + 1), ("int8_static", 2 * 6)):
+        graph = onnx.load(graphs[name].path).graph
+        weights = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+        for tensor in weights:
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[0] = -largest
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        assert len(saturating_products(graph)) == (products if largest > 64 else 0)
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.convert_to_onnx.timing import (
+    BUSY,
     FEWEST_BATCHES,
     Contender,
     Latency,
@@ -21,6 +23,7 @@ from components.convert_to_onnx.timing import (
     time_tokenizing,
 )
 from manifests.errors import GauntletError
+from serving.cpu import usable_cpus
 
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 
@@ -88,6 +91,30 @@ def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
     timing = measure(contenders, {1: [BATCH]}, threads=1, folder=tmp_path)
     assert timing.latencies.keys() == {"eager"}
     assert "the process that times other ended early" in timing.absent["other"]
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Four other processes to each CPU, none of which ever waits."""
+    program = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(program) for _ in range(4 * usable_cpus())]
+    yield
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_on_a_busy_machine_all_is_timed_again_with_one_thread_by_its_time_on_a_cpu(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    if not Path("/proc/self/schedstat").is_file():
+        pytest.skip("this system does not tell how long a process waits for a CPU")
+    batches = {1: [BATCH] * 100, 2: [{name: np.tile(rows, (2, 1)) for name, rows in BATCH.items()}] * 100}
+    timing = measure({"eager": Contender("eager", checkpoint)}, batches, threads=2, folder=tmp_path)
+    assert timing.contention is not None and timing.contention > BUSY
+    assert (timing.clock, timing.threads) == ("cpu", 1)
+    assert timing.latencies["eager"].keys() == {1, 2}
 
 
 def test_memory_is_the_most_that_the_process_had(tmp_path: Path, checkpoint: Path) -> None:

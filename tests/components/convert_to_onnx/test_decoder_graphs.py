@@ -282,9 +282,10 @@ def test_eight_bits_are_closer_than_four_and_both_can_still_generate(
     exported: tuple[PreTrainedModel, Path], quantized: dict[str, Path], texts: TokensAndMask
 ) -> None:
     found = {name: parity(exported[0], path, texts, prompt=6) for name, path in quantized.items()}
-    for name in ("int8", "8 bits"):
+    # Weights of int8 have 7 bits, so their rounding step is twice that of 8 bits.
+    for name, bound in (("int8", 0.04), ("8 bits", 0.02)):
         assert found[name].max_abs_difference < 0.5 * found["4 bits"].max_abs_difference
-        assert abs(found[name].perplexity_change) < 0.02
+        assert abs(found[name].perplexity_change) < bound
         assert found[name].next_token_agreement > 0.9
     for path in quantized.values():
         assert Decoder(path, threads=1).stop_tokens == [STOP]

@@ -37,7 +37,6 @@ def documents() -> dict[str, Any]:
             "candidates": [{"name": "weights_int8", "size_mb": 200.0}],
             "chosen_speedup": {"1": 1.8},
             "objective_batch_size": 1,
-            "contention": 0.1,
         },
         "history": {"cost_usd": 0.5},
         "certificate": {
@@ -81,7 +80,6 @@ def test_a_model_that_is_better_than_its_beginning_is_promoted() -> None:
         (("scores", "baseline", "gains", "rouge_l", "interval"), [float("nan"), 0.1], ["rouge_l_gain"]),
         (("scores", "baseline"), {}, ["perplexity_gain", "rouge_l_gain"]),
         (("candidates", "chosen_speedup"), {"1": 0.9}, ["speedup"]),
-        (("candidates", "contention"), 0.6, ["timing_contention"]),
         (("certificate", "next_token_agreement"), 0.96, ["parity"]),
         (("certificate", "perplexity_change"), 0.02, ["metric_drop"]),
         (("certificate", "precision"), "fp32", ["parity"]),

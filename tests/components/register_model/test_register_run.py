@@ -110,6 +110,7 @@ def test_a_model_that_passed_the_gate_is_registered_with_its_lineage_and_promote
     assert step.output == {
         "name": MODEL,
         "version": "1",
+        "registered": True,
         "uri": champion.bundle_uri,
         "aliases": ["champion"],
         "bundle_sha256": champion.tags["bundle_sha256"],
@@ -219,6 +220,43 @@ def test_running_a_step_again_does_not_undo_a_rollback(tmp_path: Path) -> None:
     assert champion is not None
     assert champion.version == "1"
     assert second.output["aliases"] == ["previous"]
+
+
+def cached(tmp_path: Path, of: Step, run_id: str) -> Step:
+    """A later run whose bundle came from the cache: that of `of`."""
+    step = Step(tmp_path / run_id, run_id)
+    step.bundle = of.bundle
+    return step
+
+
+def test_a_run_whose_bundle_is_the_champions_own_registers_and_promotes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Step(tmp_path / "january", "january").run()
+    june = Step(tmp_path / "june", "june")
+    june.run()
+    later = cached(tmp_path, june, "a-sunday-in-june")
+
+    later.run()
+
+    assert (later.output["registered"], later.output["aliases"]) == (False, ["champion"])
+    assert [version.version for version in later.registry.versions(MODEL)] == ["2", "1"]
+    assert "emotion 2 has this very bundle: nothing was registered or promoted" in capsys.readouterr().out
+    assert later.registry.rollback(MODEL).champion.tags["run_id"] == "january"
+
+
+def test_a_run_whose_bundle_was_rolled_back_does_not_undo_the_rollback(tmp_path: Path) -> None:
+    Step(tmp_path / "january", "january").run()
+    june = Step(tmp_path / "june", "june")
+    june.run()
+    june.registry.rollback(MODEL)
+    later = cached(tmp_path, june, "a-sunday-in-june")
+
+    later.run()
+
+    assert (later.output["registered"], later.output["aliases"]) == (False, ["previous"])
+    champion = later.registry.champion(MODEL)
+    assert champion is not None and champion.tags["run_id"] == "january"
 
 
 def test_the_component_passes_each_artifact_to_its_place(tmp_path: Path) -> None:

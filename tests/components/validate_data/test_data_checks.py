@@ -247,3 +247,15 @@ def test_when_nothing_is_left_every_check_still_reports() -> None:
     assert tuple(results) == ORDER
     assert inspection.table.empty
     assert results["unknown_labels"].verdict == results["rows_per_class"].verdict == "fail"
+
+
+def test_unknown_labels_are_listed_with_their_rows_and_the_nearest_known_label() -> None:
+    unknown = ["acount"] + ["billing"] * 12 + ["Joy"] * 2
+    rows = _filler(10) + [(f"text {number}", label, "train") for number, label in enumerate(unknown)]
+    _, results = _inspect(rows)
+    assert results["unknown_labels"].rows_affected == 15
+    assert results["unknown_labels"].examples[:3] == (
+        "label “billing”: 12 rows",
+        "label “Joy”: 2 rows, nearest: joy",
+        "label “acount”: 1 row",
+    )

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.validate_data.texts.records import format_of
@@ -166,7 +169,85 @@ def test_digits_are_names_where_a_label_is_made_of_digits() -> None:
     grades = ("8", "9", "10")
     assert resolve_label("8", grades) == "8"
     assert resolve_label("1", grades) == "1"
-    assert resolve_label(1, grades) == "9"
+    assert resolve_label(1, grades) == "1"  # an unknown label, never the second one
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "name"),
+    [
+        (("1", "0"), 0, "0"),
+        (("1", "0"), 1.0, "1"),
+        (("5", "4", "3", "2", "1"), 2, "2"),
+        (("-1", "0", "1"), -1, "-1"),
+        (("-1", "+1"), 1, "1"),  # unknown: `+1` is another spelling, and never an index
+        (("true", "false"), True, "true"),
+        (("False", "True"), True, "True"),
+        (("0.5", "1.0"), 1.0, "1.0"),
+        (("NA", "null", "None", "nan"), "NA", "NA"),
+        (("NA", "null", "None", "nan"), "nan", "nan"),
+        (("NA", "null"), None, None),
+        (("joy", "fear"), "1" * 5000, "1" * 5000),  # Python reads no integer that long
+    ],
+)
+def test_a_value_that_is_a_label_is_that_label_whatever_its_type(
+    labels: tuple[str, ...], value: Any, name: str | None
+) -> None:
+    assert resolve_label(value, labels) == name
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_integer_labels_are_read_alike_in_every_format(tmp_path: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": [0, 1, 1]})
+    path = tmp_path / f"train.{suffix}"
+    write = {
+        "csv": lambda: frame.to_csv(path, index=False),
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "parquet": lambda: frame.to_parquet(path),
+    }
+    write[suffix]()
+    assert read_table(_dataset(path, labels=["1", "0"]))["label"].tolist() == ["0", "1", "1"]
+
+
+def _write_with_class_names(path: Path, names: list[str], labels: list[int | None]) -> None:
+    """As the library `datasets` writes a column of the type ClassLabel."""
+    table = pa.table(
+        {"text": [f"text {row}" for row in range(len(labels))], "label": pa.array(labels, pa.int64())}
+    )
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": {"names": names, "_type": "ClassLabel"},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_class_names_that_a_parquet_file_carries_decide_over_the_order_in_the_manifest(
+    tmp_path: Path,
+) -> None:
+    _write_with_class_names(tmp_path / "train.parquet", ["fear", "joy", "awe"], [0, 1, 2, -1, None])
+    labels = read_table(_dataset(tmp_path))["label"]
+    assert labels[:3].tolist() == ["fear", "joy", "awe"]
+    assert labels[3:].isna().all()
+
+
+def test_shards_of_a_split_are_read_together(tmp_path: Path) -> None:
+    for number, rows in enumerate([["a", "b"], ["c"]]):
+        frame = pd.DataFrame({"text": rows, "label": "joy"})
+        frame.to_parquet(tmp_path / f"train-{number:05}-of-00002.parquet")
+    pd.DataFrame({"text": ["d"], "label": "fear"}).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    table = read_table(_dataset(tmp_path))
+    assert table["text"].tolist() == ["a", "b", "c", "d"]
+    assert table["split"].tolist() == ["train", "train", "train", "test"]
+    assert table["row"].tolist() == [0, 1, 2, 0]
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    for number in (0, 2):
+        pd.DataFrame({"text": ["a"], "label": "joy"}).to_parquet(
+            tmp_path / f"train-{number:05}-of-00003.parquet"
+        )
+    with pytest.raises(DataError, match=r"found 2 of 3 shards, without number 1\. Fetch the data again"):
+        read_table(_dataset(tmp_path))
 
 
 def test_an_integer_column_with_gaps_still_holds_indices(tmp_path: Path) -> None:

@@ -132,7 +132,10 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     by_name = {check["check"]: check for check in outputs.checks["checks"]}
     assert by_name["exact_duplicates"]["verdict"] == "fail"
     assert by_name["exact_duplicates"]["rows_affected"] == 1
-    assert by_name["unknown_labels"]["examples"] == ["train.csv line 204: label “anger” of “what?”"]
+    assert by_name["unknown_labels"]["examples"] == [
+        "label “anger”: 1 row",
+        "train.csv line 204: label “anger” of “what?”",
+    ]
     message = str(caught.value)
     assert "failed 2 of 10 checks" in message
     assert (
@@ -141,7 +144,7 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     )
     assert "exact_duplicates: found 1 row" in message
     printed = capsys.readouterr().out
-    assert re.search(r"unknown_labels\s+│ fail\s+│\s+1 │ train.csv line 204", printed)
+    assert re.search(r"unknown_labels\s+│ fail\s+│\s+1 │ label “anger”: 1 row", printed)
     assert "“[red]again[/red]”: train.csv line 202, train.csv line 203" in printed
     assert "\x1b" not in printed
 
@@ -250,6 +253,7 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
         dataset=parameter,
         task="text_classification",
         seed=0,
+        data_fingerprint="f" * 64,
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
         report=_Artifact(str(step / "report")),
@@ -266,6 +270,7 @@ def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, 
             dataset=as_parameter(section),
             task="text_classification",
             seed=0,
+            data_fingerprint="f" * 64,
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),
             report=_Artifact(str(step / "report")),

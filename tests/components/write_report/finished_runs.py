@@ -26,8 +26,9 @@ FIRST_END = datetime(2026, 11, 21, 9, 0, 4, tzinfo=UTC).timestamp()
 FIRST_SECONDS = 4
 # kfp.local names a job after the local time at which it starts
 JOB = f"emotion-{datetime.fromtimestamp(FIRST_END - FIRST_SECONDS):%Y-%m-%d-%H-%M-%S-%f}"
-# When each step ended, in seconds after the first one's end.
+# When each step ended, in seconds after the end of validate-data.
 ENDS = {
+    "fingerprint-data": 1 - FIRST_SECONDS,
     "validate-data": 0,
     "train-model": 161,
     "convert-to-onnx": 203,
@@ -73,6 +74,7 @@ def rejected(folder_of: FolderOf) -> None:
 
 def bad_data(folder_of: FolderOf) -> None:
     """validate-data refused the data, and left its checks."""
+    fingerprinted(folder_of)
     folder = folder_of("validate-data")
     refused = checks(failing={"leakage": 14, "class_balance": 0})
     message = (
@@ -100,7 +102,13 @@ def killed_in_training(folder_of: FolderOf) -> None:
 # --- the steps -------------------------------------------------------------------------------------
 
 
+def fingerprinted(folder_of: FolderOf) -> None:
+    files = {"data/emotion.csv": "md5Hash:mA8AYw=="}
+    finish(folder_of("fingerprint-data"), {"sources": {"fingerprint": "f" * 64, "files": files}})
+
+
 def validated(folder_of: FolderOf) -> None:
+    fingerprinted(folder_of)
     finish(folder_of("validate-data"), {"splits/statistics.json": statistics(), "checks": checks({})})
 
 

@@ -26,7 +26,7 @@ HISTORY = History(
     max_hours=4.0,
     max_cost_usd=2.45,
     host="trainer-0",
-    usage=Usage(1234.4, 0.251, 3.456, 0.87, 20.1),
+    usage=Usage(1234.4, 0.251, 0.063, 3.456, 0.87, 20.1),
 )
 
 
@@ -45,6 +45,7 @@ def test_the_bill_of_a_training_that_used_its_budget() -> None:
         "Ended with": "max_cost reached",
         "Examples per second": "1,234",
         "CPU utilisation": "25 %",
+        "Waited for a CPU": "6 %",
         "Peak memory": "3.46 GB",
         "GPU utilisation": "87 %",
         "Peak GPU memory": "20.10 GB",
@@ -74,6 +75,7 @@ def test_the_page_of_a_local_run_says_that_nothing_was_bought(tmp_path: Path) ->
     assert "Hours used 1 % of 4 h" in text
     assert "Budget used < 1 % of $10.00" in text
     assert "CPU utilisation 87 %" in text
+    assert "Waited for a CPU 11 %" in text
     assert "GPU utilisation" not in text
 
 

@@ -168,14 +168,14 @@ def ways(root: Path) -> list[str]:
 
 def test_the_promoted_way_is_drawn_as_taken(tmp_path: Path) -> None:
     runs.promoted(runs.local(tmp_path))
-    assert ways(tmp_path) == [*["taken"] * 4, "promoted", "not taken"]
+    assert ways(tmp_path) == [*["taken"] * 5, "promoted", "not taken"]
 
 
 def test_the_rejected_way_is_drawn_as_taken(tmp_path: Path) -> None:
     runs.rejected(runs.local(tmp_path))
-    assert ways(tmp_path) == [*["taken"] * 4, "not taken", "rejected"]
+    assert ways(tmp_path) == [*["taken"] * 5, "not taken", "rejected"]
 
 
 def test_no_branch_is_taken_before_the_gate_has_decided(tmp_path: Path) -> None:
     runs.died_in_training(runs.local(tmp_path))
-    assert ways(tmp_path) == ["taken", *["open"] * 5]
+    assert ways(tmp_path) == ["taken", "taken", *["open"] * 5]

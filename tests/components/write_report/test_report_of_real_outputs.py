@@ -103,7 +103,7 @@ def history() -> dict[str, Any]:
     # The step adds the machine and its price to what the loop knows.
     machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
     machine |= {"max_hours": 4.0, "max_cost_usd": 10.0, "host": "here"}
-    usage = Usage(6.0, 64, 5.0, 12.8, 0.5, 1.0, 0.9, 8.0)
+    usage = Usage(6.0, 64, 5.0, 12.8, 0.5, 0.1, 1.0, 0.9, 8.0)
     found = History([epoch], [Step(1, 0.7, 1e-4)], 1, confusion=[[5, 1], [0, 2]], seconds=6.0, usage=usage)
     return found.to_json() | machine
 

@@ -73,6 +73,37 @@ def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path)
     assert result.kind == "registered" and "champion before" in result.detail
 
 
+@pytest.mark.parametrize(
+    ("aliases", "headline", "words", "command"),
+    [
+        (
+            ["champion"],
+            "Unchanged: version 3 is still the champion",
+            "it is the champion's own",
+            "gauntlet registry --model emotion",
+        ),
+        (
+            ["previous"],
+            "Unchanged: the bundle is that of version 3",
+            "was champion before and has been replaced",
+            "gauntlet promote emotion --version 3",
+        ),
+    ],
+)
+def test_a_run_whose_bundle_was_registered_before_says_that_nothing_happened(
+    tmp_path: Path, aliases: list[str], headline: str, words: str, command: str
+) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.promoted(folder_of)
+        version = {"name": "emotion", "version": "3", "uri": "", "aliases": aliases, "registered": False}
+        runs.write(folder_of("register-model"), "version", version)
+
+    record, result = ended(tmp_path, build)
+    assert (result.kind, result.headline, result.exit_code) == ("unchanged", headline, 0)
+    assert words in result.detail and "Nothing was registered or promoted." in result.detail
+    assert commands(record, result)[0] == command
+
+
 def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path: Path) -> None:
     record, result = ended(tmp_path, runs.rejected, "SUCCEEDED")
     assert (result.kind, result.exit_code) == ("rejected", 3)

@@ -1,0 +1,26 @@
+"""fingerprint-data as a KFP component. Its output `Output` is a parameter of every step that is cached."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def fingerprint_data(
+    dataset: dict[str, Any],
+    task: str,
+    seed: int,
+    sources: dsl.Output[dsl.Artifact],
+) -> str:
+    """A sha256 that changes when a file of the dataset does, or what is to be made of it."""
+    from components.step import step
+
+    with step(sources.path):
+        from pathlib import Path
+
+        from components.fingerprint_data.run import run
+        from manifests.tasks import dataset_of
+
+        return run(dataset_of(task, dataset), task, int(seed), Path(sources.path))

@@ -1,0 +1,61 @@
+"""Asks the stores what the dataset's files are now, and makes one fingerprint of the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from backends.storage import identities
+from components.step import write_json
+from components.validate_data.cards import source as cards
+from components.validate_data.conversations import source as conversations
+from components.validate_data.images import source as images
+from components.validate_data.texts import source as texts
+from manifests.causal_lm import ConversationDataset
+from manifests.dataset import Dataset
+from manifests.errors import DataError, UsageError
+from manifests.image_classification import ImageDataset
+from manifests.ordinal_grading import CardDataset
+from manifests.schema import as_parameter
+from manifests.text_classification import TextDataset
+
+
+def run(section: Dataset, task: str, seed: int, sources_path: Path) -> str:
+    """Write every file with its identity, and return the fingerprint of all that the splits are made of.
+
+    Data that cannot be found or may not be read has a fingerprint too: validate-data says what is wrong.
+
+    Raises:
+        GauntletError: The store that holds the data is out of reach.
+    """
+    found: dict[str, str | None] = {}
+    fault = None
+    try:
+        found = identities(_sources(section))
+    except (DataError, UsageError) as error:
+        fault = str(error)
+    content = {
+        "dataset": as_parameter(section),
+        "task": task,
+        "seed": seed,
+        "files": dict(sorted(found.items())),
+        "fault": fault,
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+    write_json(sources_path, {"fingerprint": fingerprint, "files": content["files"], "fault": fault})
+    print(f"{section.name} {section.version}: {len(found)} files, fingerprint {fingerprint[:12]}", flush=True)
+    return fingerprint
+
+
+def _sources(section: Dataset) -> tuple[str, ...]:
+    """The URI of every file that validate-data would read; none of data that are drawn."""
+    if isinstance(section, ImageDataset):
+        return images.sources(section)
+    if isinstance(section, CardDataset):
+        return cards.sources(section)
+    if isinstance(section, ConversationDataset):
+        return conversations.sources(section)
+    assert isinstance(section, TextDataset)
+    return texts.sources(section)

@@ -1,0 +1,54 @@
+"""The KFP face of write-report on Kubeflow: the last step of a run, which is given what the page shows.
+
+An exit handler is told neither where KFP keeps the outputs of a run nor, reliably, how the run ended: of a
+group of tasks it gets the state in ML Metadata, which may still be RUNNING. A run that fails before its gate
+has no page.
+"""
+
+from kfp import dsl
+
+from components.images import COMPONENTS_IMAGE
+
+
+@dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
+def write_report(
+    name: str,
+    manifest_sha256: str,
+    run_id: str,
+    report: dsl.Output[dsl.HTML],
+    checks: dsl.Input[dsl.Artifact],
+    splits: dsl.Input[dsl.Dataset],
+    history: dsl.Input[dsl.Artifact],
+    candidates: dsl.Input[dsl.Artifact],
+    bundle: dsl.Input[dsl.Model],
+    scores: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    managed: bool,
+    version: dsl.Input[dsl.Artifact] = None,
+) -> None:
+    """Write the whole run as one self-contained page, from the outputs of its steps."""
+    from pathlib import Path
+
+    from components.step import step
+
+    with step(report.path):
+        from components.write_report import run
+        from components.write_report.collect import Artifact
+
+        converter = "train-model" if managed else "convert-to-onnx"
+        given = [
+            ("validate-data", "checks", checks),
+            ("validate-data", "splits", splits),
+            ("train-model", "history", history),
+            (converter, "candidates", candidates),
+            (converter, "bundle", bundle),
+            ("evaluate-model", "scores", scores),
+            ("gate-model", "verdict", verdict),
+            ("register-model", "version", version),
+        ]
+        artifacts: dict[str, dict[str, Artifact]] = {}
+        for producer, output, artifact in given:
+            if artifact is not None:
+                artifacts.setdefault(producer, {})[output] = Artifact(artifact.path, artifact.uri)
+        ended = run.write_page(name, manifest_sha256, run_id, artifacts, Path(report.path))
+        print(ended.headline, flush=True)

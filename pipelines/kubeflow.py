@@ -1,0 +1,126 @@
+"""What Kubeflow's pods get beside their image and command, by kfp-kubernetes.
+
+A pod runs on nodes that the cluster already has: `training.resources` buys nothing there. It says how large
+the pod is, which nodes it fits on and how long it may run.
+"""
+
+from __future__ import annotations
+
+from kfp import dsl, kubernetes
+
+from backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
+from manifests.errors import UsageError
+from manifests.managed import is_managed
+from manifests.platforms import Kubeflow
+from manifests.schema import Manifest
+from manifests.training import Resources
+from pipelines.machine_sizes import MachineSize, machine_size
+
+GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
+GPU_RESOURCE = "nvidia.com/gpu"
+RUN_ID_FIELD = "metadata.labels['pipeline/runid']"
+"""KFP labels each pod of a run with the run's id."""
+SHARED_MEMORY = "/dev/shm"
+UNKNOWN_MACHINE = MachineSize(cpus=4, memory_gb=16)
+"""What training gets where the size of `machine_type` is not known: as much as the other steps."""
+REQUESTED_SHARE = 0.75
+"""Of a machine: the rest is for what every node runs beside pods. GKE keeps about a fifth of a small one."""
+
+
+def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds: int) -> None:
+    """Give train-model's pod its size, its nodes, its deadline and a folder for its training states.
+
+    Raises:
+        UsageError: A pod cannot have what `training.resources` asks for.
+    """
+    resources, settings = manifest.training.resources, manifest.platforms.kubeflow
+    _require_one_pod(resources)
+    size = machine_size(resources.machine_type) or UNKNOWN_MACHINE
+    least = requested(size)
+    task.set_cpu_limit(str(size.cpus)).set_memory_limit(f"{size.memory_gb}G")
+    task.set_cpu_request(str(least.cpus)).set_memory_request(f"{least.memory_gb}G")
+    kubernetes.set_timeout(task, deadline_seconds)
+    if resources.accelerator_type is not None:
+        _place_on_gpus(task, resources.accelerator_type, resources.accelerator_count, settings)
+    for label, value in (settings.node_selector or {}).items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in settings.tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump())
+    if is_managed(manifest.training):  # by a vendor's job, which a retried step finds again
+        return
+    kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, RUN_ID_FIELD)
+    if settings.volume is not None:
+        kubernetes.mount_pvc(task, settings.volume.claim, settings.volume.mount_path)
+        task.set_env_variable(STATES_VARIABLE, settings.volume.mount_path)
+
+
+def furnish(task: dsl.PipelineTask, settings: Kubeflow) -> None:
+    """Give a pod of any step the cluster's secrets, and say to the step where it runs."""
+    task.set_env_variable(PLATFORM_VARIABLE, KUBEFLOW)
+    for secret, variables in settings.secrets.items():
+        for variable, key in variables.items():
+            kubernetes.use_secret_as_env(task, secret, {key: variable})
+    if settings.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(settings.image_pull_secrets))
+
+
+def requested(size: MachineSize) -> MachineSize:
+    """The part of a machine that a pod asks for, so that it fits on a node of that size."""
+    cpus = max(1, int(size.cpus * REQUESTED_SHARE))
+    return MachineSize(cpus, int(size.memory_gb * REQUESTED_SHARE))
+
+
+def notes(manifest: Manifest) -> list[str]:
+    """What a reader of the manifest would not expect of Kubeflow, one sentence each."""
+    resources, settings = manifest.training.resources, manifest.platforms.kubeflow
+    size = machine_size(resources.machine_type)
+    asked = f"train-model's pod asks for {requested(size or UNKNOWN_MACHINE)}"
+    found = [
+        f"{asked}, {REQUESTED_SHARE:.0%} of {resources.machine_type}. Kubeflow buys no machine: the cluster "
+        "must have a node with as much to spare."
+        if size
+        else f"{asked}: the size of {resources.machine_type} is not known."
+    ]
+    if resources.accelerator_type is not None and settings.node_selector is None:
+        found.append(
+            f"The pod waits for a node with GKE's label {GKE_ACCELERATOR_LABEL}. For another cluster set "
+            "platforms.kubeflow.node_selector."
+        )
+    ignored = [
+        key
+        for key in ("strategy", "max_wait_hours", "boot_disk_gb", "persistent_resource")
+        if key in resources.model_fields_set
+    ]
+    if ignored:
+        found.append(f"Not used on Kubeflow: {', '.join(f'training.resources.{key}' for key in ignored)}.")
+    if is_managed(manifest.training):
+        unused = (
+            [] if settings.volume is None else ["Not used by a managed model: platforms.kubeflow.volume."]
+        )
+        return found + unused
+    if settings.volume is None:
+        found.append("A training whose pod is lost starts anew: set platforms.kubeflow.volume to resume it.")
+    return found
+
+
+def _require_one_pod(resources: Resources) -> None:
+    if resources.replica_count > 1:
+        raise UsageError(
+            f"training.resources.replica_count: found {resources.replica_count}, expected 1: on Kubeflow a "
+            "step is one pod. Ask for one machine with more accelerators."
+        )
+    accelerator = resources.accelerator_type
+    if accelerator is not None and not accelerator.startswith("NVIDIA_"):
+        raise UsageError(
+            f"training.resources.accelerator_type: found {accelerator}, expected one of NVIDIA's, "
+            "the only ones that are set up on Kubeflow."
+        )
+
+
+def _place_on_gpus(task: dsl.PipelineTask, accelerator: str, count: int, settings: Kubeflow) -> None:
+    task.set_accelerator_type(GPU_RESOURCE).set_accelerator_limit(count)
+    if settings.node_selector is None:
+        kubernetes.add_node_selector(task, GKE_ACCELERATOR_LABEL, accelerator.lower().replace("_", "-"))
+    kubernetes.add_toleration(task, key=GPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    if count > 1:  # NCCL passes tensors through it, and a container has 64 MB of it by default
+        kubernetes.empty_dir_mount(task, "shm", SHARED_MEMORY, medium="Memory")

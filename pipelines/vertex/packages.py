@@ -1,0 +1,90 @@
+"""Which packages the project's images hold, and so which files a `package://` URI can name there.
+
+Both images install `requirements.lock`. It is resolved from what the project's own metadata requires, so that
+metadata answers the question in a checkout and in an image alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.util import find_spec
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from backends.storage import PACKAGE_SCHEME, is_folder
+from manifests.errors import UsageError
+from manifests.loading import PATH_KEYS
+
+PROJECT = "gauntlet"
+MODELS = "models"
+"""The extra whose packages are installed without what they require in turn."""
+
+
+def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str]] = PATH_KEYS) -> None:
+    """Refuse files of packages that the images lack, and files that a package does not hold.
+
+    Args:
+        content: A manifest as plain types.
+        keys: The sections and keys to look at.
+
+    Raises:
+        UsageError: All faults.
+    """
+    named = {f"{section}.{key}": (content.get(section) or {}).get(key) for section, key in sorted(keys)}
+    found = [
+        fault
+        for key, value in named.items()
+        if isinstance(value, str) and value.startswith(PACKAGE_SCHEME)
+        for fault in _faults(key, value)
+    ]
+    if found:
+        raise UsageError("\n".join(found))
+
+
+def _faults(key: str, uri: str) -> Iterator[str]:
+    package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
+    top = package.partition(".")[0]
+    providers = packages_distributions().get(top, [top])
+    if not {canonicalize_name(name) for name in providers} & distributions_in_images():
+        yield (
+            f"{key}: found {uri}, and the images hold no package {package or '(none)'}, expected one that "
+            "pyproject.toml requires. Copy the file to a bucket, name a model of the Hugging Face hub, or "
+            f"add the package to pyproject.toml (a model's to the extra `{MODELS}`), run `make lock` and "
+            "build the images."
+        )
+    elif find_spec(top) is not None:  # the images have it, and perhaps this machine does not
+        try:
+            is_folder(uri)
+        except UsageError as error:
+            yield f"{key}: {error}"
+
+
+def distributions_in_images() -> frozenset[str]:
+    """The canonical names of the project's distribution and of all that it requires, directly or not."""
+    held: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(PROJECT, frozenset[str]())]
+    while waiting:
+        name, extras = waiting.pop()
+        if (name, extras) not in held:
+            held.add((name, extras))
+            waiting += [
+                (canonicalize_name(one.name), frozenset(one.extras)) for one in _required(name, extras)
+            ]
+    models = _required(PROJECT, frozenset({MODELS}))
+    return frozenset({name for name, _ in held} | {canonicalize_name(one.name) for one in models})
+
+
+def _required(distribution: str, extras: frozenset[str]) -> list[Requirement]:
+    """What a distribution requires on this platform with these extras; nothing if it is not installed."""
+    try:
+        found = [Requirement(text) for text in requires(distribution) or ()]
+    except PackageNotFoundError:
+        return []
+    return [
+        one
+        for one in found
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras or {""})
+    ]
