@@ -18,8 +18,7 @@ from tests.vertex_like.pipeline_run import Interruption, PipelineRun
 from tests.vertex_like.requirements import missing
 
 REPOSITORY = Path(__file__).parents[2]
-SERVING_IMAGE = f"europe-docker.pkg.dev/demo/gauntlet/server@sha256:{'a' * 64}"
-REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet&serving_image={SERVING_IMAGE}"
+REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
