@@ -133,6 +133,7 @@ def test_the_section_gives_the_pod_what_the_cluster_has(tmp_path: Path) -> None:
     [mount] = pod["pvcMount"]
     assert (mount["constant"], mount["mountPath"]) == ("training-states", "/mnt/states")
     assert found.environment("train-model") == {
+        "GAUNTLET_BOUGHT_GPUS": "1",
         "GAUNTLET_PLATFORM": "kubeflow",
         "GAUNTLET_STATES": "/mnt/states",
     }

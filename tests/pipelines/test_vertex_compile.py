@@ -175,14 +175,17 @@ def retries(spec: PipelineSpec) -> dict[str, int]:
 @pytest.mark.parametrize("platform", ["vertex", "kubeflow"])
 def test_cheap_steps_are_retried_after_a_while_and_training_is_not_bought_again(platform: Platform) -> None:
     spec = compiled("{}", platform)
-    assert {name for name, count in retries(spec).items() if count} == {
+    of_kubeflow = {"check-services", "write-report", "write-report-2"} if platform == "kubeflow" else set()
+    assert {name for name, count in retries(spec).items() if count} == of_kubeflow | {
+        "fingerprint-data",
         "validate-data",
         "convert-to-onnx",
         "evaluate-model",
         "gate-model",
         "register-model",
     }
-    [dag] = (one.dag for one in spec.components.values() if "validate-data" in one.dag.tasks)
+    dags = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    [dag] = (one for one in dags if "validate-data" in one.tasks)
     policy = dag.tasks["validate-data"].retry_policy
     assert (policy.max_retry_count, policy.backoff_duration.seconds, policy.backoff_factor) == (2, 60, 2)
 
@@ -191,6 +194,7 @@ def test_answers_that_are_paid_for_are_not_asked_for_again() -> None:
     gemini = load_manifest(ROOT / "manifests" / "gemini_lm.yaml")
     found = retries(training_pipeline(gemini, IMAGE, "vertex").pipeline_spec)
     assert {name for name, count in found.items() if count} == {
+        "fingerprint-data",
         "validate-data",
         "gate-model",
         "register-model",
@@ -233,7 +237,8 @@ def test_every_step_that_is_cached_has_the_fingerprint_of_the_data_in_its_key(
     """An artifact's id is in the key too, but newer KFP backends take its name instead."""
     loaded = load_manifest(ROOT / "manifests" / f"{name}.yaml")
     spec = training_pipeline(loaded, IMAGE, platform).pipeline_spec
-    [steps] = (one.dag.tasks for one in spec.components.values() if "validate-data" in one.dag.tasks)
+    dags = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    [steps] = (dag.tasks for dag in dags if "validate-data" in dag.tasks)
     cached = [
         task
         for task in steps.values()
@@ -281,7 +286,7 @@ def test_a_bought_machines_training_is_told_how_many_gpus_were_bought(tmp_path: 
     [pool] = custom_job(compiled(GPU + "}")).job_spec.worker_pool_specs
     assert [(one.name, one.value) for one in pool.container_spec.env] == [("GAUNTLET_BOUGHT_GPUS", "1")]
     pod = executors(compiled(GPU + "}", "kubeflow"))["exec-train-model"].container
-    assert [(one.name, one.value) for one in pod.env] == [("GAUNTLET_BOUGHT_GPUS", "1")]
+    assert ("GAUNTLET_BOUGHT_GPUS", "1") in [(one.name, one.value) for one in pod.env]
     [without] = custom_job(compiled("{}")).job_spec.worker_pool_specs
     assert list(without.container_spec.env) == []
     compile_manifest(manifest(GPU + "}"), tmp_path / "local.yaml", "local")
