@@ -62,7 +62,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     validate_data(manifest.dataset, manifest.seed, splits, data / "checks.json", data / "report.html")
     section = trained_here(manifest.training)
     rows = len(load_task(section, splits).train_lengths)
-    per_epoch = math.ceil(rows / section.batch_size / section.gradient_accumulation)
+    per_epoch = math.ceil(rows / section.batch_size)
     steps = per_epoch * section.epochs
     killed_after = per_epoch * (section.epochs - 1) + per_epoch // 2 + 1
     every = max(1, per_epoch // 2 // STATES_IN_HALF_AN_EPOCH)

@@ -202,12 +202,15 @@ def fashion(plan: Plan, recipe: Sequence[str], target: str) -> list[str]:
 
 
 def resume_emotion(plan: Plan) -> list[str]:
-    inputs = plan.inputs("emotion", "training.epochs=2", "training.dropout=0.1")
+    size = "32" if plan.quick else "256"
+    settings = ("training.epochs=2", "training.dropout=0.1", f"training.batch_size={size}")
+    inputs = plan.inputs("emotion", *settings)
     return ["exact_resume.py", *inputs, "--keep", str(plan.folder / "run")]
 
 
 def resume_lora(plan: Plan) -> list[str]:
-    return ["exact_resume.py", *plan.inputs("conversations", "training.epochs=2")]
+    settings = ("training.epochs=2", f"training.batch_size={8 if plan.quick else 32}")
+    return ["exact_resume.py", *plan.inputs("conversations", *settings)]
 
 
 def onnx(plan: Plan) -> list[str]:
@@ -252,7 +255,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, on a CPU too; no aim is judged")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes and drawn images, on a CPU too; no aim is judged"
+    )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="with fashion-mnist/; default: as carried"
     )
@@ -262,14 +267,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="for all parts together")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    data = options.data or options.carried
-    if not (data / "fashion-mnist").is_dir():
-        if not options.quick or options.data:
-            parser.error(
-                f"{data}: found no folder fashion-mnist, expected one with the four idx files. Install "
-                "dataset-fashion-mnist and run `benchmarks/gpu.sh prepare`, or name another --data"
-            )
-        data = None
+    data = None if options.quick else options.data or options.carried
+    if data and not (data / "fashion-mnist").is_dir():
+        parser.error(
+            f"{data}: found no folder fashion-mnist, expected one with the four idx files. Install "
+            "dataset-fashion-mnist and run `benchmarks/gpu.sh prepare`, or name another --data"
+        )
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the part is ended too
     with tempfile.TemporaryDirectory() as scratch:
         plan = Plan(Path(scratch), options.carried, options.quick)
         raise SystemExit(measure(plan, data, options))

@@ -19,12 +19,12 @@ carried_for=$(cat build/gpu/python_version 2>/dev/null || true)
 if [ "$carried_for" = "$version" ]; then
   # A folder ahead of the machine's packages on the path. A virtual environment would not do: one that is made
   # by the Python of another one, which may hold torch, does not see that one's packages.
-  site=$(mktemp -d)
-  trap 'rm -rf "$site"' EXIT
+  site=$PWD/build/gpu-packages
+  rm -rf "$site"
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$site" build/gpu/wheels/*.whl
   export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 elif [ -n "$carried_for" ]; then
   echo "build/gpu holds wheels for Python $carried_for and this is $version: they are not installed" >&2
 fi
 case " $* " in *" --quick "*) limit=() ;; *) limit=(--limit $((LIMIT - SECONDS))) ;; esac
-"$python" benchmarks/gpu.py "${limit[@]}" "$@"
+exec "$python" benchmarks/gpu.py "${limit[@]}" "$@"

@@ -26,6 +26,13 @@ from pathlib import Path
 from typing import Any
 
 SAMPLES = Path(__file__).resolve().parent.parent / "manifests/data"
+EMOTION_FILE, ENCODER = "emotion.csv", "encoder"
+CONVERSATION_FILE, LANGUAGE_MODEL = "conversations.jsonl", "language-model"
+JOINED = (
+    "dataset.name=joined_sample",
+    "dataset.split={train: 0.8, validation: 0.1, test: 0.1}",
+    "dataset.checks.leakage.severity=warn",
+)
 MOST_JOINED = 6  # conversations
 SEED = 7
 
@@ -116,7 +123,7 @@ def image_inputs(folder: Path, data: Path | None) -> Inputs:
         return Inputs("manifests/fashion_mnist.yaml", overrides)
     from tests.drawn_images import SHAPES, SIDE, draw, write_files
 
-    drawn = write_files(folder / "drawn", draw(64, seed=1), draw(32, seed=2))
+    drawn = write_files(folder / "drawn", draw(200, seed=1), draw(40, seed=2))
     return Inputs(
         "manifests/fashion_mnist.yaml",
         (
@@ -131,39 +138,39 @@ def image_inputs(folder: Path, data: Path | None) -> Inputs:
 
 def emotion_inputs(folder: Path, rows: int, is_tiny: bool) -> Inputs:
     """The emotion manifest on `rows` made rows and an encoder with random weights."""
-    data, encoder = folder / "emotion.csv", folder / "encoder"
     texts = list(emotion_rows(rows))
-    with data.open("w", encoding="utf-8", newline="") as file:
+    with (folder / EMOTION_FILE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *texts])
-    write_encoder(encoder, TINY if is_tiny else MINILM, [text for text, _ in texts])
+    write_encoder(folder / ENCODER, TINY if is_tiny else MINILM, [text for text, _ in texts])
+    return emotion_settings(folder)
+
+
+def emotion_settings(folder: Path) -> Inputs:
     return Inputs(
         "manifests/emotion.yaml",
         (
-            f"dataset.uri={data}",
-            "dataset.name=joined_sample",
-            "dataset.split={train: 0.8, validation: 0.1, test: 0.1}",
-            "dataset.checks={leakage: {severity: warn}, rows_per_class: {severity: warn}}",
-            f"training.encoder={encoder}",
+            f"dataset.uri={folder / EMOTION_FILE}",
+            *JOINED,
+            "dataset.checks.rows_per_class.severity=warn",
+            f"training.encoder={folder / ENCODER}",
         ),
     )
 
 
 def conversation_inputs(folder: Path, rows: int, is_tiny: bool) -> Inputs:
     """The LoRA manifest on `rows` made rows and a language model with random weights."""
-    data, model = folder / "conversations.jsonl", folder / "language-model"
     pairs = list(conversation_rows(rows))
     lines = (json.dumps({"input_text": asked, "output_text": answer}) for asked, answer in pairs)
-    data.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_language_model(model, TINY_DECODER if is_tiny else SMOLLM2, [text for row in pairs for text in row])
+    (folder / CONVERSATION_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    texts = [text for row in pairs for text in row]
+    write_language_model(folder / LANGUAGE_MODEL, TINY_DECODER if is_tiny else SMOLLM2, texts)
+    return conversation_settings(folder)
+
+
+def conversation_settings(folder: Path) -> Inputs:
     return Inputs(
         "manifests/lora_lm.yaml",
-        (
-            f"dataset.uri={data}",
-            "dataset.name=joined_sample",
-            "dataset.split={train: 0.8, validation: 0.1, test: 0.1}",
-            "dataset.checks={leakage: {severity: warn}}",
-            f"training.model={model}",
-        ),
+        (f"dataset.uri={folder / CONVERSATION_FILE}", *JOINED, f"training.model={folder / LANGUAGE_MODEL}"),
     )
 
 

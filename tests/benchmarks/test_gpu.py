@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import gpu, gpu_carry, gpu_inputs, race
+from manifests.loading import load_manifest
 
 INSTALLATION_SECONDS = 25
 
@@ -134,6 +137,26 @@ def test_onnx_says_how_large_the_runtime_is_that_was_not_carried(tmp_path: Path)
     (tmp_path / "machine.json").write_text(json.dumps(machine))
     with pytest.raises(gpu.Skipped, match=r"Not carried: onnxruntime-gpu 1\.31\.1, 256 MB\."):
         gpu.onnx(gpu.Plan(tmp_path, tmp_path, quick=False))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_part_sets_what_its_manifest_allows(tmp_path: Path, quick: bool) -> None:
+    gpu_inputs.write(tmp_path / "machine.json", {"device": "cpu", "packages": {"trl": None}})
+    (tmp_path / "run/train-model/checkpoint").mkdir(parents=True)
+    named = ("emotion", gpu_inputs.emotion_settings), ("conversations", gpu_inputs.conversation_settings)
+    for name, settings in named:
+        gpu_inputs.write(tmp_path / f"{name}.json", asdict(settings(tmp_path)))
+    images = gpu_inputs.image_inputs(tmp_path, None if quick else tmp_path)
+    gpu_inputs.write(tmp_path / "images.json", asdict(images))
+    plan = gpu.Plan(tmp_path, tmp_path, quick)
+    loaded = []
+    for part in gpu.PARTS:
+        script, first, *more = part.command(plan)
+        assert (gpu.HERE / script).is_file()
+        if first.endswith(".yaml"):
+            overrides = [value for flag, value in pairwise(more) if flag == "--set"]
+            loaded.append(load_manifest(gpu.REPOSITORY / first, overrides).name)
+    assert Counter(loaded) == {"emotion": 3, "lora_lm": 2, "fashion_mnist": 2}
 
 
 def test_without_images_the_full_sizes_are_refused(tmp_path: Path) -> None:
