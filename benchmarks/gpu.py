@@ -301,7 +301,7 @@ def measure(plan: Plan, data: Path | None, options: argparse.Namespace) -> int:
             flush=True,
         )
 
-    sizes = ("600", "300") if plan.quick else ("13200", "1800")
+    sizes = ("600", "150") if plan.quick else ("13200", "1800")
     command = ["gpu_inputs.py", str(plan.folder), "--emotion-rows", sizes[0], "--conversation-rows", sizes[1]]
     command += ["--data", str(data.resolve())] if data else []
     command += ["--tiny"] if plan.quick else []
