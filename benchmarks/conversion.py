@@ -23,13 +23,14 @@ range over the runs.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -93,6 +94,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--candidates", nargs="+", metavar="NAME", help="these alone; by default all")
     parser.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="where all of them run")
+    parser.add_argument(
+        "--pytorch", choices=PYTORCH, nargs="+", default=PYTORCH, help="what is compared with"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here too")
     parser.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment that has it")
     options = parser.parse_args()
     section = Conversion(target=options.target)
@@ -111,7 +116,7 @@ def main() -> None:
         if section.device == "cpu":
             attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
         kinds = KINDS_ON[section.device]
-        contenders = {mode: Contender(kinds[mode], checkpoint) for mode in PYTORCH}
+        contenders = {mode: Contender(kinds[mode], checkpoint) for mode in options.pytorch}
         contenders |= {name: Contender(kinds["onnx"], path) for name, path in graphs.items()}
         if options.optimum:
             level, path = optimum(options.optimum, checkpoint, folder)
@@ -132,6 +137,12 @@ def main() -> None:
                 f"run {run + 1}: models waited for a CPU {timings[-1].contention:.0%} of the time", flush=True
             )
     print_table(list(contenders), timings, labels, test_rows.truth)
+    if options.json:
+        figures = {
+            name: {f"batch of {size}": speed(name, timings, size)._asdict() for size in BATCH_SIZES}
+            for name in contenders
+        }
+        options.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 def candidates(
@@ -252,10 +263,31 @@ def score(name: str, path: Path, rows: Rows, checkpoint: Path, device: Device) -
     return scores_of(rows, forward, [], batches).right.argmax(axis=1)
 
 
+class Speed(NamedTuple):
+    """A model's median latency over the runs, and what it is over PyTorch's, with the range over the runs."""
+
+    milliseconds: float
+    speedup: float
+    lowest: float
+    highest: float
+
+
+def speed(name: str, timings: Sequence[Any], size: int) -> Speed:
+    """A model's speed at a batch size; the speed-up is over the faster PyTorch of the same run."""
+    medians = [timing.latencies[name][size].median for timing in timings]
+    fastest = [
+        min(timing.latencies[mode][size].median for mode in PYTORCH if mode in timing.latencies)
+        for timing in timings
+    ]
+    ratios = [pytorch / median for pytorch, median in zip(fastest, medians, strict=True)]
+    return Speed(statistics.median(medians), statistics.median(ratios), min(ratios), max(ratios))
+
+
 def print_table(
     names: Sequence[str], timings: Sequence[Any], labels: dict[str, np.ndarray], truth: np.ndarray
 ) -> None:
-    reference = labels["eager"]
+    pytorch = next(name for name in names if name in PYTORCH)
+    reference = labels[pytorch]
     one_hot = np.eye(truth.max() + 1, dtype=np.float32)
     f1 = {name: macro_f1(one_hot[labels[name]], truth) for name in names}
     header = "".join(f"{f'batch of {size}':>29}" for size in BATCH_SIZES)
@@ -263,13 +295,11 @@ def print_table(
     for name in names:
         cells = ""
         for size in BATCH_SIZES:
-            medians = [timing.latencies[name][size].median for timing in timings]
-            fastest = [min(timing.latencies[mode][size].median for mode in PYTORCH) for timing in timings]
-            ratios = [pytorch / median for pytorch, median in zip(fastest, medians, strict=True)]
-            spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
-            cells += f"{statistics.median(medians):8.2f} ms {statistics.median(ratios):5.2f}x {spread:>11}"
+            found = speed(name, timings, size)
+            spread = f"({found.lowest:.2f}-{found.highest:.2f})"
+            cells += f"{found.milliseconds:8.2f} ms {found.speedup:5.2f}x {spread:>11}"
         same = float((labels[name] == reference).mean())
-        print(f"{name:38}{cells}   {f1[name]:.4f}  {f1['eager'] - f1[name]:+.4f}  {same:.4f}")
+        print(f"{name:38}{cells}   {f1[name]:.4f}  {f1[pytorch] - f1[name]:+.4f}  {same:.4f}")
 
 
 if __name__ == "__main__":

@@ -11,19 +11,23 @@ manifest may ask for: for a comparison of like with like set `training.augmentat
 
 Seconds run from the first batch to the end of the scoring that reached the target; reading the files and
 building the network on the device are before them. They take turns, since no machine is as fast at all times.
+With `--target 1` every epoch is trained, and the last accuracy in `--json FILE` is that of the recipe.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainer.process import settle_process
 
@@ -39,6 +43,7 @@ from manifests.image_classification import ImageTraining  # noqa: E402
 from manifests.loading import load_manifest  # noqa: E402
 from trainer.device import choose_device, make_deterministic  # noqa: E402
 from trainer.loop import fit  # noqa: E402
+from trainer.parameters import count  # noqa: E402
 from trainer.ranks import World  # noqa: E402
 from trainer.replica import Replica  # noqa: E402
 from trainer.schedule import learning_rate  # noqa: E402
@@ -46,7 +51,32 @@ from trainer.splits import ImageSplit, read_images  # noqa: E402
 from trainer.tasks import load_task  # noqa: E402
 
 WORKERS = 2
-Contestant = Callable[[ImageTraining, Path, int, float], float]
+
+
+@dataclass
+class Training:
+    """How a training went.
+
+    Attributes:
+        seconds: To the target; infinite when it was not reached.
+        accuracies: On the test file, after each epoch.
+        parameters: Of the network.
+    """
+
+    parameters: int
+    seconds: float = math.inf
+    accuracies: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` holds it; seconds are null when the target was not reached."""
+        return {
+            "parameters": self.parameters,
+            "seconds": self.seconds if math.isfinite(self.seconds) else None,
+            "accuracies": self.accuracies,
+        }
+
+
+Contestant = Callable[[ImageTraining, Path, int, float], Training]
 
 
 class Reached(Exception):
@@ -54,30 +84,35 @@ class Reached(Exception):
 
 
 class Stopwatch:
-    """A tracker that ends the training when an epoch's accuracy reaches the target."""
+    """A tracker that keeps each epoch's accuracy and ends the training when one reaches the target."""
 
-    def __init__(self, target: float) -> None:
-        self._target = target
+    def __init__(self, training: Training, target: float) -> None:
+        self._training, self._target = training, target
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Look at an epoch's."""
-        if metrics.get("validation_accuracy", 0.0) >= self._target:
+        if (accuracy := metrics.get("validation_accuracy")) is None:
+            return
+        self._training.accuracies.append(accuracy)
+        if accuracy >= self._target:
             raise Reached(f"after epoch {step}")
 
 
-def gauntlet(section: ImageTraining, splits: Path, seed: int, target: float) -> float:
-    """Seconds of this project's loop; infinite when the target is not reached."""
+def gauntlet(section: ImageTraining, splits: Path, seed: int, target: float) -> Training:
+    """This project's loop."""
     device = choose_device(section.compute_target, World())
     make_deterministic(seed)
     task = load_task(section, splits)
-    replica = Replica(task, task.build_model(), section, device, World())
+    model = task.build_model()
+    training = Training(count(model))
+    replica = Replica(task, model, section, device, World())
     began = time.perf_counter()
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            fit(replica, section, seed, lambda *_: None, Stopwatch(target))
+            fit(replica, section, seed, lambda *_: None, Stopwatch(training, target))
     except Reached:
-        return time.perf_counter() - began
-    return math.inf
+        training.seconds = time.perf_counter() - began
+    return training
 
 
 class Flipped(Dataset):  # type: ignore[type-arg]
@@ -94,8 +129,8 @@ class Flipped(Dataset):  # type: ignore[type-arg]
         return (image.flip(2) if torch.rand(()) < 0.5 else image), int(self.labels[row])
 
 
-def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> float:
-    """Seconds of the plain loop."""
+def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> Training:
+    """The plain loop."""
     device = choose_device(section.compute_target, World())
     torch.use_deterministic_algorithms(False)
     torch.manual_seed(seed)
@@ -110,7 +145,9 @@ def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> flo
         num_workers=WORKERS,
         pin_memory=device.type == "cuda",
     )
-    total, scores, step = section.epochs * len(loader), [], 0
+    total, step = section.epochs * len(loader), 0
+    training = Training(count(model))
+    scores = training.accuracies
     began = time.perf_counter()
     for _ in range(section.epochs):
         model.train()
@@ -127,8 +164,9 @@ def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> flo
             optimizer.step()
         scores.append(accuracy(model, test, device))
         if scores[-1] >= target:
-            return time.perf_counter() - began
-    return math.inf
+            training.seconds = time.perf_counter() - began
+            break
+    return training
 
 
 @torch.no_grad()
@@ -142,6 +180,9 @@ def accuracy(model: nn.Module, split: ImageSplit, device: torch.device) -> float
     return right / len(split.labels)
 
 
+CONTESTANTS: dict[str, Contestant] = {"gauntlet": gauntlet, "plain loop": plain}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,10 +191,12 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.94)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--only", choices=CONTESTANTS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as they come")
     options = parser.parse_args()
     manifest = load_manifest(options.manifest, options.overrides)
-    contestants: dict[str, Contestant] = {"gauntlet": gauntlet, "plain loop": plain}
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+    names = [options.only] if options.only else list(CONTESTANTS)
+    found: dict[str, list[Training]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         splits = Path(scratch) / "splits"
         validate_data(
@@ -161,13 +204,21 @@ def main() -> None:
         )
         (splits / "test.npz").replace(splits / "validation.npz")
         for seed in range(options.runs):
-            for name, contestant in contestants.items():
-                found[name].append(contestant(manifest.training, splits, seed, options.target))
-                print(f"{name:<10}  seed {seed}  {found[name][-1]:.1f} s", flush=True)
-    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
-    ratio = medians["plain loop"] / medians["gauntlet"]
+            for name in names:
+                found[name].append(CONTESTANTS[name](manifest.training, splits, seed, options.target))
+                print(f"{name:<10}  seed {seed}  {described(found[name][-1])}", flush=True)
+                if options.json:
+                    document = {name: [run.as_json() for run in runs] for name, runs in found.items()}
+                    options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    medians = {name: statistics.median(run.seconds for run in runs) for name, runs in found.items()}
     print(f"median to {options.target:g}: " + ", ".join(f"{name} {s:.1f} s" for name, s in medians.items()))
-    print(f"gauntlet is {ratio:.2f} times as fast")
+    if len(medians) > 1:
+        print(f"gauntlet is {medians['plain loop'] / medians['gauntlet']:.2f} times as fast")
+
+
+def described(training: Training) -> str:
+    last = f"{training.accuracies[-1]:.4f} after {len(training.accuracies)} epochs"
+    return f"{training.seconds:.1f} s, {last}, {training.parameters:,} parameters"
 
 
 if __name__ == "__main__":
