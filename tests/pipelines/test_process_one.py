@@ -73,6 +73,7 @@ def executor_input(step: str, folder: Path, overrides: Sequence[str] = ()) -> st
         "registry_uri": f"sqlite:///{folder / 'gauntlet.db'}",
         "tracking_uri": "",
         "run_id": "run",
+        "data_fingerprint": "f" * 64,
         "pipeline_root": str(folder / "root"),
         "job": "job",
         "status": {"state": "SUCCEEDED", "error": {"message": ""}, "pipelineJobResourceName": "job"},

@@ -342,7 +342,7 @@ def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
     )
     assert target.http_method == scheduler_v1.HttpMethod.POST
     assert target.oauth_token.service_account_email == ACCOUNT
-    body = json_format.Parse(target.body, vertex.vertex.PipelineJob.pb()())  # an unknown key is refused
+    body = json_format.Parse(target.body, vertex.PipelineJob.pb()())  # an unknown key is refused
     assert body.template_uri == template.replace("/v1@", "/")
     assert body.service_account == ACCOUNT
     assert body.runtime_config.parameter_values["training"].struct_value["epochs"] == 2

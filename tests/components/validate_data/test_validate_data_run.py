@@ -100,6 +100,7 @@ def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs:
         dataset=as_parameter(section),
         task="text_classification",
         seed=7.0,
+        data_fingerprint="f" * 64,
         splits=SimpleNamespace(path=str(step / "splits")),
         checks=SimpleNamespace(path=str(step / "checks")),
         report=SimpleNamespace(path=str(step / "report")),

@@ -34,7 +34,7 @@ def test_every_step_of_a_promoted_run_succeeded_and_every_artifact_is_read(tmp_p
     assert record.bundle is not None and record.bundle.lineage["git_commit"] == "9377eda0c2f4"
     assert record.scores is not None and record.scores.champion is not None
     assert record.scores.champion.version == "2"
-    assert record.verdict is not None and len(record.verdict.rules) == 13
+    assert record.verdict is not None and len(record.verdict.rules) == 12
     assert record.version is not None and record.version.bundle_sha256 == outputs.BUNDLE_SHA256
     assert record.unreadable == ()
 
