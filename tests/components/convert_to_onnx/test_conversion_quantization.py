@@ -29,15 +29,18 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """After each layer's norms one channel reaches far and counts little, as training makes them.
+    """After the norms within the layers one channel reaches far and counts little, as training makes them.
+
+    Not after the last norm: what reads it, the classifier, is not scaled, and would be as far off in both graphs.
 
     The tables hold what 8 bits hold exactly, so that nothing but products is off.
     """
     folder = tmp_path_factory.mktemp("outliers")
     model = load_model(checkpoint, "eager")
+    last = model.encoder.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():
         for module in model.encoder.encoder.modules():
-            if isinstance(module, torch.nn.LayerNorm):
+            if isinstance(module, torch.nn.LayerNorm) and module is not last:
                 module.weight[5] *= 40.0
             if isinstance(module, torch.nn.Linear) and module.in_features == model.encoder.config.hidden_size:
                 module.weight[:, 5] /= 40.0
@@ -53,14 +56,14 @@ def logits(path: Path) -> np.ndarray:
     return open_session(path, threads=1).run(["logits"], batch(seed=1))[0]
 
 
-def test_factors_are_powers_of_two_that_bring_outliers_within_six_medians() -> None:
-    reach = np.array([1.0, 0.5, 1.0, 3.0, 18.0, 18.1, 40.0], dtype=np.float32)
+def test_factors_are_powers_of_two_that_bring_outliers_within_three_medians() -> None:
+    reach = np.array([1.0, 0.5, 1.0, 3.0, 9.0, 9.1, 20.0], dtype=np.float32)
     assert np.median(reach) == 3.0
     assert outlier_factors(reach).tolist() == [1, 1, 1, 1, 1, 2, 4]
 
 
 def test_channels_that_are_always_zero_have_no_say_in_the_median() -> None:
-    assert outlier_factors(np.array([0, 0, 0, 0, 1, 1, 7], dtype=np.float32)).tolist() == [1] * 6 + [2]
+    assert outlier_factors(np.array([0, 0, 0, 0, 1, 1, 4], dtype=np.float32)).tolist() == [1] * 6 + [2]
     assert outlier_factors(np.zeros(3, dtype=np.float32)).tolist() == [1, 1, 1]
 
 
@@ -80,7 +83,7 @@ def test_scaling_outliers_does_not_change_a_bit_of_the_float_results(fused: Path
     np.testing.assert_array_equal(logits(fused.with_name("scaled.onnx")), logits(fused))
 
 
-def test_int8_is_closer_by_a_third_than_int8_unscaled(fused: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_int8_is_closer_by_a_fifth_than_int8_unscaled(fused: Path, checkpoint: Path, tmp_path: Path) -> None:
     source = Source(load_model(checkpoint), signature_of_texts(), opset=17, calibration=[batch(seed=2)])
     scaled = tmp_path / "scaled.onnx"
     RECIPES["_scaled"].make(source, fused, scaled)
@@ -90,7 +93,8 @@ def test_int8_is_closer_by_a_third_than_int8_unscaled(fused: Path, checkpoint: P
         np.sqrt(np.mean((logits(tmp_path / name) - logits(fused)) ** 2))
         for name in ("int8.onnx", "int8_unscaled.onnx")
     )
-    assert error < 0.67 * unscaled
+    # Rounding weights to 7 bits is a part of both errors, twice as large as with 8 bits (there: 0.66).
+    assert error < 0.8 * unscaled
     products = [
         node for node in onnx.load(tmp_path / "int8.onnx").graph.node if node.op_type in WEIGHT_ZERO_POINT
     ]
