@@ -234,10 +234,15 @@ def version_of_bundle(
 ) -> tuple[ModelVersion | None, bool]:
     """The version that registering a bundle finds, if any, and whether it is or has been champion.
 
-    Of several that have been champion it is the one that is champion now, else the newest.
+    Of several that have been champion it is the one that is champion now, else the newest. A version that is
+    still the challenger has not been champion: its promotion was cut short after it was noted.
     """
     same = [version for version in versions if version.tags.get(BUNDLE_TAG) == sha256]
-    served = [one for one in same if CHAMPION in one.aliases or PROMOTED_TAG in one.tags]
+    served = [
+        one
+        for one in same
+        if CHAMPION in one.aliases or (PROMOTED_TAG in one.tags and CHALLENGER not in one.aliases)
+    ]
     if served:
         newest = max(served, key=lambda one: (CHAMPION in one.aliases, int(one.version)))
         return newest, True

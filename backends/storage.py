@@ -69,7 +69,7 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
     several files lie in one folder, the folder is listed once.
 
     Raises:
-        UsageError: A folder may not be listed, or nothing here opens this kind of URI.
+        UsageError: A file may not be looked at, or nothing here opens this kind of URI.
         GauntletError: The store is out of reach.
     """
     by_folder: dict[str, list[str]] = {}
@@ -84,13 +84,17 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
     if folder_uri.startswith((PACKAGE_SCHEME, *HTTP_SCHEMES)) or len(uris) == 1:
         yield from ((uri, _identity(uri)) for uri in uris)
         return
-    with _explained(folder_uri):
-        files, path = file_system(folder_uri)
-        files.invalidate_cache()
-        try:
-            listed = {file_name(entry["name"]): entry for entry in files.ls(path, detail=True)}
-        except FileNotFoundError:
-            listed = {}
+    try:
+        with _explained(folder_uri):
+            files, path = file_system(folder_uri)
+            files.invalidate_cache()
+            try:
+                listed = {file_name(entry["name"]): entry for entry in files.ls(path, detail=True)}
+            except FileNotFoundError:
+                listed = {}
+    except UsageError:  # an account may read files in a folder that it may not list
+        yield from ((uri, _identity(uri)) for uri in uris)
+        return
     for uri in uris:
         entry = listed.get(file_name(uri))
         yield uri, None if entry is None else _said_by_store(entry) or _identity(uri)

@@ -134,8 +134,10 @@ def require_tracking(tracking_uri: str) -> None:
     """
     if tracking_uri.startswith(SCHEME):
         VertexPlace.of(tracking_uri)
+    elif tracking_uri.startswith(SCHEMES):
+        MlflowServer(tracking_uri, "tracking URI")
     elif tracking_uri:
-        database_path(tracking_uri, "tracking URI", f"or {SCHEME}PROJECT/LOCATION")
+        database_path(tracking_uri, "tracking URI", f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION")
 
 
 class Untracked:

@@ -133,9 +133,15 @@ def main() -> None:
                 for size in BATCH_SIZES
             }
             timings.append(measure(contenders, batches, threads, folder))
+            took = timings[-1]
+            waited = "an unknown share" if took.contention is None else f"{took.contention:.0%}"
             print(
-                f"run {run + 1}: models waited for a CPU {timings[-1].contention:.0%} of the time", flush=True
+                f"run {run + 1}: models waited for a CPU {waited} of the time; {took.clock} clock, "
+                f"threads: {took.threads}",
+                flush=True,
             )
+        if len({(took.clock, took.threads) for took in timings}) > 1:
+            sys.exit("Other processes disturbed some runs, which were timed by CPU time: run it again.")
     print_table(list(contenders), timings, labels, test_rows.truth)
     if options.json:
         figures = {

@@ -26,7 +26,8 @@ resource "google_storage_bucket" "needed" {
 
   lifecycle_rule {
     condition {
-      age = 90
+      age            = 90
+      matches_prefix = each.key == "runs" ? ["runs/"] : [] # not the registry, which each run reads
     }
     action {
       type          = "SetStorageClass"

@@ -46,8 +46,8 @@ variable "registry" {
   default     = ""
 
   validation {
-    condition     = can(regex("^$|^vertex://[^/?]+/[^/?]+[?](.*&)?staging=gs://", var.registry))
-    error_message = "Expected vertex://PROJECT/REGION?staging=gs://BUCKET/FOLDER; a database under /gcs does not work there."
+    condition     = can(regex("^$|^vertex://[^/?]+/[^/?]+[?](.*&)?staging=gs://|^mlflow[+]https?://[^/]+", var.registry))
+    error_message = "Expected vertex://PROJECT/REGION?staging=gs://BUCKET/FOLDER or mlflow+https://HOST; a database under /gcs does not work there."
   }
 }
 

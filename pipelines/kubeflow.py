@@ -46,7 +46,7 @@ def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds:
         kubernetes.add_node_selector(task, label, value)
     for toleration in settings.tolerations:
         kubernetes.add_toleration(task, **toleration.model_dump())
-    if is_managed(manifest.training):  # by a vendor's job, which a retried step finds again
+    if is_managed(manifest.training):  # by a vendor's job, which has no states here
         return
     kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, RUN_ID_FIELD)
     if settings.volume is not None:

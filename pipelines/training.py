@@ -164,7 +164,9 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
                 checkpoint=trained.outputs["checkpoint"],
                 splits=data.outputs["splits"],
             ).set_env_variable("GAUNTLET_IMAGE", image)
-            light, heavy = _decide(given, evaluation, gates, registration, data, trained, converted)
+            light, heavy = _decide(
+                given, evaluation, gates, registration, fingerprinted, data, trained, converted
+            )
         _place(
             given, light=[fingerprinted, *checked, *light], heavy=[data, converted, *heavy], placed=trained
         )
@@ -208,7 +210,9 @@ def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable
             )
             place_training(trained, platform, manifest)
             checked = _checked(given, tracking_uri, trained)
-            light, heavy = _decide(given, evaluation, gates, registration, data, trained, trained)
+            light, heavy = _decide(
+                given, evaluation, gates, registration, fingerprinted, data, trained, trained
+            )
         _place(
             given, light=[fingerprinted, *checked, *light], heavy=[data, *heavy], placed=trained, paid=heavy
         )
@@ -251,6 +255,7 @@ def _decide(
     evaluation: Any,
     gates: Any,
     registration: Any,
+    fingerprinted: dsl.PipelineTask,
     data: dsl.PipelineTask,
     trained: dsl.PipelineTask,
     bundled: dsl.PipelineTask,
@@ -286,6 +291,7 @@ def _decide(
             manifest_sha256=given.manifest_sha256,
             run_id=given.run_id,
             managed=is_managed(given.manifest.training),
+            sources=fingerprinted.outputs["sources"],
             checks=data.outputs["checks"],
             splits=data.outputs["splits"],
             history=trained.outputs["history"],

@@ -109,7 +109,10 @@ class StateStore:
         best_epochs = {*state.history.best_epochs, self._best_epoch_before}
         self._best_epoch_before = state.history.best_epoch
         keep = self._plan.keep_every_epochs
-        for superfluous in expendable(self._positions(), position, best_epochs, keep):
+        positions = self._positions()
+        complete = {one for one in positions if MANIFEST_FILE in storage.list_files(self._uri(one.name))}
+        incomplete = sorted(positions - complete)  # left by a process that was killed while it wrote them
+        for superfluous in [*incomplete, *expendable(complete, position, best_epochs, keep)]:
             storage.delete(self._uri(superfluous.name), first=MANIFEST_FILE)
 
     def newest(self) -> Found | None:

@@ -60,6 +60,7 @@ class Comparison:
     pytorch_absent: Mapping[str, str] = field(default_factory=dict)
     tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
     contention: float | None = None
+    timing_threads: int | None = None
     clock: Clock = "wall"
 
     def without(self, refused: Trial[Parity], reason: str) -> Comparison:
@@ -74,7 +75,7 @@ class Comparison:
 def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) -> dict[str, Any]:
     """The output `candidates`."""
     document: dict[str, Any] = {
-        "threads": comparison.threads,
+        "threads": comparison.timing_threads or comparison.threads,
         "clock": comparison.clock,
         "processor": comparison.processor,
         "rows": len(comparison.rows),
@@ -191,6 +192,8 @@ def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any
         "agreement_by_class": dict(winner.parity.agreement_by_class),
         "worst_rows": [asdict(row) for row in winner.parity.worst],
         "threads": comparison.threads,
+        "timing_threads": comparison.timing_threads or comparison.threads,
+        "clock": comparison.clock,
         "processor": comparison.processor,
     }
 

@@ -49,6 +49,7 @@ WEIGHTS_OF_PRODUCTS = {
     "QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3, "MatMul": 1, "Gemm": 1, "Conv": 1,
 }  # fmt: skip
 """Which input of a product is its weights; those of the last three are integers behind a DequantizeLinear."""
+UNPACKING = ("DequantizeLinear", "Transpose", "Reshape", "Identity", "Cast")
 LARGEST_WEIGHT = 64  # 2 x 255 x 64 is within 16 bits, 2 x 255 x 65 is not
 STATIC_PRODUCTS = ("MatMul", "Gemm", "Conv")
 BLOCK_SIZE = 32
@@ -121,21 +122,35 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
 def saturating_products(graph: onnx.GraphProto) -> list[str]:
     """Names of the products that give another answer on a CPU without int8 dot products.
 
-    Those are products with signed weights of more than 7 bits. `MatMulNBits` is none: its kernels for such a
-    CPU multiply absolute values by weights with the sign, which stays within 16 bits.
+    Those are products with signed weights of more than 7 bits, also behind a transposition or in a constant.
+    `MatMulNBits` is none: its kernels for such a CPU multiply absolute values by weights with the sign, which
+    stays within 16 bits.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    stored_as = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    tensors |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    made_by = {output: node for node in graph.node for output in node.output}
     found = []
     for node in graph.node:
         at = WEIGHTS_OF_PRODUCTS.get(node.op_type, len(node.input))
-        name = node.input[at] if at < len(node.input) else ""
-        weights = tensors.get(stored_as.get(name, name))
+        weights = tensors.get(_stored_as(node.input[at], made_by)) if at < len(node.input) else None
         if weights is None or weights.data_type != onnx.TensorProto.INT8:
             continue
         if np.abs(numpy_helper.to_array(weights).astype(np.int16)).max(initial=0) > LARGEST_WEIGHT:
             found.append(node.name)
     return found
+
+
+def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
+    """The tensor that a product's weights are read from, through what only unpacks or turns them."""
+    while name in made_by and made_by[name].op_type in UNPACKING:
+        name = made_by[name].input[0]
+    return name
 
 
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch]) -> None:

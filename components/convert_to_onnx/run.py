@@ -206,7 +206,7 @@ def _compare_speed(
             if isinstance(rows, TextRows)
         },
         contention=timing.contention,
-        threads=timing.threads,
+        timing_threads=timing.threads,
         clock=timing.clock,
         candidates=[with_speed(candidate, modes, timing) for candidate in comparison.candidates],
     )

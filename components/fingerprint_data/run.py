@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from uuid import uuid4
 
 from backends.storage import identities
 from components.step import write_json
@@ -24,7 +25,8 @@ from manifests.text_classification import TextDataset
 def run(section: Dataset, task: str, seed: int, sources_path: Path) -> str:
     """Write every file with its identity, and return the fingerprint of all that the splits are made of.
 
-    Data that cannot be found or may not be read has a fingerprint too: validate-data says what is wrong.
+    Data that cannot be found or may not be read has a fingerprint of its own in each run, so that nothing is
+    reused from the cache: validate-data says what is wrong.
 
     Raises:
         GauntletError: The store that holds the data is out of reach.
@@ -40,7 +42,7 @@ def run(section: Dataset, task: str, seed: int, sources_path: Path) -> str:
         "task": task,
         "seed": seed,
         "files": dict(sorted(found.items())),
-        "fault": fault,
+        "fault": fault and uuid4().hex,
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     fingerprint = hashlib.sha256(canonical.encode()).hexdigest()

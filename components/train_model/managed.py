@@ -69,7 +69,8 @@ def run(
 ) -> dict[str, float]:
     """Tune, and write the bundle that names the endpoint; return what it cost.
 
-    Run again it finds the job that it made, whatever became of the first run.
+    Run again after a crash it finds the job that it made. A job that SIGTERM cancelled is not resumed: the
+    next run starts, and pays for, another one.
 
     Raises:
         UsageError: `place_uri` names no place, or the vendor refuses the model or the rows.

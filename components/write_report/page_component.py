@@ -16,6 +16,7 @@ def write_report(
     manifest_sha256: str,
     run_id: str,
     report: dsl.Output[dsl.HTML],
+    sources: dsl.Input[dsl.Artifact],
     checks: dsl.Input[dsl.Artifact],
     splits: dsl.Input[dsl.Dataset],
     history: dsl.Input[dsl.Artifact],
@@ -37,6 +38,7 @@ def write_report(
 
         converter = "train-model" if managed else "convert-to-onnx"
         given = [
+            ("fingerprint-data", "sources", sources),
             ("validate-data", "checks", checks),
             ("validate-data", "splits", splits),
             ("train-model", "history", history),

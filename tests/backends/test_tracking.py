@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.mlflow_database import open_client
-from backends.tracking import open_tracking
+from backends.tracking import open_tracking, require_tracking
 from manifests.errors import Preempted, UsageError
 
 
@@ -197,3 +197,12 @@ def test_without_a_uri_nothing_is_tracked_or_written(
 def test_a_tracker_of_an_unknown_kind_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match=r"tracking URI: found 'https://mlflow\.example'.*sqlite:///"):
         open_tracking("https://mlflow.example", "emotion", "run", {})
+    with pytest.raises(UsageError, match=r"tracking URI: found 'https://mlflow\.example'.*mlflow\+https"):
+        require_tracking("https://mlflow.example")
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "sqlite:////tmp/gauntlet.db", "mlflow+https://mlflow.example", "vertex://demo/europe-west4"]
+)
+def test_every_kind_of_tracking_uri_that_can_be_opened_is_accepted(uri: str) -> None:
+    require_tracking(uri)

@@ -394,6 +394,21 @@ def test_a_promotion_that_dies_at_any_write_keeps_a_champion_and_is_finished_by_
     assert aliases(cloud) == {"champion": "3", "default": "3", "previous": "2"}
 
 
+def test_a_bundle_whose_promotion_died_is_promoted_by_the_next_run_that_makes_it(
+    registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    promoted(registry, tmp_path, "run-1")
+    register(registry, tmp_path, "run-2")
+    cloud.api.failures["MergeVersionAliases"] = [REFUSED]
+    with pytest.raises(GauntletError, match="told to fail"):
+        registry.promote(MODEL)
+    bundle = tmp_path / "run-2"  # from the cache, as the data have not changed
+    version = registry.register(MODEL, bundle, {"run_id": "run-3"})
+    assert version.tags["run_id"] == "run-3"  # not taken for a former champion
+    registry.promote(MODEL, version.version)
+    assert aliases(cloud) == {"champion": version.version, "default": version.version, "previous": "1"}
+
+
 @pytest.mark.parametrize(("method", "failures"), DEATHS)
 def test_a_rollback_that_dies_at_any_write_keeps_a_champion_and_is_finished_by_the_next(
     registry: VertexRegistry, cloud: FakeCloud, tmp_path: Path, method: str, failures: list[Failure | None]

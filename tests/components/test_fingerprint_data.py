@@ -183,7 +183,8 @@ def test_the_section_the_task_and_the_seed_count_since_splits_are_made_by_them(
 def test_data_that_are_not_there_are_left_for_validate_data_to_refuse(
     tmp_path: Path, fingerprint: Callable[..., str]
 ) -> None:
-    fingerprint(texts(str(tmp_path / "absent")))
+    first = fingerprint(texts(str(tmp_path / "absent")))
+    assert fingerprint(texts(str(tmp_path / "absent"))) != first  # nothing may be reused for it
     assert "no such file or folder" in json.loads((tmp_path / "sources").read_text())["fault"]
 
 

@@ -277,3 +277,21 @@ def test_folders_of_other_names_are_left_alone(tmp_path: Path) -> None:
     again.step()
     again.save()
     assert (tmp_path / "zebra").is_dir()
+
+
+def test_an_incomplete_state_takes_no_complete_ones_place(uri: str) -> None:
+    training = Training(uri)
+    training.step()
+    training.save()
+    [spare] = names(uri)
+    training.step()
+    training.save()
+    killed = storage.join(uri, names(uri)[1])
+    storage.delete(killed, first="manifest.json")
+    files, path = fsspec.core.url_to_fs(killed)
+    files.makedirs(path, exist_ok=True)
+    files.pipe_file(f"{path}/state.json", b"{")  # as a process leaves it that was killed while it wrote
+    training.step()
+    training.save()
+    assert names(uri)[0] == spare
+    assert len(names(uri)) == 2

@@ -19,7 +19,7 @@ from manifests.dataset import SPLITS, SplitName, TableDataset
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
 
-WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MAX_DIGITS = 18
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
 SHOWN_SHARDS = 5
@@ -103,7 +103,7 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
     """The label's name; the value as text when it is none of `labels`; None when it is missing.
 
     A value that is one of `labels`, as text, is that label in every file format: the integer 1 and the
-    boolean true are the labels `1` and `true` where these are labels. Where no label is a whole number, a
+    boolean true are the labels `1` and `true` where these are labels. Where no label is a number, a
     whole number is an index into `labels`, as in files of the Hugging Face hub.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -114,11 +114,15 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
         spellings = [json.dumps(value, ensure_ascii=False, default=str), str(value)]
         if isinstance(value, float) and value.is_integer():  # an integer column with gaps arrives as floats
             spellings.insert(0, str(int(value)))
+        elif isinstance(value, int) and not isinstance(
+            value, bool
+        ):  # a float column without fractions, in JSON
+            spellings.append(f"{value}.0")
     for spelling in spellings:
         if spelling in labels:
             return spelling
     found = spellings[0]
-    if found.isascii() and found.isdecimal() and not any(map(WHOLE_NUMBER.fullmatch, labels)):
+    if found.isascii() and found.isdecimal() and not any(map(NUMBER.fullmatch, labels)):
         index = int(found[:MAX_DIGITS])
         if index < len(labels):
             return labels[index]
@@ -135,7 +139,7 @@ def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, 
     ambiguous = [
         f"{split}: {', '.join(found)}"
         for split, found in by_split.items()
-        if len(found) > 1 and not _are_shards(found)
+        if found and not _are_shards(found) and len(found) > 1
     ]
     if ambiguous:
         raise DataError(

@@ -31,7 +31,7 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 def fused(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """After the norms within the layers one channel reaches far and counts little, as training makes them.
 
-    Not after the last norm: what reads it, the classifier, is not scaled, and would be as far off in both graphs.
+    Not after the last norm: the classifier, which reads it, is not scaled and would be as far off in both.
 
     The tables hold what 8 bits hold exactly, so that nothing but products is off.
     """

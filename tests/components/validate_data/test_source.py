@@ -183,6 +183,8 @@ def test_digits_are_names_where_a_label_is_made_of_digits() -> None:
         (("true", "false"), True, "true"),
         (("False", "True"), True, "True"),
         (("0.5", "1.0"), 1.0, "1.0"),
+        (("1.0", "2.0", "3.0"), 1, "1.0"),
+        (("1.0", "2.0", "3.0"), 0, "0"),  # unknown, and no index
         (("NA", "null", "None", "nan"), "NA", "NA"),
         (("NA", "null", "None", "nan"), "nan", "nan"),
         (("NA", "null"), None, None),
@@ -239,6 +241,12 @@ def test_shards_of_a_split_are_read_together(tmp_path: Path) -> None:
     assert table["text"].tolist() == ["a", "b", "c", "d"]
     assert table["split"].tolist() == ["train", "train", "train", "test"]
     assert table["row"].tolist() == [0, 1, 2, 0]
+
+
+def test_a_single_shard_of_two_is_not_the_whole_split(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a"], "label": "joy"}).to_parquet(tmp_path / "train-00000-of-00002.parquet")
+    with pytest.raises(DataError, match="found 1 of 2 shards, without number 1"):
+        read_table(_dataset(tmp_path))
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from components.write_report.page_component import write_report
 
 ROOT = "minio://mlpipeline/v2/artifacts/emotion/0cf1-77"
 OUTPUTS = {
+    "sources": "fingerprint-data",
     "checks": "validate-data",
     "splits": "validate-data",
     "history": "train-model",
@@ -51,6 +52,7 @@ def test_a_promoted_run_is_called_promoted_and_says_where_its_outputs_are(tmp_pa
     assert f">{ROOT}<" in written
     assert f"{ROOT}/train-model/17e5" in written
     assert "0cf1-77" in written
+    assert "taken from an earlier run" not in written  # fingerprint-data least of all, which runs every time
 
 
 def test_a_rejected_run_is_called_rejected_with_the_rules_that_failed(tmp_path: Path) -> None:
