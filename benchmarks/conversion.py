@@ -141,7 +141,9 @@ def main() -> None:
                 flush=True,
             )
         if len({(took.clock, took.threads) for took in timings}) > 1:
-            sys.exit("Other processes disturbed some runs, which were timed by CPU time: run it again.")
+            raise SystemExit(
+                "Other processes disturbed some runs, which were timed by CPU time: run it again."
+            )
     print_table(list(contenders), timings, labels, test_rows.truth)
     if options.json:
         figures = {
