@@ -120,7 +120,7 @@ def wheel_bytes(requirement: str, python_version: str) -> int:
 def runtime_version() -> str:
     """The version of ONNX Runtime that this repository pins."""
     lines = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("==")[2] for line in lines if line.startswith("onnxruntime=="))
+    return next(line.partition("==")[2].split()[0] for line in lines if line.startswith("onnxruntime=="))
 
 
 def pip(arguments: list[str]) -> None:

@@ -169,9 +169,9 @@ def test_without_images_the_full_sizes_are_refused(tmp_path: Path) -> None:
 def test_what_is_carried_has_the_pins_of_the_lock() -> None:
     def pins(path: Path) -> Iterator[tuple[str, str]]:
         for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
+            if "==" in line and not line.startswith(("#", " ")):
                 name, _, version = line.partition("==")
-                yield name.lower().replace("_", "-"), version
+                yield name.lower().replace("_", "-"), version.split()[0]  # a marker or hashes may follow
 
     locked = dict(pins(gpu.REPOSITORY / "requirements.lock"))
     carried = dict(pins(gpu.HERE / "gpu_requirements.txt"))
