@@ -11,8 +11,8 @@ run: $(READY)
 
 test: lint types compiled
 	$(BIN)/gauntlet check
-	# Two at a time, file by file; OpenMP threads sleep while they wait, as they share the CPUs.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" -n 2 --dist loadfile
+	# Two at a time, file by file, the longest first; OpenMP threads sleep while they wait, as they share the CPUs.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every system through its whole DAG, with tiny settings: docs/smoke.md.
 smoke: $(READY)

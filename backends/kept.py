@@ -72,7 +72,7 @@ def upload_bundle(bundle: Path, kept: str) -> None:
     """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder that has that is whole.
 
     Raises:
-        GauntletError: The bundle is incomplete or altered, or the bucket is out of reach.
+        GauntletError: The bundle is incomplete or altered, or the bucket is unavailable.
     """
     from serving.bundle import BUNDLE_FILE, BundleError, read_info
 

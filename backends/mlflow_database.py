@@ -37,8 +37,8 @@ _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRI
 def database_path(uri: str, setting: str, others: str = "no other kind is supported") -> Path:
     """The file that a `sqlite:///` URI names, absolute.
 
-    None in a bucket that is mounted as a folder: there SQLite has no locks between machines and fails with
-    disk I/O errors, and the bundles beside it could not be moved into place.
+    A path in a bucket that is mounted as a folder is refused: SQLite has no locks between machines there, and
+    fails with disk I/O errors.
 
     Args:
         uri: Such as `sqlite:////absolute/path/gauntlet.db`.
@@ -66,7 +66,7 @@ def database_path(uri: str, setting: str, others: str = "no other kind is suppor
 
 
 def open_client(database: Path) -> MlflowClient:
-    """An MLflow client on the database, which is made if there is none.
+    """An MLflow client on the database, which is created if it does not exist.
 
     Raises:
         GauntletError: It cannot be made, read or understood.

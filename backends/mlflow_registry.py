@@ -1,4 +1,4 @@
-"""The local registry: MLflow's model registry on SQLite, with the bundles in a folder beside it.
+"""The local registry: MLflow's model registry on SQLite, with the bundles in a folder next to the database.
 
 `backends.mlflow_server` has the same on a server. What differs is where bundles lie, what locks and how a
 failure reads: `_where` to `_bundle_uri` below.
@@ -45,7 +45,7 @@ _MOVE_TAG = "gauntlet.move"
 
 
 class MlflowRegistry:
-    """A `Registry` on a database that MLflow can show, with the bundles in `models/` beside it.
+    """A `Registry` on a database that MLflow can show, with the bundles in `models/` next to it.
 
     Reading does not make a database, so a first run does not wait for MLflow to learn that there is no
     champion. Writing holds one lock. A move of aliases is noted on the model and then done: should the

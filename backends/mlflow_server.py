@@ -91,7 +91,7 @@ class MlflowServer:
             ) from error
 
     def experiment_id(self, name: str) -> str:
-        """The id of an experiment, which is made if there is none."""
+        """The id of an experiment, which is created if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         client = self.client

@@ -1,6 +1,6 @@
 """Tracking with MLflow, on a server or on the SQLite database that the registry uses.
 
-Of a database, files lie in `artifacts/` beside it. This shows it:
+A run's files are in `artifacts/` next to the database. To look at it:
 `mlflow ui --backend-store-uri sqlite:////path/gauntlet.db`.
 """
 
@@ -31,7 +31,7 @@ class Store(Protocol):
         """Turn a failure of the store into one message."""
 
     def experiment_id(self, name: str) -> str:
-        """The id of an experiment, which is made if there is none."""
+        """The id of an experiment, which is created if it does not exist."""
 
 
 class LocalStore:
@@ -42,7 +42,7 @@ class LocalStore:
 
     @cached_property
     def client(self) -> Any:
-        """The database is made if there is none."""
+        """The database is created if it does not exist."""
         return open_client(self._database)
 
     def explained(self) -> AbstractContextManager[None]:

@@ -95,8 +95,8 @@ def measure(environment: dict[str, str], seconds: float) -> float:
 def examples_per_second(seconds: float) -> float:
     import torch
 
-    from serving.cpu import usable_cpus
-    from trainer.contention import Contention, CpuWait
+    from serving.cpu import CpuWait, usable_cpus
+    from trainer.contention import Contention
     from trainer.encoder import find_encoder, load_encoder
 
     if "OMP_NUM_THREADS" not in os.environ:
@@ -114,7 +114,7 @@ def examples_per_second(seconds: float) -> float:
         encoder(input_ids=ids, attention_mask=mask)[0].mean().backward()
         optimizer.step()
         if contention and time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
-            contention.adapt(wait.share())
+            contention.adapt(wait.since().share_waited)
             looked = time.monotonic()
 
     warm = time.monotonic() + 2 * SECONDS_BETWEEN_LOOKS  # every policy warms up, adaptive has looked by then

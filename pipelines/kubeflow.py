@@ -35,9 +35,11 @@ def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds:
     """
     resources, settings = manifest.training.resources, manifest.platforms.kubeflow
     _require_one_pod(resources)
-    size = machine_size(resources.machine_type) or UNKNOWN_MACHINE
+    known = machine_size(resources.machine_type)
+    size = known or UNKNOWN_MACHINE
     least = requested(size)
-    task.set_cpu_limit(str(size.cpus)).set_memory_limit(f"{size.memory_gb}G")
+    if known or resources.accelerator_type is None:  # with GPUs a guessed limit would kill the pod
+        task.set_cpu_limit(str(size.cpus)).set_memory_limit(f"{size.memory_gb}G")
     task.set_cpu_request(str(least.cpus)).set_memory_request(f"{least.memory_gb}G")
     kubernetes.set_timeout(task, deadline_seconds)
     if resources.accelerator_type is not None:

@@ -58,6 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONGEST = ("vertex_like", "end_to_end")
+"""Folders whose files take minutes: started last, one of them would run alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)  # the order is kept otherwise
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_folder_renames(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests write as if under `/gcs`: no process can rename a folder or link a file below their folders."""

@@ -1,4 +1,4 @@
-"""A machine that others use too: how long this process waits for a CPU, and OpenMP threads that give way.
+"""Training on a machine that others use too: OpenMP threads that give way.
 
 In GNU OpenMP a thread that waits for the others spins for `GOMP_SPINCOUNT` turns before it sleeps. On an idle
 machine spinning is faster. On a shared machine the spinning thread uses up the time slice that the thread it
@@ -13,53 +13,16 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from trainer.process import SPINS
 
-TASKS = Path("/proc/self/task")
-NANOSECONDS_RUNNING, NANOSECONDS_WAITING = 0, 1  # the first two fields of Linux's schedstat
 BUSY = 0.25
 """The share of its time that this process waits for a CPU, from which on the machine is shared."""
 QUIET = 0.10
 """The share up to which it is not."""
 OPERATOR_ROWS = 32_768  # at::internal::GRAIN_SIZE: an operator this large per thread is divided among threads
-
-
-class CpuWait:
-    """How long the threads of this process waited for a CPU while others ran."""
-
-    def __init__(self, tasks: Path = TASKS) -> None:
-        self._tasks = tasks
-        self._before = self._read()
-
-    def share(self) -> float | None:
-        """The share of its time that it waited since the last call; None where the system does not say.
-
-        The time of a thread is what it ran and what it waited to run. Threads that sleep have no part in it.
-        """
-        now = self._read()
-        seen = [thread for thread in now if thread in self._before]
-        running, waiting = (
-            sum(now[thread][field] - self._before[thread][field] for thread in seen)
-            for field in (NANOSECONDS_RUNNING, NANOSECONDS_WAITING)
-        )
-        self._before = now
-        return waiting / (running + waiting) if running + waiting else None
-
-    def _read(self) -> dict[str, tuple[int, int]]:
-        """Nanoseconds that each thread ran and waited to run, since it was started."""
-        times: dict[str, tuple[int, int]] = {}
-        if not self._tasks.is_dir():  # not Linux
-            return times
-        for thread in self._tasks.iterdir():
-            with suppress(OSError, ValueError, IndexError):  # it has ended; a kernel without schedstat
-                fields = (thread / "schedstat").read_text().split()
-                times[thread.name] = (int(fields[NANOSECONDS_RUNNING]), int(fields[NANOSECONDS_WAITING]))
-        return times
 
 
 class ShortSpins:

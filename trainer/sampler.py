@@ -8,8 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from serving.cpu import usable_cpus
-from trainer.contention import CpuWait
+from serving.cpu import CpuWait, usable_cpus
 from trainer.usage import Sample
 
 SECONDS_BETWEEN_SAMPLES = 2.0
@@ -53,7 +52,7 @@ class Sampler:
             cpu_utilisation=min(max(cpu_seconds / (seconds * usable_cpus()), 0.0), 1.0),
             memory_gb=(_resident(self._process) + others) / GB,
             peak_memory_gb=(_peak_resident(self._process) + others) / GB,
-            cpu_wait=self._cpu_wait.share(),
+            cpu_wait=self._cpu_wait.since().share_waited,
             gpu_utilisation=_gpu_utilisation(self._device),
             **_gpu_memory(self._device),
         )

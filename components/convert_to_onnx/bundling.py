@@ -18,6 +18,7 @@ from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.parity import Parity
 from components.convert_to_onnx.quantization import saturating_products
 from components.convert_to_onnx.rows import Rows
+from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
 from components.step import write_json
 from manifests.conversion import Conversion
@@ -65,11 +66,7 @@ class Comparison:
 
     def without(self, refused: Trial[Parity], reason: str) -> Comparison:
         """The same with a candidate refused that was admitted before."""
-        candidates = [
-            replace(candidate, reason=reason) if candidate is refused else candidate
-            for candidate in self.candidates
-        ]
-        return replace(self, candidates=candidates)
+        return replace(self, candidates=refusing(self.candidates, refused, reason))
 
 
 def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) -> dict[str, Any]:

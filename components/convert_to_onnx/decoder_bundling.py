@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from components.convert_to_onnx.bundling import (
 )
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.decoder_parity import DecoderParity
+from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
@@ -49,6 +50,10 @@ class Tried:
     contention: float | None = None
     threads: int = field(default_factory=usable_cpus)
     clock: Clock = "wall"
+
+    def without(self, refused: Trial[DecoderParity], reason: str) -> Tried:
+        """The same with a candidate refused that was admitted before."""
+        return replace(self, candidates=refusing(self.candidates, refused, reason))
 
 
 def document(tried: Tried, chosen: Trial[DecoderParity] | None) -> dict[str, Any]:

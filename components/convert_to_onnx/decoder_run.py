@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from components.convert_to_onnx.admission import (
     Trial,
     admitted,
-    best,
     decoder_refusal,
     with_speed,
 )
@@ -38,6 +37,7 @@ from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pyto
 from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
 from components.convert_to_onnx.export import ConversionError, FusedOps
 from components.convert_to_onnx.processor import describe_processor
+from components.convert_to_onnx.shipping import ship
 from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
@@ -95,9 +95,13 @@ def convert(
         prompts = timed_prompts([row.prompt for row in rows], context_of(network))
         del network
         tried = _timed(tried, checkpoint, prompts, threads, seed, folder)
-        winner = best(admitted(tried.candidates), section)
-        write_json(candidates, document(tried, winner))
-        bundle_winner(bundle, name, manifest_sha256, checkpoint, record, winner, tried)
+        winner = ship(
+            tried,
+            section,
+            bundle,
+            write=partial(bundle_winner, bundle, name, manifest_sha256, checkpoint, record),
+            note=lambda outcome, chosen: write_json(candidates, document(outcome, chosen)),
+        )
         size = section.objective_batch_size
         return {
             **quality_of(winner.parity),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from components.convert_to_onnx.admission import Trial, admitted, best, refusal, with_speed
+from components.convert_to_onnx.admission import Trial, admitted, refusal, with_speed
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import (
     Failed,
@@ -31,6 +31,7 @@ from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1,
 from components.convert_to_onnx.processor import describe_device, require_device
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
+from components.convert_to_onnx.shipping import ship
 from components.convert_to_onnx.timing import (
     KINDS_ON,
     Contender,
@@ -43,7 +44,6 @@ from components.step import write_json
 from manifests.conversion import Conversion
 from manifests.errors import GauntletError
 from serving.cpu import usable_cpus
-from serving.verification import verify
 from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
@@ -96,21 +96,13 @@ def run(
             write_json(candidates_path, candidates_document(comparison, chosen=None))
             raise
         comparison = _compare_speed(comparison, rows, seed, checkpoint_path, folder)
-        while True:
-            try:
-                winner = best(admitted(comparison.candidates), section)
-            except GauntletError:
-                write_json(candidates_path, candidates_document(comparison, chosen=None))
-                shutil.rmtree(bundle_path)
-                raise
-            bundle_winner(bundle_path, name, manifest_sha256, checkpoint_path, record, winner, comparison)
-            fault = next((check.fault for check in verify(bundle_path) if check.fault), None)
-            if fault is None:
-                break
-            comparison = comparison.without(
-                winner, f"its bundle does not pass `gauntlet bundle verify`: {fault}"
-            )
-        write_json(candidates_path, candidates_document(comparison, winner))
+        winner = ship(
+            comparison,
+            section,
+            bundle_path,
+            write=partial(bundle_winner, bundle_path, name, manifest_sha256, checkpoint_path, record),
+            note=lambda outcome, chosen: write_json(candidates_path, candidates_document(outcome, chosen)),
+        )
         return headline(winner, section)
 
 

@@ -10,7 +10,6 @@ change. Tokenising is timed apart.
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import GauntletError
+from serving.cpu import ThreadTime
 from serving.session import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
@@ -39,7 +39,7 @@ WARM_UP_BATCHES = 2
 FEWEST_BATCHES = 10
 MOST_BATCHES = 200
 TOKENIZED_BATCHES = 50
-BUSY = 0.1  # share of the time waited for a CPU from which speed-ups are off, and measured again
+BUSY = 0.1  # share of their time that all models wait for a CPU, from which speed-ups are measured again
 TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
 
 
@@ -63,9 +63,9 @@ class Timing:
     Attributes:
         threads: Of each contender.
         clock: What the latencies are of; `cpu` where the machine was too busy for `wall`.
-        contention: The share of its time that a contender waited for a CPU, that of the contender that waited
-            most, when all were timed by `wall`; None where the system does not tell. Near 0 on a machine of
-            its own, but for a graph whose threads begin on one CPU.
+        contention: The share of its threads' time that each contender waited for a CPU at least, when all
+            were timed by `wall`; None where the system does not say. Other processes make all contenders
+            wait. One that waits alone does so for its own threads, which began on one CPU.
         memory_mb: The most that each contender's process had in memory, in millions of bytes.
         absent: Optional contenders that could not take part, each with the reason.
     """
@@ -80,10 +80,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a process answers: seconds of each batch, and seconds that it waited for a CPU in all of them."""
+    """What a process answers: seconds of each batch, and what its threads did in all of them."""
 
     seconds: Sequence[float]
-    waited: float
+    threads: ThreadTime
 
 
 Kind = Literal[
@@ -130,10 +130,9 @@ def summarize(seconds: Sequence[float]) -> Latency:
 
 
 def contention_of(turns: Sequence[Turn]) -> float | None:
-    """Share of its time that a contender waited for a CPU."""
-    share = sum(turn.waited for turn in turns) / sum(sum(turn.seconds) for turn in turns)
-    # It may have waited between two batches as well, which belong to nobody's seconds.
-    return None if math.isnan(share) else min(share, 1.0)
+    """Share of its threads' time that a contender waited for a CPU; None where the system does not say."""
+    running = sum(turn.threads.running for turn in turns)
+    return ThreadTime(running, sum(turn.threads.waiting for turn in turns)).share_waited
 
 
 def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, Latency]) -> dict[int, float]:
@@ -160,8 +159,8 @@ def measure(
     if timing.contention is None or timing.contention <= tolerated:
         return timing
     print(
-        f"A model waited for a CPU {timing.contention:.0%} of its time, as beside other jobs, so the "
-        "speed-ups are off. All models are timed again: one thread each, by its time on a CPU.",
+        f"All models waited for a CPU, {timing.contention:.0%} of their time at least: other processes use "
+        "this machine. The models are timed again, with one thread each and by its time on a CPU.",
         flush=True,
     )
     again = _measure(contenders, batches, 1, "cpu", folder, tolerated=1.0)
@@ -198,7 +197,7 @@ def _measure(
         for size, of_size in batches.items():
             for name, taken in _take_turns(workers, size, len(of_size), budget).items():
                 turns[name][size] = taken
-            contention = _worst_contention(turns)
+            contention = _least_contention(turns)
             if contention is not None and contention > tolerated:
                 break
         memory_mb = {name: worker.memory_mb() for name, worker in workers.items()}
@@ -210,7 +209,7 @@ def _measure(
             }
             for name, by_size in turns.items()
         },
-        contention=_worst_contention(turns),
+        contention=_least_contention(turns),
         memory_mb=memory_mb,
         absent=absent,
         threads=threads,
@@ -261,8 +260,8 @@ class _Worker:
 
     def turn(self, size: int, start: int, stop: int) -> Turn:
         """Time the batches of `size` from `start` to `stop`."""
-        *seconds, waited = map(float, self._ask(f"{size} {start} {stop}").split())
-        return Turn(seconds, waited)
+        *seconds, running, waiting = map(float, self._ask(f"{size} {start} {stop}").split())
+        return Turn(seconds, ThreadTime(running, waiting))
 
     def memory_mb(self) -> float:
         """The most that it had in memory so far."""
@@ -290,10 +289,10 @@ class _Worker:
         )
 
 
-def _worst_contention(turns: Mapping[str, Mapping[int, Sequence[Turn]]]) -> float | None:
-    """That of the contender that waited most."""
+def _least_contention(turns: Mapping[str, Mapping[int, Sequence[Turn]]]) -> float | None:
+    """That of the contender that waited least."""
     shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
-    return max((share for share in shares if share is not None), default=None)
+    return min((share for share in shares if share is not None), default=None)
 
 
 def _take_turns(

@@ -4,8 +4,9 @@
 
 KIND is one of `KINDS`, CLOCK of `CLOCKS`. It prints `ready` once the model is loaded, and compiled. Each line
 that it then reads, `BATCH_SIZE START STOP`, is answered with the seconds of those batches, separated by
-spaces, and last the seconds that it waited for a CPU meanwhile (nan where the system does not tell); `memory`
-is answered with the most that it had in memory, in MB. It ends when its input does.
+spaces, and last the seconds that its threads ran and that they waited for a CPU meanwhile, all threads
+together (zeros where the system does not say); `memory` is answered with the most that it had in memory, in
+MB. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCHEDULE_FILE = Path(
-    "/proc/self/schedstat"
-)  # of the main thread: ns on a CPU, ns waiting for one, time slices
-NANOSECONDS = 1e9
+from serving.cpu import CpuWait
+
 STATUS_FILE = Path("/proc/self/status")
 PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
 MB_PER_KB = 1024 / 1e6
@@ -188,13 +187,6 @@ KINDS: Mapping[str, Callable[[Path, Batches, int], Forward]] = {
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": perf_counter, "cpu": thread_time}
 
 
-def waited() -> float:
-    """Seconds since its start that the main thread would have run, had a CPU been free."""
-    if not SCHEDULE_FILE.is_file():
-        return math.nan
-    return int(SCHEDULE_FILE.read_text().split()[1]) / NANOSECONDS
-
-
 def peak_memory_mb() -> float:
     """The most that this process had in memory; nan where the system does not tell."""
     lines = STATUS_FILE.read_text().splitlines() if STATUS_FILE.is_file() else []
@@ -205,20 +197,21 @@ def peak_memory_mb() -> float:
 def timed(
     forward: Forward, size: int, indices: range, lead_in: int, clock: Callable[[], float]
 ) -> list[float]:
-    """Seconds of each batch, then the seconds waited in all of them.
+    """Seconds of each batch, then the seconds that threads ran and waited in all of them.
 
     First the threads of the process that was timed last get the time to stop spinning; then an untimed batch
     of size `lead_in` goes ahead, since that process had the caches.
     """
     sleep(SECONDS_TO_SETTLE)
     forward(lead_in, 0)
-    waited_before = waited()
+    wait = CpuWait()
     seconds = []
     for index in indices:
         start = clock()
         forward(size, index)
         seconds.append(clock() - start)
-    return [*seconds, waited() - waited_before]
+    took = wait.since()
+    return [*seconds, took.running, took.waiting]
 
 
 def main(kind: str, model: str, batches_file: str, threads: str, clock: str) -> None:

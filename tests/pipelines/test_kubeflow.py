@@ -215,6 +215,19 @@ def test_a_machine_of_unknown_size_gets_what_the_other_steps_get(
     assert first == "train-model's pod asks for 3 CPUs and 12 GB: the size of rack-7 is not known."
 
 
+def test_gpus_of_a_machine_of_unknown_size_get_no_guessed_limit_that_would_kill_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "prices.yaml"
+    own.write_text("machines: {a4-highgpu-8g: {usd_per_hour: 90}}")
+    monkeypatch.setenv("GAUNTLET_PRICES", str(own))
+    gpus = "accelerator_type: NVIDIA_B200, accelerator_count: 8"
+    eight = f"{{machine_type: a4-highgpu-8g, {gpus}, max_cost_usd: 500}}"
+    resources = compiled(tmp_path, eight).resources("train-model")
+    assert "resourceMemoryLimit" not in resources and "resourceCpuLimit" not in resources
+    assert resources["resourceMemoryRequest"] == "12G"
+
+
 # --- the DAG ---
 
 

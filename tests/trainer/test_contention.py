@@ -1,4 +1,4 @@
-"""Training beside other processes: what waiting for a CPU is measured as, and what training does about it."""
+"""Training beside other processes: its threads sleep sooner while they wait for each other."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import contention
-from trainer.contention import BUSY, QUIET, Contention, CpuWait, ShortSpins
+from serving.cpu import TASKS
+from trainer.contention import BUSY, QUIET, Contention, ShortSpins
 from trainer.process import SPINS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-linux = pytest.mark.skipif(not contention.TASKS.is_dir(), reason="the system does not say how threads waited")
+linux = pytest.mark.skipif(not TASKS.is_dir(), reason="the system does not say how threads waited")
 
 # With GOMP_SPINCOUNT=INFINITE an idle thread spins for ever, unless libgomp shortens the spinning.
 SLEEPING_WORKERS = """
 import os
 import torch
-from trainer.contention import TASKS, ShortSpins
+from serving.cpu import TASKS
+from trainer.contention import ShortSpins
 
 torch.set_num_threads(2)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
@@ -53,27 +54,6 @@ wait_until_it_spins()
 print("spinning")
 """
 
-WAITING_BESIDE_ANOTHER = """
-import os, subprocess, sys, time
-from trainer.contention import BUSY, CpuWait
-
-cpu = sorted(os.sched_getaffinity(0))[0]
-os.sched_setaffinity(0, [cpu])
-other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same CPU
-wait = CpuWait()
-try:
-    while True:
-        end = time.process_time() + 0.5
-        while time.process_time() < end:
-            pass
-        share = wait.share()
-        if share > BUSY:
-            break
-finally:
-    other.kill()
-print(share)
-"""
-
 
 def answer(program: str, **environment: str) -> list[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
@@ -95,28 +75,6 @@ def answer(program: str, **environment: str) -> list[str]:
 )
 def test_waiting_threads_sleep_while_short_spins_are_on_and_spin_again_afterwards() -> None:
     assert answer(SLEEPING_WORKERS, GOMP_SPINCOUNT="INFINITE") == ["asleep", "spinning"]
-
-
-@linux
-def test_a_process_that_shares_its_cpu_is_seen_to_wait() -> None:
-    [share] = answer(WAITING_BESIDE_ANOTHER)
-    assert BUSY < float(share) <= 1
-
-
-def test_waiting_is_the_share_of_the_time_that_threads_could_have_run(tmp_path: Path) -> None:
-    def schedstat(thread: str, running: int, waiting: int) -> None:
-        (tmp_path / thread).mkdir(exist_ok=True)
-        (tmp_path / thread / "schedstat").write_text(f"{running} {waiting} 7\n")
-
-    schedstat("1", 100, 50)
-    schedstat("2", 10, 0)
-    wait = CpuWait(tmp_path)
-    schedstat("1", 160, 70)
-    schedstat("2", 30, 0)
-    schedstat("3", 9_000, 9_000)  # a new thread: what it did before it was first seen is not of this time
-    assert wait.share() == pytest.approx(20 / 100)
-    assert wait.share() is None  # nothing ran since
-    assert CpuWait(tmp_path / "nowhere").share() is None
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.cpu import usable_cpus
-from trainer.contention import TASKS
+from serving.cpu import TASKS, usable_cpus
 from trainer.sampler import Sampler
 from trainer.usage import Sample, Usage
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
+from components.convert_to_onnx.admission import Trial
 from components.convert_to_onnx.processor import describe_processor
 from components.convert_to_onnx.run import run
+from components.convert_to_onnx.shipping import refusing, ship
 from components.convert_to_onnx.timing import BUSY
 from manifests.conversion import Conversion, StudentConversion
 from manifests.errors import GauntletError
 from serving.bundle import Bundle, file_sha256
 from tests.components.convert_to_onnx.conftest import save_checkpoint
+from tests.components.convert_to_onnx.test_conversion_admission import trial
 from trainer.checkpoint import load_model
 
 WORDS = (
@@ -297,3 +302,62 @@ def test_the_processor_is_named_with_the_class_that_int8_kernels_are_chosen_by(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(content)
     assert describe_processor(tmp_path / "cpuinfo") == expected
+
+
+BY_LATENCY = Conversion(batch_sizes=(1,), objective="latency")
+
+
+@dataclass(frozen=True)
+class Two:
+    candidates: Sequence[Any]
+
+    def without(self, refused: Any, reason: str) -> Two:
+        return Two(refusing(self.candidates, refused, reason))
+
+
+class Shipping:
+    """Bundles of two candidates, of which some do not pass, and the tables that were noted."""
+
+    def __init__(self, bundle: Path, valid: Path, damaged: set[str]) -> None:
+        self.bundle, self.valid, self.damaged = bundle, valid, damaged
+        self.noted: list[tuple[dict[str, str | None], str | None]] = []
+
+    def write(self, winner: Trial[Any], outcome: Two) -> None:
+        shutil.rmtree(self.bundle, ignore_errors=True)
+        shutil.copytree(self.valid, self.bundle)
+        if winner.name in self.damaged:
+            (self.bundle / "parity.json").write_text("{}")  # another sha256 than bundle.json says
+
+    def note(self, outcome: Two, chosen: Trial[Any] | None) -> None:
+        self.noted.append(({one.name: one.reason for one in outcome.candidates}, chosen and chosen.name))
+
+    def ship(self) -> Trial[Any]:
+        both = Two([trial("int8", {1: 1.0}), trial("fused", {1: 2.0})])
+        return ship(both, BY_LATENCY, self.bundle, self.write, self.note)
+
+
+def test_the_best_candidate_ships_when_its_bundle_passes(tmp_path: Path, converted: Converted) -> None:
+    shipping = Shipping(tmp_path / "shipped", converted.bundle, damaged=set())
+    assert shipping.ship().name == "int8"
+    assert shipping.noted == [({"int8": None, "fused": None}, "int8")]
+
+
+def test_a_candidate_whose_bundle_does_not_pass_is_refused_and_the_next_best_ships(
+    tmp_path: Path, converted: Converted
+) -> None:
+    shipping = Shipping(tmp_path / "shipped", converted.bundle, damaged={"int8"})
+    assert shipping.ship().name == "fused"
+    [(reasons, chosen)] = shipping.noted
+    assert chosen == "fused"
+    assert str(reasons["int8"]).startswith("its bundle does not pass `gauntlet bundle verify`: ")
+    assert reasons["fused"] is None
+
+
+def test_when_no_bundle_passes_the_table_says_why_and_none_is_left(
+    tmp_path: Path, converted: Converted
+) -> None:
+    shipping = Shipping(tmp_path / "shipped", converted.bundle, damaged={"int8", "fused"})
+    with pytest.raises(GauntletError, match="does not pass `gauntlet bundle verify`"):
+        shipping.ship()
+    assert [chosen for _, chosen in shipping.noted] == [None]
+    assert not shipping.bundle.exists()

@@ -14,6 +14,7 @@ from components.convert_to_onnx.timing import (
     Contender,
     Latency,
     Turn,
+    _least_contention,
     batches_within,
     contention_of,
     draw_rows,
@@ -23,7 +24,7 @@ from components.convert_to_onnx.timing import (
     time_tokenizing,
 )
 from manifests.errors import GauntletError
-from serving.cpu import usable_cpus
+from serving.cpu import ThreadTime, usable_cpus
 
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 
@@ -50,17 +51,23 @@ def test_the_number_of_batches_fits_the_time(seconds_per_batch: float, expected:
     assert batches_within(3.0, seconds_per_batch, available=200) == expected
 
 
-def test_contention_is_the_share_of_the_time_that_was_waited_for_a_cpu() -> None:
-    turns = [Turn(seconds=[1.0, 2.0], waited=0.5), Turn(seconds=[1.0], waited=0.5)]
-    assert contention_of(turns) == 0.25
+def turn(running: float, waiting: float) -> Turn:
+    return Turn(seconds=[1.0], threads=ThreadTime(running, waiting))
 
 
-def test_contention_is_never_more_than_all_the_time() -> None:
-    assert contention_of([Turn(seconds=[1.0], waited=1.002)]) == 1.0
+def test_contention_is_the_share_of_the_threads_time_that_was_waited_for_a_cpu() -> None:
+    assert contention_of([turn(2.0, 0.5), turn(1.0, 0.5)]) == 0.25
 
 
-def test_contention_is_unknown_where_the_system_does_not_tell() -> None:
-    assert contention_of([Turn(seconds=[1.0], waited=float("nan"))]) is None
+def test_contention_is_unknown_where_the_system_does_not_say() -> None:
+    assert contention_of([turn(0.0, 0.0)]) is None
+
+
+def test_the_machine_is_as_busy_as_the_contender_says_that_waited_least() -> None:
+    """Threads of one model may start on the same CPU and wait for each other on an idle machine."""
+    alone, beside_itself = {1: [turn(1.0, 0.01)]}, {1: [turn(1.0, 0.3)]}
+    assert _least_contention({"eager": alone, "int8": beside_itself}) == pytest.approx(0.01 / 1.01)
+    assert _least_contention({"eager": {1: [turn(0.0, 0.0)]}}) is None
 
 
 def test_batches_are_drawn_by_the_seed_from_all_rows() -> None:
