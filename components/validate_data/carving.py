@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
@@ -29,7 +27,7 @@ def carve(
     give the same splits.
     """
     carved = table.copy()
-    groups = pd.Series(_groups(table["key"].tolist(), likeness, similarity), index=table.index)
+    groups = pd.Series(likeness.groups(table["key"].tolist(), similarity), index=table.index)
     provided = groups.isin(groups[table["split"] != "train"])
     heads = table[~(groups.duplicated() | provided)]
     remaining_fraction = fractions["train"] + sum(fractions[split] for split in missing)
@@ -64,21 +62,3 @@ def _stratified(heads: pd.DataFrame, share: float, seed: int) -> pd.Index[int]:
     )
     chosen: list[int] = sorted(taken)
     return pd.Index(chosen, dtype="int64")
-
-
-def _groups(keys: Sequence[str], likeness: Likeness, similarity: float) -> npt.NDArray[np.int64]:
-    """A number for each key, equal for keys that a chain of near-duplicates connects."""
-    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    parents = list(range(len(number_of)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
-
-    for key, number in number_of.items():
-        for other, _ in likeness.of(key, similarity):
-            if other in number_of:
-                parents[root(number)] = root(number_of[other])
-    return np.array([root(number_of[key]) for key in keys], dtype=np.int64)
