@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.section import Fraction, Name, Section
 
@@ -113,12 +115,25 @@ class TableDataset(Dataset):
     """A dataset whose rows are in text files, one for each split or one for all.
 
     A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
-    test.
+    test. `encoding` is that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by
+    default a byte order mark decides, else it is UTF-8.
     """
 
     files: SplitFiles | None = None
+    encoding: str | None = None
     sha256: Sha256 | dict[str, Sha256] | None = None
     split: SplitFractions = SplitFractions()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        if encoding is None:
+            return None
+        try:
+            "".encode(encoding)  # codecs.lookup also finds what makes bytes of bytes, such as zip
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            raise PydanticCustomError("encoding", "an encoding that Python knows, such as cp1252") from None
 
     @property
     def named_files(self) -> tuple[str, ...]:

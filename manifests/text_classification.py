@@ -61,7 +61,7 @@ class TextChecks(Section):
 class TextDataset(TableDataset, LabelledDataset):
     """Section of validate-data: a table of texts and labels."""
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
     columns: Columns = Columns()
     checks: TextChecks = TextChecks()
 

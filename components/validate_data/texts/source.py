@@ -59,7 +59,7 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            records = parse(data, file.name, dataset.format, dataset.columns)
+            records = parse(data, file.name, dataset.format, dataset.columns, dataset.encoding)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, dataset.labels, before))
         except DataError as error:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from components.validate_data.texts.records import format_of
 from components.validate_data.texts.source import find_files, read_table, resolve_label
@@ -69,6 +70,15 @@ def test_named_files_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
         ["z", "joy", "train", "two.csv line 3", 1],
         ["x", "joy", "test", "a/one.csv line 2", 0],
     ]
+
+
+def test_the_encoding_is_one_that_python_knows_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\ncafé,joy\n".encode("cp1252"))
+    table = read_table(_dataset(tmp_path / "a.csv", encoding="Windows-1252"))
+    assert table["text"].tolist() == ["café"]
+    for encoding in ("zip", "rot13", "no such", "\0"):
+        with pytest.raises(ValidationError, match="an encoding that Python knows"):
+            _dataset(tmp_path, encoding=encoding)
 
 
 def test_a_single_file_is_all_training_rows(tmp_path: Path) -> None:
