@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from datetime import date
 from typing import Annotated, Literal, Self
 
@@ -102,7 +103,8 @@ class LabelledDataset(Dataset):
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        composed = [unicodedata.normalize("NFC", label) for label in self.labels]  # as they are compared
+        repeated = sorted({label for label in composed if composed.count(label) > 1})
         if repeated:
             raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
         padded = [label for label in self.labels if label != label.strip() or not label]
