@@ -10,6 +10,7 @@ from components.validate_data.duplicates import find_conflicts, find_exact, find
 from components.validate_data.inspection import Inspecting, Inspection
 from components.validate_data.texts.similarity import likeness_among
 from components.validate_data.texts.text import excerpt, normalise
+from components.validate_data.texts.tokens import check_tokens
 from components.validate_data.texts.values import check_values
 from manifests.dataset import SPLITS
 from manifests.text_classification import TextDataset
@@ -29,12 +30,15 @@ def inspect(table: pd.DataFrame, dataset: TextDataset, seed: int) -> Inspection:
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     rows, results = check_values(table, dataset)
-    rows = rows.assign(
-        key=[normalise(text) for text in rows["text"]], shown=[excerpt(text) for text in rows["text"]]
+    inspecting = Inspecting(rows, len(table), results)
+    check_tokens(inspecting, dataset)
+    rows = inspecting.rows.assign(
+        key=[normalise(text) for text in inspecting.rows["text"]],
+        shown=[excerpt(text) for text in inspecting.rows["text"]],
     )
+    inspecting.rows = rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
     likeness = likeness_among(list(dict.fromkeys(rows["key"])), min(near, leaking))
-    inspecting = Inspecting(rows, len(table), results)
     inspecting.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
     inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
     inspecting.check("near_duplicates", checks.near_duplicates, lambda left: find_near(left, likeness, near))
