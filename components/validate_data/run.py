@@ -56,6 +56,8 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))
+    for result in inspection.warned:
+        print(f"warning: {result.check}: {', '.join((result.found, *result.examples[:1]))}", flush=True)
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there
     examined.write_splits(splits_path)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
