@@ -22,6 +22,7 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
 from manifests.errors import GauntletError, UsageError
 
@@ -284,6 +285,15 @@ def file_system(uri: str) -> tuple[Any, str]:
     return files, str(path)
 
 
+def _installation(uri: str) -> str:
+    """How to get the package that opens a kind of URI, by fsspec's list of them."""
+    known = known_implementations.get(uri.partition("://")[0], {})
+    package = str(known.get("class", "fsspec")).partition(".")[0]
+    if package == "fsspec":  # it is in fsspec, and what it lacks is in the message
+        return "Install it, or copy the data to a path or to gs://"
+    return f"`pip install {package}`, or copy the data to a path or to gs://"
+
+
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn what fsspec and the libraries below it raise into one message.
@@ -302,7 +312,9 @@ def _explained(uri: str) -> Iterator[None]:
     except PermissionError:
         raise UsageError(f"{uri}: permission denied. Give this account access to it") from None
     except ImportError as error:
-        raise UsageError(f"{uri}: this kind of URI needs a package that is not installed: {error}") from None
+        raise UsageError(
+            f"{uri}: this kind of URI needs a package that is not installed: {error}. {_installation(uri)}"
+        ) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise GauntletError(f"{uri}: {error.strerror}. Make room, then run again") from None
