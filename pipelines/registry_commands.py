@@ -109,9 +109,7 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
     console.print(table)
     most = bundle.info.max_length
     for row in bundle.cut(inputs):
-        console.print(
-            f"text {row + 1}: cut at {most} tokens, as in training: the model did not read the rest"
-        )
+        console.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
     console.print(f"[dim]{version.name} version {version.version}[/]")
 
 
