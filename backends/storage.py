@@ -40,6 +40,7 @@ IDENTIFYING = (
     "Last-Modified",
 )
 """What stores say of a file that changes with its content, the most exact first."""
+OWN_CA = "If the server's certificate is of your company's own CA, set SSL_CERT_FILE to the CA's certificate"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -329,6 +330,7 @@ def _explained(uri: str) -> Iterator[None]:
                 "`gcloud auth application-default login`"
             ) from None
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
+        advice = OWN_CA if "CERTIFICATE_VERIFY_FAILED" in cause else "Check the address and the network"
         raise GauntletError(
-            f"{uri}: out of reach, or broke off ({cause}). Check the address and the network, then run again"
+            f"{uri}: out of reach, or broke off ({cause}). {advice}, then run again"
         ) from None

@@ -90,10 +90,10 @@ def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
     if affected.empty:
         return Finding(affected, affected, ())
     share = lost.sum() / (rows["tokens"] - rows["framing"]).sum()
-    texts = "text is" if len(affected) == 1 else "texts are"
+    number = f"{len(affected):,} {'text is' if len(affected) == 1 else 'texts are'}"
     reads = "any number" if positions is None else f"up to {positions:,}"
     examples = [
-        f"{len(affected):,} {texts} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
+        f"{number} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
         f"{percent(share)} of all tokens are never read, and the longest text has {rows['tokens'].max():,}"
     ]
     shown = affected[:SHOWN_EXAMPLES]

@@ -1,4 +1,4 @@
-"""`gauntlet predict` of texts longer than the model reads."""
+"""Texts longer than the model reads: refused by `gauntlet check`, cut by `gauntlet predict`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from backends.registry import open_registry
 from serving.bundle import BundleInfo, TensorSpec, write_bundle
-from tests.pipelines.test_cli import gauntlet
+from tests.pipelines.test_cli import SAMPLE, gauntlet
 
 POSITIONS = 6
 
@@ -73,6 +73,19 @@ def _promoted(home: Path, max_length: int) -> None:
     registry = open_registry(f"sqlite:///{home / 'gauntlet.db'}")
     registry.register("moods", home.parent / "bundle", {})
     registry.promote("moods")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.max_length", "1024"), ("training.search.max_length", "{choices: [64, 1024]}")],
+)
+def test_check_refuses_more_tokens_than_the_packaged_encoder_reads(
+    key: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gauntlet("check", SAMPLE, "--set", "training.max_length=512") == 0
+    assert gauntlet("check", SAMPLE, "--set", f"{key}={value}") == 2
+    message = capsys.readouterr().err
+    assert f"{key}\n  found    1024\n  expected at most 512, the tokens that sentence-transformers" in message
 
 
 def test_a_text_is_cut_as_in_training_and_the_answer_says_so(
