@@ -88,6 +88,13 @@ def test_check_refuses_more_tokens_than_the_packaged_encoder_reads(
     assert f"{key}\n  found    1024\n  expected at most 512, the tokens that sentence-transformers" in message
 
 
+def test_check_refuses_an_encoder_whose_folder_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gauntlet("check", SAMPLE, "--set", f"training.encoder={tmp_path / 'absent'}") == 2
+    assert "training.encoder\n  found    " in capsys.readouterr().err
+
+
 def test_a_text_is_cut_as_in_training_and_the_answer_says_so(
     own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
