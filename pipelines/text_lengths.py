@@ -14,8 +14,8 @@ def require_text_length(manifest: Manifest, path: Path) -> None:
     """Refuse texts of more tokens than the encoder reads, where it is at hand; validate-data looks at others.
 
     Raises:
-        ManifestError: `training.max_length`, or a value that a search may try, is over that; or the encoder is
-            a path where no folder is.
+        ManifestError: `training.max_length`, or a value that a search may try, is over that; or there is no
+            folder at the encoder's path.
         UsageError: The encoder's folder lacks a file.
     """
     training = manifest.training
