@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from manifests.dataset import RowCheck, SimilarityCheck, TableDataset
 from manifests.evaluation import CommonEvaluation
-from manifests.gates import CommonGates
+from manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
 from manifests.therapy import Stages, Therapy
@@ -20,10 +20,15 @@ Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, p
 
 
 class PromptColumns(Section):
-    """Where the two texts of a row are that is one question and one answer."""
+    """Where the two texts of a row are that is one question and one answer.
+
+    `time` is the column, or the key of a record of any form, that says when the row was made, as ISO 8601 or
+    as a number: the splits that no file provides are then by time, the newest conversations the test split.
+    """
 
     prompt: str = Field("input_text", min_length=1)
     response: str = Field("output_text", min_length=1)
+    time: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
@@ -80,6 +85,18 @@ class ConversationDataset(TableDataset):
     tokenizer: str = Field(min_length=1)
     max_tokens: int = Field(512, ge=16, le=131_072)
     checks: ConversationChecks = ConversationChecks()
+
+    @property
+    def text_columns(self) -> PromptColumns | None:
+        """The columns of the texts; None where the manifest names none of them, or `time` alone."""
+        if self.columns is None or self.columns == PromptColumns(time=self.columns.time or "-"):
+            return None
+        return self.columns
+
+    @property
+    def time_column(self) -> str | None:
+        """The column, or the key of a record, that says when it was made."""
+        return None if self.columns is None else self.columns.time
 
 
 # --- training ----------------------------------------------------------------------------------------
@@ -153,12 +170,35 @@ class LanguageEvaluation(CommonEvaluation):
     therapy: Therapy | None = None
 
 
+PERPLEXITY_SPREAD = 0.1
+"""How much one conversation's log-loss per token is taken to differ between two trainings: its deviation."""
+
+ROUGE_L_SPREAD = 0.5
+"""The same of ROUGE-L, as a share of its mean."""
+
+
+def default_gain_margin(conversations: int, spread: float, confidence: float = 0.95) -> float:
+    """`non_inferiority_margin` where the manifest has none: what the conversations can show, or 0.01."""
+    return max(SMALLEST_MARGIN, resolvable(conversations, spread, confidence))
+
+
+def describe_gain_resolution(conversations: int, managed: bool) -> str:
+    """What a comparison with the champion can show on so many test conversations."""
+    spread, figure = (ROUGE_L_SPREAD, "ROUGE-L") if managed else (PERPLEXITY_SPREAD, "perplexity")
+    margin = default_gain_margin(conversations, spread)
+    return say_resolution(
+        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {figure}"
+    )
+
+
 class LanguageGates(CommonGates):
     """Section of gate-model.
 
     The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
     perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
+
+    Where it is not set, it follows from the number of test conversations (`default_gain_margin`).
 
     A managed model gives no probabilities of a given answer, so it has no `max_perplexity`, and
     `non_inferiority_margin` is of ROUGE-L.
@@ -169,3 +209,7 @@ class LanguageGates(CommonGates):
     min_speedup: float = Field(1.0, gt=0)
     max_model_mb: float = Field(2_000.0, gt=0)
     stages: Stages | None = None
+
+    def margin_for(self, rows: int) -> float:
+        """The same of so many conversations: of ROUGE-L, where there is no bound on perplexity."""
+        return default_gain_margin(rows, ROUGE_L_SPREAD if self.max_perplexity is None else PERPLEXITY_SPREAD)

@@ -56,8 +56,8 @@ class ImageDataset(PixelDataset):
     """Section of validate-data: images of one size in idx files, and their labels' indices.
 
     `shape` is height and width. Images of one channel are (N, H, W) in their file, others
-    (N, H, W, channels). `validation_fraction` of the training file's rows, the classes in proportion, are
-    for validation.
+    (N, H, W, channels). About `validation_fraction` of the training file's rows are for validation; a hash of
+    the image decides.
     """
 
     files: ImageFiles = ImageFiles()

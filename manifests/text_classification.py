@@ -23,11 +23,14 @@ from manifests.training import OnePhaseTraining
 class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
-    `label: null` means the only column beside the text.
+    `label: null` means the only column beside the text. `time` is the column that says when a row was made,
+    as ISO 8601 or as a number: the splits that no file provides are then by time, the newest rows the test
+    split, and those before them validation.
     """
 
     text: str | Annotated[int, Field(ge=0)] = "text"
     label: str | Annotated[int, Field(ge=0)] | None = None
+    time: str | Annotated[int, Field(ge=0)] | None = None
 
 
 class TextLengthCheck(RowCheck):

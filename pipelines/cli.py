@@ -22,6 +22,7 @@ from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
+from pipelines.resolution import margin_note
 from pipelines.run_command import load_affordable, require_data, run_here, without_price
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
 from pipelines.vertex.commands import cancel, logs, status, submit, upload
@@ -69,8 +70,12 @@ def check(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Report every fault of every manifest, together; say what a run may cost at most."""
+    """Report every fault of every manifest, together; say what a run may cost at most.
+
+    With `dataset.size` also which margin against the champion the test split can show.
+    """
     faults: list[Fault] = []
+    notes: list[str] = []
     table = Table("manifest", "system", "task", "at most", "sha256", box=None, pad_edge=False)
     for path in paths or _packaged_manifests():
         try:
@@ -82,8 +87,11 @@ def check(
         resources = manifest.training.resources
         limit = f"{resources.max_hours:g} h, {resources.max_cost_usd:g} USD"
         table.add_row(str(path), manifest.name, manifest.task, limit, manifest.sha256[:12])
+        notes += filter(None, [margin_note(manifest)])
     if table.row_count:
         console.print(table)
+    for note in notes:
+        console.print(plain(note), soft_wrap=True, highlight=False)
     if faults:
         raise ManifestError(faults)
 

@@ -30,6 +30,8 @@ MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
 ENDPOINT_FILE = "endpoint.json"
+TRAINING_ROWS_FILE = "training_rows.npz"
+"""Fingerprints of the rows that the model was trained on. Serving does not read it."""
 MANAGED_TASK = "managed_causal_lm"
 """Of a bundle that holds no model: a vendor serves it, at the endpoint that `ENDPOINT_FILE` names."""
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {

@@ -16,12 +16,18 @@ class Examination:
     Attributes:
         rows_read: Before any check.
         rows: Those that are kept, by split.
+        fingerprints: The kind of the rows' fingerprints: another one where keys are made by other rules.
+        resolution: In words, the smallest difference between two models that the test split can show.
         report: The HTML page.
         write_splits: Writes the splits and their statistics into a folder.
+        require_enough: Raises DataError where a split has too few rows, and no check says so.
     """
 
     inspection: Inspection
     rows_read: int
     rows: Mapping[str, int]
+    fingerprints: str
+    resolution: str
     report: str
     write_splits: Callable[[Path], None]
+    require_enough: Callable[[], None] = lambda: None

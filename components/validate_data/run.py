@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.step import write_json, write_text
+from components.training_rows import write_fingerprints
 from components.validate_data.cards.examination import examine as examine_cards
 from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
@@ -27,10 +28,18 @@ from manifests.text_classification import TextDataset
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
 
-def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, report_path: Path) -> None:
+def run(
+    section: Dataset,
+    seed: int,  # noqa: ARG001
+    splits_path: Path,
+    checks_path: Path,
+    report_path: Path,
+) -> None:
     """Validate a dataset and split it.
 
-    The checks and the report are written whatever is found, the splits only when no check fails.
+    The checks and the report are written whatever is found, the splits only when no check fails. `seed` is
+    the run's, as every step is given it. No row's split depends on it: a model trained with another seed is
+    compared on the same test rows.
 
     Raises:
         DataError: The data cannot be read, is of another size, or a check failed; the message names all that
@@ -38,13 +47,14 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
-    examined = _examine(section, seed)
+    examined = _examine(section)
     inspection = examined.inspection
     write_json(
         checks_path,
         {
             "passed": not inspection.failed,
             "checks": [result.as_json() for result in inspection.results],
+            "resolution": examined.resolution,
         },
     )
     write_text(report_path, examined.report)
@@ -56,23 +66,26 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
     if inspection.failed:
         _print_checks(inspection)
         raise DataError(_failure(section, inspection))
+    examined.require_enough()
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there
+    write_fingerprints(splits_path, examined.fingerprints, inspection.table, inspection.groups)
     examined.write_splits(splits_path)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
     print(f"{section.name} {section.version}: {examined.rows_read:,} rows read, kept {counts}", flush=True)
+    print(examined.resolution, flush=True)
 
 
-def _examine(section: Dataset, seed: int) -> Examination:
+def _examine(section: Dataset) -> Examination:
     if isinstance(section, ImageDataset):
-        return examine_images(section, seed)
+        return examine_images(section)
     if isinstance(section, CardDataset):
         return examine_cards(section)
     if isinstance(section, ConversationDataset):
         from components.validate_data.conversations.examination import examine as examine_conversations
 
-        return examine_conversations(section, seed)  # it loads transformers, which the others do without
+        return examine_conversations(section)  # it loads transformers, which the others do without
     assert isinstance(section, TextDataset)
-    return examine_texts(section, seed)
+    return examine_texts(section)
 
 
 def _failure(section: Dataset, inspection: Inspection) -> str:

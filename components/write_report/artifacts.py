@@ -46,6 +46,7 @@ class Checks:
 
     passed: bool
     checks: tuple[Check, ...] = ()
+    resolution: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,15 @@ RULE_ADVICE = {
     "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    "training_overlap": "Rows of the test split, or near-duplicates of them, are in train too: set "
+    "`dataset.checks.leakage.severity` to drop or fail.",
+    "clean_test_rows": "The champion was trained on many of these test rows, as the splits were drawn "
+    "otherwise then. Give the dataset more rows, or a test file that was never trained on; "
+    "`gates.min_clean_rows` is the floor.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
-    "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "
-    "`gates.non_inferiority_margin` is how much worse is allowed.",
+    "non_inferiority": "The rule says whether it is worse than the champion or the test rows are too few to "
+    "tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is how much worse is allowed.",
     "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
 }

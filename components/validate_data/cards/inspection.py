@@ -9,6 +9,7 @@ import pandas as pd
 
 from components.validate_data.cards.hashing import alike
 from components.validate_data.cards.source import CardTable
+from components.validate_data.carving import group_names
 from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
 from components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
@@ -44,7 +45,9 @@ def inspect(table: CardTable, dataset: CardDataset) -> Inspection:
     inspecting.check("conflicting_grades", checks.conflicting_grades, find_conflicts)
     left = inspecting.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
-    likeness = alike(left["key"].tolist(), table.hashes[left.index], least)
+    keys = left["key"].tolist()
+    likeness = alike(keys, table.hashes[left.index], least)
+    groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     inspecting.check(
         "duplicates",
         checks.duplicates,
@@ -61,6 +64,7 @@ def inspect(table: CardTable, dataset: CardDataset) -> Inspection:
             check_rows_per_class(counts, checks.rows_per_class, inspecting.rows_read),
             check_class_balance(counts, checks.class_balance, inspecting.rows_read),
         ),
+        groups,
     )
 
 

@@ -6,21 +6,23 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from components.validate_data.carving import carve
+from components.validate_data.carving import carve, group_names
 from components.validate_data.conversations.managed import ManagedRenderer
+from components.validate_data.conversations.outputs import FEWEST_TESTED
 from components.validate_data.conversations.rendering import Renderer
 from components.validate_data.duplicates import find_exact, find_leaks, outside_test
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
 from components.validate_data.inspection import Inspecting, Inspection
 from components.validate_data.texts.similarity import likeness_among
 from components.validate_data.texts.text import excerpt, normalise
+from components.validate_data.times import with_times
 from manifests.causal_lm import ConversationDataset
-from manifests.dataset import SPLITS
+from manifests.dataset import SPLITS, SplitName
 from manifests.errors import DataError
 
 
 def inspect(
-    table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer | ManagedRenderer, seed: int
+    table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer | ManagedRenderer
 ) -> Inspection:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
@@ -39,6 +41,8 @@ def inspect(
             f"{table['place'].iloc[0]}: {told.iloc[0]}"
         )
     inspecting.rows = _prepared(inspecting.rows, renderer)
+    if missing:
+        inspecting.rows = with_times(inspecting.rows, dataset.uri)
     inspecting.check("encoding", checks.encoding, _told("fault"))
     tokens = renderer.special_tokens
     inspecting.check("special_tokens", checks.special_tokens, lambda rows: find_special(rows, tokens))
@@ -47,13 +51,23 @@ def inspect(
     inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
     similarity = checks.leakage.similarity
     likeness = likeness_among(list(dict.fromkeys(inspecting.rows["key"])), similarity)
-    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
-    by_opening = inspecting.rows.assign(label="")  # nothing to stratify by
     inspecting.rows = inspecting.rows.assign(
-        split=carve(by_opening, missing, fractions, likeness, similarity, seed)["split"]
+        group=group_names(inspecting.rows["key"].tolist(), likeness, similarity)
     )
+    inspecting.rows = _carved(inspecting.rows, missing, dataset)
     inspecting.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
-    return Inspection(inspecting.rows, tuple(inspecting.results))
+    groups = dict(zip(inspecting.rows["key"], inspecting.rows["group"], strict=True))
+    return Inspection(inspecting.rows, tuple(inspecting.results), groups)
+
+
+def _carved(rows: pd.DataFrame, missing: Sequence[SplitName], dataset: ConversationDataset) -> pd.DataFrame:
+    """The rows in their splits. Shares are of conversations, and each split has a few of them."""
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    oldest_first = rows.sort_values("time", kind="stable") if "time" in rows else rows
+    openings = oldest_first.drop_duplicates(["split", "key"]).assign(label="")  # there are no classes
+    carved = carve(openings, missing, fractions, FEWEST_TESTED, dataset.split.key)
+    split_of = dict(zip(zip(openings["split"], openings["key"], strict=True), carved["split"], strict=True))
+    return rows.assign(split=[split_of[row] for row in zip(rows["split"], rows["key"], strict=True)])
 
 
 def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:

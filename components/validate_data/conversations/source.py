@@ -35,7 +35,8 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
 
     Columns: `context` (a tuple of turns), `response`, `opening`; `empty`, `unmarked` and `fault` (what is
     wrong, in words, or None); `split` (of the file), `place` (file and line) and `row` (position of the
-    record in the split's files, from 0). Texts are valid Unicode: what was not is U+FFFD.
+    record in the split's files, from 0); `time` as it was found, where the manifest names its key. Texts are
+    valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -56,7 +57,10 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
         raise DataError("\n".join(faults))
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations. Put the data there")
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+    if dataset.time_column is None:
+        return table
+    return table.assign(time=pd.Series([row["time"] for row in rows], dtype="object"))
 
 
 def sources(dataset: ConversationDataset) -> tuple[str, ...]:
@@ -81,8 +85,10 @@ def _rows(
     for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": f"{file.name} {place}", "row": number}
+        if dataset.time_column is not None:
+            row["time"] = record.get(dataset.time_column)
         try:
-            examples = list(examples_of(turns_of(record, dataset.columns, dataset.roles)))
+            examples = list(examples_of(turns_of(record, dataset.text_columns, dataset.roles)))
         except EmptyError as error:
             yield row | {"empty": str(error)}
         except RoleError as error:
@@ -125,7 +131,7 @@ def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[st
     names = [field.strip() for field in header.fields]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{name}: found the column {twice[0]} twice, expected it once. Rename one of them")
-    wanted = KNOWN_COLUMNS if dataset.columns is None else (dataset.columns,)
+    wanted = KNOWN_COLUMNS if dataset.text_columns is None else (dataset.text_columns,)
     if not any({columns.prompt, columns.response} <= set(names) for columns in wanted):
         pairs = " or ".join(f"{columns.prompt} and {columns.response}" for columns in wanted)
         raise DataError(

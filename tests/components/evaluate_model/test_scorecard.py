@@ -40,7 +40,7 @@ def scorecard(
 
 def test_without_a_champion_nothing_is_compared_and_no_key_is_null() -> None:
     content = scorecard(None).as_json()
-    assert set(content) == {"rows", "labels", "confidence", "challenger", "mistakes"}
+    assert set(content) == {"rows", "labels", "confidence", "challenger", "mistakes", "training_overlap"}
     assert (content["rows"], content["confidence"]) == (60, 0.9)
     assert set(content["challenger"]) == {
         "accuracy",

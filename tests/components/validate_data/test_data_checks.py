@@ -54,7 +54,7 @@ def _inspect(
     dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
-    inspection = inspect(table, dataset, seed=0)
+    inspection = inspect(table, dataset)
     return inspection, {result.check: result for result in inspection.results}
 
 
