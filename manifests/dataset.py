@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import unicodedata
 from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.section import Fraction, Name, Section
 
@@ -42,7 +45,10 @@ class RowsPerClassCheck(Section):
 
 
 class SimilarityCheck(RowCheck):
-    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
+    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`.
+
+    In scripts without spaces between words, neighbouring signs stand for words: docs/text_data.md.
+    """
 
     similarity: float = Field(0.9, gt=0.5, le=1.0)
 
@@ -110,7 +116,8 @@ class LabelledDataset(Dataset):
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        composed = [unicodedata.normalize("NFC", label) for label in self.labels]  # as they are compared
+        repeated = sorted({label for label in composed if composed.count(label) > 1})
         if repeated:
             raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
         padded = [label for label in self.labels if label != label.strip() or not label]
@@ -123,12 +130,25 @@ class TableDataset(Dataset):
     """A dataset whose rows are in text files, one for each split or one for all.
 
     A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
-    test.
+    test. `encoding` is that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by
+    default a byte order mark decides, else it is UTF-8.
     """
 
     files: SplitFiles | None = None
+    encoding: str | None = None
     sha256: Sha256 | dict[str, Sha256] | None = None
     split: SplitFractions = SplitFractions()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        if encoding is None:
+            return None
+        try:
+            "".encode(encoding)  # codecs.lookup also finds what makes bytes of bytes, such as zip
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            raise PydanticCustomError("encoding", "an encoding that Python knows, such as cp1252") from None
 
     @property
     def named_files(self) -> tuple[str, ...]:

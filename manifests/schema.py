@@ -70,7 +70,7 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _agreeing(self) -> Self:
-        require_shared_keys(self.dataset, self.training)
+        require_shared_keys(self.task, self.dataset, self.training)
         require_judged_stages(self.evaluation, self.gates)
         require_measurable(self.training, self.conversion, self.gates)
         return self

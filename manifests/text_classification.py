@@ -46,13 +46,31 @@ class TextLengthCheck(RowCheck):
         return self
 
 
+class UnknownTokensCheck(RowCheck):
+    """Tokens that the encoder's tokenizer does not know: of a language or of emoji that it never saw.
+
+    A row is affected when more than `max_row_share` of its tokens are. More than `max_share` of the tokens of
+    all rows triggers the severity too, and `drop` then fails.
+    """
+
+    max_fraction: Fraction = 0.05
+    max_row_share: Fraction = 0.3
+    max_share: Fraction = 0.1
+
+
 class TextChecks(Section):
-    """What is checked before a model is trained, with strict defaults."""
+    """What is checked before a model is trained, with strict defaults.
+
+    `context_length` is about texts of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
+    out, and `warn` cuts them when the model is trained.
+    """
 
     encoding: RowCheck = RowCheck()
     empty_values: RowCheck = RowCheck()
     unknown_labels: RowCheck = RowCheck()
     text_length: TextLengthCheck = TextLengthCheck()
+    unknown_tokens: UnknownTokensCheck = UnknownTokensCheck()
+    context_length: RowCheck = RowCheck(severity="warn")
     conflicting_labels: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
     near_duplicates: SimilarityCheck = SimilarityCheck(severity="warn")
@@ -62,10 +80,16 @@ class TextChecks(Section):
 
 
 class TextDataset(TableDataset, LabelledDataset):
-    """Section of validate-data: a table of texts and labels."""
+    """Section of validate-data: a table of texts and labels.
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    `tokenizer` and `max_tokens` are what tokens are counted by: `training.encoder` and `training.max_length`,
+    and never others. Without them, in a section that is no manifest's, none are counted.
+    """
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
     columns: Columns = Columns()
+    tokenizer: str | None = None
+    max_tokens: int | None = None
     checks: TextChecks = TextChecks()
 
 

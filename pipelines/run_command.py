@@ -14,6 +14,7 @@ from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
 from pipelines.terminal import console, errors
+from pipelines.text_lengths import require_text_length
 
 
 def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: str | None = None) -> None:
@@ -46,7 +47,11 @@ def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: 
 
 
 def require_data(manifest: Manifest, path: Path) -> None:
-    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
+    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's.
+
+    So with the encoder, which must read texts as long as the manifest says.
+    """
+    require_text_length(manifest, path)
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
     if "://" in uri:
         return

@@ -34,23 +34,12 @@ def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> l
 
     A chain of near-duplicates connects the keys of a group.
     """
-    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    hashes = [hash_of(key) for key in number_of]
-    parents = list(range(len(number_of)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
-
-    for key, number in number_of.items():
-        for other, _ in likeness.of(key, similarity):
-            if other in number_of:
-                one, two = root(number), root(number_of[other])
-                low, high = (one, two) if hashes[one] <= hashes[two] else (two, one)
-                parents[high] = low  # so the root of a group has its smallest hash
-    return [hashes[root(number_of[key])] for key in keys]
+    numbers = likeness.groups(keys, similarity)
+    names: dict[int, str] = {}
+    for key, number in zip(keys, numbers, strict=True):
+        found = hash_of(key)
+        names[number] = min(names.get(number, found), found)
+    return [names[number] for number in numbers]
 
 
 def carve(

@@ -52,6 +52,10 @@ class Task(Protocol):
         """The model with its pretrained weights, on the CPU."""
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """What the log says of the rows, a line each."""
+
+    @property
     def of_record(self) -> Mapping[str, Any]:
         """The fields of `TrainingRecord` that are this task's own."""
 

@@ -108,6 +108,11 @@ class CausalLanguageModelling:
         return [len(row) for row in self._validation]
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
     def of_record(self) -> Mapping[str, Any]:
         """The model that was trained further, the most tokens of a row, and what stands around a prompt."""
         return {"encoder": self._section.model, "max_length": self._most, "frame": tuple(self._frame)}

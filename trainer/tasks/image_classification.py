@@ -81,6 +81,11 @@ class ImageClassification:
         return [1] * len(self._validation.labels)
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
     def of_record(self) -> Mapping[str, Any]:
         """The shape of an image."""
         return {"input_shape": self._config.input_shape}

@@ -24,7 +24,8 @@ from manifests.text_classification import TextTraining
 from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
-from trainer.encoder import Attention, find_encoder, load_encoder
+from trainer.encoder import Attention, load_encoder
+from trainer.encoder_files import find_encoder, require_positions
 from trainer.layer_norm import replace_layer_norms
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
@@ -49,10 +50,12 @@ class TextClassifier(nn.Module):
 
 
 class TokenizedRows:
-    """A split's texts as token ids, tokenised once."""
+    """A split's texts as token ids, tokenised once; `cut` of them have more than are read."""
 
     def __init__(self, frame: pd.DataFrame, tokenizer: Tokenizer) -> None:
-        self.ids = [encoding.ids for encoding in tokenizer.encode_batch(frame["text"].tolist())]
+        encodings = tokenizer.encode_batch(frame["text"].tolist())
+        self.ids = [encoding.ids for encoding in encodings]
+        self.cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.labels: npt.NDArray[np.int64] = frame["label"].to_numpy(dtype=np.int64, copy=True)
         self.lengths = [len(ids) for ids in self.ids]
 
@@ -82,10 +85,11 @@ class TextClassification:
         """Read and tokenise the training and validation rows.
 
         Raises:
-            UsageError: The encoder cannot be found.
+            UsageError: The encoder cannot be found or reads fewer tokens than `max_length`.
         """
         self._section = section
         self._encoder = find_encoder(section.encoder)
+        require_positions(self._encoder, section.encoder, section.max_length)
         self._labels = read_labels(splits)
         tokenizer = Tokenizer.from_file(str(self._encoder.tokenizer))
         padding = tokenizer.padding or {}
@@ -109,6 +113,16 @@ class TextClassification:
     def validation_lengths(self) -> Sequence[int]:
         """Tokens in each validation row."""
         return self._validation.lengths
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """How many texts are cut."""
+        most = self._section.max_length
+        return [
+            f"{rows.cut} of {len(rows.ids)} {split} texts are cut at training.max_length, {most} tokens"
+            for split, rows in (("training", self._train), ("validation", self._validation))
+            if rows.cut
+        ]
 
     @property
     def of_record(self) -> Mapping[str, Any]:

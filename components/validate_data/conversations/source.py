@@ -18,13 +18,14 @@ from components.validate_data.conversations.turns import (
     examples_of,
     turns_of,
 )
-from components.validate_data.gzipped import unzip
-from components.validate_data.texts.delimited import COMMA, split_rows
-from components.validate_data.texts.records import GZIP_SUFFIX, decode, read_objects
+from components.validate_data.packed import unpack, unpacked_name
+from components.validate_data.texts.delimited import COMMA, split_rows, take_separator
+from components.validate_data.texts.encodings import decode
+from components.validate_data.texts.records import read_objects, unknown_format
 from components.validate_data.texts.source import SourceFile, find_files, verify
 from components.validate_data.texts.text import find_fault, repair
 from manifests.causal_lm import ConversationDataset
-from manifests.errors import DataError, UsageError
+from manifests.errors import DataError
 
 SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 COLUMNS = ("context", "response", "opening", "empty", "unmarked", "fault", "split", "place", "row")
@@ -76,7 +77,7 @@ def format_of(name: str, declared: str) -> str | None:
     """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
     if declared != "auto":
         return declared
-    return SUFFIX_FORMATS.get(PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX)).suffix)
+    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
 
 
 def _rows(
@@ -110,12 +111,11 @@ def _columns(example: Example) -> dict[str, Any]:
 
 
 def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
-    file_format = format_of(name, dataset.format)
+    data, inner = unpack(data, name)
+    file_format = format_of(inner, dataset.format)
     if file_format is None:
-        raise UsageError(f"{name}: no format is known by this name. Set dataset.format to csv, jsonl or json")
-    if name.lower().endswith(GZIP_SUFFIX):
-        data = unzip(data, name)
-    content = decode(data, name)
+        raise unknown_format(name, inner, "csv, jsonl or json")
+    content = decode(data, name, dataset.encoding)
     if not content.strip():
         raise DataError(f"{name}: found an empty file, expected conversations. Put the data there")
     if file_format == "csv":
@@ -127,7 +127,8 @@ def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple
 
 
 def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
-    header, *rows = split_rows(content, COMMA, name)
+    separator, content = take_separator(content, name)
+    header, *rows = split_rows(content, separator or COMMA, name)
     names = [field.strip() for field in header.fields]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{name}: found the column {twice[0]} twice, expected it once. Rename one of them")

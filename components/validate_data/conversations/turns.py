@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.validate_data.texts.text import excerpt
+from components.validate_data.texts.text import excerpt, is_blank
 from manifests.causal_lm import PromptColumns, RoleMarkers
 
 Role = Literal["system", "user", "assistant"]
@@ -125,4 +125,4 @@ def _turns_of_text(text: str, roles: RoleMarkers) -> list[Turn]:
 def _text(value: object) -> str:
     if value is not None and not isinstance(value, str):
         raise EmptyError(f"found {excerpt(json.dumps(value, ensure_ascii=False))} where a text should be")
-    return value.strip() if value else ""
+    return value.strip() if value and not is_blank(value) else ""

@@ -15,6 +15,7 @@ from components.validate_data.duplicates import find_conflicts, find_exact, find
 from components.validate_data.inspection import Inspecting, Inspection
 from components.validate_data.texts.similarity import likeness_among
 from components.validate_data.texts.text import excerpt, normalise
+from components.validate_data.texts.tokens import check_tokens
 from components.validate_data.texts.values import check_values
 from components.validate_data.times import with_times
 from manifests.dataset import SPLITS
@@ -34,15 +35,17 @@ def inspect(table: pd.DataFrame, dataset: TextDataset) -> Inspection:
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     rows, results = check_values(table, dataset)
-    rows = rows.assign(
-        key=[normalise(text) for text in rows["text"]], shown=[excerpt(text) for text in rows["text"]]
+    inspecting = Inspecting(rows, len(table), results)
+    check_tokens(inspecting, dataset)
+    rows = inspecting.rows.assign(
+        key=[normalise(text) for text in inspecting.rows["text"]],
+        shown=[excerpt(text) for text in inspecting.rows["text"]],
     )
     rows = with_times(rows, dataset.uri) if missing else rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
     likeness = likeness_among(list(dict.fromkeys(rows["key"])), min(near, leaking))
-    rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
-    groups = dict(zip(rows["key"], rows["group"], strict=True))
-    inspecting = Inspecting(rows, len(table), results)
+    inspecting.rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
+    groups = dict(zip(rows["key"], inspecting.rows["group"], strict=True))
     inspecting.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
     inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
     inspecting.check("near_duplicates", checks.near_duplicates, lambda left: find_near(left, likeness, near))

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.validate_data.gzipped import unzip
+from components.validate_data.packed import unpack, unpacked_name
 from components.validate_data.texts.delimited import (
     BAR,
     COMMA,
@@ -20,9 +20,11 @@ from components.validate_data.texts.delimited import (
     SEMICOLON,
     TAB,
     Row,
-    split_line,
+    first_row,
     split_rows,
+    take_separator,
 )
+from components.validate_data.texts.encodings import decode
 from components.validate_data.texts.text import excerpt
 from manifests.errors import DataError, UsageError
 from manifests.text_classification import Columns
@@ -33,15 +35,31 @@ SUFFIX_FORMATS = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".parquet": "parquet",
 }
-GZIP_SUFFIX = ".gz"
+OTHER_FORMATS = {
+    ".xlsx": "an Excel workbook. Save the sheet as CSV UTF-8",
+    ".xls": "an Excel workbook. Save the sheet as CSV UTF-8",
+    ".ods": "a spreadsheet. Save the sheet as CSV in UTF-8",
+    ".feather": "an Arrow file. Write it as parquet: pandas.read_feather(FILE).to_parquet(…)",
+    ".arrow": "an Arrow file. Write it as parquet: datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(…)",
+    ".sqlite": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".sqlite3": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".db": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".pkl": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
+    ".pickle": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
+    ".tar": "an archive. Unpack it, and name the files in dataset.files",
+    ".tgz": "an archive. Unpack it, and name the files in dataset.files",
+    ".7z": "an archive. Unpack it, and name the files in dataset.files",
+    ".rar": "an archive. Unpack it, and name the files in dataset.files",
+}
+"""What is said of files whose form is known, and not read here."""
 SHOWN_LINES = 3
 NO_CLASS = -1  # what the hub's test files without labels hold
 SHOWN_COLUMNS = 12
 # In a file without a header any separator that splits every line alike will do, and prose holds commas most.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
-_WIDE_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -65,32 +83,45 @@ def format_of(name: str, declared: str) -> str | None:
     """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
     if declared != "auto":
         return declared
-    path = PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX))
-    return SUFFIX_FORMATS.get(path.suffix)
+    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
 
 
-def parse(data: bytes, name: str, declared_format: str, columns: Columns) -> Records:
+def unknown_format(name: str, inner: str, formats: str) -> UsageError:
+    """What is said of a file whose name tells no format that is read.
+
+    `inner` is its name when it is unpacked; `formats` are those that are read.
+    """
+    form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
+    if form is not None:
+        return UsageError(f"{name}: found {form}")
+    return UsageError(f"{name}: no format is known by this name. Set dataset.format to {formats}")
+
+
+def parse(
+    data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
+) -> Records:
     """Parse a file's content; `name` chooses the format when none is declared, and is named in errors.
 
     Raises:
         DataError: The content is not of its format, holds no rows or lacks a column.
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
-    file_format = format_of(name, declared_format)
+    data, inner = unpack(data, name)
+    file_format = format_of(inner, declared_format)
     if file_format is None:
-        raise UsageError(
-            f"{name}: no format is known by this name. Set dataset.format to csv, tsv, jsonl or parquet"
-        )
-    if name.lower().endswith(GZIP_SUFFIX):
-        data = unzip(data, name)
+        raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
     if not data.strip():
         raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
     if file_format == "parquet":
+        if encoding is not None:
+            raise UsageError(
+                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is no text. Remove it"
+            )
         records = _parse_parquet(data, name, columns)
-    elif file_format == "jsonl":
-        records = _parse_jsonl(decode(data, name), name, columns)
+    elif file_format in ("jsonl", "json"):
+        records = _parse_json(decode(data, name, encoding), name, columns)
     else:
-        records = _parse_delimited(decode(data, name), name, columns, tab=file_format == "tsv")
+        records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
     if not records.texts:
         raise DataError(f"{name}: found a header and no rows. Put the data there")
     return records
@@ -134,29 +165,16 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     return list(found).index(str(columns.text)), list(found).index(str(label))
 
 
-def decode(data: bytes, name: str) -> str:
-    """UTF-8 text; a byte that is not is a lone surrogate.
-
-    Raises:
-        DataError: It is UTF-16 or UTF-32.
-    """
-    for mark, encoding in _WIDE_MARKS.items():
-        if data.startswith(mark):
-            raise DataError(
-                f"{name}: found {encoding} text, expected UTF-8. Convert it: "
-                f"iconv -f {encoding} -t UTF-8 {name} > converted"
-            )
-    return data.decode("utf-8-sig", errors="surrogateescape")
-
-
 def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
-    delimiters = (TAB,) if tab else tuple(DELIMITER_NAMES)
+    declared, content = take_separator(content, name)
+    if not content.strip():
+        raise DataError(f"{name}: found no rows after sep=. Put the data there")
+    delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
     if isinstance(columns.text, int):
         rows, text, label = _headerless(content, name, columns, delimiters)
         time = columns.time if isinstance(columns.time, int) else None
     else:
-        first = next(line for line in content.split("\n") if line.strip()).removesuffix("\r")
-        headers = {delimiter: [f.strip() for f in split_line(first, delimiter)] for delimiter in delimiters}
+        headers = {delimiter: [f.strip() for f in first_row(content, delimiter)] for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
         text, label = pick_columns(headers[delimiter], columns, name)
         time = None if columns.time is None else headers[delimiter].index(str(columns.time))
@@ -208,8 +226,10 @@ def _headerless(
     )
 
 
-def _parse_jsonl(content: str, name: str, columns: Columns) -> Records:
-    objects, places = read_objects(content, name)
+def _parse_json(content: str, name: str, columns: Columns) -> Records:
+    """Objects one a line, whichever suffix the file has, or an array of them."""
+    is_array = content.lstrip().startswith("[")
+    objects, places = _read_array(content, name) if is_array else read_objects(content, name)
     names = list(dict.fromkeys(key for item in objects for key in item))
     text, label = pick_columns(names, columns, name)
     return Records(
@@ -248,6 +268,21 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
             "Write one object a line"
         )
     return objects, places
+
+
+def _read_array(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    try:
+        items = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}. Write it again") from None
+    places = [f"object {number}" for number in range(1, len(items) + 1)]
+    faults = [place for item, place in zip(items, places, strict=True) if not isinstance(item, dict)]
+    if faults:
+        raise DataError(
+            f"{name}: {len(faults)} items of the array are not JSON objects, first "
+            f"{', '.join(faults[:SHOWN_LINES])}. Write one object for each row"
+        )
+    return items, places
 
 
 def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
