@@ -53,11 +53,13 @@ def open_tokenizer(path: Path) -> OpenedTokenizer:
         raise TokenizerError(
             f"{path}: found no tokenizer ({error}), expected a file of the tokenizers library. Fetch it again"
         ) from None
-    padding = tokenizer.padding or {}
+    padding = tokenizer.padding
     without_padding_and_truncation(tokenizer)
-    known = next((token for token in PAD_TOKENS if tokenizer.token_to_id(token) is not None), None)
-    pad_id = padding.get("pad_id", tokenizer.token_to_id(known) if known else 0)
-    return OpenedTokenizer(tokenizer, pad_id, padding.get("pad_token", known or PAD_TOKENS[0]))
+    if padding:
+        return OpenedTokenizer(tokenizer, padding["pad_id"], padding["pad_token"])
+    known = [(tokenizer.token_to_id(token), token) for token in PAD_TOKENS]
+    found = next(((number, token) for number, token in known if number is not None), (0, PAD_TOKENS[0]))
+    return OpenedTokenizer(tokenizer, *found)
 
 
 def without_padding_and_truncation(tokenizer: Tokenizer) -> None:
