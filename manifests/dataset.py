@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,6 +95,9 @@ class LabelledDataset(Dataset):
     """A dataset for a classifier."""
 
     labels: tuple[str, ...] = Field(min_length=2)
+
+    balancing: ClassVar[Mapping[str, str]] = {}
+    """Keys of the manifest by which training makes up for classes of different sizes."""
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:

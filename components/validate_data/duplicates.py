@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reason
 from manifests.dataset import SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.
@@ -45,18 +46,35 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples)
+    return Finding(affected, outside_test(table, affected), examples, reason=_labelled(table.loc[affected]))
+
+
+def _labelled(rows: pd.DataFrame) -> Reason:
+    """Says of a row which labels the rows of its key have."""
+    labels = rows.groupby("key")["label"].unique()
+    keys = rows["key"]
+    return lambda _, row: f"labelled {', '.join(map(str, labels[keys[row]][:SHOWN_EXAMPLES]))}"
 
 
 def find_exact(table: pd.DataFrame) -> Finding:
     """Rows with the key and the label of an earlier row of their split."""
-    repeated = table.duplicated(["split", "key", "label"], keep="first")
-    affected = table.index[repeated]
+    contents = zip(table["split"].tolist(), table["key"].tolist(), table["label"].tolist(), strict=True)
+    first: dict[tuple[str, str, str], int] = {}
+    pairs: dict[int, tuple[int, float]] = {}
+    for row, content in zip(table.index.tolist(), contents, strict=True):
+        if first.setdefault(content, row) != row:
+            pairs[row] = (first[content], 1.0)
+    affected = pd.Index(list(pairs), dtype="int64")
     examples = []
     for row in affected[:SHOWN_EXAMPLES]:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
         examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
-    return Finding(affected, outside_test(table, affected), list(dict.fromkeys(examples)))
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        list(dict.fromkeys(examples)),
+        reason=partial(like, pairs),
+    )
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -64,6 +82,7 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
     kept: dict[tuple[SplitName, str], int] = {}
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         if (split, key) in kept:
             continue
@@ -72,10 +91,11 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
             kept[split, key] = row
             continue
         affected.append(row)
+        pairs[row] = (kept[split, alike[0]], alike[1])
         if len(examples) < SHOWN_EXAMPLES:
-            examples.append(_pair(table, row, kept[split, alike[0]], alike[1]))
+            examples.append(_pair(table, row, *pairs[row]))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, outside_test(table, index), examples)
+    return Finding(index, outside_test(table, index), examples, reason=partial(like, pairs))
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -85,6 +105,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
         first_row.setdefault((split, key), row)
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         doubles = (
             (first_row[held_out, other], score)
@@ -96,10 +117,18 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
         if double is None:
             continue
         affected.append(row)
+        pairs[row] = double
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, *double))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, index, examples)
+    return Finding(index, index, examples, reason=partial(like, pairs))
+
+
+def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, row: int) -> str:
+    """A `Reason`: the row that this one is like, and their similarity, as `pairs` has them by row."""
+    other, similarity = pairs[row]
+    place = str(table.at[other, "place"])
+    return f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:

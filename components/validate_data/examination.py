@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from components.validate_data.inspection import Inspection
 
 
@@ -18,6 +20,7 @@ class Examination:
         rows: Those that are kept, by split.
         report: The HTML page.
         write_splits: Writes the splits and their statistics into a folder.
+        table: The rows as they were read, with what a row shows and its `place`.
     """
 
     inspection: Inspection
@@ -25,3 +28,4 @@ class Examination:
     rows: Mapping[str, int]
     report: str
     write_splits: Callable[[Path], None]
+    table: pd.DataFrame

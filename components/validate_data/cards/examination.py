@@ -51,6 +51,7 @@ def examine(section: CardDataset) -> Examination:
             statistics=statistics,
             targets=table.targets,
         ),
+        table=table.rows,
     )
 
 

@@ -44,4 +44,5 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
             histogram_of="Histogram of lengths in tokens",
         ),
         write_splits=partial(write_splits, table=inspection.table, statistics=statistics, uri=section.uri),
+        table=table,
     )

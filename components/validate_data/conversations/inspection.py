@@ -84,7 +84,12 @@ def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
     told = [
         f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
     ]
-    return Finding(affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES])
+    reasons = {
+        row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
+    }
+    return Finding(
+        affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES], reason=lambda _, row: reasons[row]
+    )
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer | ManagedRenderer) -> pd.DataFrame:

@@ -38,4 +38,5 @@ def examine(section: ImageDataset, seed: int) -> Examination:
             labels=section.labels,
             statistics=statistics,
         ),
+        table=table.rows,
     )

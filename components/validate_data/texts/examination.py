@@ -32,4 +32,5 @@ def examine(section: TextDataset, seed: int) -> Examination:
         write_splits=partial(
             write_splits, table=inspection.table, labels=section.labels, statistics=statistics
         ),
+        table=table,
     )
