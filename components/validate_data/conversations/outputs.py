@@ -34,7 +34,7 @@ def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStat
     Raises:
         DataError: A split has too few rows to be of use.
     """
-    asked = [[text for role, text in context if role == "user"] for context in table["context"]]
+    asked = [[turn.text for turn in context if turn.role == "user"] for context in table["context"]]
     rows = table.assign(question=[turns[-1] for turns in asked], asked=["\n".join(turns) for turns in asked])
     _require_enough(rows, uri)
     for split in SPLITS:
