@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from manifests.dataset import RowCheck, SimilarityCheck, TableDataset
+from manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
 from manifests.evaluation import CommonEvaluation
 from manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
 from manifests.search import Dimension, Search
@@ -20,20 +20,27 @@ Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, p
 
 
 class PromptColumns(Section):
-    """Where the two texts of a row are that is one question and one answer.
+    """Where the texts of a row are that is one question and one answer.
 
-    `time` is the column, or the key of a record of any form, that says when the row was made, as ISO 8601 or
-    as a number: the splits that no file provides are then by time, the newest conversations the test split.
+    `input` is a column whose text, if there is any, follows the prompt's after an empty line, as in Alpaca's
+    data. `system` is one that the system says first. `time` is the column, or the key of a record of any
+    form, that says when the row was made, as ISO 8601 or as a number: the splits that no file provides are
+    then by time, the newest conversations the test split.
     """
 
     prompt: str = Field("input_text", min_length=1)
     response: str = Field("output_text", min_length=1)
+    input: str | None = Field(None, min_length=1)
+    system: str | None = Field(None, min_length=1)
     time: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
         if self.prompt == self.response:
             raise ValueError(f"prompt and response are both {self.prompt}: the model would learn to echo")
+        named = [name for name in (self.prompt, self.response, self.input, self.system, self.time) if name]
+        if len(set(named)) < len(named):
+            raise ValueError(f"columns are named twice: {', '.join(named)}")
         return self
 
 
@@ -54,8 +61,18 @@ class RoleMarkers(Section):
         return self
 
 
+class UnusedColumnsCheck(Section):
+    """A check on columns, or keys of records, that hold text and that nothing reads, but `ignore`."""
+
+    severity: Severity = "warn"
+    ignore: tuple[str, ...] = ()
+
+
 class ConversationChecks(Section):
     """What is checked before a model is trained, with strict defaults.
+
+    `message_keys` is about keys of messages that nothing reads, `tool_messages` about calls of tools and what
+    they say where the model's chat template leaves them out.
 
     `context_length` is about rows of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
     out, and `warn` cuts them when the model is trained. Prompts are compared for `leakage`, whole rows for
@@ -64,22 +81,26 @@ class ConversationChecks(Section):
 
     empty_conversations: RowCheck = RowCheck()
     role_markers: RowCheck = RowCheck()
+    message_keys: RowCheck = RowCheck()
+    tool_messages: RowCheck = RowCheck()
     encoding: RowCheck = RowCheck()
     special_tokens: RowCheck = RowCheck()
     context_length: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
     leakage: SimilarityCheck = SimilarityCheck()
+    unused_columns: UnusedColumnsCheck = UnusedColumnsCheck()
 
 
 class ConversationDataset(TableDataset):
     """Section of validate-data: conversations, of which each answer is a row.
 
-    A file holds objects with `messages`, with one `text` of marked turns, or with the two `columns`; without
-    `columns` those of known data are looked for. `tokenizer` is the model whose chat template renders the
+    A file holds objects with lists of messages, with one `text` of marked turns, or with `columns` of texts;
+    without `columns` those of known data are looked for.
+    `tokenizer` is the model whose chat template renders the
     rows and whose tokens are counted: by default `training.model`, and never another one.
     """
 
-    format: Literal["auto", "csv", "jsonl", "json"] = "auto"
+    format: Literal["auto", "csv", "jsonl", "json", "parquet"] = "auto"
     columns: PromptColumns | None = None
     roles: RoleMarkers = RoleMarkers()
     tokenizer: str = Field(min_length=1)

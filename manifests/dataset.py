@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Mapping
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -113,6 +114,9 @@ class LabelledDataset(Dataset):
     """A dataset for a classifier."""
 
     labels: tuple[str, ...] = Field(min_length=2)
+
+    balancing: ClassVar[Mapping[str, str]] = {}
+    """Keys of the manifest by which training makes up for classes of different sizes."""
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:

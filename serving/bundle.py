@@ -294,5 +294,9 @@ def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
 
         return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
     from serving.texts import TextInputs
+    from serving.tokenizer import TokenizerError
 
-    return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)
+    try:
+        return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)
+    except TokenizerError as error:
+        raise BundleError(str(error)) from None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from components.validate_data.inspection import Inspection
 
 
@@ -20,6 +22,7 @@ class Examination:
         resolution: In words, the smallest difference between two models that the test split can show.
         report: The HTML page.
         write_splits: Writes the splits and their statistics into a folder.
+        table: The rows as they were read, with what a row shows and its `place`.
         require_enough: Raises DataError where a split has too few rows, and no check says so.
     """
 
@@ -30,4 +33,5 @@ class Examination:
     resolution: str
     report: str
     write_splits: Callable[[Path], None]
+    table: pd.DataFrame
     require_enough: Callable[[], None] = lambda: None

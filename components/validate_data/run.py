@@ -11,11 +11,13 @@ from rich.text import Text
 
 from components.step import write_json, write_text
 from components.training_rows import write_fingerprints
+from components.validate_data.advice import with_settings
 from components.validate_data.cards.examination import examine as examine_cards
 from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
 from components.validate_data.images.examination import examine as examine_images
 from components.validate_data.inspection import Inspection
+from components.validate_data.rejected import REJECTED_FILE, write_rejected
 from components.validate_data.texts.examination import examine as examine_texts
 from components.validate_data.texts.outputs import STATISTICS_FILE
 from manifests.causal_lm import ConversationDataset
@@ -34,12 +36,23 @@ def run(
     splits_path: Path,
     checks_path: Path,
     report_path: Path,
+    rejected_path: Path | None = None,
+    show_checks: bool = False,
 ) -> None:
     """Validate a dataset and split it.
 
-    The checks and the report are written whatever is found, the splits only when no check fails. `seed` is
-    the run's, as every step is given it. No row's split depends on it: a model trained with another seed is
-    compared on the same test rows.
+    The checks, the report and the rejected rows are written whatever is found, the splits only when no check
+    fails.
+
+    Args:
+        section: The manifest's.
+        seed: The run's, as every step is given it. No row's split depends on it: a model trained with another
+            seed is compared on the same test rows.
+        splits_path: A folder for the splits.
+        checks_path: A file for the results of the checks, as JSON.
+        report_path: A file for the page.
+        rejected_path: A file for the rejected rows; by default `rejected.csv` beside the checks.
+        show_checks: Print the table of checks in any case, and not only when one fails.
 
     Raises:
         DataError: The data cannot be read, is of another size, or a check failed; the message names all that
@@ -49,11 +62,14 @@ def run(
     """
     examined = _examine(section)
     inspection = examined.inspection
+    rejected_path = rejected_path or checks_path.with_name(REJECTED_FILE)
+    rejected = write_rejected(rejected_path, examined.table, inspection.results)
     write_json(
         checks_path,
         {
             "passed": not inspection.failed,
-            "checks": [result.as_json() for result in inspection.results],
+            "checks": [result.as_json() for result in with_settings(inspection, section)],
+            "rejected": rejected,
             "resolution": examined.resolution,
         },
     )
@@ -63,8 +79,11 @@ def run(
             f"dataset.size: found {examined.rows_read:,} rows in {section.uri}, expected {section.size:,}. "
             "Fetch the data again if some are missing, or correct the number."
         )
-    if inspection.failed:
+    if inspection.failed or show_checks:
         _print_checks(inspection)
+    if rejected:
+        print(f"{rejected:,} rows that checks found fault with are in {rejected_path}", flush=True)
+    if inspection.failed:
         raise DataError(_failure(section, inspection))
     examined.require_enough()
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there

@@ -54,6 +54,7 @@ def examine(section: CardDataset) -> Examination:
             statistics=statistics,
             targets=table.targets,
         ),
+        table=table.rows,
     )
 
 

@@ -49,6 +49,7 @@ def examine(section: ConversationDataset) -> Examination:
         ),
         require_enough=partial(require_enough, inspection.table, section.uri),
         write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
+        table=table,
     )
 
 

@@ -30,7 +30,7 @@ FEWEST_TESTED = 2
 
 def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics) -> None:
     """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
-    asked = [[text for role, text in context if role == "user"] for context in table["context"]]
+    asked = [[turn.text for turn in context if turn.role == "user"] for context in table["context"]]
     rows = table.assign(question=[turns[-1] for turns in asked], asked=["\n".join(turns) for turns in asked])
     for split in SPLITS:
         content = rows[rows["split"] == split]

@@ -41,4 +41,5 @@ def examine(section: ImageDataset) -> Examination:
             labels=section.labels,
             statistics=statistics,
         ),
+        table=table.rows,
     )

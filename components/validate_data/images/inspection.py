@@ -74,7 +74,7 @@ def find_unknown(rows: pd.DataFrame, dataset: ImageDataset) -> Finding:
         f"{row.place}: label {row.label}, and the last of dataset.labels is {len(dataset.labels) - 1}"
         for row in unknown.head(SHOWN_EXAMPLES).itertuples()
     ]
-    return Finding(unknown.index, unknown.index, examples)
+    return Finding(unknown.index, unknown.index, examples, column="label")
 
 
 def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
@@ -85,4 +85,9 @@ def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
         f"{row.place}: every pixel is {pixels[row.Index].min()}"
         for row in rows.loc[empty[:SHOWN_EXAMPLES]].itertuples()
     ]
-    return Finding(empty, outside_test(rows, empty), examples)
+    return Finding(
+        empty,
+        outside_test(rows, empty),
+        examples,
+        reason=lambda _, row: f"every pixel is {pixels[row].min()}",
+    )

@@ -36,4 +36,5 @@ def examine(section: TextDataset) -> Examination:
         write_splits=partial(
             write_splits, table=inspection.table, labels=section.labels, statistics=statistics
         ),
+        table=table,
     )

@@ -78,6 +78,7 @@ def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path,
     outputs.run(_csv(tmp_path, rows))
     assert outputs.files == {
         "checks",
+        "rejected.csv",
         "report",
         "splits/statistics.json",
         "splits/training_rows.npz",
@@ -106,6 +107,7 @@ def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs:
         splits=SimpleNamespace(path=str(step / "splits")),
         checks=SimpleNamespace(path=str(step / "checks")),
         report=SimpleNamespace(path=str(step / "report")),
+        rejected=SimpleNamespace(path=str(step / "rejected")),
     )
     assert json.loads((step / "splits" / "statistics.json").read_text())["sha256"] == expected
 
@@ -152,7 +154,7 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     rows = [*_rows(200), ("[red]again[/red]", "joy"), ("[red]Again![/red]", "joy"), ("what?", "anger")]
     with pytest.raises(DataError) as caught:
         outputs.run(_csv(tmp_path, rows))
-    assert outputs.files == {"checks", "report"}
+    assert outputs.files == {"checks", "report", "rejected.csv"}
     assert outputs.checks["passed"] is False
     by_name = {check["check"]: check for check in outputs.checks["checks"]}
     assert by_name["exact_duplicates"]["verdict"] == "fail"
@@ -282,6 +284,7 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
         report=_Artifact(str(step / "report")),
+        rejected=_Artifact(str(step / "rejected")),
     )
     assert sum(len(outputs.split(split)) for split in SPLITS) == 100
 
@@ -299,6 +302,8 @@ def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, 
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),
             report=_Artifact(str(step / "report")),
+            rejected=_Artifact(str(step / "rejected")),
         )
     assert caught.value.code == 4
     assert "rows_per_class" in json.loads((step / "error.json").read_text())["message"]
+    assert (step / "rejected" / "rejected.csv").is_file()

@@ -260,7 +260,7 @@ def test_the_component_runs_on_the_section_as_kfp_hands_it_on(step: Step) -> Non
         def __init__(self, path: Path) -> None:
             self.path = str(path)
 
-    outputs = {name: Output(step.outputs / name) for name in ("splits", "checks", "report")}
+    outputs = {name: Output(step.outputs / name) for name in ("splits", "checks", "report", "rejected")}
     given = {"dataset": floats, "task": "image_classification", "seed": 0, "data_fingerprint": "f" * 64}
     validate_data.python_func(**given, **outputs)
     rows = step.statistics["rows"]
