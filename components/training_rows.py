@@ -38,7 +38,8 @@ class TestRows:
 
     Attributes:
         kind: What fingerprints are made of, and by which rules; others do not compare.
-        fingerprints: uint64 (M,), of all rows that were read and are in a group with a test row.
+        fingerprints: uint64 (M,), of the test rows and of all rows in a group with one that were read and are
+            not in train: dropped ones, and those of other splits.
         groups: The number of the group of each, (M,).
         row_groups: The number of the group of each test row, in the order of the split, (N,).
     """
@@ -68,7 +69,11 @@ def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Map
     tested = [groups[key] for key in table.loc[table["split"] == "test", "key"]]
     names, row_groups = np.unique(tested, return_inverse=True)
     number_of = {str(name): number for number, name in enumerate(names)}
-    members = [(key, number_of[group]) for key, group in groups.items() if group in number_of]
+    # What is in train today was held against the test rows by the leakage check.
+    checked = set(train) - set(table.loc[table["split"] == "test", "key"])
+    members = [
+        (key, number_of[group]) for key, group in groups.items() if group in number_of and key not in checked
+    ]
     _write(
         folder / TEST_ROWS_FILE,
         kind=kind,

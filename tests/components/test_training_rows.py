@@ -115,6 +115,16 @@ def test_a_near_duplicate_that_was_dropped_still_tells(tmp_path: Path) -> None:
     assert not isinstance(seen, str) and seen.tolist() == [True, False]
 
 
+def test_a_chain_of_near_duplicates_across_given_splits_is_no_overlap(tmp_path: Path) -> None:
+    """`train` is like `dropped`, which is like `test`; the leakage check found the two others unlike."""
+    table = pd.DataFrame(
+        {"split": ["train", "test", "test", "train"], "key": ["train", "test", "same", "same"]}
+    )
+    write_fingerprints(tmp_path, "k", table, {"train": "a", "dropped": "a", "test": "a", "same": "b"})
+    seen = trained_on(*bundle_of(tmp_path / "bundle", tmp_path), read_test_rows(tmp_path))
+    assert not isinstance(seen, str) and seen.tolist() == [False, True]
+
+
 def test_what_is_not_known_is_said_and_never_counted_as_none(tmp_path: Path) -> None:
     splits = validate(tmp_path / "v1", moods(400))
     tested = read_test_rows(splits)
