@@ -28,6 +28,11 @@ class Inspection:
         """The checks that stop the run."""
         return tuple(result for result in self.results if result.verdict == "fail")
 
+    @property
+    def warned(self) -> tuple[CheckResult, ...]:
+        """The checks that found more than their bound, and let the run go on."""
+        return tuple(result for result in self.results if result.verdict == "warn")
+
 
 @dataclass
 class Inspecting:

@@ -86,6 +86,8 @@ def run(
     if inspection.failed:
         raise DataError(_failure(section, inspection))
     examined.require_enough()
+    for result in inspection.warned:
+        print(f"warning: {result.check}: {', '.join((result.found, *result.examples[:1]))}", flush=True)
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there
     write_fingerprints(splits_path, examined.fingerprints, inspection.table, inspection.groups)
     examined.write_splits(splits_path)

@@ -38,7 +38,8 @@ def check_tokens(inspecting: Inspecting, dataset: TextDataset) -> None:
     inspecting.check("unknown_tokens", rule, lambda rows: find_unknown(rows, rule, name))
     kept = before if rule.severity != "drop" else inspecting.rows
     inspecting.results.append(_with_share(inspecting.results.pop(), kept, rule))
-    inspecting.check("context_length", checks.context_length, lambda rows: find_cut(rows, most))
+    positions = files.positions
+    inspecting.check("context_length", checks.context_length, lambda rows: find_cut(rows, most, positions))
 
 
 def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
@@ -82,16 +83,18 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
     return Finding(affected, outside_test(rows, affected), examples)
 
 
-def find_cut(rows: pd.DataFrame, most: int) -> Finding:
-    """Rows of more tokens than are read."""
+def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
+    """Rows of more tokens than are read; the encoder could read as many as it has `positions`."""
     lost = (rows["tokens"] - most).clip(lower=0)
     affected = rows.index[lost > 0]
     if affected.empty:
         return Finding(affected, affected, ())
     share = lost.sum() / (rows["tokens"] - rows["framing"]).sum()
+    texts = "text is" if len(affected) == 1 else "texts are"
+    reads = "any number" if positions is None else f"up to {positions:,}"
     examples = [
-        f"{len(affected):,} texts are cut at {most} tokens (training.max_length), {percent(share)} of all "
-        f"tokens are never read, and the longest text has {rows['tokens'].max():,}"
+        f"{len(affected):,} {texts} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
+        f"{percent(share)} of all tokens are never read, and the longest text has {rows['tokens'].max():,}"
     ]
     shown = affected[:SHOWN_EXAMPLES]
     places, tokens, texts = (rows.loc[shown, name].tolist() for name in ("place", "tokens", "text"))

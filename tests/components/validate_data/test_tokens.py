@@ -109,8 +109,8 @@ def test_texts_that_are_cut_are_a_warning_that_says_how_much_is_never_read(encod
     result = _result(_inspected(encoder, texts), "context_length")
     assert (result.rows_affected, result.verdict) == (1, "warn")
     assert result.examples[0] == (  # 16 of 30 + 2 tokens are read, of 56 tokens in all
-        "1 texts are cut at 16 tokens (training.max_length), 28.6 % of all tokens are never read, and the "
-        "longest text has 32"
+        "1 text is cut at 16 tokens (training.max_length; the encoder reads up to 64): 28.6 % of all "
+        "tokens are never read, and the longest text has 32"
     )
     assert result.examples[1].startswith("a.csv line 2: 32 tokens: “good good")
     dropped = _inspected(encoder, texts, context_length={"severity": "drop", "max_fraction": 0.5})

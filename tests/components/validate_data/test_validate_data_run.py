@@ -73,6 +73,17 @@ def _rows(number: int) -> list[tuple[str, str]]:
     return [(f"row {count} says {LABELS[count % 2]}", LABELS[count % 2]) for count in range(number)]
 
 
+def test_texts_that_training_will_cut_are_a_warning_in_the_log_and_on_the_page(
+    tmp_path: Path, outputs: Outputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*_rows(200), ("a sentence of rather more words than that", "joy")]
+    outputs.run(_csv(tmp_path, rows), tokenizer="sentence-transformers/all-MiniLM-L6-v2", max_tokens=8)
+    words = "1 text is cut at 8 tokens (training.max_length; the encoder reads up to 512)"
+    assert f"warning: context_length: 1 row (0.498 %), {words}" in capsys.readouterr().out
+    assert words in outputs.report
+    assert sum(len(outputs.split(split)) for split in SPLITS) == 201
+
+
 def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path, outputs: Outputs) -> None:
     rows = _rows(200)
     outputs.run(_csv(tmp_path, rows))
