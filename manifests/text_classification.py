@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,7 +18,7 @@ from manifests.dataset import (
 )
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import OnePhaseTraining
+from manifests.training import ClassTraining
 
 
 class Columns(Section):
@@ -92,6 +93,8 @@ class TextDataset(TableDataset, LabelledDataset):
     max_tokens: int | None = None
     checks: TextChecks = TextChecks()
 
+    balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
+
 
 class TextSearch(Search):
     """What can be tuned of a text classifier."""
@@ -121,7 +124,7 @@ class Student(Section):
         return layers
 
 
-class TextTraining(OnePhaseTraining):
+class TextTraining(ClassTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

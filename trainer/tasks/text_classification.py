@@ -23,6 +23,7 @@ from torch.nn import functional
 from manifests.text_classification import TextTraining
 from serving.tokenizer import largest_id
 from trainer.attention import ATTENTION
+from trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
 from trainer.encoder import Attention, load_encoder
@@ -79,7 +80,6 @@ class TextClassification:
         layers: How many of the encoder's layers the model has; None for all.
     """
 
-    sampling_chances = None
     validation_batch_size = 64
     layers: int | None = None
 
@@ -101,6 +101,7 @@ class TextClassification:
         tokenizer.enable_truncation(section.max_length)
         self._train = TokenizedRows(read_split(splits, "train"), tokenizer)
         self._validation = TokenizedRows(read_split(splits, "validation"), tokenizer)
+        self._class_weights = class_weights(section, self._labels, self._train.labels)
 
     @property
     def train_lengths(self) -> Sequence[int]:
@@ -108,9 +109,14 @@ class TextClassification:
         return self._train.lengths
 
     @property
-    def train_weights(self) -> Sequence[int]:
-        """Every row counts once."""
-        return [1] * len(self._train.labels)
+    def train_weights(self) -> Sequence[float]:
+        """By `training.class_weights`; without them every row counts once."""
+        return row_weights(self._class_weights, self._train.labels)
+
+    @property
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """By `training.sampler`."""
+        return balanced_chances(self._section, self._train.labels)
 
     @property
     def validation_lengths(self) -> Sequence[int]:
@@ -153,11 +159,15 @@ class TextClassification:
         return self._validation.batch(rows, self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
+        """Cross-entropy with label smoothing, weighed by class and summed over rows, and their confusion."""
         ids, mask, labels = batch
         logits = model(ids, mask).float()
         loss = functional.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
+            logits,
+            labels,
+            weight=on_device_of(self._class_weights, logits),
+            reduction="sum",
+            label_smoothing=self._section.label_smoothing,
         )
         return loss, confusion_counts(logits, labels)
 
