@@ -13,6 +13,7 @@ back from test to validation and from validation to train, so a training row nev
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -81,19 +82,20 @@ def _by_hash(
     free: pd.DataFrame, shares: Mapping[SplitName, float], least: int, split_key: str
 ) -> dict[str, SplitName]:
     """The groups of the held-out splits."""
-    sizes = free.groupby(["label", "group"], sort=False).size()
     number_of = {group: _number(group, split_key) for group in free["group"].unique()}
-    ordered = sorted(number_of, key=number_of.__getitem__)
-    classes = {label: sizes[label].to_dict() for label in sorted(free["label"].unique())}
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(free["label"], free["group"], strict=True):
+        sizes[label][group] += 1
+    ordered = {label: sorted(sizes[label], key=number_of.__getitem__) for label in sorted(sizes)}
     split_of: dict[str, SplitName] = {}
     end = 0.0
     for later, split in zip(range(len(shares), 0, -1), shares, strict=True):
         end += shares[split]
-        left = [group for group in ordered if group not in split_of]
-        chosen = {group for group in left if number_of[group] < end}
-        for of_class in classes.values():
-            enough = min(least, sum(of_class.values()) // (len(shares) + 1))
-            _top_up(chosen, [group for group in left if group in of_class], of_class, enough, later)
+        chosen = {group for group, number in number_of.items() if number < end and group not in split_of}
+        for label, groups in ordered.items():
+            enough = min(least, sizes[label].total() // (len(shares) + 1))
+            left = [group for group in groups if group not in split_of]
+            _top_up(chosen, left, sizes[label], enough, later)
         split_of |= dict.fromkeys(chosen, split)
     return split_of
 
