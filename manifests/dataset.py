@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, Self
+from pathlib import PurePosixPath
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -61,11 +63,18 @@ class SplitFiles(Section):
 
 
 class SplitFractions(Section):
-    """Stratified fractions of rows for the splits that no file provides."""
+    """Fractions of rows for the splits that no file provides.
+
+    A hash of each row's group of near-duplicates decides its split, so the fractions hold on average, and
+    rows keep their split when data are added or the manifest's `seed` changes. Another `key` gives other
+    splits; a champion may then have been trained on rows of the new test split. With
+    `dataset.columns.time` the newest rows are the test split.
+    """
 
     train: Fraction = 0.70
     validation: Fraction = 0.15
     test: Fraction = 0.15
+    key: str = ""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -95,11 +104,19 @@ class Dataset(Section):
         """The files that the manifest names, relative to `uri`; none: what `uri` leads to is searched."""
         raise NotImplementedError
 
+    @property
+    def expected_test_rows(self) -> int | None:
+        """About how many rows the test split will have, where the manifest tells."""
+        return None
+
 
 class LabelledDataset(Dataset):
     """A dataset for a classifier."""
 
     labels: tuple[str, ...] = Field(min_length=2)
+
+    balancing: ClassVar[Mapping[str, str]] = {}
+    """Keys of the manifest by which training makes up for classes of different sizes."""
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:
@@ -141,3 +158,9 @@ class TableDataset(Dataset):
     def named_files(self) -> tuple[str, ...]:
         """The split files."""
         return () if self.files is None else tuple(name for _, name in self.files if name)
+
+    @property
+    def expected_test_rows(self) -> int | None:
+        """A share of `size`, where one file has all rows."""
+        is_one_file = len(self.named_files) == 1 if self.files else bool(PurePosixPath(self.uri).suffix)
+        return round(self.size * self.split.test) if self.size and is_one_file else None

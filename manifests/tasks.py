@@ -17,7 +17,7 @@ from manifests.causal_lm import (
     LanguageTraining,
 )
 from manifests.conversion import DECODER_CANDIDATES, Conversion
-from manifests.dataset import Dataset
+from manifests.dataset import Dataset, LabelledDataset
 from manifests.errors import UsageError
 from manifests.evaluation import CommonEvaluation, Evaluation
 from manifests.gates import CommonGates, Gates, GradingGates
@@ -27,7 +27,7 @@ from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTrainin
 from manifests.search import Search
 from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
-from manifests.training import CommonTraining, Training
+from manifests.training import ClassTraining, CommonTraining, Training
 
 TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 
@@ -98,6 +98,23 @@ def require_shared_keys(task: str, dataset: Dataset, training: CommonTraining) -
             raise ValueError(
                 f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both alike"
             )
+
+
+def require_known_classes(dataset: Dataset, training: CommonTraining) -> None:
+    """Refuse class weights of labels that the dataset does not have.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if not isinstance(training, ClassTraining) or not isinstance(dataset, LabelledDataset):
+        return
+    weights = training.class_weights if isinstance(training.class_weights, dict) else {}
+    unknown = [label for label in weights if label not in dataset.labels]
+    if unknown:
+        raise ValueError(
+            f"training.class_weights: found {', '.join(unknown)}, expected some of dataset.labels: "
+            f"{', '.join(dataset.labels)}"
+        )
 
 
 def require_judged_stages(evaluation: CommonEvaluation, gates: CommonGates) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,17 +18,20 @@ from manifests.dataset import (
 )
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import OnePhaseTraining
+from manifests.training import ClassTraining
 
 
 class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
-    `label: null` means the only column beside the text.
+    `label: null` means the only column beside the text. `time` is the column that says when a row was made,
+    as ISO 8601 or as a number: the splits that no file provides are then by time, the newest rows the test
+    split, and those before them validation.
     """
 
     text: str | Annotated[int, Field(ge=0)] = "text"
     label: str | Annotated[int, Field(ge=0)] | None = None
+    time: str | Annotated[int, Field(ge=0)] | None = None
 
 
 class TextLengthCheck(RowCheck):
@@ -89,6 +93,8 @@ class TextDataset(TableDataset, LabelledDataset):
     max_tokens: int | None = None
     checks: TextChecks = TextChecks()
 
+    balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
+
 
 class TextSearch(Search):
     """What can be tuned of a text classifier."""
@@ -118,7 +124,7 @@ class Student(Section):
         return layers
 
 
-class TextTraining(OnePhaseTraining):
+class TextTraining(ClassTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

@@ -30,6 +30,8 @@ MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
 ENDPOINT_FILE = "endpoint.json"
+TRAINING_ROWS_FILE = "training_rows.npz"
+"""Fingerprints of the rows that the model was trained on. Serving does not read it."""
 MANAGED_TASK = "managed_causal_lm"
 """Of a bundle that holds no model: a vendor serves it, at the endpoint that `ENDPOINT_FILE` names."""
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
@@ -292,5 +294,9 @@ def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
 
         return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
     from serving.texts import TextInputs
+    from serving.tokenizer import TokenizerError
 
-    return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)
+    try:
+        return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)
+    except TokenizerError as error:
+        raise BundleError(str(error)) from None

@@ -9,11 +9,12 @@ published. Its rows count against the bounds, and `drop` removes the rows that c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import pandas as pd
 
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reason
 from manifests.dataset import SPLITS, SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.
@@ -99,18 +100,35 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples)
+    return Finding(affected, outside_test(table, affected), examples, reason=_labelled(table.loc[affected]))
+
+
+def _labelled(rows: pd.DataFrame) -> Reason:
+    """Says of a row which labels the rows of its key have."""
+    labels = rows.groupby("key")["label"].unique()
+    keys = rows["key"]
+    return lambda _, row: f"labelled {', '.join(map(str, labels[keys[row]][:SHOWN_EXAMPLES]))}"
 
 
 def find_exact(table: pd.DataFrame) -> Finding:
     """Rows with the key and the label of an earlier row of their split."""
-    repeated = table.duplicated(["split", "key", "label"], keep="first")
-    affected = table.index[repeated]
+    contents = zip(table["split"].tolist(), table["key"].tolist(), table["label"].tolist(), strict=True)
+    first: dict[tuple[str, str, str], int] = {}
+    pairs: dict[int, tuple[int, float]] = {}
+    for row, content in zip(table.index.tolist(), contents, strict=True):
+        if first.setdefault(content, row) != row:
+            pairs[row] = (first[content], 1.0)
+    affected = pd.Index(list(pairs), dtype="int64")
     examples = []
     for row in affected[:SHOWN_EXAMPLES]:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
         examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
-    return Finding(affected, outside_test(table, affected), list(dict.fromkeys(examples)))
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        list(dict.fromkeys(examples)),
+        reason=partial(like, pairs),
+    )
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -119,6 +137,7 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
     kept: dict[tuple[SplitName, str], int] = {}
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         if (split, key) in kept:
             continue
@@ -128,10 +147,11 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
             known[split].add(key)
             continue
         affected.append(row)
+        pairs[row] = (kept[split, alike[0]], alike[1])
         if len(examples) < SHOWN_EXAMPLES:
-            examples.append(_pair(table, row, kept[split, alike[0]], alike[1]))
+            examples.append(_pair(table, row, *pairs[row]))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, outside_test(table, index), examples)
+    return Finding(index, outside_test(table, index), examples, reason=partial(like, pairs))
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -144,15 +164,24 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
             known[split].add(key)
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         double = next(_doubles(key, HELD_OUT_FROM[split], first_row, known), None)
         if double is None:
             continue
         affected.append(row)
+        pairs[row] = double
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, *double))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, index, examples)
+    return Finding(index, index, examples, reason=partial(like, pairs))
+
+
+def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, row: int) -> str:
+    """A `Reason`: the row that this one is like, and their similarity, as `pairs` has them by row."""
+    other, similarity = pairs[row]
+    place = str(table.at[other, "place"])
+    return f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
 
 
 def _doubles(

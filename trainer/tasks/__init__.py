@@ -33,8 +33,8 @@ class Task(Protocol):
         """Size of each training row, by which batches are formed."""
 
     @property
-    def train_weights(self) -> Sequence[int]:
-        """How much each training row counts in the mean loss: the number of losses that are summed for it."""
+    def train_weights(self) -> Sequence[float]:
+        """How much each training row counts in the mean loss: of unweighted losses, how many it sums."""
 
     @property
     def validation_lengths(self) -> Sequence[int]:

@@ -70,11 +70,13 @@ class Records:
         texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
         labels: The values of the label column as the file has them: strings, numbers, None.
         places: Where each row is, such as `line 12`.
+        times: The values of the time column, or None where the manifest names none.
     """
 
     texts: Sequence[Any]
     labels: Sequence[Any]
     places: Sequence[str]
+    times: Sequence[Any] | None = None
 
 
 def format_of(name: str, declared: str) -> str | None:
@@ -141,7 +143,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         raise UsageError(
             f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
         )
-    others = [column for column in found if column != columns.text]
+    others = [column for column in found if column not in (columns.text, columns.time)]
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
     faults = []
     if columns.text not in found:
@@ -150,7 +152,10 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
     if label is not None and label not in found:
         faults.append(f"no column {label}: set dataset.columns.label")
-    repeated = [str(column) for column in (columns.text, label) if found.count(str(column)) > 1]
+    if columns.time is not None and columns.time not in found:
+        faults.append(f"no column {columns.time}: set dataset.columns.time")
+    named = (columns.text, label, columns.time)
+    repeated = [str(column) for column in named if found.count(str(column)) > 1]
     if repeated:
         raise DataError(
             f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
@@ -167,15 +172,18 @@ def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Re
     delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
     if isinstance(columns.text, int):
         rows, text, label = _headerless(content, name, columns, delimiters)
+        time = columns.time if isinstance(columns.time, int) else None
     else:
         headers = {delimiter: [f.strip() for f in first_row(content, delimiter)] for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
         text, label = pick_columns(headers[delimiter], columns, name)
+        time = None if columns.time is None else headers[delimiter].index(str(columns.time))
         rows = split_rows(content, delimiter, name)[1:]
     return Records(
         texts=[row.fields[text] for row in rows],
         labels=[row.fields[label] for row in rows],
         places=[f"line {row.line}" for row in rows],
+        times=None if time is None else [row.fields[time] for row in rows],
     )
 
 
@@ -183,12 +191,13 @@ def _headerless(
     content: str, name: str, columns: Columns, delimiters: Sequence[str]
 ) -> tuple[list[Row], int, int]:
     text = columns.text
-    if not isinstance(text, int) or isinstance(columns.label, str):
+    if not isinstance(text, int) or isinstance(columns.label, str) or isinstance(columns.time, str):
         raise UsageError(
             f"{name}: dataset.columns: found a position and a name, expected both to be positions (a file "
             "without a header) or both names"
         )
-    needed = max(text, columns.label or 0, 1) + 1
+    time = columns.time if columns.time is not None else 0
+    needed = max(text, columns.label or 0, time, 1) + 1
     found = []
     for delimiter in (d for d in HEADERLESS_DELIMITERS if d in delimiters):
         try:
@@ -204,8 +213,9 @@ def _headerless(
             continue
         if columns.label is not None:
             return rows, text, columns.label
-        if width == 2:
-            return rows, text, 1 - text
+        others = [column for column in range(width) if column not in (text, columns.time)]
+        if len(others) == 1:
+            return rows, text, others[0]
         raise DataError(
             f"{name}: found {width} columns, and which is the label is open. "
             f"Set dataset.columns.label to its position, from 0 to {width - 1}"
@@ -226,6 +236,7 @@ def _parse_json(content: str, name: str, columns: Columns) -> Records:
         texts=[item.get(names[text]) for item in objects],
         labels=[item.get(names[label]) for item in objects],
         places=places,
+        times=None if columns.time is None else [item.get(str(columns.time)) for item in objects],
     )
 
 
@@ -279,7 +290,9 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
         text, label = pick_columns(names, columns, name)
-        table = file.read(columns=[names[text], names[label]])
+        time = None if columns.time is None else str(columns.time)
+        wanted = [names[text], names[label], *([] if time is None else [time])]
+        table = file.read(columns=list(dict.fromkeys(wanted)))
         class_names = _class_names(file.schema_arrow.metadata, names[label])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file: {error}") from None
@@ -287,6 +300,7 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         texts=_values(table.column(names[text])),
         labels=[_named(value, class_names) for value in _values(table.column(names[label]))],
         places=[f"row {row}" for row in range(table.num_rows)],
+        times=None if time is None else _values(table.column(time)),
     )
 
 

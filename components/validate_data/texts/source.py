@@ -47,8 +47,8 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
 
     Columns: `text` and `label` (None where missing; a label is a name of `dataset.labels`, or the value as it
     was found when it is none of them), `fault` (the first encoding fault in words, or None), `split` (of the
-    file), `place` (file and line) and `row` (position in the split's files, from 0). Texts and labels are
-    valid Unicode: what was not is U+FFFD.
+    file), `place` (file and line) and `row` (position in the split's files, from 0); `time` as it was found,
+    where the manifest names its column. Texts and labels are valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256), malformed or without a column; the faults of
@@ -226,8 +226,10 @@ def _frame(records: Records, file: SourceFile, labels: Sequence[str], before: in
     ]
     resolved = [resolve_label(value, labels) for value in records.labels]
     faults = [_row_fault(text, label) for text, label in zip(texts, resolved, strict=True)]
+    times = {} if records.times is None else {"time": pd.Series(list(records.times), dtype="object")}
     return pd.DataFrame(
         {
+            **times,
             "text": pd.Series([text and repair(text) for text in texts], dtype="str"),
             "label": pd.Series([label and repair(label) for label in resolved], dtype="str"),
             "fault": pd.Series(faults, dtype="str"),

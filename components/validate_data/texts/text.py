@@ -6,6 +6,9 @@ import re
 import sys
 import unicodedata
 
+KEY_FORM = "normal form 1"
+"""What `normalise` makes. Count it up when a text gets another normal form, as fingerprints then differ."""
+
 EXCERPT_CHARS = 120
 EXCERPT_LEAD = 40
 REPLACEMENT = "\ufffd"
