@@ -96,7 +96,7 @@ def require_shared_keys(task: str, dataset: Dataset, training: CommonTraining) -
         counted, trained = getattr(dataset, key), getattr(training, source)
         if counted != trained:
             raise ValueError(
-                f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both alike"
+                f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both"
             )
 
 
