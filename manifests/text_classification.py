@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,17 +18,20 @@ from manifests.dataset import (
 )
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import OnePhaseTraining
+from manifests.training import ClassTraining
 
 
 class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
-    `label: null` means the only column beside the text.
+    `label: null` means the only column beside the text. `time` is the column that says when a row was made,
+    as ISO 8601 or as a number: the splits that no file provides are then by time, the newest rows the test
+    split, and those before them validation.
     """
 
     text: str | Annotated[int, Field(ge=0)] = "text"
     label: str | Annotated[int, Field(ge=0)] | None = None
+    time: str | Annotated[int, Field(ge=0)] | None = None
 
 
 class TextLengthCheck(RowCheck):
@@ -43,13 +47,31 @@ class TextLengthCheck(RowCheck):
         return self
 
 
+class UnknownTokensCheck(RowCheck):
+    """Tokens that the encoder's tokenizer does not know: of a language or of emoji that it never saw.
+
+    A row is affected when more than `max_row_share` of its tokens are. More than `max_share` of the tokens of
+    all rows triggers the severity too, and `drop` then fails.
+    """
+
+    max_fraction: Fraction = 0.05
+    max_row_share: Fraction = 0.3
+    max_share: Fraction = 0.1
+
+
 class TextChecks(Section):
-    """What is checked before a model is trained, with strict defaults."""
+    """What is checked before a model is trained, with strict defaults.
+
+    `context_length` is about texts of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
+    out, and `warn` cuts them when the model is trained.
+    """
 
     encoding: RowCheck = RowCheck()
     empty_values: RowCheck = RowCheck()
     unknown_labels: RowCheck = RowCheck()
     text_length: TextLengthCheck = TextLengthCheck()
+    unknown_tokens: UnknownTokensCheck = UnknownTokensCheck()
+    context_length: RowCheck = RowCheck(severity="warn")
     conflicting_labels: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
     near_duplicates: SimilarityCheck = SimilarityCheck(severity="warn")
@@ -59,11 +81,19 @@ class TextChecks(Section):
 
 
 class TextDataset(TableDataset, LabelledDataset):
-    """Section of validate-data: a table of texts and labels."""
+    """Section of validate-data: a table of texts and labels.
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    `tokenizer` and `max_tokens` are what tokens are counted by: `training.encoder` and `training.max_length`,
+    and never others. Without them, in a section that is no manifest's, none are counted.
+    """
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
     columns: Columns = Columns()
+    tokenizer: str | None = None
+    max_tokens: int | None = None
     checks: TextChecks = TextChecks()
+
+    balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
 
 
 class TextSearch(Search):
@@ -94,7 +124,7 @@ class Student(Section):
         return layers
 
 
-class TextTraining(OnePhaseTraining):
+class TextTraining(ClassTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

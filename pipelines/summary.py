@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from components.write_report.artifacts import Checks
-from components.write_report.next_steps import next_steps
+from components.write_report.next_steps import NextStep, next_steps, rejected_file
 from pipelines.local_run import FinishedRun
 from pipelines.terminal import plain
 
@@ -51,14 +53,23 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
     logs = finished.folder / "logs"
     here = logs.is_dir()
-    for step in next_steps(finished.collected, finished.outcome) if here else ():
+    print_steps(next_steps(finished.collected, finished.outcome) if here else (), console)
+    console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
+    if rejected := rejected_file(finished.collected):
+        console.print(
+            f"rows that checks found fault with: {plain(rejected)}", soft_wrap=True, highlight=False
+        )
+    where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
+    console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
+
+
+def print_steps(steps: Sequence[NextStep], console: Console) -> None:
+    """Print advice, each piece on a line with the command that does it."""
+    for step in steps:
         about = f"{step.about}: " if step.about else ""
         text = plain(about + step.text.replace("`", ""))
         command = f"  [bold]{plain(step.command)}[/]" if step.command else ""
         console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
-    console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
-    where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
-    console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
 
 
 def _failed_checks(checks: Checks) -> Table:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, read_info
 from serving.cpu import usable_cpus
 from serving.session import open_session
+from serving.tokenizer import TokenizerError, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -98,9 +98,10 @@ class Generator:
         self.info = read_info(Path(folder), sha256)
         model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty or 1.0
         self.decoder = Decoder(model, threads or usable_cpus(), penalty)
-        self.tokenizer = Tokenizer.from_file(str(Path(folder) / TOKENIZER_FILE))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        try:
+            self.tokenizer = open_tokenizer(Path(folder) / TOKENIZER_FILE).tokenizer
+        except TokenizerError as error:
+            raise BundleError(str(error)) from None
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._special_tokens = [token.content for token in added if token.special]
 

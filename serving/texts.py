@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from serving.inputs import Batch, InputError
+from serving.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,20 @@ class TextInputs:
 
     @classmethod
     def open(cls, path: Path, max_length: int) -> TextInputs:
-        """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right."""
-        tokenizer = Tokenizer.from_file(str(path))
-        own = tokenizer.padding or {}
-        tokenizer.enable_truncation(max_length)
-        tokenizer.enable_padding(
-            direction="right", pad_id=own.get("pad_id", 0), pad_token=own.get("pad_token", "[PAD]")
-        )
-        return cls(tokenizer)
+        """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right.
+
+        Raises:
+            TokenizerError: The file is no tokenizer that can be used.
+        """
+        opened = open_tokenizer(path)
+        opened.tokenizer.enable_truncation(max_length)
+        opened.tokenizer.enable_padding(direction="right", pad_id=opened.pad_id, pad_token=opened.pad_token)
+        return cls(opened.tokenizer)
+
+    def cut(self, rows: Sequence[str]) -> list[int]:
+        """The positions of the texts that have more tokens than are read."""
+        encodings = self.tokenizer.encode_batch(list(rows))
+        return [position for position, encoding in enumerate(encodings) if encoding.overflowing]
 
     def batch(self, rows: Sequence[str]) -> Batch:
         """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
