@@ -182,10 +182,7 @@ def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[
     settings = {key: value for check in checks.checks for key, value in check.settings.items()}
     if settings:
         options = " ".join(shlex.join(["--set", f"{key}={value}"]) for key, value in settings.items())
-        text = (
-            "To accept the data as they are: rows that may be left out are, "
-            "and the other bounds become what was found."
-        )
+        text = "Or go on without the rows that may be left out, with the other bounds set to what was found."
         advice.append(NextStep(text, f"{command} {options}"))
     return tuple(advice)
 
