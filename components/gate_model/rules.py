@@ -425,7 +425,9 @@ def _against_champion(
         comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
         note = NOT_COMPARED
     margin, drop = gates.non_inferiority_margin, gates.max_class_f1_drop
-    shown = 0.0 - (SMALLEST_MARGIN if margin is None else margin)
+    rows = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    default = SMALLEST_MARGIN if isinstance(rows, str) else default_margin([int(rows)])
+    shown = 0.0 - (default if margin is None else margin)
     return (
         comparable,
         judge_clean_rows(gates, overlap, note),

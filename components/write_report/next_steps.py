@@ -164,10 +164,8 @@ def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
-    again = NextStep("Correct the data where it comes from, then run it again.", run_again(record))
-    if record.checks is None:
-        return (again,)
-    return (*refusal_advice(record.checks, run_again(record), rejected_file(record)), again)
+    checks = record.checks or Checks(passed=False)
+    return refusal_advice(checks, run_again(record), rejected_file(record))
 
 
 def rejected_file(record: RunRecord) -> str | None:
@@ -188,13 +186,11 @@ def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[
     advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]
     if rejected:
         advice.append(NextStep(f"Every row that a check found fault with is in `{rejected}`."))
+    advice.append(NextStep("Correct the data where it comes from, then try again.", command))
     settings = {key: value for check in checks.checks for key, value in check.settings.items()}
     if settings:
         options = " ".join(shlex.join(["--set", f"{key}={value}"]) for key, value in settings.items())
-        text = (
-            "To accept the data as they are: rows that may be left out are, "
-            "and the other bounds become what was found."
-        )
+        text = "Or go on without the rows that may be left out, with the other bounds set to what was found."
         advice.append(NextStep(text, f"{command} {options}"))
     return tuple(advice)
 
