@@ -112,6 +112,13 @@ def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
             values[key] = _resolve((section, key), values[key], folder)
+    dataset = content.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("roots"), list):
+        dataset["roots"] = _resolve_roots(dataset["roots"], folder)
+
+
+def _resolve_roots(roots: list[Any], folder: Path) -> list[Any]:
+    return [_resolve(("dataset", "uri"), root, folder) if isinstance(root, str) else root for root in roots]
 
 
 def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
@@ -149,6 +156,8 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             continue
         if path in PATH_KEYS and isinstance(value, str):
             value = _resolve((path[0], path[1]), value, Path.cwd())
+        elif path == ("dataset", "roots") and isinstance(value, list):
+            value = _resolve_roots(value, Path.cwd())
         elif len(path) == 1:  # a whole section
             _resolve_paths({path[0]: value}, Path.cwd())
         target = content

@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from serving.inputs import Batch, InputError
+from serving.tokenizing import TokenizerError, encodings, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,12 @@ class TextInputs:
 
     @classmethod
     def open(cls, path: Path, max_length: int) -> TextInputs:
-        """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right."""
-        tokenizer = Tokenizer.from_file(str(path))
+        """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right.
+
+        Raises:
+            TokenizerError: The file is none.
+        """
+        tokenizer = open_tokenizer(path)
         own = tokenizer.padding or {}
         tokenizer.enable_truncation(max_length)
         tokenizer.enable_padding(
@@ -36,12 +41,15 @@ class TextInputs:
         """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
 
         Raises:
-            InputError: These are no texts.
+            InputError: These are no texts, or the tokenizer fails at one.
         """
         if not all(isinstance(row, str) for row in rows):
             raise InputError("found rows that are no texts, expected texts: this model classifies texts")
-        encodings = self.tokenizer.encode_batch(list(rows))
+        try:
+            encoded = encodings(self.tokenizer, rows)
+        except TokenizerError as error:
+            raise InputError(str(error)) from None
         return {
-            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
+            "input_ids": np.array([e.ids for e in encoded], dtype=np.int64),
+            "attention_mask": np.array([e.attention_mask for e in encoded], dtype=np.int64),
         }

@@ -35,7 +35,8 @@ class Event(Section):
         id: What tells this event from others, if the envelope's own id does not: whoever publishes an event
             twice gives it the same.
         detail: For people, in the receiver's log.
-        dataset_uri: New data, instead of the manifest's.
+        dataset_uri: New data, instead of the manifest's; under its `dataset.uri` or one of its
+            `dataset.roots`.
         dataset_version: What the new data is called.
     """
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from backends import storage
+from backends.data_uris import data_uri
 from components.validate_data.texts.records import Records, format_of, parse
 from components.validate_data.texts.text import excerpt, find_fault, repair
 from manifests.dataset import SPLITS, SplitName, TableDataset
@@ -96,7 +97,7 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         )
     if not storage.is_folder(dataset.uri):
         return (SourceFile("train", storage.file_name(dataset.uri), dataset.uri),)
-    return _discover(dataset.uri, is_data)
+    return _discover(dataset.uri, dataset.roots or (), is_data)
 
 
 def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
@@ -129,7 +130,7 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
     return found or None
 
 
-def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
+def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     names = storage.list_files(folder)
     readable = [name for name in names if is_data(name)]
     by_split = {
@@ -152,7 +153,7 @@ def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, 
             "whose name starts with train. Name the files in dataset.files"
         )
     return tuple(
-        SourceFile(split, name, storage.join(folder, name))
+        SourceFile(split, name, data_uri(folder, name, roots))
         for split, found in by_split.items()
         for name in found
     )
