@@ -22,7 +22,13 @@ from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
-from pipelines.run_command import load_affordable, require_data, run_here, without_price
+from pipelines.run_command import (
+    load_affordable,
+    require_data,
+    require_vocabulary,
+    run_here,
+    without_price,
+)
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
 from pipelines.vertex.commands import cancel, logs, status, submit, upload
 from pipelines.vertex.schedule_commands import schedule
@@ -76,6 +82,7 @@ def check(
         try:
             manifest = load_affordable(path, overrides)
             require_data(manifest, path)
+            require_vocabulary(manifest, path)
         except ManifestError as error:
             faults += error.faults
             continue

@@ -60,6 +60,25 @@ def require_data(manifest: Manifest, path: Path) -> None:
         )
 
 
+def require_vocabulary(manifest: Manifest, path: Path) -> None:
+    """Hold the tokenizer of a pretrained model on this machine against the model's embedding.
+
+    Raises:
+        ManifestError: It has more tokens, or cannot be read.
+    """
+    from trainer.vocabulary import check_local_model
+
+    for key in ("encoder", "model"):
+        name = getattr(manifest.training, key, None)
+        if not isinstance(name, str):
+            continue
+        try:
+            check_local_model(name, f"training.{key}")
+        except UsageError as error:
+            expected = "a model whose embedding has every token of its tokenizer"
+            raise ManifestError([Fault(str(path), f"training.{key}", name, expected, str(error))]) from None
+
+
 def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:
     """A valid manifest whose most expensive run fits its own budget.
 

@@ -377,7 +377,7 @@ def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
 
         return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
     from serving.texts import TextInputs
-    from serving.tokenizing import TokenizerError
+    from serving.tokenizer import TokenizerError
 
     try:
         return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)

@@ -19,7 +19,7 @@ from tokenizers.decoders import DecodeStream
 
 from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
 from serving.cpu import usable_cpus
-from serving.tokenizing import TokenizerError, encodings, open_tokenizer
+from serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -98,11 +98,9 @@ class Generator:
         model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty or 1.0
         self.decoder = Decoder(model, threads or usable_cpus(), penalty)
         try:
-            self.tokenizer = open_tokenizer(Path(folder) / TOKENIZER_FILE)
+            self.tokenizer = open_tokenizer(Path(folder) / TOKENIZER_FILE).tokenizer
         except TokenizerError as error:
             raise BundleError(str(error)) from None
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._special_tokens = [token.content for token in added if token.special]
 

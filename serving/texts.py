@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from serving.inputs import Batch, InputError
-from serving.tokenizing import TokenizerError, encodings, open_tokenizer
+from serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,12 @@ class TextInputs:
         """The tokenizer in a file, made to cut at `max_length` tokens and to pad on the right.
 
         Raises:
-            TokenizerError: The file is none.
+            TokenizerError: The file is no tokenizer that can be used.
         """
-        tokenizer = open_tokenizer(path)
-        own = tokenizer.padding or {}
-        tokenizer.enable_truncation(max_length)
-        tokenizer.enable_padding(
-            direction="right", pad_id=own.get("pad_id", 0), pad_token=own.get("pad_token", "[PAD]")
-        )
-        return cls(tokenizer)
+        opened = open_tokenizer(path)
+        opened.tokenizer.enable_truncation(max_length)
+        opened.tokenizer.enable_padding(direction="right", pad_id=opened.pad_id, pad_token=opened.pad_token)
+        return cls(opened.tokenizer)
 
     def batch(self, rows: Sequence[str]) -> Batch:
         """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.

@@ -17,12 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from backends.storage import PACKAGE_SCHEME
 from manifests.errors import UsageError
+from serving.tokenizer import largest_id, without_padding_and_truncation
+from trainer.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
 
 transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
 
 GGUF_SUFFIX = ".gguf"
 LARGEST_GRAPH = 2**31  # bytes that a protobuf message holds
-TOKENIZER_FILE = "tokenizer.json"
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].capitalize() }}: {{ message['content'] }}"
@@ -69,11 +70,16 @@ def find_language_model(name: str) -> LanguageModelFiles:
 
 
 def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
-    """The tokenizer, with `PLAIN_TEMPLATE` where the model has no chat template.
+    """The tokenizer, which neither cuts nor pads, with `PLAIN_TEMPLATE` where the model has no chat template.
 
     Raises:
-        UsageError: There is none, it is not of the tokenizers library, or it has nothing that ends a text.
+        UsageError: There is none, it is not of the tokenizers library, it has nothing that ends a text, or it
+            has more tokens than the model's embedding.
     """
+    if files.gguf is None and (files.folder / TOKENIZER_FILE).is_file():
+        published = open_pretrained(files.folder / TOKENIZER_FILE, "training.model").tokenizer
+        if (embedded := embedded_tokens(files.folder)) is not None:
+            require_embedded(largest_id(published), embedded, str(files.folder), "training.model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -85,6 +91,7 @@ def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
             f"training.model: {files.folder}: its tokenizer is slow or ends no text (eos_token). "
             "Choose a model with tokenizer.json and an eos_token."
         )
+    without_padding_and_truncation(tokenizer.backend_tokenizer)
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     return tokenizer
 

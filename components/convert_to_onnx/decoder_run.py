@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from components.convert_to_onnx.admission import (
@@ -46,6 +45,7 @@ from manifests.errors import GauntletError
 from serving.bundle import TOKENIZER_FILE
 from serving.cpu import usable_cpus
 from serving.generation import Decoder, pad_left
+from serving.tokenizer import open_tokenizer
 from trainer.checkpoint import TrainingRecord
 from trainer.language_models import context_of
 from trainer.packing import token_rows
@@ -76,7 +76,7 @@ def convert(
     """
     threads = usable_cpus()
     torch.set_num_threads(threads)
-    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    tokenizer = open_tokenizer(checkpoint / TOKENIZER_FILE).tokenizer
     rows = token_rows(read_split(splits, "validation"), tokenizer, record.max_length)
     network = network_of(checkpoint)
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:

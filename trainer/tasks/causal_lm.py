@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from manifests.causal_lm import LanguageTraining
 from manifests.errors import UsageError
 from trainer.language_models import (
-    TOKENIZER_FILE,
     LanguageModelFiles,
     context_of,
     find_language_model,
@@ -34,6 +33,7 @@ from trainer.packing import TokenRow, bins, packed, seen, token_rows
 from trainer.parameters import aliases
 from trainer.splits import read_split, read_statistics
 from trainer.tasks import WEIGHTS_FILE, Batch
+from trainer.vocabulary import TOKENIZER_FILE, require_embedded
 
 ADAPTER_FOLDER = "adapter"
 
@@ -126,6 +126,12 @@ class CausalLanguageModelling:
 
     def _network(self) -> PreTrainedModel | PeftModel:
         network = load_network(self._files, self._section.dropout)
+        require_embedded(
+            max(max(row.whole) for row in (*self._train, *self._validation)),
+            network.get_input_embeddings().num_embeddings,
+            self._section.model,
+            "training.model",
+        )
         stop_at(network, self._tokenizer.eos_token_id)
         try:
             require_convertible(network)

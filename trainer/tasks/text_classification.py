@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from manifests.text_classification import TextTraining
+from serving.tokenizer import largest_id
 from trainer.attention import ATTENTION
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
@@ -29,6 +30,7 @@ from trainer.layer_norm import replace_layer_norms
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
 from trainer.tasks import WEIGHTS_FILE, Batch
+from trainer.vocabulary import embedded_tokens, open_pretrained, require_embedded
 
 
 class TextClassifier(nn.Module):
@@ -82,15 +84,15 @@ class TextClassification:
         """Read and tokenise the training and validation rows.
 
         Raises:
-            UsageError: The encoder cannot be found.
+            UsageError: The encoder cannot be found, or its tokenizer does not go with it.
         """
         self._section = section
         self._encoder = find_encoder(section.encoder)
         self._labels = read_labels(splits)
-        tokenizer = Tokenizer.from_file(str(self._encoder.tokenizer))
-        padding = tokenizer.padding or {}
-        self._pad_id: int = padding.get("pad_id", 0)
-        tokenizer.no_padding()
+        opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
+        self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
+        if (embedded := embedded_tokens(self._encoder.folder)) is not None:
+            require_embedded(largest_id(tokenizer), embedded, section.encoder, "training.encoder")
         tokenizer.enable_truncation(section.max_length)
         self._train = TokenizedRows(read_split(splits, "train"), tokenizer)
         self._validation = TokenizedRows(read_split(splits, "validation"), tokenizer)
@@ -163,13 +165,20 @@ class TextClassification:
         return classification_metrics(outputs, self._validation.labels)
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`."""
+        """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`.
+
+        The tokenizer's file says what is done here and in serving: where texts are cut, and that they are
+        padded to the longest of a batch.
+        """
         save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
         if self.layers is None:
             shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
         else:
             model.encoder.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
-        shutil.copyfile(self._encoder.tokenizer, folder / "tokenizer.json")
+        opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
+        opened.tokenizer.enable_truncation(self._section.max_length)
+        opened.tokenizer.enable_padding(pad_id=opened.pad_id, pad_token=opened.pad_token)
+        opened.tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def classifier_of(folder: Path, classes: int, attention: Attention) -> TextClassifier:

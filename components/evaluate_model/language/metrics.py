@@ -7,12 +7,13 @@ question are no two questions. N = rows, R = resamples.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import regex
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
@@ -97,11 +98,22 @@ def draws(conversations: Sequence[int], resamples: int, seed: int) -> Floats:
     return drawn[:, own].astype(np.float64)
 
 
+_UNSPACED = "".join(
+    rf"\p{{scx={script}}}"
+    for script in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+)
+# Where words have no spaces between them, a character with its marks stands for a word. Elsewhere a word is a
+# run of letters, digits, marks (accents, vowel signs) and the joiners of Persian and the scripts of India.
+_WORD = regex.compile(
+    rf"(?=[{_UNSPACED}])(?=[\p{{L}}\p{{N}}])\X|(?:(?![{_UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d])+"
+)
+
+
 class _Words:
-    """rouge-score's own words, which are of ASCII letters and digits, with those of other scripts."""
+    """Words of every script, with their marks; rouge-score's own are of ASCII letters and digits alone."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"[^\W_]+", text.lower())
+        return list(_WORD.findall(unicodedata.normalize("NFC", text.lower())))
 
 
 def _rouge(references: Sequence[str], answers: Sequence[str]) -> dict[str, Floats]:

@@ -128,3 +128,21 @@ def test_words_of_every_script_count_and_those_of_ascii_are_rouge_scores_own() -
     assert found == [1.0] * 4
     ours, theirs = _Words(), DefaultTokenizer(use_stemmer=False)
     assert [ours.tokenize(text) for text in texts[:2]] == [theirs.tokenize(text) for text in texts[:2]]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("वह की किताब है", "वह का काताब हो", 0.25),  # one word of four
+        ("আমি ভালো আছি", "আম ভেল আছ", 0.0),
+        ("cafe\u0301 noir", "caf\u00e9 noir", 1.0),  # the accent as a mark of its own, and as one letter
+        ("我喜欢苹果", "我喜欢梨", 2 * 3 / (5 + 4)),  # three characters of five and of four
+        ("ราคาไม่แพง", "ราคาแพง", 2 * 7 / (9 + 7)),
+        ("コーヒーを 飲む", "コーヒーを飲む", 1.0),
+        ("Don't go, naïve_one 3.5!", "don t go naïve one 3 5", 1.0),
+    ],
+)
+def test_rouge_counts_words_with_their_marks_and_characters_where_no_spaces_stand(
+    reference: str, answer: str, expected: float
+) -> None:
+    assert _rouge([reference], [answer])["rouge1"][0] == pytest.approx(expected)
