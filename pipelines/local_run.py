@@ -37,9 +37,11 @@ from pipelines.home import (
 )
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
+from pipelines.safe_path import safe_environment
 from pipelines.terminal import plain
 from pipelines.training import STEPS, parameters, steps_of
 
+RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
@@ -119,7 +121,7 @@ def _registered(folder: Path) -> str:
 def _execute(folder: Path, view: RunView, console: Console) -> None:
     """Run the executor process to its end, feeding its output to the view and to `run.log`."""
     command = [sys.executable, "-m", "pipelines.execute", str(folder)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
+    environment = safe_environment() | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -132,7 +134,7 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
     )
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
-    with interruptible(), ending([process]), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+    with interruptible(), ending([process]), (folder / RUN_LOG).open("w", encoding="utf-8") as log, shown:
         printed = time.monotonic()
         for line in process.stdout:
             log.write(line)

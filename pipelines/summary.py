@@ -7,10 +7,11 @@ from rich.table import Table
 
 from components.write_report.artifacts import Checks
 from components.write_report.next_steps import next_steps
-from pipelines.local_run import FinishedRun
+from pipelines.local_run import RUN_LOG, FinishedRun
 from pipelines.terminal import plain
 
 EXAMPLES_SHOWN = 3
+LINES_SHOWN = 12  # of the log of a run whose step did not start
 STYLES = {"pass": "green", "fail": "red", "not applicable": "dim"}
 
 
@@ -59,6 +60,12 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
     where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
     console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
+    run_log = finished.folder / RUN_LOG
+    if finished.outcome.kind == "failed" and failed is not None and run_log.is_file():
+        console.print(f"        {plain(run_log)}", soft_wrap=True, highlight=False)
+        if not (logs / f"{failed.name}.log").is_file():  # it did not start, so only the run's log says why
+            for line in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
+                console.print(f"        [dim]{plain(line)}[/]", soft_wrap=True, highlight=False)
 
 
 def _failed_checks(checks: Checks) -> Table:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from manifests.errors import GauntletError, UsageError
 from pipelines.interruption import ending
+from pipelines.safe_path import safe_environment
 from trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"
@@ -106,6 +107,7 @@ def _start(job: TuningJob, log: Path, lock: int) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer.tuning"],
+            env=safe_environment(),
             stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
             stdout=output,
             stderr=subprocess.STDOUT,
