@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.terminal import console, plain
 from serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
@@ -62,7 +63,7 @@ def verify(path: BundleFolder) -> None:
     table = Table("check", "verdict", "found", box=None, pad_edge=False)
     for check in checks:
         table.add_row(
-            check.name, "[red]fail[/]" if check.fault else "pass", plain(check.fault or check.found)
+            check.name, Text("fail", "red") if check.fault else "pass", plain(check.fault or check.found)
         )
     console.print(table)
     if any(check.fault for check in checks):

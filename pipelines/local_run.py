@@ -38,7 +38,7 @@ from pipelines.home import (
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
 from pipelines.safe_path import safe_environment
-from pipelines.terminal import plain
+from pipelines.terminal import plain, styled
 from pipelines.training import STEPS, parameters, steps_of
 
 RUN_LOG = "run.log"
@@ -83,7 +83,7 @@ def run_locally(
         "tracking_uri": tracking_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
+    console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
     try:
         _execute(folder, RunView(steps_of(manifest), folder / "logs"), console)
     except Interrupted:
