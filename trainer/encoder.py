@@ -10,12 +10,12 @@ from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from manifests.errors import UsageError
+from trainer.hub import HUB_ERRORS, not_found
 
 Attention = Literal["sdpa", "eager"]
 
@@ -51,12 +51,9 @@ def find_encoder(name: str) -> EncoderFiles:
         return _complete(Path(str(importlib.resources.files(package))) / folder, name)
     try:
         return _complete(Path(snapshot_download(name, allow_patterns=list(ENCODER_FILES))), name)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError) as error:
-        raise UsageError(
-            f"training.encoder: found {name!r}, expected a folder, a model name on the Hugging Face hub, "
-            f"or one of the packaged {', '.join(PACKAGED_ENCODERS)}. "
-            f"The hub said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+    except HUB_ERRORS as error:
+        expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
+        raise not_found("training.encoder", name, expected, error) from None
 
 
 def load_encoder(
