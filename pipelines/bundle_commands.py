@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from pipelines.terminal import console, plain
 from serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
+from serving.verification import read_certificate
 from serving.verification import verify as verify_bundle
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
@@ -35,14 +35,15 @@ def inspect(path: BundleFolder) -> None:
         rows["max_length"] = str(info.max_length)
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):
         rows |= {f"{kind} {spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
-    rows |= {name: f"{value:.4g}" for name, value in info.quality.items()}
+    rows |= {name: _figure(value, "{:.4g}") for name, value in info.quality.items()}
     rows |= {
-        f"batch of {size}": f"{latency:.2f} ms, {info.speedup[size]:.2f} times as fast as PyTorch"
+        f"batch of {size}": f"{_figure(latency, '{:.2f} ms')}, "
+        f"{_figure(info.speedup.get(size), '{:.2f} times as fast as PyTorch')}"
         for size, latency in info.latency_ms.items()
     }
     rows |= dict(info.lineage)
     if PARITY_FILE in info.files:
-        certificate = json.loads((path / PARITY_FILE).read_text(encoding="utf-8"))
+        certificate = read_certificate(path)
         rows |= {
             key: str(certificate[key]).lower() for key in ("cpu_class", "portable") if key in certificate
         }
@@ -54,6 +55,10 @@ def inspect(path: BundleFolder) -> None:
     for key, value in rows.items():
         table.add_row(key, plain(value))
     console.print(table)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "unknown" if value is None else form.format(value)
 
 
 @bundle.command()

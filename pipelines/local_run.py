@@ -128,6 +128,7 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
+        encoding="utf-8",
         errors="replace",
         env=environment,
         start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back

@@ -34,6 +34,7 @@ def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = N
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
         errors="replace",
         bufsize=1,
         env={**os.environ, **(env_vars or {})},

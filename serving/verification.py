@@ -86,10 +86,26 @@ def _certificate(folder: Path, info: BundleInfo) -> str:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    certificate = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
+    certificate = read_certificate(folder)
     if certificate.get("model_sha256") != info.files[MODEL_FILE]:
         raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
+
+
+def read_certificate(folder: Path) -> Mapping[str, Any]:
+    """What the bundle's certificate says.
+
+    Raises:
+        BundleError: It is no JSON object.
+    """
+    path = folder / PARITY_FILE
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON: {error}") from None
+    if not isinstance(certificate, dict):
+        raise BundleError(f"{path}: found a JSON {type(certificate).__name__}, expected an object")
+    return certificate
 
 
 def _cpus(folder: Path, certificate: Mapping[str, Any]) -> str:

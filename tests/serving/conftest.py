@@ -46,10 +46,8 @@ def sum_of_word_scores() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> dict[str, Path]:
-    """The files of a bundle, by their name in it."""
-    folder = tmp_path / "parts"
+def write_parts(folder: Path) -> dict[str, Path]:
+    """The files of a bundle in a new folder, by their name in it."""
     folder.mkdir()
     onnx.save(sum_of_word_scores(), folder / "model.onnx")
     tokenizer = Tokenizer(
@@ -62,8 +60,19 @@ def parts(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
+def parts(tmp_path: Path) -> dict[str, Path]:
+    """The files of a bundle, by their name in it."""
+    return write_parts(tmp_path / "parts")
+
+
+@pytest.fixture
 def info() -> BundleInfo:
     """What `bundle.json` says of it."""
+    return described()
+
+
+def described() -> BundleInfo:
+    """What `bundle.json` says of the bundle."""
     return BundleInfo(
         name="moods",
         task="text_classification",
