@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backends.processes import how_ended
 from components.step import ERROR_FILE, write_json
 
 EXECUTOR_INPUT = "--executor_input"
 LINES_KEPT = 12
 """Of what a step printed last, for the message."""
-SHELLS_SIGNAL = 128
-"""What a shell adds to the number of the signal that ended its command."""
 
 
 def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
@@ -56,15 +54,8 @@ def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = N
 
 def ended(code: int, last: Sequence[str]) -> str:
     """How a process ended that left no message, and what it printed last."""
-    number = -code if code < 0 else code - SHELLS_SIGNAL
-    try:
-        how = f"was ended by {signal.Signals(number).name}"
-    except ValueError:
-        how = f"ended with exit code {code}"
-    if number == signal.SIGKILL:
-        how += ", which the system sends when memory runs out, and which others can send too"
     said = "\n".join(["Its last lines:", *last]) if last else "It printed nothing."
-    return f"The step's process {how}. {said}"
+    return f"The step's process {how_ended(code)}. {said}"
 
 
 def step_folder(command: Sequence[str]) -> Path | None:

@@ -42,8 +42,8 @@ class LanguageModelFiles:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `from_pretrained` takes beside the folder."""
-        return {"gguf_file": self.gguf} if self.gguf else {}
+        """What `from_pretrained` takes beside the folder. Code that lies with a model is not run."""
+        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 def find_language_model(name: str) -> LanguageModelFiles:

@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from backends.processes import how_ended
 from manifests.errors import GauntletError
 from serving.cpu import ThreadTime
 from serving.session import Device
@@ -284,8 +285,8 @@ class _Worker:
 
     def _fail(self) -> NoReturn:
         raise GauntletError(
-            f"conversion: the process that times {self._name} ended early, with code {self._process.wait()}. "
-            "What it said is in the step's log; code -9 means that memory ran out."
+            f"conversion: the process that times {self._name} {how_ended(self._process.wait())} before its "
+            "end. What it said is in the step's log."
         )
 
 
