@@ -37,9 +37,11 @@ from pipelines.home import (
 )
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
-from pipelines.terminal import plain
+from pipelines.safe_path import safe_environment
+from pipelines.terminal import plain, styled
 from pipelines.training import STEPS, parameters, steps_of
 
+RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
@@ -81,7 +83,7 @@ def run_locally(
         "tracking_uri": tracking_uri,
     }
     (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
+    console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
     try:
         _execute(folder, RunView(steps_of(manifest), folder / "logs"), console)
     except Interrupted:
@@ -119,20 +121,21 @@ def _registered(folder: Path) -> str:
 def _execute(folder: Path, view: RunView, console: Console) -> None:
     """Run the executor process to its end, feeding its output to the view and to `run.log`."""
     command = [sys.executable, "-m", "pipelines.execute", str(folder)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
+    environment = safe_environment() | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
+        encoding="utf-8",
         errors="replace",
         env=environment,
         start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back
     )
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
-    with interruptible(), ending([process]), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+    with interruptible(), ending([process]), (folder / RUN_LOG).open("w", encoding="utf-8") as log, shown:
         printed = time.monotonic()
         for line in process.stdout:
             log.write(line)

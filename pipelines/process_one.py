@@ -4,6 +4,9 @@ KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. Then t
 container. A process 1 ignores signals that it has no handler for, and a shell does not pass them on, so
 Python would be killed without notice when its machine is preempted, its run cancelled or its deadline
 reached. `exec` puts Python in the shell's place; `components.step.step` installs the handler.
+
+`PYTHONSAFEPATH` keeps the working folder off the path: a `trainer.py` there is not what a step means by
+`trainer`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 SHELLS = ("sh", "bash", "dash")
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
-EXECUTES = "export _KFP_RUNTIME=true; exec python3 -m "
+EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
 
 
 def exec_python(spec: PipelineSpec) -> None:

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.processes import how_ended
 from manifests.errors import GauntletError, UsageError
 from pipelines.interruption import ending
+from pipelines.safe_path import safe_environment
 from trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"
@@ -34,8 +36,8 @@ class Worker:
             return None
         if code < 0:
             return GauntletError(
-                f"tuning: a process was killed by signal {-code}; was there enough memory? What is finished "
-                f"is kept, and the same command goes on. Its output: {self.log}"
+                f"tuning: a process {how_ended(code)}. What is finished is kept, and the same command "
+                f"resumes the study. Its output: {self.log}"
             )
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         cause = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and it said nothing"
@@ -106,6 +108,7 @@ def _start(job: TuningJob, log: Path, lock: int) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer.tuning"],
+            env=safe_environment(),
             stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
             stdout=output,
             stderr=subprocess.STDOUT,
