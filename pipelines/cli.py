@@ -22,7 +22,7 @@ from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
-from pipelines.run_command import load_affordable, require_data, run_here, without_price
+from pipelines.run_command import load_affordable, require_data, resume_here, run_here, without_price
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
 from pipelines.vertex.commands import cancel, logs, status, submit, upload
 from pipelines.vertex.schedule_commands import schedule
@@ -146,11 +146,30 @@ def compile_(
 
 
 @app.command()
-def run(path: ManifestPath, overrides: Overrides = None) -> None:
+def run(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[MANIFEST]", help="A manifest, YAML or JSON.")
+    ] = None,
+    overrides: Overrides = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Instead of a manifest: a run that was interrupted, or `latest`."),
+    ] = None,
+) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
+    if (path is None) == (resume is None):
+        raise UsageError("found both or neither of MANIFEST and --resume, expected one of them.")
+    if resume is not None:
+        if overrides or no_cache:
+            raise UsageError("--resume: a run is resumed with its own settings. Leave the other options out.")
+        resume_here(resume)
+    assert path is not None
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)
-    run_here(manifest)
+    run_here(manifest, cache=not no_cache, source=path)
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -12,32 +13,60 @@ from manifests.errors import Fault, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
-from pipelines.home import gauntlet_home
+from pipelines.home import RunRecord, gauntlet_home
 from pipelines.terminal import console, errors
 
+if TYPE_CHECKING:
+    from pipelines.local_run import FinishedRun
 
-def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: str | None = None) -> None:
+
+def run_here(
+    manifest: Manifest,
+    registry_uri: str | None = None,
+    tracking_uri: str | None = None,
+    cache: bool = True,
+    source: Path | None = None,
+    judged: RunRecord | None = None,
+) -> None:
     """Run a manifest on this machine and exit with the run's code.
 
-    It is registered and tracked where the URIs say, by default where every run on this machine is.
+    It is registered and tracked where the URIs say, by default where every run on this machine is. The others
+    are `run_locally`'s.
 
     Raises:
         UsageError: It is to be converted for a GPU, and there is none.
     """
-    from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.local_run import run_locally
     from pipelines.local_run import tracking_uri as usual_tracking_uri
-    from pipelines.summary import print_summary
 
-    if manifest.conversion.device == "gpu":
+    if manifest.conversion.device == "gpu" and judged is None:
         from components.convert_to_onnx.processor import require_device
 
         require_device("gpu")  # and not only when the model is trained
     home = gauntlet_home()
     registry_uri = registry_uri or home.registry_uri
     tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
+    _conclude(
+        lambda: run_locally(
+            manifest, home, registry_uri, tracking_uri, console, cache=cache, source=source, judged=judged
+        )
+    )
+
+
+def resume_here(run_id: str) -> None:
+    """Resume a run on this machine and exit with its code."""
+    from pipelines.local_run import resume_locally
+
+    _conclude(lambda: resume_locally(run_id, gauntlet_home(), console))
+
+
+def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
+    """Run, print how it ended, and exit with its code."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.summary import print_summary
+
     try:
-        finished = run_locally(manifest, home, registry_uri, tracking_uri, console)
+        finished = run()
     except Interrupted as stopped:
         errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None

@@ -40,7 +40,7 @@ from pipelines.platforms import (
     training_inputs,
     without_parameters,
 )
-from pipelines.process_one import exec_python
+from pipelines.process_one import exec_python, reuse
 
 STEPS = (
     "fingerprint-data",
@@ -98,7 +98,9 @@ def training_pipeline(
     build = _managed_dag if is_managed(manifest.training) else _dag
     pipeline = without_parameters(build(manifest, image, platform), parameters_given_by(platform))
     made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
-    if platform != "local":  # here no step is a container's process 1
+    if platform == "local":  # where no step is a container's process 1
+        reuse(made.pipeline_spec, judged=[STEPS[0]])
+    else:
         exec_python(made.pipeline_spec)
     return made
 

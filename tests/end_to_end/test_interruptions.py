@@ -61,7 +61,7 @@ def running_step(folder: Path) -> int:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for pid in processes_of(folder):
-            if b"\0-m\0kfp.dsl.executor_main\0" in _command_line(pid):
+            if b"\0kfp.dsl.executor_main\0" in _command_line(pid):
                 return pid
     raise AssertionError("no step is running")
 
