@@ -1,20 +1,25 @@
 """A manifest's section on its way to a step: as a parameter, or, when it is large, as a file that one names.
 
-A step gets its parameters as one command-line argument, which Linux limits to 128 KiB, and Kubeflow takes
-10,000 characters of a run's parameters. A section with many labels is longer than both.
+A step gets its parameters as one command-line argument, which Linux limits to 128 KiB (`MAX_ARG_STRLEN`); on
+Kubeflow and in a custom job on Vertex AI all of a pipeline's parameters are part of one. A dataset with a few
+thousand labels is longer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from backends.storage import read_bytes
+from backends.storage import file_name, join, read_bytes, upload
 from manifests.errors import GauntletError
 
 FILE_KEY, SHA256_KEY = "section_file", "sha256"
+LARGEST = 8_192
+"""Of a section that travels as a parameter: characters of its JSON in ASCII."""
 
 
 def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -34,9 +39,28 @@ def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def reference(section: Mapping[str, Any], folder: str) -> tuple[dict[str, str], str, bytes]:
-    """What travels in a section's place; with it the file's URI in `folder`, and its content."""
-    content = json.dumps(section, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    sha256 = hashlib.sha256(content).hexdigest()
-    uri = f"{folder.rstrip('/')}/{sha256}.json"
-    return {FILE_KEY: uri, SHA256_KEY: sha256}, uri, content
+def is_large(section: Mapping[str, Any]) -> bool:
+    """Whether a section has to travel as a file."""
+    return len(json.dumps(section)) > LARGEST
+
+
+def reference(section: Mapping[str, Any], folder: str) -> dict[str, str]:
+    """What travels in a section's place, when its file lies in `folder`."""
+    sha256 = hashlib.sha256(_content(section)).hexdigest()
+    return {FILE_KEY: join(folder, f"{sha256}.json"), SHA256_KEY: sha256}
+
+
+def keep(sections: Sequence[Mapping[str, Any]], folder: str) -> None:
+    """Write the files of sections to `folder`, a path or any URI that fsspec opens.
+
+    Raises:
+        GauntletError: It cannot be written there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        for section in sections:
+            (Path(scratch) / file_name(reference(section, folder)[FILE_KEY])).write_bytes(_content(section))
+        upload(Path(scratch), folder)
+
+
+def _content(section: Mapping[str, Any]) -> bytes:
+    return json.dumps(section, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

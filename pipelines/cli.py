@@ -131,15 +131,22 @@ def compile_(
         Path | None,
         typer.Option(help="Default: compiled/<manifest>.yaml, or compiled/kubeflow/<manifest>.yaml."),
     ] = None,
+    sections: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="A folder for sections that are too large for a parameter."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Compile a manifest to a KFP pipeline spec."""
     from pipelines.compiling import compile_manifest, compiled_file
     from pipelines.platforms import notes
+    from pipelines.training import keep_large_sections
 
     target = output or compiled_file(path, platform)
     manifest = load_affordable(path, overrides)
-    compile_manifest(manifest, target, platform)
+    compile_manifest(manifest, target, platform, sections=sections)
+    if sections is not None:
+        keep_large_sections(manifest, sections)
     console.print(f"compiled {path} to {target}", highlight=False)
     for note in notes(platform, manifest):
         console.print(plain(note), soft_wrap=True, highlight=False)

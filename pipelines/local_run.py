@@ -19,6 +19,7 @@ from rich.live import Live
 
 from backends.registry import open_registry
 from backends.vertex_place import VertexPlace
+from components.step import write_text
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import RunRecord as CollectedRun
@@ -35,6 +36,7 @@ from pipelines.home import (
     MANIFEST_FILE,
     PIPELINE_FILE,
     REPORT_FILE,
+    SECTIONS_FOLDER,
     STATES_FOLDER,
     STEPS_FOLDER,
     Home,
@@ -44,7 +46,7 @@ from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, in
 from pipelines.live import RunView
 from pipelines.temporary import temporary_folder
 from pipelines.terminal import plain
-from pipelines.training import STEPS, parameters, steps_of
+from pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
@@ -106,12 +108,14 @@ def run_locally(
     home.save(record)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    arguments = parameters(manifest) | {
+    sections = str(folder / SECTIONS_FOLDER)
+    arguments = parameters(manifest, sections) | {
         "run_id": record.run_id,
         "registry_uri": registry_uri,
         "tracking_uri": tracking_uri,
     }
     with home.working_on(record) as lock:
+        keep_large_sections(manifest, sections)
         write_arguments(folder, arguments)
         return _run(manifest, record, home, console, lock)
 
@@ -157,7 +161,8 @@ def _run(manifest: Manifest, record: RunRecord, home: Home, console: Console, lo
     """Compile, execute, and conclude a run whose folder is ready and locked."""
     folder = home.run_folder(record.run_id)
     with temporary_folder() as temporary:
-        compile_manifest(manifest, folder / PIPELINE_FILE, "local", image=NO_IMAGE)
+        sections = str(folder / SECTIONS_FOLDER)
+        compile_manifest(manifest, folder / PIPELINE_FILE, "local", NO_IMAGE, sections)
         console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
@@ -280,11 +285,16 @@ def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
     if written.is_file():
         shutil.copyfile(written, folder / REPORT_FILE)
     else:  # the exit handler died or never ran: the page is made here from the same artifacts
-        manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
-        page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
-        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+        write_page(folder, record, collected)
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     return FinishedRun(finished, folder, collected, ended)
+
+
+def write_page(folder: Path, record: RunRecord, collected: CollectedRun) -> None:
+    """Write a run's report, whole or not at all, from what its steps left."""
+    manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
+    page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
+    write_text(folder / REPORT_FILE, page)
 
 
 def git_commit() -> str:

@@ -80,7 +80,7 @@ def submit(
         raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     if path is not None:
-        submission = compiled_submission(load_affordable(path, overrides))
+        submission = compiled_submission(load_affordable(path, overrides), destination)
     else:
         submission = template_submission(str(template), overrides or ())
     if no_cache:

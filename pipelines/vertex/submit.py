@@ -21,7 +21,7 @@ from manifests.loading import save_manifest
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
 from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
-from pipelines.training import pipeline_name
+from pipelines.training import keep_large_sections, pipeline_name
 from pipelines.vertex.lint import images, require_acceptable
 from pipelines.vertex.preflight import checks_table, preflight, require_passed
 from pipelines.vertex.submission import (
@@ -68,15 +68,15 @@ class SubmittedRun:
         return VertexPlace(project, location)
 
 
-def compiled_submission(manifest: Manifest) -> Submission:
-    """The manifest, compiled with the images that the environment names.
+def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
+    """The manifest, compiled with the images that the environment names, for where it goes.
 
     Raises:
         UsageError: Vertex AI would not run it.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_manifest(manifest, path, "vertex")
+        compile_manifest(manifest, path, "vertex", sections=destination.sections)
         return Submission(manifest, read_spec(path))
 
 
@@ -114,6 +114,7 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
     """
     manifest = submission.manifest
     job = pipeline_job(manifest, submission.spec, destination, submission.template_uri)
+    keep_large_sections(manifest, destination.sections)
     record = home.create_run(pipeline_name(manifest))
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
