@@ -20,6 +20,7 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
+from pipelines.gate_command import gate
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.run_command import load_affordable, require_data, resume_here, run_here, without_price
@@ -282,7 +283,7 @@ def smoke(
         raise typer.Exit(1)
 
 
-for command in (registry, predict, promote, rollback, submit, status, cancel, logs, upload):
+for command in (gate, registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
 app.command()(doctor)
 app.add_typer(bundle, name="bundle")

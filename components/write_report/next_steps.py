@@ -115,7 +115,7 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     if record.champion_version is None:
         return (scoring, listing)
     undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
-    undoing = NextStep(undo, f"gauntlet rollback {model}")
+    undoing = NextStep(undo, f"gauntlet rollback {name}".rstrip())
     return (scoring, listing, undoing)
 
 

@@ -78,6 +78,7 @@ def test_ctrl_c_stops_every_process_and_registers_nothing_half(system: System, s
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 130
     assert "interrupted" in output
+    assert f"gauntlet run --resume {system.home.find_run('latest').run_id}" in output
     assert "Traceback" not in output
     assert processes_of(system.home.folder) == []
     assert system.home.find_run("latest").state == "interrupted"
@@ -87,9 +88,14 @@ def test_ctrl_c_stops_every_process_and_registers_nothing_half(system: System, s
             assert (Path(version.bundle_uri) / "bundle.json").is_file()
 
 
-def test_after_all_that_running_again_works(system: System) -> None:
-    again = system.run()
+def test_after_all_that_the_last_run_can_be_resumed(system: System) -> None:
+    record = system.home.find_run("latest")
+    again = system.gauntlet("run", "--resume", record.run_id)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert f"train-model: reused from {record.name}-" in again.stdout
+    assert system.home.find_run("latest").run_id == record.run_id
+    assert not (system.home.run_folder(record.run_id) / "states").exists()
+    assert "it has ended" in system.gauntlet("run", "--resume", record.run_id).stderr
 
 
 def test_a_step_killed_from_outside_fails_the_run(make_system: Callable[..., System]) -> None:

@@ -41,7 +41,7 @@ def test_a_promoted_model_names_its_version_and_the_one_it_replaces(tmp_path: Pa
     assert result.headline == "Promoted as version 3"
     assert "version 2" in result.detail
     assert 'gauntlet predict --model emotion "i feel wonderful today"' in commands(record, result)
-    assert "gauntlet rollback --model emotion" in commands(record, result)
+    assert "gauntlet rollback emotion" in commands(record, result)
 
 
 def test_a_first_promotion_offers_no_way_back(tmp_path: Path) -> None:
@@ -187,6 +187,6 @@ def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path:
     record, _ = ended(tmp_path, runs.promoted)
     record = replace(record, scores=None, language_scores=champion)
     assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
-    assert "gauntlet rollback --model emotion" in commands(record, outcome(record))
+    assert "gauntlet rollback emotion" in commands(record, outcome(record))
     rejected = outcome(replace(record, version=None))
     assert (rejected.kind, rejected.detail) == ("rejected", "Version 2 stays the champion.")
