@@ -22,6 +22,7 @@ from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.gate_command import gate
 from pipelines.home import gauntlet_home
+from pipelines.pruning import prune, rm
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.run_command import load_affordable, require_data, resume_here, run_here, without_price
 from pipelines.terminal import NAME_COLUMN, console, errors, plain
@@ -221,9 +222,11 @@ def tune(
 @app.command()
 def runs() -> None:
     """List the runs on this machine, newest first."""
-    records = gauntlet_home().runs()
+    home = gauntlet_home()
+    records = home.runs()
     if not records:
-        console.print("no runs yet: try `gauntlet run manifests/emotion_sample.yaml`")
+        message = f"no runs in {home.folder}: `gauntlet run MANIFEST` makes one, GAUNTLET_HOME names another."
+        console.print(plain(message), soft_wrap=True, highlight=False)
         return
     table = Table(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome", box=None, pad_edge=False)
     for record in records:
@@ -283,7 +286,7 @@ def smoke(
         raise typer.Exit(1)
 
 
-for command in (gate, registry, predict, promote, rollback, submit, status, cancel, logs, upload):
+for command in (gate, rm, prune, registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
 app.command()(doctor)
 app.add_typer(bundle, name="bundle")

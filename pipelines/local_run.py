@@ -19,6 +19,7 @@ from rich.live import Live
 
 from backends.registry import open_registry
 from backends.vertex_place import VertexPlace
+from components.lineage import MANIFEST_COMMIT_VARIABLE
 from components.step import write_text
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
@@ -51,7 +52,6 @@ from pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 STATES_VARIABLE = "AIP_CHECKPOINT_DIR"
-MANIFEST_COMMIT_VARIABLE = "GAUNTLET_MANIFEST_COMMIT"
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 

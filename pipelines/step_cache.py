@@ -133,6 +133,7 @@ class StepCache:
             shutil.rmtree(call.folder, ignore_errors=True)
             return None
         finish(call, entry.run, entry.folder, entry.executor_output)
+        self._entry_file(call.key).touch()  # when it was last used, for `gauntlet prune`
         return entry.run
 
     def store(self, call: StepCall, run: str) -> None:

@@ -17,6 +17,7 @@ from backends.registry import (
     went_through_stages,
 )
 from components.gate_model.stages import evidence_of
+from components.lineage import manifest_commit
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
 from manifests.schema import Registration
@@ -110,6 +111,7 @@ def version_tags(
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {
         **lineage,
+        **manifest_commit(),
         **speedups,
         "manifest_sha256": manifest_sha256,
         RUN_TAG: run_id,
