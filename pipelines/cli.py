@@ -277,8 +277,8 @@ def smoke(
 
     try:
         smokes = smoke_all(paths or _packaged_manifests(), gauntlet_home(), console)
-    except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+    except Interrupted:
+        errors.print("interrupted: the run's processes are stopped; run it again.", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None
     console.print()
     console.print(smoke_table(smokes))

@@ -143,7 +143,24 @@ def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{RUN_AGAIN} --set KEY=VALUE"
     )
-    return (*advice, *_budget_advice(record), again)
+    return (*advice, *_budget_advice(record), *_judging_again(record), again)
+
+
+def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
+    """What a run on this machine allows for its rejected model, which is not trained again."""
+    run = record.local_run
+    if run is None:
+        return ()
+    return (
+        NextStep(
+            "Judge the same model by other bounds, without training it again.",
+            f"gauntlet gate {run} --set gates.KEY=VALUE",
+        ),
+        NextStep(
+            "Or promote it in your own name, which is recorded.",
+            f"gauntlet promote --run {run} --by NAME --reason TEXT",
+        ),
+    )
 
 
 def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
@@ -199,6 +216,6 @@ def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
     return (
         NextStep(
             "Remove the cause, then run it again. Nothing was registered, so there is nothing to undo.",
-            RUN_AGAIN,
+            f"gauntlet run --resume {record.local_run}" if record.local_run else RUN_AGAIN,
         ),
     )

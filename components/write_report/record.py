@@ -104,6 +104,12 @@ class RunRecord:
         return next(step for step in self.steps if step.name == name)
 
     @property
+    def local_run(self) -> str | None:
+        """What a run that `gauntlet run` made is called: its steps lie in RUN/steps. None of any other."""
+        *_, run, steps = ["", "", *self.pipeline_root.rstrip("/").split("/")]
+        return run if "://" not in self.pipeline_root and steps == "steps" else None
+
+    @property
     def champion_version(self) -> str | int | None:
         """The version that was scored on the same rows, if there was one."""
         scores = self.scores or self.language_scores
