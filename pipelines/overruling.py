@@ -57,7 +57,9 @@ def promote_rejected(home: Home, store: Registry, name: str, run: str, approval:
         overruled = {OVERRULED_TAG: ", ".join(failed)}
         version = store.register(name, bundle, {**tags, **overruled}, scores=scores_of(str(scores)))
         move = store.promote(name, version.version, approval=approval)
-        _write_page(home, record, steps, move, failed)
+        recorded = move.champion.tags
+        if (recorded.get(APPROVED_BY_TAG), recorded.get(REASON_TAG)) == (approval.by, approval.reason):
+            _write_page(home, record, steps, move, failed)  # else it was champion already
     return move
 
 

@@ -90,6 +90,17 @@ def test_without_a_name_and_a_reason_or_without_a_rejection_nothing_is_registere
     assert open_registry(home.store_uri).names() == []
 
 
+def test_the_champions_own_bundle_is_champion_already_and_its_page_stays(home: Home) -> None:
+    run = judged_run(home, "reject")
+    bundle = next(home.run_folder(run).glob("steps/*/convert-to-onnx/bundle"))
+    store = open_registry(home.store_uri)
+    store.register(MODEL, bundle, {"run_id": "an earlier run"})
+    store.promote(MODEL)
+    done = CliRunner().invoke(app, ["promote", MODEL, "--run", run, "--by", "Ada", "--reason", "fine"])
+    assert "1 is already champion: nothing to move" in done.output
+    assert home.find_run(run).outcome == "Rejected by speed-up"
+
+
 def test_a_run_that_never_reached_its_gate_has_no_model_to_promote(home: Home) -> None:
     run = home.create_run(MODEL).run_id
     options = ["--run", run, "--by", "Ada", "--reason", "fine"]
