@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.registry import open_registry
+from pipelines.temporary import PREFIX, remove_abandoned
 from pipelines.training import STEPS
 from tests.end_to_end.conftest import System
 
@@ -152,7 +154,13 @@ def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(
     assert "see by `gauntlet registry`" in output
 
 
-def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Callable[..., System]) -> None:
+def test_a_run_whose_command_was_killed_is_listed_as_interrupted_and_leaves_one_folder_to_the_next_run(
+    make_system: Callable[..., System], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     system = make_system()
     run = start_until(system, "train-model")
     run.kill()
@@ -161,6 +169,9 @@ def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Ca
     for pid in processes_of(system.home.folder):
         wait_for_end(pid)
     assert open_registry(system.home.store_uri).names() == []
+    assert not [path for path in temporary.iterdir() if not path.name.startswith(PREFIX)]
+    assert len(remove_abandoned()) == 1
+    assert not list(temporary.iterdir())
 
 
 def _command_line(pid: int) -> bytes:
