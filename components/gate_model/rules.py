@@ -330,7 +330,9 @@ def judge_clean_rows(gates: CommonGates, overlap: Overlap, not_compared: str | N
 
 
 def _with_summary(verdict: Verdict, overlap: Overlap) -> str:
-    return overlap.summary if isinstance(overlap.summary, str) else verdict.note
+    """The note of a rule that has a figure: what evaluate-model says of it."""
+    is_said = verdict.value is not None and isinstance(overlap.summary, str)
+    return str(overlap.summary) if is_said else verdict.note
 
 
 def judge_difference(
@@ -401,8 +403,8 @@ def _against_champion(
         comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
         note = NOT_COMPARED
     margin, drop = gates.non_inferiority_margin, gates.max_class_f1_drop
-    rows = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
-    default = SMALLEST_MARGIN if isinstance(rows, str) else default_margin([int(rows)])
+    tested = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    default = SMALLEST_MARGIN if isinstance(tested, str) else default_margin([int(tested)])
     shown = 0.0 - (default if margin is None else margin)
     return (
         comparable,
