@@ -144,7 +144,6 @@ class Figures:
         qwk_lower_bound: Bootstrap lower limit of a grader's QWK.
         mae_upper_bound: Bootstrap upper limit of a grader's mean absolute error.
         overlap: Which test rows the models were trained on.
-        clock: What the speed-up was timed by.
     """
 
     macro_f1_lower_bound: object
@@ -159,7 +158,6 @@ class Figures:
     qwk_lower_bound: object = MISSING
     mae_upper_bound: object = MISSING
     overlap: Overlap = field(default_factory=Overlap)
-    clock: object = MISSING
 
 
 @dataclass(frozen=True)
@@ -231,17 +229,11 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
         ),
         _validation_gap(figures, gates.max_validation_gap),
         *_grades(gates, figures),
-        judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, speedup_words(figures.clock)),
+        judge("speedup", figures.speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         *_parity(figures.certificate),
         judge("model_size", figures.model_mb, "<=", gates.max_model_mb, POSITIVE, "Model size in MB"),
         judge("cost", figures.cost_usd, "<=", gates.max_cost_usd, NOT_NEGATIVE, "Training cost in USD"),
     )
-
-
-def speedup_words(clock: object) -> str:
-    """What a speed-up is: on a busy machine another figure than on a quiet one."""
-    words = "Times as fast as PyTorch"
-    return f"{words} in one thread's time on a CPU, as the machine was busy" if clock == "cpu" else words
 
 
 def _grades(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
@@ -362,7 +354,9 @@ def judge_clean_rows(gates: CommonGates, overlap: Overlap, not_compared: str | N
 
 
 def _with_summary(verdict: Verdict, overlap: Overlap) -> str:
-    return overlap.summary if isinstance(overlap.summary, str) else verdict.note
+    """The note of a rule that has a figure: what evaluate-model says of it."""
+    is_said = verdict.value is not None and isinstance(overlap.summary, str)
+    return str(overlap.summary) if is_said else verdict.note
 
 
 def judge_difference(
@@ -433,8 +427,8 @@ def _against_champion(
         comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
         note = NOT_COMPARED
     margin, drop = gates.non_inferiority_margin, gates.max_class_f1_drop
-    found = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
-    default = SMALLEST_MARGIN if isinstance(found, str) else default_margin([int(found)])
+    tested = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    default = SMALLEST_MARGIN if isinstance(tested, str) else default_margin([int(tested)])
     shown = 0.0 - (default if margin is None else margin)
     return (
         comparable,

@@ -244,7 +244,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
         "verdict": "fail",
         "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
     }
-    assert len(written["rules"]) == 14
+    assert len(written["rules"]) == 16
     assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Gate: reject" in printed
