@@ -76,12 +76,8 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
     ]
     if rows["unknown"].any():
         examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
-    words = {
-        row: f"{percent(share)} of {tokens:,} tokens unknown"
-        for row, share, tokens in zip(
-            affected, shares[affected].tolist(), own[affected].tolist(), strict=True
-        )
-    }
+    known = zip(affected, shares[affected].tolist(), own[affected].tolist(), strict=True)
+    words = {row: f"{percent(share)} of {tokens:,} tokens unknown" for row, share, tokens in known}
     return Finding(affected, outside_test(rows, affected), examples, reason=lambda _, row: words[row])
 
 
