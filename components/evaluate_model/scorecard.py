@@ -28,7 +28,7 @@ from components.evaluate_model.metrics import (
 )
 from manifests.evaluation import Evaluation
 from serving.inputs import Rows
-from trainer.ordinal_loss import mean_known_error
+from trainer.grading_metrics import mean_known_error
 
 
 @dataclass(frozen=True)

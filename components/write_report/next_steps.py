@@ -30,9 +30,13 @@ RULE_ADVICE = {
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
+    "bundle": "The bundle does not serve as it was proven on this machine; the rule's note says why: run "
+    "convert-to-onnx again.",
+    "neighbours": "What else is in a batch changes a row's answer. With `int8_per_token` and the float "
+    "candidates of `conversion.candidates` it does not; `conversion.max_neighbour_difference` is the bound.",
     "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. "
     "More validation rows narrow the doubt; a float candidate loses nothing.",
-    "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
+    "model_size": "Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",

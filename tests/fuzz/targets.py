@@ -276,12 +276,12 @@ def feed_tokenizer(draw: random.Random, folder: Path, tokenizers: list[dict[str,
 
 def prepare_bundle(folder: Path) -> dict[str, Any]:
     from serving.bundle import file_sha256, write_bundle
-    from tests.serving.conftest import described, write_parts
+    from tests.text_bundles import word_score_info, write_parts
 
     parts = write_parts(folder / "parts")
     certificate = {"model_sha256": file_sha256(parts["model.onnx"]), "rows": 10, "cpu_class": "avx2"}
     parts["parity.json"].write_text(json.dumps(certificate))
-    write_bundle(folder / "bundle", described(), parts)
+    write_bundle(folder / "bundle", word_score_info(), parts)
     return {path.name: path.read_bytes() for path in (folder / "bundle").iterdir()}
 
 
