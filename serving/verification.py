@@ -100,7 +100,7 @@ def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any])
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
 
 
-def read_certificate(folder: Path) -> Mapping[str, Any]:
+def read_certificate(folder: Path) -> dict[str, Any]:
     """What the bundle's certificate says.
 
     Raises:
