@@ -1,4 +1,4 @@
-"""Do converted models give the same answers on every class of CPU, and how fast are they on each?
+"""Do converted models give the same answers on every class of CPU and in every batch, and how fast are they?
 
     python benchmarks/cpu_classes.py RUN [--quick]
 
@@ -9,6 +9,8 @@ CPU as if it had AVX2 alone (`tests/cpu_class/run.py`). On a CPU with AVX2 alone
 Aims, for every int8 candidate:
 - no logit differs between the classes by more than 0.25, the bound of the tests
 - no more than 1 % of the labels differ between the classes
+And for `int8_per_token`:
+- the rows and the padding of its batch change no probability of a row by more than 0.001, on either class
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 
 from components.convert_to_onnx.candidates import Failed, Source, build_graphs
 from components.convert_to_onnx.export import signature_of_texts
+from components.convert_to_onnx.neighbours import measure_neighbours
 from components.convert_to_onnx.processor import describe_processor
 from components.convert_to_onnx.rows import TextRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
@@ -32,9 +35,12 @@ from components.convert_to_onnx.timing import Contender, draw_rows, measure
 from manifests.conversion import CandidateName
 from trainer.checkpoint import load_model, read_record
 
-LARGEST_DIFFERENCE, DIFFERENT_LABELS = 0.25, 0.01
-CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "int8", "int8_static", "weights_int8")
-QUANTISED = ("int8", "int8_static")
+LARGEST_DIFFERENCE, DIFFERENT_LABELS, NEIGHBOUR_DIFFERENCE = 0.25, 0.01, 0.001
+CANDIDATES: tuple[CandidateName, ...] = (
+    "plain", "fused", "int8_per_token", "int8", "int8_static", "weights_int8",
+)  # fmt: skip
+QUANTISED = ("int8_per_token", "int8", "int8_static")
+INDEPENDENT = "int8_per_token"
 BATCH_SIZES = (1, 8, 32)
 SEED = 7
 RESTRICTED = Path(__file__).parents[1] / "tests" / "cpu_class" / "run.py"
@@ -96,6 +102,7 @@ def answer(run: Path, folder: Path, sizes: tuple[int, ...]) -> None:
     forwards = {name: onnx_forward(path, 1, "cpu") for name, path in graphs.items()}
     forwards["eager"] = pytorch_forward(load_model(checkpoint))
     logits = {name: np.concatenate([run(b) for b in batches]).tolist() for name, run in forwards.items()}
+    neighbours = {name: measure_neighbours(validation, run, SEED) for name, run in forwards.items()}
     contenders = {"eager": Contender("eager", checkpoint)}
     contenders |= {name: Contender("onnx", path) for name, path in graphs.items()}
     timed = {
@@ -106,6 +113,9 @@ def answer(run: Path, folder: Path, sizes: tuple[int, ...]) -> None:
     medians = {name: [by[size].median for size in sizes] for name, by in timing.latencies.items()}
     print(json.dumps({
         "cpu": describe_processor(), "clock": timing.clock, "logits": logits, "milliseconds": medians,
+        "neighbours": {
+            name: [found.max_difference, found.label_changes] for name, found in neighbours.items()
+        },
     }))  # fmt: skip
 
 
@@ -137,6 +147,12 @@ def print_tables(names: list[str], here: dict, avx2: dict, sizes: tuple[int, ...
         missed |= name in QUANTISED and not (largest <= LARGEST_DIFFERENCE and labels <= DIFFERENT_LABELS)
         same = f"{agreement(name, here):31.4f} {agreement(name, avx2):7.4f}"
         print(f"{name:14} {same} {largest:15.4f} {labels:15.4f}")
+    print("\nlargest change of a probability with the rows and padding of its batch (labels that change)")
+    for name in names:
+        found = [of["neighbours"][name] for of in (here, avx2)]
+        missed |= name == INDEPENDENT and not all(change <= NEIGHBOUR_DIFFERENCE for change, _ in found)
+        shown = [f"{change:.4f} ({labels})" for change, labels in found]
+        print(f"{name:14} here {shown[0]:20} avx2 {shown[1]}")
     print(f"\ntimes as fast as eager PyTorch at batches of {', '.join(map(str, sizes))}")
     for name in names:
         speed = [

@@ -89,7 +89,7 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
 
     from components.evaluate_model.metrics import measure_grades
     from trainer.checkpoint import load_model
-    from trainer.ordinal_loss import mean_known_error
+    from trainer.grading_metrics import mean_known_error
     from trainer.splits import read_cards
 
     cards, model = read_cards(splits, "test"), load_model(checkpoint)

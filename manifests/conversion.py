@@ -13,6 +13,7 @@ CandidateName = Literal[
     "plain",
     "fused",
     "fused_fp16",
+    "int8_per_token",
     "int8",
     "int8_unscaled",
     "int8_per_tensor",
@@ -25,19 +26,23 @@ CandidateName = Literal[
 CPU_CANDIDATES: tuple[CandidateName, ...] = (
     "plain",
     "fused",
+    "int8_per_token",
     "int8",
-    "int8_unscaled",
-    "int8_per_tensor",
-    "int8_float_attention",
     "int8_static",
-    "int8_pruned",
     "weights_int8",
-    "weights_int4",
 )
+"""What is tried on a CPU. The others are variants that seldom win; each one more takes its time."""
+
 GPU_CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "fused_fp16")
 """What is tried on a GPU, where fp16 is the format to beat; ONNX Runtime has no dynamic int8 there."""
 
-DECODER_CANDIDATES: tuple[CandidateName, ...] = ("plain", "int8", "weights_int8", "weights_int4")
+DECODER_CANDIDATES: tuple[CandidateName, ...] = (
+    "plain",
+    "int8_per_token",
+    "int8",
+    "weights_int8",
+    "weights_int4",
+)
 """What can be made of a language model's graph; the others are for encoders."""
 
 STUDENT = "student_"
@@ -52,7 +57,7 @@ class StudentConversion(Section):
     """
 
     candidates: tuple[CandidateName, ...] = Field(
-        ("fused", "int8", "int8_unscaled", "int8_pruned"), min_length=1
+        ("fused", "int8_per_token", "int8", "int8_pruned"), min_length=1
     )
     max_metric_drop: Fraction = 0.02
 
@@ -64,13 +69,16 @@ class Conversion(Section):
         target: Where the bundle will serve: on any x86-64 CPU with AVX2, or on a GPU, which is needed here
             too.
         candidates: What is made, proven and timed; those that do not suit the model say so. Any model has
-            `plain` and `int8_static`, the others are for transformers. By default all of the target's.
+            `plain` and `int8_static`, the others are for transformers.
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that
             at the largest, or the bytes of the file.
         pytorch: What a speed-up is taken over: the fastest of these at each batch size.
         max_abs_logit_difference: Of fp32 candidates, any logit of any row.
         min_label_agreement: Of all other candidates, the share of rows with PyTorch's label.
         max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
+        max_neighbour_difference: Of all candidates, what a row's probability of any class may change by the
+            rows and the padding that share its batch. Its label may change for as few rows as
+            `min_label_agreement` lets differ.
         student: Of candidates that are made from a student, where there is one.
         repetition_penalty: Of a language model: what the logits of tokens that prompt or answer hold already
             are divided by (multiplied below 0), wherever the bundle answers; 1 is none. Small models repeat
@@ -86,6 +94,7 @@ class Conversion(Section):
     max_abs_logit_difference: float = Field(1e-4, gt=0)
     min_label_agreement: Fraction = 0.995
     max_metric_drop: Fraction = 0.01
+    max_neighbour_difference: Fraction = 0.05
     student: StudentConversion = StudentConversion()
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
 

@@ -186,7 +186,7 @@ def validate(
     validate_data(
         manifest,
         output or gauntlet_home().validation_folder(manifest.name),
-        command_line("validate", path, overrides),
+        command_line("validate", path, overrides, ["--output", str(output)] if output else ()),
         console,
     )
 

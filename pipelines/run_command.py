@@ -19,10 +19,10 @@ from pipelines.terminal import console, errors
 from pipelines.text_lengths import require_text_length
 
 
-def command_line(verb: str, path: Path, overrides: Sequence[str] | None) -> str:
+def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
     """A command on a manifest, as a shell takes it."""
-    options = [part for override in overrides or () for part in ("--set", override)]
-    return shlex.join(["gauntlet", verb, str(path), *options])
+    settings = [part for override in overrides or () for part in ("--set", override)]
+    return shlex.join(["gauntlet", verb, str(path), *options, *settings])
 
 
 def run_here(

@@ -56,9 +56,7 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     print_steps(next_steps(finished.collected, finished.outcome) if here else (), console)
     console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
     if rejected := rejected_file(finished.collected):
-        console.print(
-            f"rows that checks found fault with: {plain(rejected)}", soft_wrap=True, highlight=False
-        )
+        console.print(f"rejected: {plain(rejected)}", soft_wrap=True, highlight=False)
     where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
     console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
 

@@ -283,9 +283,13 @@ class Bundle:
 
     def probabilities(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Softmax of the logits, (N, C)."""
-        logits = self.logits(rows, batch_size)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+        return softmax(self.logits(rows, batch_size))
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities (N, C) of logits (N, C)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:

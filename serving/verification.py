@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from serving.bundle import (
@@ -21,6 +22,7 @@ from serving.bundle import (
     BundleInfo,
     TensorSpec,
     read_info,
+    softmax,
 )
 from serving.cpu import SATURATING_CLASSES, cpu_class
 from serving.generation import Generator, pad_left
@@ -31,7 +33,8 @@ SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has
 SMOKE_IMAGES = 2
 SMOKE_TOKENS = 8
 SHOWN_TENSORS = 4
-SMOKE_TOLERANCE = 0.05  # int8 rounds by the largest value of a batch, so its rows change each other a little
+NEIGHBOUR_BOUND = "max_neighbour_difference"
+UNPROVED_NEIGHBOUR_DIFFERENCE = 0.05  # of a bundle whose certificate names no bound
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
@@ -70,23 +73,29 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
     if info.task == MANAGED_TASK:
         return
-    yield _certificate(folder, info)
+    certificate = _read_certificate(folder, info)
+    yield _certificate(folder, info, certificate)
+    bound = certificate.get("bounds", {}).get(NEIGHBOUR_BOUND, UNPROVED_NEIGHBOUR_DIFFERENCE)
     if info.task == "causal_lm":
         generator = Generator(folder)
         yield _tensors(folder, info, generator.decoder.session)
-        yield _continuation(generator)
+        yield _continuation(generator, bound)
         return
     bundle = Bundle(folder)
     yield _tensors(folder, info, bundle.session)
-    yield _prediction(bundle)
+    yield _prediction(bundle, bound)
 
 
-def _certificate(folder: Path, info: BundleInfo) -> str:
+def _read_certificate(folder: Path, info: BundleInfo) -> dict[str, Any]:
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    certificate = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
+    certificate: dict[str, Any] = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
+    return certificate
+
+
+def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:
     if certificate.get("model_sha256") != info.files[MODEL_FILE]:
         raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
@@ -119,24 +128,34 @@ def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSessi
     return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
-def _continuation(generator: Generator) -> str:
-    """Two prompts of different lengths together: their logits are finite, and one of them is continued."""
-    ids, mask = pad_left(generator.encode([generator.framed(text) for text in SMOKE_TEXTS]))
-    if not np.isfinite(generator.decoder.tail_logits(ids, mask, 1)).all():
+def _continuation(generator: Generator, bound: float) -> str:
+    """Two prompts of different lengths have the same next token together and alone; one is continued."""
+    prompts = generator.encode([generator.framed(text) for text in SMOKE_TEXTS])
+    together = generator.decoder.tail_logits(*pad_left(prompts), 1)[:, 0]
+    alone = np.concatenate([generator.decoder.tail_logits(*pad_left([row]), 1)[:, 0] for row in prompts])
+    if not np.isfinite(together).all():
         raise BundleError("a next token's logits are not finite")
+    _hold_neighbours(softmax(together), softmax(alone), bound)
     answer = generator.generate([generator.framed(SMOKE_TEXTS[0])], SMOKE_TOKENS)[0]
     return f"{SMOKE_TEXTS[0]!r} is answered {answer!r}"
 
 
-def _prediction(bundle: Bundle) -> str:
+def _hold_neighbours(together: npt.NDArray[np.float32], alone: npt.NDArray[np.float32], bound: float) -> None:
+    difference = float(np.abs(together - alone).max())
+    if not difference <= bound:
+        raise BundleError(
+            f"a row's probabilities change by {difference:.3f} with the rows in its batch, expected "
+            f"{bound:g} at most"
+        )
+
+
+def _prediction(bundle: Bundle, bound: float) -> str:
     rows, name = _smoke_rows(bundle.info)
     together = bundle.probabilities(rows)
     alone = np.concatenate([bundle.probabilities(rows[at : at + 1]) for at in range(len(rows))])
     if not np.isfinite(together).all():
         raise BundleError(f"{bundle.folder}: a prediction is not finite")
-    difference = float(np.abs(together - alone).max())
-    if difference > SMOKE_TOLERANCE:
-        raise BundleError(f"a row's probabilities change by {difference:.3f} with the rows in its batch")
+    _hold_neighbours(together, alone, bound)
     label = bundle.info.labels[int(together[1].argmax())]
     return f"{name} is {label} ({together[1].max():.2f})"
 

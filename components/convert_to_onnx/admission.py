@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from components.convert_to_onnx.candidates import Failed, Graph, Precision
 from components.convert_to_onnx.decoder_parity import DecoderParity
+from components.convert_to_onnx.neighbours import NeighbourEffect
 from components.convert_to_onnx.parity import Parity
 from components.convert_to_onnx.timing import Latency, Timing, speedup
 from manifests.conversion import Conversion
@@ -32,6 +33,7 @@ class Trial(Generic[P]):
 
     Attributes:
         reason: The bounds that it breaks, in words; None where it is admitted.
+        neighbours: What the rows and the padding of its batch change in a row's answer.
         latency_ms: By batch size. Empty where nothing was timed because nothing was admitted.
         speedup: The faster PyTorch's median over this one's, by batch size.
         memory_mb: The most that a process that serves it had in memory; NaN where the system does not tell.
@@ -40,6 +42,7 @@ class Trial(Generic[P]):
     graph: Graph
     parity: P
     reason: str | None
+    neighbours: NeighbourEffect
     latency_ms: Mapping[int, Latency] = field(default_factory=dict)
     speedup: Mapping[int, float] = field(default_factory=dict)
     memory_mb: float = math.nan
@@ -95,6 +98,27 @@ def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | N
             f"up to {parity.metric_drop_bound:.4f}, over max_metric_drop {bounds.max_metric_drop:g}"
         )
     return "; ".join(broken) or None
+
+
+def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None:
+    """What a row's neighbours may not change, in words; None where they change no more than that."""
+    broken = []
+    if not effect.max_difference <= bounds.max_neighbour_difference:
+        broken.append(
+            f"a row's probabilities change by up to {effect.max_difference:.3f} with the rows and padding "
+            f"of its batch, over max_neighbour_difference {bounds.max_neighbour_difference:g}"
+        )
+    if not effect.label_changes <= (1 - bounds.min_label_agreement) * effect.rows:
+        broken.append(
+            f"{effect.label_changes} of {effect.rows} rows get another label with other rows in their batch, "
+            f"more than min_label_agreement {bounds.min_label_agreement:g} lets differ"
+        )
+    return "; ".join(broken) or None
+
+
+def reasons_of(*refusals: str | None) -> str | None:
+    """All refusals in one; None where there are none."""
+    return "; ".join(refusal for refusal in refusals if refusal) or None
 
 
 def decoder_refusal(parity: DecoderParity, precision: Precision, bounds: Conversion) -> str | None:

@@ -183,7 +183,12 @@ def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any
         "candidate": winner.name,
         "model_sha256": file_sha256(winner.graph.path),
         "bounds": comparison.bounds.held_to(winner.name).model_dump(
-            include={"max_abs_logit_difference", "min_label_agreement", "max_metric_drop"}
+            include={
+                "max_abs_logit_difference",
+                "min_label_agreement",
+                "max_metric_drop",
+                "max_neighbour_difference",
+            }
         ),
         **_figures(winner),
         "pytorch_macro_f1": winner.parity.pytorch_macro_f1,
@@ -217,6 +222,7 @@ def _figures(trial: Trial[Parity]) -> dict[str, Any]:
         "size_mb": trial.graph.size_mb,
         **_quality(trial),
         "metric_drop_interval": trial.parity.metric_drop_interval,
+        "neighbours": asdict(trial.neighbours),
         "fused": asdict(trial.graph.fused),
         **known({"memory_mb": trial.memory_mb}),
         "latency_ms": by_size(trial.latency_ms),

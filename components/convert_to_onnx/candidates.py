@@ -87,6 +87,9 @@ RECIPES: dict[str, Recipe] = {
     "_scaled": Recipe(
         "fused", "fp32", lambda source, base, path: quantization.scale(base, path, source.calibration)
     ),
+    "int8_per_token": Recipe(
+        "fused", "int8", lambda _, base, path: quantization.quantize_per_token(base, path)
+    ),
     "int8": Recipe("_scaled", "int8", _quantized()),
     "int8_unscaled": Recipe("fused", "int8", _quantized()),
     "int8_per_tensor": Recipe("_scaled", "int8", _quantized(per_channel=False)),
@@ -100,12 +103,9 @@ RECIPES: dict[str, Recipe] = {
         "plain", "fp32", lambda source, base, path: prune_embedding(base, path, source.used_ids)
     ),
     "_pruned_fused": Recipe("_pruned", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
-    "_pruned_scaled": Recipe(
-        "_pruned_fused",
-        "fp32",
-        lambda source, base, path: quantization.scale(base, path, source.calibration),
+    "int8_pruned": Recipe(
+        "_pruned_fused", "int8", lambda _, base, path: quantization.quantize_per_token(base, path)
     ),
-    "int8_pruned": Recipe("_pruned_scaled", "int8", _quantized()),
     "weights_int8": Recipe(
         "fused", "int8", lambda _, base, path: quantization.quantize_weights(base, path, bits=8)
     ),
@@ -167,6 +167,8 @@ def build_graphs(
     faults: dict[str, str] = {}
     for name in _with_bases(names):
         recipe = RECIPES[name]
+        if name in names:
+            print(f"making {prefix}{name}", flush=True)
         if recipe.base in faults:
             made_from = f"needs the candidate {recipe.base}, which " if recipe.base in names else ""
             faults[name] = made_from + faults[recipe.base]

@@ -102,7 +102,12 @@ def bundle_winner(
     model = onnx.load(winner.graph.path)
     certificate = winner.graph.path.with_name(PARITY_FILE)
     bounds = tried.bounds.model_dump(
-        include={"max_abs_logit_difference", "min_label_agreement", "max_metric_drop"}
+        include={
+            "max_abs_logit_difference",
+            "min_label_agreement",
+            "max_metric_drop",
+            "max_neighbour_difference",
+        }
     )
     write_json(
         certificate,
@@ -154,6 +159,7 @@ def _figures(trial: Trial[DecoderParity]) -> dict[str, Any]:
         "precision": trial.precision,
         "size_mb": trial.graph.size_mb,
         **quality_of(trial.parity),
+        "neighbours": asdict(trial.neighbours),
         "fused": asdict(trial.graph.fused),
         **known({"memory_mb": trial.memory_mb}),
         "latency_ms": by_size(trial.latency_ms),

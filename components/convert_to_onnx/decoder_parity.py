@@ -9,14 +9,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from serving.generation import Floats, Tokens, pad_left
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from components.convert_to_onnx.decoder import save
-from components.convert_to_onnx.quantization import in_blocks
+from components.convert_to_onnx.export import ConversionError
+from components.convert_to_onnx.quantization import in_blocks, per_token
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
@@ -21,6 +22,18 @@ def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
     """
     operators = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
     save(in_blocks(load_for_quantizing(graph), bits, operators), path)
+
+
+def quantize_per_token(graph: Path, path: Path) -> None:
+    """Store the matrices of all products and the embedding in int8; activations get one scale to a token.
+
+    Raises:
+        ConversionError: It has no matrix product with constant weights.
+    """
+    model = load_for_quantizing(graph)
+    if not per_token(model):
+        raise ConversionError("has no matrix product with constant weights")
+    save(model, path)
 
 
 def quantize_int8(graph: Path, path: Path) -> None:

@@ -20,6 +20,8 @@ from components.convert_to_onnx.admission import (
     Trial,
     admitted,
     decoder_refusal,
+    neighbour_refusal,
+    reasons_of,
     with_speed,
 )
 from components.convert_to_onnx.candidates import Failed, Graph, describe
@@ -33,8 +35,13 @@ from components.convert_to_onnx.decoder_bundling import (
     quality_of,
 )
 from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
-from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
+from components.convert_to_onnx.decoder_quantization import (
+    quantize_int8,
+    quantize_per_token,
+    quantize_weights,
+)
 from components.convert_to_onnx.export import ConversionError, FusedOps
+from components.convert_to_onnx.neighbours import NeighbourEffect, neighbour_effect
 from components.convert_to_onnx.processor import describe_processor
 from components.convert_to_onnx.shipping import ship
 from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
@@ -44,7 +51,7 @@ from manifests.conversion import DECODER_CANDIDATES, Conversion
 from manifests.errors import GauntletError
 from serving.bundle import TOKENIZER_FILE
 from serving.cpu import usable_cpus
-from serving.generation import Decoder, pad_left
+from serving.generation import Decoder, Floats, pad_left
 from serving.tokenizer import open_tokenizer
 from trainer.checkpoint import TrainingRecord
 from trainer.language_models import context_of
@@ -54,6 +61,8 @@ from trainer.tasks.causal_lm import network_of
 
 PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
+COMPANY_SIZES = (2, 5)
+COMPANY_TOKENS = 128  # the most of a row that is read once alone and once in each company
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
 
@@ -84,7 +93,10 @@ def convert(
         graphs = build(section, network, folder)
         order = np.random.default_rng(seed).permutation(len(rows))[:PARITY_ROWS]
         drawn = [rows[at].whole for at in order]
-        trials = [_try(graph, network, drawn, threads, section) for graph in graphs]
+        trials = []
+        for number, graph in enumerate(graphs, start=1):
+            print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
+            trials.append(_try(graph, network, drawn, threads, section))
         theirs = [trial.parity.pytorch_perplexity for trial in trials if isinstance(trial, Trial)]
         tried = Tried(section, describe_processor(), len(drawn), theirs[0] if theirs else np.nan, trials)
         try:
@@ -124,6 +136,7 @@ def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[G
         raise GauntletError(f"conversion: the model {error}. Choose another in training.model.") from None
     made: list[Graph | Failed] = []
     makers: dict[str, Callable[[Path, Path], None]] = {
+        "int8_per_token": quantize_per_token,
         "int8": quantize_int8,
         "weights_int8": partial(quantize_weights, bits=8),
         "weights_int4": partial(quantize_weights, bits=4),
@@ -154,11 +167,33 @@ def _try(
     if isinstance(graph, Failed):
         return graph
     try:
-        parity = compare(_scored(Decoder(graph.path, threads), network, rows))
+        decoder = Decoder(graph.path, threads)
+        parity = compare(_scored(decoder, network, rows))
+        neighbours = measure_neighbours(decoder, rows)
     except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
         traceback.print_exc()
         return Failed(graph.name, f"does not run: {describe(error)}")
-    return Trial(graph, parity, decoder_refusal(parity, graph.precision, bounds))
+    reason = reasons_of(
+        decoder_refusal(parity, graph.precision, bounds), neighbour_refusal(neighbours, bounds)
+    )
+    return Trial(graph, parity, reason, neighbours)
+
+
+def measure_neighbours(decoder: Decoder, rows: Sequence[Sequence[int]]) -> NeighbourEffect:
+    """What other prompts in the batch, and the padding that they ask for, change in the next token.
+
+    Of rows of one length every other one is halved, so that there is padding.
+    """
+    shown = [row[:COMPANY_TOKENS] for row in rows]
+    shown = [row[: max(1, len(row) >> at % 2)] for at, row in enumerate(shown)]
+
+    def last(size: int) -> Floats:
+        parts = [
+            decoder.tail_logits(*pad_left(shown[at : at + size]), 1) for at in range(0, len(shown), size)
+        ]
+        return np.concatenate(parts)[:, 0]  # (rows, vocabulary)
+
+    return neighbour_effect(last(1), [last(size) for size in COMPANY_SIZES])
 
 
 def _scored(

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import torch
 
-from components.convert_to_onnx.admission import Trial, admitted, refusal, with_speed
+from components.convert_to_onnx.admission import (
+    Trial,
+    admitted,
+    neighbour_refusal,
+    reasons_of,
+    refusal,
+    with_speed,
+)
 from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
 from components.convert_to_onnx.candidates import (
     Failed,
@@ -27,6 +34,7 @@ from components.convert_to_onnx.export import (
     signature_of_images,
     signature_of_texts,
 )
+from components.convert_to_onnx.neighbours import NeighbourEffect, measure_neighbours
 from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
 from components.convert_to_onnx.processor import describe_device, require_device
 from components.convert_to_onnx.rows import Rows, TextRows, read_rows
@@ -130,18 +138,21 @@ def _compare_scores(
     if any(isinstance(graph, Graph) and graph.of_student for graph in graphs):
         student = score(rows, pytorch_forward(load_model(checkpoint / STUDENT_FOLDER)), ragged, rest)
     trials: list[Trial[Parity] | Failed] = []
-    for graph in graphs:
+    for number, graph in enumerate(graphs, start=1):
         if isinstance(graph, Failed):
             trials.append(graph)
             continue
+        print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
         try:
-            scores = score(rows, onnx_forward(graph.path, threads, section.device), ragged, rest)
+            forward = onnx_forward(graph.path, threads, section.device)
+            scores = score(rows, forward, ragged, rest)
+            neighbours = measure_neighbours(rows, forward, seed)
         except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
             traceback.print_exc()
             trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
             continue
         own, teacher = (student, pytorch) if student and graph.of_student else (pytorch, None)
-        trials.append(_judge(graph, own, scores, rows, section, seed, teacher))
+        trials.append(_judge(graph, own, scores, neighbours, rows, section, seed, teacher))
     return Comparison(
         bounds=section,
         threads=threads,
@@ -156,6 +167,7 @@ def _judge(
     graph: Graph,
     pytorch: Scores,
     scores: Scores,
+    neighbours: NeighbourEffect,
     rows: Rows,
     bounds: Conversion,
     seed: int,
@@ -164,7 +176,10 @@ def _judge(
     if strange := scores.rows_not_finite:
         return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
     parity = compare(pytorch, scores, rows.truth, rows.labels, seed, teacher)
-    return Trial(graph, parity, refusal(parity, graph.precision, bounds.held_to(graph.name)))
+    reason = reasons_of(
+        refusal(parity, graph.precision, bounds.held_to(graph.name)), neighbour_refusal(neighbours, bounds)
+    )
+    return Trial(graph, parity, reason, neighbours)
 
 
 def _compare_speed(

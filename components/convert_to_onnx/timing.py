@@ -195,6 +195,7 @@ def _measure(
         budget = SECONDS_PER_CONTENDER * len(workers) / len(batches)
         turns: dict[str, dict[int, list[Turn]]] = {name: {} for name in workers}
         for size, of_size in batches.items():
+            print(f"timing {len(workers)} models with batches of {size}", flush=True)
             for name, taken in _take_turns(workers, size, len(of_size), budget).items():
                 turns[name][size] = taken
             contention = _least_contention(turns)

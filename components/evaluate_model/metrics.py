@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from components.pictures import thumbnail
 from serving.inputs import Image, Rows
-from trainer.ordinal_loss import quadratic_weighted_kappa
+from trainer.grading_metrics import quadratic_weighted_kappa
 
 Indices = npt.NDArray[np.int64]
 MISTAKE_CHARS = 300

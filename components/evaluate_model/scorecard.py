@@ -30,7 +30,7 @@ from components.evaluate_model.overlap import Overlap, clean_rows, describe_over
 from components.training_rows import NO_FINGERPRINTS, Flags
 from manifests.evaluation import Evaluation
 from serving.inputs import Rows
-from trainer.ordinal_loss import mean_known_error
+from trainer.grading_metrics import mean_known_error
 
 NOTHING_LEFT = (
     "No row is left to compare on: give the dataset a test split with rows that the champion has not seen."

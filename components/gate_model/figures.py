@@ -27,10 +27,12 @@ def read_figures(
     history: Mapping[str, Any],
     certificate: Mapping[str, Any],
     model_sha256: str | None,
+    bundle_fault: object = MISSING,
 ) -> Figures:
     """Pick the figures out of evaluate-model's `scores`, convert-to-onnx's `candidates`, and `history`.
 
-    `certificate` is the bundle's `parity.json`, and `model_sha256` that of the model beside it.
+    `certificate` is the bundle's `parity.json`, `model_sha256` that of the model beside it, and
+    `bundle_fault` what `serving.verification` found wrong with the bundle, or None.
     """
     chosen = chosen_candidate(candidates)
     batch_size = str(at(candidates, "objective_batch_size"))
@@ -42,7 +44,7 @@ def read_figures(
         qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
         mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
         speedup=at(candidates, "chosen_speedup", batch_size),
-        certificate=_certificate(certificate, model_sha256),
+        certificate=_certificate(certificate, model_sha256, bundle_fault),
         model_mb=at(chosen, "size_mb"),
         cost_usd=at(history, "cost_usd"),
         champion=_champion(scores),
@@ -50,7 +52,9 @@ def read_figures(
     )
 
 
-def _certificate(certificate: Mapping[str, Any], model_sha256: str | None) -> Certificate:
+def _certificate(
+    certificate: Mapping[str, Any], model_sha256: str | None, bundle_fault: object
+) -> Certificate:
     certified = at(certificate, "model_sha256")
     return Certificate(
         of_the_model=MISSING if certified is MISSING or model_sha256 is None else certified == model_sha256,
@@ -59,6 +63,8 @@ def _certificate(certificate: Mapping[str, Any], model_sha256: str | None) -> Ce
         label_agreement=at(certificate, "label_agreement"),
         metric_drop_bound=at(certificate, "metric_drop_bound"),
         bounds=at(certificate, "bounds"),
+        neighbour_difference=at(certificate, "neighbours", "max_difference"),
+        fault=bundle_fault,
     )
 
 

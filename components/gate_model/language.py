@@ -8,6 +8,7 @@ from typing import Any
 
 from components.gate_model.figures import at, chosen_candidate, confidence_of, overlap_of
 from components.gate_model.rules import (
+    NEIGHBOURS,
     NO_CHAMPION,
     NOT_COMPARED,
     Decision,
@@ -15,6 +16,7 @@ from components.gate_model.rules import (
     Verdict,
     decision_by,
     judge,
+    judge_bundle,
     judge_certificate,
     judge_clean_rows,
     judge_difference,
@@ -44,8 +46,9 @@ from manifests.metrics import NOT_MEASURED
 class Documents:
     """evaluate-model's `scores`, convert-to-onnx's `candidates`, training's `history`, and the certificate.
 
-    `model_sha256` is that of the model beside the certificate, where the bundle names it. `managed`: the
-    bundle holds no model, as a vendor serves it.
+    `model_sha256` is that of the model beside the certificate, where the bundle names it. `bundle_fault` is
+    what `serving.verification` found wrong with the bundle, or None. `managed`: the bundle holds no model, as
+    a vendor serves it.
     """
 
     scores: Mapping[str, Any]
@@ -53,6 +56,7 @@ class Documents:
     history: Mapping[str, Any]
     certificate: Mapping[str, Any]
     model_sha256: str | None
+    bundle_fault: object = MISSING
     managed: bool = False
 
 
@@ -109,9 +113,10 @@ def _managed_quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[V
 def _managed_service(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     """Nothing was converted, so nothing of a conversion can be judged; what it cost can."""
     note = "Not judged: nothing was converted, as Vertex AI serves the model that it tuned"
-    unjudged = ("speedup", "certificate", "parity", "metric_drop", "model_size")
+    unjudged = ("speedup", "certificate", "parity", "neighbours", "metric_drop", "model_size")
     return (
         *(Verdict(rule, True, "is", None, "not applicable", note) for rule in unjudged),
+        judge_bundle(found.bundle_fault),
         _cost(gates, found),
     )
 
@@ -140,10 +145,21 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     return (
         judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
         judge_certificate(certified == found.model_sha256 if known else MISSING),
+        judge_bundle(found.bundle_fault),
         _parity(certificate),
         _bounded(
+            "neighbours",
             certificate,
-            "perplexity_change",
+            at(certificate, "neighbours", "max_difference"),
+            "max_neighbour_difference",
+            NEIGHBOURS,
+            "<=",
+            FRACTION,
+        ),
+        _bounded(
+            "metric_drop",
+            certificate,
+            at(certificate, "perplexity_change"),
             "max_metric_drop",
             "Share by which conversion raised perplexity",
             "<=",
@@ -157,22 +173,29 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
 def _parity(certificate: Mapping[str, Any]) -> Verdict:
     if certificate.get("precision") == "fp32":
         note = "Largest difference of a logit from PyTorch's"
+        difference = at(certificate, "max_abs_difference")
         return _bounded(
-            certificate, "max_abs_difference", "max_abs_logit_difference", note, "<=", NOT_NEGATIVE
+            "parity", certificate, difference, "max_abs_logit_difference", note, "<=", NOT_NEGATIVE
         )
     note = "Tokens after which the likeliest next one is PyTorch's"
-    return _bounded(certificate, "next_token_agreement", "min_label_agreement", note, ">=", FRACTION)
+    agreement = at(certificate, "next_token_agreement")
+    return _bounded("parity", certificate, agreement, "min_label_agreement", note, ">=", FRACTION)
 
 
 def _bounded(
-    certificate: Mapping[str, Any], key: str, bound_key: str, note: str, operator: Any, domain: Domain
+    rule: str,
+    certificate: Mapping[str, Any],
+    figure: object,
+    bound_key: str,
+    note: str,
+    operator: Any,
+    domain: Domain,
 ) -> Verdict:
     """Judge a figure of the certificate by the bound that conversion held it to."""
-    rule = "metric_drop" if key == "perplexity_change" else "parity"
     bound = number_or_fault(at(certificate, "bounds", bound_key), domain)
     if isinstance(bound, str):
         return Verdict(rule, True, "is", None, "fail", f"{note}: bound {bound_key}: {bound}")
-    return judge(rule, at(certificate, key), operator, bound, domain, note)
+    return judge(rule, figure, operator, bound, domain, note)
 
 
 def _against_champion(

@@ -41,6 +41,7 @@ Outcome = Literal["pass", "fail", "not applicable"]
 ROUNDING = 1e-9
 
 NO_CHAMPION = "No champion is registered yet: the floors alone decide"
+NEIGHBOURS = "Largest change of a row's probability with the rows and padding of its batch"
 NOT_COMPARED = "The champion could not be scored: see comparable_champion"
 
 
@@ -105,6 +106,8 @@ class Certificate:
         of_the_model: Whether it is of the very file that ships.
         precision: What the weights are stored in: fp32 is judged by its logits, all else by its labels.
         bounds: What conversion held the candidate to.
+        neighbour_difference: The largest change of a row's probability with the rows of its batch.
+        fault: What `serving.verification` found wrong with the bundle; None where it found nothing.
     """
 
     of_the_model: object
@@ -113,6 +116,8 @@ class Certificate:
     label_agreement: object
     metric_drop_bound: object
     bounds: object
+    neighbour_difference: object
+    fault: object
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def _validation_gap(figures: Figures, bound: float) -> Verdict:
     return judge(rule, numbers[0] - numbers[1], "<=", bound, DIFFERENCE, note)
 
 
-def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
+def _parity(certificate: Certificate) -> tuple[Verdict, ...]:
     bounds = certificate.bounds if isinstance(certificate.bounds, Mapping) else {}
 
     def bounded(
@@ -280,7 +285,16 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
         parity = bounded("parity", certificate.label_agreement, ">=", "min_label_agreement", FRACTION, note)
     return (
         judge_certificate(certificate.of_the_model),
+        judge_bundle(certificate.fault),
         parity,
+        bounded(
+            "neighbours",
+            certificate.neighbour_difference,
+            "<=",
+            "max_neighbour_difference",
+            FRACTION,
+            NEIGHBOURS,
+        ),
         bounded(
             "metric_drop",
             certificate.metric_drop_bound,
@@ -290,6 +304,16 @@ def _parity(certificate: Certificate) -> tuple[Verdict, Verdict, Verdict]:
             "Bootstrap upper limit of the macro-F1 that conversion lost",
         ),
     )
+
+
+def judge_bundle(fault: object) -> Verdict:
+    """Judge whether the bundle passed the checks of `gauntlet bundle verify` on this machine."""
+    rule, note = "bundle", "`gauntlet bundle verify` accepts the bundle"
+    if fault is not None and not isinstance(fault, str):
+        return Verdict(rule, True, "is", None, "fail", f"{note}: found {fault!r}")
+    if fault is not None:
+        return Verdict(rule, True, "is", False, "fail", f"`gauntlet bundle verify` found: {fault}")
+    return Verdict(rule, True, "is", True, "pass", note)
 
 
 def judge_certificate(of_the_model: object) -> Verdict:
@@ -330,7 +354,9 @@ def judge_clean_rows(gates: CommonGates, overlap: Overlap, not_compared: str | N
 
 
 def _with_summary(verdict: Verdict, overlap: Overlap) -> str:
-    return overlap.summary if isinstance(overlap.summary, str) else verdict.note
+    """The note of a rule that has a figure: what evaluate-model says of it."""
+    is_said = verdict.value is not None and isinstance(overlap.summary, str)
+    return str(overlap.summary) if is_said else verdict.note
 
 
 def judge_difference(
@@ -401,7 +427,9 @@ def _against_champion(
         comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
         note = NOT_COMPARED
     margin, drop = gates.non_inferiority_margin, gates.max_class_f1_drop
-    shown = 0.0 - (SMALLEST_MARGIN if margin is None else margin)
+    tested = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    default = SMALLEST_MARGIN if isinstance(tested, str) else default_margin([int(tested)])
+    shown = 0.0 - (default if margin is None else margin)
     return (
         comparable,
         judge_clean_rows(gates, overlap, note),

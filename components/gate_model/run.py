@@ -16,6 +16,7 @@ from manifests.causal_lm import LanguageGates
 from manifests.errors import GauntletError
 from manifests.gates import CommonGates, Gates
 from serving.bundle import MANAGED_TASK, MODEL_FILE, PARITY_FILE, BundleError, read_info
+from serving.verification import verify
 
 
 def gate(
@@ -42,6 +43,7 @@ def gate(
         read_json(history),
         certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
         model_sha256=info.files.get(MODEL_FILE),
+        bundle_fault=next((check.fault for check in verify(bundle) if check.fault), None),
         managed=info.task == MANAGED_TASK,
     )
     decision = _decide(gates, found)
@@ -63,5 +65,12 @@ def _decide(gates: CommonGates, found: Documents) -> Decision:
     assert isinstance(gates, Gates)
     return decide(
         gates,
-        read_figures(found.scores, found.candidates, found.history, found.certificate, found.model_sha256),
+        read_figures(
+            found.scores,
+            found.candidates,
+            found.history,
+            found.certificate,
+            found.model_sha256,
+            found.bundle_fault,
+        ),
     )

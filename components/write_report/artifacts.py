@@ -194,6 +194,13 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """What the rows and the padding of a batch change in a row's probabilities, at most."""
+
+    max_difference: Figure = None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One conversion; `reason` says why it was refused. Latency and speed-up are by batch size."""
 
@@ -210,6 +217,7 @@ class Candidate:
     perplexity_change: Figure = None
     metric_drop: Figure = None
     metric_drop_interval: Interval = (None, None)
+    neighbours: Neighbours = Neighbours()
     memory_mb: Figure = None
     latency_ms: Mapping[int, Latency] = field(default_factory=dict)
     speedup: Mapping[int, Figure] = field(default_factory=dict)

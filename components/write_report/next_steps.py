@@ -28,9 +28,13 @@ RULE_ADVICE = {
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
+    "bundle": "The bundle does not serve as it was proven on this machine; the rule's note says why: run "
+    "convert-to-onnx again.",
+    "neighbours": "What else is in a batch changes a row's answer. With `int8_per_token` and the float "
+    "candidates of `conversion.candidates` it does not; `conversion.max_neighbour_difference` is the bound.",
     "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. "
     "More validation rows narrow the doubt; a float candidate loses nothing.",
-    "model_size": "Allow `int8` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
+    "model_size": "Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
     "training_overlap": "Rows of the test split, or near-duplicates of them, are in train too: set "
     "`dataset.checks.leakage.severity` to drop or fail.",
@@ -160,10 +164,8 @@ def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
-    again = NextStep("Correct the data where it comes from, then run it again.", run_again(record))
-    if record.checks is None:
-        return (again,)
-    return (*refusal_advice(record.checks, run_again(record), rejected_file(record)), again)
+    checks = record.checks or Checks(passed=False)
+    return refusal_advice(checks, run_again(record), rejected_file(record))
 
 
 def rejected_file(record: RunRecord) -> str | None:
@@ -184,13 +186,11 @@ def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[
     advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]
     if rejected:
         advice.append(NextStep(f"Every row that a check found fault with is in `{rejected}`."))
+    advice.append(NextStep("Correct the data where it comes from, then try again.", command))
     settings = {key: value for check in checks.checks for key, value in check.settings.items()}
     if settings:
         options = " ".join(shlex.join(["--set", f"{key}={value}"]) for key, value in settings.items())
-        text = (
-            "To accept the data as they are: rows that may be left out are, "
-            "and the other bounds become what was found."
-        )
+        text = "Or go on without the rows that may be left out, with the other bounds set to what was found."
         advice.append(NextStep(text, f"{command} {options}"))
     return tuple(advice)
 

@@ -20,6 +20,7 @@ CONVERSION = {
     "conversion.max_abs_logit_difference": 0.01,
     "conversion.min_label_agreement": 0.0,
     "conversion.max_metric_drop": 1.0,
+    "conversion.max_neighbour_difference": 1.0,
 }
 ONE_EPOCH = {"training.epochs": 1, "training.batch_size": 16, "training.gradient_accumulation": 1}
 

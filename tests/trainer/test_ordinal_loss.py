@@ -9,14 +9,9 @@ from sklearn.metrics import cohen_kappa_score
 
 from manifests.ordinal_grading import GradingTraining
 from trainer.batching import sampling_chances, training_batches
+from trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
 from trainer.grading_network import Grading
-from trainer.ordinal_loss import (
-    grading_loss,
-    mean_known_error,
-    mean_smooth_l1,
-    quadratic_weighted_kappa,
-    squared_emd,
-)
+from trainer.ordinal_loss import grading_loss, mean_smooth_l1, squared_emd
 
 NAN = math.nan
 

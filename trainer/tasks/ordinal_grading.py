@@ -20,10 +20,11 @@ from torch import nn
 from manifests.ordinal_grading import GradingTraining
 from trainer.augmentation import affine_maps, moved, moves
 from trainer.batching import sampling_chances
+from trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
 from trainer.grading_network import EVEN, CardGrader, GraderConfig, Grading
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.networks import in_channels_last, in_fast_layout
-from trainer.ordinal_loss import grading_loss, mean_known_error, quadratic_weighted_kappa, squared_emd
+from trainer.ordinal_loss import grading_loss, squared_emd
 from trainer.splits import CardSplit, read_cards, read_statistics
 from trainer.tasks import WEIGHTS_FILE, Batch
 

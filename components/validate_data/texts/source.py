@@ -9,12 +9,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 
 from backends import storage
+from components.validate_data.texts.joined import read_joined
 from components.validate_data.texts.records import Records, format_of, parse
 from components.validate_data.texts.text import excerpt, find_fault, is_blank, repair
 from manifests.dataset import SPLITS, SplitName, TableDataset
@@ -61,7 +62,8 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            records = parse(data, file.name, dataset.format, dataset.columns, dataset.encoding)
+            read = partial(parse, data, file.name, dataset.format, encoding=dataset.encoding)
+            records = read_joined(dataset, read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, dataset.labels, before))
         except DataError as error:

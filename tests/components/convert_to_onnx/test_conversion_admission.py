@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from components.convert_to_onnx.admission import Trial, admitted, best, pareto_front, refusal
+from components.convert_to_onnx.admission import (
+    Trial,
+    admitted,
+    best,
+    neighbour_refusal,
+    pareto_front,
+    refusal,
+)
 from components.convert_to_onnx.candidates import Failed, Graph
 from components.convert_to_onnx.export import FusedOps
+from components.convert_to_onnx.neighbours import NeighbourEffect
 from components.convert_to_onnx.parity import Parity, WorstRow
 from components.convert_to_onnx.timing import Latency
 from manifests.conversion import CandidateName, Conversion
@@ -28,6 +36,7 @@ GOOD = Parity(
     metric_drop_bound=0.003,
     worst=(WorstRow(row=17, max_abs_difference=1e-6, label="calm", pytorch="calm", candidate="glad"),),
 )
+ALONE = NeighbourEffect(rows=96, max_difference=0.0, label_changes=0)
 NAN = float("nan")
 
 
@@ -35,7 +44,8 @@ def trial(
     name: CandidateName, milliseconds: dict[int, float], reason: str | None = None, macro_f1: float = 0.9
 ) -> Trial:
     latency = {size: Latency(median, median, batches=10) for size, median in milliseconds.items()}
-    return Trial(Graph(name, Path(f"{name}.onnx"), FUSED), replace(GOOD, macro_f1=macro_f1), reason, latency)
+    graph = Graph(name, Path(f"{name}.onnx"), FUSED)
+    return Trial(graph, replace(GOOD, macro_f1=macro_f1), reason, ALONE, latency)
 
 
 def test_a_candidate_within_every_bound_is_admitted() -> None:
@@ -93,6 +103,18 @@ def test_nan_is_within_no_bound(figure: str) -> None:
     assert refusal(replace(GOOD, **{figure: NAN}), "fp32", BOUNDS) is not None
 
 
+def test_a_candidate_whose_rows_change_each_other_is_refused() -> None:
+    bounds = BOUNDS.model_copy(update={"max_neighbour_difference": 0.05, "min_label_agreement": 0.98})
+    assert neighbour_refusal(NeighbourEffect(100, 0.05, 2), bounds) is None
+    reason = neighbour_refusal(NeighbourEffect(100, 0.111, 3), bounds)
+    assert reason == (
+        "a row's probabilities change by up to 0.111 with the rows and padding of its batch, over "
+        "max_neighbour_difference 0.05; 3 of 100 rows get another label with other rows in their batch, "
+        "more than min_label_agreement 0.98 lets differ"
+    )
+    assert neighbour_refusal(NeighbourEffect(100, NAN, 0), bounds) is not None
+
+
 @pytest.mark.parametrize(("objective", "winner"), [("latency", "fused"), ("throughput", "plain")])
 def test_the_fastest_at_the_batch_size_of_the_objective_wins(objective: str, winner: str) -> None:
     bounds = Conversion(objective=objective, batch_sizes=(1, 32))  # type: ignore[arg-type]
@@ -105,7 +127,7 @@ def test_the_smallest_file_wins_where_size_is_the_objective(tmp_path: Path) -> N
     for name, size in (("plain", 2000), ("int8", 500)):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(bytes(size))
-        trials.append(Trial(Graph(name, path, FUSED), GOOD, None))  # type: ignore[arg-type]
+        trials.append(Trial(Graph(name, path, FUSED), GOOD, None, ALONE))  # type: ignore[arg-type]
     assert best(trials, Conversion(objective="size")).name == "int8"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -15,11 +16,11 @@ from torch import nn
 from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from components.convert_to_onnx.export import FusedOps, signature_of_texts
 from components.convert_to_onnx.quantization import saturating_products
-from manifests.conversion import CPU_CANDIDATES, CandidateName
+from manifests.conversion import CandidateName
 from serving.session import open_session
 from trainer.checkpoint import load_model
 
-NAMES: tuple[CandidateName, ...] = (*CPU_CANDIDATES, "fused_fp16")
+NAMES: tuple[CandidateName, ...] = get_args(CandidateName)
 # Root mean square of the difference, of logits with a deviation of 1 or so.
 TOLERANCE = {"plain": 1e-5, "fused": 1e-5, "fused_fp16": 0.01, "weights_int8": 0.05, "weights_int4": 0.8}
 INT8_TOLERANCE = 0.25
@@ -75,7 +76,7 @@ def test_every_candidate_matches_pytorch_on_ragged_batches(
 
 @pytest.mark.parametrize("opset", [14, 17, 20])
 def test_the_opset_is_honoured_by_every_candidate(tmp_path: Path, checkpoint: Path, opset: int) -> None:
-    for graph in build_graphs(("fused", "int8"), source_of(checkpoint, opset), tmp_path):
+    for graph in build_graphs(("fused", "int8", "int8_per_token"), source_of(checkpoint, opset), tmp_path):
         assert isinstance(graph, Graph), graph
         opsets = {entry.domain: entry.version for entry in onnx.load(graph.path).opset_import}
         assert opsets[""] == opset
@@ -136,6 +137,35 @@ def test_int8_computes_every_matrix_product_in_integers(graphs: dict[str, Graph]
     assert graphs["int8"].size_mb < 0.4 * graphs["fused"].size_mb
 
 
+def test_a_scale_per_token_takes_every_matrix_product_but_the_head(graphs: dict[str, Graph]) -> None:
+    operators = Counter(node.op_type for node in onnx.load(graphs["int8_per_token"].path).graph.node)
+    assert operators["MatMulIntegerToFloat"] == 2 * 4
+    assert operators["MultiHeadAttention"] == 2
+    assert not {"Attention", "MatMul"} & operators.keys()
+    assert graphs["int8_per_token"].size_mb < 0.4 * graphs["fused"].size_mb
+
+
+@pytest.mark.parametrize("name", ["int8_per_token", "int8_pruned", "weights_int8", "plain"])
+def test_no_row_depends_on_the_rows_and_the_padding_beside_it(graphs: dict[str, Graph], name: str) -> None:
+    assert largest_change(graphs[name]) < 1e-4
+
+
+def test_one_scale_for_a_batch_lets_rows_change_each_other(graphs: dict[str, Graph]) -> None:
+    assert largest_change(graphs["int8"]) > 1e-2
+
+
+def largest_change(graph: Graph) -> float:
+    """Of a logit of any row, between its batch of ragged lengths and the row alone without padding."""
+    batch = ragged_batch(12, 24, "right")
+    together = logits_of(graph, batch)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    alone = [
+        logits_of(graph, {name: values[row : row + 1, :length] for name, values in batch.items()})
+        for row, length in enumerate(lengths)
+    ]
+    return float(np.abs(together - np.concatenate(alone)).max())
+
+
 def test_a_per_tensor_scale_is_one_number(graphs: dict[str, Graph]) -> None:
     def largest(name: str) -> int:
         weights = onnx.load(graphs[name].path).graph.initializer
@@ -173,7 +203,7 @@ def test_a_pruned_table_has_the_rows_in_use_and_one_for_all_others(
         (table,) = [
             tensor
             for tensor in onnx.load(graphs[name].path).graph.initializer
-            if "word_embeddings" in tensor.name and len(tensor.dims) == 2
+            if "word_embeddings" in tensor.name and len(tensor.dims) == 2 and tensor.dims[1] > 1
         ]
         return int(table.dims[0])
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from components.convert_to_onnx.export import signature_of_images
 from components.convert_to_onnx.parity import compare, parity_batches
 from components.convert_to_onnx.rows import ImageRows, read_rows
 from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
-from manifests.conversion import CPU_CANDIDATES, CandidateName, Conversion
+from manifests.conversion import CandidateName, Conversion
 from serving.session import open_session
 from tests.drawn_images import SHAPES, SIDE, draw
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
@@ -130,7 +131,7 @@ def test_static_int8_does_not_round_the_logits(graphs: dict[str, Graph], rows: I
 def test_candidates_for_transformers_say_so_and_break_nothing(
     checkpoint: Path, rows: ImageRows, tmp_path: Path
 ) -> None:
-    built = build((*CPU_CANDIDATES, "fused_fp16"), checkpoint, rows, tmp_path)
+    built = build(get_args(CandidateName), checkpoint, rows, tmp_path)
     assert {graph.name for graph in built if isinstance(graph, Graph)} == SUITED
     reasons = {failed.name: failed.reason for failed in built if isinstance(failed, Failed)}
     assert reasons.pop("int8_pruned") == "has 0 tables that the input's ids are looked up in, not one"

@@ -47,6 +47,7 @@ STRICT = Conversion(
     candidates=("plain", "fused", "int8"),
     min_label_agreement=1.0,
     max_metric_drop=1.0,
+    max_neighbour_difference=1.0,
     batch_sizes=(1, 4),
     objective="throughput",
     pytorch=("eager",),
@@ -191,7 +192,9 @@ def test_the_certificate_is_of_the_very_file_that_ships(converted: Converted) ->
         "max_abs_logit_difference": 1e-4,
         "min_label_agreement": 1.0,
         "max_metric_drop": 1.0,
+        "max_neighbour_difference": 1.0,
     }
+    assert certificate["neighbours"]["rows"] == 96
     assert len(certificate["worst_rows"]) == 5
     assert set(certificate["agreement_by_class"].values()) == {1.0}
 

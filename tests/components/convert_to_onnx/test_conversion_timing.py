@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from components.convert_to_onnx.timing import (
     time_tokenizing,
 )
 from manifests.errors import GauntletError
-from serving.cpu import ThreadTime, usable_cpus
+from serving.cpu import ThreadTime
 
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 
@@ -101,17 +102,21 @@ def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
 
 
 @pytest.fixture
-def busy_machine() -> Iterator[None]:
-    """Four other processes to each CPU, none of which ever waits."""
-    program = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(program) for _ in range(4 * usable_cpus())]
+def busy_cpu() -> Iterator[None]:
+    """One CPU for this process and those that it starts, and another process on it that never waits."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     yield
-    for other in others:
-        other.kill()
-        other.wait()
+    other.kill()
+    other.wait()
+    os.sched_setaffinity(0, before)
 
 
-@pytest.mark.usefixtures("busy_machine")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system gives nobody a CPU of their own"
+)
+@pytest.mark.usefixtures("busy_cpu")
 def test_on_a_busy_machine_all_is_timed_again_with_one_thread_by_its_time_on_a_cpu(
     tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -34,10 +34,15 @@ from components.convert_to_onnx.decoder_parity import (
     pytorch_continuations,
     pytorch_logits,
 )
-from components.convert_to_onnx.decoder_quantization import quantize_int8, quantize_weights
+from components.convert_to_onnx.decoder_quantization import (
+    quantize_int8,
+    quantize_per_token,
+    quantize_weights,
+)
+from components.convert_to_onnx.decoder_run import measure_neighbours
 from components.convert_to_onnx.export import ConversionError
 from serving.bundle import BundleInfo, TensorSpec, write_bundle
-from serving.generation import Decoder, Tokens
+from serving.generation import Decoder, Tokens, pad_left
 from serving.session import open_session
 
 REPOSITORY = Path(__file__).parents[3]
@@ -238,8 +243,9 @@ def test_what_does_not_trace_is_named_and_leaves_nothing(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def quantized(exported: tuple[PreTrainedModel, Path]) -> dict[str, Path]:
     _, graph = exported
-    paths = {name: graph.with_name(f"{name}.onnx") for name in ("int8", "8 bits", "4 bits")}
+    paths = {name: graph.with_name(f"{name}.onnx") for name in ("int8", "per token", "8 bits", "4 bits")}
     quantize_int8(graph, paths["int8"])
+    quantize_per_token(graph, paths["per token"])
     quantize_weights(graph, paths["8 bits"], 8)
     quantize_weights(graph, paths["4 bits"], 4)
     return paths
@@ -249,9 +255,10 @@ def test_every_product_is_quantized(
     exported: tuple[PreTrainedModel, Path], quantized: dict[str, Path]
 ) -> None:
     products = {"llama": 7 * LAYERS + 1, "gpt2": 4 * LAYERS + 1}[exported[0].config.model_type]
+    operator_of = {"int8": "MatMulInteger", "per token": "MatMulIntegerToFloat"}
     for name, path in quantized.items():
         operators = [node.op_type for node in onnx.load(path).graph.node]
-        assert operators.count("MatMulInteger" if name == "int8" else "MatMulNBits") == products, name
+        assert operators.count(operator_of.get(name, "MatMulNBits")) == products, name
         assert not {"MatMul", "Gemm"} & set(operators), name
 
 
@@ -269,13 +276,14 @@ def test_a_head_that_is_tied_to_the_embedding_is_quantized_too(tmp_path: Path) -
     )
     opsets = [helper.make_opsetid("", 23)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "tied.onnx")
-    for quantize in (quantize_int8, partial(quantize_weights, bits=8)):
+    for quantize in (quantize_int8, quantize_per_token, partial(quantize_weights, bits=8)):
         quantize(tmp_path / "tied.onnx", tmp_path / "small.onnx")
         assert not {"MatMul", "Transpose"} & {
             node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node
         }
         (found,) = open_session(tmp_path / "small.onnx", 1).run(None, {"input_ids": np.arange(WORDS)[None]})
-        np.testing.assert_allclose(found[0], table @ table.T, atol=0.3)
+        # Products of 32 numbers, of a deviation of 6: rounding weights to 7 bits costs about 0.07.
+        assert np.sqrt(np.mean((found[0] - table @ table.T) ** 2)) < 0.09
 
 
 def test_eight_bits_are_closer_than_four_and_both_can_still_generate(
@@ -290,6 +298,26 @@ def test_eight_bits_are_closer_than_four_and_both_can_still_generate(
     for path in quantized.values():
         assert Decoder(path, threads=1).stop_tokens == [STOP]
         assert len(Decoder(path, threads=1).continue_tokens(PROMPTS, 5)) == len(PROMPTS)
+
+
+def test_a_scale_per_token_is_closer_to_pytorch_than_one_per_batch(
+    exported: tuple[PreTrainedModel, Path], quantized: dict[str, Path]
+) -> None:
+    draw = np.random.default_rng(0)
+    texts = pad_left([draw.integers(1, WORDS - 1, size).tolist() for size in draw.integers(8, 13, 30)])
+    found = {name: parity(exported[0], path, texts, prompt=6) for name, path in quantized.items()}
+    assert found["per token"].max_abs_difference < found["int8"].max_abs_difference
+    assert found["per token"].next_token_agreement > 0.9
+    assert abs(found["per token"].perplexity_change) < 0.02
+
+
+def test_prompts_change_each_others_next_token_only_where_a_batch_shares_a_scale(
+    quantized: dict[str, Path],
+) -> None:
+    rows = [list(range(1, 2 + at % 9)) for at in range(10)]
+    effect = {name: measure_neighbours(Decoder(path, threads=1), rows) for name, path in quantized.items()}
+    assert effect["per token"].max_difference < 1e-4 < effect["int8"].max_difference
+    assert all(found.rows == 10 for found in effect.values())
 
 
 def test_a_bundle_generates_where_torch_and_transformers_cannot_be_imported(

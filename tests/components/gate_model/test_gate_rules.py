@@ -37,7 +37,14 @@ CERTIFICATE = Certificate(
     max_abs_difference=0.2,
     label_agreement=0.997,
     metric_drop_bound=0.004,
-    bounds={"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01},
+    bounds={
+        "max_abs_logit_difference": 1e-4,
+        "min_label_agreement": 0.995,
+        "max_metric_drop": 0.01,
+        "max_neighbour_difference": 0.05,
+    },
+    neighbour_difference=0.001,
+    fault=None,
 )
 GOOD = Figures(
     macro_f1_lower_bound=0.85,
@@ -95,7 +102,9 @@ def test_good_figures_promote_and_every_rule_is_listed_as_passed() -> None:
             "validation_gap",
             "speedup",
             "certificate",
+            "bundle",
             "parity",
+            "neighbours",
             "metric_drop",
             "model_size",
             "cost",
@@ -192,6 +201,7 @@ def test_a_certificate_is_of_the_model_only_where_that_is_true_itself(value: Any
         ("parity", {"label_agreement": 0.9949}),
         ("parity", {"precision": "fp32", "max_abs_difference": 1.1e-4}),
         ("metric_drop", {"metric_drop_bound": 0.0101}),
+        ("neighbours", {"neighbour_difference": 0.0501}),
         ("metric_drop", {"precision": "fp32", "max_abs_difference": 1e-5, "metric_drop_bound": 0.02}),
     ],
 )
@@ -209,7 +219,12 @@ def test_fp32_is_judged_by_its_logits_and_all_else_by_its_labels() -> None:
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 @pytest.mark.parametrize(
-    ("rule", "field"), [("parity", "label_agreement"), ("metric_drop", "metric_drop_bound")]
+    ("rule", "field"),
+    [
+        ("parity", "label_agreement"),
+        ("metric_drop", "metric_drop_bound"),
+        ("neighbours", "neighbour_difference"),
+    ],
 )
 def test_a_certified_figure_that_is_no_number_fails_its_rule(rule: str, field: str, value: Any) -> None:
     assert failing(certified(**{field: value})) == [rule]
@@ -223,7 +238,18 @@ def test_a_bound_that_is_no_number_fails_its_rule(value: Any) -> None:
 
 @pytest.mark.parametrize("bounds", [MISSING, None, {}, [0.01]])
 def test_without_bounds_nothing_is_proven(bounds: Any) -> None:
-    assert failing(certified(bounds=bounds)) == ["parity", "metric_drop"]
+    assert failing(certified(bounds=bounds)) == ["parity", "neighbours", "metric_drop"]
+
+
+def test_a_bundle_that_does_not_verify_is_rejected_with_what_was_found() -> None:
+    decision = certified(fault="model.onnx: missing")
+    assert failing(decision) == ["bundle"]
+    assert decision.reasons == ("bundle: `gauntlet bundle verify` found: model.onnx: missing",)
+
+
+@pytest.mark.parametrize("fault", [MISSING, True, 0, []])
+def test_a_bundle_that_nobody_verified_is_rejected(fault: Any) -> None:
+    assert failing(certified(fault=fault)) == ["bundle"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from manifests.errors import GauntletError
 from manifests.evaluation import Evaluation
 from manifests.gates import Gates
 from tests.components.gate_model.bundles import write_certified_bundle
+from tests.text_bundles import scores_by_padding
 
 GATES = Gates(min_macro_f1=0.80, non_inferiority_margin=0.01, max_class_f1_drop=0.05)
 NEITHER = np.zeros(200, dtype=bool)
@@ -68,7 +69,13 @@ CERTIFICATE = {
     "label_agreement": 0.997,
     "max_abs_difference": 0.2,
     "metric_drop_bound": 0.004,
-    "bounds": {"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01},
+    "neighbours": {"rows": 96, "max_difference": 0.001, "label_changes": 0},
+    "bounds": {
+        "max_abs_logit_difference": 1e-4,
+        "min_label_agreement": 0.995,
+        "max_metric_drop": 0.01,
+        "max_neighbour_difference": 0.05,
+    },
 }
 
 
@@ -88,7 +95,8 @@ def failing(
     certificate: Any = CERTIFICATE,
     model_sha256: str | None = SHA256,
 ) -> list[str]:
-    decision = decide(GATES, read_figures(scores, candidates, history, certificate, model_sha256))
+    figures = read_figures(scores, candidates, history, certificate, model_sha256, bundle_fault=None)
+    decision = decide(GATES, figures)
     return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
 
 
@@ -146,8 +154,9 @@ def test_a_figure_missing_from_the_candidates_fails_its_rule(
         (CERTIFICATE | {"model_sha256": "1" * 64}, ["certificate"]),
         (without(CERTIFICATE, "label_agreement"), ["parity"]),
         (without(CERTIFICATE, "metric_drop_bound"), ["metric_drop"]),
-        (without(CERTIFICATE, "bounds"), ["parity", "metric_drop"]),
-        ({}, ["certificate", "parity", "metric_drop"]),
+        (without(CERTIFICATE, "neighbours"), ["neighbours"]),
+        (without(CERTIFICATE, "bounds"), ["parity", "neighbours", "metric_drop"]),
+        ({}, ["certificate", "parity", "neighbours", "metric_drop"]),
     ],
 )
 def test_a_figure_missing_from_the_certificate_fails_its_rule(
@@ -205,6 +214,15 @@ def test_a_bundle_that_was_altered_stops_the_step(tmp_path: Path) -> None:
     assert not (tmp_path / "verdict").exists()
 
 
+def test_a_bundle_whose_rows_change_each_other_is_rejected(tmp_path: Path) -> None:
+    """Its certificate says otherwise: only the verification of the file itself can tell."""
+    inputs = write_inputs(tmp_path, SCORES)
+    inputs["bundle"] = write_certified_bundle(tmp_path / "padded", scores_by_padding())
+    decision = gate(GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
+    assert [rule.rule for rule in decision.rules if rule.verdict == "fail"] == ["bundle"]
+    assert "a row's probabilities change by 0.5" in decision.reasons[0]
+
+
 def test_the_step_writes_verdict_and_table_and_prints_the_rules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +244,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
         "verdict": "fail",
         "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
     }
-    assert len(written["rules"]) == 14
+    assert len(written["rules"]) == 16
     assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Gate: reject" in printed

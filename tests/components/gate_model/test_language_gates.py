@@ -49,13 +49,16 @@ def documents() -> dict[str, Any]:
             "next_token_agreement": 0.99,
             "perplexity_change": 0.004,
             "max_abs_difference": 0.3,
+            "neighbours": {"rows": 16, "max_difference": 0.01, "label_changes": 0},
             "bounds": {
+                "max_neighbour_difference": 0.05,
                 "min_label_agreement": 0.97,
                 "max_metric_drop": 0.01,
                 "max_abs_logit_difference": 0.0001,
             },
         },
         "model_sha256": "ab",
+        "bundle_fault": None,
     }
 
 
@@ -87,6 +90,9 @@ def test_a_model_that_is_better_than_its_beginning_is_promoted() -> None:
         (("certificate", "next_token_agreement"), 0.96, ["parity"]),
         (("certificate", "perplexity_change"), 0.02, ["metric_drop"]),
         (("certificate", "precision"), "fp32", ["parity"]),
+        (("certificate", "neighbours", "max_difference"), 0.06, ["neighbours"]),
+        (("certificate", "neighbours"), {}, ["neighbours"]),
+        (("bundle_fault",), "model.onnx: missing", ["bundle"]),
         (("model_sha256",), "cd", ["certificate"]),
         (("candidates", "candidates"), [], ["model_size"]),
         (("history", "cost_usd"), None, ["cost"]),

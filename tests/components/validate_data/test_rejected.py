@@ -161,15 +161,18 @@ def test_validate_writes_checks_page_and_rows_shows_the_table_and_leaves_no_run(
     )
     assert gauntlet("validate", str(path), "--set", "seed=3", "--output", str(tmp_path / "out")) == 4
     printed = capsys.readouterr()
-    assert f"gauntlet validate '{path}' --set seed=3 --set dataset.checks.unknown_labels." in printed.out
+    called = f"gauntlet validate '{path}' --output {tmp_path / 'out'} --set seed=3"
+    assert f"{called} --set dataset.checks.unknown_labels." in printed.out
     assert "unknown_labels" in printed.out and str(tmp_path / "out" / "rejected.csv") in printed.out
     assert "failed 1 of 12 checks" in printed.err and "MANIFEST" not in printed.out + printed.err
     command = next(line for line in printed.out.splitlines() if "--set dataset.checks" in line)
     advised = shlex.split(command[command.index("gauntlet validate") :])[1:]
     assert gauntlet(*advised) == 0
     assert "│ pass" in capsys.readouterr().out
-    folder = tmp_path / "home" / "validation" / "tickets"
-    assert {file.name for file in folder.iterdir()} == {"checks.json", "report.html", "rejected.csv"}
+    assert gauntlet("validate", str(path)) == 4
+    capsys.readouterr()
+    for folder in (tmp_path / "out", tmp_path / "home" / "validation" / "tickets"):
+        assert {file.name for file in folder.iterdir()} == {"checks.json", "report.html", "rejected.csv"}
     assert gauntlet("runs") == 0
     assert "no runs yet" in capsys.readouterr().out
 

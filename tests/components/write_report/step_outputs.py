@@ -150,6 +150,7 @@ def candidates() -> dict[str, Any]:
                 "macro_f1": macro_f1,
                 "metric_drop": 0.8823 - macro_f1,
                 "metric_drop_interval": [-0.002, 0.004],
+                "neighbours": {"rows": 96, "max_difference": 0.112 if "int8" in name else 0.0},
                 "memory_mb": 3.0 * size,
                 "latency_ms": {size: {"median": m, "p99": p} for size, (m, p) in latency.items()},
                 "speedup": {size: pytorch[size][0] / m for size, (m, _) in latency.items()},

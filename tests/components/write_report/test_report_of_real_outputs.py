@@ -20,6 +20,7 @@ from components.convert_to_onnx.bundling import Comparison as Conversions
 from components.convert_to_onnx.bundling import candidates_document
 from components.convert_to_onnx.candidates import Graph
 from components.convert_to_onnx.export import FusedOps
+from components.convert_to_onnx.neighbours import NeighbourEffect
 from components.convert_to_onnx.parity import Parity
 from components.convert_to_onnx.rows import TextRows
 from components.convert_to_onnx.timing import Latency
@@ -81,6 +82,7 @@ def candidates(folder: Path) -> dict[str, Any]:
         Graph("plain", folder / "plain.onnx", FusedOps(0, 0, 0)),
         Parity(60, 30, 1e-6, 0, 0, {"calm": 1.0}, 0.9, 0.9, (-0.01, 0.01), 0.008, ()),
         "its logits differ",
+        NeighbourEffect(60, 0.01, 0),
         latency,
         {1: 5.0},
         memory_mb=90.0,

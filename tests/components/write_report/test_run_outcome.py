@@ -134,9 +134,9 @@ def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
         None,
         None,
         None,
+        "gauntlet run 'my data.yaml' --set seed=2",
         "gauntlet run 'my data.yaml' --set seed=2 --set dataset.checks.leakage.severity=drop "
         "--set dataset.checks.leakage.max_fraction=0.001 --set dataset.checks.class_balance.max_ratio=50.0",
-        "gauntlet run 'my data.yaml' --set seed=2",
     ]
     assert "dataset.checks.class_balance.max_ratio" in advice[1].text
     assert "/validate-data/rejected/rejected.csv" in advice[2].text
