@@ -107,10 +107,9 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
+    most = bundle.info.max_length
     for row in bundle.cut(inputs):
-        console.print(
-            f"text {row + 1}: the model read its first {bundle.info.max_length} tokens, as in training"
-        )
+        console.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
     console.print(f"[dim]{version.name} version {version.version}[/]")
 
 
