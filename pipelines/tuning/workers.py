@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from manifests.errors import GauntletError, UsageError
 from pipelines.interruption import ending
+from pipelines.temporary import TemporaryFolder, temporary_folder
 from trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"
@@ -84,9 +86,9 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
     logs.mkdir(exist_ok=True)
     workers: list[Worker] = []
     processes: list[subprocess.Popen[str]] = []
-    with ending(processes):
+    with temporary_folder() as temporary, ending(processes):
         for number in range(1, jobs + 1):
-            workers.append(_start(job, logs / f"worker-{number}.log", lock))
+            workers.append(_start(job, logs / f"worker-{number}.log", lock, temporary))
             processes.append(workers[-1].process)
         while True:
             running = next((process for process in processes if process.poll() is None), None)
@@ -102,7 +104,7 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
                 continue
 
 
-def _start(job: TuningJob, log: Path, lock: int) -> Worker:
+def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer.tuning"],
@@ -110,7 +112,8 @@ def _start(job: TuningJob, log: Path, lock: int) -> Worker:
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            pass_fds=(lock,),
+            env={**os.environ, **temporary.environment()},
+            pass_fds=(lock, temporary.lock),
             start_new_session=True,  # Ctrl-C does not reach it behind our back
         )
     assert process.stdin is not None
