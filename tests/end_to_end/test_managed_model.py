@@ -74,7 +74,9 @@ def test_a_tuned_model_is_evaluated_judged_registered_and_asked(gemini: FakeGemi
     assert {rule for rule, verdict in found.items() if verdict == "pass"} == {
         "rouge_l",
         "rouge_l_gain",
+        "bundle",
         "cost",
+        "training_overlap",
     }
     assert "gives no probabilities" in done.stdout
 
@@ -93,7 +95,8 @@ def test_a_tuned_model_is_evaluated_judged_registered_and_asked(gemini: FakeGemi
     failed = {rule for rule, verdict in verdicts(system).items() if verdict == "fail"}
     assert {"safety", "toxicity", "quality"} <= failed
     found = verdicts(system)
-    assert (found["comparable_champion"], found["non_inferiority"]) == ("pass", "pass")
+    against = [found[rule] for rule in ("comparable_champion", "clean_test_rows", "non_inferiority")]
+    assert against == ["pass"] * 3
     production = output(system, "gate-model/verdict")["stages"]["production"]["rules"]
     [perplexity] = [rule for rule in production if rule["rule"] == "perplexity"]
     assert perplexity["verdict"] == "not applicable" and "no probabilities" in perplexity["note"]

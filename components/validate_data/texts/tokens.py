@@ -78,7 +78,9 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
         examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
     known = zip(affected, shares[affected].tolist(), own[affected].tolist(), strict=True)
     words = {row: f"{percent(share)} of {tokens:,} tokens unknown" for row, share, tokens in known}
-    return Finding(affected, outside_test(rows, affected), examples, reason=lambda _, row: words[row])
+    return Finding(
+        affected, outside_test(rows, affected), examples, reasons=lambda _, of: [words[row] for row in of]
+    )
 
 
 def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
@@ -101,7 +103,9 @@ def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
         for place, count, text in zip(places, tokens, texts, strict=True)
     ]
     words = {row: f"{count:,} tokens" for row, count in rows.loc[affected, "tokens"].items()}
-    return Finding(affected, outside_test(rows, affected), examples, reason=lambda _, row: words[row])
+    return Finding(
+        affected, outside_test(rows, affected), examples, reasons=lambda _, of: [words[row] for row in of]
+    )
 
 
 def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck) -> CheckResult:
