@@ -26,7 +26,8 @@ def _text_columns(value: Any) -> Any:
     """Refuse with one message what is neither a name, nor a position, nor several names."""
     names = value if isinstance(value, list | tuple) else [value]
     of_names = all(isinstance(name, str) and name for name in names)
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # KFP makes it a float
+    # KFP hands whole numbers over as floats.
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     is_position = whole and not isinstance(value, bool) and value >= 0
     if is_position or (of_names and len(names) == len(set(names)) > 0):
         return value
