@@ -97,7 +97,8 @@ def examples_per_second(seconds: float) -> float:
 
     from serving.cpu import CpuWait, usable_cpus
     from trainer.contention import Contention
-    from trainer.encoder import find_encoder, load_encoder
+    from trainer.encoder import load_encoder
+    from trainer.encoder_files import find_encoder
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())

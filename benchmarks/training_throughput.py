@@ -138,7 +138,8 @@ def train_ours(race: Race, seed: int) -> Any:
 
 
 def plain_model(race: Race) -> Any:
-    from trainer.encoder import find_encoder, load_encoder
+    from trainer.encoder import load_encoder
+    from trainer.encoder_files import find_encoder
     from trainer.tasks.text_classification import TextClassifier
 
     encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)

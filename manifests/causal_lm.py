@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from manifests.dataset import RowCheck, SimilarityCheck, TableDataset
+from manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
 from manifests.evaluation import CommonEvaluation
-from manifests.gates import CommonGates
+from manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
 from manifests.therapy import Stages, Therapy
@@ -20,15 +20,27 @@ Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, p
 
 
 class PromptColumns(Section):
-    """Where the two texts of a row are that is one question and one answer."""
+    """Where the texts of a row are that is one question and one answer.
+
+    `input` is a column whose text, if there is any, follows the prompt's after an empty line, as in Alpaca's
+    data. `system` is one that the system says first. `time` is the column, or the key of a record of any
+    form, that says when the row was made, as ISO 8601 or as a number: the splits that no file provides are
+    then by time, the newest conversations the test split.
+    """
 
     prompt: str = Field("input_text", min_length=1)
     response: str = Field("output_text", min_length=1)
+    input: str | None = Field(None, min_length=1)
+    system: str | None = Field(None, min_length=1)
+    time: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
         if self.prompt == self.response:
             raise ValueError(f"prompt and response are both {self.prompt}: the model would learn to echo")
+        named = [name for name in (self.prompt, self.response, self.input, self.system, self.time) if name]
+        if len(set(named)) < len(named):
+            raise ValueError(f"columns are named twice: {', '.join(named)}")
         return self
 
 
@@ -49,8 +61,18 @@ class RoleMarkers(Section):
         return self
 
 
+class UnusedColumnsCheck(Section):
+    """A check on columns, or keys of records, that hold text and that nothing reads, but `ignore`."""
+
+    severity: Severity = "warn"
+    ignore: tuple[str, ...] = ()
+
+
 class ConversationChecks(Section):
     """What is checked before a model is trained, with strict defaults.
+
+    `message_keys` is about keys of messages that nothing reads, `tool_messages` about calls of tools and what
+    they say where the model's chat template leaves them out.
 
     `context_length` is about rows of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
     out, and `warn` cuts them when the model is trained. Prompts are compared for `leakage`, whole rows for
@@ -59,27 +81,43 @@ class ConversationChecks(Section):
 
     empty_conversations: RowCheck = RowCheck()
     role_markers: RowCheck = RowCheck()
+    message_keys: RowCheck = RowCheck()
+    tool_messages: RowCheck = RowCheck()
     encoding: RowCheck = RowCheck()
     special_tokens: RowCheck = RowCheck()
     context_length: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
     leakage: SimilarityCheck = SimilarityCheck()
+    unused_columns: UnusedColumnsCheck = UnusedColumnsCheck()
 
 
 class ConversationDataset(TableDataset):
     """Section of validate-data: conversations, of which each answer is a row.
 
-    A file holds objects with `messages`, with one `text` of marked turns, or with the two `columns`; without
-    `columns` those of known data are looked for. `tokenizer` is the model whose chat template renders the
+    A file holds objects with lists of messages, with one `text` of marked turns, or with `columns` of texts;
+    without `columns` those of known data are looked for.
+    `tokenizer` is the model whose chat template renders the
     rows and whose tokens are counted: by default `training.model`, and never another one.
     """
 
-    format: Literal["auto", "csv", "jsonl", "json"] = "auto"
+    format: Literal["auto", "csv", "jsonl", "json", "parquet"] = "auto"
     columns: PromptColumns | None = None
     roles: RoleMarkers = RoleMarkers()
     tokenizer: str = Field(min_length=1)
     max_tokens: int = Field(512, ge=16, le=131_072)
     checks: ConversationChecks = ConversationChecks()
+
+    @property
+    def text_columns(self) -> PromptColumns | None:
+        """The columns of the texts; None where the manifest names none of them, or `time` alone."""
+        if self.columns is None or self.columns == PromptColumns(time=self.columns.time or "-"):
+            return None
+        return self.columns
+
+    @property
+    def time_column(self) -> str | None:
+        """The column, or the key of a record, that says when it was made."""
+        return None if self.columns is None else self.columns.time
 
 
 # --- training ----------------------------------------------------------------------------------------
@@ -153,12 +191,35 @@ class LanguageEvaluation(CommonEvaluation):
     therapy: Therapy | None = None
 
 
+PERPLEXITY_SPREAD = 0.1
+"""How much one conversation's log-loss per token is taken to differ between two trainings: its deviation."""
+
+ROUGE_L_SPREAD = 0.5
+"""The same of ROUGE-L, as a share of its mean."""
+
+
+def default_gain_margin(conversations: int, spread: float, confidence: float = 0.95) -> float:
+    """`non_inferiority_margin` where the manifest has none: what the conversations can show, or 0.01."""
+    return max(SMALLEST_MARGIN, resolvable(conversations, spread, confidence))
+
+
+def describe_gain_resolution(conversations: int, managed: bool) -> str:
+    """What a comparison with the champion can show on so many test conversations."""
+    spread, figure = (ROUGE_L_SPREAD, "ROUGE-L") if managed else (PERPLEXITY_SPREAD, "perplexity")
+    margin = default_gain_margin(conversations, spread)
+    return say_resolution(
+        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {figure}"
+    )
+
+
 class LanguageGates(CommonGates):
     """Section of gate-model.
 
     The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
     perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
+
+    Where it is not set, it follows from the number of test conversations (`default_gain_margin`).
 
     A managed model gives no probabilities of a given answer, so it has no `max_perplexity`, and
     `non_inferiority_margin` is of ROUGE-L.
@@ -169,3 +230,7 @@ class LanguageGates(CommonGates):
     min_speedup: float = Field(1.0, gt=0)
     max_model_mb: float = Field(2_000.0, gt=0)
     stages: Stages | None = None
+
+    def margin_for(self, rows: int) -> float:
+        """The same of so many conversations: of ROUGE-L, where there is no bound on perplexity."""
+        return default_gain_margin(rows, ROUGE_L_SPREAD if self.max_perplexity is None else PERPLEXITY_SPREAD)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import unicodedata
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, Self
+from pathlib import PurePosixPath
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.section import Fraction, Name, Section
 
@@ -41,7 +46,10 @@ class RowsPerClassCheck(Section):
 
 
 class SimilarityCheck(RowCheck):
-    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`."""
+    """Near-duplicates: Jaccard similarity of word sets of at least `similarity`.
+
+    In scripts without spaces between words, neighbouring signs stand for words: docs/text_data.md.
+    """
 
     similarity: float = Field(0.9, gt=0.5, le=1.0)
 
@@ -55,11 +63,18 @@ class SplitFiles(Section):
 
 
 class SplitFractions(Section):
-    """Stratified fractions of rows for the splits that no file provides."""
+    """Fractions of rows for the splits that no file provides.
+
+    A hash of each row's group of near-duplicates decides its split, so the fractions hold on average, and
+    rows keep their split when data are added or the manifest's `seed` changes. Another `key` gives other
+    splits; a champion may then have been trained on rows of the new test split. With
+    `dataset.columns.time` the newest rows are the test split.
+    """
 
     train: Fraction = 0.70
     validation: Fraction = 0.15
     test: Fraction = 0.15
+    key: str = ""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -91,15 +106,24 @@ class Dataset(Section):
         """The files that the manifest names, relative to `uri`; none: what `uri` leads to is searched."""
         raise NotImplementedError
 
+    @property
+    def expected_test_rows(self) -> int | None:
+        """About how many rows the test split will have, where the manifest tells."""
+        return None
+
 
 class LabelledDataset(Dataset):
     """A dataset for a classifier."""
 
     labels: tuple[str, ...] = Field(min_length=2)
 
+    balancing: ClassVar[Mapping[str, str]] = {}
+    """Keys of the manifest by which training makes up for classes of different sizes."""
+
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        composed = [unicodedata.normalize("NFC", label) for label in self.labels]  # as they are compared
+        repeated = sorted({label for label in composed if composed.count(label) > 1})
         if repeated:
             raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
         padded = [label for label in self.labels if label != label.strip() or not label]
@@ -112,14 +136,33 @@ class TableDataset(Dataset):
     """A dataset whose rows are in text files, one for each split or one for all.
 
     A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
-    test.
+    test. `encoding` is that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by
+    default a byte order mark decides, else it is UTF-8.
     """
 
     files: SplitFiles | None = None
+    encoding: str | None = None
     sha256: Sha256 | dict[str, Sha256] | None = None
     split: SplitFractions = SplitFractions()
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        if encoding is None:
+            return None
+        try:
+            "".encode(encoding)  # codecs.lookup also finds what makes bytes of bytes, such as zip
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            raise PydanticCustomError("encoding", "an encoding that Python knows, such as cp1252") from None
 
     @property
     def named_files(self) -> tuple[str, ...]:
         """The split files."""
         return () if self.files is None else tuple(name for _, name in self.files if name)
+
+    @property
+    def expected_test_rows(self) -> int | None:
+        """A share of `size`, where one file has all rows."""
+        is_one_file = len(self.named_files) == 1 if self.files else bool(PurePosixPath(self.uri).suffix)
+        return round(self.size * self.split.test) if self.size and is_one_file else None

@@ -1,19 +1,88 @@
-"""The section of gate-model."""
+"""The section of gate-model, and what a test split of some size can show."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from statistics import NormalDist
 
 from pydantic import Field
 
 from manifests.section import Fraction, Section
 
+SMALLEST_MARGIN = 0.01
+SMALLEST_CLASS_DROP = 0.05
+DISAGREEMENT = 0.1
+"""The share of answers in which two models are taken to differ, half of them in favour of either."""
+
+
+def resolvable(rows: float, spread: float, confidence: float = 0.95) -> float:
+    """What lies between the difference of two equally good models and its lower confidence limit.
+
+    That is z · spread / √rows, where `spread` is the standard deviation of one row's difference. A smaller
+    margin rejects more than half of the models that are as good as the champion.
+    """
+    return min(1.0, NormalDist().inv_cdf(confidence) * spread / math.sqrt(rows)) if rows > 0 else 1.0
+
+
+def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
+    """The smallest difference in macro-F1 that a comparison on a test split can show.
+
+    Where two models differ in a share d of their answers, the spread of one row's difference is √d. A mean
+    over C classes of m rows each has the doubt of n = C² / Σ(1 / m) rows: all of them, where classes are
+    equally large.
+
+    Args:
+        rows: Test rows of each class.
+        confidence: Of the one-sided limit.
+    """
+    counts = [count for count in rows if count]
+    effective = len(counts) ** 2 / sum(1 / count for count in counts) if counts else 0.0
+    return resolvable(effective, math.sqrt(DISAGREEMENT), confidence)
+
+
+def default_margin(rows: Collection[int], confidence: float = 0.95) -> float:
+    """`non_inferiority_margin` where the manifest has none: what the rows can show, and not under 0.01."""
+    return max(SMALLEST_MARGIN, resolvable_margin(rows, confidence))
+
+
+def describe_resolution(rows: Collection[int], metric: str = "macro-F1") -> str:
+    """What a comparison with the champion can show on so many test rows of each class."""
+    return say_resolution(
+        f"{sum(rows):,} test rows", f"a difference of {default_margin(rows):.2g} in {metric}"
+    )
+
+
+def say_resolution(tested: str, difference: str) -> str:
+    """The same of any task."""
+    return (
+        f"With {tested} a comparison with the champion can show {difference}. A smaller "
+        "gates.non_inferiority_margin rejects most models that are as good; without the key, this is used"
+    )
+
+
+def default_class_drop(rows: int, confidence: float = 0.95) -> float:
+    """`max_class_f1_drop` of a class with so many test rows, where the manifest has none."""
+    return max(SMALLEST_CLASS_DROP, resolvable_margin([rows], confidence))
+
 
 class CommonGates(Section):
-    """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit."""
+    """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit.
+
+    `non_inferiority_margin` follows from the number of test rows where it is not set (`default_margin`).
+    `min_clean_rows` is how many test rows must be left to compare with the champion, without those that
+    either model was trained on; of a test split with fewer rows, all of them.
+    """
 
     min_speedup: float = Field(2.3, gt=0)
     max_model_mb: float = Field(100.0, gt=0)
-    non_inferiority_margin: Fraction = 0.01
+    non_inferiority_margin: Fraction | None = None
+    min_clean_rows: int = Field(30, ge=1)
     max_cost_usd: float = Field(10.0, gt=0)
+
+    def margin_for(self, rows: int) -> float:
+        """`non_inferiority_margin` where it is not set, with so many test rows of classes of one size."""
+        return default_margin([rows])
 
 
 class Gates(CommonGates):
@@ -21,12 +90,13 @@ class Gates(CommonGates):
 
     `max_validation_gap` is how far macro-F1 may fall from training's own validation to the upper confidence
     limit of the shipped file's on the test split: further, and they are not prepared alike.
+    `max_class_f1_drop` follows from the test rows of each class where it is not set (`default_class_drop`).
     """
 
     min_macro_f1: Fraction
     min_accuracy: Fraction = 0.0
     max_validation_gap: Fraction = 0.05
-    max_class_f1_drop: Fraction = 0.05
+    max_class_f1_drop: Fraction | None = None
 
 
 class GradingGates(Gates):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import OnePhaseTraining
+from manifests.training import ClassTraining
 
 Size = Annotated[int, Field(ge=8, le=1024)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -56,14 +57,16 @@ class ImageDataset(PixelDataset):
     """Section of validate-data: images of one size in idx files, and their labels' indices.
 
     `shape` is height and width. Images of one channel are (N, H, W) in their file, others
-    (N, H, W, channels). `validation_fraction` of the training file's rows, the classes in proportion, are
-    for validation.
+    (N, H, W, channels). About `validation_fraction` of the training file's rows are for validation; a hash of
+    the image decides.
     """
 
     files: ImageFiles = ImageFiles()
     sha256: ImageHashes | None = None
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     checks: ImageChecks = ImageChecks()
+
+    balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
 
     @property
     def named_files(self) -> tuple[str, ...]:
@@ -93,7 +96,7 @@ class ImageSearch(Search):
     head_dropout: Dimension | None = None
 
 
-class ImageTraining(OnePhaseTraining):
+class ImageTraining(ClassTraining):
     """Section of train-model: a convolutional network that begins from random weights.
 
     Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two

@@ -30,6 +30,7 @@ from manifests.tasks import (
     TaskName,
     of_task,
     require_judged_stages,
+    require_known_classes,
     require_measurable,
     require_shared_keys,
     with_shared_keys,
@@ -70,7 +71,8 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _agreeing(self) -> Self:
-        require_shared_keys(self.dataset, self.training)
+        require_shared_keys(self.task, self.dataset, self.training)
+        require_known_classes(self.dataset, self.training)
         require_judged_stages(self.evaluation, self.gates)
         require_measurable(self.training, self.conversion, self.gates)
         return self

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from manifests.causal_lm import (
     ConversationDataset,
@@ -14,7 +17,7 @@ from manifests.causal_lm import (
     LanguageTraining,
 )
 from manifests.conversion import DECODER_CANDIDATES, Conversion
-from manifests.dataset import Dataset
+from manifests.dataset import Dataset, LabelledDataset
 from manifests.errors import UsageError
 from manifests.evaluation import CommonEvaluation, Evaluation
 from manifests.gates import CommonGates, Gates, GradingGates
@@ -24,7 +27,7 @@ from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTrainin
 from manifests.search import Search
 from manifests.section import Section
 from manifests.text_classification import TextDataset, TextSearch, TextTraining
-from manifests.training import CommonTraining, Training
+from manifests.training import ClassTraining, CommonTraining, Training
 
 TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 
@@ -50,33 +53,65 @@ TASKS: Mapping[str, TaskSections] = {
 }
 
 
-def with_shared_keys(manifest: Any) -> Any:
-    """A manifest's content, with the language model under `dataset.tokenizer` too where that is not given.
+SHARED_KEYS: Mapping[str, Mapping[str, str]] = {
+    "causal_lm": {"tokenizer": "model"},
+    "text_classification": {"tokenizer": "encoder", "max_tokens": "max_length"},
+}
+"""By task: keys of `dataset` that hold what a key of `training` does.
 
-    A step is given its own section alone, and validate-data counts the tokens that train-model will see.
+A step is given its own section alone, and validate-data counts the tokens that train-model will see.
+"""
+
+
+def with_shared_keys(manifest: Any) -> Any:
+    """A manifest's content, with the `SHARED_KEYS` of its dataset where they are not given.
+
+    A value of the wrong type is left out here, to be refused under the key that it was given for.
     """
-    if not isinstance(manifest, Mapping) or manifest.get("task") != "causal_lm":
+    if not isinstance(manifest, Mapping):
         return manifest
     dataset, training = manifest.get("dataset"), manifest.get("training", {})
-    if not isinstance(dataset, Mapping) or not isinstance(training, Mapping) or "tokenizer" in dataset:
+    if not isinstance(dataset, Mapping) or not isinstance(training, Mapping):
         return manifest
-    model = training.get("model", LanguageTraining.model_fields["model"].default)
-    return {**manifest, "dataset": {**dataset, "tokenizer": model}}
+    task = manifest.get("task")
+    shared = {}
+    for key, source in SHARED_KEYS.get(task if isinstance(task, str) else "", {}).items():
+        field = TASKS[str(task)].training.model_fields[source]
+        with suppress(ValidationError):
+            shared[key] = _value(field.annotation, training.get(source, field.default))
+    return {**manifest, "dataset": {**shared, **dataset}}
 
 
-def require_shared_keys(dataset: Dataset, training: CommonTraining) -> None:
+def _value(kind: Any, value: Any) -> Any:
+    return TypeAdapter(kind).validate_python(value)
+
+
+def require_shared_keys(task: str, dataset: Dataset, training: CommonTraining) -> None:
     """Refuse a dataset whose tokens are counted by another model than the one that is trained.
 
     Raises:
         ValueError: It is.
     """
-    if not isinstance(dataset, ConversationDataset):
+    for key, source in SHARED_KEYS.get(task, {}).items():
+        counted, trained = getattr(dataset, key), getattr(training, source)
+        if counted != trained:
+            raise ValueError(f"dataset.{key} {counted} and training.{source} {trained}: remove the first")
+
+
+def require_known_classes(dataset: Dataset, training: CommonTraining) -> None:
+    """Refuse class weights of labels that the dataset does not have.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if not isinstance(training, ClassTraining) or not isinstance(dataset, LabelledDataset):
         return
-    if not isinstance(training, LanguageTraining | ManagedTraining):
-        return
-    if dataset.tokenizer != training.model:
+    weights = training.class_weights if isinstance(training.class_weights, dict) else {}
+    unknown = [label for label in weights if label not in dataset.labels]
+    if unknown:
         raise ValueError(
-            f"dataset.tokenizer {dataset.tokenizer} and training.model {training.model}: remove the first"
+            f"training.class_weights: found {', '.join(unknown)}, expected some of dataset.labels: "
+            f"{', '.join(dataset.labels)}"
         )
 
 

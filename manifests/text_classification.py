@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+import string
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.dataset import (
@@ -17,17 +19,32 @@ from manifests.dataset import (
 )
 from manifests.search import Dimension, Search
 from manifests.section import Fraction, Section
-from manifests.training import OnePhaseTraining
+from manifests.training import ClassTraining
+
+
+def _text_columns(value: Any) -> Any:
+    """Refuse with one message what is neither a name, nor a position, nor several names."""
+    names = value if isinstance(value, list | tuple) else [value]
+    of_names = all(isinstance(name, str) and name for name in names)
+    is_position = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if is_position or (of_names and len(names) == len(set(names)) > 0):
+        return value
+    expected = "a column's name, its position from 0, or several names, each once"
+    raise PydanticCustomError("text_columns", "{words}", {"words": expected})
 
 
 class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
-    `label: null` means the only column beside the text.
+    `text` may be several names, whose values are joined: see `TextDataset`. `label: null` means the only
+    column beside the text. `time` is the column that says when a row was made, as ISO 8601 or as a number:
+    the splits that no file provides are then by time, the newest rows the test split, and those before them
+    validation.
     """
 
-    text: str | Annotated[int, Field(ge=0)] = "text"
+    text: Annotated[str | int | tuple[str, ...], BeforeValidator(_text_columns)] = "text"
     label: str | Annotated[int, Field(ge=0)] | None = None
+    time: str | Annotated[int, Field(ge=0)] | None = None
 
 
 class TextLengthCheck(RowCheck):
@@ -43,13 +60,31 @@ class TextLengthCheck(RowCheck):
         return self
 
 
+class UnknownTokensCheck(RowCheck):
+    """Tokens that the encoder's tokenizer does not know: of a language or of emoji that it never saw.
+
+    A row is affected when more than `max_row_share` of its tokens are. More than `max_share` of the tokens of
+    all rows triggers the severity too, and `drop` then fails.
+    """
+
+    max_fraction: Fraction = 0.05
+    max_row_share: Fraction = 0.3
+    max_share: Fraction = 0.1
+
+
 class TextChecks(Section):
-    """What is checked before a model is trained, with strict defaults."""
+    """What is checked before a model is trained, with strict defaults.
+
+    `context_length` is about texts of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
+    out, and `warn` cuts them when the model is trained.
+    """
 
     encoding: RowCheck = RowCheck()
     empty_values: RowCheck = RowCheck()
     unknown_labels: RowCheck = RowCheck()
     text_length: TextLengthCheck = TextLengthCheck()
+    unknown_tokens: UnknownTokensCheck = UnknownTokensCheck()
+    context_length: RowCheck = RowCheck(severity="warn")
     conflicting_labels: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
     near_duplicates: SimilarityCheck = SimilarityCheck(severity="warn")
@@ -59,11 +94,72 @@ class TextChecks(Section):
 
 
 class TextDataset(TableDataset, LabelledDataset):
-    """Section of validate-data: a table of texts and labels."""
+    """Section of validate-data: a table of texts and labels.
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    Several columns can be one text: `columns.text: [subject, body]` joins those that are not empty with a
+    line end, and `text_template: "{subject}: {body}"` says how, where `{{` and `}}` are braces. What is asked
+    of the model later must be joined in the same way.
+
+    `tokenizer` and `max_tokens` are what tokens are counted by: `training.encoder` and `training.max_length`,
+    and never others. Without them, in a section that is no manifest's, none are counted.
+    """
+
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
     columns: Columns = Columns()
+    tokenizer: str | None = None
+    max_tokens: int | None = None
+    text_template: str | None = Field(None, min_length=1)
     checks: TextChecks = TextChecks()
+
+    balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
+
+    @property
+    def template(self) -> tuple[tuple[str, str | None], ...]:
+        """The literal texts of `text_template`, each with the column that follows it, if one does."""
+        return tuple((text, name) for text, name, *_ in string.Formatter().parse(self.text_template or ""))
+
+    @property
+    def joined_columns(self) -> tuple[str, ...]:
+        """The columns that are joined; none where the text is one column as it is."""
+        if self.text_template:
+            return tuple(dict.fromkeys(name for _, name in self.template if name is not None))
+        return self.columns.text if isinstance(self.columns.text, tuple) else ()
+
+    @field_validator("text_template")
+    @classmethod
+    def _template_names_columns(cls, value: str | None) -> str | None:
+        try:
+            fields = [parts[1:] for parts in string.Formatter().parse(value or "") if parts[1] is not None]
+        except ValueError as error:
+            raise _not_a_template(str(error)) from None
+        if value is not None and not any(name for name, *_ in fields):
+            raise _not_a_template("it names none")
+        for name, form, conversion in fields:
+            if not name or form or conversion:
+                raise _not_a_template(f"{{{name}}} has no name, or a format, which nothing reads")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if not self.joined_columns:
+            return self
+        given = self.columns.text
+        wanted = given if isinstance(given, tuple) else self.joined_columns if given == "text" else (given,)
+        if set(wanted) != set(self.joined_columns):
+            raise ValueError(
+                f"columns.text has {', '.join(map(str, wanted))} and text_template "
+                f"{', '.join(self.joined_columns)}: name the same columns in both, or leave columns.text out"
+            )
+        if self.columns.label is None:
+            raise ValueError("columns.label must be set where several columns are joined into the text")
+        if self.columns.label in self.joined_columns:
+            raise ValueError(f"columns.label {self.columns.label} is part of the text too")
+        return self
+
+
+def _not_a_template(cause: str) -> PydanticCustomError:
+    words = f"a text with the names of columns in braces, such as {{subject}} ({cause})"
+    return PydanticCustomError("text_template", "{words}", {"words": words})
 
 
 class TextSearch(Search):
@@ -94,7 +190,7 @@ class Student(Section):
         return layers
 
 
-class TextTraining(OnePhaseTraining):
+class TextTraining(ClassTraining):
     """Section of train-model: a pretrained encoder; `dropout` is that of the encoder and of the head."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.accelerators import accelerator_fault
@@ -297,3 +299,46 @@ class OnePhaseTraining(Training):
     def plan(self) -> tuple[tuple[int, float], ...]:
         """The only phase."""
         return ((self.epochs, self.learning_rate),)
+
+
+ClassWeightsWord = Literal["none", "balanced"]
+_WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is not to have 1"
+
+
+def _class_weights(value: Any) -> Any:
+    """Refuse with one message what is neither a word nor weights by label."""
+    if isinstance(value, Mapping):
+        weights = value.values()
+        right = all(isinstance(label, str) for label in value) and all(
+            isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+            for weight in weights
+        )
+    else:
+        right = isinstance(value, str) and value in get_args(ClassWeightsWord)
+    if not right:
+        raise PydanticCustomError("class_weights", "{words}", {"words": _WEIGHTS_EXPECTED})
+    return value
+
+
+ClassWeights = Annotated[ClassWeightsWord | dict[str, float], BeforeValidator(_class_weights)]
+
+
+class ClassTraining(OnePhaseTraining):
+    """A section for a classifier whose classes may be of different sizes.
+
+    `class_weights` is how much a row counts in the training loss by its label: all the same (`none`), in
+    inverse proportion to the class's training rows (`balanced`), or by numbers, 1 for a label without one.
+    `sampler: balanced` draws the rows of an epoch instead, as many as there are, every class as often as
+    another, some rows repeatedly. Validation figures are of the rows as they are.
+    """
+
+    class_weights: ClassWeights = "none"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+
+    @field_validator("sampler")
+    @classmethod
+    def _balanced_once(cls, value: str, info: ValidationInfo) -> str:
+        if value == "balanced" and info.data.get("class_weights") == "balanced":
+            words = "shuffle, as class_weights is balanced: both would make up for the sizes twice"
+            raise PydanticCustomError("sampler", "{words}", {"words": words})
+        return value

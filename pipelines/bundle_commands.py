@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.terminal import console, plain
-from serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
+from serving.bundle import BUNDLE_FILE, PARITY_FILE, TensorSpec, file_sha256, read_info
 from serving.verification import read_certificate
 from serving.verification import verify as verify_bundle
 
@@ -34,7 +36,7 @@ def inspect(path: BundleFolder) -> None:
     if info.max_length is not None:
         rows["max_length"] = str(info.max_length)
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):
-        rows |= {f"{kind} {spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
+        rows |= {f"{kind} {name}": tensor for name, tensor in _tensors(specs).items()}
     rows |= {name: _figure(value, "{:.4g}") for name, value in info.quality.items()}
     rows |= {
         f"batch of {size}": f"{_figure(latency, '{:.2f} ms')}, "
@@ -73,3 +75,12 @@ def verify(path: BundleFolder) -> None:
     console.print(table)
     if any(check.fault for check in checks):
         raise typer.Exit(1)
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Type and shape of each tensor by name; those of a cache have one line for all layers."""
+    rows: dict[str, str] = {}
+    for spec in specs:
+        name = re.sub(r"\.\d+\.(key|value)$", r".{layer}.\1", spec.name)
+        rows[name] = f"{spec.dtype} {list(spec.shape)}"
+    return rows

@@ -22,7 +22,9 @@ from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
 from pipelines.home import gauntlet_home
 from pipelines.registry_commands import predict, promote, registry, rollback
+from pipelines.resolution import margin_note
 from pipelines.run_command import (
+    command_line,
     load_affordable,
     require_data,
     require_vocabulary,
@@ -76,8 +78,12 @@ def check(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Report every fault of every manifest, together; say what a run may cost at most."""
+    """Report every fault of every manifest, together; say what a run may cost at most.
+
+    With `dataset.size` also which margin against the champion the test split can show.
+    """
     faults: list[Fault] = []
+    notes: list[str] = []
     table = Table("manifest", "system", "task", "at most", "sha256", box=None, pad_edge=False)
     for path in paths or _packaged_manifests():
         try:
@@ -90,8 +96,11 @@ def check(
         resources = manifest.training.resources
         limit = f"{resources.max_hours:g} h, {resources.max_cost_usd:g} USD"
         table.add_row(str(path), manifest.name, manifest.task, limit, manifest.sha256[:12])
+        notes += filter(None, [margin_note(manifest)])
     if table.row_count:
         console.print(table)
+    for note in notes:
+        console.print(plain(note), soft_wrap=True, highlight=False)
     if faults:
         raise ManifestError(faults)
 
@@ -158,7 +167,29 @@ def run(path: ManifestPath, overrides: Overrides = None) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)
-    run_here(manifest)
+    run_here(manifest, command=command_line("run", path, overrides))
+
+
+@app.command()
+def validate(
+    path: ManifestPath,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A folder for what is written. Default: validation/NAME in GAUNTLET_HOME."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Read and check a manifest's data without a run; list every row at fault. Exit 4 when a check fails."""
+    from pipelines.validation import validate_data
+
+    manifest = load_manifest(path, overrides or ())
+    require_data(manifest, path)
+    validate_data(
+        manifest,
+        output or gauntlet_home().validation_folder(manifest.name),
+        command_line("validate", path, overrides, ["--output", str(output)] if output else ()),
+        console,
+    )
 
 
 @app.command()
@@ -196,7 +227,7 @@ def tune(
         errors.print(f"interrupted: {left}", soft_wrap=True, highlight=False)
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        run_here(load_affordable(tuned.manifest, None))
+        run_here(load_affordable(tuned.manifest, None), command=command_line("run", tuned.manifest, None))
 
 
 @app.command()

@@ -72,6 +72,10 @@ class Home:
         """Where the studies of the system of that name lie."""
         return self.folder / "tuning" / name
 
+    def validation_folder(self, name: str) -> Path:
+        """Where `gauntlet validate` writes what it finds in the data of the system of that name."""
+        return self.folder / "validation" / name
+
     def create_run(self, name: str) -> RunRecord:
         """Make a new run's folder, named by the system and the time.
 

@@ -97,12 +97,20 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
         columns = ["front", "back", "grade"]
     own = _grading(bundle, inputs) if grades else {}
     table = Table(*columns, "probability", *own, box=None, pad_edge=False)
-    for row, probabilities in enumerate(bundle.probabilities(inputs)):
+    try:
+        scores = bundle.probabilities(inputs)
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    for row, probabilities in enumerate(scores):
         best = int(probabilities.argmax())
         names = given[2 * row : 2 * row + 2] if grades else [given[row]]
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
+    for row in bundle.cut(inputs):
+        console.print(
+            f"text {row + 1}: the model read its first {bundle.info.max_length} tokens, as in training"
+        )
     console.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 

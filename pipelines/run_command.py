@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,16 +16,30 @@ from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
 from pipelines.terminal import console, errors
+from pipelines.text_lengths import require_text_length
 
 
-def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: str | None = None) -> None:
+def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
+    """A command on a manifest, as a shell takes it."""
+    settings = [part for override in overrides or () for part in ("--set", override)]
+    return shlex.join(["gauntlet", verb, str(path), *options, *settings])
+
+
+def run_here(
+    manifest: Manifest,
+    registry_uri: str | None = None,
+    tracking_uri: str | None = None,
+    command: str | None = None,
+) -> None:
     """Run a manifest on this machine and exit with the run's code.
 
-    It is registered and tracked where the URIs say, by default where every run on this machine is.
+    It is registered and tracked where the URIs say, by default where every run on this machine is. `command`
+    is what the run's advice says to call again.
 
     Raises:
         UsageError: It is to be converted for a GPU, and there is none.
     """
+    from components.write_report.collect import RUN_COMMAND_VARIABLE
     from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.local_run import run_locally
     from pipelines.local_run import tracking_uri as usual_tracking_uri
@@ -36,17 +52,25 @@ def run_here(manifest: Manifest, registry_uri: str | None = None, tracking_uri: 
     home = gauntlet_home()
     registry_uri = registry_uri or home.registry_uri
     tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
+    if command:
+        os.environ[RUN_COMMAND_VARIABLE] = command
     try:
         finished = run_locally(manifest, home, registry_uri, tracking_uri, console)
     except Interrupted as stopped:
         errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None
+    finally:
+        os.environ.pop(RUN_COMMAND_VARIABLE, None)
     print_summary(finished, console)
     raise typer.Exit(finished.outcome.exit_code)
 
 
 def require_data(manifest: Manifest, path: Path) -> None:
-    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's."""
+    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's.
+
+    So with the encoder, which must read texts as long as the manifest says.
+    """
+    require_text_length(manifest, path)
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
     if "://" in uri:
         return

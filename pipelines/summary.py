@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from components.write_report.artifacts import Checks
-from components.write_report.next_steps import next_steps
+from components.write_report.next_steps import NextStep, next_steps, rejected_file
 from pipelines.local_run import RUN_LOG, FinishedRun
 from pipelines.terminal import plain, styled
 
@@ -53,13 +55,10 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
     console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
     logs = finished.folder / "logs"
     here = logs.is_dir()
-    for step in next_steps(finished.collected, finished.outcome) if here else ():
-        about = f"{step.about}: " if step.about else ""
-        line = styled("[dim]→[/] {}", about + step.text.replace("`", ""))
-        if step.command:
-            line.append_text(styled("  [bold]{}[/]", step.command))
-        console.print(line, soft_wrap=True, highlight=False)
+    print_steps(next_steps(finished.collected, finished.outcome) if here else (), console)
     console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
+    if rejected := rejected_file(finished.collected):
+        console.print(f"rejected: {plain(rejected)}", soft_wrap=True, highlight=False)
     where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
     console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
     run_log = finished.folder / RUN_LOG
@@ -68,6 +67,16 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
         if not (logs / f"{failed.name}.log").is_file():  # it did not start, so only the run's log says why
             for said in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
                 console.print(Text(plain(f"        {said}"), "dim"), soft_wrap=True, highlight=False)
+
+
+def print_steps(steps: Sequence[NextStep], console: Console) -> None:
+    """Print advice, each piece on a line with the command that does it."""
+    for step in steps:
+        about = f"{step.about}: " if step.about else ""
+        line = styled("[dim]→[/] {}", about + step.text.replace("`", ""))
+        if step.command:
+            line.append_text(styled("  [bold]{}[/]", step.command))
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _failed_checks(checks: Checks) -> Table:

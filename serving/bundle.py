@@ -22,8 +22,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from serving.cpu import usable_cpus
-from serving.inputs import Batch, Inputs, Rows
-from serving.session import Device, NoGpuError, open_session
+from serving.inputs import Batch, InputError, Inputs, Rows
+from serving.session import GRAPH_ERRORS, Device, NoGpuError, open_session
 
 FORMAT_VERSION = 1
 LONGEST_VALUE_SHOWN = 100
@@ -33,6 +33,8 @@ MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
 ENDPOINT_FILE = "endpoint.json"
+TRAINING_ROWS_FILE = "training_rows.npz"
+"""Fingerprints of the rows that the model was trained on. Serving does not read it."""
 MANAGED_TASK = "managed_causal_lm"
 """Of a bundle that holds no model: a vendor serves it, at the endpoint that `ENDPOINT_FILE` names."""
 REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
@@ -319,6 +321,10 @@ class Bundle:
         """
         return self._inputs.batch(rows)
 
+    def cut(self, rows: Rows) -> list[int]:
+        """The positions of the texts of which only the first `max_length` tokens are read."""
+        return self._inputs.cut(rows)
+
     def logits(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Scores of shape (N, C). Texts are batched by length; the order is kept.
 
@@ -341,9 +347,20 @@ class Bundle:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.encode([rows[row] for row in chosen])  # type: ignore[arg-type]
-            for scores, of_batch in zip(found, self.session.run(list(names), batch), strict=True):
+            for scores, of_batch in zip(found, self._run(names, batch), strict=True):
                 scores[chosen] = of_batch
         return found
+
+    def _run(self, names: Sequence[str], batch: Batch) -> list[npt.NDArray[np.float32]]:
+        try:
+            return list(self.session.run(list(names), batch))
+        except GRAPH_ERRORS as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in batch.items())
+            raise InputError(
+                f"{self.folder / MODEL_FILE}: the graph cannot compute these rows ({shapes}): "
+                f"{str(error).splitlines()[0]}. Train the model again; of a text classifier, "
+                "training.max_length may be over what its encoder reads"
+            ) from None
 
     def probabilities(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Softmax of the logits, (N, C)."""

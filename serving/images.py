@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class ImageInputs:
     def row_shape(self) -> tuple[int | str, ...]:
         """The shape of a row."""
         return self.shape if len(self.names) == 1 else (len(self.names), *self.shape)
+
+    def cut(self, rows: Any) -> list[int]:  # noqa: ARG002
+        """None: an image is read whole."""
+        return []
 
     def batch(self, rows: Sequence[Image] | Image) -> Batch:
         """Each input, uint8 (B, C, H, W).

@@ -31,6 +31,9 @@ class InputError(Exception):
 class Inputs(Protocol):
     """Turns rows of one kind into a batch."""
 
+    def cut(self, rows: Any) -> list[int]:
+        """The positions of the rows that are not read to their end."""
+
     def batch(self, rows: Any) -> Batch:
         """The graph's inputs of `rows`.
 

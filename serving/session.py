@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+GRAPH_ERRORS = (Fail, InvalidArgument, RuntimeException)
+"""What ONNX Runtime raises where a graph does not take its inputs, or cannot compute them."""
 
 Device = Literal["cpu", "gpu"]
 

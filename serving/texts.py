@@ -34,6 +34,11 @@ class TextInputs:
         opened.tokenizer.enable_padding(direction="right", pad_id=opened.pad_id, pad_token=opened.pad_token)
         return cls(opened.tokenizer)
 
+    def cut(self, rows: Sequence[str]) -> list[int]:
+        """The positions of the texts that have more tokens than are read."""
+        encodings = self.tokenizer.encode_batch(list(rows))
+        return [position for position, encoding in enumerate(encodings) if encoding.overflowing]
+
     def batch(self, rows: Sequence[str]) -> Batch:
         """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
 

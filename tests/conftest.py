@@ -96,7 +96,14 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=128,
         max_position_embeddings=64,
     )
-    BertModel(config).save_pretrained(folder)
+    network = BertModel(config)
+    read = network.embeddings.position_embeddings.weight.detach()
+    config.max_position_embeddings = 128  # the default of training.max_length
+    longer = BertModel(config)
+    longer.load_state_dict(
+        network.state_dict() | {"embeddings.position_embeddings.weight": torch.cat([read, read])}
+    )
+    longer.save_pretrained(folder)
     return folder
 
 

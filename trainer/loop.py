@@ -233,7 +233,7 @@ class _Loop:
         accumulation = self.section.gradient_accumulation * 2 ** len(self.state.history.out_of_memory)
         return rank_share(batch, accumulation, self._world.rank, self._world.size)
 
-    def _weight(self, batch: list[int]) -> int:
+    def _weight(self, batch: list[int]) -> float:
         return sum(self._weights[row] for row in batch)
 
     @property

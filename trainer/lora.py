@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +31,6 @@ def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftMo
     require_modules(network, section.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=section.model,
         r=section.lora_r,
         lora_alpha=section.lora_alpha,
         lora_dropout=section.lora_dropout,
@@ -65,14 +65,21 @@ def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
         )
 
 
-def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write `ADAPTER_FILES` of weights under the model's names into an existing folder."""
+def base_name(model: str) -> str:
+    """What adapters say that they are of: a name on the hub, or of a folder or file on this machine its own.
+
+    The path to it means nothing on another machine.
+    """
+    is_local = "://" in model or Path(model).is_absolute() or Path(model).exists()
+    return model.rstrip("/").rpartition("/")[2] if is_local else model
+
+
+def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
+    """Write `ADAPTER_FILES` of weights under the model's names, made for `base`, into an existing folder."""
     config_file, weights_file = ADAPTER_FILES
     save_file(get_peft_model_state_dict(model, state_dict=dict(weights)), folder / weights_file)
-    config = model.peft_config["default"]
-    inference, config.inference_mode = config.inference_mode, True
+    config = replace(model.peft_config["default"], inference_mode=True, base_model_name_or_path=base)
     config.save_pretrained(str(folder))
-    config.inference_mode = inference
     assert (folder / config_file).is_file()
 
 

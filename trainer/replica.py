@@ -85,7 +85,7 @@ class Replica:
         """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
         return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
-    def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: int, rate: float) -> torch.Tensor:
+    def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: float, rate: float) -> torch.Tensor:
         """One optimizer step on all ranks' micro-batches.
 
         Returns their loss and then their tally, summed over the rows, (1 + S,) float64, on the device.

@@ -106,7 +106,7 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
     if world.is_first:
         share = f"{trained / 1e6:.3g} M of them ({trained / parameters:.2%}) trained"
         size = f"{parameters / 1e6:.1f} M parameters, {share}"
-        print(f"{len(task.train_lengths)} rows, {size}, {where}", flush=True)
+        print("\n".join((f"{len(task.train_lengths)} rows, {size}, {where}", *task.remarks)), flush=True)
     student = None if vertex_trial(section.early_stopping.metric) else wanted_student(section, model)
     best: Tensors = {}  # what a student learns from; on the first rank
     write = checkpoint_writer(run, task, model, run.checkpoint)

@@ -34,7 +34,7 @@ class LoopState:
         epoch: The epoch being trained, from 1; one more than the last when all are done.
         cursor: How many of its batches are done.
         loss_sum: Its training loss so far, summed over rows.
-        weight_seen: How many losses are summed in it.
+        weight_seen: How many losses are summed in it, each by its weight.
         tally: What its training metrics are made of, summed over the same rows; empty before the first step.
         rows_seen: The rows that all three are of.
         epoch_seconds: Its training time so far.
@@ -46,7 +46,7 @@ class LoopState:
     epoch: int = 1
     cursor: int = 0
     loss_sum: float = 0.0
-    weight_seen: int = 0
+    weight_seen: float = 0
     tally: list[float] = field(default_factory=list)
     rows_seen: int = 0
     epoch_seconds: float = 0.0
@@ -64,7 +64,9 @@ class LoopState:
         """The epoch's mean so far."""
         return self.loss_sum / self.weight_seen
 
-    def take_step(self, loss_sum: float, tally: Sequence[float], rows: int, weight: int, rate: float) -> None:
+    def take_step(
+        self, loss_sum: float, tally: Sequence[float], rows: int, weight: float, rate: float
+    ) -> None:
         """Count one optimizer step on `rows` rows, of which `weight` losses are summed."""
         self.cursor += 1
         self.loss_sum += loss_sum

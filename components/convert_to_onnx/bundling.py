@@ -21,6 +21,7 @@ from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
 from components.step import write_json
+from components.training_rows import bundled_file
 from manifests.conversion import Conversion
 from serving.bundle import (
     MODEL_FILE,
@@ -117,10 +118,12 @@ def bundle_winner(
     manifest_sha256: str,
     checkpoint: Path,
     record: TrainingRecord,
+    splits: Path,
     winner: Trial[Parity],
     comparison: Comparison,
 ) -> BundleInfo:
-    """Write the bundle of the winning graph, its certificate beside it, to `folder`."""
+    """Write the bundle of the winning graph to `folder`, with its certificate and its training rows'
+    fingerprints."""
     model = onnx.load(winner.graph.path)
     certificate_path = winner.graph.path.with_name(PARITY_FILE)
     certificate = _certificate(winner, comparison)
@@ -144,7 +147,7 @@ def bundle_winner(
         lineage=lineage_of(record, manifest_sha256, comparison.processor),
     )
     files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
-    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path}
+    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path, **bundled_file(splits)}
     return write_bundle(folder, info, files)
 
 

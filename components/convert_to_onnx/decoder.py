@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
     )
     shapes = ({0: "batch", 1: "tokens"}, {0: "batch", 1: "columns"}, {0: "kept"})
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _as_nodes(graph):
+        with warnings.catch_warnings(), _quiet(), torch.no_grad(), _as_nodes(graph):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph,
@@ -153,6 +154,21 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
     proto.replace_gemm_with_matmul()  # what quantisation knows
     onnx.helper.set_model_props(proto.model, {METADATA_KEY: json.dumps(_facts(model))})
     save(proto.model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings, such as one for each operator of torchvision, which no decoder has.
+
+    A step's last line is its visible state.
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -25,6 +25,7 @@ from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
 from components.convert_to_onnx.timing_worker import NEW_TOKENS
 from components.step import write_json
+from components.training_rows import bundled_file
 from manifests.conversion import Conversion
 from serving.bundle import MODEL_FILE, PARITY_FILE, TOKENIZER_FILE, BundleInfo, file_sha256, write_bundle
 from serving.cpu import usable_cpus
@@ -92,10 +93,12 @@ def bundle_winner(
     manifest_sha256: str,
     checkpoint: Path,
     record: TrainingRecord,
+    splits: Path,
     winner: Trial[DecoderParity],
     tried: Tried,
 ) -> BundleInfo:
-    """Write the bundle of the winning graph, its certificate and any adapters beside it, to `folder`."""
+    """Write the bundle of the winning graph to `folder`, with its certificate, its training rows'
+    fingerprints and any adapters."""
     model = onnx.load(winner.graph.path)
     certificate = winner.graph.path.with_name(PARITY_FILE)
     bounds = tried.bounds.model_dump(
@@ -136,7 +139,7 @@ def bundle_winner(
         lineage=lineage_of(record, manifest_sha256, tried.processor),
     )
     files = {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    files |= {TOKENIZER_FILE: checkpoint / TOKENIZER_FILE}
+    files |= {TOKENIZER_FILE: checkpoint / TOKENIZER_FILE, **bundled_file(splits)}
     files |= {path.name: path for path in sorted((checkpoint / ADAPTER_FOLDER).glob("*"))}
     return write_bundle(folder, info, files)
 

@@ -111,7 +111,7 @@ def convert(
             tried,
             section,
             bundle,
-            write=partial(bundle_winner, bundle, name, manifest_sha256, checkpoint, record),
+            write=partial(bundle_winner, bundle, name, manifest_sha256, checkpoint, record, splits),
             note=lambda outcome, chosen: write_json(candidates, document(outcome, chosen)),
         )
         size = section.objective_batch_size

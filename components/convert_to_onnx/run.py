@@ -108,7 +108,9 @@ def run(
             comparison,
             section,
             bundle_path,
-            write=partial(bundle_winner, bundle_path, name, manifest_sha256, checkpoint_path, record),
+            write=partial(
+                bundle_winner, bundle_path, name, manifest_sha256, checkpoint_path, record, splits_path
+            ),
             note=lambda outcome, chosen: write_json(candidates_path, candidates_document(outcome, chosen)),
         )
         return headline(winner, section)

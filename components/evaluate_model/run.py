@@ -20,9 +20,12 @@ from components.evaluate_model.scorecard import (
     assess,
 )
 from components.step import replacing, write_json, write_text
+from components.training_rows import TestRows as Fingerprints
+from components.training_rows import read_test_rows as read_fingerprints
+from components.training_rows import trained_on
 from manifests.errors import DataError, GauntletError, UsageError
 from manifests.evaluation import Evaluation
-from serving.bundle import Bundle, BundleError
+from serving.bundle import Bundle, BundleError, read_info
 from serving.inputs import InputError, Rows
 
 if TYPE_CHECKING:
@@ -54,12 +57,16 @@ def evaluate(
     classes, probabilities = score_challenger(bundle, rows)
     of_grader = None if rows.centering is None else ask_grader(Bundle(bundle), rows.inputs, rows.centering)
     version = open_registry(registry_uri).champion(name)
-    champion = None if version is None else score_champion(version, classes, rows.inputs)
-    scorecard = assess(rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, of_grader)
+    tested = read_fingerprints(splits)
+    champion = None if version is None else score_champion(version, classes, rows.inputs, tested)
+    own = trained_on(bundle, read_info(bundle), tested)
+    scorecard = assess(
+        rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, of_grader, own
+    )
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
     write_text(report, render(scorecard, name))
-    print(f"{scorecard.rows} test rows")
+    print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")
     if scorecard.champion_error:
@@ -107,7 +114,7 @@ def ask_grader(model: Bundle, rows: Rows, true_centering: npt.NDArray[np.float32
 
 
 def score_champion(
-    version: ModelVersion, classes: tuple[str, ...], rows: Rows
+    version: ModelVersion, classes: tuple[str, ...], rows: Rows, tested: Fingerprints | None = None
 ) -> ChampionPredictions | ChampionFailure:
     """What the champion answers for `rows`, as indices into `classes`, or why that cannot be known.
 
@@ -123,6 +130,7 @@ def score_champion(
     try:
         with bundle_folder(version) as folder:
             model = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
+            seen = trained_on(folder, model.info, tested)
         theirs = model.info.labels
         if set(theirs) != set(classes):
             return ChampionFailure(_label_difference(title, theirs, classes))
@@ -137,7 +145,7 @@ def score_champion(
     if broken:
         return ChampionFailure(f"{title} answers NaN for {broken} of {len(rows)} test rows. {repair}")
     ours = [theirs.index(label) for label in classes]
-    return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1))
+    return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1), seen)
 
 
 def _label_difference(title: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
@@ -171,5 +179,7 @@ def _write_predictions(
     columns |= {f"probability_{label}": probabilities[:, c] for c, label in enumerate(classes)}
     if isinstance(champion, ChampionPredictions):
         columns["champion_predicted"] = names[champion.predicted]
+        if not isinstance(champion.trained_on, str):
+            columns["champion_trained_on"] = champion.trained_on
     with replacing(path) as temporary:
         pd.DataFrame(columns).to_parquet(temporary, index=False)

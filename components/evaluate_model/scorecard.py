@@ -26,9 +26,15 @@ from components.evaluate_model.metrics import (
     shown,
     worst_mistakes,
 )
+from components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
+from components.training_rows import NO_FINGERPRINTS, Flags
 from manifests.evaluation import Evaluation
 from serving.inputs import Rows
 from trainer.grading_metrics import mean_known_error
+
+NOTHING_LEFT = (
+    "No row is left to compare on: give the dataset a test split with rows that the champion has not seen."
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Paired:
     class_f1_intervals: Mapping[str, tuple[float, float]]
     qwk_difference: float | None = None
     qwk_lower_bound: float | None = None
+    qwk_upper_bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,14 @@ class OfGrader:
 
 @dataclass(frozen=True)
 class ChampionPredictions:
-    """What the champion answered on the same rows: class indices (N,) in the challenger's label order."""
+    """What the champion answered on the same rows: class indices (N,) in the challenger's label order.
+
+    `trained_on` says which rows it was trained on, (N,), or why that is not known.
+    """
 
     version: str
     predicted: Indices
+    trained_on: Flags | str = NO_FINGERPRINTS
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,19 @@ class ChampionFailure:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault."""
+    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault.
+
+    `challenger` is scored on all rows; `champion` and `paired` are of the clean ones (`overlap.Overlap`), and
+    where these are fewer, `challenger_on_clean_rows` is too.
+    """
 
     rows: int
     labels: tuple[str, ...]
     confidence: float
     challenger: ModelScores
     mistakes: tuple[Mistake, ...]
+    training_overlap: Overlap
+    challenger_on_clean_rows: ModelScores | None = None
     champion: ChampionScores | None = None
     paired: Paired | None = None
     champion_error: str | None = None
@@ -153,16 +170,32 @@ def assess(
     settings: Evaluation,
     seed: int,
     of_grader: OfGrader | None = None,
+    trained_on: Flags | str = NO_FINGERPRINTS,
 ) -> Scorecard:
-    """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the same rows."""
+    """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the clean rows.
+
+    `trained_on` says which rows the challenger was trained on, (N,), or why that is not known.
+    """
     are_grades = of_grader is not None
     error = None if of_grader is None else mean_known_error(of_grader.centering, of_grader.true_centering)
     predicted = probabilities.argmax(axis=1)
-    champion_scores, paired = None, None
+    champion_scores, paired, ours_on_clean = None, None, None
+    overlap = describe_overlap(len(labels), trained_on, None)
     if isinstance(champion, ChampionPredictions):
-        scores = _score(labels, champion.predicted, classes, settings, seed, are_grades)
-        champion_scores = ChampionScores(**vars(scores), version=champion.version)
-        paired = _compare(labels, predicted, champion.predicted, classes, settings, seed, are_grades)
+        clean = clean_rows(len(labels), trained_on, champion.trained_on)
+        absent = sorted(set(labels.tolist()) - set(labels[clean].tolist()))
+        overlap = describe_overlap(
+            len(labels), trained_on, champion.trained_on, [classes[label] for label in absent]
+        )
+        if clean.any():
+            truth, ours, theirs = labels[clean], predicted[clean], champion.predicted[clean]
+            scores = _score(truth, theirs, classes, settings, seed, are_grades)
+            champion_scores = ChampionScores(**vars(scores), version=champion.version)
+            paired = _compare(truth, ours, theirs, classes, settings, seed, are_grades)
+            if not clean.all():
+                ours_on_clean = _score(truth, ours, classes, settings, seed, are_grades)
+        else:
+            champion = ChampionFailure(f"{overlap.summary} {NOTHING_LEFT}")
     return Scorecard(
         rows=len(labels),
         labels=classes,
@@ -177,6 +210,8 @@ def assess(
             shown if of_grader is None else of_grader.show,
             by_distance=are_grades,
         ),
+        training_overlap=overlap,
+        challenger_on_clean_rows=ours_on_clean,
         champion=champion_scores,
         paired=paired,
         champion_error=champion.reason if isinstance(champion, ChampionFailure) else None,
@@ -263,4 +298,5 @@ def _compare_grades(
     return {
         "qwk_difference": ours - theirs,
         "qwk_lower_bound": bootstrap.lower_bound(drawn, settings.confidence),
+        "qwk_upper_bound": bootstrap.upper_bound(drawn, settings.confidence),
     }

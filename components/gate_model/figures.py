@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.gate_model.rules import Certificate, Comparison, Figures, UnusableChampion
+from components.gate_model.rules import (
+    Certificate,
+    Comparison,
+    Estimate,
+    Figures,
+    Overlap,
+    UnusableChampion,
+)
 from components.gate_model.values import MISSING
 
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
@@ -41,6 +48,7 @@ def read_figures(
         model_mb=at(chosen, "size_mb"),
         cost_usd=at(history, "cost_usd"),
         champion=_champion(scores),
+        overlap=overlap_of(scores),
     )
 
 
@@ -66,11 +74,51 @@ def _champion(scores: Mapping[str, Any]) -> Comparison | UnusableChampion | None
         return None
     if "champion_error" in scores:
         return UnusableChampion(str(scores["champion_error"]))
+    rows = _class_rows(scores)
+    compared = sum(rows.values())
+
+    def estimate(value: str, upper_bound: str) -> Estimate:
+        return Estimate(at(scores, "paired", value), at(scores, "paired", upper_bound), compared)
+
     return Comparison(
         macro_f1_lower_bound=at(scores, "paired", "lower_bound"),
         class_f1_difference=at(scores, "paired", "class_f1_difference"),
         labels=at(scores, "labels"),
         qwk_lower_bound=at(scores, "paired", "qwk_lower_bound"),
+        macro_f1=estimate("macro_f1_difference", "upper_bound"),
+        qwk=estimate("qwk_difference", "qwk_upper_bound"),
+        class_rows=rows,
+        confidence=confidence_of(scores),
+    )
+
+
+def _class_rows(scores: Mapping[str, Any]) -> dict[str, int]:
+    """Rows of each class that the champion was scored on; a figure that is no number counts none."""
+    found = at(scores, "champion", "per_class")
+    classes = found if isinstance(found, list) else []
+    return {
+        label: support
+        for one in classes
+        if isinstance(label := at(one, "label"), str) and type(support := at(one, "support")) is int
+    }
+
+
+def confidence_of(scores: Mapping[str, Any]) -> float:
+    """Of the limits; 0.95, the default, where it is no number between 0.5 and 1."""
+    found = scores.get("confidence")
+    return found if isinstance(found, float) and 0.5 < found < 1 else 0.95
+
+
+def overlap_of(scores: Mapping[str, Any]) -> Overlap:
+    """The models' training rows among the test rows."""
+    found = at(scores, "training_overlap")
+    absent = at(found, "classes_without_clean_rows")
+    return Overlap(
+        challenger=at(found, "challenger"),
+        test_rows=at(scores, "rows"),
+        clean_rows=at(found, "clean_rows"),
+        absent_classes=() if absent is MISSING else absent,
+        summary=at(found, "summary"),
     )
 
 

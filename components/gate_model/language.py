@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.gate_model.figures import at, chosen_candidate
+from components.gate_model.figures import at, chosen_candidate, confidence_of, overlap_of
 from components.gate_model.rules import (
     NEIGHBOURS,
     NO_CHAMPION,
     NOT_COMPARED,
     Decision,
+    Estimate,
     Verdict,
     decision_by,
     judge,
     judge_bundle,
     judge_certificate,
+    judge_clean_rows,
+    judge_difference,
+    judge_training_overlap,
 )
 from components.gate_model.stages import judge_stage, therapy_of
 from components.gate_model.values import (
+    CHANGE,
     FRACTION,
     MISSING,
     NOT_NEGATIVE,
@@ -28,10 +32,14 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.causal_lm import LanguageGates
+from manifests.causal_lm import (
+    PERPLEXITY_SPREAD,
+    ROUGE_L_SPREAD,
+    LanguageGates,
+    default_gain_margin,
+)
+from manifests.gates import SMALLEST_MARGIN
 from manifests.metrics import NOT_MEASURED
-
-CHANGE = Domain(-math.inf, math.inf, "a finite number")
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ def decide_language_model(gates: LanguageGates, found: Documents) -> Decision:
         (
             *(_managed_quality if found.managed else _quality)(gates, found.scores),
             *(_managed_service if found.managed else _shipped)(gates, found),
+            judge_training_overlap(overlap_of(found.scores)),
             *_against_champion(gates, found.scores, "rouge_l" if found.managed else "perplexity"),
             *(judge_stage(stages.staging, therapy_of(found.scores)) if stages is not None else ()),
         )
@@ -191,25 +200,37 @@ def _bounded(
 
 def _against_champion(
     gates: LanguageGates, scores: Mapping[str, Any], figure: str
-) -> tuple[Verdict, Verdict]:
-    rule, margin = "non_inferiority", 0.0 - gates.non_inferiority_margin
-    if "champion_error" in scores:
-        reason = str(scores["champion_error"])
+) -> tuple[Verdict, Verdict, Verdict]:
+    overlap, margin = overlap_of(scores), gates.non_inferiority_margin
+    if "champion_error" in scores or "champion" not in scores:
+        comparable = Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION)
+        note = NO_CHAMPION
+        if "champion_error" in scores:
+            reason = str(scores["champion_error"])
+            comparable = Verdict("comparable_champion", True, "is", False, "fail", reason)
+            note = NOT_COMPARED
+        shown = 0.0 - (SMALLEST_MARGIN if margin is None else margin)
         return (
-            Verdict("comparable_champion", True, "is", False, "fail", reason),
-            Verdict(rule, margin, ">=", None, "not applicable", NOT_COMPARED),
+            comparable,
+            judge_clean_rows(gates, overlap, note),
+            Verdict("non_inferiority", shown, ">=", None, "not applicable", note),
         )
-    if "champion" not in scores:
-        return (
-            Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION),
-            Verdict(rule, margin, ">=", None, "not applicable", NO_CHAMPION),
-        )
-    gain = number_or_fault(at(scores, "champion", "gains", figure, "lower_bound"), CHANGE)
     theirs = number_or_fault(at(scores, "champion", "figures", figure, "value"), POSITIVE)
-    share = gain / theirs if isinstance(gain, float) and isinstance(theirs, float) else MISSING
-    name = "ROUGE-L" if figure == "rouge_l" else figure
-    note = f"Paired bootstrap lower limit of the gain in {name}, as a share of the champion's"
+
+    def share(key: str) -> object:
+        gain = number_or_fault(at(scores, "champion", "gains", figure, key), CHANGE)
+        return gain / theirs if isinstance(gain, float) and isinstance(theirs, float) else MISSING
+
+    found = at(scores, "champion", "conversations")
+    conversations = found if isinstance(found, int) else 0
+    spread, name = PERPLEXITY_SPREAD, "perplexity"
+    if figure == "rouge_l":
+        spread, name = ROUGE_L_SPREAD, "ROUGE-L"
+    default = default_gain_margin(conversations, spread, confidence_of(scores))
+    rest = Estimate(share("value"), share("upper_bound"), conversations)
+    what = f"the gain in {name}, as a share of the champion's"
     return (
         Verdict("comparable_champion", True, "is", True, "pass", "Asked the same prompts"),
-        judge(rule, share, ">=", margin, CHANGE, note),
+        judge_clean_rows(gates, overlap, None),
+        judge_difference(share("lower_bound"), rest, margin, default, CHANGE, what),
     )

@@ -8,11 +8,13 @@ could not be scored fails `comparable_champion`, and with it the gate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeGuard
 
 from components.gate_model.values import (
+    CHANGE,
     DIFFERENCE,
     FRACTION,
     MISSING,
@@ -22,7 +24,15 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.gates import Gates, GradingGates
+from manifests.gates import (
+    SMALLEST_CLASS_DROP,
+    SMALLEST_MARGIN,
+    CommonGates,
+    Gates,
+    GradingGates,
+    default_class_drop,
+    default_margin,
+)
 
 Operator = Literal[">=", ">", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]
@@ -36,6 +46,15 @@ NOT_COMPARED = "The champion could not be scored: see comparable_champion"
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A difference between challenger and champion, its upper limit, and the rows compared, as found."""
+
+    value: object = MISSING
+    upper_bound: object = MISSING
+    rows: object = MISSING
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Challenger minus champion, as the evaluation gives it: each figure of any type, or `MISSING`.
 
@@ -44,12 +63,39 @@ class Comparison:
         class_f1_difference: F1 difference by label; every one of `labels` must be in it.
         labels: The class names of the evaluation.
         qwk_lower_bound: Paired bootstrap lower limit of a grader's QWK difference.
+        macro_f1: The rest of what is known of the macro-F1 difference.
+        qwk: The same of the QWK difference.
+        class_rows: Compared rows by label.
+        confidence: Of the limits.
     """
 
     macro_f1_lower_bound: object
     class_f1_difference: object
     labels: object
     qwk_lower_bound: object = MISSING
+    macro_f1: Estimate = field(default_factory=Estimate)
+    qwk: Estimate = field(default_factory=Estimate)
+    class_rows: Mapping[str, int] = field(default_factory=dict)
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The models' training rows among the test rows, as found: each figure of any type, or `MISSING`.
+
+    Attributes:
+        challenger: Test rows that the challenger was trained on.
+        test_rows: All test rows.
+        clean_rows: Those that the two are compared on: no model was trained on them.
+        absent_classes: Classes that have test rows and no clean ones.
+        summary: All of this in words.
+    """
+
+    challenger: object = MISSING
+    test_rows: object = MISSING
+    clean_rows: object = MISSING
+    absent_classes: object = ()
+    summary: object = MISSING
 
 
 @dataclass(frozen=True)
@@ -97,6 +143,7 @@ class Figures:
         champion: The comparison with the champion, or None while there is none.
         qwk_lower_bound: Bootstrap lower limit of a grader's QWK.
         mae_upper_bound: Bootstrap upper limit of a grader's mean absolute error.
+        overlap: Which test rows the models were trained on.
     """
 
     macro_f1_lower_bound: object
@@ -110,6 +157,7 @@ class Figures:
     champion: Comparison | UnusableChampion | None
     qwk_lower_bound: object = MISSING
     mae_upper_bound: object = MISSING
+    overlap: Overlap = field(default_factory=Overlap)
 
 
 @dataclass(frozen=True)
@@ -135,7 +183,13 @@ class Decision:
 
 def decide(gates: Gates, figures: Figures) -> Decision:
     """Judge every rule for a classifier; none is skipped because another has failed."""
-    return decision_by((*_floors(gates, figures), *_against_champion(gates, figures.champion)))
+    return decision_by(
+        (
+            *_floors(gates, figures),
+            judge_training_overlap(figures.overlap),
+            *_against_champion(gates, figures.champion, figures.overlap),
+        )
+    )
 
 
 def decision_by(rules: tuple[Verdict, ...]) -> Decision:
@@ -272,25 +326,99 @@ def judge_certificate(of_the_model: object) -> Verdict:
     return Verdict(rule, True, "is", True, "pass", note)
 
 
+def judge_training_overlap(overlap: Overlap) -> Verdict:
+    """Judge how many test rows the challenger was trained on: none, or its figures say nothing."""
+    note = "Test rows that this model was trained on"
+    verdict = judge("training_overlap", overlap.challenger, "<=", 0, NOT_NEGATIVE, note)
+    return verdict if verdict.verdict == "pass" else replace(verdict, note=_with_summary(verdict, overlap))
+
+
+def judge_clean_rows(gates: CommonGates, overlap: Overlap, not_compared: str | None) -> Verdict:
+    """Judge whether enough test rows are left that no model was trained on.
+
+    `not_compared` says why there is no comparison.
+    """
+    rule = "clean_test_rows"
+    if not_compared is not None:
+        return Verdict(rule, gates.min_clean_rows, ">=", None, "not applicable", not_compared)
+    rows = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    bound = gates.min_clean_rows if isinstance(rows, str) else min(gates.min_clean_rows, int(rows))
+    note = "Test rows that neither model was trained on"
+    verdict = judge(rule, overlap.clean_rows, ">=", bound, NOT_NEGATIVE, note)
+    verdict = replace(verdict, note=_with_summary(verdict, overlap))
+    absent = overlap.absent_classes
+    if verdict.verdict == "pass" and absent:
+        names = ", ".join(map(str, absent)) if isinstance(absent, list | tuple) else repr(absent)
+        return replace(verdict, verdict="fail", note=f"{verdict.note} No clean row of {names}")
+    return verdict
+
+
+def _with_summary(verdict: Verdict, overlap: Overlap) -> str:
+    """The note of a rule that has a figure: what evaluate-model says of it."""
+    is_said = verdict.value is not None and isinstance(overlap.summary, str)
+    return str(overlap.summary) if is_said else verdict.note
+
+
+def judge_difference(
+    lower_bound: object, rest: Estimate, margin: float | None, default: float, domain: Domain, what: str
+) -> Verdict:
+    """Judge the lower limit of challenger minus champion, and say what a failure shows.
+
+    It shows that the challenger is worse only where the upper limit is below the margin too. Between them,
+    the rows are too few to tell.
+
+    Args:
+        lower_bound: The limit.
+        rest: What else is known of the difference.
+        margin: The manifest's, or None.
+        default: The margin by the number of rows.
+        domain: What the difference can be.
+        what: The difference in words.
+    """
+    used = default if margin is None else margin
+    note = f"Paired bootstrap lower limit of {what}"
+    verdict = judge("non_inferiority", lower_bound, ">=", 0.0 - used, domain, note)
+    if margin is None:
+        verdict = replace(verdict, note=f"{verdict.note}; the margin follows from the size of the test split")
+    if verdict.verdict == "pass" or verdict.value is None:
+        return verdict
+    return replace(verdict, note=f"{verdict.note}. {_shown_by(float(verdict.value), rest, used)}")
+
+
+def _shown_by(lower: float, rest: Estimate, margin: float) -> str:
+    """What a lower limit under the margin shows, in words."""
+    upper, value = number_or_fault(rest.upper_bound, CHANGE), number_or_fault(rest.value, CHANGE)
+    if isinstance(upper, str):
+        return f"Its upper limit is not known: {upper}"
+    if upper < -margin:
+        return f"It is worse: the upper limit is {upper:.4g}"
+    told = f"Too few rows to tell: the difference lies between {lower:.4g} and {upper:.4g}"
+    rows = rest.rows
+    if isinstance(value, str) or not isinstance(rows, int) or value <= -margin or value <= lower:
+        return told
+    needed = math.ceil(rows * ((value - lower) / (value + margin)) ** 2)
+    return f"{told}. {rows:,} were compared; if the difference is {value:.4g}, about {needed:,} would tell"
+
+
 def _against_champion(
-    gates: Gates, champion: Comparison | UnusableChampion | None
-) -> tuple[Verdict, Verdict, Verdict]:
-    margin, drop = 0.0 - gates.non_inferiority_margin, gates.max_class_f1_drop
+    gates: Gates, champion: Comparison | UnusableChampion | None, overlap: Overlap
+) -> tuple[Verdict, Verdict, Verdict, Verdict]:
     if isinstance(champion, Comparison):
-        metric, bound = "macro-F1", champion.macro_f1_lower_bound
+        rows, confidence = champion.class_rows, champion.confidence
         if isinstance(gates, GradingGates):
-            metric, bound = "QWK", champion.qwk_lower_bound
+            compared = champion.qwk_lower_bound, champion.qwk
+            default = default_margin([sum(rows.values())], confidence)
+            domain, metric = QWK_DIFFERENCE, "QWK"
+        else:
+            compared = champion.macro_f1_lower_bound, champion.macro_f1
+            default = default_margin(rows.values(), confidence)
+            domain, metric = DIFFERENCE, "macro-F1"
+        what = f"{metric} minus the champion's"
         return (
             Verdict("comparable_champion", True, "is", True, "pass", "Scored on the same rows"),
-            judge(
-                "non_inferiority",
-                bound,
-                ">=",
-                margin,
-                QWK_DIFFERENCE if isinstance(gates, GradingGates) else DIFFERENCE,
-                f"Paired bootstrap lower limit of {metric} minus the champion's",
-            ),
-            _class_drop(champion, drop),
+            judge_clean_rows(gates, overlap, None),
+            judge_difference(*compared, gates.non_inferiority_margin, default, domain, what),
+            _class_drop(champion, gates.max_class_f1_drop),
         )
     if champion is None:
         comparable = Verdict("comparable_champion", True, "is", None, "not applicable", NO_CHAMPION)
@@ -298,17 +426,33 @@ def _against_champion(
     else:
         comparable = Verdict("comparable_champion", True, "is", False, "fail", champion.reason)
         note = NOT_COMPARED
+    margin, drop = gates.non_inferiority_margin, gates.max_class_f1_drop
+    tested = number_or_fault(overlap.test_rows, NOT_NEGATIVE)
+    default = SMALLEST_MARGIN if isinstance(tested, str) else default_margin([int(tested)])
+    shown = 0.0 - (default if margin is None else margin)
     return (
         comparable,
-        Verdict("non_inferiority", margin, ">=", None, "not applicable", note),
-        Verdict("class_f1_drop", drop, "<=", None, "not applicable", note),
+        judge_clean_rows(gates, overlap, note),
+        Verdict("non_inferiority", shown, ">=", None, "not applicable", note),
+        Verdict(
+            "class_f1_drop",
+            SMALLEST_CLASS_DROP if drop is None else drop,
+            "<=",
+            None,
+            "not applicable",
+            note,
+        ),
     )
 
 
-def _class_drop(champion: Comparison, bound: float) -> Verdict:
-    """Judge the largest fall of any class's F1; the value is below 0 when every class has gained."""
+def _class_drop(champion: Comparison, given: float | None) -> Verdict:
+    """Judge the largest fall of any class's F1; the value is below 0 when every class has gained.
+
+    Without a bound of the manifest's, that of each class follows from its rows, and the class is judged that
+    is most over its own.
+    """
     rule, note = "class_f1_drop", "Largest drop of a class's F1 against the champion"
-    labels = champion.labels
+    labels, bound = champion.labels, SMALLEST_CLASS_DROP if given is None else given
     if not _are_names(labels):
         fault = f"{note}: found labels {labels!r}, expected the class names"
         return Verdict(rule, bound, "<=", None, "fail", fault)
@@ -320,8 +464,14 @@ def _class_drop(champion: Comparison, bound: float) -> Verdict:
         if isinstance(number, str):
             return Verdict(rule, bound, "<=", None, "fail", f"{note}: class {label}: {number}")
         drops[label] = 0.0 - number
-    worst = max(drops, key=drops.__getitem__)
-    return judge(rule, drops[worst], "<=", bound, DIFFERENCE, f"{note}: {worst}")
+    if given is not None:
+        worst = max(drops, key=drops.__getitem__)
+        return judge(rule, drops[worst], "<=", given, DIFFERENCE, f"{note}: {worst}")
+    rows = champion.class_rows
+    bounds = {label: default_class_drop(rows.get(label, 0), champion.confidence) for label in labels}
+    worst = max(drops, key=lambda label: drops[label] - bounds[label])
+    note = f"{note}: {worst}; the bound follows from its {rows.get(worst, 0)} rows"
+    return judge(rule, drops[worst], "<=", bounds[worst], DIFFERENCE, note)
 
 
 def _are_names(labels: object) -> TypeGuard[list[str]]:

@@ -26,6 +26,7 @@ class Domain:
 
 
 FRACTION = Domain(0.0, 1.0, "a number from 0 to 1")
+CHANGE = Domain(-math.inf, math.inf, "a finite number")
 DIFFERENCE = Domain(-1.0, 1.0, "a number from -1 to 1")
 QWK_DIFFERENCE = Domain(-2.0, 2.0, "a number from -2 to 2")
 POSITIVE = Domain(math.ulp(0.0), math.inf, "a number over 0")

@@ -20,6 +20,7 @@ from backends.gemini import Gemini, TuningJob, TuningRequest
 from backends.prices import estimate, hourly_rate, tuning_rate
 from backends.vertex_place import SCHEME, VertexPlace
 from components.step import write_json
+from components.training_rows import bundled_file
 from manifests.errors import GauntletError, Preempted, UsageError
 from manifests.managed import ManagedTraining
 from manifests.schema import canonical_json
@@ -293,4 +294,4 @@ def _write_bundle(
     with tempfile.TemporaryDirectory(prefix="gauntlet-bundle-") as scratch:
         path = Path(scratch) / ENDPOINT_FILE
         write_json(path, endpoint)
-        write_bundle(folder, info, {ENDPOINT_FILE: path})
+        write_bundle(folder, info, {ENDPOINT_FILE: path, **bundled_file(splits)})

@@ -1,84 +1,149 @@
-"""Carve the splits that no file provides from the training rows."""
+"""Make the splits that no file provides, so that a row stays in its split when the data change.
+
+The split of a row depends on its group alone, never on its position, on the rows beside it or on a random
+seed. A group is a chain of near-duplicates, and lies in one split. Its name, the smallest hash of its
+members, is hashed to a number from 0 to 1: the lowest numbers are the test split, the next ones validation,
+the rest train. Rows that are appended, reordered or exported again keep their split. A new row that is a
+near-duplicate of k others renames their group with probability 1 / (k + 1).
+
+A class with too few rows in a held-out split gets those with the next lowest numbers. As it grows, rows go
+back from test to validation and from validation to train, so a training row never becomes a test row.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
+from components.training_rows import hash_of
 from components.validate_data.duplicates import Likeness
 from manifests.dataset import SplitName
+from manifests.errors import DataError
+
+HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
+"""In the order of their numbers: between a test row and a training row there is always validation."""
+
+NUMBERS = 2.0**64
+
+
+def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
+    """For each key the name of its group, which is the smallest hash of the keys in it.
+
+    A chain of near-duplicates connects the keys of a group.
+    """
+    numbers = likeness.groups(keys, similarity)
+    names: dict[int, str] = {}
+    for key, number in zip(keys, numbers, strict=True):
+        found = hash_of(key)
+        names[number] = min(names.get(number, found), found)
+    return [names[number] for number in numbers]
 
 
 def carve(
     table: pd.DataFrame,
     missing: Sequence[SplitName],
     fractions: Mapping[SplitName, float],
-    likeness: Likeness,
-    similarity: float,
-    seed: int,
+    least: int,
+    split_key: str = "",
 ) -> pd.DataFrame:
-    """The table with `split` set to validation or test for a stratified share of the training rows.
+    """The table with `split` set to validation or test for the groups that belong there.
 
-    Shares are relative: of validation alone, validation / (train + validation). Rows that are the
-    same or near-duplicates stay on one side, or the carving itself would leak; those alike to a row of a
-    split that a file provides stay in train, for the leakage check to see. The same rows and seed always
-    give the same splits.
+    Groups with a row in a split that a file provides stay in train, where the leakage check sees them.
+
+    Args:
+        table: With `split`, `label` and `group`, a group's name. With a column `time` (a number), the newest
+            groups are the test split and those before them validation; a group is as old as its oldest row.
+        missing: The splits that no file provides.
+        fractions: Shares of the rows, relative to each other: of validation alone,
+            validation / (train + validation).
+        least: Rows of each class in every split, where the class has enough. Not of splits by time.
+        split_key: Another key gives other splits.
+
+    Raises:
+        DataError: The rows have too few different times to be split by them.
     """
-    carved = table.copy()
-    groups = pd.Series(_groups(table["key"].tolist(), likeness, similarity), index=table.index)
-    provided = groups.isin(groups[table["split"] != "train"])
-    heads = table[~(groups.duplicated() | provided)]
-    remaining_fraction = fractions["train"] + sum(fractions[split] for split in missing)
-    for split in missing:
-        fraction = fractions[split]
-        taken = _stratified(heads, fraction / remaining_fraction, seed)
-        carved.loc[groups.index[groups.isin(groups[taken])], "split"] = split
-        heads = heads.drop(taken)
-        remaining_fraction -= fraction
-    return carved
+    provided = set(table.loc[table["split"] != "train", "group"])
+    free = table[~table["group"].isin(provided)]
+    wanted = [split for split in HELD_OUT if split in missing]
+    total = fractions["train"] + sum(fractions[split] for split in wanted)
+    shares = {split: fractions[split] / total for split in wanted}
+    if not wanted or free.empty:
+        return table.copy()
+    split_of = _by_time(free, shares) if "time" in table else _by_hash(free, shares, least, split_key)
+    old = zip(table["group"], table["split"], strict=True)
+    return table.assign(split=[split_of.get(group, split) for group, split in old])
 
 
-def _stratified(heads: pd.DataFrame, share: float, seed: int) -> pd.Index[int]:
-    """A share of the rows with every class in proportion.
+def _by_hash(
+    free: pd.DataFrame, shares: Mapping[SplitName, float], least: int, split_key: str
+) -> dict[str, SplitName]:
+    """The groups of the held-out splits."""
+    number_of = {group: _number(group, split_key) for group in free["group"].unique()}
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(free["label"], free["group"], strict=True):
+        sizes[label][group] += 1
+    ordered = {label: sorted(sizes[label], key=number_of.__getitem__) for label in sorted(sizes)}
+    split_of: dict[str, SplitName] = {}
+    end = 0.0
+    for later, split in zip(range(len(shares), 0, -1), shares, strict=True):
+        end += shares[split]
+        chosen = {group for group, number in number_of.items() if number < end and group not in split_of}
+        for label, groups in ordered.items():
+            enough = min(least, sizes[label].total() // (len(shares) + 1))
+            left = [group for group in groups if group not in split_of]
+            _top_up(chosen, left, sizes[label], enough, later)
+        split_of |= dict.fromkeys(chosen, split)
+    return split_of
 
-    A class of one row cannot be on both sides and stays in train. Where a side has fewer rows than there
-    are classes no stratification exists, and the rows are drawn at large; rows_per_class then reports what
-    is missing.
+
+def _top_up(
+    chosen: set[str], groups: Sequence[str], sizes: Mapping[str, int], enough: int, later: int
+) -> None:
+    """Choose more of a class's groups, in their order, until it has `enough` rows.
+
+    A group stays if without it the `later` splits could not have enough rows each.
     """
-    sizes = heads.groupby("label")["label"].transform("size")
-    candidates = heads[sizes > 1]
-    number = round(share * len(candidates))
-    if number < 1:
-        return candidates.index[:0]
-    classes = candidates["label"].nunique()
-    stratified = classes <= min(number, len(candidates) - number)
-    _, taken = train_test_split(
-        candidates.index.tolist(),
-        test_size=number,
-        random_state=seed,
-        stratify=candidates["label"].to_numpy() if stratified else None,
-    )
-    chosen: list[int] = sorted(taken)
-    return pd.Index(chosen, dtype="int64")
+    found = sum(sizes[group] for group in groups if group in chosen)
+    spare = sum(sizes[group] for group in groups if group not in chosen) - enough * later
+    for group in groups:
+        if found >= enough:
+            return
+        if group not in chosen and sizes[group] <= spare:
+            chosen.add(group)
+            found += sizes[group]
+            spare -= sizes[group]
 
 
-def _groups(keys: Sequence[str], likeness: Likeness, similarity: float) -> npt.NDArray[np.int64]:
-    """A number for each key, equal for keys that a chain of near-duplicates connects."""
-    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    parents = list(range(len(number_of)))
+def _number(group: str, split_key: str) -> float:
+    digest = hashlib.blake2b(f"{split_key}\0{group}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / NUMBERS
 
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
 
-    for key, number in number_of.items():
-        for other, _ in likeness.of(key, similarity):
-            if other in number_of:
-                parents[root(number)] = root(number_of[other])
-    return np.array([root(number_of[key]) for key in keys], dtype=np.int64)
+def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str, SplitName]:
+    """The newest groups; those of one time lie in one split, so a share is met as nearly as that allows.
+
+    Raises:
+        DataError: There are fewer different times than splits.
+    """
+    groups = free.groupby("group", sort=False).agg(time=("time", "min"), rows=("time", "size"))
+    by_time = groups.groupby("time")["rows"].sum().sort_index(ascending=False)
+    if len(by_time) <= len(shares):
+        raise DataError(
+            f"dataset.columns.time: found {len(by_time)} different times, expected at least "
+            f"{len(shares) + 1}, one for each split. Name a column that tells the rows apart"
+        )
+    times, newest = by_time.index.to_numpy(), by_time.cumsum().to_numpy()
+    split_of_time: dict[float, SplitName] = {}
+    start, share = 0, 0.0
+    for later, split in zip(range(len(shares), 0, -1), shares, strict=True):
+        share += shares[split]
+        nearest = int(np.abs(newest - share * newest[-1]).argmin()) + 1
+        end = min(max(nearest, start + 1), len(times) - later)
+        split_of_time |= dict.fromkeys(times[start:end].tolist(), split)
+        start = end
+    found = groups["time"].map(split_of_time).dropna()
+    return {str(group): split for group, split in found.items()}

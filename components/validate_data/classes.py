@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -17,10 +18,35 @@ def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[
     return {split: {label: counts[split, label] for label in labels} for split in SPLITS}
 
 
+@dataclass(frozen=True)
+class LargestGroup:
+    """The most rows of a class that are near-duplicates of each other, and the split they share."""
+
+    rows: int
+    of: int
+    split: str
+
+
+def largest_groups(table: pd.DataFrame) -> dict[str, LargestGroup]:
+    """By label, of a table with `group`."""
+    sizes = table.groupby(["label", "group", "split"], sort=False).size()
+    found: dict[str, LargestGroup] = {}
+    for label, of_class in sizes.groupby(level="label"):
+        split = of_class.index[int(of_class.to_numpy().argmax())][2]
+        found[str(label)] = LargestGroup(int(of_class.max()), int(of_class.sum()), str(split))
+    return found
+
+
 def check_rows_per_class(
-    counts: dict[str, dict[str, int]], rule: RowsPerClassCheck, rows_read: int
+    counts: dict[str, dict[str, int]],
+    rule: RowsPerClassCheck,
+    rows_read: int,
+    largest: Mapping[str, LargestGroup] | None = None,
 ) -> CheckResult:
-    """Every class needs `min_rows` rows in every split. `rows_affected` are the rows of the short ones."""
+    """Every class needs `min_rows` rows in every split. `rows_affected` are the rows of the short ones.
+
+    `largest` has the near-duplicates that keep a class from being divided.
+    """
     short = [
         (split, label, rows)
         for split, classes in counts.items()
@@ -30,6 +56,13 @@ def check_rows_per_class(
     affected = sum(rows for *_, rows in short)
     smallest = min(rows for classes in counts.values() for rows in classes.values())
     named = ", ".join(f"{label} has {rows} in {split}" for split, label, rows in short)
+    tied = [
+        f"{group.rows} of the {group.of} rows of {label} are near-duplicates of each other, so they stay "
+        f"together, in {group.split}"
+        for label, group in (largest or {}).items()
+        if label in {name for _, name, _ in short} and group.rows > max(1, group.of - 3 * rule.min_rows)
+    ]
+    named = "; ".join([named, *tied])
     return CheckResult(
         check="rows_per_class",
         severity=rule.severity,

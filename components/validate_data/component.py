@@ -16,13 +16,18 @@ def validate_data(
     splits: dsl.Output[dsl.Dataset],
     checks: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    rejected: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Check the dataset, and write its three splits when every check passes."""
+    """Check the dataset, and write its three splits when every check passes.
+
+    `rejected` is a folder with `rejected.csv`, every row that a check found fault with.
+    """
     from components.step import step
 
     with step(splits.path, data_fingerprint):
         from pathlib import Path
 
+        from components.validate_data.rejected import REJECTED_FILE
         from components.validate_data.run import run
         from manifests.tasks import dataset_of
 
@@ -32,4 +37,5 @@ def validate_data(
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),
             report_path=Path(report.path),
+            rejected_path=Path(rejected.path) / REJECTED_FILE,
         )

@@ -9,12 +9,13 @@ published. Its rows count against the bounds, and `drop` removes the rows that c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import pandas as pd
 
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
-from manifests.dataset import SplitName
+from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reason
+from manifests.dataset import SPLITS, SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.
 HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
@@ -24,15 +25,69 @@ HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+class Known(Protocol):
+    """Keys that others are compared with."""
+
+    def add(self, key: str) -> None:
+        """Compare with this key too."""
+
+    def find(self, key: str) -> tuple[str, float] | None:
+        """Another key that was added and is alike, with the similarity; None when there is none."""
+
+
 class Likeness:
-    """Which keys are near-duplicates of which, with their similarity."""
+    """Which keys are near-duplicates of which: here by a list of pairs, both ways round."""
 
-    neighbours: Mapping[str, Sequence[tuple[str, float]]]
+    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        """Take the pairs with their similarity."""
+        self._neighbours = neighbours
 
-    def of(self, key: str, at_least: float) -> Iterator[tuple[str, float]]:
-        """The other keys of this similarity or more."""
-        return (pair for pair in self.neighbours.get(key, ()) if pair[1] >= at_least)
+    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
+        """A number for each key, equal for keys that a chain of near-duplicates among them connects."""
+        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        groups = Groups(len(number_of))
+        for key, number in number_of.items():
+            for other, similarity in self._neighbours.get(key, ()):
+                if other in number_of and similarity >= at_least:
+                    groups.join(number, number_of[other])
+        return [groups.of(number_of[key]) for key in keys]
+
+    def known(self, at_least: float) -> Known:
+        """No keys yet; those to come are compared by this similarity."""
+        return _KnownByPairs(self._neighbours, at_least)
+
+
+class _KnownByPairs:
+    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]], at_least: float) -> None:
+        self._neighbours, self._at_least = neighbours, at_least
+        self._keys: set[str] = set()
+
+    def add(self, key: str) -> None:
+        self._keys.add(key)
+
+    def find(self, key: str) -> tuple[str, float] | None:
+        pairs = self._neighbours.get(key, ())
+        return next((pair for pair in pairs if pair[0] in self._keys and pair[1] >= self._at_least), None)
+
+
+class Groups:
+    """Positions from 0 on, each in a group of its own until groups are joined (union-find)."""
+
+    def __init__(self, size: int) -> None:
+        """Start with as many groups as positions."""
+        self._parents = list(range(size))
+
+    def of(self, position: int) -> int:
+        """The number of the position's group, which is a position in it."""
+        parents = self._parents
+        while parents[position] != position:
+            parents[position] = parents[parents[position]]
+            position = parents[position]
+        return position
+
+    def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
+        self._parents[self.of(one)] = self.of(other)
 
 
 def find_conflicts(table: pd.DataFrame) -> Finding:
@@ -45,61 +100,103 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples)
+    return Finding(affected, outside_test(table, affected), examples, reason=_labelled(table.loc[affected]))
+
+
+def _labelled(rows: pd.DataFrame) -> Reason:
+    """Says of a row which labels the rows of its key have."""
+    labels = rows.groupby("key")["label"].unique()
+    keys = rows["key"]
+    return lambda _, row: f"labelled {', '.join(map(str, labels[keys[row]][:SHOWN_EXAMPLES]))}"
 
 
 def find_exact(table: pd.DataFrame) -> Finding:
     """Rows with the key and the label of an earlier row of their split."""
-    repeated = table.duplicated(["split", "key", "label"], keep="first")
-    affected = table.index[repeated]
+    contents = zip(table["split"].tolist(), table["key"].tolist(), table["label"].tolist(), strict=True)
+    first: dict[tuple[str, str, str], int] = {}
+    pairs: dict[int, tuple[int, float]] = {}
+    for row, content in zip(table.index.tolist(), contents, strict=True):
+        if first.setdefault(content, row) != row:
+            pairs[row] = (first[content], 1.0)
+    affected = pd.Index(list(pairs), dtype="int64")
     examples = []
     for row in affected[:SHOWN_EXAMPLES]:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
         examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
-    return Finding(affected, outside_test(table, affected), list(dict.fromkeys(examples)))
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        list(dict.fromkeys(examples)),
+        reason=partial(like, pairs),
+    )
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
     """Rows that are near-duplicates of an earlier row of their split which is itself kept."""
+    known = {split: likeness.known(similarity) for split in SPLITS}
     kept: dict[tuple[SplitName, str], int] = {}
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         if (split, key) in kept:
             continue
-        alike = next((pair for pair in likeness.of(key, similarity) if (split, pair[0]) in kept), None)
+        alike = known[split].find(key)
         if alike is None:
             kept[split, key] = row
+            known[split].add(key)
             continue
         affected.append(row)
+        pairs[row] = (kept[split, alike[0]], alike[1])
         if len(examples) < SHOWN_EXAMPLES:
-            examples.append(_pair(table, row, kept[split, alike[0]], alike[1]))
+            examples.append(_pair(table, row, *pairs[row]))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, outside_test(table, index), examples)
+    return Finding(index, outside_test(table, index), examples, reason=partial(like, pairs))
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
     """Training rows alike to one of validation or test, and validation rows alike to one of test."""
+    known = {split: likeness.known(similarity) for split in HELD_OUT_FROM["train"]}
     first_row: dict[tuple[SplitName, str], int] = {}
     for row, split, key in _keys(table):
-        first_row.setdefault((split, key), row)
+        if split in known and (split, key) not in first_row:
+            first_row[split, key] = row
+            known[split].add(key)
     affected: list[int] = []
     examples: list[str] = []
+    pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
-        doubles = (
-            (first_row[held_out, other], score)
-            for other, score in [(key, 1.0), *likeness.of(key, similarity)]
-            for held_out in HELD_OUT_FROM[split]
-            if (held_out, other) in first_row
-        )
-        double = next(doubles, None)
+        double = next(_doubles(key, HELD_OUT_FROM[split], first_row, known), None)
         if double is None:
             continue
         affected.append(row)
+        pairs[row] = double
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, *double))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, index, examples)
+    return Finding(index, index, examples, reason=partial(like, pairs))
+
+
+def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, row: int) -> str:
+    """A `Reason`: the row that this one is like, and their similarity, as `pairs` has them by row."""
+    other, similarity = pairs[row]
+    place = str(table.at[other, "place"])
+    return f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
+
+
+def _doubles(
+    key: str,
+    held_out_from: Sequence[SplitName],
+    first_row: Mapping[tuple[SplitName, str], int],
+    known: Mapping[SplitName, Known],
+) -> Iterator[tuple[int, float]]:
+    """A row with the key in each of the splits, then one with a key that is alike, with the similarity."""
+    for split in held_out_from:
+        if (split, key) in first_row:
+            yield first_row[split, key], 1.0
+    for split in held_out_from:
+        if alike := known[split].find(key):
+            yield first_row[split, alike[0]], alike[1]
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:

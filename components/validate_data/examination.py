@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from components.validate_data.inspection import Inspection
 
 
@@ -16,12 +18,20 @@ class Examination:
     Attributes:
         rows_read: Before any check.
         rows: Those that are kept, by split.
+        fingerprints: The kind of the rows' fingerprints: another one where keys are made by other rules.
+        resolution: In words, the smallest difference between two models that the test split can show.
         report: The HTML page.
         write_splits: Writes the splits and their statistics into a folder.
+        table: The rows as they were read, with what a row shows and its `place`.
+        require_enough: Raises DataError where a split has too few rows, and no check says so.
     """
 
     inspection: Inspection
     rows_read: int
     rows: Mapping[str, int]
+    fingerprints: str
+    resolution: str
     report: str
     write_splits: Callable[[Path], None]
+    table: pd.DataFrame
+    require_enough: Callable[[], None] = lambda: None

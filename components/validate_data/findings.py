@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import pandas as pd
@@ -12,6 +13,10 @@ from manifests.dataset import RowCheck
 
 Verdict = Literal["pass", "warn", "drop", "fail"]
 SHOWN_EXAMPLES = 5
+BOUND_STEPS = 1_000
+
+Reason = Callable[[pd.DataFrame, int], str]
+"""What is wrong with a row, in words, given the table as it was read and the row's index in it."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,15 @@ class Finding:
         affected: The rows that count against the bound.
         removable: Those of them that `drop` may remove.
         examples: Some of them in words.
+        column: The column whose value is at fault; None: the row's text, or what else it shows.
+        reason: What is wrong with a row; None: the name of the check says all.
     """
 
     affected: pd.Index[int]
     removable: pd.Index[int]
     examples: Sequence[str]
+    column: str | None = None
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class CheckResult:
         fraction: `rows_affected` over the rows that were read.
         found: The measured number in words, to be held against `expected`.
         key: The manifest key of the bound.
+        settings: Manifest keys with values that would let the data through as they are.
+        finding: The rows, of a check on single rows; not among the JSON.
     """
 
     check: str
@@ -51,10 +62,13 @@ class CheckResult:
     expected: str
     key: str
     examples: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    finding: Finding | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
-        return {**asdict(self), "examples": list(self.examples)}
+        """The fields as plain JSON types, without the rows."""
+        content = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "finding"}
+        return {**content, "examples": list(self.examples), "settings": dict(self.settings)}
 
 
 def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, dropped: int) -> CheckResult:
@@ -78,7 +92,17 @@ def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, drop
         expected=f"at most {percent(rule.max_fraction)} of the rows",
         key=f"dataset.checks.{name}.max_fraction",
         examples=tuple(finding.examples),
+        settings=_letting_through(name, rule, fraction) if verdict == "fail" else {},
+        finding=finding,
     )
+
+
+def _letting_through(name: str, rule: RowCheck, fraction: float) -> dict[str, Any]:
+    """The settings by which these rows are left out, as far as they may be, and the check does not fail."""
+    key = f"dataset.checks.{name}"
+    bound = math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS
+    severity = {} if rule.severity == "drop" else {f"{key}.severity": "drop"}
+    return {**severity, f"{key}.max_fraction": bound}
 
 
 def percent(fraction: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -13,15 +13,25 @@ from manifests.dataset import RowCheck
 
 @dataclass(frozen=True)
 class Inspection:
-    """The rows that are left, each in its split, and one result per check."""
+    """The rows that are left, each in its split, and one result per check.
+
+    Attributes:
+        groups: The name of the group of near-duplicates of every key that was read, also of dropped rows.
+    """
 
     table: pd.DataFrame
     results: tuple[CheckResult, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[CheckResult, ...]:
         """The checks that stop the run."""
         return tuple(result for result in self.results if result.verdict == "fail")
+
+    @property
+    def warned(self) -> tuple[CheckResult, ...]:
+        """The checks that found more than their bound, and let the run go on."""
+        return tuple(result for result in self.results if result.verdict == "warn")
 
 
 @dataclass

@@ -10,11 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from components.step import write_json, write_text
+from components.training_rows import write_fingerprints
+from components.validate_data.advice import with_settings
 from components.validate_data.cards.examination import examine as examine_cards
 from components.validate_data.examination import Examination
 from components.validate_data.findings import CheckResult
 from components.validate_data.images.examination import examine as examine_images
 from components.validate_data.inspection import Inspection
+from components.validate_data.rejected import REJECTED_FILE, write_rejected
 from components.validate_data.texts.examination import examine as examine_texts
 from components.validate_data.texts.outputs import STATISTICS_FILE
 from manifests.causal_lm import ConversationDataset
@@ -27,10 +30,29 @@ from manifests.text_classification import TextDataset
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
 
-def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, report_path: Path) -> None:
+def run(
+    section: Dataset,
+    seed: int,  # noqa: ARG001
+    splits_path: Path,
+    checks_path: Path,
+    report_path: Path,
+    rejected_path: Path | None = None,
+    show_checks: bool = False,
+) -> None:
     """Validate a dataset and split it.
 
-    The checks and the report are written whatever is found, the splits only when no check fails.
+    The checks, the report and the rejected rows are written whatever is found, the splits only when no check
+    fails.
+
+    Args:
+        section: The manifest's.
+        seed: The run's, as every step is given it. No row's split depends on it: a model trained with another
+            seed is compared on the same test rows.
+        splits_path: A folder for the splits.
+        checks_path: A file for the results of the checks, as JSON.
+        report_path: A file for the page.
+        rejected_path: A file for the rejected rows; by default `rejected.csv` beside the checks.
+        show_checks: Print the table of checks in any case, and not only when one fails.
 
     Raises:
         DataError: The data cannot be read, is of another size, or a check failed; the message names all that
@@ -38,13 +60,17 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """
-    examined = _examine(section, seed)
+    examined = _examine(section)
     inspection = examined.inspection
+    rejected_path = rejected_path or checks_path.with_name(REJECTED_FILE)
+    rejected = write_rejected(rejected_path, examined.table, inspection.results)
     write_json(
         checks_path,
         {
             "passed": not inspection.failed,
-            "checks": [result.as_json() for result in inspection.results],
+            "checks": [result.as_json() for result in with_settings(inspection, section)],
+            "rejected": rejected,
+            "resolution": examined.resolution,
         },
     )
     write_text(report_path, examined.report)
@@ -53,26 +79,34 @@ def run(section: Dataset, seed: int, splits_path: Path, checks_path: Path, repor
             f"dataset.size: found {examined.rows_read:,} rows in {section.uri}, expected {section.size:,}. "
             "Fetch the data again if some are missing, or correct the number."
         )
-    if inspection.failed:
+    if inspection.failed or show_checks:
         _print_checks(inspection)
+    if rejected:
+        print(f"{rejected:,} rows that checks found fault with are in {rejected_path}", flush=True)
+    if inspection.failed:
         raise DataError(_failure(section, inspection))
+    examined.require_enough()
+    for result in inspection.warned:
+        print(f"warning: {result.check}: {', '.join((result.found, *result.examples[:1]))}", flush=True)
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that all splits are there
+    write_fingerprints(splits_path, examined.fingerprints, inspection.table, inspection.groups)
     examined.write_splits(splits_path)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.rows.items())
     print(f"{section.name} {section.version}: {examined.rows_read:,} rows read, kept {counts}", flush=True)
+    print(examined.resolution, flush=True)
 
 
-def _examine(section: Dataset, seed: int) -> Examination:
+def _examine(section: Dataset) -> Examination:
     if isinstance(section, ImageDataset):
-        return examine_images(section, seed)
+        return examine_images(section)
     if isinstance(section, CardDataset):
         return examine_cards(section)
     if isinstance(section, ConversationDataset):
         from components.validate_data.conversations.examination import examine as examine_conversations
 
-        return examine_conversations(section, seed)  # it loads transformers, which the others do without
+        return examine_conversations(section)  # it loads transformers, which the others do without
     assert isinstance(section, TextDataset)
-    return examine_texts(section, seed)
+    return examine_texts(section)
 
 
 def _failure(section: Dataset, inspection: Inspection) -> str:

@@ -28,7 +28,10 @@ class DataSources:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of the data; `verdict` is pass, warn, drop or fail, `found` and `expected` are words."""
+    """One check of the data; `verdict` is pass, warn, drop or fail, `found` and `expected` are words.
+
+    `settings` are keys of the manifest with values that let the data through.
+    """
 
     check: str
     verdict: str
@@ -38,14 +41,17 @@ class Check:
     found: str | None = None
     expected: str | None = None
     examples: tuple[str, ...] = ()
+    settings: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The content of `checks`."""
+    """The content of `checks`; `rejected` is how many lines the file of the rejected rows has."""
 
     passed: bool
     checks: tuple[Check, ...] = ()
+    resolution: str = ""
+    rejected: int = 0
 
 
 @dataclass(frozen=True)

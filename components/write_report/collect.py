@@ -10,6 +10,7 @@ Nothing here fails for what a run did not leave: a report is due whatever happen
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ from components.write_report.scores import LanguageScores, Scores
 from serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
+RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
+"""The command that started a run on this machine, which the run's report advises to call again."""
 TASK_ID = re.compile(r"_-?\d+$")
 LOCAL_JOB_TIME = re.compile(r"-(\d{4}(?:-\d{2}){5}-\d{6})$")  # kfp.local: <pipeline>-<local time>
 LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
@@ -123,6 +126,7 @@ def _record(
         version=version,
         unreadable=tuple(run.unreadable),
         final=final,
+        run_command=os.environ.get(RUN_COMMAND_VARIABLE),
     )
 
 

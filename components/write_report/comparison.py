@@ -129,6 +129,7 @@ def _metric_row(scores: Scores, metric: str, title: str, axis: tuple[float, floa
     challenger, champion = scores.challenger, scores.champion
     ours: Figure = getattr(challenger, metric)
     theirs: Figure = getattr(champion, metric) if champion else None
+    compared: Figure = getattr(scores.challenger_on_clean_rows or challenger, metric)
     return MetricRow(
         name=title,
         challenger=ours,
@@ -137,7 +138,7 @@ def _metric_row(scores: Scores, metric: str, title: str, axis: tuple[float, floa
         champion=theirs,
         champion_interval=champion.intervals.get(metric) if champion else None,
         champion_whisker=_whisker(champion, metric, axis) if champion else None,
-        difference=ours - theirs if is_figure(ours) and is_figure(theirs) else None,
+        difference=compared - theirs if is_figure(compared) and is_figure(theirs) else None,
     )
 
 

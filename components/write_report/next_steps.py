@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from dataclasses import dataclass
 
 from backends.registry import CHAMPION, STAGING
 from components.gate_model.stages import RULES as STAGE_RULES
-from components.write_report.artifacts import Check
+from components.write_report.artifacts import Check, Checks
 from components.write_report.figures import words
 from components.write_report.outcome import Outcome
 from components.write_report.record import STEPS, RunRecord
-from manifests.dataset import RowCheck
-from manifests.tasks import TASKS
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
@@ -38,10 +36,15 @@ RULE_ADVICE = {
     "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    "training_overlap": "Rows of the test split, or near-duplicates of them, are in train too: set "
+    "`dataset.checks.leakage.severity` to drop or fail.",
+    "clean_test_rows": "The champion was trained on many of these test rows, as the splits were drawn "
+    "otherwise then. Give the dataset more rows, or a test file that was never trained on; "
+    "`gates.min_clean_rows` is the floor.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
-    "non_inferiority": "It may be worse than the champion. More rows narrow the doubt; "
-    "`gates.non_inferiority_margin` is how much worse is allowed.",
+    "non_inferiority": "The rule says whether it is worse than the champion or the test rows are too few to "
+    "tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is how much worse is allowed.",
     "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
 }
@@ -50,22 +53,21 @@ RULE_ADVICE |= {
     for rule, key, *_ in STAGE_RULES
     if rule not in RULE_ADVICE
 }
-COUNT_ADVICE = {
+CHECK_ADVICE = {
     "rows_per_class": "Collect more rows of the small classes; "
     "`dataset.checks.rows_per_class.min_rows` is the floor.",
     "class_balance": "Collect more rows of the small classes; "
     "`dataset.checks.class_balance.max_ratio` is the ceiling.",
+    "unknown_labels": "Add the missing labels to `dataset.labels`, correct the misspelt ones, or leave these "
+    "rows out if they may be left out.",
 }
-ROW_CHECKS = {
-    name
-    for task in TASKS.values()
-    for name, check in task.dataset.model_fields["checks"].default
-    if isinstance(check, RowCheck)
-}
+ROW_ADVICE = "Correct the rows, or leave them out if they may be left out."
+REJECTED = "rejected/rejected.csv"
+"""Of validate-data's outputs: every row that a check found fault with."""
+
 BUDGET_KEYS = {"max_hours reached": "max_hours", "max_cost reached": "max_cost_usd"}
-RUN_AGAIN = "gauntlet run MANIFEST"
-BOUND_STEPS = 1_000
-EXAMPLE_TEXT = "i feel wonderful today"
+RUN_AGAIN = "gauntlet run MANIFEST"  # of a run that nobody on this machine started
+VALIDATE_DATA = "validate-data"
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,16 @@ def _scoring(record: RunRecord, model: str) -> NextStep:
         return NextStep("Grade a card with the new champion.", f"gauntlet predict {model} FRONT.jpg BACK.jpg")
     if task == "image_classification":
         return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
-    return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "{EXAMPLE_TEXT}"')
+    if record.language_scores is not None:
+        return NextStep("Ask the new champion a question.", f'gauntlet predict {model} "QUESTION"')
+    return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "TEXT"')
 
 
 def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
     failing = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
     advice = [NextStep(RULE_ADVICE[rule], about=words(rule)) for rule in failing if rule in RULE_ADVICE]
     again = NextStep(
-        "Then run it again; a manifest key can be set there too.", f"{RUN_AGAIN} --set KEY=VALUE"
+        "Then run it again; a manifest key can be set there too.", f"{run_again(record)} --set KEY=VALUE"
     )
     return (*advice, *_budget_advice(record), again)
 
@@ -160,37 +164,51 @@ def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
-    failing = [check for check in record.checks.checks if check.verdict == "fail"] if record.checks else []
-    again = NextStep("Correct the data where it comes from, then run it again.", RUN_AGAIN)
-    return (*map(_check_advice, failing), again)
+    checks = record.checks or Checks(passed=False)
+    return refusal_advice(checks, run_again(record), rejected_file(record))
 
 
-def _check_advice(check: Check) -> NextStep:
-    title = words(check.check)
-    if check.check in COUNT_ADVICE:
-        return NextStep(COUNT_ADVICE[check.check], about=title)
-    if check.check not in ROW_CHECKS:
-        return NextStep("Correct the rows that the check names.", about=title)
-    key = f"dataset.checks.{check.check}"
-    if check.fraction is None:
-        return NextStep("Correct the rows that the check names.", about=title)
+def rejected_file(record: RunRecord) -> str | None:
+    """Where the rows are listed that checks found fault with, if there are any."""
+    folder = record.step(VALIDATE_DATA).folder
+    return f"{folder}/{REJECTED}" if folder and record.checks and record.checks.rejected else None
+
+
+def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[NextStep, ...]:
+    """What to do about checks that failed, with one command that answers all of them.
+
+    Args:
+        checks: All checks of the data.
+        command: What reads the data again; settings are added to it.
+        rejected: Where the rejected rows are listed, if there are any.
+    """
+    failing = [check for check in checks.checks if check.verdict == "fail"]
+    advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]
+    if rejected:
+        advice.append(NextStep(f"Every row that a check found fault with is in `{rejected}`."))
+    advice.append(NextStep("Correct the data where it comes from, then try again.", command))
+    settings = {key: value for check in checks.checks for key, value in check.settings.items()}
+    if settings:
+        options = " ".join(shlex.join(["--set", f"{key}={value}"]) for key, value in settings.items())
+        text = "Or go on without the rows that may be left out, with the other bounds set to what was found."
+        advice.append(NextStep(text, f"{command} {options}"))
+    return tuple(advice)
+
+
+def run_again(record: RunRecord) -> str:
+    """The command that started the run, as far as that is known."""
+    return record.run_command or RUN_AGAIN
+
+
+def _advice(check: Check) -> str:
+    balancing = [f"`{key}`" for key in check.settings if key.startswith("training.")]
+    if check.check in CHECK_ADVICE:
+        other = f" {' or '.join(balancing)} makes up for their size in training." if balancing else ""
+        return CHECK_ADVICE[check.check] + other
     if check.severity == "drop":
-        return NextStep(f"More rows than `{key}.max_fraction` would have to be dropped.", about=title)
-    correct = (
-        "Add the missing labels to `dataset.labels`, correct the misspelt ones"
-        if check.check == "unknown_labels"
-        else "Correct the rows that the check names"
-    )
-    return NextStep(
-        f"{correct}, or leave these rows out if they may be left out.",
-        f"{RUN_AGAIN} --set {key}.severity=drop --set {key}.max_fraction={_rounded_up(check.fraction)}",
-        about=title,
-    )
-
-
-def _rounded_up(fraction: float) -> str:
-    """The smallest round bound that lets this fraction of the rows go."""
-    return f"{math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS:g}"
+        key = f"dataset.checks.{check.check}.max_fraction"
+        return f"More rows than `{key}` would have to be dropped. {ROW_ADVICE}"
+    return ROW_ADVICE
 
 
 def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
@@ -198,11 +216,11 @@ def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
     if failed is not None and failed.name == STEPS[-1]:
         return (
             NextStep("See whether the version is there, and which aliases it has.", "gauntlet registry"),
-            NextStep("Remove the cause, then run it again.", RUN_AGAIN),
+            NextStep("Remove the cause, then run it again.", run_again(record)),
         )
     return (
         NextStep(
             "Remove the cause, then run it again. Nothing was registered, so there is nothing to undo.",
-            RUN_AGAIN,
+            run_again(record),
         ),
     )

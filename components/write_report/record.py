@@ -77,6 +77,7 @@ class RunRecord:
     Attributes:
         steps: One record for each step of the DAG, in the order of `STEPS`.
         unreadable: Files that exist but could not be read, each with the reason.
+        run_command: What started the run on this machine, as a shell takes it.
     """
 
     pipeline_root: str
@@ -95,6 +96,7 @@ class RunRecord:
     version: Version | None = None
     unreadable: tuple[str, ...] = ()
     final: FinalStatus | None = None
+    run_command: str | None = None
 
     def step(self, name: str) -> StepRecord:
         """The record of a step of the DAG."""

@@ -61,6 +61,7 @@ class Paired:
     class_f1_intervals: Mapping[str, Interval] = field(default_factory=dict)
     qwk_difference: Figure = None
     qwk_lower_bound: Figure = None
+    qwk_upper_bound: Figure = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,29 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class TrainingOverlap:
+    """How many test rows the models were trained on, and how many clean ones were compared."""
+
+    challenger: int | None = None
+    champion: int | None = None
+    clean_rows: int | None = None
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class Scores:
-    """The content of `scores`; `champion_error` says why a champion could not be compared."""
+    """The content of `scores`; `champion_error` says why a champion could not be compared.
+
+    The champion's figures and the paired ones are of the clean rows, and so are `challenger_on_clean_rows`,
+    which there are where these are not all.
+    """
 
     challenger: Scored
     champion: Scored | None = None
     champion_error: str | None = None
     paired: Paired | None = None
+    training_overlap: TrainingOverlap | None = None
+    challenger_on_clean_rows: Scored | None = None
     rows: int | None = None
     labels: tuple[str, ...] = ()
     confidence: Figure = None
@@ -115,6 +132,7 @@ class LanguageScores:
     champion: OtherModel | None = None
     champion_error: str | None = None
     not_measured: Mapping[str, str] = field(default_factory=dict)
+    training_overlap: TrainingOverlap | None = None
     rows: int | None = None
     tokens: int | None = None
     confidence: Figure = None

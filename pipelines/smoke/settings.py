@@ -29,6 +29,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
     | CONVERSION
     | {
         "training.max_length": 32,
+        "dataset.max_tokens": 32,
         "conversion.candidates": ["plain", "fused"],
         "conversion.pytorch": ["eager"],
     },

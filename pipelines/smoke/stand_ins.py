@@ -28,7 +28,7 @@ FEW_CARDS = {
     "dataset.checks.class_balance.severity": "warn",
 }
 AT_HAND = ("package://", "synthetic://")
-TEXTS_PER_LABEL, WORDS_PER_TEXT = 80, 9  # 12 for validation and as many for testing
+TEXTS_PER_LABEL, WORDS_PER_TEXT = 80, 9  # about 12 for validation and as many for testing
 TRAINING_IMAGES, TEST_IMAGES = 40, 16
 """Of each class."""
 SYLLABLES = ("ka", "lo", "mi", "ne", "ru", "sa", "to", "vi")

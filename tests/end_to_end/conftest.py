@@ -94,7 +94,11 @@ def manifest_content(encoder: Path, data: Path) -> dict[str, Any]:
             "uri": str(data),
             "labels": list(LABELS),
             "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
-            "checks": {"near_duplicates": {"severity": "warn"}, "leakage": {"similarity": 1.0}},
+            "checks": {
+                "near_duplicates": {"severity": "warn"},
+                "leakage": {"similarity": 1.0},
+                "unknown_tokens": {"severity": "warn"},
+            },
         },
         "training": {
             "encoder": str(encoder),

@@ -85,9 +85,10 @@ def test_the_bundle_takes_raw_pixels_and_needs_no_tokenizer(system: System) -> N
     info = output(system, "convert-to-onnx/bundle/bundle.json")
     assert info["inputs"] == [{"name": "images", "dtype": "uint8", "shape": ["batch", 1, 16, 16]}]
     assert "max_length" not in info
-    assert info["files"].keys() == {"model.onnx", "parity.json"}
+    assert info["files"].keys() == {"model.onnx", "parity.json", "training_rows.npz"}
     certificate = output(system, "convert-to-onnx/bundle/parity.json")
-    assert (certificate["rows"], certificate["left_padded_rows"]) == (75, 0)
+    rows = output(system, "validate-data/splits/statistics.json")["rows"]
+    assert (certificate["rows"], certificate["left_padded_rows"]) == (rows["validation"], 0)
     verified = system.gauntlet("bundle", "verify", str(system.steps() / "convert-to-onnx" / "bundle"))
     assert verified.returncode == 0, verified.stdout
     assert "an image of noise is" in verified.stdout

@@ -25,6 +25,22 @@ def test_check_passes_every_shipped_manifest(capsys: pytest.CaptureFixture[str])
     assert "emotion_sample" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("gates.non_inferiority_margin=0.05", "a test split of about 155 rows can show the margin of 0.05"),
+        ("gates.non_inferiority_margin=0.01", "155 rows cannot show gates.non_inferiority_margin 0.01"),
+        ("gates.non_inferiority_margin=null", "so gates.non_inferiority_margin will be about 0.042"),
+    ],
+)
+def test_check_says_which_margin_the_test_split_can_show(
+    override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.645 √(0.1 / 155) = 0.0418."""
+    assert gauntlet("check", SAMPLE, "--set", override) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
 def test_check_reports_the_faults_of_all_manifests_and_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,13 @@ def manifest(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "description": "Three moods",
         "task": "text_classification",
         "seed": 3,
-        "dataset": {"name": "moods", "version": "1", "uri": "moods.csv", "labels": list(LABELS)},
+        "dataset": {
+            "name": "moods",
+            "version": "1",
+            "uri": "moods.csv",
+            "labels": list(LABELS),
+            "checks": {"unknown_tokens": {"severity": "warn"}},
+        },
         "training": {
             "encoder": str(tiny_encoder),
             "max_length": 16,

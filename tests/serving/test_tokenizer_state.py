@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+import manifests
 from manifests.errors import UsageError
+from pipelines.cli import main
 from serving.texts import TextInputs
 from serving.tokenizer import TokenizerError, largest_id, open_tokenizer
 from tests.language_models import write_llama
@@ -104,3 +106,16 @@ def test_a_language_model_s_tokenizer_neither_cuts_nor_pads_and_fits_its_embeddi
     made.save(str(folder / "tokenizer.json"))
     with pytest.raises(UsageError, match=r"training\.model: .*: found a tokenizer with token ids up to"):
         load_tokenizer(LanguageModelFiles(folder))
+
+
+def test_check_names_a_tokenizer_with_more_tokens_than_the_embedding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, tokenizer())
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 6}), encoding="utf-8")
+    sample = Path(manifests.__path__[0]) / "emotion_sample.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(sample), "--set", f"training.encoder={tmp_path}"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "training.encoder" in printed and "token ids up to 6, expected at most 5" in printed

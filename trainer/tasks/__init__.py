@@ -33,8 +33,8 @@ class Task(Protocol):
         """Size of each training row, by which batches are formed."""
 
     @property
-    def train_weights(self) -> Sequence[int]:
-        """How much each training row counts in the mean loss: the number of losses that are summed for it."""
+    def train_weights(self) -> Sequence[float]:
+        """How much each training row counts in the mean loss: of unweighted losses, how many it sums."""
 
     @property
     def validation_lengths(self) -> Sequence[int]:
@@ -50,6 +50,10 @@ class Task(Protocol):
 
     def build_model(self) -> nn.Module:
         """The model with its pretrained weights, on the CPU."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the log says of the rows, a line each."""
 
     @property
     def of_record(self) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from trainer.language_models import (
     require_convertible,
     stop_at,
 )
-from trainer.lora import merged, save_adapters, with_adapters
+from trainer.lora import base_name, merged, save_adapters, with_adapters
 from trainer.packing import TokenRow, bins, packed, seen, token_rows
 from trainer.parameters import aliases
 from trainer.splits import read_split, read_statistics
@@ -106,6 +106,11 @@ class CausalLanguageModelling:
     def validation_lengths(self) -> Sequence[int]:
         """Tokens in each validation row."""
         return [len(row) for row in self._validation]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
 
     @property
     def of_record(self) -> Mapping[str, Any]:
@@ -205,7 +210,7 @@ class CausalLanguageModelling:
         assert not unknown, unknown
         if isinstance(network, PeftModel):
             (folder / ADAPTER_FOLDER).mkdir()
-            save_adapters(network, names, folder / ADAPTER_FOLDER)
+            save_adapters(network, names, folder / ADAPTER_FOLDER, base_name(self._section.model))
             network = merged(network)
         write_network(network, folder)
         self._tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from manifests.errors import UsageError
 from manifests.text_classification import Student, TextTraining
+from trainer.class_weights import on_device_of
 from trainer.encoder import layers_of
 from trainer.metrics import confusion_counts
 from trainer.replica import Tensors
@@ -42,19 +43,31 @@ class Distillation(TextClassification):
         """`distillation_loss` of the scores and cross-entropy of the labels, weighted, and the confusion."""
         ids, mask, labels, wanted = batch
         logits, weight = model(ids, mask).float(), self._student.teacher_weight
-        imitating = distillation_loss(logits, wanted, self._student.temperature)
+        of_classes = on_device_of(self._class_weights, logits)
+        of_rows = None if of_classes is None else of_classes[labels]
+        imitating = distillation_loss(logits, wanted, self._student.temperature, of_rows)
         naming = functional.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
+            logits,
+            labels,
+            weight=of_classes,
+            reduction="sum",
+            label_smoothing=self._section.label_smoothing,
         )
         return weight * imitating + (1 - weight) * naming, confusion_counts(logits, labels)
 
 
-def distillation_loss(logits: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
+def distillation_loss(
+    logits: torch.Tensor, wanted: torch.Tensor, temperature: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Kullback-Leibler divergence of the teacher's softened classes, summed over rows of logits (B, C).
 
-    Times the temperature's square, so that gradients do not shrink with it: section 2 of Hinton et al.
+    Times the temperature's square, so that gradients do not shrink with it: section 2 of Hinton et al. With
+    `weights` (B,) each row's is weighed.
     """
     ours, theirs = (functional.log_softmax(scores / temperature, dim=1) for scores in (logits, wanted))
+    if weights is not None:
+        of_rows = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+        return (of_rows * weights).sum() * temperature**2
     return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -20,6 +21,7 @@ from torch.nn import functional
 from manifests.errors import UsageError
 from manifests.image_classification import ImageTraining
 from trainer.augmentation import affine_maps, moved, moves
+from trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
 from trainer.splits import ImageSplit, read_images, read_statistics
@@ -46,7 +48,6 @@ class ImageRows:
 class ImageClassification:
     """The task `image_classification` on the splits that validate-data wrote."""
 
-    sampling_chances = None
     validation_batch_size = 512
 
     def __init__(self, section: ImageTraining, splits: Path) -> None:
@@ -61,6 +62,7 @@ class ImageClassification:
         statistics = read_statistics(splits)
         self._mean: list[float] = statistics["pixels"]["train"]["mean"]
         self._std: list[float] = statistics["pixels"]["train"]["std"]
+        self._class_weights = class_weights(section, statistics["labels"], train.labels)
         self._config = network_config(section, train.images.shape[1:], len(statistics["labels"]))
         self._maps = np.empty(0, dtype=np.float32)
         self._seed_of_maps: tuple[int, int] | None = None
@@ -71,14 +73,24 @@ class ImageClassification:
         return [1] * len(self._train.labels)
 
     @property
-    def train_weights(self) -> Sequence[int]:
-        """Every row counts once."""
-        return [1] * len(self._train.labels)
+    def train_weights(self) -> Sequence[float]:
+        """By `training.class_weights`; without them every row counts once."""
+        return row_weights(self._class_weights, self._train.labels)
+
+    @property
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """By `training.sampler`."""
+        return balanced_chances(self._section, self._train.labels)
 
     @property
     def validation_lengths(self) -> Sequence[int]:
         """As `train_lengths`."""
         return [1] * len(self._validation.labels)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
 
     @property
     def of_record(self) -> Mapping[str, Any]:
@@ -105,13 +117,17 @@ class ImageClassification:
         return (torch.tensor(rows, dtype=torch.int64),)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
+        """Cross-entropy with label smoothing, weighed by class and summed over rows, and their confusion."""
         images, labels = self._train.on_device_of(batch[0])
         if len(batch) > 1:
             images = moved(images.float(), batch[1])
         logits = model(in_channels_last(images)).float()
         loss = functional.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
+            logits,
+            labels,
+            weight=on_device_of(self._class_weights, logits),
+            reduction="sum",
+            label_smoothing=self._section.label_smoothing,
         )
         return loss, confusion_counts(logits, labels)
 

@@ -91,6 +91,11 @@ class OrdinalGrading:
         return sampling_chances(self._train.labels, power) if power else None
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
     def of_record(self) -> Mapping[str, Any]:
         """The shape of a side."""
         return {"input_shape": self._config.input_shape}

@@ -23,9 +23,11 @@ from torch.nn import functional
 from manifests.text_classification import TextTraining
 from serving.tokenizer import largest_id
 from trainer.attention import ATTENTION
+from trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
 from trainer.dropout import Dropout, replace_dropout
 from trainer.embedding import train_used_rows_only, with_whole_tables
-from trainer.encoder import Attention, find_encoder, load_encoder
+from trainer.encoder import Attention, load_encoder
+from trainer.encoder_files import find_encoder, require_positions
 from trainer.layer_norm import replace_layer_norms
 from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
 from trainer.splits import read_labels, read_split
@@ -51,10 +53,12 @@ class TextClassifier(nn.Module):
 
 
 class TokenizedRows:
-    """A split's texts as token ids, tokenised once."""
+    """A split's texts as token ids, tokenised once; `cut` of them have more than are read."""
 
     def __init__(self, frame: pd.DataFrame, tokenizer: Tokenizer) -> None:
-        self.ids = [encoding.ids for encoding in tokenizer.encode_batch(frame["text"].tolist())]
+        encodings = tokenizer.encode_batch(frame["text"].tolist())
+        self.ids = [encoding.ids for encoding in encodings]
+        self.cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.labels: npt.NDArray[np.int64] = frame["label"].to_numpy(dtype=np.int64, copy=True)
         self.lengths = [len(ids) for ids in self.ids]
 
@@ -76,7 +80,6 @@ class TextClassification:
         layers: How many of the encoder's layers the model has; None for all.
     """
 
-    sampling_chances = None
     validation_batch_size = 64
     layers: int | None = None
 
@@ -84,10 +87,12 @@ class TextClassification:
         """Read and tokenise the training and validation rows.
 
         Raises:
-            UsageError: The encoder cannot be found, or its tokenizer does not go with it.
+            UsageError: The encoder cannot be found or reads fewer tokens than `max_length`, or its tokenizer
+                does not go with it.
         """
         self._section = section
         self._encoder = find_encoder(section.encoder)
+        require_positions(self._encoder, section.encoder, section.max_length)
         self._labels = read_labels(splits)
         opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
         self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
@@ -96,6 +101,7 @@ class TextClassification:
         tokenizer.enable_truncation(section.max_length)
         self._train = TokenizedRows(read_split(splits, "train"), tokenizer)
         self._validation = TokenizedRows(read_split(splits, "validation"), tokenizer)
+        self._class_weights = class_weights(section, self._labels, self._train.labels)
 
     @property
     def train_lengths(self) -> Sequence[int]:
@@ -103,14 +109,29 @@ class TextClassification:
         return self._train.lengths
 
     @property
-    def train_weights(self) -> Sequence[int]:
-        """Every row counts once."""
-        return [1] * len(self._train.labels)
+    def train_weights(self) -> Sequence[float]:
+        """By `training.class_weights`; without them every row counts once."""
+        return row_weights(self._class_weights, self._train.labels)
+
+    @property
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """By `training.sampler`."""
+        return balanced_chances(self._section, self._train.labels)
 
     @property
     def validation_lengths(self) -> Sequence[int]:
         """Tokens in each validation row."""
         return self._validation.lengths
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """How many texts are cut."""
+        most = self._section.max_length
+        return [
+            f"{rows.cut} of {len(rows.ids)} {split} texts are cut at training.max_length, {most} tokens"
+            for split, rows in (("training", self._train), ("validation", self._validation))
+            if rows.cut
+        ]
 
     @property
     def of_record(self) -> Mapping[str, Any]:
@@ -138,11 +159,15 @@ class TextClassification:
         return self._validation.batch(rows, self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, summed over rows, and their confusion."""
+        """Cross-entropy with label smoothing, weighed by class and summed over rows, and their confusion."""
         ids, mask, labels = batch
         logits = model(ids, mask).float()
         loss = functional.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self._section.label_smoothing
+            logits,
+            labels,
+            weight=on_device_of(self._class_weights, logits),
+            reduction="sum",
+            label_smoothing=self._section.label_smoothing,
         )
         return loss, confusion_counts(logits, labels)
 

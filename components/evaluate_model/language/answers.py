@@ -6,7 +6,8 @@ N = rows, B = rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from components.convert_to_onnx.decoder_parity import token_losses
+from components.training_rows import Flags
 from manifests.causal_lm import LanguageEvaluation
 from manifests.dataset import SplitName
 from manifests.errors import DataError
@@ -43,6 +45,12 @@ class Prompts:
     rows: tuple[TokenRow, ...] = ()
     rendered: tuple[str, ...] = ()
 
+    def where(self, kept: Flags) -> Prompts:
+        """The rows that `kept`, (N,), is true of."""
+        return Prompts(
+            **{field.name: tuple(compress(getattr(self, field.name), kept)) for field in fields(self)}
+        )
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -54,6 +62,11 @@ class Answers:
     losses: npt.NDArray[np.float64] | None
     greedy: tuple[str, ...]
     sampled: tuple[str, ...]
+
+    def where(self, kept: Flags) -> Answers:
+        """Those to the prompts that `kept`, (N,), is true of."""
+        losses = None if self.losses is None else self.losses[kept]
+        return Answers(losses, tuple(compress(self.greedy, kept)), tuple(compress(self.sampled, kept)))
 
 
 def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:

@@ -10,6 +10,7 @@ from components.evaluate_model.language.answers import Answers, Prompts
 from components.evaluate_model.language.local_model import LocalModel
 from components.evaluate_model.language.managed_model import ManagedModel
 from components.evaluate_model.language.scorecard import Contender
+from components.training_rows import Flags, TestRows, trained_on
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import GauntletError, UsageError
 from serving.bundle import MANAGED_TASK, read_info
@@ -64,6 +65,7 @@ def answer_as_champion(
     prompts: Prompts,
     settings: LanguageEvaluation,
     seed: int,
+    tested: TestRows | None = None,
 ) -> Contender | str | None:
     """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
 
@@ -85,10 +87,16 @@ def answer_as_champion(
                     "new name: it is another model in the registry."
                 )
             champion = open_model(folder, settings, version.tags.get(BUNDLE_TAG))
+            seen = asked_of(prompts, trained_on(folder, read_info(folder), tested))
         answers = champion.answer(prompts, seed)
     except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
         if isinstance(error, GauntletError) and not isinstance(error, UsageError):
             raise
         repair = "Move the alias champion to a version that works: `gauntlet rollback`."
         return f"{title} cannot be run: {type(error).__name__}: {error}. {repair}"
-    return Contender(f"version {version.version}", answers, version.version)
+    return Contender(f"version {version.version}", answers, version.version, seen)
+
+
+def asked_of(prompts: Prompts, test_rows: Flags | str) -> Flags | str:
+    """What is said of every test row, of the prompts that were drawn from them."""
+    return test_rows if isinstance(test_rows, str) else test_rows[list(prompts.ids)]

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from components.evaluate_model.language.answers import Answers, Prompts
 from components.evaluate_model.language.conversations import ask_probes, judge_conversations
-from components.evaluate_model.language.models import answer_as_champion, open_model
+from components.evaluate_model.language.models import answer_as_champion, asked_of, open_model
 from components.evaluate_model.language.report import render
 from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
 from components.evaluate_model.therapy.judge import load_judge
 from components.step import replacing, write_json, write_text
+from components.training_rows import read_test_rows, trained_on
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import GauntletError
 from manifests.metrics import as_json
-from serving.bundle import BundleError
+from serving.bundle import BundleError, read_info
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
@@ -50,8 +51,10 @@ def evaluate(
     prompts = model.prompts(splits, seed)
     tuned = model.answer(prompts, seed)
     baseline = model.baseline(prompts, seed)
-    champion = answer_as_champion(registry_uri, name, model, prompts, settings, seed)
-    scorecard = assess(prompts, tuned, baseline, champion, settings, seed)
+    tested = read_test_rows(splits)
+    champion = answer_as_champion(registry_uri, name, model, prompts, settings, seed, tested)
+    own = asked_of(prompts, trained_on(bundle, read_info(bundle), tested))
+    scorecard = assess(prompts, tuned, baseline, champion, settings, seed, own)
     scorecard = replace(scorecard, not_measured=model.not_measured or None)
     predictions.mkdir(parents=True, exist_ok=True)
     if settings.therapy is not None:
@@ -72,6 +75,7 @@ def evaluate(
         print(f"{figure:>22}  {value:.4f}")
     for figure, reason in model.not_measured.items():
         print(f"{figure:>22}  not measured: {reason}")
+    print(scorecard.training_overlap.summary)
     if scorecard.champion_error:
         print(f"warning: {scorecard.champion_error}")
     return scorecard

@@ -17,7 +17,17 @@ from components.evaluate_model.language.metrics import (
     figures,
     measure_rows,
 )
+from components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
+from components.training_rows import NO_FINGERPRINTS, Flags
 from manifests.causal_lm import LanguageEvaluation
+
+FEWEST_COMPARED = 2
+"""Conversations: how much others would differ cannot be told from one."""
+
+TOO_FEW_LEFT = (
+    "Too few are left to compare on: give the dataset a test split with conversations that the champion has "
+    "not seen."
+)
 
 
 @dataclass(frozen=True)
@@ -32,21 +42,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model by a name: the bundle's, the base model's, or the champion's version."""
+    """A model by a name: the bundle's, the base model's, or the champion's version.
+
+    `trained_on` says which prompts a champion was trained on, (N,), or why that is not known.
+    """
 
     name: str
     answers: Answers
     version: str | None = None
+    trained_on: Flags | str = NO_FINGERPRINTS
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Another model's figures, and by how much the tuned one is better: positive is better, for all."""
+    """Another model's figures, and by how much the tuned one is better: positive is better, for all.
+
+    Those of the champion are of the clean prompts, `conversations` of them.
+    """
 
     name: str
     figures: Mapping[str, Figure]
     gains: Mapping[str, Figure]
     version: str | None = None
+    conversations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class LanguageScorecard:
     confidence: float
     challenger: Mapping[str, Figure]
     baseline: Compared
+    training_overlap: Overlap
     champion: Compared | None = None
     champion_error: str | None = None
     therapy: Mapping[str, Any] | None = None
@@ -93,29 +112,56 @@ def assess(
     champion: Contender | str | None,
     settings: LanguageEvaluation,
     seed: int,
+    trained_on: Flags | str = NO_FINGERPRINTS,
 ) -> LanguageScorecard:
-    """Score all models on the same resamples; a champion that failed is its fault in words."""
+    """Score all models on the same resamples; a champion that failed is its fault in words.
+
+    The champion is compared on the clean prompts. `trained_on` says which prompts the tuned model was trained
+    on, (N,), or why that is not known.
+    """
     weights = draws(prompts.conversations, settings.bootstrap_resamples, seed)
     ours = _drawn(prompts, tuned, weights)
-
-    def compared(other: Contender) -> Compared:
-        theirs = _drawn(prompts, other.answers, weights)
-        gains = {
-            name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
-            for name in ours
-        }
-        return Compared(other.name, _summed(theirs, settings), _summed(gains, settings), other.version)
-
+    overlap = describe_overlap(len(prompts.ids), trained_on, None, rows="prompts")
+    against: Compared | None = None
+    if isinstance(champion, Contender):
+        clean = clean_rows(len(prompts.ids), trained_on, champion.trained_on)
+        overlap = describe_overlap(len(prompts.ids), trained_on, champion.trained_on, rows="prompts")
+        conversations = len(set(np.array(prompts.conversations)[clean].tolist()))
+        if conversations >= FEWEST_COMPARED:
+            left = prompts.where(clean)
+            drawn = draws(left.conversations, settings.bootstrap_resamples, seed)
+            theirs = _drawn(left, champion.answers.where(clean), drawn)
+            on_clean = ours if clean.all() else _drawn(left, tuned.where(clean), drawn)
+            against = _compared(champion, theirs, on_clean, settings, conversations)
+        else:
+            champion = f"{overlap.summary} {TOO_FEW_LEFT}"
     return LanguageScorecard(
         rows=len(prompts.ids),
         conversations=len(set(prompts.conversations)),
         tokens=sum(len(row.target) for row in prompts.rows) if prompts.rows else None,
         confidence=settings.confidence,
         challenger=_summed(ours, settings),
-        baseline=compared(baseline),
-        champion=compared(champion) if isinstance(champion, Contender) else None,
+        baseline=_compared(baseline, _drawn(prompts, baseline.answers, weights), ours, settings),
+        training_overlap=overlap,
+        champion=against,
         champion_error=champion if isinstance(champion, str) else None,
     )
+
+
+def _compared(
+    other: Contender,
+    theirs: Mapping[str, Floats],
+    ours: Mapping[str, Floats],
+    settings: LanguageEvaluation,
+    conversations: int | None = None,
+) -> Compared:
+    """Both models' figures of all rows and of each resample, paired."""
+    gains = {
+        name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
+        for name in ours
+    }
+    summed = _summed(theirs, settings), _summed(gains, settings)
+    return Compared(other.name, *summed, other.version, conversations)
 
 
 def _drawn(prompts: Prompts, answers: Answers, weights: Floats) -> dict[str, Floats]:

@@ -16,6 +16,7 @@ from components.validate_data.images.outputs import write_splits
 from components.validate_data.images.pictures import class_strips
 from components.validate_data.images.report import render
 from components.validate_data.images.statistics import describe
+from manifests.gates import describe_resolution
 from manifests.ordinal_grading import CardDataset
 
 SHOWN_HEIGHT = 96  # pixels of a scan in the report, at least
@@ -42,6 +43,8 @@ def examine(section: CardDataset) -> Examination:
         inspection=inspection,
         rows_read=len(table.rows),
         rows=statistics.rows,
+        fingerprints="certificates",
+        resolution=describe_resolution([statistics.rows["test"]], "QWK"),
         report=render(statistics, inspection, len(table.rows), strips, things="cards"),
         write_splits=partial(
             write_splits,
@@ -51,6 +54,7 @@ def examine(section: CardDataset) -> Examination:
             statistics=statistics,
             targets=table.targets,
         ),
+        table=table.rows,
     )
 
 

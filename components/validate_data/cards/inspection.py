@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pandas as pd
 
 from components.validate_data.cards.hashing import alike
 from components.validate_data.cards.source import CardTable
+from components.validate_data.carving import group_names
 from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
 from components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
 from components.validate_data.findings import SHOWN_EXAMPLES, Finding
@@ -44,7 +45,9 @@ def inspect(table: CardTable, dataset: CardDataset) -> Inspection:
     inspecting.check("conflicting_grades", checks.conflicting_grades, find_conflicts)
     left = inspecting.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
-    likeness = alike(left["key"].tolist(), table.hashes[left.index], least)
+    keys = left["key"].tolist()
+    likeness = alike(keys, table.hashes[left.index], least)
+    groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     inspecting.check(
         "duplicates",
         checks.duplicates,
@@ -61,6 +64,7 @@ def inspect(table: CardTable, dataset: CardDataset) -> Inspection:
             check_rows_per_class(counts, checks.rows_per_class, inspecting.rows_read),
             check_class_balance(counts, checks.class_balance, inspecting.rows_read),
         ),
+        groups,
     )
 
 
@@ -68,17 +72,25 @@ def find_noted(rows: pd.DataFrame, column: str) -> Finding:
     """Rows in which reading them noted a fault."""
     faulty = rows[rows[column] != ""]
     examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
-    return Finding(faulty.index, faulty.index, examples)
+    return Finding(faulty.index, faulty.index, examples, reason=lambda table, row: str(table.at[row, column]))
 
 
 def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:
     """Rows with a scan whose width and height are wrong."""
     wrong = rows[[any(is_wrong(*size) for size in sizes) for sizes in rows["sizes"]]]
     examples = [
-        f"{row['place']}: {' and '.join(f'{wide} × {high}' for wide, high in row['sizes'])} pixels"
-        for row in wrong.head(SHOWN_EXAMPLES).to_dict("records")
+        f"{row['place']}: {_sizes(row['sizes'])}" for row in wrong.head(SHOWN_EXAMPLES).to_dict("records")
     ]
-    return Finding(wrong.index, outside_test(rows, wrong.index), examples)
+    return Finding(
+        wrong.index,
+        outside_test(rows, wrong.index),
+        examples,
+        reason=lambda table, row: _sizes(table["sizes"][row]),
+    )
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    return f"{' and '.join(f'{wide} × {high}' for wide, high in sizes)} pixels"
 
 
 def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
@@ -86,4 +98,14 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
     again = rows.index[rows.duplicated(["split", "key"], keep="first")]
     affected = again.union(near.affected)
     examples = [f"{row['place']}: {row['shown']} again" for row in rows.loc[again].to_dict("records")]
-    return Finding(affected, outside_test(rows, affected), [*near.examples, *examples][:SHOWN_EXAMPLES])
+    noted = set(near.affected.tolist())
+
+    def reason(table: pd.DataFrame, row: int) -> str:
+        return near.reason(table, row) if near.reason and row in noted else f"{table['shown'][row]} again"
+
+    return Finding(
+        affected,
+        outside_test(rows, affected),
+        [*near.examples, *examples][:SHOWN_EXAMPLES],
+        reason=reason,
+    )

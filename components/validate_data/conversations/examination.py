@@ -6,18 +6,20 @@ from functools import partial
 
 from components.validate_data.conversations.inspection import inspect
 from components.validate_data.conversations.managed import ManagedRenderer
-from components.validate_data.conversations.outputs import write_splits
+from components.validate_data.conversations.outputs import require_enough, write_splits
 from components.validate_data.conversations.rendering import Renderer, shared_system
 from components.validate_data.conversations.source import read_table
 from components.validate_data.conversations.statistics import LENGTH_EDGES, describe
 from components.validate_data.examination import Examination
+from components.validate_data.inspection import Inspection
 from components.validate_data.report import Histogram, render
-from manifests.causal_lm import ConversationDataset
+from components.validate_data.texts.text import KEY_FORM
+from manifests.causal_lm import ConversationDataset, describe_gain_resolution
 from manifests.managed import MANAGED_PREFIX
 
 
-def examine(section: ConversationDataset, seed: int) -> Examination:
-    """Read and check a dataset; the seed is for the splits that no file provides.
+def examine(section: ConversationDataset) -> Examination:
+    """Read and check a dataset.
 
     Raises:
         DataError: The data cannot be read, or no record of it can be used.
@@ -27,7 +29,7 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
     table = read_table(section)
     managed = section.tokenizer.startswith(MANAGED_PREFIX)
     renderer = ManagedRenderer() if managed else Renderer(section.tokenizer)
-    inspection = inspect(table, section, renderer, seed)
+    inspection = inspect(table, section, renderer)
     frame = renderer.frame(shared_system(inspection.table["context"].tolist()))
     statistics = describe(inspection.table, section, frame)
     counts = {split: length.counts for split, length in statistics.token_length.items()}
@@ -35,6 +37,8 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
         inspection=inspection,
         rows_read=len(table),
         rows=statistics.rows,
+        fingerprints=KEY_FORM,
+        resolution=describe_gain_resolution(_tested(inspection), managed),
         report=render(
             "conversations/report.html.jinja",
             statistics,
@@ -43,5 +47,13 @@ def examine(section: ConversationDataset, seed: int) -> Examination:
             Histogram("rows", LENGTH_EDGES, counts),
             histogram_of="Histogram of lengths in tokens",
         ),
-        write_splits=partial(write_splits, table=inspection.table, statistics=statistics, uri=section.uri),
+        require_enough=partial(require_enough, inspection.table, section.uri),
+        write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
+        table=table,
     )
+
+
+def _tested(inspection: Inspection) -> int:
+    """Conversations of the test split."""
+    table = inspection.table
+    return int(table.loc[table["split"] == "test", "key"].nunique())

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from components.validate_data.carving import carve
+from components.validate_data.carving import carve, group_names
 from components.validate_data.conversations.managed import ManagedRenderer
+from components.validate_data.conversations.outputs import FEWEST_TESTED
 from components.validate_data.conversations.rendering import Renderer
 from components.validate_data.duplicates import find_exact, find_leaks, outside_test
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, Verdict
 from components.validate_data.inspection import Inspecting, Inspection
 from components.validate_data.texts.similarity import likeness_among
-from components.validate_data.texts.text import excerpt, normalise
-from manifests.causal_lm import ConversationDataset
-from manifests.dataset import SPLITS
+from components.validate_data.texts.text import excerpt, normalise, repair
+from components.validate_data.times import with_times
+from manifests.causal_lm import ConversationDataset, UnusedColumnsCheck
+from manifests.dataset import SPLITS, SplitName
 from manifests.errors import DataError
 
 
 def inspect(
-    table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer | ManagedRenderer, seed: int
+    table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer | ManagedRenderer
 ) -> Inspection:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
@@ -32,13 +35,20 @@ def inspect(
     inspecting = Inspecting(table, len(table))
     inspecting.check("empty_conversations", checks.empty_conversations, _told("empty"), unusable=True)
     inspecting.check("role_markers", checks.role_markers, _told("unmarked"), unusable=True)
+    unread = inspecting.rows
+    inspecting.check("message_keys", checks.message_keys, _told("unread_keys"))
     if inspecting.rows.empty:
-        told = table["empty"].fillna(table["unmarked"])
+        told = table["empty"].fillna(table["unmarked"]).fillna(table["unread_keys"])
         raise DataError(
             f"{dataset.uri}: found {len(table)} records, but no answer in any of them, first "
             f"{table['place'].iloc[0]}: {told.iloc[0]}"
         )
+    inspecting.check(
+        "tool_messages", checks.tool_messages, lambda rows: find_unrendered(rows, renderer), unusable=True
+    )
     inspecting.rows = _prepared(inspecting.rows, renderer)
+    if missing:
+        inspecting.rows = with_times(inspecting.rows, dataset.uri)
     inspecting.check("encoding", checks.encoding, _told("fault"))
     tokens = renderer.special_tokens
     inspecting.check("special_tokens", checks.special_tokens, lambda rows: find_special(rows, tokens))
@@ -47,20 +57,70 @@ def inspect(
     inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
     similarity = checks.leakage.similarity
     likeness = likeness_among(list(dict.fromkeys(inspecting.rows["key"])), similarity)
-    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
-    by_opening = inspecting.rows.assign(label="")  # nothing to stratify by
     inspecting.rows = inspecting.rows.assign(
-        split=carve(by_opening, missing, fractions, likeness, similarity, seed)["split"]
+        group=group_names(inspecting.rows["key"].tolist(), likeness, similarity)
     )
+    inspecting.rows = _carved(inspecting.rows, missing, dataset)
     inspecting.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
-    return Inspection(inspecting.rows, tuple(inspecting.results))
+    inspecting.results.append(check_unread_columns(unread, checks.unused_columns, len(table)))
+    groups = dict(zip(inspecting.rows["key"], inspecting.rows["group"], strict=True))
+    return Inspection(inspecting.rows, tuple(inspecting.results), groups)
+
+
+def _carved(rows: pd.DataFrame, missing: Sequence[SplitName], dataset: ConversationDataset) -> pd.DataFrame:
+    """The rows in their splits. Shares are of conversations, and each split has a few of them."""
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    oldest_first = rows.sort_values("time", kind="stable") if "time" in rows else rows
+    openings = oldest_first.drop_duplicates(["split", "key"]).assign(label="")  # there are no classes
+    carved = carve(openings, missing, fractions, FEWEST_TESTED, dataset.split.key)
+    split_of = dict(zip(zip(openings["split"], openings["key"], strict=True), carved["split"], strict=True))
+    return rows.assign(split=[split_of[row] for row in zip(rows["split"], rows["key"], strict=True)])
+
+
+def find_unrendered(rows: pd.DataFrame, renderer: Renderer | ManagedRenderer) -> Finding:
+    """Rows with tools that the model's chat template would leave out."""
+    parts = zip(rows["context"], rows["answer"], rows["tools"], strict=True)
+    return _finding(rows, [renderer.unrendered(*part) for part in parts])
+
+
+def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read: int) -> CheckResult:
+    """Every column or key that holds text is read, or the manifest says that it need not be."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    affected = 0
+    for place, columns in zip(rows["place"], rows["unread_columns"], strict=True):
+        unread = [column for column in columns or () if column not in rule.ignore]
+        affected += bool(unread)
+        counts.update(unread)
+        for column in unread:
+            first.setdefault(column, place)
+    key = "dataset.checks.unused_columns.ignore"
+    verdict: Verdict = rule.severity if counts else "pass"
+    named = ", ".join(f"{column} in {count:,} rows" for column, count in counts.most_common())
+    return CheckResult(
+        check="unused_columns",
+        severity=rule.severity,
+        bound=0,
+        rows_affected=affected,
+        rows_dropped=0,
+        fraction=affected / rows_read,
+        verdict=verdict,
+        found=repair(named) or "no text that nothing reads",
+        expected="every column with text to be read (dataset.columns), or to be named under ignore",
+        key=key,
+        examples=tuple(
+            repair(f"{column}: text in {counts[column]:,} rows that nothing reads, first {place}")
+            for column, place in list(first.items())[:SHOWN_EXAMPLES]
+        ),
+        settings={key: [*rule.ignore, *map(repair, counts)]} if verdict == "fail" else {},
+    )
 
 
 def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
     """Rows whose texts hold a token that means something to the model's template."""
     words = []
-    for context, response in zip(rows["context"], rows["response"], strict=True):
-        texts = [*(text for _, text in context), response]
+    for context, answer in zip(rows["context"], rows["answer"], strict=True):
+        texts = [text for turn in (*context, answer) for text in (turn.text, turn.calls)]
         held = next((token for token in tokens for text in texts if token in text), None)
         words.append(None if held is None else f"holds {held}")
     return _finding(rows, words)
@@ -84,13 +144,19 @@ def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
     told = [
         f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
     ]
-    return Finding(affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES])
+    reasons = {
+        row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
+    }
+    return Finding(
+        affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES], reason=lambda _, row: reasons[row]
+    )
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer | ManagedRenderer) -> pd.DataFrame:
     """The rows, rendered, and with what the checks on pairs compare: opening and whole."""
-    rendered = renderer.render(rows["context"].tolist(), rows["response"].tolist())
+    rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
     return rows.assign(
+        response=[one.response for one in rendered],
         prompt=[one.prompt for one in rendered],
         target=[one.target for one in rendered],
         prompt_tokens=[one.prompt_tokens for one in rendered],

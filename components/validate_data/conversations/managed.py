@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.validate_data.conversations.rendering import Context, Rendered
+from components.validate_data.conversations.turns import Turn
 
 CHARACTERS_PER_TOKEN = 4
 """The vendor's own rule of thumb. The exact count is asked of its API before tuning is paid for."""
@@ -27,21 +28,34 @@ class ManagedRenderer:
         """Nothing stands around a prompt: it is a request of its own."""
         return "", ""
 
-    def render(self, contexts: Sequence[Context], responses: Sequence[str]) -> list[Rendered]:
-        """Each context as JSON with `contents` and, of what the system says, `systemInstruction`."""
+    def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
+        """Why a conversation with tools is not among the requests, in words, or None of another."""
+        if tools or any(turn.calls or turn.role == "tool" for turn in (*context, answer)):
+            return "the requests for a managed model are made of texts alone, without tools"
+        return None
+
+    def render(
+        self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
+    ) -> list[Rendered]:
+        """Each context as JSON with `contents` and, of what the system says, `systemInstruction`.
+
+        There are no `tools`: see `unrendered`.
+        """
+        assert not any(tools)
         return [
             Rendered(
-                json.dumps(request_of(context), ensure_ascii=False),
-                response,
-                sum(estimated_tokens(text) for _, text in context),
-                estimated_tokens(response),
+                json.dumps(request_of([(turn.role, turn.text) for turn in context]), ensure_ascii=False),
+                answer.text,
+                sum(estimated_tokens(turn.text) for turn in context),
+                estimated_tokens(answer.text),
+                answer.text,
             )
-            for context, response in zip(contexts, responses, strict=True)
+            for context, answer in zip(contexts, answers, strict=True)
         ]
 
 
-def request_of(context: Context) -> dict[str, Any]:
-    """Turns as a request: system turns, wherever they stand, are one instruction; sides take turns."""
+def request_of(context: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Roles and texts as a request: what the system says is one instruction, and the sides take turns."""
     instructions = [text for role, text in context if role == "system"]
     contents: list[dict[str, Any]] = []
     for role, text in context:

@@ -28,15 +28,10 @@ FEWEST_TESTED = 2
 """Conversations: how much others would differ cannot be told from one."""
 
 
-def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics, uri: str) -> None:
-    """One parquet file per split, and last `statistics.json`, whose presence says that all are there.
-
-    Raises:
-        DataError: A split has too few rows to be of use.
-    """
-    asked = [[text for role, text in context if role == "user"] for context in table["context"]]
+def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStatistics) -> None:
+    """One parquet file per split, and last `statistics.json`, whose presence says that all are there."""
+    asked = [[turn.text for turn in context if turn.role == "user"] for context in table["context"]]
     rows = table.assign(question=[turns[-1] for turns in asked], asked=["\n".join(turns) for turns in asked])
-    _require_enough(rows, uri)
     for split in SPLITS:
         content = rows[rows["split"] == split]
         content = content.assign(conversation=pd.factorize(content["key"])[0])
@@ -48,7 +43,12 @@ def write_splits(folder: Path, table: pd.DataFrame, statistics: ConversationStat
     write_json(folder / STATISTICS_FILE, statistics.as_json())
 
 
-def _require_enough(rows: pd.DataFrame, uri: str) -> None:
+def require_enough(rows: pd.DataFrame, uri: str) -> None:
+    """Refuse splits that are of no use.
+
+    Raises:
+        DataError: A split has too few rows.
+    """
     kept = {split: rows[rows["split"] == split] for split in SPLITS}
     tested = kept["test"]["key"].nunique()
     if all(len(of_split) for of_split in kept.values()) and tested >= FEWEST_TESTED:

@@ -11,11 +11,12 @@ from components.validate_data.images.pictures import class_strips
 from components.validate_data.images.report import render
 from components.validate_data.images.source import read_images
 from components.validate_data.images.statistics import describe
+from manifests.gates import describe_resolution
 from manifests.image_classification import ImageDataset
 
 
-def examine(section: ImageDataset, seed: int) -> Examination:
-    """Read and check a dataset; the seed is for the validation split.
+def examine(section: ImageDataset) -> Examination:
+    """Read and check a dataset.
 
     Raises:
         DataError: The data cannot be read.
@@ -23,13 +24,15 @@ def examine(section: ImageDataset, seed: int) -> Examination:
         GauntletError: The store that holds the data is out of reach.
     """
     table = read_images(section)
-    inspection = inspect(table, section, seed)
+    inspection = inspect(table, section)
     statistics = describe(inspection.table, table.pixels, section)
     strips = class_strips(inspection.table, table.pixels, section.labels)
     return Examination(
         inspection=inspection,
         rows_read=len(table.rows),
         rows=statistics.rows,
+        fingerprints="pixels",
+        resolution=describe_resolution(statistics.class_counts["test"].values()),
         report=render(statistics, inspection, len(table.rows), strips),
         write_splits=partial(
             write_splits,
@@ -38,4 +41,5 @@ def examine(section: ImageDataset, seed: int) -> Examination:
             labels=section.labels,
             statistics=statistics,
         ),
+        table=table.rows,
     )

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.validate_data.carving import carve
+from components.validate_data.carving import carve, group_names
 from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
 from components.validate_data.duplicates import (
     Likeness,
@@ -26,7 +26,7 @@ NOTHING_ALIKE = Likeness({})
 EQUAL = 1.0
 
 
-def inspect(table: ImageTable, dataset: ImageDataset, seed: int) -> Inspection:
+def inspect(table: ImageTable, dataset: ImageDataset) -> Inspection:
     """Run every check, whatever the ones before it found, and carve validation from the training file.
 
     It is carved after the checks within a split and before the one across splits, so that what `drop`
@@ -35,10 +35,11 @@ def inspect(table: ImageTable, dataset: ImageDataset, seed: int) -> Inspection:
     Args:
         table: As `source.read_images` returns it.
         dataset: The manifest's section.
-        seed: For the carving.
     """
     checks = dataset.checks
-    inspecting = Inspecting(table.rows, len(table.rows))
+    keys = table.rows["key"].tolist()
+    rows = table.rows.assign(group=group_names(keys, NOTHING_ALIKE, EQUAL))
+    inspecting = Inspecting(rows, len(rows))
     # Such a row cannot be written as (image, class index), so it leaves whatever the severity.
     inspecting.check(
         "unknown_labels", checks.unknown_labels, lambda rows: find_unknown(rows, dataset), unusable=True
@@ -51,9 +52,7 @@ def inspect(table: ImageTable, dataset: ImageDataset, seed: int) -> Inspection:
         inspecting.rows,
         ("validation",),
         {"train": 1 - share, "validation": share},
-        NOTHING_ALIKE,
-        EQUAL,
-        seed,
+        checks.rows_per_class.min_rows,
     )
     inspecting.check("leakage", checks.leakage, lambda rows: find_leaks(rows, NOTHING_ALIKE, EQUAL))
     counts = count_classes(inspecting.rows, dataset.labels)
@@ -64,6 +63,7 @@ def inspect(table: ImageTable, dataset: ImageDataset, seed: int) -> Inspection:
             check_rows_per_class(counts, checks.rows_per_class, inspecting.rows_read),
             check_class_balance(counts, checks.class_balance, inspecting.rows_read),
         ),
+        dict(zip(keys, rows["group"], strict=True)),
     )
 
 
@@ -74,7 +74,7 @@ def find_unknown(rows: pd.DataFrame, dataset: ImageDataset) -> Finding:
         f"{row.place}: label {row.label}, and the last of dataset.labels is {len(dataset.labels) - 1}"
         for row in unknown.head(SHOWN_EXAMPLES).itertuples()
     ]
-    return Finding(unknown.index, unknown.index, examples)
+    return Finding(unknown.index, unknown.index, examples, column="label")
 
 
 def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
@@ -85,4 +85,9 @@ def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
         f"{row.place}: every pixel is {pixels[row.Index].min()}"
         for row in rows.loc[empty[:SHOWN_EXAMPLES]].itertuples()
     ]
-    return Finding(empty, outside_test(rows, empty), examples)
+    return Finding(
+        empty,
+        outside_test(rows, empty),
+        examples,
+        reason=lambda _, row: f"every pixel is {pixels[row].min()}",
+    )

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from backends import storage
-from components.validate_data.gzipped import unzip
 from components.validate_data.images.idx import read_idx
+from components.validate_data.packed import decompress
 from manifests.dataset import SplitName
 from manifests.errors import DataError
 from manifests.image_classification import ImageDataset
@@ -72,7 +72,7 @@ def sources(dataset: ImageDataset) -> tuple[str, ...]:
 
 def _unpacked(data: bytes, name: str) -> bytes:
     packed = name.lower().endswith(GZIP_SUFFIX) or data.startswith(GZIP_MAGIC)
-    return unzip(data, name) if packed else data
+    return decompress(data, name, GZIP_SUFFIX) if packed else data
 
 
 def _altered(dataset: ImageDataset, contents: dict[str, bytes]) -> list[str]:

@@ -1,15 +1,19 @@
-"""Split comma-, semicolon-, tab- or bar-separated text into rows, surviving stray quotes.
+"""Split comma-, semicolon-, tab- or bar-separated text into rows.
 
-A quote at the start of a field is ambiguous: it opens a quoted field, which may run over several lines, or
-it belongs to a sentence nobody quoted. A lenient CSV reader takes it for the first and swallows rows up to
-the next quote. Here each line is tried as a row of its own first, and a quote counts as text where that
-gives the right number of fields; only a file in which some line cannot be a row is read as one that has
-line ends inside quotes.
+A file that an RFC 4180 reader reads evenly, each row with as many fields as the first, is read that way:
+fields in quotes may hold separators and line ends, and a quote in them is doubled. So is one that has
+backslashes before such quotes instead, as MySQL and Spark write it.
+
+Other files have quotes that are text: a sentence nobody quoted begins with one, and a lenient CSV reader
+would swallow rows up to the next. In these each line is a row of its own. Where a line could as well begin a
+quoted text of several lines, the file is refused, for nobody can tell which it is.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +28,9 @@ COMMA, SEMICOLON, TAB, BAR = ",", ";", "\t", "|"
 DELIMITER_NAMES = {COMMA: "comma", SEMICOLON: "semicolon", TAB: "tab", BAR: "bar"}
 SHOWN_LINES = 3
 QUOTE = '"'
+ESCAPED = re.compile(r'(\\+)"')
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
+PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
 @dataclass(frozen=True)
@@ -34,39 +41,144 @@ class Row:
     fields: tuple[str, ...]
 
 
+def take_separator(content: str, where: str) -> tuple[str | None, str]:
+    """The separator that a first line such as `sep=;`, which Excel reads, names, and the text without it.
+
+    The line is left blank, so that the lines after it keep their numbers.
+
+    Raises:
+        DataError: It is none of those that are known here.
+    """
+    found = SEPARATOR_LINE.match(content)
+    if found is None:
+        return None, content
+    if found[1] not in DELIMITER_NAMES:
+        raise DataError(
+            f"{where} line 1: found {found[0].strip()}, expected sep= and one of "
+            f"{', '.join(DELIMITER_NAMES.values())}. Save the file with one of these separators"
+        )
+    return found[1], "\n" + content[found.end() :]
+
+
 def split_rows(content: str, delimiter: str, where: str) -> list[Row]:
     """All rows that are not blank, the header included; each has as many fields as the first.
+
+    Lines end in LF, CR LF or, in old files of the Mac, CR.
 
     Raises:
         DataError: Rows have different numbers of fields, or a quote is never closed.
     """
-    lines = [line.removesuffix("\r") for line in content.split("\n")]
+    try:
+        rows = list(_read(content, delimiter))
+        problems = _uneven(rows)
+    except csv.Error as error:
+        rows, problems = [], [str(error)]
+    if not problems:
+        return rows
+    if QUOTE not in content:
+        by_line = list(_rows_by_line(_lines(content), delimiter))
+        if _uneven(by_line):
+            raise _refusal(where, by_line, delimiter)
+        return by_line
+    return _read_escaped(content, delimiter) or _guess(content, delimiter, where, problems[0])
+
+
+def first_row(content: str, delimiter: str) -> tuple[str, ...]:
+    """The fields of the header, which may have line ends in quotes."""
+    try:
+        return next(_read(content, delimiter)).fields
+    except csv.Error:
+        return next(_rows_by_line(_lines(content), delimiter)).fields
+
+
+def _read(content: str, delimiter: str) -> Iterator[Row]:
+    """The rows as RFC 4180 has them. Line ends in quotes become LF.
+
+    Raises:
+        csv.Error: It is not well-formed.
+    """
+    reader = _csv_reader(io.StringIO(content, newline=""), delimiter)
+    start = 1
+    try:
+        for fields in reader:
+            if len(fields) > 1 or any(field.strip(" ") for field in fields):
+                yield Row(start, tuple(field.replace("\r\n", "\n").replace("\r", "\n") for field in fields))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise csv.Error(f"the quote that opens in line {start} is never closed") from None
+        raise csv.Error(f"line {reader.line_num} has text after a closing quote") from None
+
+
+def _read_escaped(content: str, delimiter: str) -> list[Row] | None:
+    """The rows of a file with a backslash before each quote in a quoted field; None where it is no such file.
+
+    Backslashes that precede no quote are text.
+    """
+    if not ESCAPED.search(content):
+        return None
+    quote = next(chr(code) for code in PRIVATE_USE if chr(code) not in content)
+
+    def unescaped(found: re.Match[str]) -> str:
+        count = len(found[1])
+        return "\\" * (count // 2) + (quote if count % 2 else QUOTE)
+
+    try:
+        rows = list(_read(ESCAPED.sub(unescaped, content), delimiter))
+    except csv.Error:
+        return None
+    if _uneven(rows):
+        return None
+    return [Row(row.line, tuple(field.replace(quote, QUOTE) for field in row.fields)) for row in rows]
+
+
+def _guess(content: str, delimiter: str, where: str, problem: str) -> list[Row]:
+    """Each line as a row of its own.
+
+    Raises:
+        DataError: Lines have different numbers of fields, or one could begin a text of several lines.
+    """
+    lines = _lines(content)
     rows = list(_rows_by_line(lines, delimiter))
-    problems = _uneven(rows)
-    if problems and QUOTE in content:
-        try:
-            rows_by_quote = list(_rows_by_quote(lines, delimiter))
-        except csv.Error as error:
-            problems.append(f"read with line ends inside quotes: {error}")
-        else:
-            rows, problems = rows_by_quote, _uneven(rows_by_quote)
-    if problems:
-        shown = "; ".join(problems[:SHOWN_LINES])
-        raise DataError(
-            f"{where}: {len(problems)} rows do not have the {len(rows[0].fields)} fields of the first, "
-            f"separated by {DELIMITER_NAMES[delimiter]}: {shown}. Quote fields that hold the separator"
-        )
+    if _uneven(rows):
+        raise _refusal(where, rows, delimiter, f"{problem}; with each line as a row of its own, ")
+    for row in rows:
+        last = _last_line(lines, row.line, delimiter, len(row.fields))
+        if last > row.line:
+            raise DataError(
+                f"{where} line {row.line}: a quote opens here that may close in line {last} or be text. The "
+                f"file as a whole is no CSV, for {problem}. Write each quote in a quoted field twice, and "
+                "quote the fields that begin with one"
+            )
     return rows
 
 
-def split_line(line: str, delimiter: str) -> tuple[str, ...]:
-    """The fields of a line that is a row of its own; a quote that is not well-formed is text."""
-    if QUOTE in line:
-        try:
-            return tuple(next(_csv_reader([line], delimiter)))
-        except csv.Error:
-            pass
-    return tuple(line.split(delimiter))
+def _last_line(lines: list[str], first: int, delimiter: str, width: int) -> int:
+    """The line that a row of this width ends in when a quote that its first line opens may span lines."""
+    line = lines[first - 1]
+    if line.count(QUOTE) % 2 == 0:
+        return first
+    reader = _csv_reader((text + "\n" for text in lines[first - 1 :]), delimiter)
+    try:
+        fields = next(reader)
+    except csv.Error:
+        return first
+    return first + reader.line_num - 1 if len(fields) == width else first
+
+
+def _refusal(where: str, rows: list[Row], delimiter: str, lead: str = "") -> DataError:
+    problems = _uneven(rows)
+    shown = "; ".join(problems[:SHOWN_LINES])
+    return DataError(
+        f"{where}: {lead}{len(problems)} rows do not have the {len(rows[0].fields)} fields of the first, "
+        f"separated by {DELIMITER_NAMES[delimiter]}: {shown}. Quote fields that hold the separator"
+    )
+
+
+def _lines(content: str) -> list[str]:
+    if "\n" not in content:
+        return content.split("\r")
+    return [line.removesuffix("\r") for line in content.split("\n")]
 
 
 def _rows_by_line(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
@@ -74,20 +186,21 @@ def _rows_by_line(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip(" "):
             continue
-        fields = split_line(line, delimiter)
+        fields = _split_line(line, delimiter)
         width = width or len(fields)
         if len(fields) != width and line.count(delimiter) == width - 1:
             fields = tuple(line.split(delimiter))
         yield Row(number, fields)
 
 
-def _rows_by_quote(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    reader = _csv_reader((line + "\n" for line in lines), delimiter)
-    start = 1
-    for fields in reader:
-        if fields:
-            yield Row(start, tuple(fields))
-        start = reader.line_num + 1
+def _split_line(line: str, delimiter: str) -> tuple[str, ...]:
+    """The fields of a line that is a row of its own; a quote that is not well-formed is text."""
+    if QUOTE in line:
+        try:
+            return tuple(next(_csv_reader([line], delimiter)))
+        except csv.Error:
+            pass
+    return tuple(line.split(delimiter))
 
 
 def _uneven(rows: list[Row]) -> list[str]:

@@ -10,11 +10,13 @@ from components.validate_data.texts.outputs import write_splits
 from components.validate_data.texts.report import render
 from components.validate_data.texts.source import read_table
 from components.validate_data.texts.statistics import describe
+from components.validate_data.texts.text import KEY_FORM
+from manifests.gates import describe_resolution
 from manifests.text_classification import TextDataset
 
 
-def examine(section: TextDataset, seed: int) -> Examination:
-    """Read and check a dataset; the seed is for the splits that no file provides.
+def examine(section: TextDataset) -> Examination:
+    """Read and check a dataset.
 
     Raises:
         DataError: The data cannot be read.
@@ -22,14 +24,17 @@ def examine(section: TextDataset, seed: int) -> Examination:
         GauntletError: The store that holds the data is out of reach.
     """
     table = read_table(section)
-    inspection = inspect(table, section, seed)
+    inspection = inspect(table, section)
     statistics = describe(inspection.table, section)
     return Examination(
         inspection=inspection,
         rows_read=len(table),
         rows=statistics.rows,
+        fingerprints=KEY_FORM,
+        resolution=describe_resolution(statistics.class_counts["test"].values()),
         report=render(statistics, inspection, rows_read=len(table)),
         write_splits=partial(
             write_splits, table=inspection.table, labels=section.labels, statistics=statistics
         ),
+        table=table,
     )

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import pandas as pd
 
-from components.validate_data.carving import carve
-from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
+from components.validate_data.carving import carve, group_names
+from components.validate_data.classes import (
+    check_class_balance,
+    check_rows_per_class,
+    count_classes,
+    largest_groups,
+)
 from components.validate_data.duplicates import find_conflicts, find_exact, find_leaks, find_near
 from components.validate_data.inspection import Inspecting, Inspection
 from components.validate_data.texts.similarity import likeness_among
 from components.validate_data.texts.text import excerpt, normalise
+from components.validate_data.texts.tokens import check_tokens
 from components.validate_data.texts.values import check_values
+from components.validate_data.times import with_times
 from manifests.dataset import SPLITS
 from manifests.text_classification import TextDataset
 
 
-def inspect(table: pd.DataFrame, dataset: TextDataset, seed: int) -> Inspection:
+def inspect(table: pd.DataFrame, dataset: TextDataset) -> Inspection:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Missing splits are carved after the checks within a split and before the one across splits, so that
@@ -24,29 +31,37 @@ def inspect(table: pd.DataFrame, dataset: TextDataset, seed: int) -> Inspection:
     Args:
         table: As `source.read_table` returns it.
         dataset: The manifest's section.
-        seed: For the carving.
     """
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     rows, results = check_values(table, dataset)
-    rows = rows.assign(
-        key=[normalise(text) for text in rows["text"]], shown=[excerpt(text) for text in rows["text"]]
+    inspecting = Inspecting(rows, len(table), results)
+    check_tokens(inspecting, dataset)
+    rows = inspecting.rows.assign(
+        key=[normalise(text) for text in inspecting.rows["text"]],
+        shown=[excerpt(text) for text in inspecting.rows["text"]],
     )
+    rows = with_times(rows, dataset.uri) if missing else rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
     likeness = likeness_among(list(dict.fromkeys(rows["key"])), min(near, leaking))
-    inspecting = Inspecting(rows, len(table), results)
+    inspecting.rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
+    groups = dict(zip(rows["key"], inspecting.rows["group"], strict=True))
     inspecting.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
     inspecting.check("exact_duplicates", checks.exact_duplicates, find_exact)
     inspecting.check("near_duplicates", checks.near_duplicates, lambda left: find_near(left, likeness, near))
     fractions = {split: getattr(dataset.split, split) for split in SPLITS}
-    inspecting.rows = carve(inspecting.rows, missing, fractions, likeness, leaking, seed)
+    inspecting.rows = carve(
+        inspecting.rows, missing, fractions, checks.rows_per_class.min_rows, dataset.split.key
+    )
     inspecting.check("leakage", checks.leakage, lambda left: find_leaks(left, likeness, leaking))
     counts = count_classes(inspecting.rows, dataset.labels)
+    ties = largest_groups(inspecting.rows)
     return Inspection(
         inspecting.rows,
         (
             *inspecting.results,
-            check_rows_per_class(counts, checks.rows_per_class, len(table)),
+            check_rows_per_class(counts, checks.rows_per_class, len(table), ties),
             check_class_balance(counts, checks.class_balance, len(table)),
         ),
+        groups,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.validate_data.gzipped import unzip
+from components.validate_data.packed import unpack, unpacked_name
 from components.validate_data.texts.delimited import (
     BAR,
     COMMA,
@@ -20,9 +20,11 @@ from components.validate_data.texts.delimited import (
     SEMICOLON,
     TAB,
     Row,
-    split_line,
+    first_row,
     split_rows,
+    take_separator,
 )
+from components.validate_data.texts.encodings import decode
 from components.validate_data.texts.text import excerpt
 from manifests.errors import DataError, UsageError
 from manifests.text_classification import Columns
@@ -33,15 +35,31 @@ SUFFIX_FORMATS = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".parquet": "parquet",
 }
-GZIP_SUFFIX = ".gz"
+OTHER_FORMATS = {
+    ".xlsx": "an Excel workbook. Save the sheet as CSV UTF-8",
+    ".xls": "an Excel workbook. Save the sheet as CSV UTF-8",
+    ".ods": "a spreadsheet. Save the sheet as CSV in UTF-8",
+    ".feather": "an Arrow file. Write it as parquet: pandas.read_feather(FILE).to_parquet(…)",
+    ".arrow": "an Arrow file. Write it as parquet: datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(…)",
+    ".sqlite": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".sqlite3": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".db": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
+    ".pkl": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
+    ".pickle": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
+    ".tar": "an archive. Unpack it, and name the files in dataset.files",
+    ".tgz": "an archive. Unpack it, and name the files in dataset.files",
+    ".7z": "an archive. Unpack it, and name the files in dataset.files",
+    ".rar": "an archive. Unpack it, and name the files in dataset.files",
+}
+"""What is said of files whose form is known, and not read here."""
 SHOWN_LINES = 3
 NO_CLASS = -1  # what the hub's test files without labels hold
 SHOWN_COLUMNS = 12
 # In a file without a header any separator that splits every line alike will do, and prose holds commas most.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
-_WIDE_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -52,43 +70,58 @@ class Records:
         texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
         labels: The values of the label column as the file has them: strings, numbers, None.
         places: Where each row is, such as `line 12`.
+        times: The values of the time column, or None where the manifest names none.
     """
 
     texts: Sequence[Any]
     labels: Sequence[Any]
     places: Sequence[str]
+    times: Sequence[Any] | None = None
 
 
 def format_of(name: str, declared: str) -> str | None:
     """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
     if declared != "auto":
         return declared
-    path = PurePosixPath(name.lower().removesuffix(GZIP_SUFFIX))
-    return SUFFIX_FORMATS.get(path.suffix)
+    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
 
 
-def parse(data: bytes, name: str, declared_format: str, columns: Columns) -> Records:
+def unknown_format(name: str, inner: str, formats: str) -> UsageError:
+    """What is said of a file whose name tells no format that is read.
+
+    `inner` is its name when it is unpacked; `formats` are those that are read.
+    """
+    form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
+    if form is not None:
+        return UsageError(f"{name}: found {form}")
+    return UsageError(f"{name}: no format is known by this name. Set dataset.format to {formats}")
+
+
+def parse(
+    data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
+) -> Records:
     """Parse a file's content; `name` chooses the format when none is declared, and is named in errors.
 
     Raises:
         DataError: The content is not of its format, holds no rows or lacks a column.
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
-    file_format = format_of(name, declared_format)
+    data, inner = unpack(data, name)
+    file_format = format_of(inner, declared_format)
     if file_format is None:
-        raise UsageError(
-            f"{name}: no format is known by this name. Set dataset.format to csv, tsv, jsonl or parquet"
-        )
-    if name.lower().endswith(GZIP_SUFFIX):
-        data = unzip(data, name)
+        raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
     if not data.strip():
         raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
     if file_format == "parquet":
+        if encoding is not None:
+            raise UsageError(
+                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is no text. Remove it"
+            )
         records = _parse_parquet(data, name, columns)
-    elif file_format == "jsonl":
-        records = _parse_jsonl(decode(data, name), name, columns)
+    elif file_format in ("jsonl", "json"):
+        records = _parse_json(decode(data, name, encoding), name, columns)
     else:
-        records = _parse_delimited(decode(data, name), name, columns, tab=file_format == "tsv")
+        records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
     if not records.texts:
         raise DataError(f"{name}: found a header and no rows. Put the data there")
     return records
@@ -110,7 +143,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         raise UsageError(
             f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
         )
-    others = [column for column in found if column != columns.text]
+    others = [column for column in found if column not in (columns.text, columns.time)]
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
     faults = []
     if columns.text not in found:
@@ -119,7 +152,10 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
     if label is not None and label not in found:
         faults.append(f"no column {label}: set dataset.columns.label")
-    repeated = [str(column) for column in (columns.text, label) if found.count(str(column)) > 1]
+    if columns.time is not None and columns.time not in found:
+        faults.append(f"no column {columns.time}: set dataset.columns.time")
+    named = (columns.text, label, columns.time)
+    repeated = [str(column) for column in named if found.count(str(column)) > 1]
     if repeated:
         raise DataError(
             f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
@@ -129,35 +165,25 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     return list(found).index(str(columns.text)), list(found).index(str(label))
 
 
-def decode(data: bytes, name: str) -> str:
-    """UTF-8 text; a byte that is not is a lone surrogate.
-
-    Raises:
-        DataError: It is UTF-16 or UTF-32.
-    """
-    for mark, encoding in _WIDE_MARKS.items():
-        if data.startswith(mark):
-            raise DataError(
-                f"{name}: found {encoding} text, expected UTF-8. Convert it: "
-                f"iconv -f {encoding} -t UTF-8 {name} > converted"
-            )
-    return data.decode("utf-8-sig", errors="surrogateescape")
-
-
 def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
-    delimiters = (TAB,) if tab else tuple(DELIMITER_NAMES)
+    declared, content = take_separator(content, name)
+    if not content.strip():
+        raise DataError(f"{name}: found no rows after sep=. Put the data there")
+    delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
     if isinstance(columns.text, int):
         rows, text, label = _headerless(content, name, columns, delimiters)
+        time = columns.time if isinstance(columns.time, int) else None
     else:
-        first = next(line for line in content.split("\n") if line.strip()).removesuffix("\r")
-        headers = {delimiter: [f.strip() for f in split_line(first, delimiter)] for delimiter in delimiters}
+        headers = {delimiter: [f.strip() for f in first_row(content, delimiter)] for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
         text, label = pick_columns(headers[delimiter], columns, name)
+        time = None if columns.time is None else headers[delimiter].index(str(columns.time))
         rows = split_rows(content, delimiter, name)[1:]
     return Records(
         texts=[row.fields[text] for row in rows],
         labels=[row.fields[label] for row in rows],
         places=[f"line {row.line}" for row in rows],
+        times=None if time is None else [row.fields[time] for row in rows],
     )
 
 
@@ -165,12 +191,13 @@ def _headerless(
     content: str, name: str, columns: Columns, delimiters: Sequence[str]
 ) -> tuple[list[Row], int, int]:
     text = columns.text
-    if not isinstance(text, int) or isinstance(columns.label, str):
+    if not isinstance(text, int) or isinstance(columns.label, str) or isinstance(columns.time, str):
         raise UsageError(
             f"{name}: dataset.columns: found a position and a name, expected both to be positions (a file "
             "without a header) or both names"
         )
-    needed = max(text, columns.label or 0, 1) + 1
+    time = columns.time if columns.time is not None else 0
+    needed = max(text, columns.label or 0, time, 1) + 1
     found = []
     for delimiter in (d for d in HEADERLESS_DELIMITERS if d in delimiters):
         try:
@@ -186,8 +213,9 @@ def _headerless(
             continue
         if columns.label is not None:
             return rows, text, columns.label
-        if width == 2:
-            return rows, text, 1 - text
+        others = [column for column in range(width) if column not in (text, columns.time)]
+        if len(others) == 1:
+            return rows, text, others[0]
         raise DataError(
             f"{name}: found {width} columns, and which is the label is open. "
             f"Set dataset.columns.label to its position, from 0 to {width - 1}"
@@ -198,14 +226,17 @@ def _headerless(
     )
 
 
-def _parse_jsonl(content: str, name: str, columns: Columns) -> Records:
-    objects, places = read_objects(content, name)
+def _parse_json(content: str, name: str, columns: Columns) -> Records:
+    """Objects one a line, whichever suffix the file has, or an array of them."""
+    is_array = content.lstrip().startswith("[")
+    objects, places = _read_array(content, name) if is_array else read_objects(content, name)
     names = list(dict.fromkeys(key for item in objects for key in item))
     text, label = pick_columns(names, columns, name)
     return Records(
         texts=[item.get(names[text]) for item in objects],
         labels=[item.get(names[label]) for item in objects],
         places=places,
+        times=None if columns.time is None else [item.get(str(columns.time)) for item in objects],
     )
 
 
@@ -239,12 +270,29 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
     return objects, places
 
 
+def _read_array(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    try:
+        items = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}. Write it again") from None
+    places = [f"object {number}" for number in range(1, len(items) + 1)]
+    faults = [place for item, place in zip(items, places, strict=True) if not isinstance(item, dict)]
+    if faults:
+        raise DataError(
+            f"{name}: {len(faults)} items of the array are not JSON objects, first "
+            f"{', '.join(faults[:SHOWN_LINES])}. Write one object for each row"
+        )
+    return items, places
+
+
 def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
         text, label = pick_columns(names, columns, name)
-        table = file.read(columns=[names[text], names[label]])
+        time = None if columns.time is None else str(columns.time)
+        wanted = [names[text], names[label], *([] if time is None else [time])]
+        table = file.read(columns=list(dict.fromkeys(wanted)))
         class_names = _class_names(file.schema_arrow.metadata, names[label])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file: {error}") from None
@@ -252,6 +300,7 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         texts=_values(table.column(names[text])),
         labels=[_named(value, class_names) for value in _values(table.column(names[label]))],
         places=[f"row {row}" for row in range(table.num_rows)],
+        times=None if time is None else _values(table.column(time)),
     )
 
 

@@ -6,16 +6,19 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 
 from backends import storage
 from backends.data_uris import data_uri
+from components.validate_data.texts.joined import read_joined
 from components.validate_data.texts.records import Records, format_of, parse
-from components.validate_data.texts.text import excerpt, find_fault, repair
+from components.validate_data.texts.text import excerpt, find_fault, is_blank, repair
 from manifests.dataset import SPLITS, SplitName, TableDataset
 from manifests.errors import DataError
 from manifests.text_classification import TextDataset
@@ -46,8 +49,8 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
 
     Columns: `text` and `label` (None where missing; a label is a name of `dataset.labels`, or the value as it
     was found when it is none of them), `fault` (the first encoding fault in words, or None), `split` (of the
-    file), `place` (file and line) and `row` (position in the split's files, from 0). Texts and labels are
-    valid Unicode: what was not is U+FFFD.
+    file), `place` (file and line) and `row` (position in the split's files, from 0); `time` as it was found,
+    where the manifest names its column. Texts and labels are valid Unicode: what was not is U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256), malformed or without a column; the faults of
@@ -60,7 +63,8 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            records = parse(data, file.name, dataset.format, dataset.columns)
+            read = partial(parse, data, file.name, dataset.format, encoding=dataset.encoding)
+            records = read_joined(dataset, read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, dataset.labels, before))
         except DataError as error:
@@ -105,7 +109,8 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
 
     A value that is one of `labels`, as text, is that label in every file format: the integer 1 and the
     boolean true are the labels `1` and `true` where these are labels. Where no label is a number, a
-    whole number is an index into `labels`, as in files of the Hugging Face hub.
+    whole number is an index into `labels`, as in files of the Hugging Face hub. Labels are compared in NFC:
+    `é` may be one character or two.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -119,15 +124,21 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
             value, bool
         ):  # a float column without fractions, in JSON
             spellings.append(f"{value}.0")
+    known = _by_form(tuple(labels))
     for spelling in spellings:
-        if spelling in labels:
-            return spelling
-    found = spellings[0]
+        if (form := unicodedata.normalize("NFC", spelling)) in known:
+            return known[form]
+    found = unicodedata.normalize("NFC", spellings[0])
     if found.isascii() and found.isdecimal() and not any(map(NUMBER.fullmatch, labels)):
         index = int(found[:MAX_DIGITS])
         if index < len(labels):
             return labels[index]
     return found or None
+
+
+@cache
+def _by_form(labels: tuple[str, ...]) -> dict[str, str]:
+    return {unicodedata.normalize("NFC", label): label for label in labels}
 
 
 def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
@@ -218,8 +229,10 @@ def _frame(records: Records, file: SourceFile, labels: Sequence[str], before: in
     ]
     resolved = [resolve_label(value, labels) for value in records.labels]
     faults = [_row_fault(text, label) for text, label in zip(texts, resolved, strict=True)]
+    times = {} if records.times is None else {"time": pd.Series(list(records.times), dtype="object")}
     return pd.DataFrame(
         {
+            **times,
             "text": pd.Series([text and repair(text) for text in texts], dtype="str"),
             "label": pd.Series([label and repair(label) for label in resolved], dtype="str"),
             "fault": pd.Series(faults, dtype="str"),
@@ -238,7 +251,7 @@ def _text(value: Any, place: str) -> str | None:
             f"{place}: found {excerpt(str(value))} ({type(value).__name__}) in the text column, "
             "expected a string. Set dataset.columns.text to the column that holds the text"
         )
-    return value if value.strip() else None
+    return None if is_blank(value) else value
 
 
 def _row_fault(text: str | None, label: str | None) -> str | None:

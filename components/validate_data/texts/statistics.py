@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from components.validate_data.classes import count_classes
+from components.validate_data.texts.words import words_of
 from manifests.dataset import SPLITS, SplitName
 from manifests.text_classification import TextDataset
 
@@ -47,7 +48,7 @@ class TextStatistics:
 
     Attributes:
         sha256: Of the rows of the three splits (`content_sha256`).
-        words: All words of the training texts, in normal form.
+        words: All words of the training texts, in normal form (`words.words_of`).
         top_words: The 200 most frequent of them with their counts, most frequent first.
     """
 
@@ -77,7 +78,7 @@ class TextStatistics:
 def describe(table: pd.DataFrame, dataset: TextDataset) -> TextStatistics:
     """The statistics of a table of `text`, `label` (a name), `key` (the normalised text) and `split`."""
     by_split = {split: table[table["split"] == split] for split in SPLITS}
-    words = Counter(word for key in by_split["train"]["key"] for word in key.split())
+    words = Counter(word for key in by_split["train"]["key"] for word in words_of(key))
     frequent = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:TOP_WORDS]
     return TextStatistics(
         name=dataset.name,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
+
+KEY_FORM = "normal form 1"
+"""What `normalise` makes. Count it up when a text gets another normal form, as fingerprints then differ."""
 
 EXCERPT_CHARS = 120
 EXCERPT_LEAD = 40
@@ -15,6 +19,26 @@ _FAULT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_SPACE = re.compile("[ \t\r\n]+")
 _APOSTROPHES = "'’‘ʼ"
+
+# What shows nothing where it stands and is no format character: joiners of accents, Hangul fillers, vowels of
+# Khmer that are never written, selectors of variants, the blank of Braille.
+_SHOWN_AS_NOTHING = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\ufff0-\ufff8"
+    "\U000e0100-\U000e01ef"
+)
+_CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # without those that are white space
+_FORMATS = "".join(
+    character for character in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(character) == "Cf"
+)
+_TATWEEL = "\u0640"
+_PICTURE = (
+    "\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
+)
+# A joiner between two pictures and the tags after a black flag make another picture of them, and stay.
+_INVISIBLE = re.compile(
+    f"(?P<kept>(?<=[{_PICTURE}\ufe0f])\u200d(?=[{_PICTURE}])|\U0001f3f4[\U000e0020-\U000e007f]+)"
+    f"|[{_SHOWN_AS_NOTHING}{_CONTROLS}{re.escape(_FORMATS)}]"
+)
 
 
 class _Punctuation(dict[int, str]):
@@ -39,10 +63,29 @@ def normalise(text: str) -> str:
     """The form in which texts are compared: NFKC, casefolded, without punctuation, single spaces.
 
     An apostrophe vanishes ("don't" is "dont"), other punctuation separates words. Symbols and emoji stay,
-    for they carry meaning. A text of nothing but punctuation keeps it, or all such texts would be alike.
+    for they carry meaning. Invisible characters vanish, as the tokenizers of BERT drop them, and so does
+    tatweel, which only stretches an Arabic word; a model that reads them sees another spelling of the same
+    text. A text of nothing but punctuation or tatweel keeps it, or all such texts would be
+    alike.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split())
+    folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(_TATWEEL, "")
+    return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split()) or text
+
+
+def without_invisible(text: str) -> str:
+    """The text without characters that show nothing: soft hyphens, fillers, marks of direction and the like.
+
+    What joins emoji into another one stays: the joiner in families and professions, the tags in the flags of
+    England, Scotland and Wales.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _INVISIBLE.sub(lambda found: found["kept"] or "", text)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text is nothing but space and invisible characters."""
+    return not without_invisible(text).strip()
 
 
 def find_fault(text: str) -> str | None:

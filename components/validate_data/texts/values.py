@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 
 import pandas as pd
 import pandera.pandas as pandera
@@ -34,7 +35,8 @@ def check_values(table: pd.DataFrame, dataset: TextDataset) -> tuple[pd.DataFram
         examples = _examples(name, remaining.loc[affected[:SHOWN_EXAMPLES]])
         if name == "unknown_labels" and len(affected):
             examples = [*_unknown(remaining.loc[affected, "label"], dataset.labels), *examples]
-        finding = Finding(affected, leaving, examples)
+        column = "label" if name == "unknown_labels" else None
+        finding = Finding(affected, leaving, examples, column, partial(_reason, name))
         results.append(judge_rows(name, rule, finding, rows_read=len(table), dropped=len(leaving)))
         remaining = remaining.drop(leaving)
     return remaining, results
@@ -97,6 +99,11 @@ def _unknown(found: pd.Series[str], labels: Sequence[str]) -> list[str]:
 
 def _examples(name: str, rows: pd.DataFrame) -> list[str]:
     return [f"{row.place}: {_describe(name, row)}" for row in rows.itertuples()]
+
+
+def _reason(name: str, table: pd.DataFrame, row: int) -> str:
+    """A `Reason`."""
+    return _describe(name, table.loc[row])
 
 
 def _describe(name: str, row: object) -> str:

@@ -26,6 +26,7 @@ from components.evaluate_model.run import (
     score_challenger,
     score_champion,
 )
+from components.training_rows import bundled_file, write_fingerprints
 from manifests.errors import DataError, GauntletError
 from manifests.evaluation import Evaluation
 from manifests.schema import as_parameter
@@ -39,9 +40,16 @@ SETTINGS = Evaluation(bootstrap_resamples=200, worst_mistakes=3)
 
 
 def make_bundle(
-    folder: Path, meaning: Mapping[str, str], labels: Sequence[str] = LABELS, weight: float = 2.0
+    folder: Path,
+    meaning: Mapping[str, str],
+    labels: Sequence[str] = LABELS,
+    weight: float = 2.0,
+    trained_on: Path | None = None,
 ) -> Path:
-    """A bundle whose logits are the sum of its words' weights, `weight` for the class a word means."""
+    """A bundle whose logits are the sum of its words' weights, `weight` for the class a word means.
+
+    `trained_on` are the splits that it carries the fingerprints of.
+    """
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *meaning])}
     table = np.zeros((len(vocabulary), len(labels)), dtype=np.float32)
     for word, label in meaning.items():
@@ -90,7 +98,8 @@ def make_bundle(
         speedup={},
         lineage={},
     )
-    write_bundle(folder, info, {path.name: path for path in parts.iterdir()})
+    carried = {} if trained_on is None else bundled_file(trained_on)
+    write_bundle(folder, info, {path.name: path for path in parts.iterdir()} | carried)
     return folder
 
 
@@ -116,6 +125,53 @@ def version_of(bundle: Path) -> ModelVersion:
         tags={"bundle_sha256": file_sha256(bundle / "bundle.json")},
         created=datetime.now(UTC),
     )
+
+
+def fingerprint(splits: Path, train: Sequence[str], test: Sequence[str]) -> Path:
+    """Write the fingerprints of rows, as validate-data does, into the folder of the splits."""
+    splits.mkdir(exist_ok=True)
+    keys = [*train, *test]
+    table = pd.DataFrame({"key": keys, "split": ["train"] * len(train) + ["test"] * len(test)})
+    write_fingerprints(splits, "words", table, {key: key for key in keys})
+    return splits
+
+
+def test_the_champions_training_rows_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+    splits = make_splits(tmp_path / "splits")
+    texts = [f"{text} {row}" for row, (text, _) in enumerate(ROWS)]
+    fingerprint(splits, ["else"], texts)
+    earlier = fingerprint(tmp_path / "earlier", [*texts[:28], "gone"], ["other"])
+    registry_uri = f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}"
+    registry = open_registry(registry_uri)
+    outputs = {name: tmp_path / "out" / name for name in ("scores", "predictions", "report")}
+    challenger = make_bundle(tmp_path / "challenger", HAPPY, trained_on=splits)
+
+    def overlap_with(champion: Path) -> dict[str, object]:
+        registry.register("emotion", champion, {"run_id": champion.name})
+        registry.promote("emotion")
+        evaluate(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs)
+        return json.loads(outputs["scores"].read_text())["training_overlap"]  # type: ignore[no-any-return]
+
+    overlap = overlap_with(make_bundle(tmp_path / "champion", CONFUSED, trained_on=earlier))
+    assert (overlap["challenger"], overlap["champion"], overlap["clean_rows"]) == (0, 28, 12)
+    assert "28 of 40 test rows were in the champion's training split" in str(overlap["summary"])
+    assert (
+        pd.read_parquet(outputs["predictions"])["champion_trained_on"].tolist() == [True] * 28 + [False] * 12
+    )
+    assert json.loads(outputs["scores"].read_text())["champion"]["accuracy"] == 0.75  # 9 of the 12
+
+    older = overlap_with(make_bundle(tmp_path / "older", HAPPY | {"glad": "fear"}))
+    assert ("champion" not in older, older["clean_rows"]) == (True, 40)
+    assert "no fingerprints of its training rows" in str(older["summary"])
+
+
+def test_a_model_that_was_trained_on_the_test_rows_is_found_out(tmp_path: Path) -> None:
+    splits = fingerprint(make_splits(tmp_path / "splits"), ["so happy"], [text for text, _ in ROWS])
+    registry_uri = f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}"
+    outputs = {name: tmp_path / "out" / name for name in ("scores", "predictions", "report")}
+    challenger = make_bundle(tmp_path / "challenger", HAPPY, trained_on=splits)
+    scorecard = evaluate(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs)
+    assert scorecard.training_overlap.challenger == 10
 
 
 def swap_labels(bundle: Path) -> None:

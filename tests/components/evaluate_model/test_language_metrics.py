@@ -80,6 +80,36 @@ def test_more_references_to_the_same_questions_make_no_interval_narrower() -> No
     assert widths[1] == pytest.approx(widths[0], rel=1e-9)
 
 
+def test_a_champion_is_compared_on_the_prompts_that_neither_model_was_trained_on() -> None:
+    theirs = answers(("the cat", "rain fell on the old town", "bees make"), (3.0, 0.5, 6.0))
+    seen, clean = np.array([False, True, False]), np.array([True, False, True])
+    champion = Contender("version 3", theirs, "3", seen)
+    found = assess(
+        PROMPTS, answers(), Contender("base", theirs), champion, SETTINGS, 2, np.zeros(3, dtype=bool)
+    )
+    alone = assess(
+        PROMPTS.where(clean),
+        answers().where(clean),
+        Contender("base", theirs.where(clean)),
+        Contender("version 3", theirs.where(clean), "3"),
+        SETTINGS,
+        2,
+    )
+    assert found.champion == alone.champion
+    assert found.champion is not None and found.champion.conversations == 2
+    # exp(9/4) less exp(7/4): the second prompt, which the champion was trained on, does not count
+    assert found.champion.gains["perplexity"].value == pytest.approx(math.exp(9 / 4) - math.exp(7 / 4))
+    assert found.baseline != alone.baseline
+    assert (found.rows, found.training_overlap.champion, found.training_overlap.clean_rows) == (3, 1, 2)
+
+
+def test_a_champion_that_was_trained_on_nearly_all_prompts_cannot_be_compared() -> None:
+    champion = Contender("version 3", answers(), "3", np.array([True, True, False]))
+    found = assess(PROMPTS, answers(), Contender("base", answers()), champion, SETTINGS, 2)
+    assert found.champion is None
+    assert str(found.champion_error).startswith("2 of 3 test prompts were in the champion's training split")
+
+
 def scorecard(
     tuned: Answers, baseline: Answers, champion: Contender | str | None = None
 ) -> LanguageScorecard:

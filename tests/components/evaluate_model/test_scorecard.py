@@ -40,7 +40,7 @@ def scorecard(
 
 def test_without_a_champion_nothing_is_compared_and_no_key_is_null() -> None:
     content = scorecard(None).as_json()
-    assert set(content) == {"rows", "labels", "confidence", "challenger", "mistakes"}
+    assert set(content) == {"rows", "labels", "confidence", "challenger", "mistakes", "training_overlap"}
     assert (content["rows"], content["confidence"]) == (60, 0.9)
     assert set(content["challenger"]) == {
         "accuracy",
@@ -80,6 +80,52 @@ def test_the_champion_is_measured_on_the_same_rows_and_the_difference_is_paired(
     )
     for label, (low, high) in paired["class_f1_intervals"].items():
         assert low <= paired["class_f1_difference"][label] <= high
+
+
+SEEN = np.arange(60) // 10 == 1
+"""Rows 10 to 19, half of joy's, are the champion's training rows."""
+
+
+def test_models_are_compared_on_the_rows_that_neither_was_trained_on() -> None:
+    theirs = wrong_in(0, 1, 2, 30, 31, 32, 33)
+    compared = scorecard(ChampionPredictions("4", theirs, SEEN))
+    clean = ~SEEN
+    alone = assess(
+        [text for text, kept in zip(TEXTS, clean, strict=True) if kept],
+        LABELS[clean],
+        answers(wrong_in(0, 1, 2, 30)[clean]),
+        CLASSES,
+        ChampionPredictions("4", theirs[clean]),
+        SETTINGS,
+        seed=0,
+    )
+    assert (compared.champion, compared.paired) == (alone.champion, alone.paired)
+    assert compared.challenger_on_clean_rows == alone.challenger
+    assert compared.champion is not None and compared.champion.accuracy == pytest.approx(43 / 50)
+    assert compared.challenger.accuracy == pytest.approx(56 / 60)  # its own figures are of all rows
+    overlap = compared.training_overlap
+    assert (overlap.champion, overlap.clean_rows) == (10, 50)
+    assert "10 of 60 test rows were in the champion's training split; compared on the 50 clean" in (
+        overlap.summary
+    )
+
+
+def test_a_class_without_clean_rows_is_named() -> None:
+    overlap = scorecard(ChampionPredictions("4", LABELS, LABELS == 1)).training_overlap
+    assert overlap.classes_without_clean_rows == ("fear",)
+
+
+def test_a_champion_that_was_trained_on_every_test_row_cannot_be_compared() -> None:
+    content = scorecard(ChampionPredictions("4", LABELS, SEEN | True)).as_json()
+    assert "champion" not in content
+    assert content["champion_error"].startswith("60 of 60 test rows were in the champion's training split")
+
+
+def test_the_report_says_that_the_differences_are_of_the_clean_rows() -> None:
+    page = render(scorecard(ChampionPredictions("4", wrong_in(0, 1, 2, 30, 31), SEEN)), "emotion")
+    assert "10 of 60 test rows were in the champion&#39;s training split" in page
+    assert "all differences are of the clean rows" in page
+    assert "On the same resampled clean rows" in page
 
 
 def test_a_model_compared_with_itself_differs_by_exactly_nothing() -> None:

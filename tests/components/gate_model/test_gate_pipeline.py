@@ -15,7 +15,8 @@ SCORES = {
     "challenger": {
         "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86},
         "intervals": {"macro_f1": [0.84, 0.93]},
-    }
+    },
+    "training_overlap": {"challenger": 0},
 }
 CANDIDATES = {
     "chosen": "plain",

@@ -10,7 +10,9 @@ from components.gate_model.rules import (
     Certificate,
     Comparison,
     Decision,
+    Estimate,
     Figures,
+    Overlap,
     UnusableChampion,
     decide,
 )
@@ -54,6 +56,7 @@ GOOD = Figures(
     model_mb=22.0,
     cost_usd=0.4,
     champion=COMPARED,
+    overlap=Overlap(challenger=0, test_rows=150, clean_rows=150, summary="None of the 150 test rows was."),
 )
 
 # rule, field of Figures, a value just inside its bound, one just outside
@@ -105,7 +108,9 @@ def test_good_figures_promote_and_every_rule_is_listed_as_passed() -> None:
             "metric_drop",
             "model_size",
             "cost",
+            "training_overlap",
             "comparable_champion",
+            "clean_test_rows",
             "non_inferiority",
             "class_f1_drop",
         ],
@@ -272,6 +277,7 @@ def test_without_a_champion_the_floors_alone_decide_and_the_other_rules_are_list
     assert decision.decision == "promote"
     assert [rule.rule for rule in decision.rules if rule.verdict == "not applicable"] == [
         "comparable_champion",
+        "clean_test_rows",
         "non_inferiority",
         "class_f1_drop",
     ]
@@ -310,6 +316,110 @@ def test_the_class_rule_reads_the_largest_drop_and_names_its_class() -> None:
 def test_the_non_inferiority_bound_is_the_margin_below_zero() -> None:
     rule = next(rule for rule in decide(GATES, GOOD).rules if rule.rule == "non_inferiority")
     assert (rule.value, rule.operator, rule.bound) == (0.002, ">=", -0.01)
+
+
+def with_overlap(**found: Any) -> Figures:
+    return replace(GOOD, overlap=replace(GOOD.overlap, **found))
+
+
+@pytest.mark.parametrize("value", [1, 150, *NO_NUMBERS], ids=lambda value: repr(value)[:12])
+def test_a_model_that_was_trained_on_a_test_row_or_on_nobody_knows_what_is_rejected(value: Any) -> None:
+    assert failing(decide(GATES, with_overlap(challenger=value))) == ["training_overlap"]
+
+
+@pytest.mark.parametrize(
+    ("test_rows", "clean_rows", "expected"),
+    [
+        (150, 30, []),
+        (150, 29, ["clean_test_rows"]),
+        (41, 13, ["clean_test_rows"]),
+        (12, 12, []),  # a small test split, none of whose rows was seen
+        (12, 11, ["clean_test_rows"]),
+        (150, MISSING, ["clean_test_rows"]),
+        (150, math.nan, ["clean_test_rows"]),
+    ],
+)
+def test_a_comparison_needs_thirty_clean_rows_or_all_of_a_smaller_split(
+    test_rows: Any, clean_rows: Any, expected: list[str]
+) -> None:
+    assert failing(decide(GATES, with_overlap(test_rows=test_rows, clean_rows=clean_rows))) == expected
+
+
+def test_the_fewest_clean_rows_are_the_manifests() -> None:
+    lower = GATES.model_copy(update={"min_clean_rows": 10})
+    assert decide(lower, with_overlap(test_rows=41, clean_rows=13)).decision == "promote"
+
+
+def test_a_rejection_for_too_few_clean_rows_says_how_many_the_champion_was_trained_on() -> None:
+    words = "28 of 41 test rows were in the champion's training split; compared on the 13 clean rows."
+    (reason,) = decide(GATES, with_overlap(test_rows=41, clean_rows=13, summary=words)).reasons
+    assert reason == f"clean_test_rows: found 13, expected >= 30. {words}"
+
+
+def test_a_class_without_a_clean_row_rejects_though_there_are_enough_in_all() -> None:
+    (reason,) = decide(GATES, with_overlap(clean_rows=90, absent_classes=["fear"])).reasons
+    assert reason.endswith("No clean row of fear")
+
+
+def compared(lower: float, value: float, upper: float, **other: Any) -> Figures:
+    return with_figure(
+        "champion",
+        replace(
+            COMPARED,
+            macro_f1_lower_bound=lower,
+            macro_f1=Estimate(value, upper, 41),
+            class_rows={"joy": 21, "fear": 20},
+            **other,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lower", "value", "upper", "words"),
+    [
+        (-0.15, -0.08, -0.02, "It is worse: the upper limit is -0.02"),
+        (-0.056, -0.025, 0.0, "Too few rows to tell: the difference lies between -0.056 and 0"),
+        (-0.056, 0.006, 0.05, "41 were compared; if the difference is 0.006, about 616 would tell"),
+    ],
+)
+def test_a_rejected_challenger_is_worse_or_the_rows_are_too_few_to_tell(
+    lower: float, value: float, upper: float, words: str
+) -> None:
+    """616: the distance from 0.006 to its limit, 0.062, is to shrink to 0.016, so by 3.875 squared."""
+    decision = decide(GATES, compared(lower, value, upper))
+    assert failing(decision) == ["non_inferiority"]
+    assert words in note_of(decision, "non_inferiority")
+
+
+FREE = GATES.model_copy(update={"non_inferiority_margin": None, "max_class_f1_drop": None})
+
+
+@pytest.mark.parametrize(("lower", "expected"), [(-0.081, []), (-0.082, ["non_inferiority"])])
+def test_without_a_margin_in_the_manifest_it_follows_from_the_compared_rows(
+    lower: float, expected: list[str]
+) -> None:
+    """1.645 √(0.1 / 41) = 0.0812."""
+    decision = decide(FREE, compared(lower, 0.0, 0.08))
+    assert failing(decision) == expected
+    assert "the margin follows from the size of the test split" in note_of(decision, "non_inferiority")
+
+
+@pytest.mark.parametrize(("drop", "expected"), [(0.116, []), (0.117, ["class_f1_drop"])])
+def test_without_a_bound_in_the_manifest_each_class_is_judged_by_its_rows(
+    drop: float, expected: list[str]
+) -> None:
+    """1.645 √(0.1 / 20) = 0.1163."""
+    differences = {"joy": -0.11, "fear": -drop}
+    decision = decide(FREE, compared(0.0, 0.0, 0.0, class_f1_difference=differences))
+    assert failing(decision) == expected
+    assert note_of(decision, "class_f1_drop").endswith("fear; the bound follows from its 20 rows")
+
+
+def test_large_test_splits_keep_the_smallest_margins() -> None:
+    rows = {"joy": 20_000, "fear": 20_000}
+    large = with_figure("champion", replace(COMPARED, class_rows=rows))
+    bounds = {rule.rule: rule.bound for rule in decide(FREE, large).rules}
+    assert (bounds["non_inferiority"], bounds["class_f1_drop"]) == (-0.01, 0.05)
 
 
 GRADER = GradingGates(**GATES.model_dump(), min_qwk=0.6, max_mae=0.8)

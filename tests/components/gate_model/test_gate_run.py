@@ -21,7 +21,8 @@ from manifests.gates import Gates
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.text_bundles import scores_by_padding
 
-GATES = Gates(min_macro_f1=0.80)
+GATES = Gates(min_macro_f1=0.80, non_inferiority_margin=0.01, max_class_f1_drop=0.05)
+NEITHER = np.zeros(200, dtype=bool)
 SCORES = {
     "rows": 150,
     "labels": ["joy", "fear"],
@@ -33,6 +34,12 @@ SCORES = {
     },
     "champion": {"macro_f1": 0.89, "version": "2"},
     "paired": {"lower_bound": 0.0, "class_f1_difference": {"joy": 0.01, "fear": 0.01}},
+    "training_overlap": {
+        "challenger": 0,
+        "champion": 3,
+        "clean_rows": 147,
+        "summary": "3 of 150 test rows were.",
+    },
 }
 CANDIDATES = {
     "chosen": "int8",
@@ -113,6 +120,9 @@ def test_the_figures_are_those_of_the_chosen_candidate_at_the_objective_batch_si
         (without(SCORES, "labels"), ["class_f1_drop"]),
         (without(SCORES, "paired"), ["non_inferiority", "class_f1_drop"]),
         (without(without(SCORES, "paired"), "champion"), []),
+        (without(SCORES, "training_overlap", "challenger"), ["training_overlap"]),
+        (without(SCORES, "training_overlap", "clean_rows"), ["clean_test_rows"]),
+        (without(SCORES, "training_overlap"), ["training_overlap", "clean_test_rows"]),
         (SCORES | {"champion_error": "cannot be read"}, ["comparable_champion"]),
     ],
 )
@@ -175,12 +185,17 @@ def test_the_figures_are_where_evaluate_model_writes_them() -> None:
 
     def failing_against(champion: ChampionPredictions | ChampionFailure | None) -> list[str]:
         probabilities = np.eye(2, dtype=np.float32)[worse]
-        scorecard = assess(["text"] * 200, labels, probabilities, ("joy", "fear"), champion, settings, seed=0)
+        scorecard = assess(
+            ["text"] * 200, labels, probabilities, ("joy", "fear"), champion, settings, 0, trained_on=NEITHER
+        )
         return failing(scores=json.loads(json.dumps(scorecard.as_json())))
 
     assert failing_against(None) == []
-    assert failing_against(ChampionPredictions("1", worse)) == []
-    assert failing_against(ChampionPredictions("1", labels)) == ["non_inferiority"]
+    assert failing_against(ChampionPredictions("1", worse, NEITHER)) == []
+    assert failing_against(ChampionPredictions("1", labels, NEITHER)) == ["non_inferiority"]
+    assert failing_against(ChampionPredictions("1", worse, ~NEITHER)) == ["comparable_champion"]
+    most = np.arange(200) < 175
+    assert failing_against(ChampionPredictions("1", worse, most)) == ["clean_test_rows"]
     assert failing_against(ChampionFailure("cannot be read")) == ["comparable_champion"]
 
 
@@ -229,7 +244,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
         "verdict": "fail",
         "note": "Bootstrap lower limit of macro-F1: found nan, expected a number from 0 to 1",
     }
-    assert len(written["rules"]) == 14
+    assert len(written["rules"]) == 16
     assert "| speedup | 5.2 | >= 2.3 | pass |" in table.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Gate: reject" in printed

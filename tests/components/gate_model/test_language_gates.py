@@ -9,7 +9,9 @@ from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import Decision
 from manifests.causal_lm import LanguageGates
 
-GATES = LanguageGates(max_perplexity=20, min_rouge_l=0.1, min_speedup=1.0, max_model_mb=300)
+GATES = LanguageGates(
+    max_perplexity=20, min_rouge_l=0.1, min_speedup=1.0, max_model_mb=300, non_inferiority_margin=0.01
+)
 
 
 def figure(value: float, low: float, high: float) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def documents() -> dict[str, Any]:
         "scores": {
             "challenger": {"perplexity": figure(15, 14, 16), "rouge_l": figure(0.2, 0.15, 0.25)},
             "baseline": other(25, (8, 12), (0.02, 0.06)),
+            "rows": 60,
+            "training_overlap": {"challenger": 0, "champion": 0, "clean_rows": 60, "summary": "None."},
         },
         "candidates": {
             "chosen": "weights_int8",
@@ -108,6 +112,31 @@ def test_perplexity_may_be_over_the_champions_by_the_margin(gain: float, expecte
     content = documents()
     content["scores"]["champion"] = other(15, (gain, 1.0), (0.0, 0.1))
     assert failed(content) == expected  # a hundredth of 15 is 0.15
+
+
+@pytest.mark.parametrize(
+    ("challenger", "clean", "expected"),
+    [(0, 30, []), (0, 29, ["clean_test_rows"]), (1, 59, ["training_overlap"])],
+)
+def test_the_champion_is_compared_on_prompts_that_no_model_was_trained_on(
+    challenger: int, clean: int, expected: list[str]
+) -> None:
+    content = documents()
+    content["scores"]["champion"] = other(15, (-0.1, 1.0), (0.0, 0.1))
+    content["scores"]["training_overlap"] |= {"challenger": challenger, "clean_rows": clean}
+    assert failed(content) == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(-0.31, []), (-0.33, ["non_inferiority"])])
+def test_without_a_margin_in_the_manifest_it_follows_from_the_conversations(
+    gain: float, expected: list[str]
+) -> None:
+    """1.645 · 0.1 / √60 = 0.0212, of 15."""
+    content = documents()
+    content["scores"]["champion"] = other(15, (gain, 1.0), (0.0, 0.1)) | {"conversations": 60}
+    free = GATES.model_copy(update={"non_inferiority_margin": None})
+    decision = decide_language_model(free, Documents(**content))
+    assert [rule.rule for rule in decision.rules if rule.verdict == "fail"] == expected
 
 
 def test_a_champion_that_cannot_be_asked_rejects() -> None:

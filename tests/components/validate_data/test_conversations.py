@@ -119,7 +119,7 @@ def test_a_record_that_cannot_be_trained_on_is_refused_by_its_check(
     path = write_jsonl(tmp_path / "talk.jsonl", conversations())
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
-    with pytest.raises(DataError, match=rf"failed 1 of 7 checks[\s\S]*{check}: found 1 row"):
+    with pytest.raises(DataError, match=rf"failed 1 of 10 checks[\s\S]*{check}: found 1 row"):
         validate(tmp_path, model, path)
     assert checks(tmp_path)[check]["examples"][0].find(f"line {len(conversations()) + 1}") >= 0
     assert not (tmp_path / "splits").exists()

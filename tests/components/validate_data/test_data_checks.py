@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def _inspect(
     dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
-    inspection = inspect(table, dataset, seed=0)
+    inspection = inspect(table, dataset)
     return inspection, {result.check: result for result in inspection.results}
 
 
@@ -221,6 +222,20 @@ def test_classes_that_are_short_or_absent_are_named_with_their_split() -> None:
     _, results = _inspect(rows, rows_per_class={"min_rows": 10})
     assert results["rows_per_class"].verdict == "fail"
     assert results["rows_per_class"].found == "fear has 0 in test"
+
+
+def test_near_duplicates_that_tie_a_class_to_one_split_are_named() -> None:
+    rows = [(f"the very same nine words of a template {n}", "fear", "train") for n in range(60)]
+    rows += [(f"joy number {n} of {n * 31}", "joy", "train") for n in range(90)]
+    _, results = _inspect(
+        rows,
+        rows_per_class={"min_rows": 10},
+        near_duplicates={"severity": "warn", "similarity": 0.8},
+        leakage={"similarity": 0.8},
+    )
+    found = results["rows_per_class"].found
+    assert re.search(r"fear has 0 in \w+, fear has 0 in \w+; ", found)
+    assert "60 of the 60 rows of fear are near-duplicates of each other, so they stay together, in " in found
 
 
 def test_data_of_one_class_fails_by_name() -> None:

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from components.validate_data.texts.delimited import split_rows
+from components.validate_data.texts.delimited import split_rows, take_separator
 from manifests.errors import DataError
 
 
@@ -30,9 +30,64 @@ def test_a_quote_that_opens_a_sentence_and_is_never_closed_is_text() -> None:
     ]
 
 
-def test_two_stray_quotes_on_different_lines_do_not_swallow_the_rows_between() -> None:
-    content = 'text;label\n"opened here;joy\nbetween;fear\nclosed here";anger\n'
-    assert [row[1] for row in _fields(content, ";")] == ["label", "joy", "fear", "anger"]
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_quoted_text_whose_lines_look_like_rows_is_one_text(end: str) -> None:
+    content = f'text,label{end}"Hello,{end}my parcel is late",delivery{end}"Hello,\nthank you",praise{end}'
+    assert _fields(content, ",") == [
+        ("text", "label"),
+        ("Hello,\nmy parcel is late", "delivery"),
+        ("Hello,\nthank you", "praise"),
+    ]
+
+
+def test_a_quote_that_may_open_a_text_of_several_lines_is_refused_where_another_row_is_no_csv() -> None:
+    content = 'text,label\n"Hello,\nmy parcel is late",delivery\n"Wow" she said,praise\n'
+    with pytest.raises(DataError) as caught:
+        _fields(content, ",")
+    message = str(caught.value)
+    assert "data.csv line 2: a quote opens here that may close in line 3 or be text" in message
+    assert "line 4 has text after a closing quote" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r'"he said \"no\", then left"', 'he said "no", then left'),
+        (r'"\"no\""', '"no"'),
+        (r'"in C:\new, \"here\""', r'in C:\new, "here"'),
+        (r'"ends in \\"', "ends in \\"),
+        ('"two\nlines of \\"two\\" words"', 'two\nlines of "two" words'),
+    ],
+)
+def test_quotes_after_a_backslash_are_read_as_mysql_and_spark_write_them(written: str, read: str) -> None:
+    content = f'text,label\n"plain \\"quoted\\", words",joy\n{written},fear\n'
+    assert _fields(content, ",")[1:] == [('plain "quoted", words', "joy"), (read, "fear")]
+
+
+def test_backslashes_of_a_file_that_is_well_formed_are_text() -> None:
+    assert _fields('text,label\n"C:\\",joy\n"a ""b"" \\c",fear\n', ",")[1:] == [
+        ("C:\\", "joy"),
+        ('a "b" \\c', "fear"),
+    ]
+
+
+def test_a_carriage_return_inside_a_line_is_text_where_lines_end_in_line_feeds() -> None:
+    assert _fields("text;label\none\rtwo;joy\n", ";")[1] == ("one\rtwo", "joy")
+
+
+def test_the_line_by_which_excel_is_told_the_separator_is_no_header() -> None:
+    separator, content = take_separator("sep=;\r\ntext;label\r\na, b;joy\r\n", "data.csv")
+    assert separator == ";"
+    rows = split_rows(content, ";", "data.csv")
+    assert [(row.line, row.fields) for row in rows] == [(2, ("text", "label")), (3, ("a, b", "joy"))]
+    with pytest.raises(DataError, match=r"line 1: found sep=~, expected sep= and one of comma"):
+        take_separator("sep=~\ntext~label\n", "data.csv")
+    assert take_separator("separate;label\n", "data.csv") == (None, "separate;label\n")
+
+
+def test_a_quote_that_is_never_closed_is_named_with_its_line() -> None:
+    with pytest.raises(DataError, match="the quote that opens in line 3 is never closed"):
+        _fields('text,label\n"fine, so far",joy\n"and, then,fear\n', ",")
 
 
 def test_a_quoted_word_at_the_start_of_a_sentence_keeps_its_quotes() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
+import zipfile
 
 import pandas as pd
 import pyarrow as pa
@@ -10,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.validate_data.texts.records import Records, parse
-from manifests.errors import DataError, UsageError
+from manifests.errors import DataError, GauntletError, UsageError
 from manifests.text_classification import Columns
 
 BY_POSITION = Columns(text=0, label=1)
@@ -134,9 +137,87 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column() -> None:
     assert parse(b"\xef\xbb\xbftext,label\na,joy\n", "a.csv", "auto", Columns()).texts == ["a"]
 
 
-def test_utf16_is_refused_with_the_command_that_converts_it() -> None:
-    with pytest.raises(DataError, match=r"found UTF-16 text, expected UTF-8.*iconv -f UTF-16"):
-        parse("text,label\na,joy\n".encode("utf-16"), "a.csv", "auto", Columns())
+@pytest.mark.parametrize(
+    ("written", "declared"),
+    [
+        ("utf-16", None),
+        ("utf-32", None),
+        ("utf-16", "utf-16"),
+        ("utf-16-be", "utf-16-be"),
+        ("cp1252", "cp1252"),
+        ("utf-8-sig", "utf-8"),
+        ("utf-8-sig", None),
+        ("mac-roman", "mac-roman"),
+    ],
+)
+def test_text_is_read_in_its_declared_encoding_or_by_its_byte_order_mark(
+    written: str, declared: str | None
+) -> None:
+    data = "text,label\ncafé – “ok”,joy\n".encode(written)
+    records = parse(data, "a.csv", "auto", Columns(), declared)
+    assert _pairs(records) == [("café – “ok”", "joy")]
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_utf16_without_a_mark_is_refused_with_the_key_that_reads_it(order: str) -> None:
+    with pytest.raises(
+        DataError, match=rf"found a zero in every other byte.*dataset.encoding: utf-16-{order}"
+    ):
+        parse("text,label\na,joy\n".encode(f"utf-16-{order}"), "a.csv", "auto", Columns())
+
+
+def test_parquet_has_no_encoding_to_declare() -> None:
+    with pytest.raises(UsageError, match=r"a.parquet: dataset.encoding: found utf-8, expected none"):
+        parse(b"PAR1", "a.parquet", "auto", Columns(), "utf-8")
+
+
+def test_bytes_that_the_declared_encoding_has_not_are_named_with_their_line() -> None:
+    with pytest.raises(DataError, match=r"a.csv line 2: found the bytes 0x81, expected cp1252 text"):
+        parse(b"text,label\na\x81,joy\n", "a.csv", "auto", Columns(), "cp1252")
+
+
+def _zipped(**files: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv.bz2", bz2.compress(b"text,label\na,joy\n")),
+        ("a.csv.xz", lzma.compress(b"text,label\na,joy\n")),
+        ("a.zip", _zipped(**{"folder/a.csv": "text,label\na,joy\n", "__MACOSX/._a.csv": "x"})),
+        ("a.csv.zip", _zipped(**{"a.csv": "text,label\na,joy\n"})),
+        ("a.json", b' [{"text": "a", "label": "joy"}]'),
+        ("a.json", b'{"text": "a", "label": "joy"}\n'),
+        ("a.csv", b"sep=;\ntext;label\na;joy\n"),
+        ("a.csv", b"text,label\ra,joy\r"),
+        ("a.csv", b'"text","la\nbel"\na,joy\n'),
+    ],
+)
+def test_the_forms_of_one_table_are_read_alike(name: str, data: bytes) -> None:
+    assert _pairs(parse(data, name, "auto", Columns())) == [("a", "joy")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.zip", _zipped(**{"a.csv": "", "b.csv": ""}), r"found 2 files in the archive \(a.csv, b.csv\)"),
+        ("a.zip", b"PK", "not a whole zip archive"),
+        ("a.csv.bz2", b"BZh", "not a whole bzip2 file"),
+        ("a.json", b'[{"text": "a"}, 7]', "1 items of the array are not JSON objects, first object 2"),
+        ("a.xlsx", b"PK", "found an Excel workbook. Save the sheet as CSV UTF-8"),
+        ("a.feather", b"ARROW1", "found an Arrow file. Write it as parquet"),
+        ("a.sqlite", b"SQLite", "found a database. Export the table: sqlite3"),
+        ("a.tar.gz", gzip.compress(b"x"), "found an archive. Unpack it"),
+    ],
+)
+def test_a_form_that_is_not_read_is_refused_with_what_to_do(name: str, data: bytes, words: str) -> None:
+    with pytest.raises(GauntletError, match=words):
+        parse(data, name, "auto", Columns())
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,151 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from itertools import combinations
 
 import pytest
 
-from components.validate_data.texts.similarity import COMPARED_CHARS, Pair, similar_pairs
+from components.validate_data.texts.similarity import COMPARED_CHARS, likeness_among
+from components.validate_data.texts.text import normalise
+from components.validate_data.texts.words import words_of
+
+TEMPLATE = (
+    "your order {} has left our house today and will be with you in two or three working days thank you"
+)
 
 
-def _brute_force(texts: list[str], at_least: float) -> list[Pair]:
-    sets = [set(text.split()) for text in texts]
-    scores = {
-        (i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in combinations(range(len(texts)), 2)
+def _alike(texts: list[str], at_least: float) -> dict[tuple[str, str], float]:
+    """All pairs both ways, found by comparing everything."""
+    sets = {text: set(text.split()) for text in texts}
+    found = {}
+    for one, other in combinations(texts, 2):
+        similarity = len(sets[one] & sets[other]) / len(sets[one] | sets[other])
+        if similarity >= at_least:
+            found[one, other] = found[other, one] = similarity
+    return found
+
+
+def _chains(texts: list[str], pairs: dict[tuple[str, str], float]) -> set[frozenset[str]]:
+    chain_of = {text: {text} for text in texts}
+    for one, other in pairs:
+        if chain_of[one] is not chain_of[other]:
+            chain_of[one] |= chain_of[other]
+            for text in chain_of[one]:
+                chain_of[text] = chain_of[one]
+    return {frozenset(chain) for chain in chain_of.values()}
+
+
+def _grouped(texts: list[str], numbers: list[int]) -> set[frozenset[str]]:
+    return {
+        frozenset(text for text, its in zip(texts, numbers, strict=True) if its == number)
+        for number in numbers
     }
-    return [Pair(i, j, score) for (i, j), score in scores.items() if score >= at_least]
+
+
+def _random_texts() -> list[str]:
+    chance = random.Random(3)
+    vocabulary = [f"w{number}" for number in range(30)]
+    texts = [" ".join(sorted(chance.sample(vocabulary[:14], k=chance.randint(1, 14)))) for _ in range(250)]
+    texts += [" ".join(vocabulary[:size]) for size in (9, 10, 19, 20, 27, 30)]
+    return list(dict.fromkeys(texts))
 
 
 @pytest.mark.parametrize("at_least", [0.55, 0.7, 0.8, 0.9, 1.0])
-def test_the_pairs_are_exactly_those_that_comparing_everything_finds(at_least: float) -> None:
-    chance = random.Random(3)
-    vocabulary = [f"w{number}" for number in range(30)]
-    texts = list(
-        dict.fromkeys(" ".join(chance.choices(vocabulary[:12], k=chance.randint(1, 12))) for _ in range(300))
-    )
-    texts += [" ".join(vocabulary[:size]) for size in (9, 10, 19, 20, 27, 30)]
-    expected = _brute_force(texts, at_least)
-    assert expected
-    assert similar_pairs(texts, at_least) == expected
+def test_chains_and_doubles_are_exactly_those_that_comparing_everything_finds(at_least: float) -> None:
+    texts = _random_texts()
+    likeness = likeness_among(texts, 0.55)
+    pairs = _alike(texts, at_least)
+    assert bool(pairs) == (at_least < 1)
+    assert _grouped(texts, likeness.groups(texts, at_least)) == _chains(texts, pairs)
+    half = texts[::2]
+    among_half = {pair: score for pair, score in pairs.items() if {*pair} <= {*half}}
+    assert _grouped(half, likeness.groups(half, at_least)) == _chains(half, among_half)
+    known = likeness.known(at_least)
+    for text in half:
+        known.add(text)
+    for text in texts:
+        found = known.find(text)
+        if found is None:
+            assert not any((text, other) in pairs for other in half)
+        else:
+            assert pairs[text, found[0]] == found[1]
+            assert found[0] in half
 
 
 def test_nine_of_ten_words_is_a_similarity_of_nine_tenths() -> None:
-    ten = "a b c d e f g h i j"
-    assert similar_pairs([ten, "a b c d e f g h i"], 0.9) == [Pair(0, 1, 0.9)]
-    assert similar_pairs([ten, "a b c d e f g h"], 0.9) == []
+    ten, nine, eight = ("a b c d e f g h i j"[:size] for size in (19, 17, 15))
+    likeness = likeness_among([ten, nine, eight], 0.9)
+    assert _grouped([ten, nine, eight], likeness.groups([ten, nine, eight], 0.9)) == {
+        frozenset([ten, nine]),
+        frozenset([eight]),
+    }
+    known = likeness.known(0.9)
+    known.add(ten)
+    assert known.find(nine) == (ten, 0.9)
+    assert known.find(eight) is None
+
+
+def test_equal_keys_are_of_one_group() -> None:
+    likeness = likeness_among(["a b c", "d e f"], 0.9)
+    first, second, again = likeness.groups(["a b c", "d e f", "a b c"], 0.9)
+    assert first == again != second
 
 
 def test_only_the_beginning_of_an_endless_text_is_compared() -> None:
-    words = [f"word{number}" for number in range(2_000_000)]
-    endless = " ".join(words)
+    endless = " ".join(f"word{number}" for number in range(2_000_000))
     assert len(endless) > 10_000_000
     beginning = endless[:COMPARED_CHARS]
-    assert similar_pairs([endless, beginning], 0.9) == [Pair(0, 1, 1.0)]
+    first, second = likeness_among([endless, beginning], 0.9).groups([endless, beginning], 0.9)
+    assert first == second
+
+
+def test_memory_grows_with_the_rows_of_a_template_and_not_with_their_pairs() -> None:
+    peaks = []
+    for rows in (500, 4_000):
+        texts = [TEMPLATE.format(100_000 + row) for row in range(rows)]
+        tracemalloc.start()
+        likeness = likeness_among(texts, 0.9)
+        assert len(set(likeness.groups(texts, 0.9))) == 1
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * 8 * peaks[0]  # pairs: 64 times as many
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("two words", ["two", "words"]),
+        ("这家餐厅", ["这家", "家餐", "餐厅"]),
+        ("好", ["好"]),
+        ("我买了iphone手机 ok", ["我买", "买了", "iphone", "手机", "ok"]),
+        ("とてもいい", ["とて", "ても", "もい", "いい"]),
+        ("บริการดี", ["บริ", "ริก", "ิกา", "การ", "ารด", "รดี"]),
+        ("서비스가 좋아요", ["서비스가", "좋아요"]),
+    ],
+)
+def test_words_of_scripts_without_spaces_are_shingles(text: str, units: list[str]) -> None:
+    assert words_of(text) == units
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("这家餐厅的服务非常好，菜也很好吃，价格也很合理，我们全家都很满意，下次还会再来。编号一", "编号二"),
+        ("ร้านนี้บริการดีมาก อาหารอร่อย ราคาไม่แพง ครอบครัวของเราพอใจมาก และจะกลับมาอีกแน่นอน หมายเลขก", "หมายเลขข"),
+        ("この店のサービスはとても良くて料理もおいしかったのでまた家族と来たいと思います番号一", "番号二"),
+        ("ហាងនេះមានសេវាកម្មល្អណាស់ម្ហូបឆ្ងាញ់តម្លៃសមរម្យគ្រួសារយើងពេញចិត្តណាស់លេខក", "លេខខ"),
+        (
+            "我昨天买的 iPhone 15 Pro 手机 电池只能用三个小时 屏幕也有划痕 希望你们尽快给我退款 订单甲",
+            "订单乙",
+        ),
+    ],
+)
+def test_texts_without_spaces_that_differ_in_one_sign_are_near_duplicates(one: str, other: str) -> None:
+    keys = [
+        normalise(one),
+        normalise(one[: -len(other)] + other),
+        normalise("完全不同的一句话，说的是别的事情"),
+    ]
+    first, second, third = likeness_among(keys, 0.9).groups(keys, 0.9)
+    assert first == second != third

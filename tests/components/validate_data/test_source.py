@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from components.validate_data.texts.records import format_of
 from components.validate_data.texts.source import find_files, read_table, resolve_label
@@ -71,6 +72,15 @@ def test_named_files_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_the_encoding_is_one_that_python_knows_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\ncafé,joy\n".encode("cp1252"))
+    table = read_table(_dataset(tmp_path / "a.csv", encoding="Windows-1252"))
+    assert table["text"].tolist() == ["café"]
+    for encoding in ("zip", "rot13", "no such", "\0"):
+        with pytest.raises(ValidationError, match="an encoding that Python knows"):
+            _dataset(tmp_path, encoding=encoding)
+
+
 def test_a_single_file_is_all_training_rows(tmp_path: Path) -> None:
     _write(tmp_path, everything="text,label\nx,joy\n")
     assert read_table(_dataset(tmp_path / "everything.csv"))["split"].tolist() == ["train"]
@@ -130,10 +140,15 @@ def test_invalid_utf8_is_a_fault_of_its_row_with_file_and_line(tmp_path: Path) -
 
 
 def test_blank_texts_and_labels_are_missing_values(tmp_path: Path) -> None:
-    _write(tmp_path, train="text,label\n  ,joy\nx,\n")
+    _write(tmp_path, train="text,label\n  ,joy\nx,\n\u200b\u00ad,joy\n")
     table = read_table(_dataset(tmp_path))
-    assert table["text"].isna().tolist() == [True, False]
-    assert table["label"].isna().tolist() == [False, True]
+    assert table["text"].isna().tolist() == [True, False, True]
+    assert table["label"].isna().tolist() == [False, True, False]
+
+
+def test_two_forms_of_one_label_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="labels must be distinct"):
+        _dataset(tmp_path, labels=["caf\u00e9", "cafe\u0301"])
 
 
 def test_a_text_column_that_holds_numbers_is_the_wrong_column(tmp_path: Path) -> None:
@@ -188,6 +203,9 @@ def test_digits_are_names_where_a_label_is_made_of_digits() -> None:
         (("NA", "null", "None", "nan"), "NA", "NA"),
         (("NA", "null", "None", "nan"), "nan", "nan"),
         (("NA", "null"), None, None),
+        (("caf\u00e9", "the"), "cafe\u0301", "caf\u00e9"),
+        (("cafe\u0301", "the"), "caf\u00e9 ", "cafe\u0301"),
+        (("tea", "milk"), "the\u0301", "th\u00e9"),
         (("joy", "fear"), "1" * 5000, "1" * 5000),  # Python reads no integer that long
     ],
 )

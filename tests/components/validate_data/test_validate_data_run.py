@@ -73,19 +73,33 @@ def _rows(number: int) -> list[tuple[str, str]]:
     return [(f"row {count} says {LABELS[count % 2]}", LABELS[count % 2]) for count in range(number)]
 
 
+def test_texts_that_training_will_cut_are_a_warning_in_the_log_and_on_the_page(
+    tmp_path: Path, outputs: Outputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*_rows(200), ("a sentence of rather more words than that", "joy")]
+    outputs.run(_csv(tmp_path, rows), tokenizer="sentence-transformers/all-MiniLM-L6-v2", max_tokens=8)
+    words = "1 text is cut at 8 tokens (training.max_length; the encoder reads up to 512)"
+    assert f"warning: context_length: 1 row (0.498 %), {words}" in capsys.readouterr().out
+    assert words in outputs.report
+    assert sum(len(outputs.split(split)) for split in SPLITS) == 201
+
+
 def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path, outputs: Outputs) -> None:
     rows = _rows(200)
     outputs.run(_csv(tmp_path, rows))
     assert outputs.files == {
         "checks",
+        "rejected.csv",
         "report",
         "splits/statistics.json",
+        "splits/training_rows.npz",
+        "splits/test_rows.npz",
         *(f"splits/{split}.parquet" for split in SPLITS),
     }
     written = [row for split in SPLITS for row in outputs.split(split)]
     assert sorted(row["row"] for row in written) == list(range(200))
     assert all((row["text"], LABELS[row["label"]]) == rows[row["row"]] for row in written)
-    assert [len(outputs.split(split)) for split in SPLITS] == [140, 30, 30]
+    assert all(len(outputs.split(split)) >= 20 for split in SPLITS)  # ten of each class
 
 
 def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs: Outputs) -> None:
@@ -104,6 +118,7 @@ def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs:
         splits=SimpleNamespace(path=str(step / "splits")),
         checks=SimpleNamespace(path=str(step / "checks")),
         report=SimpleNamespace(path=str(step / "report")),
+        rejected=SimpleNamespace(path=str(step / "rejected")),
     )
     assert json.loads((step / "splits" / "statistics.json").read_text())["sha256"] == expected
 
@@ -118,10 +133,12 @@ def test_the_parquet_columns_are_those_of_the_contract(tmp_path: Path, outputs: 
     }
 
 
-def test_the_same_data_and_seed_give_the_same_content_hash(tmp_path: Path, outputs: Outputs) -> None:
+def test_the_same_data_give_the_same_splits_whatever_the_seed_and_others_by_another_key(
+    tmp_path: Path, outputs: Outputs
+) -> None:
     hashes = []
-    for seed in (1, 1, 2):
-        outputs.run(_csv(tmp_path, _rows(200)), seed=seed)
+    for seed, key in ((1, ""), (2, ""), (1, "again")):
+        outputs.run(_csv(tmp_path, _rows(200)), seed=seed, split={"key": key})
         hashes.append(json.loads((outputs.splits / "statistics.json").read_text())["sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -133,7 +150,7 @@ def test_statistics_say_where_the_data_came_from(tmp_path: Path, outputs: Output
     assert statistics["created"] == "2026-11-21"
     assert statistics["uri"] == str(uri)
     assert (statistics["name"], statistics["version"], statistics["commit_hash"]) == ("moods", "2", "cafe")
-    assert statistics["rows"] == {"train": 140, "validation": 30, "test": 30}
+    assert statistics["rows"] == {split: len(outputs.split(split)) for split in SPLITS}
 
 
 def test_data_of_another_size_than_the_manifest_says_is_refused(tmp_path: Path, outputs: Outputs) -> None:
@@ -148,7 +165,7 @@ def test_bad_data_leaves_checks_and_report_and_no_splits(
     rows = [*_rows(200), ("[red]again[/red]", "joy"), ("[red]Again![/red]", "joy"), ("what?", "anger")]
     with pytest.raises(DataError) as caught:
         outputs.run(_csv(tmp_path, rows))
-    assert outputs.files == {"checks", "report"}
+    assert outputs.files == {"checks", "report", "rejected.csv"}
     assert outputs.checks["passed"] is False
     by_name = {check["check"]: check for check in outputs.checks["checks"]}
     assert by_name["exact_duplicates"]["verdict"] == "fail"
@@ -278,8 +295,9 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
         report=_Artifact(str(step / "report")),
+        rejected=_Artifact(str(step / "rejected")),
     )
-    assert len(outputs.split("train")) == 70
+    assert sum(len(outputs.split(split)) for split in SPLITS) == 100
 
 
 def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, outputs: Outputs) -> None:
@@ -295,6 +313,8 @@ def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, 
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),
             report=_Artifact(str(step / "report")),
+            rejected=_Artifact(str(step / "rejected")),
         )
     assert caught.value.code == 4
     assert "rows_per_class" in json.loads((step / "error.json").read_text())["message"]
+    assert (step / "rejected" / "rejected.csv").is_file()

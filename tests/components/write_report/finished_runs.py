@@ -76,7 +76,16 @@ def bad_data(folder_of: FolderOf) -> None:
     """validate-data refused the data, and left its checks."""
     fingerprinted(folder_of)
     folder = folder_of("validate-data")
-    refused = checks(failing={"leakage": 14, "class_balance": 0})
+    refused = checks(failing={"leakage": 14, "class_balance": 0}) | {"rejected": 14}
+    settings: dict[str, dict[str, object]] = {
+        "leakage": {
+            "dataset.checks.leakage.severity": "drop",
+            "dataset.checks.leakage.max_fraction": 0.001,
+        },
+        "class_balance": {"dataset.checks.class_balance.max_ratio": 50.0},
+    }
+    for check in refused["checks"]:
+        check["settings"] = settings.get(check["check"], {})
     message = (
         "data/emotion.csv: 2 checks failed\n"
         "check          rows  example\n"

@@ -60,10 +60,13 @@ def scorecard() -> dict[str, Any]:
     probabilities = np.full((60, 3), 0.1, dtype=np.float32)
     probabilities[np.arange(60), LABELS] = 0.8
     probabilities[:3] = (0.05, 0.05, 0.9)  # two mistakes
-    champion = ChampionPredictions("2", np.roll(LABELS, 3) * (np.arange(60) > 10))
+    seen = np.arange(60) < 9  # test rows that the champion was trained on
+    champion = ChampionPredictions("2", np.roll(LABELS, 3) * (np.arange(60) > 10), seen)
     texts = [f"text {row}" for row in range(60)]
     settings = Evaluation(bootstrap_resamples=200)
-    return assess(texts, LABELS, probabilities, CLASSES, champion, settings, seed=0).as_json()
+    neither = np.zeros(60, dtype=bool)
+    scores = assess(texts, LABELS, probabilities, CLASSES, champion, settings, 0, trained_on=neither)
+    return scores.as_json()
 
 
 def as_read(document: dict[str, Any]) -> dict[str, Any]:
@@ -118,11 +121,14 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     assert sorted(absent(record.scores)) == [
         ".challenger.grades",
         ".challenger.version",
+        ".challenger_on_clean_rows.grades",
+        ".challenger_on_clean_rows.version",
         ".champion.grades",
         ".champion_error",
         ".mistakes[0].picture",
         ".paired.qwk_difference",
         ".paired.qwk_lower_bound",
+        ".paired.qwk_upper_bound",
     ]
 
 
@@ -161,7 +167,7 @@ def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
 def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
     rows = pd.Index([3, 4])
     result = judge_rows("leakage", RowCheck(), Finding(rows, rows, ["row 3"]), rows_read=60, dropped=2)
-    content = {"passed": False, "checks": [result.as_json()]}
+    content = {"passed": False, "checks": [result.as_json()], "resolution": "With 41 test rows …"}
     runs.write(tmp_path / runs.JOB / "validate-data", "checks", content)
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and list(absent(record.checks)) == []

@@ -135,6 +135,12 @@ def test_a_promoted_run_shows_its_figures(tmp_path: Path) -> None:
         assert shown in text
 
 
+def test_the_page_says_how_many_test_rows_the_champion_was_trained_on(tmp_path: Path) -> None:
+    text = " ".join(Page(html_of(tmp_path, runs.promoted)).text.replace(" ", " ").split())
+    assert "120 of 2000 test rows were in the champion's training split" in text
+    assert "the champion's figures and all differences are of the 1,880 clean rows" in text
+
+
 def test_a_rejected_run_shows_the_reasons_at_the_top(tmp_path: Path) -> None:
     html = html_of(tmp_path, runs.rejected)
     top = html[: html.index("<main>")]

@@ -40,7 +40,7 @@ def test_a_promoted_model_names_its_version_and_the_one_it_replaces(tmp_path: Pa
     assert (result.kind, result.exit_code) == ("promoted", 0)
     assert result.headline == "Promoted as version 3"
     assert "version 2" in result.detail
-    assert 'gauntlet predict --model emotion "i feel wonderful today"' in commands(record, result)
+    assert 'gauntlet predict --model emotion "TEXT"' in commands(record, result)
     assert "gauntlet rollback --model emotion" in commands(record, result)
 
 
@@ -129,13 +129,17 @@ def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
     assert (result.kind, result.exit_code) == ("data refused", 4)
     assert result.headline == "Data refused by validate-data"
     assert "2 checks (leakage and class balance)" in result.detail
-    assert commands(record, result) == [
-        "gauntlet run MANIFEST --set dataset.checks.leakage.severity=drop "
-        "--set dataset.checks.leakage.max_fraction=0.001",
+    advice = next_steps(replace(record, run_command="gauntlet run 'my data.yaml' --set seed=2"), result)
+    assert [step.command for step in advice] == [
         None,
-        "gauntlet run MANIFEST",
+        None,
+        None,
+        "gauntlet run 'my data.yaml' --set seed=2",
+        "gauntlet run 'my data.yaml' --set seed=2 --set dataset.checks.leakage.severity=drop "
+        "--set dataset.checks.leakage.max_fraction=0.001 --set dataset.checks.class_balance.max_ratio=50.0",
     ]
-    assert "dataset.checks.class_balance.max_ratio" in next_steps(record, result)[1].text
+    assert "dataset.checks.class_balance.max_ratio" in advice[1].text
+    assert "/validate-data/rejected/rejected.csv" in advice[2].text
 
 
 def test_data_that_could_not_be_read_is_refused_without_checks(tmp_path: Path) -> None:

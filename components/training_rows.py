@@ -1,0 +1,125 @@
+"""Which test rows a model was trained on, told by fingerprints of rows.
+
+validate-data writes the fingerprints of the training rows beside the splits, and the bundle carries that
+file. evaluate-model looks up the test rows in it: in the challenger's, and in that of a champion, which was
+trained on earlier data. A fingerprint is 64 bits of a hash of what checks compare: a text's normal form, an
+image's pixels, a certificate, the first words of a conversation. It gives no row away, but who has a row can
+tell whether the model was trained on it.
+
+N = test rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from components.step import replacing
+from serving.bundle import TRAINING_ROWS_FILE, BundleInfo
+
+TEST_ROWS_FILE = "test_rows.npz"
+NO_FINGERPRINTS = "its bundle has no fingerprints of its training rows, as an older release made it"
+OTHER_FINGERPRINTS = "its bundle has fingerprints of another kind, as another release made it"
+DIGITS = 16  # of a hash in hexadecimal, for 64 bits
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """Fingerprints of the test rows and of their near-duplicates.
+
+    Attributes:
+        kind: What fingerprints are made of, and by which rules; others do not compare.
+        fingerprints: uint64 (M,), of the test rows and of all rows in a group with one that were read and are
+            not in train: dropped ones, and those of other splits.
+        groups: The number of the group of each, (M,).
+        row_groups: The number of the group of each test row, in the order of the split, (N,).
+    """
+
+    kind: str
+    fingerprints: npt.NDArray[np.uint64]
+    groups: npt.NDArray[np.int64]
+    row_groups: npt.NDArray[np.int64]
+
+    def among(self, training_rows: npt.NDArray[np.uint64]) -> Flags:
+        """Which test rows are near-duplicates of a training row, or training rows themselves, (N,)."""
+        seen = self.groups[np.isin(self.fingerprints, training_rows)]
+        return np.isin(self.row_groups, seen)
+
+
+def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Mapping[str, str]) -> None:
+    """Write the fingerprints of training and test rows into the folder of the splits.
+
+    Args:
+        folder: Of the splits.
+        kind: See `TestRows`.
+        table: The rows with `split` and `key`, in the order in which the splits hold them.
+        groups: The group of every key that was read.
+    """
+    train = table.loc[table["split"] == "train", "key"].unique().tolist()
+    _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=np.unique(fingerprints_of(train)))
+    tested = [groups[key] for key in table.loc[table["split"] == "test", "key"]]
+    names, row_groups = np.unique(tested, return_inverse=True)
+    number_of = {str(name): number for number, name in enumerate(names)}
+    # What is in train today was held against the test rows by the leakage check.
+    checked = set(train) - set(table.loc[table["split"] == "test", "key"])
+    members = [
+        (key, number_of[group]) for key, group in groups.items() if group in number_of and key not in checked
+    ]
+    _write(
+        folder / TEST_ROWS_FILE,
+        kind=kind,
+        fingerprints=fingerprints_of([key for key, _ in members]),
+        groups=np.array([number for _, number in members], dtype=np.int64),
+        row_groups=np.asarray(row_groups, dtype=np.int64),
+    )
+
+
+def hash_of(key: str) -> str:
+    """What a row is called by its key: 32 hexadecimal digits."""
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def fingerprints_of(keys: list[str]) -> npt.NDArray[np.uint64]:
+    """Of each key, the first 64 bits of its hash."""
+    return np.array([int(hash_of(key)[:DIGITS], 16) for key in keys], dtype=np.uint64)
+
+
+def bundled_file(splits: Path) -> dict[str, Path]:
+    """The file that a bundle carries of its model's training rows, by name; none of splits without one."""
+    path = splits / TRAINING_ROWS_FILE
+    return {TRAINING_ROWS_FILE: path} if path.is_file() else {}
+
+
+def read_test_rows(splits: Path) -> TestRows | None:
+    """The fingerprints of the test split; None of splits that an older release wrote."""
+    path = splits / TEST_ROWS_FILE
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return TestRows(str(arrays["kind"]), arrays["fingerprints"], arrays["groups"], arrays["row_groups"])
+
+
+def trained_on(bundle: Path, info: BundleInfo, tested: TestRows | None) -> Flags | str:
+    """Which test rows the model of a verified bundle was trained on, (N,), or why that is not known."""
+    if tested is None:
+        return "the splits have no fingerprints of the test rows, as an older release wrote them"
+    if TRAINING_ROWS_FILE not in info.files:
+        return NO_FINGERPRINTS
+    with np.load(bundle / TRAINING_ROWS_FILE, allow_pickle=False) as arrays:
+        if str(arrays["kind"]) != tested.kind:
+            return OTHER_FINGERPRINTS
+        return tested.among(arrays["fingerprints"])
+
+
+def _write(path: Path, **arrays: Any) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

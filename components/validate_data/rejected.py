@@ -1,0 +1,87 @@
+"""Write every row that a check found fault with into one CSV file (RFC 4180), for people to correct them.
+
+A spreadsheet runs a cell that begins like a formula, and the cells come from the data, so such a cell gets an
+apostrophe before it: https://owasp.org/www-community/attacks/CSV_Injection
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.step import replacing
+from components.validate_data.findings import CheckResult
+from components.validate_data.texts.text import excerpt
+
+REJECTED_FILE = "rejected.csv"
+HEADER = ("file", "line", "check", "verdict", "value", "reason")
+TEXT_COLUMNS = ("text", "opening", "shown")  # the first that a table has is what a row shows
+ROWS_AT_ONCE = 10_000
+_LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def write_rejected(path: Path, table: pd.DataFrame, results: Iterable[CheckResult]) -> int:
+    """Write the rows of every check that did not pass, and return how many lines they are.
+
+    A row that several checks found has a line for each. `line` is a number where the file has lines, else the
+    place in the words of the report, such as `row 3`. Values are the beginnings of what the row holds.
+
+    Args:
+        path: The file.
+        table: As it was read, with the column `place`.
+        results: Of all checks. Those on whole classes name no rows.
+    """
+    lines = 0
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for result in results:
+            if result.verdict != "pass":
+                for line in _lines(table, result):
+                    writer.writerow(map(harmless, line))
+                    lines += 1
+    return lines
+
+
+def harmless(cell: str) -> str:
+    """The cell, after an apostrophe if a spreadsheet would take it for a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _lines(table: pd.DataFrame, result: CheckResult) -> Iterator[Sequence[str]]:
+    finding = result.finding
+    if finding is None:
+        return
+    column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
+    for start in range(0, len(finding.affected), ROWS_AT_ONCE):
+        rows = finding.affected[start : start + ROWS_AT_ONCE]
+        some = table.loc[rows, list(dict.fromkeys(("place", column)))]
+        for row, place, value in zip(
+            rows.tolist(), some["place"].tolist(), some[column].tolist(), strict=True
+        ):
+            reason = finding.reason(table, row) if finding.reason else ""
+            yield (*_place(place), result.check, result.verdict, _shown(value), reason)
+
+
+def _place(place: str) -> tuple[str, str]:
+    """File and line of such as `train.csv line 12`; else the words after the file's name as its line."""
+    if match := _LINE.fullmatch(place):
+        return match["file"], match["line"]
+    file, _, rest = place.rpartition(" ")
+    if rest.isdecimal():
+        file, _, unit = file.rpartition(" ")
+        rest = f"{unit} {rest}"
+    return file, rest
+
+
+def _shown(value: Any) -> str:
+    return "" if pd.isna(value) else excerpt(str(value))[1:-1]

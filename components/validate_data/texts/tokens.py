@@ -1,0 +1,133 @@
+"""Checks on texts as their encoder reads them: tokens that it does not know, and texts that are cut."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from tokenizers import Tokenizer
+
+from components.validate_data.duplicates import outside_test
+from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, percent
+from components.validate_data.inspection import Inspecting
+from components.validate_data.texts.text import excerpt
+from manifests.errors import UsageError
+from manifests.text_classification import TextDataset, UnknownTokensCheck
+from trainer.encoder_files import READING_FILES, find_encoder, require_positions
+
+COUNTED_AT_ONCE = 1_000  # texts, or the tokens of all would lie in memory
+
+
+def check_tokens(inspecting: Inspecting, dataset: TextDataset) -> None:
+    """Run `unknown_tokens` and `context_length`, where the dataset has an encoder to count by.
+
+    Raises:
+        UsageError: The encoder cannot be found or read, or reads fewer tokens than `dataset.max_tokens`.
+    """
+    name, most = dataset.tokenizer, dataset.max_tokens
+    if name is None or most is None:
+        return
+    files = find_encoder(name, READING_FILES)
+    require_positions(files, name, most)
+    inspecting.rows = inspecting.rows.join(count_tokens(inspecting.rows["text"], files.tokenizer))
+    checks = dataset.checks
+    rule = checks.unknown_tokens
+    before = inspecting.rows
+    inspecting.check("unknown_tokens", rule, lambda rows: find_unknown(rows, rule, name))
+    kept = before if rule.severity != "drop" else inspecting.rows
+    inspecting.results.append(_with_share(inspecting.results.pop(), kept, rule))
+    positions = files.positions
+    inspecting.check("context_length", checks.context_length, lambda rows: find_cut(rows, most, positions))
+
+
+def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
+    """Of each text, by its index: `tokens`, those that frame a text included, and the `unknown` among them.
+
+    Raises:
+        UsageError: The file is no tokenizer.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no type of its own for it
+        raise UsageError(f"training.encoder: {path}: not a tokenizer: {error}. Fetch it again.") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    framing = tokenizer.num_special_tokens_to_add(is_pair=False)
+    unknown = _unknown_id(tokenizer, path)
+    counts: list[tuple[int, int]] = []
+    for start in range(0, len(texts), COUNTED_AT_ONCE):
+        chunk = texts.iloc[start : start + COUNTED_AT_ONCE].tolist()
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            ids = encoding.ids
+            counts.append((len(ids) + framing, 0 if unknown is None else ids.count(unknown)))
+    columns = pd.Index(["tokens", "unknown"])
+    return pd.DataFrame(counts, index=texts.index, columns=columns, dtype="int64").assign(framing=framing)
+
+
+def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> Finding:
+    """Rows of which the encoder does not know more than a share of the tokens."""
+    own = (rows["tokens"] - rows["framing"]).clip(lower=1)
+    shares = rows["unknown"] / own
+    affected = rows.index[shares > rule.max_row_share]
+    examples = [
+        f"{place}: {percent(share)} of {tokens} tokens unknown: {excerpt(text)}"
+        for place, share, tokens, text in zip(
+            *(column.loc[affected[:SHOWN_EXAMPLES]] for column in (rows["place"], shares, own, rows["text"])),
+            strict=True,
+        )
+    ]
+    if rows["unknown"].any():
+        examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
+    return Finding(affected, outside_test(rows, affected), examples)
+
+
+def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
+    """Rows of more tokens than are read; the encoder could read as many as it has `positions`."""
+    lost = (rows["tokens"] - most).clip(lower=0)
+    affected = rows.index[lost > 0]
+    if affected.empty:
+        return Finding(affected, affected, ())
+    share = lost.sum() / (rows["tokens"] - rows["framing"]).sum()
+    texts = "text is" if len(affected) == 1 else "texts are"
+    reads = "any number" if positions is None else f"up to {positions:,}"
+    examples = [
+        f"{len(affected):,} {texts} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
+        f"{percent(share)} of all tokens are never read, and the longest text has {rows['tokens'].max():,}"
+    ]
+    shown = affected[:SHOWN_EXAMPLES]
+    places, tokens, texts = (rows.loc[shown, name].tolist() for name in ("place", "tokens", "text"))
+    examples += [
+        f"{place}: {count:,} tokens: {excerpt(text)}"
+        for place, count, text in zip(places, tokens, texts, strict=True)
+    ]
+    return Finding(affected, outside_test(rows, affected), examples)
+
+
+def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck) -> CheckResult:
+    """The result, held to the bound on the share of all rows' tokens as well."""
+    share = _share(rows)
+    if share <= rule.max_share:
+        return result
+    return replace(
+        result,
+        verdict="warn" if rule.severity == "warn" else "fail",
+        found=f"{percent(share)} of all tokens unknown",
+        expected=f"at most {percent(rule.max_share)}: an encoder that knows the language (training.encoder)",
+        bound=rule.max_share,
+        key="dataset.checks.unknown_tokens.max_share",
+    )
+
+
+def _share(rows: pd.DataFrame) -> float:
+    return float(rows["unknown"].sum() / max(1, (rows["tokens"] - rows["framing"]).sum()))
+
+
+def _unknown_id(tokenizer: Tokenizer, path: Path) -> int | None:
+    """The token that stands for what the vocabulary lacks; one that knows every byte has none."""
+    model = json.loads(path.read_bytes())["model"]
+    if (number := model.get("unk_id")) is not None:
+        return int(number)
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)

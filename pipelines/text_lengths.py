@@ -1,0 +1,38 @@
+"""Whether a text classifier's encoder reads texts as long as the manifest says, before a run begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manifests.errors import Fault, ManifestError
+from manifests.schema import Manifest
+from manifests.text_classification import TextTraining
+from trainer.encoder_files import READING_FILES, find_here
+
+
+def require_text_length(manifest: Manifest, path: Path) -> None:
+    """Refuse texts of more tokens than the encoder reads, where it is at hand; validate-data looks at others.
+
+    Raises:
+        ManifestError: `training.max_length`, or a value that a search may try, is over that.
+        UsageError: The encoder's folder lacks a file.
+    """
+    training = manifest.training
+    if not isinstance(training, TextTraining):
+        return
+    files = find_here(training.encoder, READING_FILES)
+    positions = None if files is None else files.positions
+    if positions is None:
+        return
+    asked = {"training.max_length": training.max_length}
+    if training.search is not None and training.search.max_length is not None:
+        values = [value for value in training.search.max_length.checked() if not isinstance(value, str)]
+        asked["training.search.max_length"] = int(max(values))
+    expected = f"at most {positions}, the tokens that {training.encoder} reads"
+    faults = [
+        Fault(str(path), key, str(found), expected, "Lower it, or choose an encoder for longer texts.")
+        for key, found in asked.items()
+        if found > positions
+    ]
+    if faults:
+        raise ManifestError(faults)

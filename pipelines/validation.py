@@ -1,0 +1,61 @@
+"""`gauntlet validate`: the step validate-data by itself, on this machine, without a run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from components.validate_data.rejected import REJECTED_FILE
+from components.validate_data.run import run
+from components.write_report.artifacts import Checks
+from components.write_report.next_steps import refusal_advice
+from manifests.errors import DataError
+from manifests.schema import Manifest
+from pipelines.summary import print_steps
+from pipelines.terminal import plain
+
+CHECKS_FILE = "checks.json"
+PAGE_FILE = "report.html"
+
+
+def validate_data(manifest: Manifest, folder: Path, command: str, console: Console) -> None:
+    """Write `CHECKS_FILE`, `PAGE_FILE` and `REJECTED_FILE` into a folder, and show the checks.
+
+    The splits are made too, for what is only found then, and thrown away.
+
+    Args:
+        manifest: Whose data are read.
+        folder: Where the files go; those of an earlier call are replaced.
+        command: What the advice says to call again.
+        console: Where the advice goes.
+
+    Raises:
+        DataError: The data cannot be read, or a check failed.
+        UsageError: The manifest asks for what cannot be read.
+        GauntletError: The store that holds the data is out of reach.
+    """
+    files = [folder / name for name in (CHECKS_FILE, PAGE_FILE, REJECTED_FILE)]
+    checks, page, rejected = files
+    for file in files:
+        file.unlink(missing_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gauntlet-validate-") as splits:
+            run(manifest.dataset, manifest.seed, Path(splits), checks, page, rejected, show_checks=True)
+    except DataError:
+        if (found := _read(checks)) is not None and not found.passed:
+            print_steps(refusal_advice(found, command, str(rejected) if found.rejected else None), console)
+        raise
+    finally:
+        for name, file in zip(("checks", "report", "rejected"), files, strict=True):
+            if file.is_file():
+                console.print(f"{name + ':':10}{plain(str(file))}", soft_wrap=True, highlight=False)
+
+
+def _read(path: Path) -> Checks | None:
+    try:
+        return TypeAdapter(Checks).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

