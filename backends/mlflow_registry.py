@@ -17,8 +17,6 @@ from backends.kept import keep_bundle, keep_evidence, read_evidence
 from backends.mlflow_database import explained, locked, open_client
 from backends.registry import (
     ANY_CHAMPION,
-    APPROVED_AT_TAG,
-    APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
@@ -27,16 +25,20 @@ from backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     STAGING,
+    TURNS_TAG,
     AnswerScores,
+    Approval,
     ModelVersion,
     Move,
     Scores,
+    now,
     require_bundle,
     version_of_bundle,
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
     with_number,
+    with_turn,
 )
 from manifests.errors import GauntletError, UsageError
 
@@ -153,7 +155,7 @@ class MlflowRegistry:
         name: str,
         version: str | None = None,
         compared_with: str | None = ANY_CHAMPION,
-        approver: str | None = None,
+        approval: Approval | None = None,
     ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
@@ -170,30 +172,35 @@ class MlflowRegistry:
             if target == champion:
                 return self._outcome(name, moved=finished)
             require_bundle(target, CHAMPION)
-            if approver is not None:
-                self._tag(name, target.version, APPROVED_BY_TAG, approver)
-                self._tag(name, target.version, APPROVED_AT_TAG, _now())
+            for tag, value in approval.tags(now()).items() if approval else ():
+                self._tag(name, target.version, tag, value)
             return self._move("promote", target, champion)
 
-    def rollback(self, name: str) -> Move:
+    def rollback(self, name: str, version: str | None = None) -> Move:
         """A rollback that was cut short is finished, instead of being undone.
 
         Raises:
-            UsageError: There is no such model, or no champion before this one.
+            UsageError: There is no such model or version, no champion before this one, or the champion is one
+                by a rollback and no version is asked for.
         """
         self.versions(name)
         with self._writing():
-            if self._finish_move(name) == "rollback":
-                return self._outcome(name, moved=True)
+            finished = self._finish_move(name) == "rollback"
             versions = self.versions(name)
-            previous = version_to_roll_back_to(name, versions)
-            require_bundle(previous, CHAMPION)
-            return self._move("rollback", previous, with_alias(versions, CHAMPION))
+            champion = with_alias(versions, CHAMPION)
+            if finished and version in (None, champion and champion.version):
+                return self._outcome(name, moved=True)
+            target = version_to_roll_back_to(name, versions, version)
+            if target == champion:
+                return self._outcome(name, moved=False)
+            require_bundle(target, CHAMPION)
+            return self._move("rollback", target, champion)
 
     # --- moving aliases ---
 
     def _move(self, kind: str, target: ModelVersion, champion: ModelVersion | None) -> Move:
-        note = " ".join([kind, target.version, *([champion.version] if champion else [])])
+        at = now("milliseconds")
+        note = " ".join([f"{kind}@{at}", target.version, *([champion.version] if champion else [])])
         self._client.set_registered_model_tag(target.name, _MOVE_TAG, note)
         self._finish_move(target.name)
         moved = self._outcome(target.name, moved=True)
@@ -209,14 +216,18 @@ class MlflowRegistry:
         note = self._model(name).tags.get(_MOVE_TAG)
         if note is None:
             return None
-        kind, champion, *previous = note.split()
+        move, champion, *previous = note.split()
+        kind, _, at = move.partition("@")
         self._client.set_registered_model_alias(name, CHAMPION, champion)
         for version in previous:
             self._client.set_registered_model_alias(name, PREVIOUS, version)
         if self._alias(name, CHALLENGER) == champion:
             self._client.delete_registered_model_alias(name, CHALLENGER)
-        if PROMOTED_TAG not in self._client.get_model_version(name, champion).tags:
-            self._tag(name, champion, PROMOTED_TAG, _now())
+        target = with_number(name, self.versions(name), champion)
+        at = at or now("milliseconds")  # a note of a package that had no times
+        self._tag(name, champion, TURNS_TAG, with_turn(target, kind, at))
+        if PROMOTED_TAG not in target.tags:
+            self._tag(name, champion, PROMOTED_TAG, at)
         self._client.delete_registered_model_tag(name, _MOVE_TAG)
         return str(kind)
 
@@ -306,10 +317,6 @@ class MlflowRegistry:
             tags=dict(version.tags),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:

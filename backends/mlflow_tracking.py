@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from backends.mlflow_database import explained, locked, open_client
-from backends.tracking import Status
+from backends.tracking import STATES_TAG, Status
 
 SECONDS_BETWEEN_WRITES = 10.0
 """Of steps' metrics: a batch of any size costs 50 ms or so, a transaction and a wait for the disk."""
@@ -62,6 +62,8 @@ class LocalStore:
 class MlflowRun:
     """A run that has been started in a store of MLflow's. Any of its methods may fail.
 
+    A run of the same training that was interrupted is resumed, and is no longer shown as failed.
+
     Raises:
         GauntletError: The database or the server failed.
     """
@@ -73,15 +75,28 @@ class MlflowRun:
         self._written = time.monotonic()
         with store.explained():
             experiment_id = store.experiment_id(experiment)
-            run = self._client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+            run = self._interrupted(experiment_id, tags.get(STATES_TAG))
+            if run is None:
+                run = self._client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+            else:
+                self._client.update_run(run.info.run_id, status="RUNNING")
         self._run_id = run.info.run_id
+        self._known_params = set(run.data.params)
+
+    def _interrupted(self, experiment_id: str, states: str | None) -> Any | None:
+        """The newest run of the training with these states, unless that has finished."""
+        if states is None:
+            return None
+        of_training = f"tags.{STATES_TAG} = '{states}'"
+        found = self._client.search_runs([experiment_id], of_training, max_results=1)
+        return found[0] if found and found[0].info.status != "FINISHED" else None
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """In batches of the size that MLflow takes."""
+        """In batches of the size that MLflow takes; a resumed run keeps those that it has."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 
-        entities = [Param(key, str(value)) for key, value in params.items()]
+        entities = [Param(key, str(value)) for key, value in params.items() if key not in self._known_params]
         for start in range(0, len(entities), MAX_PARAMS_TAGS_PER_BATCH):
             batch = entities[start : start + MAX_PARAMS_TAGS_PER_BATCH]
             with self._store.explained():

@@ -22,9 +22,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from backends.kubeflow import require_outliving_pods
 from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
@@ -45,6 +45,12 @@ APPROVED_AT_TAG = "approved_at"
 ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
 """On a version that has been champion; ISO 8601, UTC, of the first time."""
+TURNS_TAG = "champion_turns"
+"""On a version that has been champion: each time that it became so, as `TIME promote` or `TIME rollback`, by
+commas."""
+REASON_TAG = "promotion_reason"
+OVERRULED_TAG = "overruled"
+"""On a version that the gate rejected and a person promoted: the rules that it failed."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,28 @@ class Scores:
     accuracy: float
     macro_f1: float
     confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A moment when a version became champion. `at` is ISO 8601, UTC."""
+
+    at: str
+    kind: Literal["promote", "rollback"]
+    version: str
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Who promotes a version, and why, as it is recorded on it."""
+
+    by: str
+    reason: str = ""
+
+    def tags(self, at: str) -> dict[str, str]:
+        """What the version gets."""
+        reason = {REASON_TAG: self.reason} if self.reason else {}
+        return {APPROVED_BY_TAG: self.by, APPROVED_AT_TAG: at, **reason}
 
 
 @dataclass(frozen=True)
@@ -143,17 +171,20 @@ class Registry(Protocol):
         name: str,
         version: str | None = None,
         compared_with: str | None = ANY_CHAMPION,
-        approver: str | None = None,
+        approval: Approval | None = None,
     ) -> Move:
         """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
 
         `compared_with` is the champion's version that the new one was found no worse than, None for none:
-        with another champion by now nothing is moved, which is a GauntletError. `approver` is recorded on the
+        with another champion by now nothing is moved, which is a GauntletError. `approval` is recorded on the
         version, with the time.
         """
 
-    def rollback(self, name: str) -> Move:
-        """Swap `champion` and `previous`, so that a second rollback undoes the first."""
+    def rollback(self, name: str, version: str | None = None) -> Move:
+        """Make `previous`, or `version`, which has been champion, the champion again.
+
+        Two rollbacks after each other need the version: `previous` is then the one that was rolled back from.
+        """
 
 
 def open_registry(registry_uri: str) -> Registry:
@@ -206,6 +237,11 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
 
 
 # --- what every registry decides alike ---
+
+
+def now(precision: str = "seconds") -> str:
+    """The time as it is recorded: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec=precision)
 
 
 def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | None:
@@ -295,13 +331,54 @@ def version_to_promote(
     return target
 
 
-def version_to_roll_back_to(name: str, versions: Sequence[ModelVersion]) -> ModelVersion:
-    """The champion before this one.
+def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
+    """When which version became champion, the oldest first.
+
+    Of a version that was promoted by a package that noted no turns, the first time is known.
+    """
+    found = []
+    for version in versions:
+        if TURNS_TAG in version.tags:
+            noted = [turn.partition(" ") for turn in version.tags[TURNS_TAG].split(", ")]
+        else:
+            noted = [(version.tags[PROMOTED_TAG], " ", "promote")] if PROMOTED_TAG in version.tags else []
+        for at, _, kind in noted:
+            found.append(Turn(at, "rollback" if kind == "rollback" else "promote", version.version))
+    return sorted(found, key=lambda turn: turn.at)
+
+
+def with_turn(version: ModelVersion, kind: str, at: str) -> str:
+    """`TURNS_TAG` of a version that becomes champion, once for a move however often it is repeated."""
+    noted = [f"{turn.at} {turn.kind}" for turn in turns([version])]
+    return ", ".join(dict.fromkeys([*noted, f"{at} {kind}"]))
+
+
+def version_to_roll_back_to(
+    name: str, versions: Sequence[ModelVersion], asked: str | None = None
+) -> ModelVersion:
+    """The version that is asked for, or the champion before this one.
 
     Raises:
-        UsageError: There was none.
+        UsageError: There was none, it has never been champion, or the champion is one by a rollback and no
+            version is asked for.
     """
     champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
+    if asked is not None:
+        target = with_number(name, versions, asked)
+        if target != champion and not turns([target]):
+            raise UsageError(
+                f"model {name!r}: version {asked} has never been champion. Make it so by "
+                f"`gauntlet promote {name} --version {asked}`."
+            )
+        return target
+    last = max(turns(versions), key=lambda turn: turn.at, default=None)
+    if champion and previous and last and (last.kind, last.version) == ("rollback", champion.version):
+        raise UsageError(
+            f"model {name!r}: version {champion.version} is champion since the rollback from version "
+            f"{previous.version} at {last.at[:19]} UTC, and a second rollback would make {previous.version} "
+            f"champion again. Name the version that you mean: `gauntlet rollback {name} --version "
+            f"{previous.version}`, or an older one of `gauntlet registry {name}`."
+        )
     if previous is None:
         raise UsageError(
             f"model {name!r}: has had no champion before {champion.version if champion else 'now'}, so there "

@@ -25,6 +25,7 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
 from backends.redirects import http_client
 from manifests.errors import GauntletError, UsageError
@@ -45,6 +46,7 @@ IDENTIFYING = (
     "Last-Modified",
 )
 """What stores say of a file that changes with its content, the most exact first."""
+OWN_CA = "If the server's certificate is of your company's own CA, set SSL_CERT_FILE to the CA's certificate"
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -310,6 +312,15 @@ def file_system(uri: str) -> tuple[Any, str]:
     return files, str(path)
 
 
+def _installation(uri: str) -> str:
+    """How to get the package that opens a kind of URI, by fsspec's list of them."""
+    known = known_implementations.get(uri.partition("://")[0], {})
+    package = str(known.get("class", "fsspec")).partition(".")[0]
+    if package == "fsspec":  # it is in fsspec, and what it lacks is in the message
+        return "Install it, or copy the data to a path or to gs://"
+    return f"`pip install {package}`, or copy the data to a path or to gs://"
+
+
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turn what fsspec and the libraries below it raise into one message.
@@ -330,7 +341,9 @@ def _explained(uri: str) -> Iterator[None]:
     except PermissionError:
         raise UsageError(f"{uri}: permission denied. Give this account access to it") from None
     except ImportError as error:
-        raise UsageError(f"{uri}: this kind of URI needs a package that is not installed: {error}") from None
+        raise UsageError(
+            f"{uri}: this kind of URI needs a package that is not installed: {error}. {_installation(uri)}"
+        ) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise GauntletError(f"{uri}: {error.strerror}. Make room, then run again") from None
@@ -345,6 +358,7 @@ def _explained(uri: str) -> Iterator[None]:
                 "`gcloud auth application-default login`"
             ) from None
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
+        advice = OWN_CA if "CERTIFICATE_VERIFY_FAILED" in cause else "Check the address and the network"
         raise GauntletError(
-            f"{uri}: out of reach, or broke off ({cause}). Check the address and the network, then run again"
+            f"{uri}: out of reach, or broke off ({cause}). {advice}, then run again"
         ) from None

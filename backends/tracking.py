@@ -10,6 +10,7 @@ where a manifest asks for that.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from manifests.errors import Preempted
 
 PIPELINE_RUN_TAG = "pipeline_run"
 """On a run that a server has, which holds those of many pipelines' runs."""
+
+STATES_TAG = "states_sha256"
+"""On a run of MLflow's whose training can be resumed: the sha256 of where its states lie."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; killed is from outside, as by Ctrl-C."""
@@ -74,8 +78,11 @@ def open_tracking(
     tags: Mapping[str, str],
     wandb_project: str | None = None,
     pipeline_run: str = "",
+    states: str = "",
 ) -> Run:
     """A run of `experiment` that starts when it is entered.
+
+    In MLflow a training that is resumed from its states is resumed in its tracked run as well.
 
     Args:
         tracking_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST` or
@@ -85,6 +92,7 @@ def open_tracking(
         tags: What the run is found by.
         wandb_project: The project of Weights & Biases that gets the run too.
         pipeline_run: What the pipeline's run is called that it is a part of; empty: of none.
+        states: Where the training's states lie; empty: it cannot be resumed.
 
     Raises:
         UsageError: The URI is of a kind that is not supported.
@@ -103,6 +111,8 @@ def open_tracking(
     elif tracking_uri:
         from backends.mlflow_tracking import LocalStore, MlflowRun
 
+        if states:
+            tags = {**tags, STATES_TAG: hashlib.sha256(states.encode()).hexdigest()}
         store: MlflowServer | LocalStore
         if tracking_uri.startswith(SCHEMES):
             store = MlflowServer(tracking_uri, "tracking URI")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from typing import Any
 from backends.kept import fetch_evidence, upload_bundle, upload_evidence
 from backends.registry import (
     ANY_CHAMPION,
-    APPROVED_AT_TAG,
-    APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
@@ -35,16 +32,20 @@ from backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     STAGING,
+    TURNS_TAG,
     AnswerScores,
+    Approval,
     ModelVersion,
     Move,
     Scores,
+    now,
     require_bundle,
     version_of_bundle,
     version_to_promote,
     version_to_roll_back_to,
     with_alias,
     with_number,
+    with_turn,
 )
 from backends.storage import join
 from backends.vertex_calls import ask, ask_once, explained, find_or_make
@@ -179,7 +180,7 @@ class VertexRegistry:
         name: str,
         version: str | None = None,
         compared_with: str | None = ANY_CHAMPION,
-        approver: str | None = None,
+        approval: Approval | None = None,
     ) -> Move:
         """A promotion that was cut short is finished, and counts as this one if that is what was asked.
 
@@ -194,41 +195,50 @@ class VertexRegistry:
         champion = with_alias(versions, CHAMPION)
         if target == champion:
             return Move(target, with_alias(versions, PREVIOUS), moved=finished)
-        return self._move(target, champion, approver)
+        return self._move("promote", target, champion, approval)
 
-    def rollback(self, name: str) -> Move:
+    def rollback(self, name: str, version: str | None = None) -> Move:
         """A rollback that was cut short is finished, instead of being undone.
 
         Raises:
-            UsageError: There is no such model, or no champion before this one.
+            UsageError: There is no such model or version, no champion before this one, or the champion is one
+                by a rollback and no version is asked for.
             GauntletError: The bundle was altered, or another promotion came in between.
         """
         finished = self._finish_move(name) == "rollback"
         versions = self.versions(name)
         champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
-        if finished and champion is not None:
+        if champion is not None and finished and version in (None, champion.version):
             return Move(champion, previous, moved=True)
-        return self._move(version_to_roll_back_to(name, versions), champion)
+        target = version_to_roll_back_to(name, versions, version)
+        if target == champion:
+            return Move(target, previous, moved=False)
+        return self._move("rollback", target, champion)
 
     # --- moving aliases ---
 
-    def _move(self, target: ModelVersion, champion: ModelVersion | None, approver: str | None = None) -> Move:
+    def _move(
+        self,
+        kind: str,
+        target: ModelVersion,
+        champion: ModelVersion | None,
+        approval: Approval | None = None,
+    ) -> Move:
         """Say on the version whom it replaces, move `champion` and `default` in one call, then `previous`.
 
         After each of these the aliases and tags tell what is left to be done.
         """
         require_bundle(target, CHAMPION)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        at = now("milliseconds")
         noted = {} if champion is None else {BEFORE_TAG: champion.version}
-        if approver is not None:
-            noted |= {APPROVED_BY_TAG: approver, APPROVED_AT_TAG: now}
+        noted |= {TURNS_TAG: with_turn(target, kind, at), **(approval.tags(at) if approval else {})}
         leaving = [f"-{CHALLENGER}"] if CHALLENGER in target.aliases else []
         with explained(self._place.host):
             ask(
                 self._service.update_model,
                 model={
                     "name": self._resource(target),
-                    "version_description": _as_text({PROMOTED_TAG: now, **target.tags, **noted}),
+                    "version_description": _as_text({PROMOTED_TAG: at, **target.tags, **noted}),
                 },
                 update_mask={"paths": ["version_description"]},
             )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kfp import dsl
 
 ERROR_FILE = "error.json"
+REUSED_FILE = "reused.json"
+"""In the folder of a step on this machine that did not run, because an earlier run's outputs were reused."""
 TERMINATED = (
     "the step was cancelled or preempted, or reached its deadline (it got SIGTERM). Run the pipeline again."
 )

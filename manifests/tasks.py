@@ -95,7 +95,9 @@ def require_shared_keys(task: str, dataset: Dataset, training: CommonTraining) -
     for key, source in SHARED_KEYS.get(task, {}).items():
         counted, trained = getattr(dataset, key), getattr(training, source)
         if counted != trained:
-            raise ValueError(f"dataset.{key} {counted} and training.{source} {trained}: remove the first")
+            raise ValueError(
+                f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both"
+            )
 
 
 def require_known_classes(dataset: Dataset, training: CommonTraining) -> None:

@@ -20,7 +20,9 @@ from manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from pipelines.bundle_commands import bundle
 from pipelines.doctor.command import doctor
+from pipelines.gate_command import gate
 from pipelines.home import gauntlet_home
+from pipelines.pruning import prune, rm
 from pipelines.registry_commands import predict, promote, registry, rollback
 from pipelines.resolution import margin_note
 from pipelines.run_command import (
@@ -28,6 +30,7 @@ from pipelines.run_command import (
     load_affordable,
     require_data,
     require_vocabulary,
+    resume_here,
     run_here,
     without_price,
 )
@@ -148,26 +151,52 @@ def compile_(
         Path | None,
         typer.Option(help="Default: compiled/<manifest>.yaml, or compiled/kubeflow/<manifest>.yaml."),
     ] = None,
+    sections: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="A folder for sections that are too large for a parameter."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Compile a manifest to a KFP pipeline spec."""
     from pipelines.compiling import compile_manifest, compiled_file
     from pipelines.platforms import notes
+    from pipelines.training import keep_large_sections
 
     target = output or compiled_file(path, platform)
     manifest = load_affordable(path, overrides)
-    compile_manifest(manifest, target, platform)
+    compile_manifest(manifest, target, platform, sections=sections)
+    if sections is not None:
+        keep_large_sections(manifest, sections)
     console.print(f"compiled {path} to {target}", highlight=False)
     for note in notes(platform, manifest):
         console.print(plain(note), soft_wrap=True, highlight=False)
 
 
 @app.command()
-def run(path: ManifestPath, overrides: Overrides = None) -> None:
+def run(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[MANIFEST]", help="A manifest, YAML or JSON.")
+    ] = None,
+    overrides: Overrides = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Instead of a manifest: a run that was interrupted, or `latest`."),
+    ] = None,
+) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
+    if (path is None) == (resume is None):
+        raise UsageError("found both or neither of MANIFEST and --resume, expected one of them.")
+    if resume is not None:
+        if overrides or no_cache:
+            raise UsageError("--resume: a run is resumed with its own settings. Leave the other options out.")
+        resume_here(resume)
+    assert path is not None
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)
-    run_here(manifest, command=command_line("run", path, overrides))
+    run_here(manifest, cache=not no_cache, source=path, command=command_line("run", path, overrides))
 
 
 @app.command()
@@ -233,9 +262,11 @@ def tune(
 @app.command()
 def runs() -> None:
     """List the runs on this machine, newest first."""
-    records = gauntlet_home().runs()
+    home = gauntlet_home()
+    records = home.runs()
     if not records:
-        console.print("no runs yet: try `gauntlet run manifests/emotion_sample.yaml`")
+        message = f"no runs in {home.folder}: `gauntlet run MANIFEST` makes one, GAUNTLET_HOME names another."
+        console.print(plain(message), soft_wrap=True, highlight=False)
         return
     table = Table(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome", box=None, pad_edge=False)
     for record in records:
@@ -286,8 +317,8 @@ def smoke(
 
     try:
         smokes = smoke_all(paths or _packaged_manifests(), gauntlet_home(), console)
-    except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
+    except Interrupted:
+        errors.print("interrupted: the run's processes are stopped; run it again.", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None
     console.print()
     console.print(smoke_table(smokes))
@@ -295,7 +326,7 @@ def smoke(
         raise typer.Exit(1)
 
 
-for command in (registry, predict, promote, rollback, submit, status, cancel, logs, upload):
+for command in (gate, rm, prune, registry, predict, promote, rollback, submit, status, cancel, logs, upload):
     app.command()(command)
 app.command()(doctor)
 app.add_typer(bundle, name="bundle")

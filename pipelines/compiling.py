@@ -20,18 +20,25 @@ def compiled_file(manifest_file: Path, platform: Platform) -> Path:
 
 
 def compile_manifest(
-    manifest: Manifest, path: Path, platform: Platform, image: str = COMPONENTS_IMAGE
+    manifest: Manifest,
+    path: Path,
+    platform: Platform,
+    image: str = COMPONENTS_IMAGE,
+    sections: str | None = None,
 ) -> None:
     """Write the manifest's training DAG as YAML, whole or not at all. `image` goes into bundles' lineage.
 
+    `sections` is the folder whose files the spec names instead of sections that are large.
+
     Raises:
-        UsageError: The platform cannot run it; all reasons are named.
+        UsageError: The platform cannot run it; all reasons are named. Or a section is large, and there is no
+            such folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler insists on the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        pipeline = training_pipeline(manifest, image, platform)
+        pipeline = training_pipeline(manifest, image, platform, sections)
         if platform == "vertex":
             from pipelines.vertex.lint import require_acceptable
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from manifests.errors import UsageError
+from pipelines.locks import acquire, is_locked
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
@@ -21,6 +24,10 @@ MANIFEST_FILE = "manifest.yaml"
 PIPELINE_FILE = "pipeline.yaml"
 ARGUMENTS_FILE = "arguments.json"
 STEPS_FOLDER = "steps"
+SECTIONS_FOLDER = "sections"
+STATES_FOLDER = "states"
+LOGS_FOLDER = "logs"
+LOCK_FILE = "lock"
 
 # MLflow reads a database's path as part of a URI: a question mark ends it, %20 is a space.
 NOT_IN_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
@@ -30,7 +37,14 @@ State = Literal["running", "submitted", "finished", "interrupted"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as `run.json` has it, on this machine or submitted from it. Times are ISO 8601 in UTC."""
+    """One run as `run.json` has it, on this machine or submitted from it. Times are ISO 8601 in UTC.
+
+    Attributes:
+        cache: Whether its steps may take what earlier runs have left.
+        judged_run: The finished run whose model this one judges again, if it is one of `gauntlet gate`.
+        manifest: The file that it was started with.
+        manifest_commit: The commit of the repository that holds that file; `-dirty` with changes.
+    """
 
     run_id: str
     name: str
@@ -40,6 +54,10 @@ class RunRecord:
     finished: str | None = None
     exit_code: int | None = None
     outcome: str = ""
+    cache: bool = True
+    judged_run: str = ""
+    manifest: str = ""
+    manifest_commit: str = ""
 
     def shown_state(self) -> str:
         """The outcome in words; a run whose process has gone without finishing was interrupted."""
@@ -67,6 +85,11 @@ class Home:
     def run_folder(self, run_id: str) -> Path:
         """Where a run's files lie."""
         return self.folder / "runs" / run_id
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where what steps have left is kept for later runs."""
+        return self.folder / "cache"
 
     def tuning_folder(self, name: str) -> Path:
         """Where the studies of the system of that name lie."""
@@ -99,6 +122,28 @@ class Home:
             self.save(record)
             return record
         raise UsageError(f"{self.folder / 'runs'}: holds a thousand runs named {base}")
+
+    @contextmanager
+    def working_on(self, record: RunRecord) -> Iterator[int]:
+        """Hold the run's lock; gives its descriptor, for the process that must hold it too.
+
+        Raises:
+            UsageError: Another process works on the run.
+        """
+        lock = acquire(self._lock(record))
+        if lock is None:
+            raise UsageError(f"run {record.run_id}: it is running. Wait for its end, or stop it by Ctrl-C.")
+        try:
+            yield lock
+        finally:
+            os.close(lock)
+
+    def is_running(self, record: RunRecord) -> bool:
+        """Whether a process works on the run."""
+        return is_locked(self._lock(record))
+
+    def _lock(self, record: RunRecord) -> Path:
+        return self.run_folder(record.run_id) / LOCK_FILE
 
     def save(self, record: RunRecord) -> None:
         """Write `run.json` whole or not at all."""

@@ -14,12 +14,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["waiting", "running", "succeeded", "failed", "skipped"]
+State = Literal["waiting", "running", "succeeded", "reused", "failed", "skipped"]
 
 ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 # kfp.local indents what a step prints, so only its own lines start with a time.
 TASK_STARTED = re.compile(r"^[\d:.]+ - INFO - Executing task '([^']+)'")
 TASK_ENDED = re.compile(r"^[\d:.]+ - (?:INFO|ERROR) - Task '([^']+)' finished with status (SUCCESS|FAILURE)")
+REUSED = re.compile(r"^    reused: (\S+)$")  # what `pipelines.cached_step` prints
 NOISE = re.compile(
     r"^\s*(\[KFP Executor|[{}\[\]\"]|-?[\d.]+,?$|-{10,}|$)"
 )  # among it the echoed input, as JSON
@@ -28,6 +29,7 @@ SYMBOLS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
     "running": ("▸", "cyan"),
     "succeeded": ("✓", "green"),
+    "reused": ("✓", "cyan"),
     "failed": ("✗", "red"),
     "skipped": ("–", "dim"),
 }
@@ -42,6 +44,7 @@ class StepView:
     started: float = 0.0
     ended: float = 0.0
     line: str = ""
+    reused_from: str = ""
 
     def seconds(self) -> float:
         """Time since the start, or the time it took."""
@@ -65,6 +68,7 @@ class StepTable:
             mark = self._spinner if step.state == "running" else Text(symbol, style)
             seconds = f"{step.seconds():6.1f} s" if step.started else ""
             shown = step.line if step.state in {"running", "failed"} else ""
+            shown = f"reused from {step.reused_from}" if step.reused_from else shown
             table.add_row(
                 mark, Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis")
             )
@@ -95,6 +99,9 @@ class RunView(StepTable):
             self._log.write(line.removeprefix("    ") + "\n")
         if ended := TASK_ENDED.match(line):
             return self._end(ended[1], "succeeded" if ended[2] == "SUCCESS" else "failed")
+        if self._running and (reused := REUSED.match(line)):
+            self._running.reused_from = reused[1]
+            return None
         if self._running and line.startswith("    ") and not NOISE.match(line):
             self._running.line = line.strip()
         return None
@@ -120,6 +127,7 @@ class RunView(StepTable):
 
     def _end(self, name: str, state: State) -> StepView:
         step = self.steps[name]
-        step.state, step.ended = state, time.monotonic()
+        step.state = "reused" if state == "succeeded" and step.reused_from else state
+        step.ended = time.monotonic()
         self._running = None
         return step

@@ -8,29 +8,37 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from backends.registry import open_registry
 from backends.vertex_place import VertexPlace
+from components.lineage import MANIFEST_COMMIT_VARIABLE
+from components.step import write_text
 from components.write_report.collect import collect
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import RunRecord as CollectedRun
 from components.write_report.render import render
-from manifests.errors import UsageError
-from manifests.loading import save_manifest
+from manifests.errors import RejectedError, UsageError
+from manifests.loading import load_manifest, save_manifest
 from manifests.managed import is_managed
 from manifests.schema import Manifest
+from pipelines.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from pipelines.compiling import compile_manifest
 from pipelines.home import (
     ARGUMENTS_FILE,
+    LOGS_FOLDER,
     MANIFEST_FILE,
     PIPELINE_FILE,
     REPORT_FILE,
+    SECTIONS_FOLDER,
+    STATES_FOLDER,
     STEPS_FOLDER,
     Home,
     RunRecord,
@@ -38,12 +46,14 @@ from pipelines.home import (
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
 from pipelines.safe_path import safe_environment
+from pipelines.temporary import temporary_folder
 from pipelines.terminal import plain, styled
-from pipelines.training import STEPS, parameters, steps_of
+from pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
+STATES_VARIABLE = "AIP_CHECKPOINT_DIR"
 SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 
@@ -63,9 +73,26 @@ class FinishedRun:
 
 
 def run_locally(
-    manifest: Manifest, home: Home, registry_uri: str, tracking_uri: str, console: Console
+    manifest: Manifest,
+    home: Home,
+    registry_uri: str,
+    tracking_uri: str,
+    console: Console,
+    cache: bool = True,
+    source: Path | None = None,
+    judged: RunRecord | None = None,
 ) -> FinishedRun:
     """Run a manifest's DAG here and show it while it runs.
+
+    Args:
+        manifest: What to run.
+        home: Where the run's files go.
+        registry_uri: Where the model is registered.
+        tracking_uri: Where training is tracked.
+        console: Where it is shown.
+        cache: Whether steps may be reused from earlier runs.
+        source: The file that the manifest was read from.
+        judged: A finished run of the manifest, whose steps before evaluate-model are taken as they are.
 
     Raises:
         UsageError: The home folder cannot be written, or the registry is none that is supported.
@@ -73,23 +100,100 @@ def run_locally(
             record says so.
     """
     open_registry(registry_uri)  # refused now, and not after the training
-    record = home.create_run(manifest.name)
+    record = replace(
+        home.create_run(manifest.name),
+        cache=cache,
+        judged_run=judged.run_id if judged else "",
+        manifest=str(source.resolve()) if source else "",
+        manifest_commit=commit_of(source.resolve().parent) if source else "",
+    )
+    home.save(record)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    compile_manifest(manifest, folder / PIPELINE_FILE, "local", image=NO_IMAGE)
-    arguments = parameters(manifest) | {
+    sections = str(folder / SECTIONS_FOLDER)
+    arguments = parameters(manifest, sections) | {
         "run_id": record.run_id,
         "registry_uri": registry_uri,
         "tracking_uri": tracking_uri,
     }
-    (folder / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
-    try:
-        _execute(folder, RunView(steps_of(manifest), folder / "logs"), console)
-    except Interrupted:
-        home.finish(record, "interrupted", EXIT_CODE, "interrupted")
-        raise Interrupted(_registered(folder)) from None
+    with home.working_on(record) as lock:
+        keep_large_sections(manifest, sections)
+        write_arguments(folder, arguments)
+        return _run(manifest, record, home, console, lock)
+
+
+def resume_locally(run_id: str, home: Home, console: Console) -> FinishedRun:
+    """Go on with a run that was interrupted or failed: steps that ended are reused, training has its state.
+
+    Raises:
+        UsageError: There is no such run, it is running, it has ended, or it was stopped before it began.
+        Interrupted: As by `run_locally`.
+    """
+    record = home.find_run(run_id)
+    folder = home.run_folder(record.run_id)
+    with home.working_on(record) as lock:
+        if record.state == "submitted":
+            raise UsageError(
+                f"run {record.run_id}: it runs on Vertex AI. See `gauntlet status {record.run_id}`."
+            )
+        if record.exit_code in (0, RejectedError.exit_code):
+            raise UsageError(
+                f"run {record.run_id}: it has ended: {record.outcome}. `gauntlet gate {record.run_id}` "
+                "judges its model again."
+            )
+        if not (folder / ARGUMENTS_FILE).is_file():
+            raise UsageError(f"run {record.run_id}: it was stopped before it began. Start a new one.")
+        manifest = load_manifest(folder / MANIFEST_FILE)
+        open_registry(json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["registry_uri"])
+        for old in (folder / STEPS_FOLDER, folder / LOGS_FOLDER):
+            shutil.rmtree(old, ignore_errors=True)
+        record = replace(record, state="running", pid=os.getpid(), finished=None, exit_code=None, outcome="")
+        home.save(record)
+        return _run(manifest, record, home, console, lock)
+
+
+def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write what the pipeline is given; a run that has the file can be resumed."""
+    temporary = folder / f"{ARGUMENTS_FILE}.tmp"
+    temporary.write_text(json.dumps(arguments, indent=2), encoding="utf-8")
+    temporary.replace(folder / ARGUMENTS_FILE)
+
+
+def _run(manifest: Manifest, record: RunRecord, home: Home, console: Console, lock: int) -> FinishedRun:
+    """Compile, execute, and conclude a run whose folder is ready and locked."""
+    folder = home.run_folder(record.run_id)
+    with temporary_folder() as temporary:
+        sections = str(folder / SECTIONS_FOLDER)
+        compile_manifest(manifest, folder / PIPELINE_FILE, "local", NO_IMAGE, sections)
+        console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
+        view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
+        environment = temporary.environment() | environment_of(record, home)
+        try:
+            _execute(folder, view, console, environment, (lock, temporary.lock))
+        except Interrupted:
+            home.finish(record, "interrupted", EXIT_CODE, "interrupted")
+            raise Interrupted(_registered(folder, record)) from None
     return _conclude(record, folder, home)
+
+
+def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
+    """The variables by which a run's steps know where to keep states, and what they may reuse."""
+    variables = {
+        RUN_VARIABLE: record.run_id,
+        "GAUNTLET_GIT_COMMIT": git_commit(),
+        MANIFEST_COMMIT_VARIABLE: record.manifest_commit,
+        STATES_VARIABLE: os.environ.get(STATES_VARIABLE, str(home.run_folder(record.run_id) / STATES_FOLDER)),
+    }
+    if record.cache:
+        variables[CACHE_VARIABLE] = str(home.cache_folder)
+    if record.judged_run:
+        variables[JUDGED_VARIABLE] = str(job_folder(home.run_folder(record.judged_run)))
+    return variables
+
+
+def job_folder(folder: Path) -> Path:
+    """Where kfp.local has put the outputs of a run's steps; the run's folder of them before it has begun."""
+    return max((folder / STEPS_FOLDER).glob("*"), default=folder / STEPS_FOLDER)
 
 
 def tracking_uri(manifest: Manifest, home: Home) -> str:
@@ -111,17 +215,26 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
     return VertexPlace(project, region, staging=root.rstrip("/")).uri
 
 
-def _registered(folder: Path) -> str:
-    """What a run that was stopped may have left in the registry."""
+def _registered(folder: Path, record: RunRecord) -> str:
+    """What a run that was stopped may have left in the registry, and how to go on with it."""
+    resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
     if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
-        return f"{STEPS[-2]} had begun: see by `gauntlet registry` whether there is a new version."
-    return "nothing was registered; run it again."
+        return f"{STEPS[-2]} had begun: see by `gauntlet registry` whether there is a new version. {resume}"
+    return f"nothing was registered. {resume}"
 
 
-def _execute(folder: Path, view: RunView, console: Console) -> None:
-    """Run the executor process to its end, feeding its output to the view and to `run.log`."""
+def _execute(
+    folder: Path,
+    view: RunView,
+    console: Console,
+    environment: Mapping[str, str],
+    locks: Sequence[int],
+) -> None:
+    """Run the executor process to its end, feeding its output to the view and to `run.log`.
+
+    It inherits the locks, which say that the run lives until the last of its processes ends.
+    """
     command = [sys.executable, "-m", "pipelines.execute", str(folder)]
-    environment = safe_environment() | {"PYTHONUNBUFFERED": "1", "GAUNTLET_GIT_COMMIT": git_commit()}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -130,7 +243,8 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=environment,
+        env=safe_environment() | {"PYTHONUNBUFFERED": "1", **environment},
+        pass_fds=tuple(locks),
         start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back
     )
     assert process.stdout is not None
@@ -148,7 +262,9 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
                 continue
             if changed:
                 took = f" after {changed.seconds():.1f} s" if changed.ended else ""
-                console.print(f"{changed.name}: {changed.state}{took}", highlight=False)
+                source = f" from {changed.reused_from}" if changed.reused_from else ""
+                state = f"{changed.name}: {changed.state}{source}{took}"
+                console.print(state, highlight=False, soft_wrap=True)
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 console.print(
                     f"{view.running.name}: {plain(view.running.line)}", highlight=False, soft_wrap=True
@@ -163,28 +279,36 @@ def _execute(folder: Path, view: RunView, console: Console) -> None:
 
 def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
     """Read what the steps left, put the report where it is looked for, and record the outcome."""
-    steps = folder / STEPS_FOLDER
-    job = next((path.name for path in sorted(steps.glob("*"))), "")
+    steps, job = folder / STEPS_FOLDER, job_folder(folder).name
     collected = collect(str(steps), job)
     ended = outcome(collected)
+    if ended.exit_code in (0, RejectedError.exit_code):  # there is nothing to resume
+        shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
     written = steps / job / "write-report" / "report"
     if written.is_file():
         shutil.copyfile(written, folder / REPORT_FILE)
     else:  # the exit handler died or never ran: the page is made here from the same artifacts
-        manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
-        page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
-        (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+        write_page(folder, record, collected)
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     return FinishedRun(finished, folder, collected, ended)
 
 
+def write_page(folder: Path, record: RunRecord, collected: CollectedRun) -> None:
+    """Write a run's report, whole or not at all, from what its steps left."""
+    manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
+    page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
+    write_text(folder / REPORT_FILE, page)
+
+
 def git_commit() -> str:
     """The commit of the checkout this package runs from, `-dirty` with changes; else that of the image."""
-    in_image = os.environ.get("GAUNTLET_GIT_COMMIT", "unknown")
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
-    command += ["--exclude", "*"]
+    return commit_of(Path(__file__).parent) or os.environ.get("GAUNTLET_GIT_COMMIT", "unknown")
+
+
+def commit_of(folder: Path) -> str:
+    """The commit of the git repository that holds a folder, `-dirty` with changes; empty if none does."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
-        return in_image
-    return done.stdout.strip() or in_image
+        return ""

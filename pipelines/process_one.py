@@ -1,4 +1,4 @@
-"""How a step's container starts: Python is its process 1, so that SIGTERM reaches it.
+"""How a step starts. In a container Python is its process 1, so that SIGTERM reaches it.
 
 KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. Then the shell is process 1 of the
 container. A process 1 ignores signals that it has no handler for, and a shell does not pass them on, so
@@ -7,11 +7,13 @@ reached. `exec` puts Python in the shell's place; `components.step.step` install
 
 `PYTHONSAFEPATH` keeps the working folder off the path: a `trainer.py` there is not what a step means by
 `trainer`.
+
+On this machine a step that may reuse what another run has left starts by `pipelines.cached_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
@@ -19,6 +21,9 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 SHELLS = ("sh", "bash", "dash")
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
+EXECUTOR = "python3 -m kfp.dsl.executor_main"
+CACHED = "python3 -m pipelines.cached_step cached kfp.dsl.executor_main"
+JUDGED_ONLY = "python3 -m pipelines.cached_step uncached kfp.dsl.executor_main"
 
 
 def exec_python(spec: PipelineSpec) -> None:
@@ -26,6 +31,23 @@ def exec_python(spec: PipelineSpec) -> None:
     text = json_format.MessageToJson(spec)
     assert KFP_STARTS in text, "this version of KFP starts steps by another command"
     spec.CopyFrom(json_format.Parse(text.replace(KFP_STARTS, EXECUTES), PipelineSpec()))
+
+
+def reuse(spec: PipelineSpec, judged: Collection[str]) -> None:
+    """Start the steps that may be cached, and those named `judged`, by the program that reuses outputs."""
+    starts: dict[str, str] = {}
+    for dag in [spec.root.dag, *(component.dag for component in spec.components.values())]:
+        for name, task in dag.tasks.items():
+            component = spec.components[task.component_ref.name]
+            if task.caching_options.enable_cache and component.executor_label:
+                starts[component.executor_label] = CACHED
+            elif name in judged:
+                starts[component.executor_label] = JUDGED_ONLY
+    for label, start in starts.items():
+        command = spec.deployment_spec["executors"][label]["container"]["command"]
+        for place, text in enumerate(command):
+            command[place] = text.replace(EXECUTOR, start)
+        assert start in str(command), "this version of KFP starts steps by another command"
 
 
 def command_fault(command: Sequence[str]) -> str | None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from backends.registry import CHALLENGER, STAGING, ModelVersion, Registry, went_through_stages
+from backends.registry import CHALLENGER, STAGING, Approval, ModelVersion, Registry, went_through_stages
 from components.gate_model.stages import recheck
 from components.gate_model.table import print_table
 from manifests.errors import RejectedError, UsageError
 from manifests.therapy import StageName
 from pipelines.terminal import console
 
+LONGEST_REASON = 500
+
 
 def promote_version(
-    store: Registry, name: str, version: str | None, to: StageName | None, approver: str | None
+    store: Registry,
+    name: str,
+    version: str | None,
+    to: StageName | None,
+    approver: str | None,
+    reason: str | None = None,
 ) -> str:
     """Make a version `staging` or the champion, and say what came of it.
 
@@ -23,21 +30,20 @@ def promote_version(
         RejectedError: The recorded evidence does not meet the stage.
     """
     target = _target(store, name, version, to)
-    if approver is not None and not approver.isprintable():
-        raise UsageError(f"--approver: found {approver!r}, expected a name without control characters.")
+    approval = approval_of(approver, reason)
     evidence = None if target is None else store.evidence(target)
     if target is None or evidence is None:
-        if to is not None or approver is not None:
+        if to is not None:
             raise UsageError(
-                f"{name}: no evidence of promotion stages is recorded. Leave --to and --approver out, or "
-                "give the manifest `gates.stages` and run its pipeline again."
+                f"{name}: no evidence of promotion stages is recorded. Leave --to out, or give the manifest "
+                "`gates.stages` and run its pipeline again."
             )
         if went_through_stages(store.champion(name)):
             raise UsageError(
                 f"{name}: the champion went through promotion stages, and this version has no evidence of "
                 "any. Give the manifest `gates.stages` and run its pipeline again."
             )
-        return str(store.promote(name, version))
+        return str(store.promote(name, version, approval=approval))
     if to is None:
         raise UsageError(
             f"{name} {target.version}: has promotion stages. Add --to staging or --to production."
@@ -58,7 +64,27 @@ def promote_version(
     if to == "staging":
         staged = store.stage(name, target.version)
         return f"{name} {staged.version} is staging"
-    return str(store.promote(name, target.version, compared_with=evidence["champion"], approver=approver))
+    return str(store.promote(name, target.version, compared_with=evidence["champion"], approval=approval))
+
+
+def approval_of(approver: str | None, reason: str | None) -> Approval | None:
+    """Who approves a promotion, and why, if anybody does.
+
+    Raises:
+        UsageError: There is a reason and nobody who gives it, or one of them cannot be recorded.
+    """
+    for option, text in (("--approver", approver), ("--reason", reason)):
+        if text is not None and not text.isprintable():
+            raise UsageError(f"{option}: found {text!r}, expected a line without control characters.")
+    if reason is not None and len(reason) > LONGEST_REASON:
+        raise UsageError(
+            f"--reason: found {len(reason)} characters, expected at most {LONGEST_REASON}. Say it shorter."
+        )
+    if approver is None or not approver.strip():
+        if reason is not None:
+            raise UsageError("--reason: found nobody who gives it. Add --by NAME.")
+        return None
+    return Approval(approver.strip(), (reason or "").strip())
 
 
 def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +12,25 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backends.registry import BUNDLE_TAG, ModelVersion, Registry, bundle_folder, open_registry
+from backends.registry import (
+    APPROVED_BY_TAG,
+    BUNDLE_TAG,
+    CHAMPION,
+    OVERRULED_TAG,
+    PREVIOUS,
+    REASON_TAG,
+    ModelVersion,
+    Registry,
+    bundle_folder,
+    open_registry,
+    turns,
+)
 from manifests.causal_lm import LanguageEvaluation
 from manifests.errors import UsageError
 from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
-from pipelines.promotion import promote_version
+from pipelines.overruling import promote_rejected
+from pipelines.promotion import approval_of, promote_version
 from pipelines.terminal import NAME_COLUMN, console, plain, styled
 from serving.bundle import MANAGED_TASK, Bundle, read_info
 from serving.generation import Generator, PromptError
@@ -29,18 +43,25 @@ ModelName = Annotated[
 ]
 
 
-def registry(model: ModelName = None) -> None:
-    """List the registered versions and their aliases."""
+def registry(
+    name: Annotated[str | None, typer.Argument(help="A model's name: its history as well.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
+) -> None:
+    """List the registered versions and their aliases; of one model, also when each became champion."""
     store = open_registry(gauntlet_home().registry_uri)
-    columns = ("model", "version", "aliases", "quality", NAME_COLUMN("run"), "bundle")
+    wanted = _one(name, model)
+    columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
     table = Table(*columns, box=None, pad_edge=False)
-    for name in [model] if model else store.names():
-        for version in store.versions(name):
+    for one in [wanted] if wanted else store.names():
+        versions = store.versions(one)
+        since = alias_times(versions)
+        for version in versions:
             tags = version.tags
             table.add_row(
-                name,
+                one,
                 version.version,
                 ", ".join(version.aliases),
+                since.get(version.version, ""),
                 ", ".join(f"{key} {tags[key]}" for key in QUALITY_TAGS if key in tags),
                 tags.get("run_id", ""),
                 tags.get("bundle_sha256", "")[:12],
@@ -48,7 +69,41 @@ def registry(model: ModelName = None) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print("nothing registered yet: try `gauntlet run manifests/emotion_sample.yaml`")
+        where = plain(gauntlet_home().registry_uri)
+        message = f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model"
+        console.print(message, soft_wrap=True, highlight=False)
+    if wanted is not None:
+        _print_history(store.versions(wanted))
+
+
+def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
+    """Since when each version has its alias: champion and previous since the last move, others since made."""
+    found = {one.version: f"{one.created.astimezone(UTC):%Y-%m-%d %H:%M}" for one in versions if one.aliases}
+    last = max(turns(versions), key=lambda turn: turn.at, default=None)
+    for version in versions:
+        if last and {CHAMPION, PREVIOUS} & set(version.aliases):
+            found[version.version] = _minute(last.at)
+    return found
+
+
+def _print_history(versions: Sequence[ModelVersion]) -> None:
+    """Each time that a version became champion, the newest first, with who approved it and why."""
+    table = Table("champion since (UTC)", "version", "by", "approved by", "reason", box=None, pad_edge=False)
+    tags = {version.version: version.tags for version in versions}
+    for turn in reversed(turns(versions)):
+        own = tags[turn.version] if turn.kind == "promote" else {}
+        reason = own.get(REASON_TAG, "")
+        if OVERRULED_TAG in own:
+            reason += f" (the gate had rejected it by {own[OVERRULED_TAG]})"
+        cells = (_minute(turn.at), turn.version, turn.kind, own.get(APPROVED_BY_TAG, ""), reason)
+        table.add_row(*map(plain, cells))
+    if table.row_count:
+        console.print()
+        console.print(table)
+
+
+def _minute(at: str) -> str:
+    return at[:16].replace("T", " ")
 
 
 def predict(
@@ -107,10 +162,9 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
     console.print(table)
+    most = bundle.info.max_length
     for row in bundle.cut(inputs):
-        console.print(
-            f"text {row + 1}: the model read its first {bundle.info.max_length} tokens, as in training"
-        )
+        console.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
     console.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
@@ -165,18 +219,53 @@ def promote(
     to: Annotated[
         StageName | None, typer.Option(help="The stage, for a model whose manifest has stages.")
     ] = None,
-    approver: Annotated[str | None, typer.Option(help="Who answers for it; needed for production.")] = None,
+    approver: Annotated[
+        str | None,
+        typer.Option("--approver", "--by", metavar="NAME", help="Who answers for it; needed for production."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, in a line; recorded with the name.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Instead of a version: a run whose model the gate rejected; needs both."
+        ),
+    ] = None,
 ) -> None:
     """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
-    store = open_registry(gauntlet_home().registry_uri)
-    console.print(promote_version(store, _model_name(store, name), version, to, approver), highlight=False)
+    home = gauntlet_home()
+    store = open_registry(home.registry_uri)
+    if run is None:
+        name = _model_name(store, name)
+        moved = promote_version(store, name, version, to, approver, reason)
+        console.print(plain(moved), highlight=False, soft_wrap=True)
+        return
+    approval = approval_of(approver, reason)
+    if version is not None or to is not None or approval is None or not approval.reason:
+        raise UsageError(
+            "--run: a rejected model is promoted with --by NAME and --reason TEXT, and without --version and "
+            "--to."
+        )
+    move = promote_rejected(home, store, name or home.find_run(run).name, run, approval)
+    console.print(plain(move), highlight=False, soft_wrap=True)
 
 
-def rollback(model: ModelName = None) -> None:
-    """Make the previous champion the champion again."""
+def rollback(
+    name: Annotated[str | None, typer.Argument(help="The model's name; needed if there are several.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Default: the champion before; after a rollback it must be named.")
+    ] = None,
+) -> None:
+    """Make the previous champion, or an earlier one, the champion again."""
     store = open_registry(gauntlet_home().registry_uri)
-    name = _model_name(store, model)
-    console.print(str(store.rollback(name)), highlight=False)
+    console.print(plain(store.rollback(_model_name(store, _one(name, model)), version)), highlight=False)
+
+
+def _one(name: str | None, model: str | None) -> str | None:
+    """A model's name, as an argument or as the option `--model`."""
+    if name is not None and model not in (None, name):
+        raise UsageError(f"--model: found {model}, but the argument is {name}. Leave one of them out.")
+    return name or model
 
 
 def _grading(bundle: Bundle, cards: Rows) -> dict[str, list[str]]:
@@ -225,6 +314,6 @@ def _model_name(store: Registry, given: str | None) -> str:
     if given in names and given is not None:
         return given
     if not names:
-        raise UsageError("the registry is empty. Run `gauntlet run manifests/emotion_sample.yaml` first.")
+        raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
     found = "nothing" if given is None else repr(given)
     raise UsageError(f"model: found {found}, expected one of {', '.join(names)}.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -14,9 +15,12 @@ from manifests.errors import Fault, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.managed import ManagedTraining
 from manifests.schema import Manifest
-from pipelines.home import gauntlet_home
+from pipelines.home import RunRecord, gauntlet_home
 from pipelines.terminal import console, errors
 from pipelines.text_lengths import require_text_length
+
+if TYPE_CHECKING:
+    from pipelines.local_run import FinishedRun
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
@@ -29,23 +33,24 @@ def run_here(
     manifest: Manifest,
     registry_uri: str | None = None,
     tracking_uri: str | None = None,
+    cache: bool = True,
+    source: Path | None = None,
+    judged: RunRecord | None = None,
     command: str | None = None,
 ) -> None:
     """Run a manifest on this machine and exit with the run's code.
 
     It is registered and tracked where the URIs say, by default where every run on this machine is. `command`
-    is what the run's advice says to call again.
+    is what the run's advice says to call again. The others are `run_locally`'s.
 
     Raises:
         UsageError: It is to be converted for a GPU, and there is none.
     """
     from components.write_report.collect import RUN_COMMAND_VARIABLE
-    from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.local_run import run_locally
     from pipelines.local_run import tracking_uri as usual_tracking_uri
-    from pipelines.summary import print_summary
 
-    if manifest.conversion.device == "gpu":
+    if manifest.conversion.device == "gpu" and judged is None:
         from components.convert_to_onnx.processor import require_device
 
         require_device("gpu")  # and not only when the model is trained
@@ -55,12 +60,32 @@ def run_here(
     if command:
         os.environ[RUN_COMMAND_VARIABLE] = command
     try:
-        finished = run_locally(manifest, home, registry_uri, tracking_uri, console)
+        _conclude(
+            lambda: run_locally(
+                manifest, home, registry_uri, tracking_uri, console, cache=cache, source=source, judged=judged
+            )
+        )
+    finally:
+        os.environ.pop(RUN_COMMAND_VARIABLE, None)
+
+
+def resume_here(run_id: str) -> None:
+    """Resume a run on this machine and exit with its code."""
+    from pipelines.local_run import resume_locally
+
+    _conclude(lambda: resume_locally(run_id, gauntlet_home(), console))
+
+
+def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
+    """Run, print how it ended, and exit with its code."""
+    from pipelines.interruption import EXIT_CODE, Interrupted
+    from pipelines.summary import print_summary
+
+    try:
+        finished = run()
     except Interrupted as stopped:
         errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
         raise typer.Exit(EXIT_CODE) from None
-    finally:
-        os.environ.pop(RUN_COMMAND_VARIABLE, None)
     print_summary(finished, console)
     raise typer.Exit(finished.outcome.exit_code)
 

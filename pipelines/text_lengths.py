@@ -1,4 +1,4 @@
-"""Whether a text classifier's encoder reads texts as long as the manifest says, before a run begins."""
+"""Whether a text classifier's encoder is there and reads texts as long as the manifest says, before a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ def require_text_length(manifest: Manifest, path: Path) -> None:
     """Refuse texts of more tokens than the encoder reads, where it is at hand; validate-data looks at others.
 
     Raises:
-        ManifestError: `training.max_length`, or a value that a search may try, is over that.
+        ManifestError: `training.max_length`, or a value that a search may try, is over that; or there is no
+            folder at the encoder's path.
         UsageError: The encoder's folder lacks a file.
     """
     training = manifest.training
     if not isinstance(training, TextTraining):
         return
+    if Path(training.encoder).is_absolute() and not Path(training.encoder).is_dir():
+        expected, action = "a folder that exists, or the name of a model", "Correct it."
+        raise ManifestError([Fault(str(path), "training.encoder", training.encoder, expected, action)])
     files = find_here(training.encoder, READING_FILES)
     positions = None if files is None else files.positions
     if positions is None:

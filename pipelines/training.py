@@ -8,7 +8,8 @@ when the data have changed and are reused when they have not. docs/decisions.md 
 are not enough.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
@@ -22,9 +23,11 @@ from components.evaluate_model.component import evaluate_model
 from components.fingerprint_data.component import fingerprint_data
 from components.gate_model.component import gate_model
 from components.register_model.component import register_model
+from components.sections import LARGEST, is_large, keep, reference
 from components.validate_data.component import validate_data
 from components.write_report.component import write_report
 from components.write_report.page_component import write_report as write_page
+from manifests.errors import UsageError
 from manifests.managed import is_managed
 from manifests.schema import SECTIONS, Manifest, as_parameter
 from pipelines.platforms import (
@@ -40,7 +43,7 @@ from pipelines.platforms import (
     training_inputs,
     without_parameters,
 )
-from pipelines.process_one import exec_python
+from pipelines.process_one import exec_python, reuse
 
 STEPS = (
     "fingerprint-data",
@@ -68,10 +71,42 @@ def pipeline_name(manifest: Manifest) -> str:
     return manifest.name.replace("_", "-")
 
 
-def parameters(manifest: Manifest) -> dict[str, Any]:
-    """The pipeline's parameters as the manifest sets them."""
+def sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """The sections that steps are given, by name."""
     read = [name for name in SECTIONS if name != "conversion" or not is_managed(manifest.training)]
-    sections = {section: as_parameter(getattr(manifest, section)) for section in read}
+    return {section: as_parameter(getattr(manifest, section)) for section in read}
+
+
+def keep_large_sections(manifest: Manifest, folder: str) -> None:
+    """Write the files that `parameters` names, if there are any.
+
+    Raises:
+        GauntletError: They cannot be written there.
+    """
+    large = [section for section in sections_of(manifest).values() if is_large(section)]
+    if large:
+        keep(large, folder)
+
+
+def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
+    """The pipeline's parameters as the manifest sets them.
+
+    A large section is one that names its file in `folder`, which `keep_large_sections` writes.
+
+    Raises:
+        UsageError: A section is large, and there is no such folder.
+    """
+    sections: dict[str, Any] = sections_of(manifest)
+    for name, section in sections.items():
+        if not is_large(section):
+            continue
+        if folder is None:
+            raise UsageError(
+                f"{name}: found {len(json.dumps(section)):,} characters, but a step takes at most "
+                f"{LARGEST:,} of a section as a parameter. Add --sections with a folder that the steps can "
+                "read, such as gs://BUCKET/FOLDER: the section is written there."
+            )
+        sections[name] = reference(section, folder)
     return {
         "name": manifest.name,
         "task": manifest.task,
@@ -82,23 +117,27 @@ def parameters(manifest: Manifest) -> dict[str, Any]:
 
 
 def training_pipeline(
-    manifest: Manifest, image: str, platform: Platform = "local"
+    manifest: Manifest, image: str, platform: Platform = "local", sections: str | None = None
 ) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
-    `image` is what a bundle's lineage says that it was made in.
+    `image` is what a bundle's lineage says that it was made in. `sections` is where large sections lie.
     `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
     caller gives them, but for those that the platform gives itself. No `training_account`: that of the other
     steps.
 
     Raises:
-        UsageError: The platform cannot train or convert on what the manifest asks for.
+        UsageError: The platform cannot train or convert on what the manifest asks for, or a section is
+            large and `sections` is None.
     """
     require_converting(platform, manifest.conversion.device)
     build = _managed_dag if is_managed(manifest.training) else _dag
-    pipeline = without_parameters(build(manifest, image, platform), parameters_given_by(platform))
+    pipeline = build(manifest, image, platform, parameters(manifest, sections))
+    pipeline = without_parameters(pipeline, parameters_given_by(platform))
     made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
-    if platform != "local":  # here no step is a container's process 1
+    if platform == "local":  # where no step is a container's process 1
+        reuse(made.pipeline_spec, judged=[STEPS[0]])
+    else:
         exec_python(made.pipeline_spec)
     return made
 
@@ -117,9 +156,10 @@ class _Given:
     manifest_sha256: Any
 
 
-def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., None]:
+def _dag(
+    manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
+) -> Callable[..., None]:
     """The whole line of steps."""
-    default = parameters(manifest)
     train_model = training_component(platform, manifest)
 
     def pipeline(
@@ -174,9 +214,10 @@ def _dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., No
     return pipeline
 
 
-def _managed_dag(manifest: Manifest, image: str, platform: Platform) -> Callable[..., None]:
+def _managed_dag(
+    manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
+) -> Callable[..., None]:
     """The line of a managed model: what train-model hands on is an endpoint, and nothing is converted."""
-    default = parameters(manifest)
     train_model = training_component(platform, manifest, {"GAUNTLET_IMAGE": image})
 
     def pipeline(

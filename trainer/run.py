@@ -230,6 +230,7 @@ def _tracking(run: TrainingRun, world: World) -> Run:
         {"task": run.task},
         section.tracking.wandb,
         run.pipeline_run,
+        run.checkpoint_uri,
     )
 
 

@@ -20,6 +20,7 @@ from components.convert_to_onnx.quantization import saturating_products
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
+from components.lineage import manifest_commit
 from components.step import write_json
 from components.training_rows import bundled_file
 from manifests.conversion import Conversion
@@ -160,6 +161,7 @@ def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> 
         **({"encoder": record.encoder} if record.encoder else {}),
         "seed": str(record.seed),
         "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
+        **manifest_commit(),
         "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
         "processor": processor,
         "torch": torch.__version__,

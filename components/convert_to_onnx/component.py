@@ -27,10 +27,11 @@ def convert_to_onnx(
         from pathlib import Path
 
         from components.convert_to_onnx.run import run
+        from components.sections import given
         from manifests.conversion import Conversion
 
         figures = run(
-            section=Conversion.model_validate(conversion),
+            section=Conversion.model_validate(given(conversion)),
             name=name,
             seed=int(seed),
             manifest_sha256=manifest_sha256,

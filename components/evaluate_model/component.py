@@ -29,10 +29,11 @@ def evaluate_model(
         from pathlib import Path
 
         from components.evaluate_model.tasks import evaluate
+        from components.sections import given
         from manifests.tasks import evaluation_of
 
         result = evaluate(
-            settings=evaluation_of(task, evaluation),
+            settings=evaluation_of(task, given(evaluation)),
             name=name,
             seed=int(seed),
             registry_uri=registry_uri,

@@ -21,6 +21,7 @@ def fingerprint_data(
         from pathlib import Path
 
         from components.fingerprint_data.run import run
+        from components.sections import given
         from manifests.tasks import dataset_of
 
-        return run(dataset_of(task, dataset), task, int(seed), Path(sources.path))
+        return run(dataset_of(task, given(dataset)), task, int(seed), Path(sources.path))

@@ -25,10 +25,11 @@ def gate_model(
         from pathlib import Path
 
         from components.gate_model.run import gate
+        from components.sections import given
         from manifests.tasks import gates_of
 
         result = gate(
-            gates=gates_of(task, gates),
+            gates=gates_of(task, given(gates)),
             scores=Path(scores.path),
             candidates=Path(candidates.path),
             history=Path(history.path),

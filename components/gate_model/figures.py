@@ -44,6 +44,7 @@ def read_figures(
         qwk_lower_bound=at(scores, "challenger", "grades", "qwk_lower_bound"),
         mae_upper_bound=at(scores, "challenger", "grades", "mae_upper_bound"),
         speedup=at(candidates, "chosen_speedup", batch_size),
+        clock=at(candidates, "clock"),
         certificate=_certificate(certificate, model_sha256, bundle_fault),
         model_mb=at(chosen, "size_mb"),
         cost_usd=at(history, "cost_usd"),

@@ -21,6 +21,7 @@ from components.gate_model.rules import (
     judge_clean_rows,
     judge_difference,
     judge_training_overlap,
+    speedup_words,
 )
 from components.gate_model.stages import judge_stage, therapy_of
 from components.gate_model.values import (
@@ -140,10 +141,10 @@ def _shipped(gates: LanguageGates, found: Documents) -> tuple[Verdict, ...]:
     size = str(at(found.candidates, "objective_batch_size"))
     certificate, certified = found.certificate, at(found.certificate, "model_sha256")
     known = certified is not MISSING and found.model_sha256 is not None
-    speedup = at(found.candidates, "chosen_speedup", size)
+    speedup, clock = at(found.candidates, "chosen_speedup", size), at(found.candidates, "clock")
     model_mb = at(chosen_candidate(found.candidates), "size_mb")
     return (
-        judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, "Times as fast as PyTorch"),
+        judge("speedup", speedup, ">=", gates.min_speedup, POSITIVE, speedup_words(clock)),
         judge_certificate(certified == found.model_sha256 if known else MISSING),
         judge_bundle(found.bundle_fault),
         _parity(certificate),

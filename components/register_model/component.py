@@ -24,9 +24,10 @@ def register_model(
 
     with step(version.path):
         from components.register_model.run import run
+        from components.sections import given
 
         run(
-            section=registration,
+            section=given(registration),
             name=name,
             registry_uri=registry_uri,
             manifest_sha256=manifest_sha256,

@@ -17,6 +17,7 @@ from backends.registry import (
     went_through_stages,
 )
 from components.gate_model.stages import evidence_of
+from components.lineage import manifest_commit
 from components.step import read_json, write_json
 from manifests.errors import GauntletError
 from manifests.schema import Registration
@@ -60,12 +61,12 @@ def run(
         info = read_info(Path(bundle_path))
     except BundleError as error:
         raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
-    tags = version_tags(info, _quality(info.task, scores_path), manifest_sha256, run_id)
+    tags = version_tags(info, quality_of(info.task, scores_path), manifest_sha256, run_id)
 
     registry = open_registry(registry_uri)
     evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
     champion = registry.champion(name)
-    version = registry.register(name, Path(bundle_path), tags, evidence, _scores(scores_path))
+    version = registry.register(name, Path(bundle_path), tags, evidence, scores_of(scores_path))
     # A version without the alias is champion or has been: this run was here already, or its bundle came from
     # the cache. What has happened to the champion since, a rollback for one, is not to be undone.
     is_new = version.tags.get(RUN_TAG) == run_id
@@ -110,6 +111,7 @@ def version_tags(
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {
         **lineage,
+        **manifest_commit(),
         **speedups,
         "manifest_sha256": manifest_sha256,
         RUN_TAG: run_id,
@@ -132,7 +134,7 @@ def _compared_with(scores_path: str) -> str | None:
     return None if champion is None else str(champion["version"])
 
 
-def _scores(scores_path: str) -> Scores | AnswerScores | None:
+def scores_of(scores_path: str) -> Scores | AnswerScores | None:
     """The figures that a registry may show: of a classifier with its confusion matrix, or of answers."""
     scores = read_json(scores_path)
     challenger = scores["challenger"]
@@ -148,7 +150,7 @@ def _scores(scores_path: str) -> Scores | AnswerScores | None:
     )
 
 
-def _quality(task: str, scores_path: str) -> dict[str, float]:
+def quality_of(task: str, scores_path: str) -> dict[str, float]:
     """The figures of the task by which versions are told apart."""
     challenger = read_json(scores_path).get("challenger", {})
     found = {}

@@ -29,12 +29,13 @@ def train_model(
 
         settle_process()
 
+        from components.sections import given
         from components.train_model.run import run
         from manifests.tasks import training_of
         from trainer.run import TrainingRun
 
         training_run = TrainingRun(
-            section=training_of(task, training),
+            section=training_of(task, given(training)),
             name=name,
             task=task,
             seed=int(seed),  # a Struct's numbers are floats

@@ -19,6 +19,7 @@ from backends import storage
 from backends.gemini import Gemini, TuningJob, TuningRequest
 from backends.prices import estimate, hourly_rate, tuning_rate
 from backends.vertex_place import SCHEME, VertexPlace
+from components.lineage import manifest_commit
 from components.step import write_json
 from components.training_rows import bundled_file
 from manifests.errors import GauntletError, Preempted, UsageError
@@ -288,6 +289,7 @@ def _write_bundle(
             "data_sha256": str(read_statistics(splits)["sha256"]),
             "training_sha256": hashlib.sha256(canonical_json(section).encode()).hexdigest(),
             "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", "unknown"),
+            **manifest_commit(),
             "image": os.environ.get("GAUNTLET_IMAGE", "unknown"),
         },
     )

@@ -24,11 +24,12 @@ def train_model(
     from components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
+        from components.sections import given
         from components.train_model.managed import run
         from manifests.managed import ManagedTraining
 
         figures = run(
-            section=ManagedTraining.model_validate(training),
+            section=ManagedTraining.model_validate(given(training)),
             name=name,
             manifest_sha256=manifest_sha256,
             place_uri=tracking_uri,

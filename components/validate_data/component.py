@@ -27,12 +27,13 @@ def validate_data(
     with step(splits.path, data_fingerprint):
         from pathlib import Path
 
+        from components.sections import given
         from components.validate_data.rejected import REJECTED_FILE
         from components.validate_data.run import run
         from manifests.tasks import dataset_of
 
         run(
-            section=dataset_of(task, dataset),
+            section=dataset_of(task, given(dataset)),
             seed=int(seed),  # a Struct's numbers are floats
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reason
+from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reasons
 from manifests.dataset import SPLITS, SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.
@@ -100,14 +100,15 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples, reason=_labelled(table.loc[affected]))
+    return Finding(affected, outside_test(table, affected), examples, reasons=_labelled(table.loc[affected]))
 
 
-def _labelled(rows: pd.DataFrame) -> Reason:
-    """Says of a row which labels the rows of its key have."""
+def _labelled(rows: pd.DataFrame) -> Reasons:
+    """Which labels the rows of the same key have."""
     labels = rows.groupby("key")["label"].unique()
+    words = labels.map(lambda found: f"labelled {', '.join(map(str, found[:SHOWN_EXAMPLES]))}")
     keys = rows["key"]
-    return lambda _, row: f"labelled {', '.join(map(str, labels[keys[row]][:SHOWN_EXAMPLES]))}"
+    return lambda _, some: words.loc[keys.loc[some]].tolist()
 
 
 def find_exact(table: pd.DataFrame) -> Finding:
@@ -127,7 +128,7 @@ def find_exact(table: pd.DataFrame) -> Finding:
         affected,
         outside_test(table, affected),
         list(dict.fromkeys(examples)),
-        reason=partial(like, pairs),
+        reasons=partial(like, pairs),
     )
 
 
@@ -151,7 +152,7 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, *pairs[row]))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, outside_test(table, index), examples, reason=partial(like, pairs))
+    return Finding(index, outside_test(table, index), examples, reasons=partial(like, pairs))
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -174,14 +175,16 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
         if len(examples) < SHOWN_EXAMPLES:
             examples.append(_pair(table, row, *double))
     index = pd.Index(affected, dtype="int64")
-    return Finding(index, index, examples, reason=partial(like, pairs))
+    return Finding(index, index, examples, reasons=partial(like, pairs))
 
 
-def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, row: int) -> str:
-    """A `Reason`: the row that this one is like, and their similarity, as `pairs` has them by row."""
-    other, similarity = pairs[row]
-    place = str(table.at[other, "place"])
-    return f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
+def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
+    """`Reasons`: of each row the one that it is like, and their similarity, as `pairs` has them by row."""
+    others, similarities = zip(*(pairs[row] for row in rows.tolist()), strict=True)
+    return [
+        f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
+        for place, similarity in zip(table["place"].loc[list(others)], similarities, strict=True)
+    ]
 
 
 def _doubles(

@@ -15,8 +15,8 @@ Verdict = Literal["pass", "warn", "drop", "fail"]
 SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
 
-Reason = Callable[[pd.DataFrame, int], str]
-"""What is wrong with a row, in words, given the table as it was read and the row's index in it."""
+Reasons = Callable[[pd.DataFrame, "pd.Index[int]"], Sequence[str]]
+"""What is wrong with each of some rows, in words, given the table as it was read and their index in it."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Finding:
         removable: Those of them that `drop` may remove.
         examples: Some of them in words.
         column: The column whose value is at fault; None: the row's text, or what else it shows.
-        reason: What is wrong with a row; None: the name of the check says all.
+        reasons: What is wrong with rows; None: the name of the check says all.
     """
 
     affected: pd.Index[int]
     removable: pd.Index[int]
     examples: Sequence[str]
     column: str | None = None
-    reason: Reason | None = None
+    reasons: Reasons | None = None
 
 
 @dataclass(frozen=True)

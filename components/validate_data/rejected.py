@@ -64,11 +64,9 @@ def _lines(table: pd.DataFrame, result: CheckResult) -> Iterator[Sequence[str]]:
     column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
     for start in range(0, len(finding.affected), ROWS_AT_ONCE):
         rows = finding.affected[start : start + ROWS_AT_ONCE]
-        some = table.loc[rows, list(dict.fromkeys(("place", column)))]
-        for row, place, value in zip(
-            rows.tolist(), some["place"].tolist(), some[column].tolist(), strict=True
-        ):
-            reason = finding.reason(table, row) if finding.reason else ""
+        places, values = table.loc[rows, "place"].tolist(), table.loc[rows, column].tolist()
+        reasons = finding.reasons(table, rows) if finding.reasons else [""] * len(rows)
+        for place, value, reason in zip(places, values, reasons, strict=True):
             yield (*_place(place), result.check, result.verdict, _shown(value), reason)
 
 

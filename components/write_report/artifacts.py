@@ -291,7 +291,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Version:
-    """The content of `version`; not `registered`: an earlier run had registered the same bundle."""
+    """The content of `version`; not `registered`: an earlier run had registered the same bundle.
+
+    `overruled` are the rules that the model failed, when a person promoted it all the same.
+    """
 
     name: str
     version: str | int
@@ -299,3 +302,7 @@ class Version:
     registered: bool = True
     aliases: tuple[str, ...] = ()
     bundle_sha256: str | None = None
+    overruled: tuple[str, ...] = ()
+    approved_by: str = ""
+    approved_at: str = ""
+    reason: str = ""

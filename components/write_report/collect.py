@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from backends.storage import file_system
-from components.step import ERROR_FILE
+from components.step import ERROR_FILE, REUSED_FILE
 from components.write_report.artifacts import (
     Bundle,
     Candidates,
@@ -138,6 +138,13 @@ class _Failure:
     exit_code: int
 
 
+@dataclass(frozen=True)
+class _Reused:
+    """The content of `reused.json`."""
+
+    run: str
+
+
 @dataclass
 class _Reader:
     """Reads the files of one run.
@@ -181,7 +188,9 @@ class _Reader:
         folder = self.folders[step]
         done = posixpath.join(folder, DONE_FILE)
         if self.files.exists(done):
-            return Trace(folder, done=True, ended=self.files.modified(done))
+            reused = self.read(step, REUSED_FILE, _Reused)
+            ended = self.files.modified(done)
+            return Trace(folder, done=True, ended=ended, reused_from=reused.run if reused else None)
         failure = self.read(step, ERROR_FILE, _Failure)
         return Trace(
             folder,

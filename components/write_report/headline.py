@@ -74,12 +74,11 @@ def _speed(record: RunRecord) -> tuple[Tile, ...]:
     if candidates is None or candidates.winner is None:
         return ()
     winner = candidates.winner
+    over = f"over PyTorch, batch\N{NO-BREAK SPACE}{candidates.objective_batch_size}"
+    if candidates.clock == "cpu":
+        over += ", by one thread's time on a CPU: the machine was busy"
     return (
-        Tile(
-            "Speed-up",
-            times(candidates.chosen_speedup),
-            f"over PyTorch, batch\N{NO-BREAK SPACE}{candidates.objective_batch_size}",
-        ),
+        Tile("Speed-up", times(candidates.chosen_speedup), over),
         Tile(
             "Model size",
             megabytes(winner.size_mb),

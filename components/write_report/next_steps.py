@@ -121,7 +121,7 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     if record.champion_version is None:
         return (scoring, listing)
     undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
-    undoing = NextStep(undo, f"gauntlet rollback {model}")
+    undoing = NextStep(undo, f"gauntlet rollback {name}".rstrip())
     return (scoring, listing, undoing)
 
 
@@ -151,7 +151,24 @@ def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{run_again(record)} --set KEY=VALUE"
     )
-    return (*advice, *_budget_advice(record), again)
+    return (*advice, *_budget_advice(record), *_judging_again(record), again)
+
+
+def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
+    """What a run on this machine allows for its rejected model, which is not trained again."""
+    run = record.local_run
+    if run is None:
+        return ()
+    return (
+        NextStep(
+            "Judge the same model by other bounds, without training it again.",
+            f"gauntlet gate {run} --set gates.KEY=VALUE",
+        ),
+        NextStep(
+            "Or promote it in your own name, which is recorded.",
+            f"gauntlet promote --run {run} --by NAME --reason TEXT",
+        ),
+    )
 
 
 def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
@@ -221,6 +238,6 @@ def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
     return (
         NextStep(
             "Remove the cause, then run it again. Nothing was registered, so there is nothing to undo.",
-            run_again(record),
+            f"gauntlet run --resume {record.local_run}" if record.local_run else run_again(record),
         ),
     )

@@ -42,6 +42,8 @@ def outcome(record: RunRecord) -> Outcome:
     if record.version is None:
         return _rejection(record)
     version = record.version
+    if version.overruled:
+        return _overruling(version)
     if not version.registered:
         return _unchanged(version)
     if CHAMPION in version.aliases:
@@ -56,6 +58,12 @@ def outcome(record: RunRecord) -> Outcome:
     else:
         detail = "It met every rule, but was champion before, so its aliases were left as they are."
     return Outcome("registered", f"Passed, and registered as version {version.version}", detail, 0)
+
+
+def _overruling(version: Version) -> Outcome:
+    headline = f"Rejected by {_listed(list(version.overruled))}, then promoted by {version.approved_by}"
+    detail = f"It is version {version.version}, promoted at {version.approved_at[:16]} UTC. {version.reason}"
+    return Outcome("promoted", headline, detail, 0)
 
 
 def _unchanged(version: Version) -> Outcome:

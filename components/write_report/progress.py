@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from components.write_report.record import STEPS, FinalStatus, StepRecord
+from components.write_report.record import STEPS, FinalStatus, State, StepRecord
 
 PROMOTE = "promote"
 REJECT = "reject"
@@ -22,13 +22,17 @@ CANCELLED = "The run was cancelled before it finished."
 
 @dataclass(frozen=True)
 class Trace:
-    """What one step left: `done` if its function returned, a message if it failed and could say so."""
+    """What one step left: `done` if its function returned, a message if it failed and could say so.
+
+    `reused_from` is the run whose outputs were put in place instead of running the step.
+    """
 
     folder: str
     done: bool
     ended: datetime | None = None
     message: str | None = None
     exit_code: int | None = None
+    reused_from: str | None = None
 
 
 def step_records(
@@ -52,7 +56,7 @@ def step_records(
     records = [_reached(name, traces.get(name), final) for name in steps[: reached + 1]]
     if records:
         records[-1] = _with_result(records[-1], decision, registered)
-    if not records or records[-1].state == "succeeded":
+    if not records or records[-1].state in ("succeeded", "reused"):
         records += _next(steps[len(records) :], decision, final)
     records += [StepRecord(name, "not reached") for name in steps[len(records) :]]
     return _with_starts(records, run_started)
@@ -62,7 +66,8 @@ def _reached(name: str, trace: Trace | None, final: FinalStatus | None) -> StepR
     if trace is None:
         return StepRecord(name, "reused")
     if trace.done:
-        return StepRecord(name, "succeeded", trace.folder, ended=trace.ended)
+        state: State = "reused" if trace.reused_from else "succeeded"
+        return StepRecord(name, state, trace.folder, ended=trace.ended, reused_from=trace.reused_from)
     message = trace.message or (CANCELLED if _is_cancelled(final) else NO_RESULT)
     return StepRecord(
         name,

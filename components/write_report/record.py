@@ -48,12 +48,14 @@ class StepRecord:
     """One step of the DAG.
 
     Attributes:
-        state: `reused` is a step whose result came from an earlier run's cache: a later step ran, but this
-            one left nothing in this run. `skipped` is the branch that the gate did not take.
+        state: `reused` is a step whose outputs came from an earlier run: on this machine they were put in
+            place here, elsewhere a later step ran, but this one left nothing in this run. `skipped` is the
+            branch that the gate did not take.
         started: About when: the previous step's end, so it includes the wait for a machine.
         ended: About when: the time of the file that marks the end.
         message: Why it failed, in its own words where it left any.
         exit_code: What its failure ends `gauntlet run` with.
+        reused_from: The run that made a reused step's outputs, if that is known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class StepRecord:
     ended: datetime | None = None
     message: str | None = None
     exit_code: int | None = None
+    reused_from: str | None = None
 
     @property
     def duration(self) -> timedelta | None:
@@ -101,6 +104,12 @@ class RunRecord:
     def step(self, name: str) -> StepRecord:
         """The record of a step of the DAG."""
         return next(step for step in self.steps if step.name == name)
+
+    @property
+    def local_run(self) -> str | None:
+        """What a run that `gauntlet run` made is called: its steps lie in RUN/steps. None of any other."""
+        *_, run, steps = ["", "", *self.pipeline_root.rstrip("/").split("/")]
+        return run if "://" not in self.pipeline_root and steps == "steps" else None
 
     @property
     def champion_version(self) -> str | int | None:

@@ -27,6 +27,7 @@ from manifests.errors import GauntletError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.run_command import load_affordable
+from pipelines.training import keep_large_sections
 from pipelines.trigger.events import Delivery, Event, read_delivery
 from pipelines.trigger.limits import BUDGET_PERIOD, Limits
 from pipelines.vertex.submission import Destination, pipeline_job
@@ -101,9 +102,10 @@ class Receiver:
         against = self.limits.reason_against(listed, most, by_hand, now)
         if against is not None:
             return Answer(200, "skipped", against)
-        submission = compiled_submission(manifest)
+        submission = compiled_submission(manifest, self.destination)
         require_sendable(submission)
         job = pipeline_job(manifest, submission.spec, self.destination)
+        keep_large_sections(manifest, self.destination.sections)
         job["labels"]["reason"] = delivery.event.reason
         jobs.create(job, delivery.job_id)
         return Answer(200, "submitted", delivery.event.detail, name)

@@ -15,6 +15,7 @@ from backends.processes import how_ended
 from manifests.errors import GauntletError, UsageError
 from pipelines.interruption import ending
 from pipelines.safe_path import safe_environment
+from pipelines.temporary import TemporaryFolder, temporary_folder
 from trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"
@@ -86,9 +87,9 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
     logs.mkdir(exist_ok=True)
     workers: list[Worker] = []
     processes: list[subprocess.Popen[str]] = []
-    with ending(processes):
+    with temporary_folder() as temporary, ending(processes):
         for number in range(1, jobs + 1):
-            workers.append(_start(job, logs / f"worker-{number}.log", lock))
+            workers.append(_start(job, logs / f"worker-{number}.log", lock, temporary))
             processes.append(workers[-1].process)
         while True:
             running = next((process for process in processes if process.poll() is None), None)
@@ -104,16 +105,16 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
                 continue
 
 
-def _start(job: TuningJob, log: Path, lock: int) -> Worker:
+def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer.tuning"],
-            env=safe_environment(),
             stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            pass_fds=(lock,),
+            env=safe_environment() | temporary.environment(),
+            pass_fds=(lock, temporary.lock),
             start_new_session=True,  # Ctrl-C does not reach it behind our back
         )
     assert process.stdin is not None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from backends.vertex_jobs import CONTENT_LABEL, with_content_label
 from backends.vertex_schedules import PipelineSchedules
 from manifests.errors import UsageError
 from pipelines.run_command import load_affordable
+from pipelines.training import keep_large_sections
 from pipelines.vertex.schedules import Schedule
 from pipelines.vertex.submission import Destination, pipeline_job
 from pipelines.vertex.submit import Submission, compiled_submission, require_sendable
@@ -43,12 +46,14 @@ class Plan:
     Attributes:
         name: The resource's name; none: there is no such schedule yet.
         message: The schedule as plain types.
+        keep_sections: Writes the files that its runs' parameters name.
         changes: All that differs.
     """
 
     schedule: Schedule
     name: str | None
     message: dict[str, Any]
+    keep_sections: Callable[[], None]
     changes: tuple[Change, ...]
 
 
@@ -60,20 +65,24 @@ def plan(schedule: Schedule, destination: Destination, schedules: PipelineSchedu
         ManifestError: Its manifest has faults.
         GauntletError: The service cannot be reached.
     """
-    message = schedule_message(schedule, destination)
+    submission = _submission(schedule, destination)
+    message = _message(schedule, destination, submission)
+    keep_sections = partial(keep_large_sections, submission.manifest, destination.sections)
     found = schedules.named(schedule.name)
     if found is None:
-        return Plan(schedule, None, message, (Change("schedule", "none", schedule.vertex_cron),))
+        made = (Change("schedule", "none", schedule.vertex_cron),)
+        return Plan(schedule, None, message, keep_sections, made)
     if found.state.name == "COMPLETED":
         raise UsageError(
             f"schedule {schedule.name}: {found.name} has ended, and cannot be begun again. Delete it, or "
             "name this one otherwise."
         )
-    return Plan(schedule, found.name, message, tuple(_changes(schedule, message, found)))
+    return Plan(schedule, found.name, message, keep_sections, tuple(_changes(schedule, message, found)))
 
 
 def apply(wanted: Plan, schedules: PipelineSchedules) -> None:
     """Make or update the schedule, and pause or resume it. Done twice it is the same."""
+    wanted.keep_sections()
     if wanted.name is None:
         made = schedules.create(wanted.message)
         if wanted.schedule.paused:
@@ -89,7 +98,7 @@ def apply(wanted: Plan, schedules: PipelineSchedules) -> None:
         (schedules.pause if wanted.schedule.paused else schedules.resume)(wanted.name)
 
 
-def schedule_message(schedule: Schedule, destination: Destination) -> dict[str, Any]:
+def _message(schedule: Schedule, destination: Destination, submission: Submission) -> dict[str, Any]:
     """A `Schedule` as plain types."""
     message: dict[str, Any] = {
         "display_name": schedule.name,
@@ -97,7 +106,7 @@ def schedule_message(schedule: Schedule, destination: Destination) -> dict[str, 
         **LIMITS,
         "create_pipeline_job_request": {
             "parent": destination.place.parent,
-            "pipeline_job": with_content_label(_job(schedule, destination)),
+            "pipeline_job": with_content_label(_job(submission, destination)),
         },
     }
     for key, time in (("start_time", schedule.start), ("end_time", schedule.end)):
@@ -129,7 +138,9 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
         )
     if destination.service_account is None:
         raise UsageError("--service-account: found none, expected the one that Cloud Scheduler asks as.")
-    place, job = destination.place, _job(schedule, destination)
+    submission = _submission(schedule, destination)
+    place, job = destination.place, _job(submission, destination)
+    keep_large_sections(submission.manifest, destination.sections)
     body = {
         "displayName": job["display_name"],
         "templateUri": job["template_uri"],
@@ -156,17 +167,17 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
     }
 
 
-def _job(schedule: Schedule, destination: Destination) -> dict[str, Any]:
-    submission = _submission(schedule)
+def _job(submission: Submission, destination: Destination) -> dict[str, Any]:
     require_sendable(submission)
     return pipeline_job(submission.manifest, submission.spec, destination, submission.template_uri)
 
 
-def _submission(schedule: Schedule) -> Submission:
+def _submission(schedule: Schedule, destination: Destination) -> Submission:
     if schedule.template is not None:
         submission = template_submission(schedule.template, schedule.set)
     else:
-        submission = compiled_submission(load_affordable(Path(str(schedule.manifest)), schedule.set))
+        manifest = load_affordable(Path(str(schedule.manifest)), schedule.set)
+        submission = compiled_submission(manifest, destination)
     return submission if schedule.cache else submission.without_cache()
 
 

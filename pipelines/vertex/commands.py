@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,7 @@ def submit(
     ] = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
+    from pipelines.local_run import commit_of
     from pipelines.summary import print_summary
     from pipelines.vertex.follow import conclude, has_trained
     from pipelines.vertex.submission import Destination
@@ -80,7 +82,8 @@ def submit(
         raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     if path is not None:
-        submission = compiled_submission(load_affordable(path, overrides))
+        submission = compiled_submission(load_affordable(path, overrides), destination)
+        submission = replace(submission, commit=commit_of(path.resolve().parent))
     else:
         submission = template_submission(str(template), overrides or ())
     if no_cache:

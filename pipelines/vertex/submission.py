@@ -84,6 +84,11 @@ class Destination:
         return None if is_managed(manifest.training) else self.training_account
 
     @property
+    def sections(self) -> str:
+        """Where sections lie that are too large for a parameter."""
+        return f"{self.root}/sections"
+
+    @property
     def bucket(self) -> str:
         """The name of the root's bucket."""
         return self.root.removeprefix("gs://").partition("/")[0]
@@ -108,7 +113,7 @@ def pipeline_job(
         "labels": {SYSTEM_LABEL: valid_label(manifest.name), "manifest": manifest.sha256[:32]},
         "runtime_config": {
             "gcs_output_directory": destination.root,
-            "parameter_values": parameters(manifest) | given,
+            "parameter_values": parameters(manifest, destination.sections) | given,
         },
     }
     if destination.service_account:

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from backends.vertex_calls import QuotaError
 from backends.vertex_jobs import PipelineJobs
-from backends.vertex_place import VertexPlace
+from backends.vertex_place import VertexPlace, valid_label
 from manifests.errors import GauntletError, UsageError
 from manifests.loading import save_manifest
 from manifests.schema import Manifest
 from pipelines.compiling import compile_manifest
 from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
-from pipelines.training import pipeline_name
+from pipelines.training import keep_large_sections, pipeline_name
 from pipelines.vertex.lint import images, require_acceptable
 from pipelines.vertex.preflight import checks_table, preflight, require_passed
 from pipelines.vertex.submission import (
@@ -38,11 +38,15 @@ JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)"
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to be sent: a manifest with the spec that it was compiled to, or that a template holds."""
+    """What is to be sent: a manifest with the spec that it was compiled to, or that a template holds.
+
+    `commit` is that of the repository that holds the manifest's file, if there is one.
+    """
 
     manifest: Manifest
     spec: dict[str, Any]
     template_uri: str | None = None
+    commit: str = ""
 
     def without_cache(self) -> Submission:
         """The same with every step run anew. Vertex runs the spec that it is sent, even beside a template."""
@@ -68,15 +72,15 @@ class SubmittedRun:
         return VertexPlace(project, location)
 
 
-def compiled_submission(manifest: Manifest) -> Submission:
-    """The manifest, compiled with the images that the environment names.
+def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
+    """The manifest, compiled with the images that the environment names, for where it goes.
 
     Raises:
         UsageError: Vertex AI would not run it.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_manifest(manifest, path, "vertex")
+        compile_manifest(manifest, path, "vertex", sections=destination.sections)
         return Submission(manifest, read_spec(path))
 
 
@@ -114,7 +118,10 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
     """
     manifest = submission.manifest
     job = pipeline_job(manifest, submission.spec, destination, submission.template_uri)
-    record = home.create_run(pipeline_name(manifest))
+    if submission.commit:
+        job["labels"]["manifest_commit"] = valid_label(submission.commit)
+    keep_large_sections(manifest, destination.sections)
+    record = replace(home.create_run(pipeline_name(manifest)), manifest_commit=submission.commit)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
     arguments = json.dumps(job["runtime_config"]["parameter_values"], indent=2)

@@ -18,6 +18,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from components.sections import given
 from manifests.errors import GauntletError, ManifestError, UsageError
 from manifests.loading import load_manifest
 from manifests.schema import SECTIONS
@@ -142,7 +143,8 @@ def _settings(spec: PipelineSpec) -> dict[str, Any]:
         for key in ("name", "task", "seed", *SECTIONS)
         if key in inputs
     }
-    return {"description": spec.pipeline_info.description, **_whole(content)}
+    sections = {key: given(value) if isinstance(value, dict) else value for key, value in content.items()}
+    return {"description": spec.pipeline_info.description, **_whole(sections)}
 
 
 def _whole(content: Any) -> Any:

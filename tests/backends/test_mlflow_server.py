@@ -91,7 +91,7 @@ def test_promoting_and_rolling_back_move_the_aliases(
     }
 
     assert str(registry.rollback(model)) == f"{model} 1 is champion, 2 is previous"
-    assert str(registry.rollback(model)) == f"{model} 2 is champion, 1 is previous"
+    assert str(registry.rollback(model, "2")) == f"{model} 2 is champion, 1 is previous"
     assert "gauntlet.move" not in client(server).get_registered_model(model).tags
 
 

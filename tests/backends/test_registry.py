@@ -13,7 +13,7 @@ import pytest
 from backends.kept import keep_bundle
 from backends.mlflow_database import open_client
 from backends.mlflow_registry import MlflowRegistry, all_pages
-from backends.registry import ModelVersion, open_registry
+from backends.registry import Approval, ModelVersion, open_registry, turns
 from manifests.errors import GauntletError, UsageError
 from serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
 
@@ -338,19 +338,48 @@ def test_an_unknown_version_or_model_is_refused_with_the_known_ones(
 # --- rolling back ---
 
 
-def test_rolling_back_swaps_champion_and_previous_and_twice_undoes_it(
+def test_rolling_back_swaps_champion_and_previous_and_a_second_time_needs_the_version(
     registry: MlflowRegistry, tmp_path: Path
 ) -> None:
-    for run in ("run-1", "run-2"):
+    for run in ("run-1", "run-2", "run-3"):
         register(registry, tmp_path, run)
         registry.promote(MODEL)
 
     back = registry.rollback(MODEL)
-    assert str(back) == "emotion 1 is champion, 2 is previous"
-    assert aliases(registry) == {"champion": "1", "previous": "2"}
+    assert str(back) == "emotion 2 is champion, 3 is previous"
 
-    registry.rollback(MODEL)
-    assert aliases(registry) == {"champion": "2", "previous": "1"}
+    with pytest.raises(UsageError, match="gauntlet rollback emotion --version 3"):
+        registry.rollback(MODEL)
+    assert aliases(registry) == {"champion": "2", "previous": "3"}
+
+    assert str(registry.rollback(MODEL, "1")) == "emotion 1 is champion, 2 is previous"
+    assert registry.rollback(MODEL, "1").moved is False
+    registry.promote(MODEL, "3")
+    assert registry.rollback(MODEL).champion.version == "1"
+    made = [(turn.version, turn.kind) for turn in turns(registry.versions(MODEL))]
+    moves = ["promote", "promote", "promote", "rollback", "rollback", "promote", "rollback"]
+    assert made == list(zip("1232131", moves, strict=True))
+
+
+def test_a_version_that_has_never_been_champion_is_promoted_and_not_rolled_back_to(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    register(registry, tmp_path, "run-1")
+    registry.promote(MODEL)
+    register(registry, tmp_path, "run-2")
+    with pytest.raises(UsageError, match="version 2 has never been champion"):
+        registry.rollback(MODEL, "2")
+    with pytest.raises(UsageError, match="no version '7'"):
+        registry.rollback(MODEL, "7")
+
+
+def test_who_approves_a_promotion_and_why_is_recorded_on_the_version(
+    registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    register(registry, tmp_path, "run-1")
+    tags = registry.promote(MODEL, approval=Approval("Ada", "the timing was disturbed")).champion.tags
+    assert (tags["approved_by"], tags["promotion_reason"]) == ("Ada", "the timing was disturbed")
+    assert datetime.fromisoformat(tags["approved_at"]).tzinfo is not None
 
 
 def test_the_first_champion_cannot_be_rolled_back(registry: MlflowRegistry, tmp_path: Path) -> None:
@@ -442,7 +471,7 @@ def test_a_promotion_killed_at_any_write_keeps_a_champion_and_is_finished_by_the
     register(with_two_champions, tmp_path, "run-3")
     deaths = moments_of_death(database, tmp_path, lambda registry: registry.promote(MODEL))
 
-    assert len(deaths) == 6
+    assert len(deaths) == 7
     for survivor in deaths:
         half_way = aliases(survivor)
         assert half_way["champion"] in {"2", "3"}
@@ -456,7 +485,7 @@ def test_a_rollback_killed_at_any_write_keeps_a_champion_and_is_finished_by_the_
 ) -> None:
     deaths = moments_of_death(database, tmp_path, lambda registry: registry.rollback(MODEL))
 
-    assert len(deaths) == 4
+    assert len(deaths) == 5
     for survivor in deaths:
         assert aliases(survivor)["champion"] in {"1", "2"}
         assert survivor.rollback(MODEL).moved

@@ -67,6 +67,38 @@ def test_more_parameters_than_mlflow_takes_at_once_are_all_recorded(
     assert capsys.readouterr().err == ""
 
 
+def test_a_training_that_is_resumed_from_its_states_finishes_the_run_that_was_interrupted(
+    database: Path,
+) -> None:
+    with (
+        pytest.raises(Preempted),
+        open_tracking(uri(database), "emotion", "first", {}, states="/runs/it's/states") as run,
+    ):
+        run.log_params({"learning_rate": "0.1", "max_hours": "1"})
+        run.log_metrics({"loss": 2.0}, step=1)
+        raise Preempted("SIGTERM")
+    assert only_run(database, "emotion").info.status == "KILLED"
+
+    with open_tracking(uri(database), "emotion", "second", {}, states="/runs/it's/states") as run:
+        run.log_params({"learning_rate": "0.1", "max_hours": "2", "seed": "1"})
+        run.log_metrics({"loss": 1.0}, step=2)
+
+    record = only_run(database, "emotion")
+    assert (record.info.run_name, record.info.status) == ("first", "FINISHED")
+    assert record.data.params == {"learning_rate": "0.1", "max_hours": "1", "seed": "1"}
+    history = open_client(database).get_metric_history(record.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_trainings_without_states_and_finished_ones_are_tracked_as_runs_of_their_own(database: Path) -> None:
+    for states in ("", "", "/states", "/states"):
+        with open_tracking(uri(database), "emotion", "run", {}, states=states):
+            pass
+
+    client = open_client(database)
+    assert len(client.search_runs([client.get_experiment_by_name("emotion").experiment_id])) == 4
+
+
 def test_two_runs_share_an_experiment(database: Path) -> None:
     for name in ("first", "second"):
         with open_tracking(uri(database), "emotion", name, {}):

@@ -14,7 +14,15 @@ from google_cloud_pipeline_components.container._implementation.model_evaluation
 )
 
 from backends import vertex_calls
-from backends.registry import AnswerScores, ModelVersion, Scores, bundle_folder, open_registry
+from backends.registry import (
+    AnswerScores,
+    Approval,
+    ModelVersion,
+    Scores,
+    bundle_folder,
+    open_registry,
+    turns,
+)
 from backends.vertex_registry import VertexRegistry
 from manifests.errors import GauntletError, UsageError
 from serving.bundle import file_sha256, read_info
@@ -245,7 +253,12 @@ def test_promotion_and_rollback_move_champion_previous_and_default(
 
     assert str(registry.rollback(MODEL)) == "emotion 1 is champion, 2 is previous"
     assert aliases(cloud) == {"champion": "1", "default": "1", "previous": "2"}
-    assert str(registry.rollback(MODEL)) == "emotion 2 is champion, 1 is previous"
+    with pytest.raises(UsageError, match="gauntlet rollback emotion --version 2"):
+        registry.rollback(MODEL)
+    assert str(registry.rollback(MODEL, "2")) == "emotion 2 is champion, 1 is previous"
+    made = [(turn.version, turn.kind) for turn in turns(registry.versions(MODEL))]
+    moves = ["promote", "promote", "rollback", "rollback"]
+    assert made == list(zip("1212", moves, strict=True))
     assert registry.champion(MODEL) == registry.by_alias(MODEL, "default")
 
 
@@ -257,9 +270,11 @@ def test_a_staged_version_with_evidence_becomes_champion_in_the_name_of_its_appr
     assert registry.evidence(version) == evidence
 
     assert registry.stage(MODEL, "1").aliases == ("challenger", "default", "staging")
-    champion = registry.promote(MODEL, "1", compared_with=None, approver="Ada\nLovelace").champion
+    approval = Approval("Ada\nLovelace", "tried by hand")
+    champion = registry.promote(MODEL, "1", compared_with=None, approval=approval).champion
 
     assert champion.tags["approved_by"] == "Ada Lovelace"
+    assert champion.tags["promotion_reason"] == "tried by hand"
     assert champion.tags["approved_at"] == champion.tags["promoted_at"]
     assert aliases(cloud) == {"champion": "1", "default": "1", "staging": "1"}
 

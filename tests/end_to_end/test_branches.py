@@ -59,6 +59,15 @@ def test_a_first_run_promotes_a_better_model_replaces_it_and_a_worse_one_does_no
 
     assert_commands_show_it(system)
 
+    judged = system.gauntlet("gate", "latest", "--set", "gates.non_inferiority_margin=1")
+    assert "train-model: reused from" in judged.stdout, judged.stderr
+    verdict = read(system.steps() / "gate-model" / "verdict")
+    [margin] = [rule for rule in verdict["rules"] if rule["rule"] == "non_inferiority"]
+    assert (margin["bound"], margin["verdict"]) == (-1, "pass")
+    refused = system.gauntlet("gate", "latest", "--set", "training.epochs=2")
+    assert refused.returncode == 2
+    assert "--set training: the run's model was made with another one" in refused.stderr
+
 
 def assert_commands_show_it(system: System) -> None:
     """`runs`, `compare`, `report`, `registry`, `predict`, `rollback`, `promote` on what the runs left."""
@@ -77,7 +86,7 @@ def assert_commands_show_it(system: System) -> None:
     assert "champion" in system.gauntlet("registry").stdout
     predicted = system.gauntlet("predict", "sunny cheer dance gift")
     assert "glad" in predicted.stdout, predicted.stderr
-    assert "1 is champion" in system.gauntlet("rollback").stdout
+    assert "1 is champion" in system.gauntlet("rollback", "tiny").stdout
     assert "2 is champion" in system.gauntlet("promote", "--version", "2").stdout
     assert champion(system).version == "2"
 

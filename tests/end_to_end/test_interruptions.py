@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backends.registry import open_registry
+from pipelines.temporary import PREFIX, remove_abandoned
 from pipelines.training import STEPS
 from tests.end_to_end.conftest import System
 
@@ -61,7 +63,7 @@ def running_step(folder: Path) -> int:
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for pid in processes_of(folder):
-            if b"\0-m\0kfp.dsl.executor_main\0" in _command_line(pid):
+            if b"\0kfp.dsl.executor_main\0" in _command_line(pid):
                 return pid
     raise AssertionError("no step is running")
 
@@ -78,6 +80,7 @@ def test_ctrl_c_stops_every_process_and_registers_nothing_half(system: System, s
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 130
     assert "interrupted" in output
+    assert f"gauntlet run --resume {system.home.find_run('latest').run_id}" in output
     assert "Traceback" not in output
     assert processes_of(system.home.folder) == []
     assert system.home.find_run("latest").state == "interrupted"
@@ -87,9 +90,14 @@ def test_ctrl_c_stops_every_process_and_registers_nothing_half(system: System, s
             assert (Path(version.bundle_uri) / "bundle.json").is_file()
 
 
-def test_after_all_that_running_again_works(system: System) -> None:
-    again = system.run()
+def test_after_all_that_the_last_run_can_be_resumed(system: System) -> None:
+    record = system.home.find_run("latest")
+    again = system.gauntlet("run", "--resume", record.run_id)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert f"train-model: reused from {record.name}-" in again.stdout
+    assert system.home.find_run("latest").run_id == record.run_id
+    assert not (system.home.run_folder(record.run_id) / "states").exists()
+    assert "it has ended" in system.gauntlet("run", "--resume", record.run_id).stderr
 
 
 def test_a_step_killed_from_outside_fails_the_run(make_system: Callable[..., System]) -> None:
@@ -146,7 +154,13 @@ def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(
     assert "see by `gauntlet registry`" in output
 
 
-def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Callable[..., System]) -> None:
+def test_a_run_whose_command_was_killed_is_listed_as_interrupted_and_leaves_one_folder_to_the_next_run(
+    make_system: Callable[..., System], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     system = make_system()
     run = start_until(system, "train-model")
     run.kill()
@@ -155,6 +169,9 @@ def test_a_run_whose_command_was_killed_is_listed_as_interrupted(make_system: Ca
     for pid in processes_of(system.home.folder):
         wait_for_end(pid)
     assert open_registry(system.home.store_uri).names() == []
+    assert not [path for path in temporary.iterdir() if not path.name.startswith(PREFIX)]
+    assert len(remove_abandoned()) == 1
+    assert not list(temporary.iterdir())
 
 
 def _command_line(pid: int) -> bytes:

@@ -162,6 +162,12 @@ def test_lists_say_what_to_do_while_they_are_empty(command: str, capsys: pytest.
         ("promote",),
         ("rollback",),
         ("run", "absent.yaml"),
+        ("run",),
+        ("run", SAMPLE, "--resume", "latest"),
+        ("run", "--resume", "latest"),
+        ("run", "--resume", "latest", "--set", "seed=1"),
+        ("gate", "latest"),
+        ("rm", "no-such-run"),
     ],
 )
 def test_what_is_not_there_is_bad_usage_with_one_message(

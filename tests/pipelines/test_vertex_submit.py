@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -75,9 +76,12 @@ def test_ids_and_labels_have_only_the_signs_that_vertex_takes(place: FakeCloud) 
 
 def a_job(cloud: FakeCloud) -> dict[str, Any]:
     """The sample's job, as it is sent."""
-    destination = Destination.of("demo", cloud.LOCATION, "gs://bucket/root", REGISTRY, None, None)
-    submission = compiled_submission(load_manifest(SAMPLE))
-    return pipeline_job(submission.manifest, submission.spec, destination)
+    submission = compiled_submission(load_manifest(SAMPLE), destination(cloud))
+    return pipeline_job(submission.manifest, submission.spec, destination(cloud))
+
+
+def destination(cloud: FakeCloud) -> Destination:
+    return Destination.of("demo", cloud.LOCATION, "gs://bucket/root", REGISTRY, None, None)
 
 
 def leave(cloud: FakeCloud, job: PipelineJob, step: str, **outputs: Any) -> None:
@@ -99,13 +103,34 @@ def promoted(cloud: FakeCloud) -> None:
     cloud.pipelines.on_create = finish
 
 
+def test_a_section_that_is_too_large_for_a_command_line_is_sent_as_a_file(
+    place: FakeCloud, tmp_path: Path
+) -> None:
+    labels = [f"label number {number} of many" for number in range(6_000)]
+    manifest = yaml.safe_load(Path(SAMPLE).read_text())
+    manifest["dataset"] |= {"labels": labels, "uri": "gs://bucket/data.csv"}
+    (tmp_path / "many.yaml").write_text(yaml.safe_dump(manifest))
+    assert gauntlet("submit", str(tmp_path / "many.yaml")) == 0
+    [job] = jobs(place)
+    sent = json_format.MessageToDict(PipelineJob.pb(job))
+    assert len(json.dumps(sent["runtimeConfig"]["parameterValues"])) < 8_192
+    assert "label number 5999" not in json.dumps(sent)
+    dataset = sent["runtimeConfig"]["parameterValues"]["dataset"]
+    kept = place.bucket.objects[dataset["section_file"]]
+    assert json.loads(kept)["labels"] == labels
+    assert hashlib.sha256(kept).hexdigest() == dataset["sha256"]
+    assert (
+        sent["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]["dataset"]["defaultValue"] == dataset
+    )
+
+
 def test_a_manifest_becomes_a_job_as_the_sdks_own_builder_makes_it(place: FakeCloud, tmp_path: Path) -> None:
     assert gauntlet("submit", SAMPLE, "--set", "training.epochs=3") == 0
     [job] = jobs(place)
     assert job.name.rpartition("/")[2].startswith("emotion-sample-")
     assert job.labels["system"] == "emotion_sample"
 
-    submission = compiled_submission(load_manifest(SAMPLE, ["training.epochs=3"]))
+    submission = compiled_submission(load_manifest(SAMPLE, ["training.epochs=3"]), destination(place))
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(submission.spec))
     config = PipelineJob.RuntimeConfig.pb(job.runtime_config)
     values = json_format.MessageToDict(config)["parameterValues"]

@@ -8,15 +8,18 @@ Quantifying Memorization Across Neural Language Models (ICLR 2023), but by words
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import regex
 
 VERSION = "1"
 
 MEMORISED_WORDS = 13
 """Brown et al. (2020), appendix C: at 13 words and more an overlap is no coincidence."""
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+(?:'[\p{L}\p{N}\p{M}]+)?")  # \p{M}: vowel signs and accents
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PHONE = re.compile(r"(?<![\w-])\+?\(?\d[\d ().-]{5,17}\d(?![\w-])")
 _PUBLIC = re.compile(r"8(?:00|33|44|55|66|77|88)\d{7}")  # toll-free, as helplines are
@@ -99,5 +102,6 @@ def _identities(text: str) -> set[str]:
 
 def _runs(text: str) -> Iterator[int]:
     """A hash of each run of `MEMORISED_WORDS` words, in order: of millions of runs no two share 64 bits."""
-    words = [word.lower() for word in _WORD.findall(text.replace("’", "'"))]
+    plain = unicodedata.normalize("NFC", text).replace("’", "'")
+    words = [word.lower() for word in _WORD.findall(plain)]
     return map(hash, zip(*(words[start:] for start in range(MEMORISED_WORDS)), strict=False))

@@ -72,7 +72,9 @@ def find_noted(rows: pd.DataFrame, column: str) -> Finding:
     """Rows in which reading them noted a fault."""
     faulty = rows[rows[column] != ""]
     examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
-    return Finding(faulty.index, faulty.index, examples, reason=lambda table, row: str(table.at[row, column]))
+    return Finding(
+        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
+    )
 
 
 def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:
@@ -85,7 +87,7 @@ def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Find
         wrong.index,
         outside_test(rows, wrong.index),
         examples,
-        reason=lambda table, row: _sizes(table["sizes"][row]),
+        reasons=lambda table, some: [_sizes(sizes) for sizes in table.loc[some, "sizes"]],
     )
 
 
@@ -98,14 +100,17 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
     again = rows.index[rows.duplicated(["split", "key"], keep="first")]
     affected = again.union(near.affected)
     examples = [f"{row['place']}: {row['shown']} again" for row in rows.loc[again].to_dict("records")]
-    noted = set(near.affected.tolist())
+    pairs = set(near.affected.tolist())
 
-    def reason(table: pd.DataFrame, row: int) -> str:
-        return near.reason(table, row) if near.reason and row in noted else f"{table['shown'][row]} again"
+    def reasons(table: pd.DataFrame, some: pd.Index[int]) -> list[str]:
+        return [
+            near.reasons(table, pd.Index([row]))[0] if near.reasons and row in pairs else f"{shown} again"
+            for row, shown in zip(some.tolist(), table.loc[some, "shown"], strict=True)
+        ]
 
     return Finding(
         affected,
         outside_test(rows, affected),
         [*near.examples, *examples][:SHOWN_EXAMPLES],
-        reason=reason,
+        reasons=reasons,
     )

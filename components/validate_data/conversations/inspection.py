@@ -148,7 +148,10 @@ def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
         row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
     }
     return Finding(
-        affected, outside_test(rows, affected), told[:SHOWN_EXAMPLES], reason=lambda _, row: reasons[row]
+        affected,
+        outside_test(rows, affected),
+        told[:SHOWN_EXAMPLES],
+        reasons=lambda _, some: [reasons[row] for row in some.tolist()],
     )
 
 

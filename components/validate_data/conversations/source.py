@@ -26,7 +26,7 @@ from components.validate_data.conversations.turns import (
     examples_of,
 )
 from components.validate_data.packed import unpack, unpacked_name
-from components.validate_data.texts.delimited import COMMA, split_rows, take_separator
+from components.validate_data.texts.delimited import COMMA, names_of, split_rows, take_separator
 from components.validate_data.texts.encodings import decode
 from components.validate_data.texts.records import read_objects, unknown_format
 from components.validate_data.texts.source import SourceFile, find_files, verify
@@ -170,7 +170,7 @@ def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple
 def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
     separator, content = take_separator(content, name)
     header, *rows = split_rows(content, separator or COMMA, name)
-    names = [field.strip() for field in header.fields]
+    names = names_of(header)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{name}: found the column {twice[0]} twice, expected it once. Rename one of them")
     wanted = KNOWN_COLUMNS if dataset.text_columns is None else (dataset.text_columns,)

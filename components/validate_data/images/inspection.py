@@ -89,5 +89,5 @@ def find_empty(rows: pd.DataFrame, pixels: npt.NDArray[np.uint8]) -> Finding:
         empty,
         outside_test(rows, empty),
         examples,
-        reason=lambda _, row: f"every pixel is {pixels[row].min()}",
+        reasons=lambda _, some: [f"every pixel is {pixels[row].min()}" for row in some.tolist()],
     )

@@ -15,6 +15,7 @@ import csv
 import io
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ QUOTE = '"'
 ESCAPED = re.compile(r'(\\+)"')
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 PRIVATE_USE = range(0xE000, 0xF8FF)
+
+
+class QuoteError(DataError):
+    """A quote that may be text, or open a text of several lines."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,17 @@ def split_rows(content: str, delimiter: str, where: str) -> list[Row]:
     return _read_escaped(content, delimiter) or _guess(content, delimiter, where, problems[0])
 
 
-def first_row(content: str, delimiter: str) -> tuple[str, ...]:
-    """The fields of the header, which may have line ends in quotes."""
+def read_header(content: str, delimiter: str) -> list[str]:
+    """The `names_of` the first row, which may have line ends in quotes."""
     try:
-        return next(_read(content, delimiter)).fields
+        return names_of(next(_read(content, delimiter)))
     except csv.Error:
-        return next(_rows_by_line(_lines(content), delimiter)).fields
+        return names_of(next(_rows_by_line(_lines(content), delimiter)))
+
+
+def names_of(header: Row) -> list[str]:
+    """Its fields without spaces around them and in NFC, in which `é` is one character."""
+    return [unicodedata.normalize("NFC", field.strip()) for field in header.fields]
 
 
 def _read(content: str, delimiter: str) -> Iterator[Row]:
@@ -136,7 +146,8 @@ def _guess(content: str, delimiter: str, where: str, problem: str) -> list[Row]:
     """Each line as a row of its own.
 
     Raises:
-        DataError: Lines have different numbers of fields, or one could begin a text of several lines.
+        DataError: Lines have different numbers of fields.
+        QuoteError: One could begin a text of several lines.
     """
     lines = _lines(content)
     rows = list(_rows_by_line(lines, delimiter))
@@ -145,7 +156,7 @@ def _guess(content: str, delimiter: str, where: str, problem: str) -> list[Row]:
     for row in rows:
         last = _last_line(lines, row.line, delimiter, len(row.fields))
         if last > row.line:
-            raise DataError(
+            raise QuoteError(
                 f"{where} line {row.line}: a quote opens here that may close in line {last} or be text. The "
                 f"file as a whole is no CSV, for {problem}. Write each quote in a quoted field twice, and "
                 "quote the fields that begin with one"
@@ -156,7 +167,7 @@ def _guess(content: str, delimiter: str, where: str, problem: str) -> list[Row]:
 def _last_line(lines: list[str], first: int, delimiter: str, width: int) -> int:
     """The line that a row of this width ends in when a quote that its first line opens may span lines."""
     line = lines[first - 1]
-    if line.count(QUOTE) % 2 == 0:
+    if width == 1 or line.count(QUOTE) % 2 == 0:
         return first
     reader = _csv_reader((text + "\n" for text in lines[first - 1 :]), delimiter)
     try:

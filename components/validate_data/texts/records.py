@@ -19,8 +19,9 @@ from components.validate_data.texts.delimited import (
     DELIMITER_NAMES,
     SEMICOLON,
     TAB,
+    QuoteError,
     Row,
-    first_row,
+    read_header,
     split_rows,
     take_separator,
 )
@@ -174,7 +175,7 @@ def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Re
         rows, text, label = _headerless(content, name, columns, delimiters)
         time = columns.time if isinstance(columns.time, int) else None
     else:
-        headers = {delimiter: [f.strip() for f in first_row(content, delimiter)] for delimiter in delimiters}
+        headers = {delimiter: read_header(content, delimiter) for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
         text, label = pick_columns(headers[delimiter], columns, name)
         time = None if columns.time is None else headers[delimiter].index(str(columns.time))
@@ -202,8 +203,8 @@ def _headerless(
     for delimiter in (d for d in HEADERLESS_DELIMITERS if d in delimiters):
         try:
             rows = split_rows(content, delimiter, name)
-        except DataError:
-            if len(delimiters) == 1:
+        except DataError as error:
+            if len(delimiters) == 1 or isinstance(error, QuoteError):
                 raise
             found.append(f"lines of different lengths with {DELIMITER_NAMES[delimiter]}")
             continue

@@ -133,7 +133,7 @@ def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
         index = int(found[:MAX_DIGITS])
         if index < len(labels):
             return labels[index]
-    return found or None
+    return None if is_blank(found) else found
 
 
 @cache

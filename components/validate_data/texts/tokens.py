@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,19 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from components.validate_data.duplicates import outside_test
-from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, percent
+from components.validate_data.findings import (
+    BOUND_STEPS,
+    SHOWN_EXAMPLES,
+    CheckResult,
+    Finding,
+    Reasons,
+    percent,
+)
 from components.validate_data.inspection import Inspecting
 from components.validate_data.texts.text import excerpt
-from manifests.errors import UsageError
 from manifests.text_classification import TextDataset, UnknownTokensCheck
 from trainer.encoder_files import READING_FILES, find_encoder, require_positions
+from trainer.vocabulary import open_pretrained
 
 COUNTED_AT_ONCE = 1_000  # texts, or the tokens of all would lie in memory
 
@@ -48,12 +57,7 @@ def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
     Raises:
         UsageError: The file is no tokenizer.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no type of its own for it
-        raise UsageError(f"training.encoder: {path}: not a tokenizer: {error}. Fetch it again.") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = open_pretrained(path, "training.encoder").tokenizer
     framing = tokenizer.num_special_tokens_to_add(is_pair=False)
     unknown = _unknown_id(tokenizer, path)
     counts: list[tuple[int, int]] = []
@@ -80,7 +84,9 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
     ]
     if rows["unknown"].any():
         examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
-    return Finding(affected, outside_test(rows, affected), examples)
+    known = zip(affected, shares[affected].tolist(), own[affected].tolist(), strict=True)
+    words = {row: f"{percent(share)} of {tokens:,} tokens unknown" for row, share, tokens in known}
+    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
 
 
 def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
@@ -90,10 +96,10 @@ def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
     if affected.empty:
         return Finding(affected, affected, ())
     share = lost.sum() / (rows["tokens"] - rows["framing"]).sum()
-    texts = "text is" if len(affected) == 1 else "texts are"
+    number = f"{len(affected):,} {'text is' if len(affected) == 1 else 'texts are'}"
     reads = "any number" if positions is None else f"up to {positions:,}"
     examples = [
-        f"{len(affected):,} {texts} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
+        f"{number} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
         f"{percent(share)} of all tokens are never read, and the longest text has {rows['tokens'].max():,}"
     ]
     shown = affected[:SHOWN_EXAMPLES]
@@ -102,7 +108,12 @@ def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
         f"{place}: {count:,} tokens: {excerpt(text)}"
         for place, count, text in zip(places, tokens, texts, strict=True)
     ]
-    return Finding(affected, outside_test(rows, affected), examples)
+    words = {row: f"{count:,} tokens" for row, count in rows.loc[affected, "tokens"].items()}
+    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
+
+
+def _worded(words: Mapping[int, str]) -> Reasons:
+    return lambda _, rows: [words[row] for row in rows.tolist()]
 
 
 def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck) -> CheckResult:
@@ -110,13 +121,17 @@ def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensChec
     share = _share(rows)
     if share <= rule.max_share:
         return result
+    failed = rule.severity != "warn"
+    key = "dataset.checks.unknown_tokens.max_share"
+    bound = math.ceil(share * BOUND_STEPS) / BOUND_STEPS
     return replace(
         result,
-        verdict="warn" if rule.severity == "warn" else "fail",
+        verdict="fail" if failed else "warn",
         found=f"{percent(share)} of all tokens unknown",
         expected=f"at most {percent(rule.max_share)}: an encoder that knows the language (training.encoder)",
         bound=rule.max_share,
-        key="dataset.checks.unknown_tokens.max_share",
+        key=key,
+        settings={**result.settings, key: bound} if failed else {},
     )
 
 

@@ -36,7 +36,7 @@ def check_values(table: pd.DataFrame, dataset: TextDataset) -> tuple[pd.DataFram
         if name == "unknown_labels" and len(affected):
             examples = [*_unknown(remaining.loc[affected, "label"], dataset.labels), *examples]
         column = "label" if name == "unknown_labels" else None
-        finding = Finding(affected, leaving, examples, column, partial(_reason, name))
+        finding = Finding(affected, leaving, examples, column, partial(_reasons, name))
         results.append(judge_rows(name, rule, finding, rows_read=len(table), dropped=len(leaving)))
         remaining = remaining.drop(leaving)
     return remaining, results
@@ -101,9 +101,9 @@ def _examples(name: str, rows: pd.DataFrame) -> list[str]:
     return [f"{row.place}: {_describe(name, row)}" for row in rows.itertuples()]
 
 
-def _reason(name: str, table: pd.DataFrame, row: int) -> str:
-    """A `Reason`."""
-    return _describe(name, table.loc[row])
+def _reasons(name: str, table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
+    """`Reasons`."""
+    return [_describe(name, row) for row in table.loc[rows].itertuples()]
 
 
 def _describe(name: str, row: object) -> str:

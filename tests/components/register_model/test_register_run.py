@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from backends.registry import Registry, open_registry
+from backends.registry import Approval, Registry, open_registry
 from components.gate_model.stages import recheck, stages_reached
 from components.register_model.component import register_model
 from components.register_model.run import run
@@ -106,6 +106,7 @@ def test_a_model_that_passed_the_gate_is_registered_with_its_lineage_and_promote
         "speedup_batch_32": "2.200",
         "bundle_sha256": file_sha256(step.bundle / "bundle.json"),
         "promoted_at": promoted_at,
+        "champion_turns": f"{promoted_at} promote",
     }
     assert step.output == {
         "name": MODEL,
@@ -331,7 +332,7 @@ def test_a_champion_that_went_through_stages_is_not_replaced_by_a_model_without(
 ) -> None:
     approved = Step(tmp_path / "one", "run-1").with_stages()
     approved.run()
-    approved.registry.promote(MODEL, "1", approver="A. Person")
+    approved.registry.promote(MODEL, "1", approval=Approval("A. Person"))
     bare = Step(tmp_path / "two", "run-2")
     bare.run()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 
 import pytest
 
@@ -118,3 +119,27 @@ def test_rows_with_another_number_of_fields_are_listed_with_their_lines() -> Non
 
 def test_unicode_line_separators_stay_inside_their_row() -> None:
     assert _fields("text;label\na\u2028b\x85c\x0bd;joy\n", ";")[1] == ("a\u2028b\x85c\x0bd", "joy")
+
+
+@pytest.mark.parametrize(
+    ("quoting", "end"),
+    [
+        (csv.QUOTE_MINIMAL, "\n"),
+        (csv.QUOTE_MINIMAL, "\r\n"),
+        (csv.QUOTE_ALL, "\n"),
+        (csv.QUOTE_ALL, "\r"),  # the writer quotes no line feed by itself where lines end otherwise
+    ],
+)
+def test_whatever_a_csv_writer_writes_is_read_back(quoting: int, end: str) -> None:
+    chance = random.Random(5)
+    pieces = ['"', '""', ",", ";", "\n", "\r\n", "\\", '\\"', "a", "é ", " b", "\u2028", ""]
+    for _ in range(100):
+        width = chance.randint(2, 4)
+        rows = [
+            ["".join(chance.choices(pieces, k=chance.randint(0, 6))) for _ in range(width)]
+            for _ in range(chance.randint(1, 6))
+        ]
+        stream = io.StringIO(newline="")
+        csv.writer(stream, quoting=quoting, lineterminator=end).writerows(rows)
+        read = [tuple(field.replace("\r\n", "\n") for field in row) for row in rows]
+        assert _fields(stream.getvalue(), ",") == read

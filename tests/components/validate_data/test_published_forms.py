@@ -121,8 +121,7 @@ def test_counselchat_quotes_questions_and_answers_of_several_lines(tmp_path: Pat
     table = read_conversations(ConversationDataset.model_validate(dataset))
     assert table["empty"].notna().tolist() == [False, True, False]
     assert table["response"].dropna().tolist() == ["<p>Talk, to\nsomebody</p>", "Third, and\nlast"]
-    [(_, asked)] = table["context"].iloc[0]
-    assert asked == 'I feel low,\nand "alone"\n\nWhat, if anything, helps?'
+    assert table["opening"].iloc[0] == 'I feel low,\nand "alone"\n\nWhat, if anything, helps?'
     texts = {"text": "answerText", "label": "topic"}
     read = _read(path, path.read_text(encoding="utf-8"), ["depression", "anxiety"], columns=texts)
     assert [text for text, _ in read] == [answer.replace("\r\n", "\n") for answer in ANSWERS]

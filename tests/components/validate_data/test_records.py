@@ -91,6 +91,17 @@ def test_a_position_that_no_line_has_is_an_error_that_says_what_was_tried() -> N
     assert "2 a line with semicolon" in str(caught.value)
 
 
+def test_a_header_that_a_mac_wrote_in_another_form_has_the_same_names() -> None:
+    data = "re\u0301ponse,label\na,joy\n".encode()
+    assert _pairs(parse(data, "a.csv", "auto", Columns(text="r\u00e9ponse"))) == [("a", "joy")]
+
+
+def test_a_quote_that_could_be_either_is_named_without_a_header_too() -> None:
+    data = b'"Hello,\nmy parcel is late",1\n"Wow" she said,0\n'
+    with pytest.raises(DataError, match=r"a.csv line 1: a quote opens here that may close in line 2"):
+        parse(data, "a.csv", "auto", BY_POSITION)
+
+
 def test_a_name_and_a_position_do_not_mix() -> None:
     with pytest.raises(UsageError, match="both to be positions"):
         parse(b"a;b\n", "a.csv", "auto", Columns(text=0, label="mood"))
@@ -196,6 +207,7 @@ def _zipped(**files: str) -> bytes:
         ("a.csv", b"sep=;\ntext;label\na;joy\n"),
         ("a.csv", b"text,label\ra,joy\r"),
         ("a.csv", b'"text","la\nbel"\na,joy\n'),
+        ("a.csv", b'text,"mood"\n"a",joy\n'),
     ],
 )
 def test_the_forms_of_one_table_are_read_alike(name: str, data: bytes) -> None:

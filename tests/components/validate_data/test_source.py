@@ -172,6 +172,7 @@ def test_a_text_column_that_holds_numbers_is_the_wrong_column(tmp_path: Path) ->
         (True, "true"),
         ("Fear", "Fear"),
         ("", None),
+        ("\u200b", None),
         (None, None),
         (float("nan"), None),
     ],

@@ -49,7 +49,7 @@ def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -
     )
     content = {"name": "d", "version": "1", "uri": "/d", "labels": ["a", "b"], "checks": checks}
     dataset = TextDataset.model_validate(content | {"tokenizer": str(encoder), "max_tokens": most})
-    return inspect(rows, dataset, seed=0)
+    return inspect(rows, dataset)
 
 
 def _result(inspection: Inspection, name: str) -> Any:
@@ -95,6 +95,7 @@ def test_the_share_of_all_tokens_has_a_bound_of_its_own(
     if verdict != "pass":
         assert result.found == "25 % of all tokens unknown"
         assert result.key == "dataset.checks.unknown_tokens.max_share"
+    assert dict(result.settings) == ({result.key: 0.25} if verdict == "fail" else {})
 
 
 def test_dropped_rows_do_not_count_in_the_share_of_all_tokens(encoder: Path) -> None:
@@ -126,5 +127,5 @@ def test_more_tokens_than_the_encoder_reads_are_refused(encoder: Path) -> None:
 @pytest.mark.parametrize("content", ["{}", "no json", '{"model": {"type": "Nothing"}}'])
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(encoder: Path, content: str) -> None:
     (encoder / "tokenizer.json").write_text(content)
-    with pytest.raises(UsageError, match=r"training.encoder: .*tokenizer.json: not a tokenizer"):
+    with pytest.raises(UsageError, match=r"training.encoder: .*tokenizer.json: found no tokenizer"):
         _inspected(encoder, ["good day"] * 2)

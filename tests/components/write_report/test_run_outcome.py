@@ -14,12 +14,14 @@ from components.gate_model.language import Documents, decide_language_model
 from components.gate_model.rules import decide
 from components.gate_model.stages import judge_stage
 from components.write_report.collect import collect
+from components.write_report.headline import tiles
 from components.write_report.next_steps import RULE_ADVICE, next_steps
 from components.write_report.outcome import Outcome, outcome
 from components.write_report.record import FinalStatus, RunRecord
+from components.write_report.render import render
 from components.write_report.scores import LanguageScores, OtherModel
 from manifests.causal_lm import LanguageGates
-from manifests.gates import GradingGates
+from manifests.gates import Gates, GradingGates
 from manifests.therapy import Production
 
 
@@ -41,7 +43,7 @@ def test_a_promoted_model_names_its_version_and_the_one_it_replaces(tmp_path: Pa
     assert result.headline == "Promoted as version 3"
     assert "version 2" in result.detail
     assert 'gauntlet predict --model emotion "TEXT"' in commands(record, result)
-    assert "gauntlet rollback --model emotion" in commands(record, result)
+    assert "gauntlet rollback emotion" in commands(record, result)
 
 
 def test_a_first_promotion_offers_no_way_back(tmp_path: Path) -> None:
@@ -110,6 +112,49 @@ def test_a_rejected_model_names_every_rule_that_failed_and_ends_with_3(tmp_path:
     assert result.headline == "Rejected by speed-up and non-inferiority"
     assert result.detail == "Version 2 stays the champion."
     assert [step.about for step in next_steps(record, result)] == ["speed-up", "non-inferiority", ""]
+
+
+def test_a_run_on_this_machine_is_judged_again_or_resumed_by_its_own_name(tmp_path: Path) -> None:
+    rejected, result = ended(tmp_path / "emotion-1" / "steps", runs.rejected, "SUCCEEDED")
+    assert "gauntlet gate emotion-1 --set gates.KEY=VALUE" in commands(rejected, result)
+    assert "gauntlet promote --run emotion-1 --by NAME --reason TEXT" in commands(rejected, result)
+    killed, result = ended(tmp_path / "emotion-2" / "steps", runs.killed_in_training)
+    assert commands(killed, result) == ["gauntlet run --resume emotion-2"]
+
+
+def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) -> None:
+    record, _ = ended(tmp_path, runs.promoted, "SUCCEEDED")
+    assert record.candidates is not None
+    busy = replace(record, candidates=replace(record.candidates, clock="cpu"))
+    quiet, told = ({tile.label: tile.detail for tile in tiles(one)} for one in (record, busy))
+    assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's time on a CPU: the machine was busy"
+    page = render(busy, name="emotion", run_id="1", manifest_sha256="0")
+    assert "time on a CPU, one thread" in page
+    assert "time on a CPU, one thread" not in render(record, name="emotion", run_id="1", manifest_sha256="0")
+
+
+@pytest.mark.parametrize(("clock", "words"), [("cpu", "in one thread's time on a CPU"), ("wall", "PyTorch")])
+def test_the_gates_table_says_what_a_speed_up_was_timed_by(clock: str, words: str) -> None:
+    figures = read_figures({}, {"clock": clock}, {}, {}, None)
+    [rule] = [rule for rule in decide(Gates(min_macro_f1=0.5), figures).rules if rule.rule == "speedup"]
+    assert words in str(rule.note)
+
+
+def test_steps_whose_outputs_came_from_another_run_are_reused_and_name_it(tmp_path: Path) -> None:
+    def build(folder_of: runs.FolderOf) -> None:
+        runs.promoted(folder_of)
+        for step in ("validate-data", "train-model"):
+            (folder_of(step) / "reused.json").write_text('{"run": "emotion-1"}')
+
+    record, result = ended(tmp_path, build, "SUCCEEDED")
+    assert (record.step("train-model").state, record.step("train-model").reused_from) == (
+        "reused",
+        "emotion-1",
+    )
+    assert result.kind == "promoted"
+    assert "Not run again: its outputs are those of run <code>emotion-1</code>" in render(
+        record, name="emotion", run_id="2", manifest_sha256="0"
+    )
 
 
 def test_there_is_advice_for_every_rule_of_the_gate() -> None:
@@ -191,6 +236,6 @@ def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path:
     record, _ = ended(tmp_path, runs.promoted)
     record = replace(record, scores=None, language_scores=champion)
     assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
-    assert "gauntlet rollback --model emotion" in commands(record, outcome(record))
+    assert "gauntlet rollback emotion" in commands(record, outcome(record))
     rejected = outcome(replace(record, version=None))
     assert (rejected.kind, rejected.detail) == ("rejected", "Version 2 stays the champion.")

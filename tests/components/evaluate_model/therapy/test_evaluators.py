@@ -84,6 +84,14 @@ def test_the_longest_verbatim_run_is_what_trying_all_runs_finds() -> None:
         assert found == (expected if expected >= privacy.MEMORISED_WORDS else 0)
 
 
+def test_a_word_of_any_script_counts_once_with_its_vowel_signs() -> None:
+    words = ["मेरी", "बहन", "को", "कल", "रात", "बहुत", "देर", "तक", "नींद", "नहीं", "आई", "थी", "और"]
+    assert len(words) == 13
+    data = privacy.TrainingData([" ".join(words)])
+    assert data.leak("", " ".join(words)).verbatim_words == 13
+    assert data.leak("", " ".join(words[:12])).verbatim_words == 0
+
+
 def test_an_identity_leaks_unless_the_prompt_told_it_or_everybody_knows_it() -> None:
     data = privacy.TrainingData(
         ["My name is Ottilie Brandt, 202-555-0199, ottilie@brandt.example. Help: 1-800-273-8255."]

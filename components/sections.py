@@ -1,0 +1,66 @@
+"""A manifest's section on its way to a step: as a parameter, or, when it is large, as a file that one names.
+
+A step gets its parameters as one command-line argument, which Linux limits to 128 KiB (`MAX_ARG_STRLEN`); on
+Kubeflow and in a custom job on Vertex AI all of a pipeline's parameters are part of one. A dataset with a few
+thousand labels is longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backends.storage import file_name, join, read_bytes, upload
+from manifests.errors import GauntletError
+
+FILE_KEY, SHA256_KEY = "section_file", "sha256"
+LARGEST = 8_192
+"""Of a section that travels as a parameter: characters of its JSON in ASCII."""
+
+
+def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section itself, or what the file holds that it names.
+
+    Raises:
+        GauntletError: The file is not the one that the run was started with.
+    """
+    if set(section) != {FILE_KEY, SHA256_KEY}:
+        return section
+    content = read_bytes(section[FILE_KEY])
+    if hashlib.sha256(content).hexdigest() != section[SHA256_KEY]:
+        raise GauntletError(
+            f"{section[FILE_KEY]}: found another sha256 than the run was started with. Start the run again."
+        )
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def is_large(section: Mapping[str, Any]) -> bool:
+    """Whether a section has to travel as a file."""
+    return len(json.dumps(section)) > LARGEST
+
+
+def reference(section: Mapping[str, Any], folder: str) -> dict[str, str]:
+    """What travels in a section's place, when its file lies in `folder`."""
+    sha256 = hashlib.sha256(_content(section)).hexdigest()
+    return {FILE_KEY: join(folder, f"{sha256}.json"), SHA256_KEY: sha256}
+
+
+def keep(sections: Sequence[Mapping[str, Any]], folder: str) -> None:
+    """Write the files of sections to `folder`, a path or any URI that fsspec opens.
+
+    Raises:
+        GauntletError: It cannot be written there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        for section in sections:
+            (Path(scratch) / file_name(reference(section, folder)[FILE_KEY])).write_bytes(_content(section))
+        upload(Path(scratch), folder)
+
+
+def _content(section: Mapping[str, Any]) -> bytes:
+    return json.dumps(section, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,74 @@
+"""`gauntlet gate`: a finished run's model judged again, with other gates, without training it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.step import read_json
+from components.write_report.collect import DONE_FILE
+from manifests.errors import UsageError
+from manifests.schema import SECTIONS, Manifest
+from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord, gauntlet_home
+from pipelines.local_run import job_folder
+from pipelines.run_command import load_affordable, run_here
+from pipelines.training import steps_of
+
+CHANGEABLE = ("evaluation", "gates", "registration")
+JUDGING = "evaluate-model"
+
+
+def gate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run on this machine, or `latest`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of gates, evaluation, registration."),
+    ] = None,
+) -> None:
+    """Judge the model of a run again: evaluate, gate, register and report, as a run of its own."""
+    home = gauntlet_home()
+    record = home.find_run(run)
+    folder = home.run_folder(record.run_id)
+    if home.is_running(record):
+        raise UsageError(f"run {record.run_id}: it is running. Wait for its end.")
+    manifest = load_affordable(folder / MANIFEST_FILE, overrides)
+    require_same_model(manifest, load_affordable(folder / MANIFEST_FILE, None))
+    require_made(manifest, record, home)
+    run_here(
+        manifest,
+        tracking_uri=read_json(folder / ARGUMENTS_FILE)["tracking_uri"],
+        source=Path(record.manifest) if record.manifest else None,
+        judged=record,
+    )
+
+
+def require_same_model(manifest: Manifest, before: Manifest) -> None:
+    """Refuse overrides of what the model was made by.
+
+    Raises:
+        UsageError: There are some.
+    """
+    for key in ("name", "task", "seed", *SECTIONS):
+        if key not in CHANGEABLE and getattr(manifest, key) != getattr(before, key):
+            raise UsageError(
+                f"--set {key}: the run's model was made with another one, expected keys of "
+                f"{', '.join(CHANGEABLE)}. `gauntlet run` makes another model."
+            )
+
+
+def require_made(manifest: Manifest, record: RunRecord, home: Home) -> None:
+    """Refuse a run whose steps before the evaluation have not all ended well here.
+
+    Raises:
+        UsageError: One has not.
+    """
+    steps = steps_of(manifest)
+    job = job_folder(home.run_folder(record.run_id))
+    for step in steps[: steps.index(JUDGING)]:
+        if not (job / step / DONE_FILE).is_file():
+            raise UsageError(
+                f"run {record.run_id}: {step} has left no result on this machine, so there is no model to "
+                f"judge. Finish it by `gauntlet run --resume {record.run_id}`."
+            )

@@ -1,0 +1,137 @@
+"""What a home folder holds, and what of it nothing needs any more: runs, states and cached steps.
+
+Registered bundles lie in the registry's own folder and are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from manifests.errors import UsageError
+from pipelines.home import Home, RunRecord, gauntlet_home
+from pipelines.step_cache import ENTRIES, OBJECTS
+from pipelines.temporary import remove_abandoned
+from pipelines.terminal import NAME_COLUMN, console, plain
+
+MEGABYTE = 1e6
+SECONDS_OF_A_WRITE = 3_600
+"""An object of the cache that no entry names may belong to an entry that is being written, for so long."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that may go."""
+
+    name: str
+    why: str
+    files: tuple[Path, ...]
+    folder: Path | None = None
+
+
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs on this machine.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
+) -> None:
+    """Remove runs with all their files. Registered models stay."""
+    home = gauntlet_home()
+    records = [home.find_run(run) for run in dict.fromkeys(runs)]
+    running = [record.run_id for record in records if home.is_running(record)]
+    if running:
+        raise UsageError(f"{', '.join(running)}: running. Stop it by Ctrl-C first.")
+    _remove([_run(home, record, "asked for") for record in records], yes, home)
+
+
+def prune(
+    keep: Annotated[int, typer.Option(min=0, help="Runs of each system that stay, the newest.")] = 5,
+    days: Annotated[float, typer.Option(min=0, help="Cached steps older than this go.")] = 30,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
+) -> None:
+    """Remove old runs and old cached steps. Registered models stay, and so do runs that are running."""
+    home = gauntlet_home()
+    if yes:
+        remove_abandoned()
+    _remove([*old_runs(home, keep), *old_cache(home, days)], yes, home)
+
+
+def old_runs(home: Home, keep: int) -> list[Removal]:
+    """All runs of each system except the newest, those that run here, and those that may run on Vertex AI."""
+    seen: Counter[str] = Counter()
+    found = []
+    for record in home.runs():
+        seen[record.name] += 1
+        if seen[record.name] > keep and not home.is_running(record) and record.state != "submitted":
+            found.append(_run(home, record, f"older than the newest {keep} of {record.name}"))
+    return found
+
+
+def old_cache(home: Home, days: float) -> list[Removal]:
+    """Entries that were last used before so many days, and files that no other entry names."""
+    now = time.time()
+    before = now - timedelta(days=days).total_seconds()
+    entries = sorted((home.cache_folder / ENTRIES).glob("*.json"))
+    old = {entry for entry in entries if entry.stat().st_mtime <= before}
+    named = {sha256 for entry in entries if entry not in old for sha256 in _objects(entry)}
+    going = {sha256 for entry in old for sha256 in _objects(entry)}
+    files = [
+        file
+        for file in sorted((home.cache_folder / OBJECTS).glob("*"))
+        if file.name not in named and (file.name in going or file.stat().st_ctime < now - SECONDS_OF_A_WRITE)
+    ]
+    if not old and not files:
+        return []
+    why = f"{len(old)} steps not used for {days:g} days, {len(files)} files that no other step needs"
+    return [Removal("cache", why, (*sorted(old), *files))]  # entries first: no entry may miss its files
+
+
+def _run(home: Home, record: RunRecord, why: str) -> Removal:
+    folder = home.run_folder(record.run_id)
+    return Removal(record.run_id, why, tuple(file for file in folder.rglob("*") if file.is_file()), folder)
+
+
+def _objects(entry: Path) -> Sequence[str]:
+    try:
+        return list(json.loads(entry.read_text(encoding="utf-8"))["files"].values())
+    except (ValueError, KeyError, AttributeError):
+        return []
+
+
+def freed_bytes(removals: Sequence[Removal]) -> int:
+    """What becomes free: a run and the cache share files, which go with the last of them."""
+    states = [file.lstat() for one in removals for file in one.files]
+    places = Counter((state.st_dev, state.st_ino) for state in states)
+    sizes = {(state.st_dev, state.st_ino): state for state in states}
+    return sum(sizes[file].st_size for file, count in places.items() if count == sizes[file].st_nlink)
+
+
+def _remove(removals: Sequence[Removal], yes: bool, home: Home) -> None:
+    """Show what goes and, if that is wanted, remove it."""
+    if not removals:
+        console.print(plain(f"nothing to remove in {home.folder}"), soft_wrap=True, highlight=False)
+        return
+    table = Table(NAME_COLUMN("what"), "why", "MB", box=None, pad_edge=False)
+    for one in removals:
+        size = sum(file.lstat().st_size for file in one.files) / MEGABYTE
+        table.add_row(plain(one.name), plain(one.why), f"{size:,.1f}")
+    console.print(table)
+    free = freed_bytes(removals) / MEGABYTE
+    if yes:
+        for one in removals:
+            for file in one.files:
+                file.unlink(missing_ok=True)
+            if one.folder:
+                shutil.rmtree(one.folder)
+        message = f"removed from {home.folder}: {free:,.1f} MB are free again"
+    else:
+        message = f"nothing was removed from {home.folder}: add --yes to free {free:,.1f} MB"
+    console.print(plain(f"{message}. Runs and the cache share files."), soft_wrap=True, highlight=False)
