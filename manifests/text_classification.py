@@ -26,7 +26,9 @@ def _text_columns(value: Any) -> Any:
     """Refuse with one message what is neither a name, nor a position, nor several names."""
     names = value if isinstance(value, list | tuple) else [value]
     of_names = all(isinstance(name, str) and name for name in names)
-    is_position = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    # KFP hands whole numbers over as floats.
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    is_position = whole and not isinstance(value, bool) and value >= 0
     if is_position or (of_names and len(names) == len(set(names)) > 0):
         return value
     expected = "a column's name, its position from 0, or several names, each once"
