@@ -367,8 +367,9 @@ def _without_null(value: Any) -> Any:
 
 
 def _holds_text(value: object) -> bool:
+    """Whether there are letters in it: a number is no text, also not in a CSV file, where all are strings."""
     if isinstance(value, str):
-        return bool(value.strip())
+        return any(map(str.isalpha, value))
     if isinstance(value, Mapping):
         return any(map(_holds_text, value.values()))
     return isinstance(value, list) and any(map(_holds_text, value))

@@ -236,7 +236,13 @@ def checks(folder: Path) -> dict[str, dict[str, Any]]:
 
 def alpaca() -> list[dict[str, Any]]:
     return [
-        {"instruction": question, "input": f"Note {at}." if at % 3 else "", "output": answer, "source": "web"}
+        {
+            "instruction": question,
+            "input": f"Note {at}." if at % 3 else "",
+            "output": answer,
+            "source": "web",
+            "votes": at / 2,
+        }
         for at, (question, answer) in enumerate(conversations())
     ]
 
