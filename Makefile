@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test smoke avx2 setup lint types compiled like-vertex acceptance lock images base-images clean
+.PHONY: run test smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -62,6 +62,10 @@ compiled: $(READY)
 # Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/vertex.md says what they need.
 like-vertex: $(READY)
 	$(BIN)/python -m pytest tests/vertex_like -rs --durations=0
+
+# Damaged manifests, data, tokenizers, bundles and events, of which `test` feeds a small share: tests/fuzz.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz.run --inputs $(or $(INPUTS),10000)
 
 # Minutes long, or in need of data: DATA is a folder with emotion/train.txt and validation.txt, and
 # fashion-mnist with the four idx files.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCHEME = "sqlite:///"
 MOUNTED_BUCKETS = "/gcs"
 """Where Vertex AI and Kubeflow mount Cloud Storage."""
+LEFT_BY_WRITERS = ("-journal", "-wal", "-shm")
 LOCK_SECONDS = 300.0  # making a database takes a minute on a busy machine
 _POLL_SECONDS = 0.02
 
@@ -163,12 +164,20 @@ def _create(database: Path) -> None:
         engine.dispose()
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
+    for ending in LEFT_BY_WRITERS:  # of a database that was deleted: SQLite would apply it to this one
+        database.with_name(database.name + ending).unlink(missing_ok=True)
     temporary.replace(database)
 
 
 def _require_readable(database: Path) -> None:
-    # MLflow itself retries for minutes before it gives up on a file that is no database.
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+    if database.is_dir():
+        raise GauntletError(
+            f"{database}: found a folder, expected a SQLite file. Name another file, or move the folder away."
+        )
+    # MLflow itself retries for minutes before it gives up on a file that is no database. Opened for writing,
+    # so that SQLite undoes what a killed writer left half done, which it refuses to a reader. A file that may
+    # not be written is opened for reading all the same.
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:  # `_create` renames a whole one into place, so the champions in this one were lost
         raise sqlite3.DatabaseError("found nothing in the file, so it is not a database of Gauntlet's")

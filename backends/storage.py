@@ -1,8 +1,10 @@
 """Files wherever they lie: read, list and delete by URI, and copy a folder there and back.
 
-A URI is an absolute path, anything fsspec opens (`gs://`, `https://`, `hf://`, `memory://`), or
-`package://PACKAGE/PATH` for a file inside an installed Python package. fsspec is the one implementation
-for this machine and for Google Cloud alike, so there is no interface to choose from.
+A URI is an absolute path, one of the kinds in `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for
+a file inside an installed Python package. fsspec is the one implementation for this machine and for Google
+Cloud alike, so there is no interface to choose from. Its chains of file systems (`simplecache::gs://…`) and
+its other kinds, some of which expand templates or run commands, are not opened. `backends.data_uris` holds
+what may be opened because data name it.
 
 Every failure is a `GauntletError` that names the URI: a `UsageError` when asking again cannot help
 (nothing there, no permission, an unknown scheme), a plain `GauntletError` when the service was out of reach.
@@ -14,6 +16,7 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,10 +27,13 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
+from backends.redirects import http_client
 from manifests.errors import GauntletError, UsageError
 
 PACKAGE_SCHEME = "package://"
+FILE_SCHEME = "file://"
 HTTP_SCHEMES = ("http://", "https://")
+SCHEMES = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "https", "http", "hf", "memory")
 FORBIDDEN_STATUSES = (401, 403)
 IDENTIFYING = (
     "md5Hash",  # Cloud Storage; composed objects have only the next one
@@ -41,6 +47,7 @@ IDENTIFYING = (
 )
 """What stores say of a file that changes with its content, the most exact first."""
 OWN_CA = "If the server's certificate is of your company's own CA, set SSL_CERT_FILE to the CA's certificate"
+NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,6 +67,10 @@ def read_bytes(uri: str) -> bytes:
         return resource.read_bytes()
     with _explained(uri):
         files, path = file_system(uri)
+        if isinstance(files, LocalFileSystem) and not stat.S_ISREG(mode := Path(path).stat().st_mode):
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError
+            raise UsageError(f"{uri}: found a device or a pipe, expected a file")
         return bytes(files.cat_file(path))
 
 
@@ -157,6 +168,9 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
+        here = local_path(folder_uri)
+        if here is not None:  # fsspec takes a link for neither a file nor a folder
+            return tuple(sorted(entry.name for entry in here.iterdir() if entry.is_file()))
         files, path = file_system(folder_uri)
         entries = files.ls(path, detail=True)
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
@@ -179,11 +193,12 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "directory"))
 
 
-def local_folder(uri: str) -> Path | None:
-    """The folder as a path when it lies on this machine."""
+def local_path(uri: str) -> Path | None:
+    """The file or folder as a path when it lies on this machine."""
+    if "://" in uri and not uri.startswith(FILE_SCHEME):
+        return None
     with _explained(uri):
-        files, path = file_system(uri)
-    return Path(path) if isinstance(files, LocalFileSystem) else None
+        return Path(LocalFileSystem._strip_protocol(uri))
 
 
 def download(folder_uri: str, folder: Path) -> None:
@@ -282,7 +297,18 @@ def file_system(uri: str) -> tuple[Any, str]:
     # and log the traceback of every attempt, though the last error reaches the user anyway.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    files, path = fsspec.core.url_to_fs(uri)
+    here = local_path(uri)
+    if here is not None:
+        return fsspec.filesystem("file"), str(here)
+    scheme = uri.partition("://")[0]
+    if "::" in uri:
+        raise UsageError(f"{uri}: found a chain of file systems (::), expected one file or folder")
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{uri}: unknown kind of URI. Use a path, gs://, https://, hf:// or {PACKAGE_SCHEME}"
+        )
+    options = {"get_client": http_client} if uri.startswith(HTTP_SCHEMES) else {}
+    files, path = fsspec.core.url_to_fs(uri, **options)
     return files, str(path)
 
 
@@ -304,6 +330,8 @@ def _explained(uri: str) -> Iterator[None]:
     """
     try:
         yield
+    except GauntletError:
+        raise
     except FileNotFoundError:
         raise UsageError(f"{uri}: no such file or folder. Correct the path, or put the data there") from None
     except IsADirectoryError:
@@ -319,10 +347,10 @@ def _explained(uri: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise GauntletError(f"{uri}: {error.strerror}. Make room, then run again") from None
-        if isinstance(error, ValueError) and "Protocol not known" in str(error):
-            raise UsageError(
-                f"{uri}: unknown kind of URI. Use a path, gs://, https://, hf:// or {PACKAGE_SCHEME}"
-            ) from None
+        if isinstance(error, OSError) and error.errno in NOT_A_PATH:
+            raise UsageError(f"{uri}: {error.strerror}. Correct the path") from None
+        if isinstance(error, ValueError) and local_path(uri) is not None:  # a NUL byte, a lone surrogate
+            raise UsageError(f"{uri!a}: found characters that no path can have ({error})") from None
         status = getattr(error, "status", None) or getattr(error, "code", None)
         if status in FORBIDDEN_STATUSES or str(error).startswith("Forbidden"):
             raise UsageError(

@@ -87,14 +87,16 @@ class SplitFractions(Section):
 class Dataset(Section):
     """What the section of validate-data has for every task; a task's own section adds what its rows are.
 
-    `uri` is a file or a folder: a path, or anything fsspec opens (`gs://`, `https://`, `hf://`), or
-    `package://PACKAGE/PATH` for data inside an installed package. `commit_hash` and `created` say where and
-    when it was made; with `size` any other number of rows than that is refused.
+    `uri` is a file or a folder: a path, `gs://`, `https://`, `hf://`, `s3://` or `az://`, or
+    `package://PACKAGE/PATH` for data inside an installed package. `roots` are other folders in which files
+    may lie that the data, or an event, name: without it only what lies under `uri` is opened. `commit_hash`
+    and `created` say where and when it was made; with `size` any other number of rows than that is refused.
     """
 
     name: Name
     version: str = Field(min_length=1)
     uri: str = Field(min_length=1)
+    roots: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     commit_hash: str | None = None
     created: date | None = None
     size: int | None = Field(None, ge=1)

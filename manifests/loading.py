@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from manifests.bounds import MOST_BYTES, MOST_LEVELS, bound_faults
 from manifests.errors import Fault, ManifestError
-from manifests.managed import ManagedTraining, is_managed
+from manifests.faults import faults_of
 from manifests.schema import Manifest
-from manifests.tasks import TASKS
 
 MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
 PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
-LONGEST_VALUE_SHOWN = 60
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
 
@@ -29,12 +28,22 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is repeated", node.start_mark
-                )
+        repeated = _repeated(key for key in keys if isinstance(key, Hashable))
+        if repeated is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {repeated!r} is repeated", node.start_mark
+            )
         return super().construct_mapping(node, deep)
+
+
+def _repeated(keys: Iterable[Hashable]) -> Hashable | None:
+    """The first key that comes twice, or None."""
+    seen: set[Hashable] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
 
 
 def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> Manifest:
@@ -79,16 +88,21 @@ def _parse(file: Path) -> dict[str, Any]:
         return ManifestError([Fault(str(file), "(file)", found, expected, action)])
 
     try:
+        if (size := file.stat().st_size) > MOST_BYTES or not file.is_file():
+            found = f"{size:,} bytes" if file.is_file() else "a folder, a device or a pipe"
+            raise fault(found, f"a text file of at most {MOST_BYTES:,} bytes", "Name a manifest.")
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise fault("no such file", "a manifest", "Look at `ls manifests/`.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise fault(f"an unreadable file ({error})", "a UTF-8 text file", "Mend the file.") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
+        raise fault(f"an unreadable file ({error})", "a UTF-8 text file", "Correct the file.") from None
     try:
         content = _load_json(text) if file.suffix == ".json" else yaml.load(text, _StrictLoader)
     except SYNTAX_ERRORS as error:
         found = " ".join(str(error).split())
-        raise fault(found, "YAML or JSON", "Mend the syntax there.") from None
+        raise fault(found, "YAML or JSON", "Correct the syntax there.") from None
+    if faults := bound_faults(str(file), content):
+        raise ManifestError(faults)
     if not isinstance(content, dict):
         raise fault(f"a {type(content).__name__}", "a mapping of sections", "See manifests/emotion.yaml.")
     return content
@@ -98,10 +112,9 @@ def _load_json(text: str) -> Any:
     """JSON in which a repeated key is an error, as it is in `_StrictLoader`'s YAML."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"key {key!r} is repeated")
+        repeated = _repeated(key for key, _ in pairs)
+        if repeated is not None:
+            raise ValueError(f"key {repeated!r} is repeated")
         return dict(pairs)
 
     return json.loads(text, object_pairs_hook=mapping)
@@ -112,6 +125,13 @@ def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
             values[key] = _resolve((section, key), values[key], folder)
+    dataset = content.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("roots"), list):
+        dataset["roots"] = _resolve_roots(dataset["roots"], folder)
+
+
+def _resolve_roots(roots: list[Any], folder: Path) -> list[Any]:
+    return [_resolve(("dataset", "uri"), root, folder) if isinstance(root, str) else root for root in roots]
 
 
 def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
@@ -129,7 +149,7 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
     for override in overrides:
         key, equals, text = override.partition("=")
         path = tuple(key.strip().split("."))
-        if not equals or not all(path):
+        if not equals or not all(path) or len(path) > MOST_LEVELS:
             faults.append(
                 Fault(
                     "--set",
@@ -147,8 +167,13 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
                 Fault("--set", key, " ".join(str(error).split()), "a YAML value", "Quote the value.")
             )
             continue
+        if unfit := [*bound_faults("--set", key), *bound_faults("--set", value)]:
+            faults += [replace(fault, key=ascii(key)[1:-1]) for fault in unfit]
+            continue
         if path in PATH_KEYS and isinstance(value, str):
             value = _resolve((path[0], path[1]), value, Path.cwd())
+        elif path == ("dataset", "roots") and isinstance(value, list):
+            value = _resolve_roots(value, Path.cwd())
         elif len(path) == 1:  # a whole section
             _resolve_paths({path[0]: value}, Path.cwd())
         target = content
@@ -164,43 +189,4 @@ def _validate(content: Mapping[str, Any], file: str) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        known = partial(_known_keys, content)
-        raise ManifestError([_fault(file, detail, known) for detail in error.errors()]) from None
-
-
-def _fault(file: str, detail: Any, known_keys: Callable[[Sequence[str | int]], list[str]]) -> Fault:
-    """A pydantic error as file, key, found, expected, what to do."""
-    key = ".".join(str(part) for part in detail["loc"]) or "(manifest)"
-    kind, message = detail["type"], detail["msg"]
-    if kind == "missing":
-        return Fault(file, key, "nothing", "a value", "Add the key.")
-    if kind == "extra_forbidden":
-        known = ", ".join(known_keys(detail["loc"][:-1]))
-        return Fault(
-            file, key, "a key that nothing reads", f"one of {known}", "Remove it or mend its spelling."
-        )
-    found = repr(detail["input"])
-    if len(found) > LONGEST_VALUE_SHOWN:
-        found = found[:LONGEST_VALUE_SHOWN] + "…"
-    if kind == "value_error":
-        return Fault(
-            file, key, "an impossible combination", message.removeprefix("Value error, "), "Change one."
-        )
-    return Fault(file, key, found, message[0].lower() + message[1:], "Change the value.")
-
-
-def _known_keys(content: Mapping[str, Any], location: Sequence[str | int]) -> list[str]:
-    """The keys that the section at `location` has in a manifest of the content's task."""
-    model: Any = Manifest
-    task: Any = content.get("task")
-    if location and task in TASKS and location[0] in ("dataset", "training", "evaluation", "gates"):
-        managed = location[0] == "training" and task == "causal_lm" and is_managed(content.get("training"))
-        model = ManagedTraining if managed else getattr(TASKS[task], str(location[0]))
-        location = location[1:]
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
-    return sorted(getattr(model, "model_fields", {}))
+        raise ManifestError(faults_of(file, content, error)) from None

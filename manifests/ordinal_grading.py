@@ -61,9 +61,9 @@ class CardChecks(Section):
 class CardDataset(PixelDataset):
     """Section of validate-data: scans of both sides of cards and their grades, in splits that are given.
 
-    `splits` is the file that lists them, relative to `uri`, and the images are relative to `uri` too or
-    have URIs of their own. `uri` may be `synthetic://cards?cards=600&seed=7`, a set that is drawn anew
-    (`trainer.synthetic_cards`). Every scan is brought to `shape`, height and width.
+    `splits` is the file that lists them, relative to `uri`, and the images are relative to `uri` too, or have
+    URIs of their own under one of `roots`. `uri` may be `synthetic://cards?cards=600&seed=7`, a set that is
+    drawn anew (`trainer.synthetic_cards`). Every scan is brought to `shape`, height and width.
     """
 
     labels: tuple[str, ...] = GRADES

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -69,12 +71,13 @@ class Dimension(Section):
         if self.step is None:
             return None
         low, high = self.ends
-        steps = round((high - low) / self.step)
-        return (low, *(low + at * self.step for at in range(1, steps)), high)
+        return tuple(on_grid(low, self.step, at) for at in range(round((high - low) / self.step) + 1))
 
     def holds(self, value: Value) -> bool:
         """Whether the value is one of those to try."""
         listed = self.listed()
+        if self.step is not None and not isinstance(value, str):
+            value = nearest_on_grid(self.ends[0], self.step, value)
         if listed is not None:
             return value in listed
         low, high = self.ends
@@ -90,6 +93,20 @@ class Dimension(Section):
         yield from (low, high)
         if isinstance(low, int) and isinstance(high, int) and high - low < MOST_VALUES:
             yield from range(low + 1, high)
+
+
+def on_grid(low: int | float, step: int | float, at: int) -> int | float:
+    """The value `at` steps above `low`, in decimal: three steps of 0.1 are 0.3, not 0.30000000000000004."""
+    value = Decimal(str(low)) + at * Decimal(str(step))
+    return int(value) if isinstance(low, int) and isinstance(step, int) else float(value)
+
+
+def nearest_on_grid(low: int | float, step: int | float, value: int | float) -> int | float:
+    """The grid's own value where `value` differs from it by no more than rounding; else `value`."""
+    at = (value - low) / step
+    if not math.isfinite(at) or abs(at - round(at)) > STEP_TOLERANCE * max(1, abs(at)):
+        return value
+    return on_grid(low, step, round(at))
 
 
 class Search(Section):

@@ -44,6 +44,12 @@ class Checkpoints(Section):
     keep_every_epochs: int | None = Field(None, ge=1)
 
 
+HOURS_OF_A_YEAR = 8_760
+MOST_USD = 1e9
+MOST_GB = 1e6
+"""Bounds that no training comes near, and that times, sums and products of them are exact within."""
+
+
 class Resources(Section):
     """The machines that training is bought on and the most it may use. Prices: `backends/prices.py`.
 
@@ -60,13 +66,13 @@ class Resources(Section):
     accelerator_type: str | None = None
     accelerator_count: int = Field(0, ge=0)
     replica_count: int = Field(1, ge=1)
-    max_hours: float = Field(4.0, gt=0)
-    max_cost_usd: float = Field(10.0, gt=0)
-    max_memory_gb: float | None = Field(None, gt=0)
-    max_gpu_memory_gb: float | None = Field(None, gt=0)
+    max_hours: float = Field(4.0, gt=0, le=HOURS_OF_A_YEAR)
+    max_cost_usd: float = Field(10.0, gt=0, le=MOST_USD)
+    max_memory_gb: float | None = Field(None, gt=0, le=MOST_GB)
+    max_gpu_memory_gb: float | None = Field(None, gt=0, le=MOST_GB)
     notify_at: float = Field(0.8, gt=0, le=1)
     strategy: Literal["standard", "spot", "flex_start"] = "standard"
-    max_wait_hours: float = Field(24.0, gt=0)
+    max_wait_hours: float = Field(24.0, gt=0, le=HOURS_OF_A_YEAR)
     boot_disk_gb: int = Field(100, ge=100, le=64_000)
     persistent_resource: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.terminal import console, plain
 from serving.bundle import BUNDLE_FILE, PARITY_FILE, TensorSpec, file_sha256, read_info
+from serving.verification import read_certificate
 from serving.verification import verify as verify_bundle
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
@@ -36,14 +37,15 @@ def inspect(path: BundleFolder) -> None:
         rows["max_length"] = str(info.max_length)
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):
         rows |= {f"{kind} {name}": tensor for name, tensor in _tensors(specs).items()}
-    rows |= {name: f"{value:.4g}" for name, value in info.quality.items()}
+    rows |= {name: _figure(value, "{:.4g}") for name, value in info.quality.items()}
     rows |= {
-        f"batch of {size}": f"{latency:.2f} ms, {info.speedup[size]:.2f} times as fast as PyTorch"
+        f"batch of {size}": f"{_figure(latency, '{:.2f} ms')}, "
+        f"{_figure(info.speedup.get(size), '{:.2f} times as fast as PyTorch')}"
         for size, latency in info.latency_ms.items()
     }
     rows |= dict(info.lineage)
     if PARITY_FILE in info.files:
-        certificate = json.loads((path / PARITY_FILE).read_text(encoding="utf-8"))
+        certificate = read_certificate(path)
         rows |= {
             key: str(certificate[key]).lower() for key in ("cpu_class", "portable") if key in certificate
         }
@@ -57,6 +59,10 @@ def inspect(path: BundleFolder) -> None:
     console.print(table)
 
 
+def _figure(value: float | None, form: str) -> str:
+    return "unknown" if value is None else form.format(value)
+
+
 @bundle.command()
 def verify(path: BundleFolder) -> None:
     """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails."""
@@ -64,7 +70,7 @@ def verify(path: BundleFolder) -> None:
     table = Table("check", "verdict", "found", box=None, pad_edge=False)
     for check in checks:
         table.add_row(
-            check.name, "[red]fail[/]" if check.fault else "pass", plain(check.fault or check.found)
+            check.name, Text("fail", "red") if check.fault else "pass", plain(check.fault or check.found)
         )
     console.print(table)
     if any(check.fault for check in checks):

@@ -34,7 +34,7 @@ from pipelines.run_command import (
     run_here,
     without_price,
 )
-from pipelines.terminal import NAME_COLUMN, console, errors, plain
+from pipelines.terminal import NAME_COLUMN, console, errors, plain, print_any_text, styled
 from pipelines.vertex.commands import cancel, logs, status, submit, upload
 from pipelines.vertex.schedule_commands import schedule
 from serving.bundle import BundleError
@@ -56,20 +56,21 @@ Overrides = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code; a mistake of the user's never shows a traceback."""
+    print_any_text()
     try:
         app(args=list(arguments) if arguments is not None else None)
     except ManifestError as error:
         _print_faults(error.faults)
         sys.exit(error.exit_code)
     except GauntletError as error:
-        errors.print(f"[red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
+        _print_error(error)
         sys.exit(error.exit_code)
     except BundleError as error:
-        errors.print(f"[red]error:[/] {plain(error)}", soft_wrap=True, highlight=False)
+        _print_error(error)
         sys.exit(1)
     except OSError as error:
         cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
-        errors.print(f"[red]error:[/] {plain(cause)}", soft_wrap=True, highlight=False)
+        _print_error(cause)
         sys.exit(1)
 
 
@@ -336,10 +337,14 @@ def _packaged_manifests() -> list[Path]:
     return sorted(Path(manifests.__path__[0]).glob("*.yaml"))
 
 
+def _print_error(error: object) -> None:
+    errors.print(styled("[red]error:[/] {}", error), soft_wrap=True, highlight=False)
+
+
 def _print_faults(faults: Iterable[Fault]) -> None:
     for fault in faults:
         errors.print(
-            f"[red]{plain(fault.file)}: [bold]{plain(fault.key)}[/][/]", soft_wrap=True, highlight=False
+            styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key), soft_wrap=True, highlight=False
         )
         for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
             errors.print(f"  {name:8} {plain(text)}", soft_wrap=True, highlight=False)

@@ -45,10 +45,12 @@ from pipelines.home import (
 )
 from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from pipelines.live import RunView
+from pipelines.safe_path import safe_environment
 from pipelines.temporary import temporary_folder
-from pipelines.terminal import plain
+from pipelines.terminal import plain, styled
 from pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
+RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 STATES_VARIABLE = "AIP_CHECKPOINT_DIR"
@@ -163,7 +165,7 @@ def _run(manifest: Manifest, record: RunRecord, home: Home, console: Console, lo
     with temporary_folder() as temporary:
         sections = str(folder / SECTIONS_FOLDER)
         compile_manifest(manifest, folder / PIPELINE_FILE, "local", NO_IMAGE, sections)
-        console.print(f"run [bold]{record.run_id}[/]: {plain(manifest.description)}", soft_wrap=True)
+        console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
         try:
@@ -239,14 +241,15 @@ def _execute(
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
+        encoding="utf-8",
         errors="replace",
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        env=safe_environment() | {"PYTHONUNBUFFERED": "1", **environment},
         pass_fds=tuple(locks),
         start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back
     )
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
-    with interruptible(), ending([process]), (folder / "run.log").open("w", encoding="utf-8") as log, shown:
+    with interruptible(), ending([process]), (folder / RUN_LOG).open("w", encoding="utf-8") as log, shown:
         printed = time.monotonic()
         for line in process.stdout:
             log.write(line)

@@ -5,6 +5,9 @@ container. A process 1 ignores signals that it has no handler for, and a shell d
 Python would be killed without notice when its machine is preempted, its run cancelled or its deadline
 reached. `exec` puts Python in the shell's place; `components.step.step` installs the handler.
 
+`PYTHONSAFEPATH` keeps the working folder off the path: a `trainer.py` there is not what a step means by
+`trainer`.
+
 On this machine a step that may reuse what another run has left starts by `pipelines.cached_step`.
 """
 
@@ -17,7 +20,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 SHELLS = ("sh", "bash", "dash")
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
-EXECUTES = "export _KFP_RUNTIME=true; exec python3 -m "
+EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
 EXECUTOR = "python3 -m kfp.dsl.executor_main"
 CACHED = "python3 -m pipelines.cached_step cached kfp.dsl.executor_main"
 JUDGED_ONLY = "python3 -m pipelines.cached_step uncached kfp.dsl.executor_main"

@@ -31,7 +31,7 @@ from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
 from pipelines.overruling import promote_rejected
 from pipelines.promotion import approval_of, promote_version
-from pipelines.terminal import NAME_COLUMN, console, plain
+from pipelines.terminal import NAME_COLUMN, console, plain, styled
 from serving.bundle import MANAGED_TASK, Bundle, read_info
 from serving.generation import Generator, PromptError
 from serving.inputs import Image, InputError, Rows
@@ -165,7 +165,7 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
     most = bundle.info.max_length
     for row in bundle.cut(inputs):
         console.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
-    console.print(f"[dim]{version.name} version {version.version}[/]")
+    console.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
 def _local_answers(
@@ -208,7 +208,7 @@ def _print_answers(version: ModelVersion, questions: Sequence[str], answers: Seq
     for question, answer in zip(questions, answers, strict=True):
         table.add_row(plain(question), plain(answer.strip()))
     console.print(table)
-    console.print(f"[dim]{version.name} version {version.version}[/]")
+    console.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
 def promote(

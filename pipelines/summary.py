@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from components.write_report.artifacts import Checks
 from components.write_report.next_steps import NextStep, next_steps, rejected_file
-from pipelines.local_run import FinishedRun
-from pipelines.terminal import plain
+from pipelines.local_run import RUN_LOG, FinishedRun
+from pipelines.terminal import plain, styled
 
 EXAMPLES_SHOWN = 3
+LINES_SHOWN = 12  # of the log of a run whose step did not start
 STYLES = {"pass": "green", "fail": "red", "not applicable": "dim"}
 
 
@@ -42,14 +44,14 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
                 value,
                 rule.operator,
                 bound,
-                f"[{style}]{rule.verdict}[/]",
+                Text(rule.verdict, style),
                 plain(rule.note or ""),
             )
         console.print()
         console.print(table)
     console.print()
     colour = "green" if finished.outcome.exit_code == 0 else "red"
-    console.print(f"[bold {colour}]{plain(finished.outcome.headline)}[/]", soft_wrap=True)
+    console.print(Text(plain(finished.outcome.headline), f"bold {colour}"), soft_wrap=True)
     console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
     logs = finished.folder / "logs"
     here = logs.is_dir()
@@ -59,15 +61,22 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
         console.print(f"rejected: {plain(rejected)}", soft_wrap=True, highlight=False)
     where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
     console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
+    run_log = finished.folder / RUN_LOG
+    if finished.outcome.kind == "failed" and failed is not None and run_log.is_file():
+        console.print(f"        {plain(run_log)}", soft_wrap=True, highlight=False)
+        if not (logs / f"{failed.name}.log").is_file():  # it did not start, so only the run's log says why
+            for said in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
+                console.print(Text(plain(f"        {said}"), "dim"), soft_wrap=True, highlight=False)
 
 
 def print_steps(steps: Sequence[NextStep], console: Console) -> None:
     """Print advice, each piece on a line with the command that does it."""
     for step in steps:
         about = f"{step.about}: " if step.about else ""
-        text = plain(about + step.text.replace("`", ""))
-        command = f"  [bold]{plain(step.command)}[/]" if step.command else ""
-        console.print(f"[dim]→[/] {text}{command}", soft_wrap=True, highlight=False)
+        line = styled("[dim]→[/] {}", about + step.text.replace("`", ""))
+        if step.command:
+            line.append_text(styled("  [bold]{}[/]", step.command))
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _failed_checks(checks: Checks) -> Table:

@@ -12,19 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from serving.cpu import usable_cpus
 from serving.inputs import Batch, InputError, Inputs, Rows
-from serving.session import GRAPH_ERRORS, NoGpuError, open_session
+from serving.session import GRAPH_ERRORS, Device, NoGpuError, open_session
 
 FORMAT_VERSION = 1
+LONGEST_VALUE_SHOWN = 100
+MOST_TOKENS = 2**31 - 1
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -107,6 +110,7 @@ class BundleInfo:
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise BundleError(f"{BUNDLE_FILE}: found format_version {version}, expected {FORMAT_VERSION}")
+        _require_types(content)
         try:
             tensors = {
                 key: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in content[key])
@@ -135,6 +139,84 @@ class BundleInfo:
                 f"{BUNDLE_FILE}: files lacks {', '.join(unnamed)}, so they could not be verified"
             )
         return info
+
+
+def _require_types(content: Mapping[str, Any]) -> None:
+    """Refuse values of another type than the key's, and files that are not in the bundle's own folder.
+
+    Raises:
+        BundleError: There is one.
+    """
+    for key, value in content.items():
+        expected, fits = _KINDS.get(key, ("", lambda _: True))
+        if not fits(value):
+            found = json.dumps(value, default=str)[:LONGEST_VALUE_SHOWN]
+            raise BundleError(f"{BUNDLE_FILE}: {key}: found {found}, expected {expected}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TOKENS
+
+
+def _is_figures(value: object) -> bool:
+    return isinstance(value, dict) and all(figure is None or _is_number(figure) for figure in value.values())
+
+
+def _is_tensors(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(spec, dict)
+        and _is_text(spec.get("name", ""))
+        and _is_text(spec.get("dtype", ""))
+        and isinstance(spec.get("shape", []), list)
+        and all(_is_text(size) or _is_number(size) for size in spec.get("shape", []))
+        for spec in value
+    )
+
+
+def _is_files(value: object) -> bool:
+    """Names without a folder: a bundle from elsewhere must not name a file of the machine that reads it."""
+    return isinstance(value, dict) and all(
+        _is_text(sha256)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        for name, sha256 in value.items()
+    )
+
+
+_TEXT = ("a text", _is_text)
+_TEXTS = ("a list of texts", _is_texts)
+_FIGURES = ("numbers by name", _is_figures)
+_TENSORS = ("a list of name, dtype and shape", _is_tensors)
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": _TEXT,
+    "task": _TEXT,
+    "labels": _TEXTS,
+    "inputs": _TENSORS,
+    "outputs": _TENSORS,
+    "candidate": _TEXT,
+    "precision": _TEXT,
+    "quality": _FIGURES,
+    "latency_ms": _FIGURES,
+    "speedup": _FIGURES,
+    "lineage": ("texts by name", lambda value: isinstance(value, dict) and _is_texts(list(value.values()))),
+    "max_length": (f"a whole number from 1 to {MOST_TOKENS}", _is_count),
+    "frame": ("two texts", lambda value: _is_texts(value) and len(value) == 2),
+    "repetition_penalty": ("a number over 0", lambda value: _is_number(value) and value > 0),
+    "files": ("the sha256 of each file by its name, without a folder", _is_files),
+}
 
 
 def file_sha256(path: Path) -> str:
@@ -189,6 +271,8 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     try:
         data = path.read_bytes()
         content = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise BundleError(f"{path}: not JSON that can be read: it is nested too deep") from None
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file, so {folder} is no bundle or was cut short") from None
     except ValueError as error:
@@ -226,10 +310,7 @@ class Bundle:
         self.folder = Path(folder)
         self.info = read_info(self.folder, sha256)
         model, cpus = self.folder / MODEL_FILE, threads or usable_cpus()
-        try:
-            self.session = open_session(model, cpus, self.info.device or "cpu")
-        except NoGpuError:
-            self.session = open_session(model, cpus)
+        self.session = loaded(model, cpus, self.info.device or "cpu")
         self._inputs = _open_inputs(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:
@@ -290,6 +371,25 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Probabilities (N, C) of logits (N, C)."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
+    """The session of a graph; on a CPU where there is no GPU for it.
+
+    ONNX Runtime itself refuses weights in other files outside the graph's folder.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load the file.
+    """
+    try:
+        try:
+            return open_session(path, threads, device)
+        except NoGpuError:
+            return open_session(path, threads)
+    except Exception as error:  # ONNX Runtime raises nothing more special
+        raise BundleError(
+            f"{path}: ONNX Runtime cannot load it: {str(error).partition(chr(10))[0]}"
+        ) from None
 
 
 def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:

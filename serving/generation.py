@@ -17,10 +17,9 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers.decoders import DecodeStream
 
-from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, read_info
+from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
 from serving.cpu import usable_cpus
-from serving.session import open_session
-from serving.tokenizer import TokenizerError, open_tokenizer
+from serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -115,11 +114,16 @@ class Generator:
         return before + readable(question, self._special_tokens) + after
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids. Where prompts are framed, the frame holds every special token that there is to be."""
+        """Token ids. Where prompts are framed, the frame holds every special token that there is to be.
+
+        Raises:
+            PromptError: The tokenizer fails at one of the texts.
+        """
         plain = self.info.frame is None
-        return [
-            encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=plain)
-        ]
+        try:
+            return [encoding.ids for encoding in encodings(self.tokenizer, texts, add_special_tokens=plain)]
+        except TokenizerError as error:
+            raise PromptError(str(error)) from None
 
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY, seed: int = 0
@@ -177,12 +181,14 @@ class Decoder:
         Raises:
             BundleError: The graph says nothing of its context and stop tokens, so it is no decoder.
         """
-        self.session = open_session(path, threads)
+        self.session = loaded(path, threads)
         facts = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if facts is None:
-            raise BundleError(f"{path}: not the graph of a causal language model")
-        self.context: int = json.loads(facts)["context"]
-        self.stop_tokens: list[int] = json.loads(facts)["stop_tokens"]
+        try:
+            said = json.loads(facts or "null")
+            self.context: int = int(said["context"])
+            self.stop_tokens: list[int] = [int(token) for token in said["stop_tokens"]]
+        except (ValueError, TypeError, KeyError, OverflowError):
+            raise BundleError(f"{path}: not the graph of a causal language model") from None
         self.repetition_penalty = repetition_penalty
 
     def continue_tokens(

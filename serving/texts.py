@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from serving.inputs import Batch, InputError
-from serving.tokenizer import open_tokenizer
+from serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,15 @@ class TextInputs:
         """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
 
         Raises:
-            InputError: These are no texts.
+            InputError: These are no texts, or the tokenizer fails at one.
         """
         if not all(isinstance(row, str) for row in rows):
             raise InputError("found rows that are no texts, expected texts: this model classifies texts")
-        encodings = self.tokenizer.encode_batch(list(rows))
+        try:
+            encoded = encodings(self.tokenizer, rows)
+        except TokenizerError as error:
+            raise InputError(str(error)) from None
         return {
-            "input_ids": np.array([e.ids for e in encodings], dtype=np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encodings], dtype=np.int64),
+            "input_ids": np.array([e.ids for e in encoded], dtype=np.int64),
+            "attention_mask": np.array([e.attention_mask for e in encoded], dtype=np.int64),
         }

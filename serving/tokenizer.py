@@ -8,12 +8,12 @@ long its texts may be.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<PAD>", "<|pad|>")
 
@@ -49,9 +49,11 @@ def open_tokenizer(path: Path) -> OpenedTokenizer:
         tokenizer = Tokenizer.from_str(text)
     except TokenizerError:
         raise
-    except Exception as error:  # tokenizers raises bare Exception for whatever it cannot read
+    except BaseException as error:  # tokenizers raises bare Exception for whatever it cannot read
+        _require_failure_of_the_library(error)
+        cause = " ".join(str(error).split())
         raise TokenizerError(
-            f"{path}: found no tokenizer ({error}), expected a file of the tokenizers library. Fetch it again"
+            f"{path}: found no tokenizer ({cause}), expected a file of the tokenizers library. Fetch it again"
         ) from None
     padding = tokenizer.padding
     without_padding_and_truncation(tokenizer)
@@ -60,6 +62,27 @@ def open_tokenizer(path: Path) -> OpenedTokenizer:
     known = [(tokenizer.token_to_id(token), token) for token in PAD_TOKENS]
     found = next(((number, token) for number, token in known if number is not None), (0, PAD_TOKENS[0]))
     return OpenedTokenizer(tokenizer, *found)
+
+
+def encodings(tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bool = True) -> list[Encoding]:
+    """The tokens of each text.
+
+    Raises:
+        TokenizerError: The tokenizer fails at one of them.
+    """
+    try:
+        found: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+    except BaseException as error:
+        _require_failure_of_the_library(error)
+        cause = " ".join(str(error).split())
+        raise TokenizerError(f"the tokenizer cannot read a text: {cause}") from None
+    return found
+
+
+def _require_failure_of_the_library(error: BaseException) -> None:
+    """Raise what is none, such as Ctrl-C. A panic in Rust arrives as a BaseException of no public class."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def without_padding_and_truncation(tokenizer: Tokenizer) -> None:

@@ -75,7 +75,7 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
         return
     certificate = _read_certificate(folder, info)
     yield _certificate(folder, info, certificate)
-    bound = certificate.get("bounds", {}).get(NEIGHBOUR_BOUND, UNPROVED_NEIGHBOUR_DIFFERENCE)
+    bound = _neighbour_bound(folder, certificate)
     if info.task == "causal_lm":
         generator = Generator(folder)
         yield _tensors(folder, info, generator.decoder.session)
@@ -86,19 +86,44 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     yield _prediction(bundle, bound)
 
 
-def _read_certificate(folder: Path, info: BundleInfo) -> dict[str, Any]:
+def _read_certificate(folder: Path, info: BundleInfo) -> Mapping[str, Any]:
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    certificate: dict[str, Any] = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
-    return certificate
+    return read_certificate(folder)
 
 
 def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:
     if certificate.get("model_sha256") != info.files[MODEL_FILE]:
         raise BundleError(f"{folder / PARITY_FILE}: it certifies another file than {MODEL_FILE}")
     return f"of this {MODEL_FILE}, on {certificate.get('rows')} rows{_cpus(folder, certificate)}"
+
+
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """What the bundle's certificate says.
+
+    Raises:
+        BundleError: It is no JSON object.
+    """
+    path = folder / PARITY_FILE
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON: {error}") from None
+    if not isinstance(certificate, dict):
+        raise BundleError(f"{path}: found a JSON {type(certificate).__name__}, expected an object")
+    return certificate
+
+
+def _neighbour_bound(folder: Path, certificate: Mapping[str, Any]) -> float:
+    bounds = certificate.get("bounds", {})
+    bound = bounds.get(NEIGHBOUR_BOUND, UNPROVED_NEIGHBOUR_DIFFERENCE) if isinstance(bounds, dict) else None
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        raise BundleError(
+            f"{folder / PARITY_FILE}: bounds.{NEIGHBOUR_BOUND}: found {bound!r:.100}, expected a number"
+        )
+    return float(bound)
 
 
 def _cpus(folder: Path, certificate: Mapping[str, Any]) -> str:

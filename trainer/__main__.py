@@ -117,9 +117,9 @@ def _manifest(options: argparse.Namespace) -> Manifest:
 
 def _splits(uri: str, scratch: Path) -> Path:
     """The folder itself, or a copy of what lies elsewhere."""
-    from backends.storage import download, local_folder
+    from backends.storage import download, local_path
 
-    folder = local_folder(uri)
+    folder = local_path(uri)
     if folder is None:
         folder = scratch / "splits"
         folder.mkdir()

@@ -3,24 +3,64 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from trainer.history import tracked_name
 from trainer.metrics import class_metrics
 
 MOST_MISTAKES = 10
-NOT_IN_A_NAME = re.compile(r"[^\w. -]")  # of a metric; a slash would have it counted by optimizer steps
+NOT_IN_A_NAME = re.compile(r"[^\w. -]")  # of a metric; one with a slash is counted by optimizer steps
+LONGEST_NAME = 200  # of a class in a metric; MLflow takes 250 characters in all
 
 Confusion = Sequence[Sequence[int]]
 
 
 def tracked_class_metrics(confusion: Confusion, labels: Sequence[str]) -> dict[str, float]:
     """Precision, recall and F1 of each class by the name that trackers show: `validation_f1.Shirt`."""
+    names = class_names(labels)
     return {
-        f"{tracked_name(figure)}.{NOT_IN_A_NAME.sub('_', label)}": value
+        f"{tracked_name(figure)}.{name}": value
         for figure, values in class_metrics(confusion).items()
-        for label, value in zip(labels, values, strict=True)
+        for name, value in zip(names, values, strict=True)
     }
+
+
+def class_names(labels: Sequence[str]) -> list[str]:
+    """A name for each class that trackers take, and that no other class has.
+
+    What they do not take becomes `_`: `T-shirt/top` is `T-shirt_top`. Where classes would share a name, it is
+    spelt out, so `C+` is `C plus sign`, and where that does not tell them apart, the class's index is added.
+    """
+    shortened = [_written(label, lambda _: "_") for label in labels]
+    spelled = [_written(label, _spelled) for label in labels]
+    names = [
+        name if shared == 1 else longer
+        for name, shared, longer in zip(shortened, _times(shortened), spelled, strict=True)
+    ]
+    index = 0
+    while index < len(names):
+        shared = _times(names)
+        index = next((at for at in range(index, len(names)) if shared[at] > 1), len(names))
+        if index < len(names):
+            names[index] = f"{names[index]}.{index}"
+    return names
+
+
+def _written(label: str, replacement: Callable[[re.Match[str]], str]) -> str:
+    written = " ".join(NOT_IN_A_NAME.sub(replacement, label).split()).strip(". ")
+    return (written or "_")[:LONGEST_NAME]
+
+
+def _spelled(character: re.Match[str]) -> str:
+    return f" {unicodedata.name(character[0], f'{ord(character[0]):x}').lower()} "
+
+
+def _times(names: Sequence[str]) -> list[int]:
+    """How many of the names each one is, for a tracker that does not tell capitals from small letters."""
+    times = Counter(name.casefold() for name in names)
+    return [times[name.casefold()] for name in names]
 
 
 def class_report(confusion: Confusion, labels: Sequence[str]) -> str:

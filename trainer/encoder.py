@@ -27,7 +27,7 @@ def load_encoder(
     With `pretrained=False` only the architecture is built, for weights that follow from elsewhere. `dropout`
     replaces every dropout probability of the configuration; `layers` cuts it down to its first ones.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     for key in vars(config):
         if "dropout" in key and isinstance(getattr(config, key), float):
             setattr(config, key, dropout)

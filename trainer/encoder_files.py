@@ -87,16 +87,14 @@ def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFil
     if (files := find_here(name, wanted)) is not None:
         return files
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    from trainer.hub import HUB_ERRORS, not_found
 
     try:
         return _complete(Path(snapshot_download(name, allow_patterns=list(wanted))), name, wanted)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError) as error:
-        raise UsageError(
-            f"training.encoder: found {name!r}, expected a folder, a model name on the Hugging Face hub, "
-            f"or one of the packaged {', '.join(PACKAGED_ENCODERS)}. "
-            f"The hub said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+    except HUB_ERRORS as error:
+        expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
+        raise not_found("training.encoder", name, expected, error) from None
 
 
 def find_here(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles | None:

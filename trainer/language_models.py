@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -18,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from backends.storage import PACKAGE_SCHEME
 from manifests.errors import UsageError
 from serving.tokenizer import largest_id, without_padding_and_truncation
+from trainer.hub import HUB_ERRORS, not_found
 from trainer.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
 
 transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
@@ -42,8 +42,8 @@ class LanguageModelFiles:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `from_pretrained` takes beside the folder."""
-        return {"gguf_file": self.gguf} if self.gguf else {}
+        """What `from_pretrained` takes beside the folder. Code that lies with a model is not run."""
+        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 def find_language_model(name: str) -> LanguageModelFiles:
@@ -61,12 +61,9 @@ def find_language_model(name: str) -> LanguageModelFiles:
         return LanguageModelFiles(path)
     try:
         return LanguageModelFiles(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError) as error:
-        raise UsageError(
-            f"training.model: found {name!r}, expected a folder, a GGUF file, package://PACKAGE/FILE.gguf or "
-            "a model name on the Hugging Face hub. "
-            f"The hub said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+    except HUB_ERRORS as error:
+        expected = "a folder, a GGUF file or package://PACKAGE/FILE.gguf"
+        raise not_found("training.model", name, expected, error) from None
 
 
 def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:

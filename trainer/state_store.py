@@ -87,7 +87,7 @@ class StateStore:
         self.uri = uri
         self._fingerprint = fingerprint
         self._plan = plan
-        self._local = storage.local_folder(uri)
+        self._local = storage.local_path(uri)
         self._best_epoch_before = 0
 
     def due(self, steps_taken: int) -> bool:

@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from backends.processes import how_ended
 from manifests.errors import GauntletError
 from serving.cpu import ThreadTime
 from serving.session import Device
@@ -243,7 +244,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         )
 
     def __enter__(self) -> Self:
@@ -285,8 +286,8 @@ class _Worker:
 
     def _fail(self) -> NoReturn:
         raise GauntletError(
-            f"conversion: the process that times {self._name} ended early, with code {self._process.wait()}. "
-            "What it said is in the step's log; code -9 means that memory ran out."
+            f"conversion: the process that times {self._name} {how_ended(self._process.wait())} before its "
+            "end. What it said is in the step's log."
         )
 
 

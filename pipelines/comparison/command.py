@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from components.step import write_text
 from components.write_report.figures import NBSP, decimal, signed
@@ -14,7 +15,7 @@ from pipelines.comparison.differences import CONFIDENCE, Difference
 from pipelines.comparison.page import Comparison, compare, render, shown_interval
 from pipelines.comparison.runs import read_pair
 from pipelines.home import Home
-from pipelines.terminal import NAME_COLUMN, plain
+from pipelines.terminal import NAME_COLUMN, plain, styled
 
 COLOURS = {"good": "green", "bad": "red"}
 
@@ -36,7 +37,7 @@ def compare_runs(home: Home, first: str, second: str, console: Console) -> Path:
 
 def _print(comparison: Comparison, console: Console) -> None:
     for name, run in (("A", comparison.first), ("B", comparison.second)):
-        console.print(f"{name}  [bold]{plain(run.run_id)}[/]  {plain(run.outcome)}", soft_wrap=True)
+        console.print(styled("{}  [bold]{}[/]  {}", name, run.run_id, run.outcome), soft_wrap=True)
     settings = Table(NAME_COLUMN("differs in"), "A", "B", box=None, pad_edge=False)
     for setting in comparison.settings:
         settings.add_row(*map(plain, (setting.key, setting.first or "–", setting.second or "–")))
@@ -54,8 +55,8 @@ def _print(comparison: Comparison, console: Console) -> None:
             console.print()
             console.print(table)
     console.print()
-    evidence = f": {plain(comparison.evidence)}" if comparison.evidence else ""
-    console.print(f"[bold]{comparison.headline}[/]{evidence}", soft_wrap=True, highlight=False)
+    evidence = f": {comparison.evidence}" if comparison.evidence else ""
+    console.print(styled("[bold]{}[/]{}", comparison.headline, evidence), soft_wrap=True, highlight=False)
 
 
 def _table(title: str, rows: Sequence[Difference]) -> Table:
@@ -63,9 +64,7 @@ def _table(title: str, rows: Sequence[Difference]) -> Table:
     columns = [title, "A", "B", "B − A", *([f"{CONFIDENCE:.0%} interval"] if has_intervals else [])]
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        difference = signed(row.difference, 4)
-        if colour := COLOURS.get(row.tone):
-            difference = f"[{colour}]{difference}[/]"
-        cells = [plain(row.name), decimal(row.first, 4), decimal(row.second, 4), difference]
-        table.add_row(*cells, *([shown_interval(row)] if has_intervals else []))
+        difference = Text(signed(row.difference, 4), COLOURS.get(row.tone, ""))
+        cells = (plain(row.name), decimal(row.first, 4), decimal(row.second, 4))
+        table.add_row(*cells, difference, *([shown_interval(row)] if has_intervals else []))
     return table

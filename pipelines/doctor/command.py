@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from backends.google_rest import Rest
 from manifests.errors import GauntletError
@@ -39,7 +40,7 @@ def _print(findings: Sequence[Finding]) -> None:
     table = Table("", NAME_COLUMN("need"), "state", "to do", box=None, pad_edge=False)
     for each in findings:
         number = str(actions.index(each.action) + 1) if each.action else ""
-        table.add_row(each.group, plain(each.need), f"[{COLOURS[each.state]}]{each.state}[/]", number)
+        table.add_row(each.group, plain(each.need), Text(each.state, COLOURS[each.state]), number)
     console.print(table)
     for place, action in enumerate(actions, start=1):
         console.print(f"{place:3}  {plain(action)}", soft_wrap=True, highlight=False)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from manifests.errors import Fault, GauntletError, ManifestError
 from manifests.loading import load_manifest
@@ -90,7 +91,7 @@ def smoke_table(smokes: Sequence[Smoke]) -> Table:
     """A row for each system."""
     table = Table("system", "data", "gate", "seconds", "", box=None, pad_edge=False)
     for each in smokes:
-        shown = f"[{STYLES[each.result]}]{each.result}[/]"
+        shown = Text(each.result, STYLES[each.result])
         words = " ".join(part for part in (each.detail, each.log) if part)
         table.add_row(each.system, each.rows, shown, f"{each.seconds:.0f}", plain(words))
     return table

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+import pipelines
+from pipelines.safe_path import safe_environment
 
 
 def main() -> None:
@@ -11,7 +15,9 @@ def main() -> None:
     bind = f"0.0.0.0:{os.environ.get('PORT', '8080')}"
     options = ["--preload", "--workers", "1", "--timeout", "60", "--no-control-socket"]
     application = "pipelines.trigger.web:create()"
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "--bind", bind, application])
+    options += ["--chdir", str(Path(pipelines.__path__[0]).parent)]  # gunicorn imports from its folder first
+    command = [sys.executable, "-m", "gunicorn", *options, "--bind", bind, application]
+    os.execve(sys.executable, command, safe_environment())
 
 
 if __name__ == "__main__":

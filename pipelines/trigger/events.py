@@ -11,7 +11,6 @@ event itself or, through Eventarc, a Pub/Sub message.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping
@@ -35,7 +34,8 @@ class Event(Section):
         id: What tells this event from others, if the envelope's own id does not: whoever publishes an event
             twice gives it the same.
         detail: For people, in the receiver's log.
-        dataset_uri: New data, instead of the manifest's.
+        dataset_uri: New data, instead of the manifest's; under its `dataset.uri` or one of its
+            `dataset.roots`.
         dataset_version: What the new data is called.
     """
 
@@ -63,7 +63,7 @@ class Delivery:
     @property
     def job_id(self) -> str:
         """The id of the pipeline job that this event may make, so that it makes no second one."""
-        digest = hashlib.sha256(self.id.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(self.id.encode(errors="backslashreplace")).hexdigest()[:16]
         return "-".join((self.event.manifest, self.event.reason, digest)).replace("_", "-")
 
 
@@ -136,7 +136,7 @@ def _parsed(content: bytes, where: str) -> Any:
 def _decoded(content: object, where: str) -> bytes:
     try:
         return base64.b64decode(str(content or ""), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii's own, or of a character that is not ASCII
         raise UsageError(f"{where}: not base64: {error}.") from None
 
 

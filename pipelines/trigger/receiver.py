@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 import manifests
+from backends.data_uris import lies_in, shown
 from backends.vertex_jobs import PipelineJobs
 from manifests.errors import GauntletError, UsageError
+from manifests.loading import load_manifest
 from manifests.schema import Manifest
 from pipelines.run_command import load_affordable
 from pipelines.training import keep_large_sections
@@ -119,4 +121,12 @@ def _manifest(event: Event) -> Manifest:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if event.manifest not in known:
         raise UsageError(f"manifest: found {event.manifest!r}, expected one of {', '.join(known)}.")
-    return load_affordable(folder / f"{event.manifest}.yaml", event.overrides)
+    file = folder / f"{event.manifest}.yaml"
+    if event.dataset_uri is not None:
+        own = load_manifest(file).dataset
+        if not lies_in(event.dataset_uri, (own.uri, *(own.roots or ()))):
+            raise UsageError(
+                f"dataset_uri: found {shown(event.dataset_uri)!r}, expected data under the manifest's own "
+                f"dataset.uri or one of its dataset.roots. Add the folder to dataset.roots of {file.name}."
+            )
+    return load_affordable(file, event.overrides)

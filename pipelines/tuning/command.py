@@ -14,7 +14,7 @@ from manifests.loading import read_content
 from manifests.schema import Manifest
 from pipelines.home import Home
 from pipelines.interruption import interruptible
-from pipelines.terminal import plain
+from pipelines.terminal import plain, styled
 from pipelines.tuning.run import (
     TunedStudy,
     Tuning,
@@ -77,7 +77,7 @@ def tune_here(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
     console.print(f"\npicture:  {plain(study.picture)}", soft_wrap=True, highlight=False)
     console.print(f"manifest: {plain(study.manifest)}", soft_wrap=True, highlight=False)
     command = f"gauntlet run {shlex.quote(str(study.manifest))}"
-    console.print(f"[dim]→[/] train with these values:  [bold]{plain(command)}[/]", soft_wrap=True)
+    console.print(styled("[dim]→[/] train with these values:  [bold]{}[/]", command), soft_wrap=True)
     return study
 
 
@@ -100,10 +100,10 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
     target = f"{staging.rstrip('/')}/{SPLITS_FOLDER}"
     console.print(f"compiled {plain(tuning.file)} to {plain(spec)}", soft_wrap=True, highlight=False)
     console.print(f"at most {most_it_can_cost(manifest, tuning.trials)}", soft_wrap=True, highlight=False)
-    console.print("[dim]→[/] put the splits where its trials look for them, then start it:")
+    console.print(styled("[dim]→[/] put the splits where its trials look for them, then start it:"))
     for command in (
         ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
         [*CREATE_JOB, f"--display-name={name}", f"--config={spec}"],
     ):
         shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
-        console.print(f"   [bold]{plain(shown)}[/]", soft_wrap=True, highlight=False)
+        console.print(styled("   [bold]{}[/]", shown), soft_wrap=True, highlight=False)

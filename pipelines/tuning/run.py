@@ -20,6 +20,7 @@ from manifests.search import Search, Value
 from manifests.tasks import trained_here
 from pipelines.home import Home
 from pipelines.interruption import Interrupted, interruptible
+from pipelines.terminal import styled
 from pipelines.tuning.best import write_tuned
 from pipelines.tuning.picture import draw
 from pipelines.tuning.summary import print_trial
@@ -163,7 +164,7 @@ def most_it_can_cost(manifest: Manifest, trials: int) -> str:
 def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: Console) -> None:
     finished = len(finished_trials(study))
     left = max(0, tuning.trials - finished)
-    console.print(f"study [bold]{study.study_name}[/]", highlight=False)
+    console.print(styled("study [bold]{}[/]", study.study_name), highlight=False)
     if finished or lost:
         again = f", {lost} interrupted and tried again" if lost else ""
         console.print(f"{finished} of {tuning.trials} trials are finished already{again}", highlight=False)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manifests.search import Value
+from pipelines.terminal import styled
 from trainer.tuning.study import Trial
 
 TRIALS_SHOWN = 5
@@ -18,13 +19,12 @@ def print_trial(
 ) -> None:
     """One line: how many are done, the trial's number, state, score, values and time."""
     values = " ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
-    best = "  [green](best)[/]" if is_best else ""
-    console.print(
+    line = (
         f"{finished}/{trials}  trial {trial.number} {trial.state}  {metric} {trial.shown_score(metric):.4f}  "
-        f"{values}  {trial.seconds / 60:.1f} min{best}",
-        highlight=False,
-        soft_wrap=True,
+        f"{values}  {trial.seconds / 60:.1f} min"
     )
+    best = styled("{}  [green](best)[/]", line) if is_best else line
+    console.print(best, highlight=False, soft_wrap=True)
 
 
 def best_trials(trials: Sequence[Trial], metric: str) -> Table:

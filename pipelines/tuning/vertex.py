@@ -89,7 +89,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                     "replicaCount": 1,
                     "containerSpec": {
                         "imageUri": TRAINER_IMAGE,
-                        "command": ["python", "-m", "trainer"],
+                        "command": ["python", "-P", "-m", "trainer"],
                         "env": [{"name": name, "value": value} for name, value in environment.items()],
                         "args": [
                             f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",

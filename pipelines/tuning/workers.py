@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 import time
@@ -12,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.processes import how_ended
 from manifests.errors import GauntletError, UsageError
 from pipelines.interruption import ending
+from pipelines.safe_path import safe_environment
 from pipelines.temporary import TemporaryFolder, temporary_folder
 from trainer.tuning.job import TuningJob
 
@@ -36,8 +37,8 @@ class Worker:
             return None
         if code < 0:
             return GauntletError(
-                f"tuning: a process was killed by signal {-code}; was there enough memory? What is finished "
-                f"is kept, and the same command goes on. Its output: {self.log}"
+                f"tuning: a process {how_ended(code)}. What is finished is kept, and the same command "
+                f"resumes the study. Its output: {self.log}"
             )
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         cause = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and it said nothing"
@@ -112,7 +113,7 @@ def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **temporary.environment()},
+            env=safe_environment() | temporary.environment(),
             pass_fds=(lock, temporary.lock),
             start_new_session=True,  # Ctrl-C does not reach it behind our back
         )

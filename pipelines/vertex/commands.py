@@ -19,7 +19,7 @@ from manifests.schema import Manifest
 from pipelines.home import gauntlet_home
 from pipelines.interruption import EXIT_CODE, Interrupted, interruptible
 from pipelines.run_command import load_affordable, run_here
-from pipelines.terminal import console, errors, plain
+from pipelines.terminal import console, errors, plain, styled
 
 Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's id.")]
 Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
@@ -97,7 +97,7 @@ def submit(
         return
     console.print(f"submitted {plain(run.name)}", soft_wrap=True, highlight=False)
     if not wait:
-        console.print(f"[dim]→[/] see how far it is:  [bold]gauntlet status {run.run_id}[/]")
+        console.print(styled("[dim]→[/] see how far it is:  [bold]gauntlet status {}[/]", run.run_id))
         return
     job = _followed(run)
     with _refused(None if has_trained(job) else here, destination):  # what is paid for is not done again

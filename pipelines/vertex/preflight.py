@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from backends.google_images import is_pushed
 from backends.google_project import GoogleProject
@@ -60,7 +61,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     """A row for each check."""
     table = Table("check", "verdict", "found", box=None, pad_edge=False)
     for check in checks:
-        table.add_row(check.name, "[red]fail[/]" if check.fault else "pass", plain(check.found))
+        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
     return table
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -73,6 +74,35 @@ def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
         open_client(database)
 
 
+KILLED_WHILE_WRITING = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 2")  # so that changed pages reach the file
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("CREATE TABLE unfinished (x)")
+connection.executemany("INSERT INTO unfinished VALUES (?)", [("x" * 500,)] * 500)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_that_was_killed_leaves_a_database_that_the_next_reader_opens(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    open_client(database).create_registered_model("kept")
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(database)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    journal = tmp_path / "gauntlet.db-journal"
+    assert journal.stat().st_size > 0
+    assert [model.name for model in open_client(database).search_registered_models()] == ["kept"]
+    assert not journal.exists()
+
+
+def test_the_journal_of_a_deleted_database_is_not_applied_to_the_next_one(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    database.with_name("gauntlet.db-journal").write_bytes(b"of another database")
+    assert open_client(database).search_registered_models() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gauntlet.db", "gauntlet.db.lock"]
+
+
 def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"
     database.touch()
@@ -81,11 +111,11 @@ def test_an_emptied_database_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)  # MLflow alone tries for minutes
-def test_a_database_that_cannot_be_opened_is_named_at_once(tmp_path: Path) -> None:
+def test_a_folder_in_the_databases_place_is_named_at_once(tmp_path: Path) -> None:
     database = tmp_path / "gauntlet.db"
     database.mkdir()
 
-    with pytest.raises(GauntletError, match=r"gauntlet\.db: disk I/O error.*move the file away"):
+    with pytest.raises(GauntletError, match=r"gauntlet\.db: found a folder.*move the folder away"):
         open_client(database)
 
 

@@ -256,6 +256,6 @@ def test_a_folder_that_is_replaced_keeps_nothing_of_the_older_one(tmp_path: Path
 
 
 def test_a_folder_on_this_machine_is_a_path(tmp_path: Path) -> None:
-    assert storage.local_folder(str(tmp_path)) == tmp_path
-    assert storage.local_folder(f"file://{tmp_path}") == tmp_path
-    assert storage.local_folder("memory://there") is None
+    assert storage.local_path(str(tmp_path)) == tmp_path
+    assert storage.local_path(f"file://{tmp_path}") == tmp_path
+    assert storage.local_path("memory://there") is None

@@ -18,7 +18,22 @@ import yaml
 from pipelines.home import Home
 from tests.conftest import LABELS, class_rows
 
-GAUNTLET = (sys.executable, "-m", "pipelines.cli")
+GAUNTLET = (
+    sys.executable,
+    "-P",
+    "-m",
+    "pipelines.cli",
+)  # as the installed script, which imports none of these
+NAMES_OF_A_USERS_OWN = (
+    "manifests",
+    "backends",
+    "trainer",
+    "components",
+    "pipelines",
+    "serving",
+    "numpy",
+    "json",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,16 @@ class System:
     def command(self, *arguments: str) -> list[str]:
         return [*GAUNTLET, *arguments]
 
+    def working_folder(self) -> Path:
+        """A folder with modules of the user's own by the names of packages that are used here."""
+        folder = self.manifest.parent / "project"
+        for name in NAMES_OF_A_USERS_OWN:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "__init__.py").write_text(
+                "raise ImportError('imported from the working folder')"
+            )
+        return folder
+
     def environment(self) -> dict[str, str]:
         return os.environ | {"GAUNTLET_HOME": str(self.home.folder), "COLUMNS": "200"}
 
@@ -39,6 +64,7 @@ class System:
         return subprocess.run(
             self.command(*arguments),
             env=self.environment(),
+            cwd=self.working_folder(),
             capture_output=True,
             text=True,
             timeout=3000,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ def test_all_faults_of_a_file_are_reported_together(write) -> None:
     assert "'many'" in faults["training.batch_size"]
 
 
-def test_an_unknown_task_is_the_one_fault_of_the_sections_that_depend_on_it(write) -> None:
+def test_of_an_unknown_task_the_faults_that_every_task_would_have_are_reported_too(write) -> None:
     content = changed(
         training={"epoch": 3}, gates={"min_accuracy": 2}, conversion={"opset": 3}, task="astrology"
     )
     faults = faults_of(write(content))
-    assert set(faults) == {"task", "conversion.opset"}
+    assert set(faults) == {"task", "conversion.opset", "training.epoch", "gates.min_accuracy"}
     assert "'text_classification', 'image_classification', 'ordinal_grading' or 'causal_lm'" in faults["task"]
 
 
@@ -300,3 +301,89 @@ def test_an_override_that_no_parser_accepts_is_one_fault(write, value: str) -> N
 def test_a_byte_order_mark_is_no_part_of_a_manifest(write) -> None:
     marked = write("\ufeff" + json.dumps(MINIMAL), "demo.json")
     assert load_manifest(marked).sha256 == load_manifest(write(MINIMAL)).sha256
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (["dataset.version=1"], "dataset.version", '1 | a valid string | Quote it: "1".'),
+        (["dataset.version=2026-11-30"], "dataset.version", 'Quote it: "2026-11-30".'),
+        (["dataset.labels=[yes, no]"], "dataset.labels.0", "Quote it, such as"),
+        (["dataset.labels=[a, null]"], "dataset.labels.1", "YAML reads null, ~ and nothing as no value"),
+        (["name=house prices"], "name", "lower-case letters, digits, - and _, with a letter first"),
+        (["dataset.columns={text: {a: b}}"], "dataset.columns.text", "its position from 0"),
+        (["training.epoch=3"], "training.epoch", "Did you mean epochs?"),
+        (["gate={}"], "gate", "Did you mean gates?"),
+        (["training.qqq=3"], "training.qqq", "Remove it, or correct its spelling."),
+        (["gates=0.5"], "gates", "0.5 | a section with some of max_class_f1_drop"),
+        (["training.resources=large"], "training.resources", "a section with some of accelerator_count"),
+        (["task=text_clasification", "training.encodr=x"], "training.encodr", "Did you mean encoder?"),
+    ],
+)
+def test_a_fault_says_what_to_write_instead(write, overrides: list[str], key: str, said: str) -> None:
+    assert said in faults_of(write(MINIMAL), *overrides)[key]
+
+
+def test_no_key_of_a_fault_is_one_of_pydantics_own(write) -> None:
+    overrides = ["dataset.columns={text: {}, label: {}}", "dataset.sha256=[1]", "training.search.epochs=3"]
+    faults = faults_of(write(MINIMAL), *overrides)
+    expected = {"dataset.columns.text", "dataset.columns.label", "dataset.sha256", "training.search.epochs"}
+    assert set(faults) == expected
+
+
+def test_a_list_whose_values_are_refused_is_not_called_too_short_as_well(write) -> None:
+    assert set(faults_of(write(MINIMAL), "dataset.labels=[1, 2]")) == {"dataset.labels.0", "dataset.labels.1"}
+
+
+def test_a_section_that_is_missing_is_named_with_its_keys(write) -> None:
+    content = {key: value for key, value in MINIMAL.items() if key != "gates"}
+    assert "a section with some of" in faults_of(write(content))["gates"]
+
+
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}]\n"
+    for old, new in zip("abcdefghijklmnopqrstuvw", "bcdefghijklmnopqrstuvwx", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ALIASES, "more than 2,000,000 values, by its aliases"),
+        ("a: &a [*a]", "values in more than 40 levels"),
+        ("a: " + "[" * 60 + "]" * 60, "values in more than 40 levels"),
+        ("a: 0x" + "f" * 6000, "a number of 24000 bits"),
+        ('a: "\\ud800"', "the character \\ud800"),
+        ('"b\\0": 1', "the character \\x00"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("? {a: b}\n: 1", "unhashable key"),
+        ("a: " + "1:" * 3000 + "1", "a number of"),
+    ],
+    ids=str,
+)
+def test_what_no_later_step_could_take_is_a_fault_at_once(write, text: str, message: str) -> None:
+    [fault] = faults_of(write(text)).values()
+    assert message in fault
+    assert fault.isprintable()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["a." * 1000 + "b=1", "\ud800=1", "seed=\ud800", "training.\0=1", "dataset.uri=\0", "x=[&a [*a]]"],
+)
+def test_an_override_that_no_later_step_could_take_is_one_fault(write, override: str) -> None:
+    [(key, fault)] = faults_of(write(MINIMAL), override).items()
+    assert (key + fault).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.yaml", "\ud800.yaml", "x" * 300 + ".yaml", "loop.yaml", "folder", "pipe"]
+)
+def test_a_path_that_is_no_manifests_is_one_fault(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ManifestError) as raised:
+        load_manifest(tmp_path / name)
+    [fault] = raised.value.faults
+    assert fault.key == "(file)"

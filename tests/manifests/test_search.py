@@ -92,7 +92,7 @@ def test_nothing_that_a_training_depends_on_depends_on_the_space(tmp_path: Path)
 
 def test_a_range_with_a_step_lists_its_values_and_both_ends() -> None:
     assert Dimension(low=1, high=7, step=2).listed() == (1, 3, 5, 7)
-    assert Dimension(low=0.0, high=0.3, step=0.1).listed() == pytest.approx((0, 0.1, 0.2, 0.3))
+    assert Dimension(low=0.0, high=0.3, step=0.1).listed() == (0.0, 0.1, 0.2, 0.3)
     assert Dimension(choices=("linear", "cosine")).listed() == ("linear", "cosine")
     assert Dimension(low=0.0, high=0.3).listed() is None
 
@@ -102,6 +102,9 @@ def test_a_range_with_a_step_lists_its_values_and_both_ends() -> None:
     [
         (Dimension(low=1, high=7, step=2), 3, 4),
         (Dimension(low=0.1, high=0.3), 0.3, 0.31),
+        (Dimension(low=0.0, high=0.5, step=0.1), 0.3, 0.35),
+        (Dimension(low=0.0, high=0.6, step=0.05), 0.15000000000000002, 0.16),
+        (Dimension(low=0.1, high=0.7, step=0.2), 0.1 + 0.2, 0.4),
         (Dimension(choices=("linear", "cosine")), "cosine", "constant"),
     ],
 )

@@ -14,14 +14,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import grpc
 import pytest
+import yaml
 from google.api_core.exceptions import InvalidArgument
 from google.cloud import aiplatform
 
+import manifests
 from backends import vertex_calls
 from backends.vertex_jobs import ListedJob
 from manifests.errors import UsageError
@@ -119,7 +122,16 @@ def test_an_event_makes_a_job_of_its_manifest_whose_id_is_derived_from_the_event
     assert (job.service_account, given["training_account"]) == ACCOUNTS
 
 
-def test_new_data_is_what_the_run_validates(url: str, cloud: FakeCloud) -> None:
+@pytest.fixture
+def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver's manifests, with a folder where new data may lie."""
+    content = yaml.safe_load((Path(manifests.__path__[0]) / "emotion_sample.yaml").read_text())
+    content["dataset"]["roots"] = ["gs://bucket/2026-11"]
+    (tmp_path / "emotion_sample.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(manifests, "__path__", [str(tmp_path), *manifests.__path__])
+
+
+def test_new_data_is_what_the_run_validates(url: str, cloud: FakeCloud, rooted: None) -> None:
     event = {
         "manifest": "emotion_sample",
         "reason": "new_data",
@@ -132,6 +144,25 @@ def test_new_data_is_what_the_run_validates(url: str, cloud: FakeCloud) -> None:
     assert status == 200
     dataset = cloud.resources.get(answer["job"]).runtime_config.parameter_values["dataset"]
     assert (dataset["uri"], dataset["version"]) == ("gs://bucket/2026-11/rows.csv", "2026-11")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "gs://bucket/2026-11/../private/rows.csv",
+        "gs://bucket/2026-112/rows.csv",
+        "https://169.254.169.254/rows.csv",
+        "gs://bucket/2026-11/rows.csv::https://127.0.0.1/",
+    ],
+)
+def test_an_event_names_no_data_that_the_manifest_does_not_allow(
+    url: str, cloud: FakeCloud, rooted: None, uri: str
+) -> None:
+    status, answer = send(url, pushed(DRIFT | {"dataset_uri": uri}))
+    assert (status, answer["outcome"]) == (400, "refused")
+    assert f"dataset_uri: found '{uri}'" in answer["message"]
+    assert "dataset.roots" in answer["message"]
+    assert cloud.api.calls == []
 
 
 @pytest.mark.parametrize("written", [True, False])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import onnx
 import pytest
 
 from serving.bundle import Bundle, BundleError, BundleInfo, read_info, write_bundle
@@ -119,3 +120,49 @@ def test_a_write_that_fails_half_way_leaves_nothing(
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_bundle(tmp_path / "new", not_json, parts)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", "a\\b", "a\0b", ""])
+def test_a_bundle_names_no_file_outside_its_own_folder(bundle_folder: Path, name: str) -> None:
+    edit_bundle_json(bundle_folder, lambda content: content["files"].update({name: "0" * 64}))
+    with pytest.raises(BundleError, match=r"files: found .*, expected the sha256 of each file by its name"):
+        read_info(bundle_folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("labels", "abc"), ("max_length", -1), ("max_length", 2**70), ("quality", {"f1": "x"}), ("files", [1])],
+)
+def test_a_value_of_another_kind_in_a_bundle_json_is_refused(
+    bundle_folder: Path, key: str, value: object
+) -> None:
+    edit_bundle_json(bundle_folder, lambda content: content.update({key: value}))
+    with pytest.raises(BundleError, match=rf"bundle\.json: {key}: found .*, expected"):
+        read_info(bundle_folder)
+
+
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    digest = sha256(content).hexdigest()
+    edit_bundle_json(folder, lambda content: content["files"].update({name: digest}))
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link"])
+def test_weights_in_a_file_outside_the_bundle_are_not_read(bundle_folder: Path, location: str) -> None:
+    (bundle_folder.parent / "secret").write_bytes(bytes(16))
+    (bundle_folder / "link").symlink_to(bundle_folder.parent / "secret")
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location)
+    output = onnx.helper.make_tensor_value_info("logits", 1, [4])
+    node = onnx.helper.make_node("Identity", ["w"], ["logits"])
+    graph = onnx.helper.make_graph([node], "g", [], [output], [weights])
+    replace_file(bundle_folder, "model.onnx", onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        Bundle(bundle_folder)
+
+
+@pytest.mark.parametrize(("name", "content"), [("model.onnx", b"no graph"), ("tokenizer.json", b"{}")])
+def test_a_file_that_its_library_cannot_read_is_named(bundle_folder: Path, name: str, content: bytes) -> None:
+    replace_file(bundle_folder, name, content)
+    with pytest.raises(BundleError, match=f"{name}: .*(cannot load it|found no tokenizer)"):
+        Bundle(bundle_folder)

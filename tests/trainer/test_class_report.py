@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow.utils.validation import _validate_metric_name
 from sklearn.metrics import classification_report
 
 from backends.mlflow_database import open_client
 from backends.tracking import open_tracking
-from trainer.class_report import class_report, tracked_class_metrics
+from trainer.class_report import class_names, class_report, tracked_class_metrics
 from trainer.metrics import confusion_counts
 
 LABELS = ("T-shirt/top", "Shirt", "Bag & purse")
@@ -38,6 +39,26 @@ def test_every_name_is_one_that_mlflow_takes_and_counts_by_epochs(tmp_path: Path
     [found] = open_client(tmp_path / "gauntlet.db").search_runs(["1"])
     assert len(metrics) == 9 and found.data.metrics == metrics
     assert not any("/" in name for name in metrics)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("😀", "😡", "neutral"), ["grinning face", "pouting face", "neutral"]),
+        (("<50K", ">50K"), ["less-than sign 50K", "greater-than sign 50K"]),
+        (("C+", "C#", "C"), ["C plus sign", "C number sign", "C"]),
+        (("C+", "C plus sign", "C_"), ["C plus sign.0", "C plus sign", "C_"]),
+        (("yes", "Yes", "yes.0"), ["yes.0.0", "Yes", "yes.0"]),
+        (("x" * 300 + "1", "x" * 300 + "2"), ["x" * 200 + ".0", "x" * 200]),
+    ],
+)
+def test_classes_never_share_a_tracked_metric(labels: tuple[str, ...], names: list[str]) -> None:
+    assert class_names(labels) == names
+    confusion = np.eye(len(labels), dtype=int).tolist()
+    metrics = tracked_class_metrics(confusion, labels)
+    assert len(metrics) == 3 * len(labels)
+    for name in metrics:
+        _validate_metric_name(name)
 
 
 def test_the_report_lists_the_commonest_mistakes_first_and_no_others() -> None:

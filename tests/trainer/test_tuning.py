@@ -21,10 +21,12 @@ from trainer.tuning.study import (
     TRIALS_BEFORE_PRUNING,
     Trial,
     best_trial,
+    distributions,
     finished_trials,
     next_trial,
     open_study,
     prepare,
+    values_of,
 )
 from trainer.tuning.trial import TrialTracker, run_trial
 
@@ -122,6 +124,23 @@ def test_the_first_trial_is_the_manifest_itself_if_the_space_holds_it(
     outside = training.model_copy(update={"learning_rate": 0.5})
     [trial] = tune(job(outside, splits, tmp_path / "outside.db", 1))
     assert trial.values["learning_rate"] < 0.5
+
+
+def test_values_of_a_range_with_a_step_are_those_that_the_manifest_would_write(
+    training: Training, tmp_path: Path
+) -> None:
+    search = TextSearch.model_validate({"dropout": {"low": 0.0, "high": 0.5, "step": 0.1}})
+    own = training.model_copy(update={"dropout": 0.3})
+    study = open_study(tmp_path / "study.db", "grid")
+    prepare(study, own, search)
+    found = []
+    for _ in range(8):
+        trial = study.ask(fixed_distributions=distributions(search, own))
+        found.append(values_of(trial)["dropout"])
+        study.tell(trial, 1.0)
+    assert found[0] == 0.3
+    assert set(found) <= {0.0, 0.1, 0.2, 0.3, 0.4, 0.5}
+    assert [trial.values["dropout"] for trial in finished_trials(study)] == found
 
 
 def test_a_trial_scores_what_a_training_with_its_values_scores_to_the_bit(

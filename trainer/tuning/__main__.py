@@ -19,7 +19,7 @@ def main() -> int:
     settle_process()
 
     from trainer.tuning.job import TuningJob
-    from trainer.tuning.study import next_trial, open_study
+    from trainer.tuning.study import next_trial, open_study, values_of
     from trainer.tuning.trial import run_trial
 
     job = TuningJob.model_validate_json(sys.stdin.readline())
@@ -27,7 +27,7 @@ def main() -> int:
     study = open_study(job.database, job.study)
     try:
         while (trial := next_trial(study, job)) is not None:
-            print(f"trial {trial.number}: {trial.params}", flush=True)
+            print(f"trial {trial.number}: {values_of(trial)}", flush=True)
             run_trial(study, trial, job)
     except GauntletError as error:
         print(f"error: {error}", flush=True)

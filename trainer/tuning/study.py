@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from backends.mlflow_database import locked
 from manifests.metrics import as_score
-from manifests.search import Dimension, Search, Value
+from manifests.search import Dimension, Search, Value, nearest_on_grid
 from manifests.training import Training
 from trainer.tuning.job import TuningJob
 
@@ -145,6 +145,15 @@ def distributions(search: Search, training: Training) -> dict[str, BaseDistribut
     }
 
 
+def values_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Value]:
+    """The trial's values by key; of a range with a step the exact value, which Optuna has up to rounding."""
+    values: dict[str, Any] = dict(trial.params)
+    for key, distribution in trial.distributions.items():
+        if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+            values[key] = nearest_on_grid(distribution.low, distribution.step, values[key])
+    return values
+
+
 def is_whole(training: Training, key: str) -> bool:
     """Whether a key of the section takes whole numbers only."""
     return type(training).model_fields[key].annotation is int
@@ -162,11 +171,10 @@ def _distribution(dimension: Dimension, whole: bool) -> BaseDistribution:
 def _trial(trial: FrozenTrial) -> Trial:
     scores = tuple(score for _, score in sorted(trial.intermediate_values.items()))
     best = max((score for score in scores if math.isfinite(score)), default=math.nan)
-    values: dict[str, Any] = trial.params
     return Trial(
         number=trial.number,
         state="complete" if trial.state == TrialState.COMPLETE else "pruned",
-        values=values,
+        values=values_of(trial),
         score=best if trial.value is None or trial.state == TrialState.PRUNED else trial.value,
         scores=scores,
         seconds=trial.duration.total_seconds() if trial.duration else 0.0,

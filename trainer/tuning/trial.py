@@ -19,6 +19,7 @@ from trainer.ranks import World
 from trainer.replica import Replica
 from trainer.tasks import load_task
 from trainer.tuning.job import TuningJob
+from trainer.tuning.study import values_of
 
 
 def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
@@ -49,7 +50,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
         optuna.TrialPruned: The trial is worse than half of the others were by then, or no score was finite.
         UsageError: As `run_trial`.
     """
-    section = type(job.training).model_validate(job.training.model_dump() | trial.params)
+    section = type(job.training).model_validate(job.training.model_dump() | values_of(trial))
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
     use_threads(job.threads)

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from backends import storage
+from backends.data_uris import data_uri
 from components.validate_data.cards.hashing import BITS, perceptual_hash
 from manifests.dataset import SplitName
 from manifests.errors import DataError, UsageError
@@ -88,12 +90,13 @@ def sources(dataset: CardDataset) -> tuple[str, ...]:
         return ()
     listed = storage.join(dataset.uri, dataset.splits)
     entries = _entries(storage.read_bytes(listed), dataset.splits)
-    names = [entry.get(side) for _, _, entry in entries for side in SIDES]
-    return (listed, *(_scan_uri(dataset.uri, name) for name in names if isinstance(name, str) and name))
-
-
-def _scan_uri(uri: str, name: str) -> str:
-    return name if "://" in name else storage.join(uri, name)
+    named = (entry.get(side) for _, _, entry in entries for side in SIDES)
+    scans = []
+    for name in named:
+        if isinstance(name, str) and name:
+            with suppress(UsageError):  # a scan that lies elsewhere is never opened, whatever it is now
+                scans.append(data_uri(dataset.uri, name, dataset.roots or ()))
+    return (listed, *scans)
 
 
 def _wanted(uri: str) -> dict[str, int]:
@@ -160,7 +163,7 @@ def _read_scans(
         if not isinstance(name, str) or not name:
             return _Scan()
         try:
-            data = storage.read_bytes(_scan_uri(uri, name))
+            data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
             picture = open_image(io.BytesIO(data), name)
             pixels = fitted(picture, (dataset.channels, *dataset.shape))
         except (InputError, UsageError) as error:

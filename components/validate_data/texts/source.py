@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from backends import storage
+from backends.data_uris import data_uri
 from components.validate_data.texts.joined import read_joined
 from components.validate_data.texts.records import Records, format_of, parse
 from components.validate_data.texts.text import excerpt, find_fault, is_blank, repair
@@ -100,7 +101,7 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         )
     if not storage.is_folder(dataset.uri):
         return (SourceFile("train", storage.file_name(dataset.uri), dataset.uri),)
-    return _discover(dataset.uri, is_data)
+    return _discover(dataset.uri, dataset.roots or (), is_data)
 
 
 def resolve_label(value: Any, labels: Sequence[str]) -> str | None:
@@ -140,7 +141,7 @@ def _by_form(labels: tuple[str, ...]) -> dict[str, str]:
     return {unicodedata.normalize("NFC", label): label for label in labels}
 
 
-def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
+def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     names = storage.list_files(folder)
     readable = [name for name in names if is_data(name)]
     by_split = {
@@ -163,7 +164,7 @@ def _discover(folder: str, is_data: Callable[[str], bool]) -> tuple[SourceFile, 
             "whose name starts with train. Name the files in dataset.files"
         )
     return tuple(
-        SourceFile(split, name, storage.join(folder, name))
+        SourceFile(split, name, data_uri(folder, name, roots))
         for split, found in by_split.items()
         for name in found
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from components.validate_data.duplicates import outside_test
-from components.validate_data.findings import BOUND_STEPS, SHOWN_EXAMPLES, CheckResult, Finding, percent
+from components.validate_data.findings import (
+    BOUND_STEPS,
+    SHOWN_EXAMPLES,
+    CheckResult,
+    Finding,
+    Reasons,
+    percent,
+)
 from components.validate_data.inspection import Inspecting
 from components.validate_data.texts.text import excerpt
 from manifests.text_classification import TextDataset, UnknownTokensCheck
@@ -78,9 +86,7 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
         examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
     known = zip(affected, shares[affected].tolist(), own[affected].tolist(), strict=True)
     words = {row: f"{percent(share)} of {tokens:,} tokens unknown" for row, share, tokens in known}
-    return Finding(
-        affected, outside_test(rows, affected), examples, reasons=lambda _, of: [words[row] for row in of]
-    )
+    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
 
 
 def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
@@ -103,9 +109,11 @@ def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
         for place, count, text in zip(places, tokens, texts, strict=True)
     ]
     words = {row: f"{count:,} tokens" for row, count in rows.loc[affected, "tokens"].items()}
-    return Finding(
-        affected, outside_test(rows, affected), examples, reasons=lambda _, of: [words[row] for row in of]
-    )
+    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
+
+
+def _worded(words: Mapping[int, str]) -> Reasons:
+    return lambda _, rows: [words[row] for row in rows.tolist()]
 
 
 def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck) -> CheckResult:

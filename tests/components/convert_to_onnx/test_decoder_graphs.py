@@ -353,7 +353,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{{name}} is not in the serving image")
 
 sys.meta_path.insert(0, Blocker())
-from serving.generation import Generator
+from serving.generation import Generator, pad_left
 prompts = [" ".join(f"w{{token}}" for token in prompt) for prompt in {PROMPTS}]
 print(*Generator({str(tmp_path / "bundle")!r}, threads=1).generate(prompts, 8), sep="\\n")
 """

@@ -84,11 +84,11 @@ def test_cards_are_read_from_a_bucket_and_a_scan_from_an_address_of_its_own(
     for file in step.cards.iterdir():
         store.objects[f"gs://bucket/cards/{file.name}"] = file.read_bytes()
     store.objects[elsewhere] = store.objects.pop("gs://bucket/cards/test-0-front.png")
-    step.run("gs://bucket/cards")
+    step.run("gs://bucket/cards", roots=["gs://bucket/scans"])
     np.testing.assert_array_equal(step.split("test").images, read_here)
     del store.objects[elsewhere]
     with pytest.raises(DataError, match="unreadable_images: found 1 row"):
-        step.run("gs://bucket/cards")
+        step.run("gs://bucket/cards", roots=["gs://bucket/scans"])
     (example,) = step.check("unreadable_images")["examples"]
     assert f"{elsewhere}: no such file" in example
 
@@ -278,7 +278,7 @@ def test_a_store_out_of_reach_ends_the_step_with_its_name(step: Step) -> None:
     address = "http://127.0.0.1:1/3.jpg"
     step.change(lambda splits: splits["train"][3].update(front=address))
     with pytest.raises(GauntletError, match=f"{address}: out of reach") as caught:
-        step.run()
+        step.run(roots=["http://127.0.0.1:1"])
     assert caught.value.exit_code == 1, "not the data's fault"
 
 

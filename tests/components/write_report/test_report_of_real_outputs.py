@@ -176,10 +176,16 @@ def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])
 def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: float, decision: str) -> None:
     document = candidates(tmp_path)
-    bounds = {"max_abs_logit_difference": 1e-4, "min_label_agreement": 0.995, "max_metric_drop": 0.01}
+    bounds = {
+        "max_abs_logit_difference": 1e-4,
+        "min_label_agreement": 0.995,
+        "max_metric_drop": 0.01,
+        "max_neighbour_difference": 0.05,
+    }
     certificate = {**document["candidates"][0], "bounds": bounds, "model_sha256": "0" * 64}
     gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
-    verdict = decide(gates, read_figures(as_read(scorecard()), document, history(), certificate, "0" * 64))
+    documents = (as_read(scorecard()), document, history(), certificate)
+    verdict = decide(gates, read_figures(*documents, "0" * 64, bundle_fault=None))
     runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.verdict is not None

@@ -1,0 +1,60 @@
+"""Which files may be opened because data, an event or a list in a folder names them.
+
+A manifest is trusted: its URIs are opened as they are. What it leads to is not: a list of files that comes
+with the data could name any file of this machine or any address of its network. `data_uri` is the one way
+from such a name to a URI that is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from backends import storage
+from manifests.errors import UsageError
+
+_NO_PART_OF_A_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, lone surrogates
+
+
+def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
+    """The URI of a file that data name: relative to their folder, or absolute under one of `roots`.
+
+    Args:
+        folder_uri: Where the data lie.
+        name: What they call the file.
+        roots: Other folders that the manifest allows, its `dataset.roots`.
+
+    Raises:
+        UsageError: The file lies elsewhere, by `..`, by a link or by its address.
+    """
+    uri = name if "://" in name or name.startswith("/") else storage.join(folder_uri, name)
+    if not lies_in(uri, (folder_uri, *roots)):
+        raise UsageError(
+            f"{shown(name)}: leads out of {folder_uri}. Only files under that folder are opened. Move the "
+            "file there, or add the folder that it lies in to dataset.roots"
+        )
+    return uri
+
+
+def lies_in(uri: str, roots: Sequence[str]) -> bool:
+    """Whether a URI is one of `roots`, or of something under one of them when all links are followed."""
+    return not _NO_PART_OF_A_NAME.search(uri) and any(_lies_in(uri, root) for root in roots)
+
+
+def shown(name: str, most: int = 200) -> str:
+    """A name of unknown origin as messages quote it: one line, and not too long."""
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:most])
+    return printable + ("…" if len(name) > most else "")
+
+
+def _lies_in(uri: str, root: str) -> bool:
+    here, root_here = storage.local_path(uri), storage.local_path(root)
+    if here is not None and root_here is not None:
+        return Path(os.path.realpath(here)).is_relative_to(os.path.realpath(root_here))
+    if here is not None or root_here is not None or "::" in uri or "\\" in uri:
+        return False
+    folder = root.rstrip("/") + "/"
+    return uri == root or (uri.startswith(folder) and ".." not in unquote(uri.partition("://")[2]).split("/"))
