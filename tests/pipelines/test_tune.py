@@ -101,6 +101,8 @@ def test_a_study_of_parallel_processes_ends_with_a_picture_and_a_tuned_manifest(
         "train.parquet",
         "validation.parquet",
         "statistics.json",
+        "training_rows.npz",  # hashes of rows
+        "test_rows.npz",
     }
 
     assert gauntlet(*arguments, "--trials", "4") == 0  # nothing is left to do
