@@ -24,6 +24,8 @@ from manifests.training import ClassTraining
 
 def _text_columns(value: Any) -> Any:
     """Refuse with one message what is neither a name, nor a position, nor several names."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a pipeline's section holds floats alone
     names = value if isinstance(value, list | tuple) else [value]
     of_names = all(isinstance(name, str) and name for name in names)
     # KFP hands whole numbers over as floats.

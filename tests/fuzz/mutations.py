@@ -49,7 +49,7 @@ def damaged_value(draw: random.Random, content: Any) -> Any:
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
         places = list(_places(content))
         if not places:
-            return draw.choice(NASTY)
+            return _nasty(draw)
         holder, key = draw.choice(places)
         kind = draw.randrange(7)
         if kind == 0:
@@ -57,14 +57,14 @@ def damaged_value(draw: random.Random, content: Any) -> Any:
         elif kind == 1 and isinstance(holder, dict):
             holder[_hashable(draw)] = holder.pop(key)
         elif kind == 2 and isinstance(holder, dict):
-            holder[_hashable(draw)] = draw.choice(NASTY)
+            holder[_hashable(draw)] = _nasty(draw)
         elif kind == 3:
             other, at = draw.choice(places)
             holder[key] = copy.deepcopy(other[at]) if at in other or isinstance(other, list) else None
         elif kind == 4:
             holder[key] = [holder[key]] if draw.random() < 0.5 else {"a": holder[key]}
         else:
-            holder[key] = draw.choice(NASTY)
+            holder[key] = _nasty(draw)
     return content
 
 
@@ -81,6 +81,11 @@ def _plain_keys(content: Any) -> Any:
     if isinstance(content, list):
         return [_plain_keys(value) for value in content]
     return content
+
+
+def _nasty(draw: random.Random) -> Any:
+    """A copy, for what is damaged next may be in it."""
+    return copy.deepcopy(draw.choice(NASTY))
 
 
 def _hashable(draw: random.Random) -> Any:

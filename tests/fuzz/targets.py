@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import io
 import json
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from components.validate_data.conversations.source import read_table as read_conversations
@@ -191,8 +191,10 @@ def feed_conversations(draw: random.Random, folder: Path, _: None) -> None:
     file = folder / draw.choice(("talk.json", "talk.jsonl", "talk.csv"))
     rows = damaged_value(draw, CONVERSATIONS) if draw.random() < 0.7 else CONVERSATIONS
     if file.suffix == ".csv":
-        content = pd.DataFrame({"text": [str(row) for row in rows] if isinstance(rows, list) else ["x"]})
-        data = content.to_csv(index=False).encode(errors="surrogatepass")
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerows([["text"], *([str(row)] for row in rows)] if isinstance(rows, list) else [["x"]])
+        data = table.getvalue().encode(errors="surrogatepass")
     elif file.suffix == ".jsonl":
         data = b"\n".join(map(as_json, rows)) if isinstance(rows, list) else as_json(rows)
     else:

@@ -311,7 +311,7 @@ def test_a_byte_order_mark_is_no_part_of_a_manifest(write) -> None:
         (["dataset.labels=[yes, no]"], "dataset.labels.0", "Quote it, such as"),
         (["dataset.labels=[a, null]"], "dataset.labels.1", "YAML reads null, ~ and nothing as no value"),
         (["name=house prices"], "name", "lower-case letters, digits, - and _, with a letter first"),
-        (["dataset.columns={text: {a: b}}"], "dataset.columns.text", "its position from 0"),
+        (["dataset.columns={text: {a: b}}"], "dataset.columns.text", "a column's name, its position from 0"),
         (["training.epoch=3"], "training.epoch", "Did you mean epochs?"),
         (["gate={}"], "gate", "Did you mean gates?"),
         (["training.qqq=3"], "training.qqq", "Remove it, or correct its spelling."),
@@ -325,7 +325,7 @@ def test_a_fault_says_what_to_write_instead(write, overrides: list[str], key: st
 
 
 def test_no_key_of_a_fault_is_one_of_pydantics_own(write) -> None:
-    overrides = ["dataset.columns={text: {}, label: {}}", "dataset.sha256=[1]", "training.search.epochs=3"]
+    overrides = ["dataset.columns={text: [1], label: {}}", "dataset.sha256=[1]", "training.search.epochs=3"]
     faults = faults_of(write(MINIMAL), *overrides)
     expected = {"dataset.columns.text", "dataset.columns.label", "dataset.sha256", "training.search.epochs"}
     assert set(faults) == expected

@@ -113,7 +113,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {"split": file.split, "place": f"{file.name} {place}", "row": number}
+        row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
         if dataset.time_column is not None:
             row["time"] = record.get(dataset.time_column)
         try:
@@ -121,7 +121,7 @@ def _rows(
             conversation = conversation_of(said, dataset.text_columns, dataset.roles)
             examples = list(examples_of(conversation.turns))
         except EmptyError as error:
-            yield row | {"empty": str(error)}
+            yield row | {"empty": repair(str(error))}
         except RoleError as error:
             yield row | {"unmarked": repair(str(error))}
         else:
@@ -140,7 +140,7 @@ def _columns(example: Example, conversation: Conversation) -> dict[str, Any]:
         "tools": repair(conversation.tools),
         "opening": repair(example.opening),
         "unread_keys": repair(f"nothing reads {unread}") if unread else None,
-        "unread_columns": conversation.unread_columns,
+        "unread_columns": tuple(map(repair, conversation.unread_columns)),
         "fault": fault and repair(fault),
     }
 

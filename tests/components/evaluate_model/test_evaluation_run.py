@@ -305,7 +305,7 @@ def test_a_champion_that_onnxruntime_refuses_is_reported_and_not_raised(tmp_path
     (champion / "bundle.json").write_text(json.dumps(info), encoding="utf-8")
     outcome = score_champion(version_of(champion), LABELS, TEXTS)
     assert isinstance(outcome, ChampionFailure)
-    assert "cannot be read: " in outcome.reason and "Protobuf parsing failed" in outcome.reason
+    assert "Protobuf parsing failed" in outcome.reason
 
 
 def test_a_champion_that_answers_nan_is_reported(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_validate_writes_checks_page_and_rows_shows_the_table_and_leaves_no_run(
     for folder in (tmp_path / "out", tmp_path / "home" / "validation" / "tickets"):
         assert {file.name for file in folder.iterdir()} == {"checks.json", "report.html", "rejected.csv"}
     assert gauntlet("runs") == 0
-    assert "no runs in " in capsys.readouterr().out
+    assert "no runs in" in capsys.readouterr().out
 
 
 def test_validate_of_data_that_cannot_be_read_is_one_message(
