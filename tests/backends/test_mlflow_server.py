@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -215,8 +216,10 @@ def test_what_a_run_registers_can_be_listed_rolled_back_promoted_and_asked(
         assert not ended.value.code
         said.append(" ".join(capsys.readouterr().out.split()))
 
-    assert "moods 2 champion macro_f1 0.733333 run-2" in said[0]
-    assert "moods 1 previous macro_f1 0.733333 run-1" in said[0]
+    since = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.search(rf"moods 2 champion {since} macro_f1 0.733333 run-2", said[0])
+    assert re.search(rf"moods 1 previous {since} macro_f1 0.733333 run-1", said[0])
+    assert re.search(rf"{since} 2 promote {since} 1 promote", said[0])
     assert said[1:3] == ["moods 1 is champion, 2 is previous", "moods 2 is champion, 1 is previous"]
     assert "so happy joy 0.982 moods version 2" in said[3]  # 1 / (1 + exp(-4))
 
