@@ -229,11 +229,14 @@ def _numbers(values: Any, count: int) -> list[float]:
         return [UNKNOWN] * count
     if not isinstance(values, list) or len(values) != count:
         return [math.inf] * count
-    return [
-        UNKNOWN
-        if value is None
-        else float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-        else math.inf
-        for value in values
-    ]
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return UNKNOWN
+    try:
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+    return math.inf if math.isnan(found) else found

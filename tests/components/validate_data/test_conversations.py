@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from components.validate_data.conversations.managed import request_of
+from components.validate_data.conversations.source import read_table
 from components.validate_data.conversations.turns import EmptyError, Turn, examples_of, turns_of
 from components.validate_data.run import run
 from manifests.causal_lm import ConversationDataset, RoleMarkers
@@ -307,3 +308,11 @@ def test_a_row_has_what_the_user_says_last_and_in_all(tmp_path: Path, model: Pat
     assert set(last["question"]) == {"And why?"}
     assert {asked.partition("\n")[2] for asked in last["asked"]} == {"And why?"}
     assert {asked.partition("\n")[0] for asked in last["asked"]} == set(frame["asked"]) - set(last["asked"])
+
+
+def test_a_key_that_is_not_utf8_is_named_with_a_replacement_character(tmp_path: Path) -> None:
+    """It reached the table as half a character once, which no table holds."""
+    file = tmp_path / "talk.jsonl"
+    file.write_bytes(b'{"input_text": "a", "output_text": "b"}\n{"messages\x8c": []}\n')
+    section = ConversationDataset(name="talk", version="1", uri=str(file), tokenizer="none")
+    assert read_table(section)["empty"].iat[-1].startswith("found the keys messages\ufffd; expected messages")

@@ -303,3 +303,8 @@ def test_a_set_is_drawn_on_the_fly_and_is_the_same_each_time(step: Step) -> None
     step.run("synthetic://cards?cards=20&seed=3", shape=[44, 32], checks=warn)
     np.testing.assert_array_equal(step.split("train").images, first)
     assert "cards were read" in (step.folder / "report.html").read_text()
+
+
+def test_a_number_that_no_float_holds_is_out_of_range(step: Step) -> None:
+    step.change(lambda splits: splits["test"][1].update(centering={"front": [10**400, 50], "back": None}))
+    assert "grade_range" in step.fails()
