@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,12 +43,16 @@ from serving.bundle import BundleError
 app = typer.Typer(
     help="Retrain a model; ship it only after it has run the gauntlet.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Environment: GAUNTLET_HOME, where runs and models are kept (default `.gauntlet` in the working "
+    "folder); GAUNTLET_REGISTRY, another registry than that in it; GAUNTLET_PRICES, a file of prices. "
+    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
 )
+HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
 
-ManifestPath = Annotated[Path, typer.Argument(help="A manifest, YAML or JSON.")]
+ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
@@ -74,10 +79,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"gauntlet {metadata.version('gauntlet')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def gauntlet(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Retrain a model; ship it only after it has run the gauntlet."""
+
+
+@app.command(rich_help_panel=HERE)
 def check(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+        list[Path] | None,
+        typer.Argument(metavar="MANIFEST", help="Manifests; by default the packaged ones."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -108,10 +130,11 @@ def check(
         raise ManifestError(faults)
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def cost(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+        list[Path] | None,
+        typer.Argument(metavar="MANIFEST", help="Manifests; by default the packaged ones."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -141,7 +164,7 @@ def cost(
         raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each
 
 
-@app.command("compile")
+@app.command("compile", rich_help_panel=HERE)
 def compile_(
     path: ManifestPath,
     platform: Annotated[
@@ -172,11 +195,9 @@ def compile_(
         console.print(plain(note), soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def run(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="[MANIFEST]", help="A manifest, YAML or JSON.")
-    ] = None,
+    path: Annotated[Path | None, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")] = None,
     overrides: Overrides = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
@@ -199,7 +220,7 @@ def run(
     run_here(manifest, cache=not no_cache, source=path, command=command_line("run", path, overrides))
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def validate(
     path: ManifestPath,
     output: Annotated[
@@ -221,7 +242,7 @@ def validate(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def tune(
     path: ManifestPath,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier ones counted.")] = 20,
@@ -259,7 +280,7 @@ def tune(
         run_here(load_affordable(tuned.manifest, None), command=command_line("run", tuned.manifest, None))
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def runs() -> None:
     """List the runs on this machine, newest first."""
     home = gauntlet_home()
@@ -275,7 +296,7 @@ def runs() -> None:
     console.print(table)
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`.")] = "latest",
 ) -> None:
@@ -292,7 +313,7 @@ def report(
         typer.launch(page.as_uri())
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`: A.")],
     second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
@@ -305,10 +326,11 @@ def compare(
         typer.launch(page.as_uri())
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def smoke(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Manifests; by default the packaged ones.")
+        list[Path] | None,
+        typer.Argument(metavar="MANIFEST", help="Manifests; by default the packaged ones."),
     ] = None,
 ) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
@@ -326,11 +348,15 @@ def smoke(
         raise typer.Exit(1)
 
 
-for command in (gate, rm, prune, registry, predict, promote, rollback, submit, status, cancel, logs, upload):
-    app.command()(command)
-app.command()(doctor)
-app.add_typer(bundle, name="bundle")
-app.add_typer(schedule, name="schedule")
+for command in (gate, rm, prune):
+    app.command(rich_help_panel=HERE)(command)
+for command in (registry, predict, promote, rollback):
+    app.command(rich_help_panel=MODELS)(command)
+app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
+for command in (submit, status, cancel, logs, upload):
+    app.command(rich_help_panel=CLOUD)(command)
+app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
+app.command(rich_help_panel=CLOUD)(doctor)
 
 
 def _packaged_manifests() -> list[Path]:

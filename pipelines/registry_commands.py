@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC
@@ -31,7 +32,7 @@ from manifests.therapy import StageName
 from pipelines.home import gauntlet_home
 from pipelines.overruling import promote_rejected
 from pipelines.promotion import approval_of, promote_version
-from pipelines.terminal import NAME_COLUMN, console, plain, styled
+from pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
 from serving.bundle import MANAGED_TASK, Bundle, read_info
 from serving.generation import Generator, PromptError
 from serving.inputs import Image, InputError, Rows
@@ -44,7 +45,9 @@ ModelName = Annotated[
 
 
 def registry(
-    name: Annotated[str | None, typer.Argument(help="A model's name: its history as well.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model's name: its history as well.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
 ) -> None:
     """List the registered versions and their aliases; of one model, also when each became champion."""
@@ -110,8 +113,9 @@ def predict(
     rows: Annotated[
         list[str],
         typer.Argument(
+            metavar="ROW",
             help="What to score: texts, or image files (PNG, JPEG), of cards front and back in turn; "
-            "`-` reads one per line from stdin."
+            "`-` reads one per line from stdin.",
         ),
     ],
     model: ModelName = None,
@@ -121,6 +125,14 @@ def predict(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Of a language model's answer, the most tokens.")
     ] = 64,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print a JSON object per row, with the probability of every class; with `-` read a JSON "
+            "string per line, which may hold several lines of text.",
+        ),
+    ] = False,
 ) -> None:
     """Score texts or images with a registered bundle, or have its language model answer."""
     store = open_registry(gauntlet_home().registry_uri)
@@ -128,19 +140,36 @@ def predict(
     asked = store.by_alias(name, alias)
     if asked is None:
         raise UsageError(f"{name}: no version is {alias}. See `gauntlet registry`, then `gauntlet promote`.")
-    given = [line.rstrip("\n") for line in sys.stdin] if rows == ["-"] else rows
+    given = _from_stdin(as_json) if rows == ["-"] else rows
     _require_readable(given)
     with bundle_folder(asked) as folder:
         task = read_info(folder, asked.tags.get(BUNDLE_TAG)).task
         if task == MANAGED_TASK:
-            _print_answers(asked, given, _managed_answers(folder, given, max_new_tokens))
+            _print_answers(asked, given, _managed_answers(folder, given, max_new_tokens), as_json)
         elif task == "causal_lm":
-            _print_answers(asked, given, _local_answers(asked, folder, given, max_new_tokens))
+            _print_answers(asked, given, _local_answers(asked, folder, given, max_new_tokens), as_json)
         else:
-            _classify(asked, folder, given)
+            _classify(asked, folder, given, as_json)
 
 
-def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None:
+def _from_stdin(as_json: bool) -> list[str]:
+    """A row per line: as it is, or a JSON string."""
+    lines = [line.rstrip("\n") for line in sys.stdin]
+    if not as_json:
+        return lines
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, str):
+            raise UsageError(f'line {number}: found {line!r:.60}, expected a JSON string, such as "a text".')
+        rows.append(row)
+    return rows
+
+
+def _classify(version: ModelVersion, folder: Path, given: Sequence[str], as_json: bool) -> None:
     """Print the likeliest class of each text, image or card."""
     bundle = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
     grades = bundle.info.task == "ordinal_grading"
@@ -157,15 +186,26 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str]) -> None
     except InputError as error:
         raise UsageError(str(error)) from None
     for row, probabilities in enumerate(scores):
+        if as_json:
+            asked = given[2 * row : 2 * row + 2] if grades else [given[row]]
+            said = dict(zip(columns, asked, strict=False)) | {
+                "label": bundle.info.labels[int(probabilities.argmax())],
+                "probabilities": dict(zip(bundle.info.labels, map(float, probabilities), strict=True)),
+                **{column: cells[row] for column, cells in own.items()},
+            }
+            print(json.dumps(said, ensure_ascii=False))
+            continue
         best = int(probabilities.argmax())
         names = given[2 * row : 2 * row + 2] if grades else [given[row]]
         found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
         table.add_row(*map(plain, names), bundle.info.labels[best], *found)
-    console.print(table)
+    notes = errors if as_json else console
+    if not as_json:
+        console.print(table)
     most = bundle.info.max_length
     for row in bundle.cut(inputs):
-        console.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
-    console.print(styled("[dim]{} version {}[/]", version.name, version.version))
+        notes.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
+    notes.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
 def _local_answers(
@@ -203,7 +243,14 @@ def _prompts(framed: Callable[[str], str], questions: Sequence[str]) -> list[str
     return prompts
 
 
-def _print_answers(version: ModelVersion, questions: Sequence[str], answers: Sequence[str]) -> None:
+def _print_answers(
+    version: ModelVersion, questions: Sequence[str], answers: Sequence[str], as_json: bool
+) -> None:
+    if as_json:
+        for question, answer in zip(questions, answers, strict=True):
+            print(json.dumps({"question": question, "answer": answer.strip()}, ensure_ascii=False))
+        errors.print(styled("[dim]{} version {}[/]", version.name, version.version))
+        return
     table = Table("question", "answer", box=None, pad_edge=False)
     for question, answer in zip(questions, answers, strict=True):
         table.add_row(plain(question), plain(answer.strip()))
@@ -212,7 +259,9 @@ def _print_answers(version: ModelVersion, questions: Sequence[str], answers: Seq
 
 
 def promote(
-    name: Annotated[str | None, typer.Argument(help="The model's name; needed if there are several.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
+    ] = None,
     version: Annotated[
         str | None, typer.Option(help="Default: the challenger; for production what is in staging.")
     ] = None,
@@ -250,7 +299,9 @@ def promote(
 
 
 def rollback(
-    name: Annotated[str | None, typer.Argument(help="The model's name; needed if there are several.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
     version: Annotated[
         str | None, typer.Option(help="Default: the champion before; after a rollback it must be named.")
@@ -303,6 +354,8 @@ def _require_readable(given: Sequence[str]) -> None:
     if not given:
         raise UsageError("stdin: found nothing, expected one text or image file per line.")
     for number, text in enumerate(given, start=1):
+        if not text.strip():
+            raise UsageError(f"text {number}: it is empty. Leave it out, or with `-` the line.")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
 

@@ -48,7 +48,7 @@ def submit(
     region: Region,
     root: Root,
     registry: RegistryUri,
-    path: Annotated[Path | None, typer.Argument(metavar="[MANIFEST]", help="YAML or JSON.")] = None,
+    path: Annotated[Path | None, typer.Argument(metavar="MANIFEST", help="YAML or JSON.")] = None,
     template: Annotated[
         str | None,
         typer.Option(metavar="URI@sha256:…", help="Instead of a manifest: a template in Artifact Registry."),
