@@ -7,7 +7,7 @@ Exit codes: 0 done (of a run: promoted), 1 failure, 2 bad usage, 3 rejected by a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -348,13 +348,15 @@ def smoke(
         raise typer.Exit(1)
 
 
-for command in (gate, rm, prune):
-    app.command(rich_help_panel=HERE)(command)
-for command in (registry, predict, promote, rollback):
-    app.command(rich_help_panel=MODELS)(command)
+PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
+    HERE: (gate, rm, prune),
+    MODELS: (registry, predict, promote, rollback),
+    CLOUD: (submit, status, cancel, logs, upload),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
-for command in (submit, status, cancel, logs, upload):
-    app.command(rich_help_panel=CLOUD)(command)
 app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
 app.command(rich_help_panel=CLOUD)(doctor)
 

@@ -117,7 +117,13 @@ def furnish(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> N
 
 def notes(platform: Platform, manifest: Manifest) -> list[str]:
     """What a reader of the manifest would not expect of the platform."""
-    return kubeflow.notes(manifest) if platform == "kubeflow" else []
+    uri = manifest.dataset.uri
+    local = [
+        f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data to "
+        "a bucket and set its URI."
+    ]
+    found = local if "://" not in uri or uri.startswith("file://") else []
+    return [*found, *(kubeflow.notes(manifest) if platform == "kubeflow" else [])]
 
 
 def require_converting(platform: Platform, device: str) -> None:

@@ -267,3 +267,14 @@ def test_an_unreadable_run_record_hides_no_other_run(
         (own_home / "runs" / run_id / "run.json").write_text(text)
     assert gauntlet("runs") == 0
     assert "a-1" in capsys.readouterr().out
+
+
+def test_compile_warns_of_data_that_only_this_machine_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "spec.yaml")
+    assert gauntlet("compile", SAMPLE, "--output", output) == 0
+    assert "a path on this machine" not in capsys.readouterr().out
+    data = tmp_path / "tickets.csv"
+    assert gauntlet("compile", SAMPLE, "--output", output, "--set", f"dataset.uri={data}") == 0
+    assert f"{data} is a path on this machine" in " ".join(capsys.readouterr().out.split())
