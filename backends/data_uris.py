@@ -1,8 +1,8 @@
-"""Which files may be opened because data, an event or a list in a folder names them.
+"""Which files may be opened when data or an event name them.
 
-A manifest is trusted: its URIs are opened as they are. What it leads to is not: a list of files that comes
-with the data could name any file of this machine or any address of its network. `data_uri` is the one way
-from such a name to a URI that is opened.
+A manifest is trusted: its URIs are opened as they are. Data and events are not trusted: a list of files that
+comes with the data could name any file of this machine or any address of its network. Every such name goes
+through `data_uri` before it is opened.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NO_PART_OF_A_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control char
 
 
 def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
-    """The URI of a file that data name: relative to their folder, or absolute under one of `roots`.
+    """The URI of a file that the data name: relative to the data's folder, or absolute under one of `roots`.
 
     Args:
         folder_uri: Where the data lie.
-        name: What they call the file.
+        name: The name that the data give.
         roots: Other folders that the manifest allows, its `dataset.roots`.
 
     Raises:
@@ -40,12 +40,12 @@ def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
 
 
 def lies_in(uri: str, roots: Sequence[str]) -> bool:
-    """Whether a URI is one of `roots`, or of something under one of them when all links are followed."""
+    """Whether a URI, with all links followed, is one of `roots` or lies under one of them."""
     return not _NO_PART_OF_A_NAME.search(uri) and any(_lies_in(uri, root) for root in roots)
 
 
 def shown(name: str, most: int = 200) -> str:
-    """A name of unknown origin as messages quote it: one line, and not too long."""
+    """An untrusted name as messages quote it: on one line, and cut if it is long."""
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:most])
     return printable + ("…" if len(name) > most else "")
 

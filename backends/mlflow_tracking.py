@@ -84,7 +84,7 @@ class MlflowRun:
         self._known_params = set(run.data.params)
 
     def _interrupted(self, experiment_id: str, states: str | None) -> Any | None:
-        """The newest run of the training with these states, unless that has finished."""
+        """The newest run of the training with these states, unless that run has finished."""
         if states is None:
             return None
         of_training = f"tags.{STATES_TAG} = '{states}'"
@@ -92,7 +92,7 @@ class MlflowRun:
         return found[0] if found and found[0].info.status != "FINISHED" else None
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """In batches of the size that MLflow takes; a resumed run keeps those that it has."""
+        """Log parameters in batches of MLflow's largest size; a resumed run keeps the ones that it has."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 

@@ -1,11 +1,11 @@
-"""How a process of ours ended, in words."""
+"""Describe how a process that Gauntlet started ended."""
 
 from __future__ import annotations
 
 import signal
 
 SHELLS_SIGNAL = 128
-"""What a shell adds to the number of the signal that ended its command."""
+"""A shell's exit code is this plus the number of the signal that ended its command."""
 
 
 def how_ended(code: int) -> str:
@@ -16,7 +16,5 @@ def how_ended(code: int) -> str:
     except ValueError:
         return f"ended with exit code {code}"
     if number == signal.SIGKILL:
-        return (
-            f"was ended by {name}, which the system sends when memory runs out, and which others can send too"
-        )
+        return f"was ended by {name}, which the system sends when memory runs out, but others can send it too"
     return f"was ended by {name}"

@@ -1,8 +1,7 @@
-"""An HTTP client that a server cannot send to another machine of this one's own network.
+"""An HTTP client that follows no redirect to a host of a private network.
 
-Data at a public address come from a server that may answer with a redirect. To the metadata server of a
-cloud, or to a service behind a firewall, it is not followed. Where the manifest itself names such a host, it
-may be asked.
+A server of public data may answer with a redirect. The client does not follow a redirect to the metadata
+server of a cloud or to a service behind a firewall. It asks such a host only if the manifest itself names it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def http_client(**options: Any) -> aiohttp.ClientSession:
-    """What fsspec opens `http://` and `https://` with."""
+    """The client that fsspec uses for `http://` and `https://`."""
     import aiohttp
 
     tracing = aiohttp.TraceConfig()
@@ -28,7 +27,7 @@ async def http_client(**options: Any) -> aiohttp.ClientSession:
 
 
 async def _require_public(session: object, context: object, redirect: Any) -> None:  # noqa: ARG001
-    """Raise a UsageError unless the redirect stays on its host or leads to public addresses alone."""
+    """Raise a UsageError unless the redirect stays on its host or leads only to public addresses."""
     from yarl import URL
 
     location = redirect.response.headers.get("Location") or redirect.response.headers.get("URI", "")
@@ -41,7 +40,7 @@ async def _require_public(session: object, context: object, redirect: Any) -> No
     if inner:
         raise UsageError(
             f"{redirect.url}: found a redirect to {target}, which is {inner[0]}, an address of a private "
-            "network. It is not followed: name that address in the manifest if it is where the data lie"
+            "network. It is not followed. If the data lie there, name that address in the manifest"
         )
 
 

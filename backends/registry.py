@@ -46,11 +46,11 @@ ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
 """On a version that has been champion; ISO 8601, UTC, of the first time."""
 TURNS_TAG = "champion_turns"
-"""On a version that has been champion: each time that it became so, as `TIME promote` or `TIME rollback`, by
-commas."""
+"""A tag on a version that has been champion: each time that it became champion, as `TIME promote` or
+`TIME rollback`, separated by commas."""
 REASON_TAG = "promotion_reason"
 OVERRULED_TAG = "overruled"
-"""On a version that the gate rejected and a person promoted: the rules that it failed."""
+"""A tag on a version that the gate rejected and a person promoted: the rules that it failed."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Approval:
-    """Who promotes a version, and why, as it is recorded on it."""
+    """Who promotes a version and why, as recorded on the version."""
 
     by: str
     reason: str = ""
 
     def tags(self, at: str) -> dict[str, str]:
-        """What the version gets."""
+        """The tags that the version gets."""
         reason = {REASON_TAG: self.reason} if self.reason else {}
         return {APPROVED_BY_TAG: self.by, APPROVED_AT_TAG: at, **reason}
 
@@ -183,7 +183,8 @@ class Registry(Protocol):
     def rollback(self, name: str, version: str | None = None) -> Move:
         """Make `previous`, or `version`, which has been champion, the champion again.
 
-        Two rollbacks after each other need the version: `previous` is then the one that was rolled back from.
+        Directly after a rollback `version` is needed: `previous` is then the version that was just rolled
+        back.
         """
 
 
@@ -332,9 +333,9 @@ def version_to_promote(
 
 
 def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
-    """When which version became champion, the oldest first.
+    """When each version became champion, oldest first.
 
-    Of a version that was promoted by a package that noted no turns, the first time is known.
+    For a version that an older release promoted, which recorded no turns, only the first time is known.
     """
     found = []
     for version in versions:
@@ -348,7 +349,7 @@ def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
 
 
 def with_turn(version: ModelVersion, kind: str, at: str) -> str:
-    """`TURNS_TAG` of a version that becomes champion, once for a move however often it is repeated."""
+    """`TURNS_TAG` for a version that becomes champion; a move that is repeated is recorded once."""
     noted = [f"{turn.at} {turn.kind}" for turn in turns([version])]
     return ", ".join(dict.fromkeys([*noted, f"{at} {kind}"]))
 
@@ -356,7 +357,7 @@ def with_turn(version: ModelVersion, kind: str, at: str) -> str:
 def version_to_roll_back_to(
     name: str, versions: Sequence[ModelVersion], asked: str | None = None
 ) -> ModelVersion:
-    """The version that is asked for, or the champion before this one.
+    """The version to roll back to: the one asked for, or the champion before this one.
 
     Raises:
         UsageError: There was none, it has never been champion, or the champion is one by a rollback and no
@@ -367,14 +368,14 @@ def version_to_roll_back_to(
         target = with_number(name, versions, asked)
         if target != champion and not turns([target]):
             raise UsageError(
-                f"model {name!r}: version {asked} has never been champion. Make it so by "
+                f"model {name!r}: version {asked} has never been champion. Make it champion with "
                 f"`gauntlet promote {name} --version {asked}`."
             )
         return target
     last = max(turns(versions), key=lambda turn: turn.at, default=None)
     if champion and previous and last and (last.kind, last.version) == ("rollback", champion.version):
         raise UsageError(
-            f"model {name!r}: version {champion.version} is champion since the rollback from version "
+            f"model {name!r}: version {champion.version} has been champion since the rollback from version "
             f"{previous.version} at {last.at[:19]} UTC, and a second rollback would make {previous.version} "
             f"champion again. Name the version that you mean: `gauntlet rollback {name} --version "
             f"{previous.version}`, or an older one of `gauntlet registry {name}`."

@@ -350,7 +350,7 @@ def _explained(uri: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in NOT_A_PATH:
             raise UsageError(f"{uri}: {error.strerror}. Correct the path") from None
         if isinstance(error, ValueError) and local_path(uri) is not None:  # a NUL byte, a lone surrogate
-            raise UsageError(f"{uri!a}: found characters that no path can have ({error})") from None
+            raise UsageError(f"{uri!a}: found characters that a path cannot have ({error})") from None
         status = getattr(error, "status", None) or getattr(error, "code", None)
         if status in FORBIDDEN_STATUSES or str(error).startswith("Forbidden"):
             raise UsageError(

@@ -28,7 +28,7 @@ PIPELINE_RUN_TAG = "pipeline_run"
 """On a run that a server has, which holds those of many pipelines' runs."""
 
 STATES_TAG = "states_sha256"
-"""On a run of MLflow's whose training can be resumed: the sha256 of where its states lie."""
+"""A tag on an MLflow run whose training can be resumed: the sha256 of the URI of its states."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; killed is from outside, as by Ctrl-C."""
@@ -82,7 +82,7 @@ def open_tracking(
 ) -> Run:
     """A run of `experiment` that starts when it is entered.
 
-    In MLflow a training that is resumed from its states is resumed in its tracked run as well.
+    When a training is resumed from its states, MLflow continues its tracked run.
 
     Args:
         tracking_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST` or
@@ -92,7 +92,7 @@ def open_tracking(
         tags: What the run is found by.
         wandb_project: The project of Weights & Biases that gets the run too.
         pipeline_run: What the pipeline's run is called that it is a part of; empty: of none.
-        states: Where the training's states lie; empty: it cannot be resumed.
+        states: The URI of the training's states; empty if the training cannot be resumed.
 
     Raises:
         UsageError: The URI is of a kind that is not supported.

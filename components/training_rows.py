@@ -25,8 +25,8 @@ from components.step import replacing
 from serving.bundle import TRAINING_ROWS_FILE, BundleInfo
 
 TEST_ROWS_FILE = "test_rows.npz"
-NO_FINGERPRINTS = "its bundle has no fingerprints of its training rows, as an older release made it"
-OTHER_FINGERPRINTS = "its bundle has fingerprints of another kind, as another release made it"
+NO_FINGERPRINTS = "its bundle was made by an older release, which wrote no fingerprints of training rows"
+OTHER_FINGERPRINTS = "its bundle was made by another release, which wrote another kind of fingerprints"
 DIGITS = 16  # of a hash in hexadecimal, for 64 bits
 
 Flags = npt.NDArray[np.bool_]
@@ -111,7 +111,7 @@ def read_test_rows(splits: Path) -> TestRows | None:
 def trained_on(bundle: Path, info: BundleInfo, tested: TestRows | None) -> Flags | str:
     """Which test rows the model of a verified bundle was trained on, (N,), or why that is not known."""
     if tested is None:
-        return "the splits have no fingerprints of the test rows, as an older release wrote them"
+        return "the splits were made by an older release, which wrote no fingerprints of test rows"
     if TRAINING_ROWS_FILE not in info.files:
         return NO_FINGERPRINTS
     with np.load(bundle / TRAINING_ROWS_FILE, allow_pickle=False) as arrays:

@@ -35,9 +35,7 @@ def bound_faults(file: str, content: Any) -> list[Fault]:
 
     def size(value: Any, path: tuple[str, ...]) -> int:
         if len(path) > MOST_LEVELS:
-            fault(
-                path[:3], f"values in more than {MOST_LEVELS} levels", "fewer", "Write it with fewer levels."
-            )
+            fault(path[:3], f"values in more than {MOST_LEVELS} levels", "fewer", "Use fewer levels.")
             raise _Enough
         if isinstance(value, str) and (wrong := NO_TEXT.search(value)):
             found = f"the character {ascii(wrong[0])[1:-1]}"

@@ -57,7 +57,7 @@ def say_resolution(tested: str, difference: str) -> str:
     """The same of any task."""
     return (
         f"With {tested} a comparison with the champion can show {difference}. A smaller "
-        "gates.non_inferiority_margin rejects most models that are as good; without the key, this is used"
+        "gates.non_inferiority_margin rejects most models that are as good; this is the default of the key"
     )
 
 

@@ -339,6 +339,8 @@ class ClassTraining(OnePhaseTraining):
     @classmethod
     def _balanced_once(cls, value: str, info: ValidationInfo) -> str:
         if value == "balanced" and info.data.get("class_weights") == "balanced":
-            words = "shuffle, as class_weights is balanced: both would make up for the sizes twice"
+            words = (
+                "shuffle, because class_weights is balanced: both together would correct for the sizes twice"
+            )
             raise PydanticCustomError("sampler", "{words}", {"words": words})
         return value

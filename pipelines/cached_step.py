@@ -1,9 +1,9 @@
-"""A step of a local run that may reuse what an earlier run has left: `python -m pipelines.cached_step`.
+"""Start a step of a local run that may reuse earlier outputs: `python -m pipelines.cached_step`.
 
-It stands in for `kfp.dsl.executor_main`, whose arguments follow `cached` or `uncached` and that module's
-name. With `GAUNTLET_JUDGED` it takes the outputs that the step has left in that folder of a run, and never
-runs the step. Otherwise a step that may be cached is looked for in `GAUNTLET_STEP_CACHE`, if that is set, and
-its outputs are kept there.
+It replaces `kfp.dsl.executor_main`. Its arguments are `cached` or `uncached`, that module's name, and the
+arguments of `kfp.dsl.executor_main`. With `GAUNTLET_JUDGED`, a folder of a run's outputs, it copies the
+step's outputs from there and never runs the step. Otherwise, if `GAUNTLET_STEP_CACHE` is set and the step may
+be cached, it looks the step up in that folder, and stores the step's outputs there.
 """
 
 from __future__ import annotations

@@ -103,9 +103,9 @@ def check(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Report every fault of every manifest, together; say what a run may cost at most.
+    """Report every fault of every manifest, and the most that a run may cost.
 
-    With `dataset.size` also which margin against the champion the test split can show.
+    If `dataset.size` is set, also report which margin against the champion the test split can show.
     """
     faults: list[Fault] = []
     notes: list[str] = []
@@ -200,11 +200,11 @@ def run(
     path: Annotated[Path | None, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")] = None,
     overrides: Overrides = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
+        bool, typer.Option("--no-cache", help="Run every step; reuse nothing from earlier runs.")
     ] = False,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Instead of a manifest: a run that was interrupted, or `latest`."),
+        typer.Option(metavar="RUN", help="Resume this interrupted run, or `latest`, instead of a manifest."),
     ] = None,
 ) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
@@ -225,11 +225,11 @@ def validate(
     path: ManifestPath,
     output: Annotated[
         Path | None,
-        typer.Option(help="A folder for what is written. Default: validation/NAME in GAUNTLET_HOME."),
+        typer.Option(help="The folder for the files. Default: validation/NAME in GAUNTLET_HOME."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read and check a manifest's data without a run; list every row at fault. Exit 4 when a check fails."""
+    """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
     from pipelines.validation import validate_data
 
     manifest = load_manifest(path, overrides or ())
@@ -260,7 +260,7 @@ def tune(
     staging: Annotated[str, typer.Option(metavar="URI", help="gs:// folder for that job's files.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    """Search the best values of a manifest's `training.search`; go on with a study that was interrupted."""
+    """Search the best values of a manifest's `training.search`; resume an interrupted study."""
     from pipelines.interruption import EXIT_CODE, Interrupted
     from pipelines.tuning.command import compile_study, tune_here, tuning_of
 
@@ -273,7 +273,7 @@ def tune(
             return
         tuned = tune_here(tuning, gauntlet_home(), console)
     except Interrupted as stopped:
-        left = str(stopped) or "what is finished is kept; the same command goes on."
+        left = str(stopped) or "finished trials are kept; the same command resumes the study."
         errors.print(f"interrupted: {left}", soft_wrap=True, highlight=False)
         raise typer.Exit(EXIT_CODE) from None
     if then_run:

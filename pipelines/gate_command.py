@@ -27,12 +27,12 @@ def gate(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of gates, evaluation, registration."),
     ] = None,
 ) -> None:
-    """Judge the model of a run again: evaluate, gate, register and report, as a run of its own."""
+    """Judge a run's model again: evaluate, gate, register and report, in a new run."""
     home = gauntlet_home()
     record = home.find_run(run)
     folder = home.run_folder(record.run_id)
     if home.is_running(record):
-        raise UsageError(f"run {record.run_id}: it is running. Wait for its end.")
+        raise UsageError(f"run {record.run_id}: it is running. Wait until it ends.")
     manifest = load_affordable(folder / MANIFEST_FILE, overrides)
     require_same_model(manifest, load_affordable(folder / MANIFEST_FILE, None))
     require_made(manifest, record, home)
@@ -53,7 +53,7 @@ def require_same_model(manifest: Manifest, before: Manifest) -> None:
     for key in ("name", "task", "seed", *SECTIONS):
         if key not in CHANGEABLE and getattr(manifest, key) != getattr(before, key):
             raise UsageError(
-                f"--set {key}: the run's model was made with another one, expected keys of "
+                f"--set {key}: the run's model was made with another value, expected keys of "
                 f"{', '.join(CHANGEABLE)}. `gauntlet run` makes another model."
             )
 
@@ -70,5 +70,5 @@ def require_made(manifest: Manifest, record: RunRecord, home: Home) -> None:
         if not (job / step / DONE_FILE).is_file():
             raise UsageError(
                 f"run {record.run_id}: {step} has left no result on this machine, so there is no model to "
-                f"judge. Finish it by `gauntlet run --resume {record.run_id}`."
+                f"judge. Finish it with `gauntlet run --resume {record.run_id}`."
             )

@@ -132,7 +132,9 @@ class Home:
         """
         lock = acquire(self._lock(record))
         if lock is None:
-            raise UsageError(f"run {record.run_id}: it is running. Wait for its end, or stop it by Ctrl-C.")
+            raise UsageError(
+                f"run {record.run_id}: it is running. Wait until it ends, or stop it with Ctrl-C."
+            )
         try:
             yield lock
         finally:

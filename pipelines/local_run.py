@@ -123,7 +123,8 @@ def run_locally(
 
 
 def resume_locally(run_id: str, home: Home, console: Console) -> FinishedRun:
-    """Go on with a run that was interrupted or failed: steps that ended are reused, training has its state.
+    """Resume a run that was interrupted or failed: finished steps are reused, training continues from its
+    state.
 
     Raises:
         UsageError: There is no such run, it is running, it has ended, or it was stopped before it began.
@@ -177,7 +178,7 @@ def _run(manifest: Manifest, record: RunRecord, home: Home, console: Console, lo
 
 
 def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
-    """The variables by which a run's steps know where to keep states, and what they may reuse."""
+    """The environment variables that tell a run's steps where to keep states and what they may reuse."""
     variables = {
         RUN_VARIABLE: record.run_id,
         "GAUNTLET_GIT_COMMIT": git_commit(),
@@ -192,7 +193,7 @@ def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
 
 
 def job_folder(folder: Path) -> Path:
-    """Where kfp.local has put the outputs of a run's steps; the run's folder of them before it has begun."""
+    """The folder of the steps' outputs that kfp.local made; before the run has begun, the folder above it."""
     return max((folder / STEPS_FOLDER).glob("*"), default=folder / STEPS_FOLDER)
 
 
@@ -216,10 +217,12 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
 
 
 def _registered(folder: Path, record: RunRecord) -> str:
-    """What a run that was stopped may have left in the registry, and how to go on with it."""
+    """What a run that was stopped may have left in the registry, and how to resume it."""
     resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
     if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
-        return f"{STEPS[-2]} had begun: see by `gauntlet registry` whether there is a new version. {resume}"
+        return (
+            f"{STEPS[-2]} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
+        )
     return f"nothing was registered. {resume}"
 
 
@@ -232,7 +235,7 @@ def _execute(
 ) -> None:
     """Run the executor process to its end, feeding its output to the view and to `run.log`.
 
-    It inherits the locks, which say that the run lives until the last of its processes ends.
+    The process inherits the locks, so the run counts as running until the last of its processes ends.
     """
     command = [sys.executable, "-m", "pipelines.execute", str(folder)]
     process = subprocess.Popen(

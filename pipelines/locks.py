@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them, whatever ends it: they tell living runs from dead ones."""
+"""File locks that show whether a run is running: the system releases them however a process ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 def acquire(path: Path) -> int | None:
     """Lock a file, which is made if it is not there, and return its descriptor; None if another holds it.
 
-    A child that inherits the descriptor keeps the lock, so it ends with the last of them.
+    A child process that inherits the descriptor holds the lock too, until the last of these processes ends.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -25,7 +25,7 @@ def acquire(path: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock. Nothing is made."""
+    """Whether a process holds the lock. Creates no file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

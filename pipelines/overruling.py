@@ -30,7 +30,7 @@ from serving.bundle import BundleError, read_info
 def promote_rejected(home: Home, store: Registry, name: str, run: str, approval: Approval) -> Move:
     """Register the bundle of a run that the gate rejected, make it champion, and say so on the run's page.
 
-    Cut short, it is finished by doing it again.
+    If it is interrupted, calling it again finishes it.
 
     Raises:
         UsageError: The run is not of this model, has no rejected model, or the model has promotion stages.
@@ -44,7 +44,7 @@ def promote_rejected(home: Home, store: Registry, name: str, run: str, approval:
         scores, verdict = steps / "evaluate-model" / "scores", steps / "gate-model" / "verdict"
         if evidence_of(read_json(verdict), read_json(scores)) or went_through_stages(store.champion(name)):
             raise UsageError(
-                f"{name}: has promotion stages, which a model must prove. Change `gates.stages`, then run "
+                f"{name}: has promotion stages, which a model must pass. Change `gates.stages`, then run "
                 f"`gauntlet gate {record.run_id}`."
             )
         bundle = _bundle(steps)
@@ -66,7 +66,7 @@ def promote_rejected(home: Home, store: Registry, name: str, run: str, approval:
 def _rejecting_rules(record: RunRecord, name: str, steps: Path) -> list[str]:
     """The rules that the run's model failed."""
     if record.name != name:
-        raise UsageError(f"run {record.run_id}: it is one of {record.name}, not of {name}.")
+        raise UsageError(f"run {record.run_id}: it is a run of {record.name}, not of {name}.")
     verdict = steps / "gate-model" / "verdict"
     if not verdict.is_file():
         raise UsageError(
@@ -83,13 +83,13 @@ def _rejecting_rules(record: RunRecord, name: str, steps: Path) -> list[str]:
 
 
 def _bundle(steps: Path) -> Path:
-    """Where the run's bundle lies: a managed model's is train-model's."""
+    """The run's bundle; for a managed model it is an output of train-model."""
     converted = steps / "convert-to-onnx" / "bundle"
     return converted if converted.is_dir() else steps / "train-model" / "bundle"
 
 
 def _write_page(home: Home, record: RunRecord, steps: Path, move: Move, failed: list[str]) -> None:
-    """Leave what register-model would have left, and with it the run's page and its record."""
+    """Write the outputs of register-model, and update the run's page and record."""
     champion = move.champion
     folder = steps / "register-model"
     content = {

@@ -78,11 +78,11 @@ def approval_of(approver: str | None, reason: str | None) -> Approval | None:
             raise UsageError(f"{option}: found {text!r}, expected a line without control characters.")
     if reason is not None and len(reason) > LONGEST_REASON:
         raise UsageError(
-            f"--reason: found {len(reason)} characters, expected at most {LONGEST_REASON}. Say it shorter."
+            f"--reason: found {len(reason)} characters, expected at most {LONGEST_REASON}. Shorten it."
         )
     if approver is None or not approver.strip():
         if reason is not None:
-            raise UsageError("--reason: found nobody who gives it. Add --by NAME.")
+            raise UsageError("--reason: found no name. Add --by NAME.")
         return None
     return Approval(approver.strip(), (reason or "").strip())
 

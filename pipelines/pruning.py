@@ -1,6 +1,6 @@
-"""What a home folder holds, and what of it nothing needs any more: runs, states and cached steps.
+"""Remove what nothing needs any more from a home folder: old runs with their states, and cached steps.
 
-Registered bundles lie in the registry's own folder and are never touched.
+Registered bundles lie in the registry's own folder and are never removed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pipelines.terminal import NAME_COLUMN, console, plain
 
 MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600
-"""An object of the cache that no entry names may belong to an entry that is being written, for so long."""
+"""For so long, an object of the cache that no entry names may belong to an entry that is being written."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that may go."""
+    """Files that can be removed, and why."""
 
     name: str
     why: str
@@ -41,23 +41,27 @@ class Removal:
 
 def rm(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs on this machine.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
+    ] = False,
 ) -> None:
-    """Remove runs with all their files. Registered models stay."""
+    """Remove runs with all their files. Registered models are kept."""
     home = gauntlet_home()
     records = [home.find_run(run) for run in dict.fromkeys(runs)]
     running = [record.run_id for record in records if home.is_running(record)]
     if running:
-        raise UsageError(f"{', '.join(running)}: running. Stop it by Ctrl-C first.")
+        raise UsageError(f"{', '.join(running)}: running. Stop it with Ctrl-C first.")
     _remove([_run(home, record, "asked for") for record in records], yes, home)
 
 
 def prune(
-    keep: Annotated[int, typer.Option(min=0, help="Runs of each system that stay, the newest.")] = 5,
-    days: Annotated[float, typer.Option(min=0, help="Cached steps older than this go.")] = 30,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would go.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="How many of each system's newest runs to keep.")] = 5,
+    days: Annotated[float, typer.Option(min=0, help="Remove cached steps not used for so many days.")] = 30,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
+    ] = False,
 ) -> None:
-    """Remove old runs and old cached steps. Registered models stay, and so do runs that are running."""
+    """Remove old runs and old cached steps. Registered models and running runs are kept."""
     home = gauntlet_home()
     if yes:
         remove_abandoned()
@@ -76,7 +80,7 @@ def old_runs(home: Home, keep: int) -> list[Removal]:
 
 
 def old_cache(home: Home, days: float) -> list[Removal]:
-    """Entries that were last used before so many days, and files that no other entry names."""
+    """Entries not used for so many days, and the files that no other entry names."""
     now = time.time()
     before = now - timedelta(days=days).total_seconds()
     entries = sorted((home.cache_folder / ENTRIES).glob("*.json"))
@@ -107,7 +111,7 @@ def _objects(entry: Path) -> Sequence[str]:
 
 
 def freed_bytes(removals: Sequence[Removal]) -> int:
-    """What becomes free: a run and the cache share files, which go with the last of them."""
+    """How many bytes become free: a run and the cache share files, which are freed with the last link."""
     states = [file.lstat() for one in removals for file in one.files]
     places = Counter((state.st_dev, state.st_ino) for state in states)
     sizes = {(state.st_dev, state.st_ino): state for state in states}
@@ -115,7 +119,7 @@ def freed_bytes(removals: Sequence[Removal]) -> int:
 
 
 def _remove(removals: Sequence[Removal], yes: bool, home: Home) -> None:
-    """Show what goes and, if that is wanted, remove it."""
+    """List what can be removed and, with `yes`, remove it."""
     if not removals:
         console.print(plain(f"nothing to remove in {home.folder}"), soft_wrap=True, highlight=False)
         return

@@ -46,11 +46,11 @@ ModelName = Annotated[
 
 def registry(
     name: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A model's name: its history as well.")
+        str | None, typer.Argument(metavar="MODEL", help="A model's name; lists its history too.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
 ) -> None:
-    """List the registered versions and their aliases; of one model, also when each became champion."""
+    """List the registered versions and their aliases; for one model, also when each became champion."""
     store = open_registry(gauntlet_home().registry_uri)
     wanted = _one(name, model)
     columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
@@ -97,7 +97,7 @@ def _print_history(versions: Sequence[ModelVersion]) -> None:
         own = tags[turn.version] if turn.kind == "promote" else {}
         reason = own.get(REASON_TAG, "")
         if OVERRULED_TAG in own:
-            reason += f" (the gate had rejected it by {own[OVERRULED_TAG]})"
+            reason += f" (the gate had rejected it for {own[OVERRULED_TAG]})"
         cells = (_minute(turn.at), turn.version, turn.kind, own.get(APPROVED_BY_TAG, ""), reason)
         table.add_row(*map(plain, cells))
     if table.row_count:
@@ -204,7 +204,7 @@ def _classify(version: ModelVersion, folder: Path, given: Sequence[str], as_json
         console.print(table)
     most = bundle.info.max_length
     for row in bundle.cut(inputs):
-        notes.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest was not read")
+        notes.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest is not read")
     notes.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
@@ -270,13 +270,16 @@ def promote(
     ] = None,
     approver: Annotated[
         str | None,
-        typer.Option("--approver", "--by", metavar="NAME", help="Who answers for it; needed for production."),
+        typer.Option("--approver", "--by", metavar="NAME", help="Who approves it; needed for production."),
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="Why, in a line; recorded with the name.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="The reason, in one line; recorded with the name.")
+    ] = None,
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="Instead of a version: a run whose model the gate rejected; needs both."
+            metavar="RUN",
+            help="Instead of a version: a run whose model the gate rejected; needs --by and --reason.",
         ),
     ] = None,
 ) -> None:
@@ -304,7 +307,7 @@ def rollback(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The same.")] = None,
     version: Annotated[
-        str | None, typer.Option(help="Default: the champion before; after a rollback it must be named.")
+        str | None, typer.Option(help="Default: the previous champion; needed directly after a rollback.")
     ] = None,
 ) -> None:
     """Make the previous champion, or an earlier one, the champion again."""

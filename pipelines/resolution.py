@@ -1,4 +1,4 @@
-"""What `gauntlet check` says of the margin against the champion, where it knows the number of test rows."""
+"""What `gauntlet check` says about the margin against the champion if the number of test rows is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from manifests.schema import Manifest
 
 
 def margin_note(manifest: Manifest) -> str | None:
-    """How the manifest's margin suits its test split; None where the number of test rows is not known yet."""
+    """Whether the test split can show the manifest's margin; None if its size is not known yet."""
     rows = manifest.dataset.expected_test_rows
     if rows is None:
         return None
@@ -19,5 +19,5 @@ def margin_note(manifest: Manifest) -> str | None:
         return f"{about} can show the margin of {given:g} (gates.non_inferiority_margin)"
     return (
         f"warning: {about} cannot show gates.non_inferiority_margin {given:g}: most models that are as good "
-        f"as the champion would be rejected. Set {least:.2g}, leave the key out, or give more test rows"
+        f"as the champion would be rejected. Set {least:.2g}, leave the key out, or add test rows"
     )

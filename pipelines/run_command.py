@@ -40,11 +40,11 @@ def run_here(
 ) -> None:
     """Run a manifest on this machine and exit with the run's code.
 
-    It is registered and tracked where the URIs say, by default where every run on this machine is. `command`
-    is what the run's advice says to call again. The others are `run_locally`'s.
+    `command` is the command that the run's advice repeats. The other arguments are those of `run_locally`;
+    the URIs default to those of every run on this machine.
 
     Raises:
-        UsageError: It is to be converted for a GPU, and there is none.
+        UsageError: The manifest asks for conversion on a GPU, and this machine has none.
     """
     from components.write_report.collect import RUN_COMMAND_VARIABLE
     from pipelines.local_run import run_locally
@@ -91,9 +91,9 @@ def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
 
 
 def require_data(manifest: Manifest, path: Path) -> None:
-    """Look for data on this machine before anything is written; what lies elsewhere is validate-data's.
+    """Refuse data, or an encoder, that are missing on this machine before anything is written.
 
-    So with the encoder, which must read texts as long as the manifest says.
+    The encoder must also read texts as long as the manifest says. validate-data checks what lies elsewhere.
     """
     require_text_length(manifest, path)
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
@@ -110,7 +110,7 @@ def require_data(manifest: Manifest, path: Path) -> None:
 
 
 def require_vocabulary(manifest: Manifest, path: Path) -> None:
-    """Hold the tokenizer of a pretrained model on this machine against the model's embedding.
+    """Compare the tokenizer of a pretrained model on this machine with the model's embedding.
 
     Raises:
         ManifestError: It has more tokens, or cannot be read.

@@ -1,4 +1,4 @@
-"""What steps of local runs have left, kept by content: a step with the same inputs is not run again.
+"""Cache of the outputs of local runs' steps, by content: a step with the same inputs is not run again.
 
     objects/<sha256>      a file that some step left
     steps/<key>.json      the files of one execution of a step, by their path in the step's folder
@@ -8,7 +8,7 @@ input artifacts and of the models that its parameters name, the package's code, 
 machine and the environment variables that change arithmetic.
 
 Files are linked between a run's folder and the cache, and copied where the disk cannot link. An entry is
-written last and whole, when all of its objects are there, so what a killed process leaves is never a hit.
+written last and atomically, when all of its objects are there, so a half-written entry is never a hit.
 Every object is hashed again before it is used.
 """
 
@@ -35,14 +35,14 @@ from manifests.loading import MODEL_KEYS
 from serving.cpu import cpu_fields, usable_cpus
 
 PACKAGES = ("manifests", "backends", "trainer", "components", "serving")
-"""What a step's code is made of; `pipelines` starts steps and is no part of them."""
+"""The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
     *("CUDA_", "CUBLAS_", "NVIDIA_", "TORCH_", "PYTORCH_", "ORT_"),
 )
 GPUS = Path("/proc/driver/nvidia/gpus")
 OF_LINEAGE = {"manifest_sha256"}
-"""Parameters that only say what a bundle was made by: a changed gate does not convert a model again."""
+"""Parameters that only go into a bundle's lineage: a changed gate does not convert a model again."""
 OBJECTS, ENTRIES = "objects", "steps"
 OF_ONE_RUN = {DONE_FILE, ERROR_FILE, REUSED_FILE}
 
@@ -99,9 +99,9 @@ class StepCall:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one execution of a step left: the sha256 of its files by path, and its executor output.
+    """The outputs of one execution of a step: the sha256 of its files by path, and its executor output.
 
-    `folder` is where they were, which the executor output names.
+    `folder` is the folder that the executor output names.
     """
 
     run: str
@@ -117,7 +117,7 @@ class StepCache:
         self._folder = folder
 
     def restore(self, call: StepCall) -> str | None:
-        """Put the outputs of an earlier execution in place; returns the run that made them, None: a miss."""
+        """Put the outputs of an earlier execution in place; returns their run, or None for a miss."""
         entry = self._entry(call.key)
         if entry is None:
             return None
@@ -137,7 +137,7 @@ class StepCache:
         return entry.run
 
     def store(self, call: StepCall, run: str) -> None:
-        """Keep what the step has left."""
+        """Store the step's outputs."""
         files = {}
         for file in _files(call.folder):
             name = file.relative_to(call.folder).as_posix()
@@ -177,14 +177,14 @@ def copy_of(call: StepCall, source: Path, run: str) -> None:
 
 
 def finish(call: StepCall, run: str, made_in: str, executor_output: str) -> None:
-    """Say that the outputs are another run's, then, as the step does at its end, where they lie."""
+    """Record that the outputs are another run's, then write the executor output, as a step does."""
     _write(call.folder / REUSED_FILE, json.dumps({"run": run}))
     moved = _replaced(json.loads(executor_output), made_in, str(call.folder))
     _write(call.folder / DONE_FILE, json.dumps(moved))
 
 
 def place(source: Path, target: Path) -> None:
-    """Give a file another place; it is there whole or not at all."""
+    """Link or copy a file to another place, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -232,7 +232,7 @@ def packages() -> list[str]:
 
 
 def machine() -> list[str]:
-    """What rounding and timings depend on: the CPU, how many of them, and the GPUs."""
+    """What rounding and timings depend on: the type and number of CPUs, and the GPUs."""
     fields = cpu_fields()
     cpu = [fields.get("model name", ""), fields.get("flags", fields.get("Features", ""))]
     gpus = [file.read_text() for file in sorted(GPUS.glob("*/information"))]
@@ -264,7 +264,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _replaced(content: Any, old: str, new: str) -> Any:
-    """JSON with another folder at the beginning of its texts."""
+    """The JSON, with `old` replaced by `new` at the beginning of its texts."""
     if isinstance(content, dict):
         return {key: _replaced(value, old, new) for key, value in content.items()}
     if isinstance(content, list):

@@ -1,7 +1,7 @@
-"""A step's process on this machine: what it prints, how it ended, and a message where it left none itself.
+"""Run a step's process on this machine, and write an error message if the step left none itself.
 
-kfp.local keeps only whether a step succeeded. A step that is killed, or that fails before its own code
-begins, would leave nothing that says why.
+kfp.local records only whether a step succeeded. Without this, a step that is killed, or that fails before its
+own code begins, would leave no reason.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from components.step import ERROR_FILE, write_json
 
 EXECUTOR_INPUT = "--executor_input"
 LINES_KEPT = 12
-"""Of what a step printed last, for the message."""
+"""How many of a step's last lines the message has."""
 
 
 def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
     """Run a step and print its output, as `kfp.local` does; returns its exit code.
 
-    Where it fails without `error.json`, that file is written here.
+    If the step fails and has written no `error.json`, this function writes it.
     """
     process = subprocess.Popen(
         full_command,
@@ -53,13 +53,13 @@ def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = N
 
 
 def ended(code: int, last: Sequence[str]) -> str:
-    """How a process ended that left no message, and what it printed last."""
+    """A message for a process that left none: how it ended, and its last lines."""
     said = "\n".join(["Its last lines:", *last]) if last else "It printed nothing."
     return f"The step's process {how_ended(code)}. {said}"
 
 
 def step_folder(command: Sequence[str]) -> Path | None:
-    """The folder of the step's outputs, as its command says; none of a command that has no such input."""
+    """The folder of the step's outputs, read from its command; None if the command has no such input."""
     if EXECUTOR_INPUT not in command[:-1]:
         return None
     given: Any = json.loads(command[list(command).index(EXECUTOR_INPUT) + 1])

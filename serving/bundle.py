@@ -272,7 +272,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
         data = path.read_bytes()
         content = json.loads(data.decode("utf-8"))
     except RecursionError:
-        raise BundleError(f"{path}: not JSON that can be read: it is nested too deep") from None
+        raise BundleError(f"{path}: cannot be read: its JSON is nested too deep") from None
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file, so {folder} is no bundle or was cut short") from None
     except ValueError as error:

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--checkpoints",
         metavar="URI",
         default=os.environ.get("AIP_CHECKPOINT_DIR", ""),
-        help="folder for training states, from which the same command goes on; default AIP_CHECKPOINT_DIR",
+        help="folder for training states, from which the same command resumes; default AIP_CHECKPOINT_DIR",
     )
     parser.add_argument(
         "--tracking-uri",

@@ -30,7 +30,7 @@ def not_found(key: str, name: str, expected: str, error: Exception) -> UsageErro
     if status in REFUSALS or isinstance(error, HFValidationError):
         return UsageError(
             f"{key}: found {name!r}, expected {expected}, or a model's name on the Hugging Face hub. "
-            f"The hub has no such model, or shows it to its owners alone ({said})."
+            f"The hub has no such model, or shows it only to its owners ({said})."
         )
     return UsageError(
         f"{key}: {name!r} is no folder here, and the Hugging Face hub cannot be reached to look for it "

@@ -269,7 +269,7 @@ def _as_error(cause: Ending, run: TrainingRun) -> GauntletError:
         return Preempted(cause.message)
     if cause.exit_code == UsageError.exit_code:
         return UsageError(cause.message)
-    again = f" The same command goes on from the newest state in {run.checkpoint_uri}." * bool(
+    again = f" The same command resumes from the newest state in {run.checkpoint_uri}." * bool(
         run.checkpoint_uri
     )
     return GauntletError(cause.message + again)

@@ -301,7 +301,7 @@ class _Loop:
         if preempted:
             self._world.any(preempted)  # no rank ends before the first one has written
             if self.states:
-                where = f"Its state is in {self.states.uri}: the same command goes on from there."
+                where = f"Its state is in {self.states.uri}: the same command resumes from there."
             else:
                 where = "Nothing was written down: --checkpoints or AIP_CHECKPOINT_DIR names a folder for it."
             raise Preempted(f"training: ended by SIGTERM after step {self.state.steps_taken}. {where}")

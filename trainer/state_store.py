@@ -205,7 +205,7 @@ class StateStore:
         if different:
             raise UsageError(
                 f"{found.name}: this training began with other settings: {'; '.join(different)}. "
-                "Set them back to go on from there, or name another folder for the checkpoints to start anew."
+                "Set them back to resume from there, or name another folder for new checkpoints."
             )
 
 

@@ -93,7 +93,7 @@ class Watch:
         self._sample()
         self._contention.finish()
         if self._history.stopped in BUDGET_REASONS:
-            to_go_on = f". Its state is in {self._states}: with a higher limit the same command goes on"
+            to_go_on = f". Its state is in {self._states}: with a higher limit the same command resumes"
             self._say(f"training stops, {self._history.stopped}", to_go_on if self._states else "")
 
     def _sample(self) -> None:

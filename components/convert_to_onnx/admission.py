@@ -111,7 +111,7 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
     if not effect.label_changes <= (1 - bounds.min_label_agreement) * effect.rows:
         broken.append(
             f"{effect.label_changes} of {effect.rows} rows get another label with other rows in their batch, "
-            f"more than min_label_agreement {bounds.min_label_agreement:g} lets differ"
+            f"more than min_label_agreement {bounds.min_label_agreement:g} allows"
         )
     return "; ".join(broken) or None
 

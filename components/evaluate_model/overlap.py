@@ -31,7 +31,7 @@ class Overlap:
 
 
 def clean_rows(count: int, *trained_on: Flags | str) -> Flags:
-    """Of `count` rows those that no model was trained on, (N,); one that is not known leaves nothing out."""
+    """Which of `count` rows no model was trained on, (N,); a model whose rows are not known excludes none."""
     clean = np.ones(count, dtype=bool)
     for flags in trained_on:
         if not isinstance(flags, str):
@@ -42,18 +42,18 @@ def clean_rows(count: int, *trained_on: Flags | str) -> Flags:
 def describe_overlap(
     count: int, ours: Flags | str, theirs: Flags | str | None, without: Sequence[str] = (), rows: str = "rows"
 ) -> Overlap:
-    """Count the rows of `count` that this model, and the champion, were trained on, or say why not.
+    """Say on how many of `count` test rows each model was trained, or why that is not known.
 
     Args:
         count: Test rows, N.
         ours: Which of them the challenger was trained on, or why that is not known.
-        theirs: The same of the champion; None without one.
+        theirs: The same for the champion; None if there is no champion.
         without: Classes that have test rows and no clean ones.
         rows: What a row is called.
     """
     challenger = None if isinstance(ours, str) else int(ours.sum())
     own = (
-        f"How many test {rows} are in this model's own training split is not known: {ours}."
+        f"It is not known how many test {rows} are in this model's own training split: {ours}."
         if isinstance(ours, str)
         else _sentence(challenger, count, "this model's own", rows)
     )
@@ -62,10 +62,10 @@ def describe_overlap(
     clean = int(clean_rows(count, ours, theirs).sum())
     if isinstance(theirs, str):
         summary = (
-            f"How many of the {count} test {rows} were in the champion's training split is not known: "
+            f"It is not known how many of the {count} test {rows} were in the champion's training split: "
             f"{theirs}. Compared on {clean}. Rows that the champion was trained on make it look better, so a "
-            "model that passes is no worse, and one that is rejected may be as good: if so, promote it by "
-            "hand, and from then on this is known."
+            "model that passes is no worse, but a model that is rejected may be as good. If it is, promote "
+            "it by hand; its bundle has the fingerprints."
         )
         return Overlap(challenger, summary, None, clean, tuple(without))
     summary = _sentence(int(theirs.sum()), count, "the champion's", rows).removesuffix(".")

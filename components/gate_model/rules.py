@@ -241,7 +241,7 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
 def speedup_words(clock: object) -> str:
     """What a speed-up is: on a busy machine another figure than on a quiet one."""
     words = "Times as fast as PyTorch"
-    return f"{words} in one thread's time on a CPU, as the machine was busy" if clock == "cpu" else words
+    return f"{words} by one thread's CPU time, because the machine was busy" if clock == "cpu" else words
 
 
 def _grades(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
@@ -400,7 +400,7 @@ def _shown_by(lower: float, rest: Estimate, margin: float) -> str:
         return f"Its upper limit is not known: {upper}"
     if upper < -margin:
         return f"It is worse: the upper limit is {upper:.4g}"
-    told = f"Too few rows to tell: the difference lies between {lower:.4g} and {upper:.4g}"
+    told = f"Too few rows to tell: the difference is between {lower:.4g} and {upper:.4g}"
     rows = rest.rows
     if isinstance(value, str) or not isinstance(rows, int) or value <= -margin or value <= lower:
         return told

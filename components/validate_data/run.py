@@ -82,7 +82,7 @@ def run(
     if inspection.failed or show_checks:
         _print_checks(inspection)
     if rejected:
-        print(f"{rejected:,} rows that checks found fault with are in {rejected_path}", flush=True)
+        print(f"{rejected:,} lines about faulty rows are in {rejected_path}", flush=True)
     if inspection.failed:
         raise DataError(_failure(section, inspection))
     examined.require_enough()

@@ -76,7 +76,7 @@ def _speed(record: RunRecord) -> tuple[Tile, ...]:
     winner = candidates.winner
     over = f"over PyTorch, batch\N{NO-BREAK SPACE}{candidates.objective_batch_size}"
     if candidates.clock == "cpu":
-        over += ", by one thread's time on a CPU: the machine was busy"
+        over += ", by one thread's CPU time, because the machine was busy"
     return (
         Tile("Speed-up", times(candidates.chosen_speedup), over),
         Tile(

@@ -28,24 +28,24 @@ RULE_ADVICE = {
     "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
     "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
-    "bundle": "The bundle does not serve as it was proven on this machine; the rule's note says why: run "
+    "bundle": "On this machine the bundle does not serve as it was proven; the rule's note says why. Run "
     "convert-to-onnx again.",
-    "neighbours": "What else is in a batch changes a row's answer. With `int8_per_token` and the float "
-    "candidates of `conversion.candidates` it does not; `conversion.max_neighbour_difference` is the bound.",
+    "neighbours": "The other rows of a batch change a row's answer. With `int8_per_token` and the float "
+    "candidates of `conversion.candidates` they do not; `conversion.max_neighbour_difference` is the bound.",
     "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. "
     "More validation rows narrow the doubt; a float candidate loses nothing.",
     "model_size": "Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
     "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
     "training_overlap": "Rows of the test split, or near-duplicates of them, are in train too: set "
     "`dataset.checks.leakage.severity` to drop or fail.",
-    "clean_test_rows": "The champion was trained on many of these test rows, as the splits were drawn "
-    "otherwise then. Give the dataset more rows, or a test file that was never trained on; "
+    "clean_test_rows": "The champion was trained on many of these test rows, because its splits were "
+    "drawn differently. Give the dataset more rows, or a test file that was never trained on; "
     "`gates.min_clean_rows` is the floor.",
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
-    "non_inferiority": "The rule says whether it is worse than the champion or the test rows are too few to "
-    "tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is how much worse is allowed.",
-    "class_f1_drop": "A class got worse: the report has it under Classes and among the mistakes; "
+    "non_inferiority": "The rule says whether the model is worse than the champion or the test rows "
+    "are too few to tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is how much worse it may be.",
+    "class_f1_drop": "A class got worse: the report shows it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
 }
 RULE_ADVICE |= {
@@ -59,11 +59,11 @@ CHECK_ADVICE = {
     "class_balance": "Collect more rows of the small classes; "
     "`dataset.checks.class_balance.max_ratio` is the ceiling.",
     "unknown_labels": "Add the missing labels to `dataset.labels`, correct the misspelt ones, or leave these "
-    "rows out if they may be left out.",
+    "rows out if you can do without them.",
 }
-ROW_ADVICE = "Correct the rows, or leave them out if they may be left out."
+ROW_ADVICE = "Correct the rows, or leave them out if you can do without them."
 REJECTED = "rejected/rejected.csv"
-"""Of validate-data's outputs: every row that a check found fault with."""
+"""The output of validate-data that lists every faulty row."""
 
 BUDGET_KEYS = {"max_hours reached": "max_hours", "max_cost reached": "max_cost_usd"}
 RUN_AGAIN = "gauntlet run MANIFEST"  # of a run that nobody on this machine started
@@ -161,11 +161,11 @@ def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
         return ()
     return (
         NextStep(
-            "Judge the same model by other bounds, without training it again.",
+            "Judge the same model with other bounds, without training it again.",
             f"gauntlet gate {run} --set gates.KEY=VALUE",
         ),
         NextStep(
-            "Or promote it in your own name, which is recorded.",
+            "Or promote it under your own name, which is recorded.",
             f"gauntlet promote --run {run} --by NAME --reason TEXT",
         ),
     )
@@ -186,7 +186,7 @@ def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def rejected_file(record: RunRecord) -> str | None:
-    """Where the rows are listed that checks found fault with, if there are any."""
+    """The path of the file that lists the faulty rows, if there are any."""
     folder = record.step(VALIDATE_DATA).folder
     return f"{folder}/{REJECTED}" if folder and record.checks and record.checks.rejected else None
 
@@ -202,12 +202,12 @@ def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[
     failing = [check for check in checks.checks if check.verdict == "fail"]
     advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]
     if rejected:
-        advice.append(NextStep(f"Every row that a check found fault with is in `{rejected}`."))
+        advice.append(NextStep(f"Every faulty row that a check found is listed in `{rejected}`."))
     advice.append(NextStep("Correct the data where it comes from, then try again.", command))
     settings = {key: value for check in checks.checks for key, value in check.settings.items()}
     if settings:
         options = " ".join(shlex.join(["--set", f"{key}={value}"]) for key, value in settings.items())
-        text = "Or go on without the rows that may be left out, with the other bounds set to what was found."
+        text = "Or leave out the rows that can be left out, and set the other bounds to what was found."
         advice.append(NextStep(text, f"{command} {options}"))
     return tuple(advice)
 
@@ -220,7 +220,7 @@ def run_again(record: RunRecord) -> str:
 def _advice(check: Check) -> str:
     balancing = [f"`{key}`" for key in check.settings if key.startswith("training.")]
     if check.check in CHECK_ADVICE:
-        other = f" {' or '.join(balancing)} makes up for their size in training." if balancing else ""
+        other = f" {' or '.join(balancing)} corrects for their size in training." if balancing else ""
         return CHECK_ADVICE[check.check] + other
     if check.severity == "drop":
         key = f"dataset.checks.{check.check}.max_fraction"

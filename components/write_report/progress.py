@@ -15,7 +15,7 @@ PROMOTE = "promote"
 REJECT = "reject"
 FAILURE = 1
 
-NO_RESULT = "It ended without a result and without a message, as if it was killed. Its log says more."
+NO_RESULT = "It ended without a result and without a message, so it was probably killed. Its log says more."
 NO_TRACE = "It left nothing behind, so it did not start or was killed at its start. The run's log says more."
 CANCELLED = "The run was cancelled before it finished."
 

@@ -71,7 +71,7 @@ def tune_here(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
     console.print(best_trials(study.trials, study.metric))
     if len(study.trials) < tuning.trials:
         console.print(
-            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command goes on",
+            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command continues",
             highlight=False,
         )
     console.print(f"\npicture:  {plain(study.picture)}", soft_wrap=True, highlight=False)

@@ -146,7 +146,7 @@ def tune_locally(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
         except Interrupted:
             finished = len(finished_trials(study))
             raise Interrupted(
-                f"{finished} of {tuning.trials} trials are finished and kept; the same command goes on."
+                f"{finished} of {tuning.trials} trials are finished and kept; the same command continues."
             ) from None
         return _conclude(tuning, study, folder)
 

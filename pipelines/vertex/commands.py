@@ -200,7 +200,7 @@ def _followed(run: Any) -> Any:
         with interruptible():
             return follow(PipelineJobs(run.place), run.name, console)
     except Interrupted:
-        errors.print(f"interrupted: the run goes on. End it by `gauntlet cancel {run.run_id}`.")
+        errors.print(f"interrupted: the run continues. End it with `gauntlet cancel {run.run_id}`.")
         raise typer.Exit(EXIT_CODE) from None
 
 

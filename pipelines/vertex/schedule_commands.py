@@ -60,7 +60,9 @@ def apply_(
             other.display_name not in names
             and CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
         ):
-            console.print(f"{plain(other.display_name)} is not in the file, and goes on", highlight=False)
+            console.print(
+                f"{plain(other.display_name)} is not in the file, and stays as it is", highlight=False
+            )
     if diff:
         console.print("nothing was changed" if table.row_count else "nothing would change")
         return

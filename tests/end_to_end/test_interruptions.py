@@ -151,7 +151,7 @@ def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 130
     assert "nothing was registered" not in output
-    assert "see by `gauntlet registry`" in output
+    assert "check with `gauntlet registry`" in output
 
 
 def test_a_run_whose_command_was_killed_is_listed_as_interrupted_and_leaves_one_folder_to_the_next_run(

@@ -63,7 +63,7 @@ def test_a_rejected_model_is_promoted_in_the_name_of_a_person_who_says_why(home:
     found = [version.tags[tag] for tag in ("approved_by", "promotion_reason", "overruled", "run_id")]
     assert found == ["Ada L.", "the machine was [busy]", "speedup", run]
     listed = CliRunner().invoke(app, ["registry", MODEL]).output
-    assert "the machine was [busy] (the gate had rejected it by speedup)" in listed
+    assert "the machine was [busy] (the gate had rejected it for speedup)" in listed
     record = home.find_run(run)
     assert (record.exit_code, record.outcome) == (0, "Rejected by speed-up, then promoted by Ada L.")
     page = (home.run_folder(run) / "report.html").read_text()

@@ -101,7 +101,7 @@ def test_a_text_is_cut_as_in_training_and_the_answer_says_so(
     _promoted(own_home, POSITIONS)
     assert gauntlet("predict", "bad day", "good " * 5 + "good " + "bad " * 50) == 0
     found = capsys.readouterr().out
-    assert "text 2: cut at 6 tokens, as in training; the rest was not read" in found
+    assert "text 2: cut at 6 tokens, as in training; the rest is not read" in found
     assert "text 1" not in found
     assert "good   1.000" in found  # the first six words alone
 

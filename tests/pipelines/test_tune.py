@@ -141,7 +141,7 @@ def test_a_study_that_was_killed_goes_on_and_one_that_was_stopped_says_what_is_k
     again = ", 1 interrupted and tried again" * lost
     assert f"{kept} of 30 trials are finished already{again}\n" in said
     assert f"{kept + 1}/30  trial" in said
-    assert "of 30 trials are finished and kept; the same command goes on." in errors
+    assert "of 30 trials are finished and kept; the same command continues." in errors
     assert len(errors.splitlines()) == 1
     states = trials_of(own_home)
     assert states.count("FAIL") == lost

@@ -134,7 +134,7 @@ def test_a_rank_that_dies_stops_the_others_with_one_message_and_the_same_command
     (message,) = errors.splitlines()
     assert message.startswith("error: training: rank 1 ")
     assert message.endswith(
-        f"The same command goes on from the newest state in {trainings.folder / 'states'}."
+        f"The same command resumes from the newest state in {trainings.folder / 'states'}."
     )
     assert not (trainings.folder / "model").exists()
 

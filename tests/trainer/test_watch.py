@@ -50,7 +50,7 @@ def test_training_stops_when_its_money_is_spent_and_says_so_and_where_its_state_
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("training stops, max_cost reached: ")
     assert lines[-1].endswith(
-        f"of 1e-09 USD. Its state is in {tmp_path}/states: with a higher limit the same command goes on"
+        f"of 1e-09 USD. Its state is in {tmp_path}/states: with a higher limit the same command resumes"
     )
 
 

@@ -105,7 +105,7 @@ def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read
         rows_dropped=0,
         fraction=affected / rows_read,
         verdict=verdict,
-        found=repair(named) or "no text that nothing reads",
+        found=repair(named) or "every column with text is read",
         expected="every column with text to be read (dataset.columns), or to be named under ignore",
         key=key,
         examples=tuple(

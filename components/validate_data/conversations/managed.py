@@ -31,7 +31,7 @@ class ManagedRenderer:
     def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
         """Why a conversation with tools is not among the requests, in words, or None of another."""
         if tools or any(turn.calls or turn.role == "tool" for turn in (*context, answer)):
-            return "the requests for a managed model are made of texts alone, without tools"
+            return "the requests for a managed model contain only texts, without tools"
         return None
 
     def render(

@@ -186,7 +186,7 @@ def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
         raise EmptyError("no answer to a turn of the user")
     learned = [at for at in answers if merged[at].learned]
     if not learned:
-        raise EmptyError("no answer that is to be learned: each has the weight 0")
+        raise EmptyError("no answer to learn: each has the weight 0")
     for at in learned:
         yield Example(tuple(merged[:at]), merged[at])
 
@@ -200,7 +200,9 @@ def _continues(before: Turn, turn: Turn) -> bool:
     if before.role != turn.role or turn.role == "tool" or before.calls or turn.calls:
         return False
     if before.role == "assistant" and before.learned != turn.learned:
-        raise EmptyError("two answers in a row of which one has the weight 0: they are learned as one")
+        raise EmptyError(
+            "two answers in a row, of which one has the weight 0: consecutive answers are learned as one"
+        )
     return True
 
 
@@ -292,7 +294,7 @@ def _is_learned(weight: object, role: Role) -> bool:
             f"found the weight {excerpt(str(weight))}, expected 0 (an answer that is not learned) or 1"
         )
     if weight and role != "assistant":
-        raise EmptyError(f"found the weight 1 on a message of the {role}: answers alone are learned")
+        raise EmptyError(f"found the weight 1 on a message of the {role}: only answers are learned")
     return bool(weight)
 
 
@@ -305,7 +307,7 @@ def _content(value: object) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else "text"
         if kind not in TEXT_PARTS:
             raise EmptyError(
-                f"found a part of the type {excerpt(str(kind))}: a language model here reads text alone. "
+                f"found a part of the type {excerpt(str(kind))}: a language model reads only text here. "
                 "Leave the record out"
             )
         text = part.get("text") if isinstance(part, Mapping) else part

@@ -27,7 +27,7 @@ def read_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     if len(data) < START or data[:2] != b"\0\0":
         raise DataError(
             f"{name}: found {data[:START].hex(' ') or 'no bytes'} at its start, expected "
-            f"{bytes([0, 0, UNSIGNED_BYTES, dimensions]).hex(' ')}, as an idx file has it. "
+            f"{bytes([0, 0, UNSIGNED_BYTES, dimensions]).hex(' ')}, as in an idx file. "
             "Name the right file in dataset.files"
         )
     if data[2] != UNSIGNED_BYTES or data[3] != dimensions:

@@ -1,12 +1,12 @@
 """Split comma-, semicolon-, tab- or bar-separated text into rows.
 
-A file that an RFC 4180 reader reads evenly, each row with as many fields as the first, is read that way:
-fields in quotes may hold separators and line ends, and a quote in them is doubled. So is one that has
-backslashes before such quotes instead, as MySQL and Spark write it.
+If RFC 4180 reads a file without a fault, with as many fields in each row as in the first, the file is read
+that way: fields in quotes may hold separators and line ends, and a quote in them is doubled. Files with a
+backslash before such quotes instead, as MySQL and Spark write them, are read too.
 
-Other files have quotes that are text: a sentence nobody quoted begins with one, and a lenient CSV reader
-would swallow rows up to the next. In these each line is a row of its own. Where a line could as well begin a
-quoted text of several lines, the file is refused, for nobody can tell which it is.
+In other files quotes are part of the text: a sentence begins with a quote, and a lenient CSV reader would
+swallow all rows up to the next quote. In these files each line is one row. If a line could also begin a
+quoted text of several lines, the file is refused, because the two cases cannot be told apart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def take_separator(content: str, where: str) -> tuple[str | None, str]:
     The line is left blank, so that the lines after it keep their numbers.
 
     Raises:
-        DataError: It is none of those that are known here.
+        DataError: The separator is not one of `DELIMITER_NAMES`.
     """
     found = SEPARATOR_LINE.match(content)
     if found is None:
@@ -97,12 +97,12 @@ def read_header(content: str, delimiter: str) -> list[str]:
 
 
 def names_of(header: Row) -> list[str]:
-    """Its fields without spaces around them and in NFC, in which `é` is one character."""
+    """The row with each field stripped of spaces and in NFC, in which `é` is one character."""
     return [unicodedata.normalize("NFC", field.strip()) for field in header.fields]
 
 
 def _read(content: str, delimiter: str) -> Iterator[Row]:
-    """The rows as RFC 4180 has them. Line ends in quotes become LF.
+    """The rows as RFC 4180 reads them. Line ends in quotes become LF.
 
     Raises:
         csv.Error: It is not well-formed.
@@ -121,7 +121,7 @@ def _read(content: str, delimiter: str) -> Iterator[Row]:
 
 
 def _read_escaped(content: str, delimiter: str) -> list[Row] | None:
-    """The rows of a file with a backslash before each quote in a quoted field; None where it is no such file.
+    """The rows of a file with a backslash before each quote in a quoted field; None for any other file.
 
     Backslashes that precede no quote are text.
     """
@@ -157,9 +157,9 @@ def _guess(content: str, delimiter: str, where: str, problem: str) -> list[Row]:
         last = _last_line(lines, row.line, delimiter, len(row.fields))
         if last > row.line:
             raise QuoteError(
-                f"{where} line {row.line}: a quote opens here that may close in line {last} or be text. The "
-                f"file as a whole is no CSV, for {problem}. Write each quote in a quoted field twice, and "
-                "quote the fields that begin with one"
+                f"{where} line {row.line}: this quote may close in line {last}, or be part of the text. "
+                f"The file as a whole is not valid CSV: {problem}. Write each quote in a quoted "
+                "field twice, and quote the fields that begin with one"
             )
     return rows
 
@@ -205,7 +205,7 @@ def _rows_by_line(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
 
 
 def _split_line(line: str, delimiter: str) -> tuple[str, ...]:
-    """The fields of a line that is a row of its own; a quote that is not well-formed is text."""
+    """The fields of a line that is one row; a quote that is not valid CSV is text."""
     if QUOTE in line:
         try:
             return tuple(next(_csv_reader([line], delimiter)))

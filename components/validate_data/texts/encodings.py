@@ -45,6 +45,6 @@ def _require_no_wide(data: bytes, name: str) -> None:
     for start, order in ((1, "le"), (0, "be")):
         if examined[start::2].count(0) > len(examined) // 4:
             raise DataError(
-                f"{name}: found a zero in every other byte, as UTF-16 has it, expected UTF-8. "
+                f"{name}: found a zero in every other byte, as in UTF-16, expected UTF-8. "
                 f"Set dataset.encoding: utf-16-{order}"
             )

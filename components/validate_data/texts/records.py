@@ -95,7 +95,7 @@ def unknown_format(name: str, inner: str, formats: str) -> UsageError:
     form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
     if form is not None:
         return UsageError(f"{name}: found {form}")
-    return UsageError(f"{name}: no format is known by this name. Set dataset.format to {formats}")
+    return UsageError(f"{name}: its name does not tell the format. Set dataset.format to {formats}")
 
 
 def parse(
@@ -116,7 +116,7 @@ def parse(
     if file_format == "parquet":
         if encoding is not None:
             raise UsageError(
-                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is no text. Remove it"
+                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is not text. Remove it"
             )
         records = _parse_parquet(data, name, columns)
     elif file_format in ("jsonl", "json"):

@@ -110,7 +110,7 @@ def test_a_candidate_whose_rows_change_each_other_is_refused() -> None:
     assert reason == (
         "a row's probabilities change by up to 0.111 with the rows and padding of its batch, over "
         "max_neighbour_difference 0.05; 3 of 100 rows get another label with other rows in their batch, "
-        "more than min_label_agreement 0.98 lets differ"
+        "more than min_label_agreement 0.98 allows"
     )
     assert neighbour_refusal(NeighbourEffect(100, NAN, 0), bounds) is not None
 

@@ -378,7 +378,7 @@ def compared(lower: float, value: float, upper: float, **other: Any) -> Figures:
     ("lower", "value", "upper", "words"),
     [
         (-0.15, -0.08, -0.02, "It is worse: the upper limit is -0.02"),
-        (-0.056, -0.025, 0.0, "Too few rows to tell: the difference lies between -0.056 and 0"),
+        (-0.056, -0.025, 0.0, "Too few rows to tell: the difference is between -0.056 and 0"),
         (-0.056, 0.006, 0.05, "41 were compared; if the difference is 0.006, about 616 would tell"),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_quote_that_may_open_a_text_of_several_lines_is_refused_where_another_
     with pytest.raises(DataError) as caught:
         _fields(content, ",")
     message = str(caught.value)
-    assert "data.csv line 2: a quote opens here that may close in line 3 or be text" in message
+    assert "data.csv line 2: this quote may close in line 3, or be part of the text" in message
     assert "line 4 has text after a closing quote" in message
 
 

@@ -98,7 +98,7 @@ def test_a_header_that_a_mac_wrote_in_another_form_has_the_same_names() -> None:
 
 def test_a_quote_that_could_be_either_is_named_without_a_header_too() -> None:
     data = b'"Hello,\nmy parcel is late",1\n"Wow" she said,0\n'
-    with pytest.raises(DataError, match=r"a.csv line 1: a quote opens here that may close in line 2"):
+    with pytest.raises(DataError, match=r"a.csv line 1: this quote may close in line 2,"):
         parse(data, "a.csv", "auto", BY_POSITION)
 
 

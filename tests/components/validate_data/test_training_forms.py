@@ -127,17 +127,17 @@ def test_the_messages_of_a_prompt_are_not_learned() -> None:
     ("messages", "words"),
     [
         ([message("user", "a"), message("assistant", "b", weight=0.5)], "found the weight “0.5”"),
-        ([message("user", "a", weight=1), message("assistant", "b")], "answers alone are learned"),
+        ([message("user", "a", weight=1), message("assistant", "b")], "only answers are learned"),
         (
             [message("user", "a"), message("assistant", "b", weight=0), message("assistant", "c")],
-            "two answers in a row of which one has the weight 0",
+            "two answers in a row, of which one has the weight 0",
         ),
         (
             [
                 message("user", [{"type": "image_url", "image_url": {"url": "http://x"}}]),
                 message("assistant", "b"),
             ],
-            "a part of the type “image_url”: a language model here reads text alone",
+            "a part of the type “image_url”: a language model reads only text here",
         ),
         (
             [message("user", "a"), message("assistant", tool_calls=[{"function": {"arguments": "{}"}}])],
@@ -220,7 +220,7 @@ def test_tools_that_the_template_leaves_out_are_a_fault_and_no_silence(model: Pa
     assert plain.unrendered(context[:1], answer, "") is None
     told = "the chat template leaves out the tool weather"
     assert plain.unrendered(context[:1], answer, json.dumps([WEATHER])) == told
-    assert "texts alone" in str(ManagedRenderer().unrendered(context, answer, ""))
+    assert "only texts" in str(ManagedRenderer().unrendered(context, answer, ""))
 
 
 def validate(folder: Path, model: Path, uri: Path, **section: Any) -> None:

@@ -127,13 +127,13 @@ def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) 
     assert record.candidates is not None
     busy = replace(record, candidates=replace(record.candidates, clock="cpu"))
     quiet, told = ({tile.label: tile.detail for tile in tiles(one)} for one in (record, busy))
-    assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's time on a CPU: the machine was busy"
+    assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's CPU time, because the machine was busy"
     page = render(busy, name="emotion", run_id="1", manifest_sha256="0")
     assert "time on a CPU, one thread" in page
     assert "time on a CPU, one thread" not in render(record, name="emotion", run_id="1", manifest_sha256="0")
 
 
-@pytest.mark.parametrize(("clock", "words"), [("cpu", "in one thread's time on a CPU"), ("wall", "PyTorch")])
+@pytest.mark.parametrize(("clock", "words"), [("cpu", "by one thread's CPU time"), ("wall", "PyTorch")])
 def test_the_gates_table_says_what_a_speed_up_was_timed_by(clock: str, words: str) -> None:
     figures = read_figures({}, {"clock": clock}, {}, {}, None)
     [rule] = [rule for rule in decide(Gates(min_macro_f1=0.5), figures).rules if rule.rule == "speedup"]
