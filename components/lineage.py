@@ -1,4 +1,4 @@
-"""Which state of the user's own repository a model was made by."""
+"""The commit of the user's own repository that a model was made from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ MANIFEST_COMMIT_VARIABLE = "GAUNTLET_MANIFEST_COMMIT"
 
 
 def manifest_commit() -> dict[str, str]:
-    """The commit of the repository that holds the manifest, `-dirty` with changes; empty where none does."""
+    """The commit of the repository that holds the manifest, `-dirty` if it has changes; empty if there is no
+    repository."""
     commit = os.environ.get(MANIFEST_COMMIT_VARIABLE)
     return {"manifest_commit": commit} if commit else {}

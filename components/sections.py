@@ -1,4 +1,5 @@
-"""A manifest's section on its way to a step: as a parameter, or, when it is large, as a file that one names.
+"""Pass a manifest's section to a step: as a parameter, or, if it is large, as a file that the parameter
+names.
 
 A step gets its parameters as one command-line argument, which Linux limits to 128 KiB (`MAX_ARG_STRLEN`); on
 Kubeflow and in a custom job on Vertex AI all of a pipeline's parameters are part of one. A dataset with a few
@@ -19,11 +20,11 @@ from manifests.errors import GauntletError
 
 FILE_KEY, SHA256_KEY = "section_file", "sha256"
 LARGEST = 8_192
-"""Of a section that travels as a parameter: characters of its JSON in ASCII."""
+"""The most characters that a section passed as a parameter may have, as JSON in ASCII."""
 
 
 def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section itself, or what the file holds that it names.
+    """The section itself, or the content of the file that it names.
 
     Raises:
         GauntletError: The file is not the one that the run was started with.
@@ -33,19 +34,19 @@ def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
     content = read_bytes(section[FILE_KEY])
     if hashlib.sha256(content).hexdigest() != section[SHA256_KEY]:
         raise GauntletError(
-            f"{section[FILE_KEY]}: found another sha256 than the run was started with. Start the run again."
+            f"{section[FILE_KEY]}: found another sha256 than at the start of the run. Start the run again."
         )
     found: dict[str, Any] = json.loads(content)
     return found
 
 
 def is_large(section: Mapping[str, Any]) -> bool:
-    """Whether a section has to travel as a file."""
+    """Whether a section must be passed as a file."""
     return len(json.dumps(section)) > LARGEST
 
 
 def reference(section: Mapping[str, Any], folder: str) -> dict[str, str]:
-    """What travels in a section's place, when its file lies in `folder`."""
+    """The parameter that names the section's file in `folder`."""
     sha256 = hashlib.sha256(_content(section)).hexdigest()
     return {FILE_KEY: join(folder, f"{sha256}.json"), SHA256_KEY: sha256}
 

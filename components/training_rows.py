@@ -1,10 +1,10 @@
-"""Which test rows a model was trained on, told by fingerprints of rows.
+"""Find the test rows that a model was trained on, by fingerprints of rows.
 
 validate-data writes the fingerprints of the training rows beside the splits, and the bundle carries that
 file. evaluate-model looks up the test rows in it: in the challenger's, and in that of a champion, which was
 trained on earlier data. A fingerprint is 64 bits of a hash of what checks compare: a text's normal form, an
-image's pixels, a certificate, the first words of a conversation. It gives no row away, but who has a row can
-tell whether the model was trained on it.
+image's pixels, a certificate, the first words of a conversation. Nobody can read a row
+from its fingerprint, but a person who has the row can check whether the model was trained on it.
 
 N = test rows.
 """
@@ -59,7 +59,7 @@ def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Map
     """Write the fingerprints of training and test rows into the folder of the splits.
 
     Args:
-        folder: Of the splits.
+        folder: The folder of the splits.
         kind: See `TestRows`.
         table: The rows with `split` and `key`, in the order in which the splits hold them.
         groups: The group of every key that was read.
@@ -69,7 +69,7 @@ def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Map
     tested = [groups[key] for key in table.loc[table["split"] == "test", "key"]]
     names, row_groups = np.unique(tested, return_inverse=True)
     number_of = {str(name): number for number, name in enumerate(names)}
-    # What is in train today was held against the test rows by the leakage check.
+    # The leakage check has compared today's training rows with the test rows.
     checked = set(train) - set(table.loc[table["split"] == "test", "key"])
     members = [
         (key, number_of[group]) for key, group in groups.items() if group in number_of and key not in checked
@@ -84,23 +84,23 @@ def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Map
 
 
 def hash_of(key: str) -> str:
-    """What a row is called by its key: 32 hexadecimal digits."""
+    """The hash of a row's key: 32 hexadecimal digits."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def fingerprints_of(keys: list[str]) -> npt.NDArray[np.uint64]:
-    """Of each key, the first 64 bits of its hash."""
+    """The first 64 bits of each key's hash."""
     return np.array([int(hash_of(key)[:DIGITS], 16) for key in keys], dtype=np.uint64)
 
 
 def bundled_file(splits: Path) -> dict[str, Path]:
-    """The file that a bundle carries of its model's training rows, by name; none of splits without one."""
+    """The file of training-row fingerprints that a bundle carries, by name; empty if the splits have none."""
     path = splits / TRAINING_ROWS_FILE
     return {TRAINING_ROWS_FILE: path} if path.is_file() else {}
 
 
 def read_test_rows(splits: Path) -> TestRows | None:
-    """The fingerprints of the test split; None of splits that an older release wrote."""
+    """The fingerprints of the test split; None if an older release wrote the splits."""
     path = splits / TEST_ROWS_FILE
     if not path.is_file():
         return None

@@ -33,7 +33,7 @@ class Trial(Generic[P]):
 
     Attributes:
         reason: The bounds that it breaks, in words; None where it is admitted.
-        neighbours: What the rows and the padding of its batch change in a row's answer.
+        neighbours: How much the rows and the padding of its batch change a row's answer.
         latency_ms: By batch size. Empty where nothing was timed because nothing was admitted.
         speedup: The faster PyTorch's median over this one's, by batch size.
         memory_mb: The most that a process that serves it had in memory; NaN where the system does not tell.
@@ -101,7 +101,7 @@ def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | N
 
 
 def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None:
-    """What a row's neighbours may not change, in words; None where they change no more than that."""
+    """The bounds on the effect of neighbours that the candidate breaks, in words; None if it breaks none."""
     broken = []
     if not effect.max_difference <= bounds.max_neighbour_difference:
         broken.append(
@@ -117,7 +117,7 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
 
 
 def reasons_of(*refusals: str | None) -> str | None:
-    """All refusals in one; None where there are none."""
+    """All refusals in one text; None if there are none."""
     return "; ".join(refusal for refusal in refusals if refusal) or None
 
 

@@ -158,9 +158,9 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, such as one for each operator of torchvision, which no decoder has.
+    """Hide the exporter's warnings, such as one for each operator of torchvision, which no decoder has.
 
-    A step's last line is its visible state.
+    The terminal shows a step's last line as its state.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -62,7 +62,7 @@ from trainer.tasks.causal_lm import network_of
 PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary
 COMPANY_SIZES = (2, 5)
-COMPANY_TOKENS = 128  # the most of a row that is read once alone and once in each company
+COMPANY_TOKENS = 128  # at most this much of a row is read, alone and in each batch size
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
 
@@ -180,9 +180,9 @@ def _try(
 
 
 def measure_neighbours(decoder: Decoder, rows: Sequence[Sequence[int]]) -> NeighbourEffect:
-    """What other prompts in the batch, and the padding that they ask for, change in the next token.
+    """How much other prompts in the batch, and the padding that they need, change the next token.
 
-    Of rows of one length every other one is halved, so that there is padding.
+    If all rows have one length, every other row is halved, so that there is padding.
     """
     shown = [row[:COMPANY_TOKENS] for row in rows]
     shown = [row[: max(1, len(row) >> at % 2)] for at, row in enumerate(shown)]

@@ -1,7 +1,7 @@
-"""How much what shares a row's batch changes its answer.
+"""Measure how much the other rows of a batch change a row's answer.
 
-A graph whose activations are quantised with one scale for the whole batch answers a text otherwise beside a
-long text, or with more padding, than alone. Nobody who sends the text can see why.
+If a graph quantises activations with one scale for the whole batch, a text gets another answer beside a long
+text, or with more padding, than alone. A client that sends the text cannot see why.
 
 N = rows, C = classes or the tokens of a vocabulary.
 """
@@ -30,7 +30,7 @@ class NeighbourEffect:
 
     Attributes:
         rows: How many rows.
-        max_difference: The largest change of any row's probability of any class; NaN where one is no number.
+        max_difference: The largest change of any row's probability of any class; NaN if one is not a number.
         label_changes: Rows that got another label in some batch.
     """
 
@@ -40,7 +40,7 @@ class NeighbourEffect:
 
 
 def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect:
-    """Compare logits (N, C) of rows that were scored alone with `others`, of the same rows in company."""
+    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches."""
     expected = softmax(alone)
     changed = np.zeros(len(alone), dtype=bool)
     largest = 0.0

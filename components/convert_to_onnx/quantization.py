@@ -1,12 +1,13 @@
-"""int8 weights, one scale per column, and activations quantised as they come: per token or per tensor.
+"""int8 weights, one scale per column, and activations quantised at run time: per token or per tensor.
 
-`quantize_per_token` gives every token of every row a scale of its own, so what is beside a row in its batch
+`quantize_per_token` gives every token of every row a scale of its own, so the other rows of its batch
 cannot change its answer. `quantize` gives a whole batch one scale, which is faster by some percent, and makes
 a row's answer depend on the rows and the padding beside it.
 
 Weights have 7 bits, so that every x86-64 CPU gives the same answer. Without int8 dot products (VNNI) ONNX
 Runtime multiplies pairs of u8 activations and s8 weights by `vpmaddubsw`, which holds the sum of two products
-in 16 bits: 2 x 255 x 127 saturates, 2 x 255 x 64 does not. `saturating_products` tells what would.
+in 16 bits: 2 x 255 x 127 saturates, 2 x 255 x 64 does not. `saturating_products` finds products that would
+saturate.
 
 One scale per tensor makes int8 fast and inexact: in encoders a few channels reach 5 to 20 times as far as the
 others and leave them hardly any of the 256 levels. Such channels are divided by a power of two before the
@@ -220,7 +221,7 @@ class _PerToken:
         self._add("Mul", [as_float, scale], name)
 
     def _largest(self, values: str, output: str) -> str:
-        """The largest of each last axis, which stays as an axis of one."""
+        """The largest value along the last axis, which is kept with size 1."""
         if self._axes_are_input:
             return self._add("ReduceMax", [values, self._last_axis], output, keepdims=1)
         return self._add("ReduceMax", [values], output, axes=[-1], keepdims=1)

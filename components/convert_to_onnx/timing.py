@@ -286,8 +286,8 @@ class _Worker:
 
     def _fail(self) -> NoReturn:
         raise GauntletError(
-            f"conversion: the process that times {self._name} {how_ended(self._process.wait())} before its "
-            "end. What it said is in the step's log."
+            f"conversion: the process that times {self._name} {how_ended(self._process.wait())} before it "
+            "finished. Its output is in the step's log."
         )
 
 

@@ -119,10 +119,10 @@ class ChampionFailure:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault.
+    """The whole evaluation. Without `champion`, none is registered or `champion_error` says why it failed.
 
-    `challenger` is scored on all rows; `champion` and `paired` are of the clean ones (`overlap.Overlap`), and
-    where these are fewer, `challenger_on_clean_rows` is too.
+    `challenger` is scored on all rows, `champion` and `paired` on the clean rows (`overlap.Overlap`). If some
+    rows are not clean, `challenger_on_clean_rows` has the challenger's scores on the clean rows.
     """
 
     rows: int

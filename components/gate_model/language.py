@@ -100,7 +100,7 @@ def _rouge_l(gates: LanguageGates, scores: Mapping[str, Any]) -> Verdict:
 
 
 def _managed_quality(gates: LanguageGates, scores: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """Without perplexity, and in so many words: ROUGE-L alone tells that tuning has helped."""
+    """The rules of a managed model, which has no perplexity: only ROUGE-L shows that tuning has helped."""
     reason = at(scores, NOT_MEASURED, "perplexity")
     note = f"Not judged: {reason}. ROUGE-L must show what perplexity cannot"
     return (

@@ -63,7 +63,7 @@ class Comparison:
         class_f1_difference: F1 difference by label; every one of `labels` must be in it.
         labels: The class names of the evaluation.
         qwk_lower_bound: Paired bootstrap lower limit of a grader's QWK difference.
-        macro_f1: The rest of what is known of the macro-F1 difference.
+        macro_f1: The other figures of the macro-F1 difference.
         qwk: The same of the QWK difference.
         class_rows: Compared rows by label.
         confidence: Of the limits.
@@ -103,7 +103,7 @@ class Certificate:
     """The parity certificate of the bundle, as found: each figure of any type, or `MISSING`.
 
     Attributes:
-        of_the_model: Whether it is of the very file that ships.
+        of_the_model: Whether it belongs to the file that ships.
         precision: What the weights are stored in: fp32 is judged by its logits, all else by its labels.
         bounds: What conversion held the candidate to.
         neighbour_difference: The largest change of a row's probability with the rows of its batch.
@@ -239,7 +239,7 @@ def _floors(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
 
 
 def speedup_words(clock: object) -> str:
-    """What a speed-up is: on a busy machine another figure than on a quiet one."""
+    """The speed-up in words; on a busy machine it is measured by another clock."""
     words = "Times as fast as PyTorch"
     return f"{words} by one thread's CPU time, because the machine was busy" if clock == "cpu" else words
 
@@ -335,7 +335,7 @@ def judge_certificate(of_the_model: object) -> Verdict:
 
 
 def judge_training_overlap(overlap: Overlap) -> Verdict:
-    """Judge how many test rows the challenger was trained on: none, or its figures say nothing."""
+    """Judge how many test rows the challenger was trained on; more than none make its figures meaningless."""
     note = "Test rows that this model was trained on"
     verdict = judge("training_overlap", overlap.challenger, "<=", 0, NOT_NEGATIVE, note)
     return verdict if verdict.verdict == "pass" else replace(verdict, note=_with_summary(verdict, overlap))
@@ -362,7 +362,7 @@ def judge_clean_rows(gates: CommonGates, overlap: Overlap, not_compared: str | N
 
 
 def _with_summary(verdict: Verdict, overlap: Overlap) -> str:
-    """The note of a rule that has a figure: what evaluate-model says of it."""
+    """The note of a rule that has a figure: evaluate-model's own words."""
     is_said = verdict.value is not None and isinstance(overlap.summary, str)
     return str(overlap.summary) if is_said else verdict.note
 
@@ -372,12 +372,12 @@ def judge_difference(
 ) -> Verdict:
     """Judge the lower limit of challenger minus champion, and say what a failure shows.
 
-    It shows that the challenger is worse only where the upper limit is below the margin too. Between them,
+    A failure shows that the challenger is worse only if the upper limit is below the margin too. Otherwise
     the rows are too few to tell.
 
     Args:
         lower_bound: The limit.
-        rest: What else is known of the difference.
+        rest: The other figures of the difference.
         margin: The manifest's, or None.
         default: The margin by the number of rows.
         domain: What the difference can be.
@@ -456,8 +456,8 @@ def _against_champion(
 def _class_drop(champion: Comparison, given: float | None) -> Verdict:
     """Judge the largest fall of any class's F1; the value is below 0 when every class has gained.
 
-    Without a bound of the manifest's, that of each class follows from its rows, and the class is judged that
-    is most over its own.
+    If the manifest sets no bound, the bound of each class follows from its rows, and the rule judges the
+    class that exceeds its bound most.
     """
     rule, note = "class_f1_drop", "Largest drop of a class's F1 against the champion"
     labels, bound = champion.labels, SMALLEST_CLASS_DROP if given is None else given

@@ -1,6 +1,6 @@
-"""Settings of the manifest that would let refused data through as they are: all of them together.
+"""Find the settings of the manifest with which refused data would pass, all of them together.
 
-Rows that are left out take rows from their classes, so the checks on classes are asked again without them.
+Leaving rows out makes their classes smaller, so the checks on classes are run again without these rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RATIO_STEPS = 10
 
 
 def with_settings(inspection: Inspection, section: Dataset) -> tuple[CheckResult, ...]:
-    """The results; where a check failed, each has the settings by which its part of the data passes."""
+    """The results; each failed check has the settings with which its rows would pass."""
     if not inspection.failed or not isinstance(section, LabelledDataset):
         return inspection.results
     found = _class_settings(inspection, section)
@@ -30,7 +30,7 @@ def with_settings(inspection: Inspection, section: Dataset) -> tuple[CheckResult
 
 
 def _class_settings(inspection: Inspection, section: LabelledDataset) -> Mapping[str, Mapping[str, Any]]:
-    """By check on classes that would fail: what lets the rows through that the other settings leave."""
+    """For each check on classes that would fail: the settings with which the remaining rows pass."""
     rows = inspection.table
     for result in inspection.failed:
         if result.finding is not None:

@@ -20,7 +20,7 @@ def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[
 
 @dataclass(frozen=True)
 class LargestGroup:
-    """The most rows of a class that are near-duplicates of each other, and the split they share."""
+    """The largest group of near-duplicates in a class, and the split that the group is in."""
 
     rows: int
     of: int

@@ -29,14 +29,14 @@ class Known(Protocol):
     """Keys that others are compared with."""
 
     def add(self, key: str) -> None:
-        """Compare with this key too."""
+        """Add a key that later keys are compared with."""
 
     def find(self, key: str) -> tuple[str, float] | None:
-        """Another key that was added and is alike, with the similarity; None when there is none."""
+        """An added key that is alike, with the similarity, or None."""
 
 
 class Likeness:
-    """Which keys are near-duplicates of which: here by a list of pairs, both ways round."""
+    """Near-duplicates from a list of pairs, in both directions."""
 
     def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         """Take the pairs with their similarity."""
@@ -91,7 +91,7 @@ class Groups:
 
 
 def find_conflicts(table: pd.DataFrame) -> Finding:
-    """Rows that are also there with another label, in whichever split. None of the labels can be trusted."""
+    """Rows whose text also has another label, in any split. None of these labels can be trusted."""
     labels = table.groupby("key")["label"].transform("nunique")
     affected = table.index[labels > 1]
     examples = []
@@ -193,7 +193,7 @@ def _doubles(
     first_row: Mapping[tuple[SplitName, str], int],
     known: Mapping[SplitName, Known],
 ) -> Iterator[tuple[int, float]]:
-    """A row with the key in each of the splits, then one with a key that is alike, with the similarity."""
+    """A row with the key in each of the splits, then a row with a similar key and the similarity."""
     for split in held_out_from:
         if (split, key) in first_row:
             yield first_row[split, key], 1.0

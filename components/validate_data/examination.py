@@ -1,4 +1,4 @@
-"""A dataset that was read and checked, of whichever task."""
+"""A dataset of any task that was read and checked."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from components.validate_data.inspection import Inspection
 
 @dataclass(frozen=True)
 class Examination:
-    """What the checks found, and what is handed on when none of them failed.
+    """The findings of the checks, and the rows that are passed on if no check failed.
 
     Attributes:
         rows_read: Before any check.
         rows: Those that are kept, by split.
-        fingerprints: The kind of the rows' fingerprints: another one where keys are made by other rules.
+        fingerprints: The kind of the rows' fingerprints; it changes when the rules for keys change.
         resolution: In words, the smallest difference between two models that the test split can show.
         report: The HTML page.
         write_splits: Writes the splits and their statistics into a folder.

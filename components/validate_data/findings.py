@@ -16,7 +16,7 @@ SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
 
 Reasons = Callable[[pd.DataFrame, "pd.Index[int]"], Sequence[str]]
-"""What is wrong with each of some rows, in words, given the table as it was read and their index in it."""
+"""In words, what is wrong with each of some rows, given the table as read and their index in it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
         removable: Those of them that `drop` may remove.
         examples: Some of them in words.
         column: The column whose value is at fault; None: the row's text, or what else it shows.
-        reasons: What is wrong with rows; None: the name of the check says all.
+        reasons: What is wrong with each row; None if the name of the check says it.
     """
 
     affected: pd.Index[int]
@@ -47,7 +47,7 @@ class CheckResult:
         fraction: `rows_affected` over the rows that were read.
         found: The measured number in words, to be held against `expected`.
         key: The manifest key of the bound.
-        settings: Manifest keys with values that would let the data through as they are.
+        settings: Manifest keys and values with which the data would pass unchanged.
         finding: The rows, of a check on single rows; not among the JSON.
     """
 
@@ -98,7 +98,7 @@ def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, drop
 
 
 def _letting_through(name: str, rule: RowCheck, fraction: float) -> dict[str, Any]:
-    """The settings by which these rows are left out, as far as they may be, and the check does not fail."""
+    """The settings with which the check passes: they leave out the rows that may be left out."""
     key = f"dataset.checks.{name}"
     bound = math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS
     severity = {} if rule.severity == "drop" else {f"{key}.severity": "drop"}

@@ -30,7 +30,7 @@ class Inspection:
 
     @property
     def warned(self) -> tuple[CheckResult, ...]:
-        """The checks that found more than their bound, and let the run go on."""
+        """The checks that exceeded their bound but let the run continue."""
         return tuple(result for result in self.results if result.verdict == "warn")
 
 

@@ -21,21 +21,21 @@ UNPACK: Mapping[str, tuple[str, Callable[[bytes], bytes]]] = {
 ZIP_SUFFIX = ".zip"
 FAULTS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 NO_CONTENT = ("__MACOSX/", ".DS_Store")
-"""What the Mac adds to an archive."""
+"""Files that macOS adds to an archive."""
 SHOWN_FILES = 5
 
 
 def unpacked_name(name: str) -> str:
-    """The name without the suffix of the packing, by which the format is known."""
+    """The name without the suffix of the packing; its own suffix then tells the format."""
     suffix = PurePosixPath(name.lower()).suffix
     return name[: -len(suffix)] if suffix in (*UNPACK, ZIP_SUFFIX) else name
 
 
 def unpack(data: bytes, name: str) -> tuple[bytes, str]:
-    """The content and the name of a file that may be packed, as its name says.
+    """The content and the name of a file, unpacked if its suffix says that it is packed.
 
     Raises:
-        DataError: It is not packed so, not whole, or an archive of several files.
+        DataError: The file is not packed as its suffix says, is damaged, or is an archive of several files.
     """
     suffix = PurePosixPath(name.lower()).suffix
     if suffix == ZIP_SUFFIX:
@@ -46,10 +46,10 @@ def unpack(data: bytes, name: str) -> tuple[bytes, str]:
 
 
 def decompress(data: bytes, name: str, suffix: str) -> bytes:
-    """The content of a file that is packed as files with this suffix of `UNPACK` are.
+    """The content of a file that is packed in the way of this suffix of `UNPACK`.
 
     Raises:
-        DataError: It is not, or not whole.
+        DataError: The file is packed in another way, or damaged.
     """
     kind, decompressed = UNPACK[suffix]
     try:

@@ -1,4 +1,4 @@
-"""Write every row that a check found fault with into one CSV file (RFC 4180), for people to correct them.
+"""Write every faulty row that a check found to one CSV file (RFC 4180), so that people can correct the rows.
 
 A spreadsheet runs a cell that begins like a formula, and the cells come from the data, so such a cell gets an
 apostrophe before it: https://owasp.org/www-community/attacks/CSV_Injection
@@ -34,8 +34,8 @@ def write_rejected(path: Path, table: pd.DataFrame, results: Iterable[CheckResul
 
     Args:
         path: The file.
-        table: As it was read, with the column `place`.
-        results: Of all checks. Those on whole classes name no rows.
+        table: The table as it was read, with the column `place`.
+        results: The results of all checks. Checks on whole classes name no rows.
     """
     lines = 0
     with (
@@ -53,7 +53,7 @@ def write_rejected(path: Path, table: pd.DataFrame, results: Iterable[CheckResul
 
 
 def harmless(cell: str) -> str:
-    """The cell, after an apostrophe if a spreadsheet would take it for a formula."""
+    """The cell, with an apostrophe before it if a spreadsheet would run it as a formula."""
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
@@ -71,7 +71,7 @@ def _lines(table: pd.DataFrame, result: CheckResult) -> Iterator[Sequence[str]]:
 
 
 def _place(place: str) -> tuple[str, str]:
-    """File and line of such as `train.csv line 12`; else the words after the file's name as its line."""
+    """File and line of a place like `train.csv line 12`; else the line is the words after the file name."""
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
     file, _, rest = place.rpartition(" ")

@@ -44,7 +44,7 @@ RULE_ADVICE = {
     "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
     "`gauntlet promote --version`.",
     "non_inferiority": "The rule says whether the model is worse than the champion or the test rows "
-    "are too few to tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is how much worse it may be.",
+    "are too few to tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is the bound.",
     "class_f1_drop": "A class got worse: the report shows it under Classes and among the mistakes; "
     "`gates.max_class_f1_drop` is the most allowed.",
 }

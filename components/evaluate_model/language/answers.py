@@ -46,7 +46,7 @@ class Prompts:
     rendered: tuple[str, ...] = ()
 
     def where(self, kept: Flags) -> Prompts:
-        """The rows that `kept`, (N,), is true of."""
+        """The rows for which `kept`, (N,), is true."""
         return Prompts(
             **{field.name: tuple(compress(getattr(self, field.name), kept)) for field in fields(self)}
         )
@@ -64,7 +64,7 @@ class Answers:
     sampled: tuple[str, ...]
 
     def where(self, kept: Flags) -> Answers:
-        """Those to the prompts that `kept`, (N,), is true of."""
+        """The answers to the prompts for which `kept`, (N,), is true."""
         losses = None if self.losses is None else self.losses[kept]
         return Answers(losses, tuple(compress(self.greedy, kept)), tuple(compress(self.sampled, kept)))
 

@@ -110,7 +110,7 @@ _WORD = regex.compile(
 
 
 class _Words:
-    """Words of every script, with their marks; rouge-score's own are of ASCII letters and digits alone."""
+    """Words of every script, with their marks; rouge-score itself reads only ASCII letters and digits."""
 
     def tokenize(self, text: str) -> list[str]:
         return list(_WORD.findall(unicodedata.normalize("NFC", text.lower())))

@@ -98,5 +98,5 @@ def answer_as_champion(
 
 
 def asked_of(prompts: Prompts, test_rows: Flags | str) -> Flags | str:
-    """What is said of every test row, of the prompts that were drawn from them."""
+    """The flags of the prompts that were drawn, from the flags of all test rows."""
     return test_rows if isinstance(test_rows, str) else test_rows[list(prompts.ids)]

@@ -22,7 +22,7 @@ from components.training_rows import NO_FINGERPRINTS, Flags
 from manifests.causal_lm import LanguageEvaluation
 
 FEWEST_COMPARED = 2
-"""Conversations: how much others would differ cannot be told from one."""
+"""Conversations: from a single one, the spread between conversations cannot be estimated."""
 
 TOO_FEW_LEFT = (
     "Too few are left to compare on: give the dataset a test split with conversations that the champion has "
@@ -55,9 +55,9 @@ class Contender:
 
 @dataclass(frozen=True)
 class Compared:
-    """Another model's figures, and by how much the tuned one is better: positive is better, for all.
+    """Another model's figures, and by how much the tuned model is better (positive) in each.
 
-    Those of the champion are of the clean prompts, `conversations` of them.
+    The champion's figures are of the clean prompts, which come from `conversations` conversations.
     """
 
     name: str
@@ -114,7 +114,7 @@ def assess(
     seed: int,
     trained_on: Flags | str = NO_FINGERPRINTS,
 ) -> LanguageScorecard:
-    """Score all models on the same resamples; a champion that failed is its fault in words.
+    """Score all models on the same resamples; for a champion that failed, `champion` says why.
 
     The champion is compared on the clean prompts. `trained_on` says which prompts the tuned model was trained
     on, (N,), or why that is not known.

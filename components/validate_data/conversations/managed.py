@@ -29,7 +29,7 @@ class ManagedRenderer:
         return "", ""
 
     def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
-        """Why a conversation with tools is not among the requests, in words, or None of another."""
+        """Why a conversation with tools cannot be a request, in words; None for one without tools."""
         if tools or any(turn.calls or turn.role == "tool" for turn in (*context, answer)):
             return "the requests for a managed model contain only texts, without tools"
         return None

@@ -15,15 +15,15 @@ from trainer.language_models import find_language_model, load_tokenizer
 PLACEHOLDER = "GAUNTLETPROMPT"
 
 Context = Sequence[Turn]
-"""What is said before an answer."""
+"""The turns before an answer."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the model is given, what it is to answer, and how many tokens each has.
+    """The prompt and the answer as the model sees them, and how many tokens each has.
 
-    `response` is the answer as people read it: without what ends it, and where it calls tools, the calls as
-    the template writes them.
+    `response` is the answer as people read it: without the end token, and with calls of tools as the template
+    writes them.
     """
 
     prompt: str
@@ -60,7 +60,7 @@ class Renderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context with its answer, which ends with what ends a text.
+        """Each context with its answer, which ends with the end token.
 
         Raises:
             UsageError: The template does not take such a conversation.
@@ -77,9 +77,9 @@ class Renderer:
         return target.removesuffix(str(self._tokenizer.eos_token)).strip()
 
     def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
-        """What of a conversation with tools the template would leave out, in words, or None.
+        """The parts about tools that the template would leave out of a conversation, in words, or None.
 
-        Everything that has to do with tools is replaced by words of its own, which are then looked for.
+        Each of these parts is replaced by a unique word, which must then be in the rendered text.
         """
         turns = [*context, answer]
         if not tools and not any(turn.calls or turn.role == "tool" for turn in turns):

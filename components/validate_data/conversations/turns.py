@@ -41,7 +41,7 @@ SPEAKERS: Mapping[str, Role] = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""What stands under `from`."""
+"""The roles that `from` may have."""
 
 MESSAGE_LISTS = ("messages", "conversations", "conversation")
 PROMPT, COMPLETION = "prompt", "completion"
@@ -70,18 +70,18 @@ class RoleError(ValueError):
 
 
 class EmptyError(ValueError):
-    """Nobody says anything, or nobody answers, or what is said is no text."""
+    """A conversation without turns or answers, or a turn that is not a text."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says.
+    """One turn of a conversation.
 
     Attributes:
-        learned: Of an answer, whether the model is to learn it.
-        calls: Of an answer, the tools that it calls, as JSON in the form of OpenAI's `tool_calls`.
-        name: Of a tool, its name.
-        call_id: Of a tool, the call that it answers.
+        learned: For an answer, whether the model learns it.
+        calls: For an answer, the tools that it calls, as JSON in the form of OpenAI's `tool_calls`.
+        name: For a tool, its name.
+        call_id: For a tool, the id of the call that it answers.
     """
 
     role: Role
@@ -123,7 +123,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What one record says.
+    """The conversation of one record.
 
     Attributes:
         tools: What the model may call, as JSON in the form of OpenAI's `tools`.
@@ -145,11 +145,11 @@ def turns_of(record: Mapping[str, Any], columns: PromptColumns | None, roles: Ro
 def conversation_of(
     record: Mapping[str, Any], columns: PromptColumns | None, roles: RoleMarkers
 ) -> Conversation:
-    """One record, whichever of the forms it has. What is null in it is as if it were not there.
+    """The conversation of one record, in any of the forms. Keys whose value is null are ignored.
 
     Raises:
-        RoleError: Somebody speaks who is none of the roles, or a text has no markers.
-        EmptyError: A turn, or all of it, is empty or no text.
+        RoleError: A turn has an unknown role, or a text has no markers.
+        EmptyError: A turn, or the whole conversation, is empty or not a text.
     """
     record = {key: value for key, value in record.items() if value is not None}
     unread: list[str] = []
@@ -169,11 +169,12 @@ def conversation_of(
 
 
 def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
-    """One example for each answer that is learned. Turns of one side in a row are one; an answer to nobody is
-    left out.
+    """One example for each answer that is learned.
+
+    Consecutive turns of one side are joined. An answer without a turn before it is left out.
 
     Raises:
-        EmptyError: There is no such answer to anything.
+        EmptyError: No answer is learned.
     """
     merged: list[Turn] = []
     for turn in turns:
@@ -192,10 +193,10 @@ def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
 
 
 def _continues(before: Turn, turn: Turn) -> bool:
-    """Whether a turn is more of the one before it.
+    """Whether a turn continues the one before it.
 
     Raises:
-        EmptyError: It is, but only one of the two is to be learned.
+        EmptyError: It does, but only one of the two is learned.
     """
     if before.role != turn.role or turn.role == "tool" or before.calls or turn.calls:
         return False
@@ -286,7 +287,7 @@ def _turn_of_message(message: object, unread: list[str]) -> Turn:
 
 
 def _is_learned(weight: object, role: Role) -> bool:
-    """By the weight of a message: 0 is an answer that is not to be learned, as OpenAI's files have it."""
+    """Whether the weight of a message says to learn it; 0 means no, as in OpenAI's files."""
     if weight is None:
         return True
     if isinstance(weight, bool) or weight not in (0, 1):
@@ -299,7 +300,7 @@ def _is_learned(weight: object, role: Role) -> bool:
 
 
 def _content(value: object) -> str:
-    """A text, or a list of parts of which all are texts."""
+    """The text of a message whose content is a text, or a list of parts that are all texts."""
     if not isinstance(value, list):
         return _text(value)
     texts = []
@@ -369,7 +370,7 @@ def _without_null(value: Any) -> Any:
 
 
 def _holds_text(value: object) -> bool:
-    """Whether there are letters in it: a number is no text, also not in a CSV file, where all are strings."""
+    """Whether a value has letters: a number does not count as text, even as a string in a CSV file."""
     if isinstance(value, str):
         return any(map(str.isalpha, value))
     if isinstance(value, Mapping):
