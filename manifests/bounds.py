@@ -1,8 +1,8 @@
-"""What a manifest may not be made of, whatever its keys mean.
+"""Limits on the size and values of a manifest, whatever its keys mean.
 
-YAML's aliases multiply: ten lines can stand for a billion values. Later steps hand a manifest on as JSON,
-name files by it and print it, which a depth of a thousand, a number of five thousand digits or half a
-character breaks.
+YAML's aliases multiply: ten lines can stand for a billion values. Later steps write a manifest as JSON, use
+its values in file names and print it. This fails at a depth of a thousand, a number of five thousand digits
+or a lone surrogate.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def bound_faults(file: str, content: Any) -> list[Fault]:
-    """The faults of a value that YAML or JSON held, the first of each kind that ends the walk.
+    """The faults of a value read from YAML or JSON; the walk ends where one makes the rest meaningless.
 
-    Every value is looked at once, however often an alias repeats it.
+    Every value is visited once, however often an alias repeats it.
     """
     faults: list[Fault] = []
     sizes: dict[int, int] = {}
@@ -69,4 +69,4 @@ def bound_faults(file: str, content: Any) -> list[Fault]:
 
 
 class _Enough(Exception):
-    """What follows need not be looked at."""
+    """Ends the walk."""

@@ -20,12 +20,12 @@ Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, p
 
 
 class PromptColumns(Section):
-    """Where the texts of a row are that is one question and one answer.
+    """The columns of rows that are one question and one answer.
 
-    `input` is a column whose text, if there is any, follows the prompt's after an empty line, as in Alpaca's
-    data. `system` is one that the system says first. `time` is the column, or the key of a record of any
-    form, that says when the row was made, as ISO 8601 or as a number: the splits that no file provides are
-    then by time, the newest conversations the test split.
+    `input` is a column whose text, if there is any, follows the prompt after an empty line, as in Alpaca's
+    data. `system` is a column with the system message. `time` is the column, or the key of a record of any
+    form, that says when the row was made, as ISO 8601 or as a number. The splits that no file provides are
+    then made by time, with the newest conversations as the test split.
     """
 
     prompt: str = Field("input_text", min_length=1)
@@ -62,7 +62,7 @@ class RoleMarkers(Section):
 
 
 class UnusedColumnsCheck(Section):
-    """A check on columns, or keys of records, that hold text and that nothing reads, but `ignore`."""
+    """A check on columns or keys of records that hold text that nothing reads, except those in `ignore`."""
 
     severity: Severity = "warn"
     ignore: tuple[str, ...] = ()
@@ -71,8 +71,8 @@ class UnusedColumnsCheck(Section):
 class ConversationChecks(Section):
     """What is checked before a model is trained, with strict defaults.
 
-    `message_keys` is about keys of messages that nothing reads, `tool_messages` about calls of tools and what
-    they say where the model's chat template leaves them out.
+    `message_keys` finds keys of messages that nothing reads. `tool_messages` finds calls of tools and their
+    answers that the model's chat template leaves out.
 
     `context_length` is about rows of more than `dataset.max_tokens`: `fail` refuses them, `drop` leaves them
     out, and `warn` cuts them when the model is trained. Prompts are compared for `leakage`, whole rows for
@@ -192,10 +192,10 @@ class LanguageEvaluation(CommonEvaluation):
 
 
 PERPLEXITY_SPREAD = 0.1
-"""How much one conversation's log-loss per token is taken to differ between two trainings: its deviation."""
+"""Assumed standard deviation, between two trainings, of one conversation's log-loss per token."""
 
 ROUGE_L_SPREAD = 0.5
-"""The same of ROUGE-L, as a share of its mean."""
+"""The same for ROUGE-L, as a share of its mean."""
 
 
 def default_gain_margin(conversations: int, spread: float, confidence: float = 0.95) -> float:
@@ -219,7 +219,8 @@ class LanguageGates(CommonGates):
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
     perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
 
-    Where it is not set, it follows from the number of test conversations (`default_gain_margin`).
+    If `non_inferiority_margin` is not set, it follows from the number of test conversations
+    (`default_gain_margin`).
 
     A managed model gives no probabilities of a given answer, so it has no `max_perplexity`, and
     `non_inferiority_margin` is of ROUGE-L.
@@ -232,5 +233,5 @@ class LanguageGates(CommonGates):
     stages: Stages | None = None
 
     def margin_for(self, rows: int) -> float:
-        """The same of so many conversations: of ROUGE-L, where there is no bound on perplexity."""
+        """The default margin for so many conversations: of ROUGE-L if there is no bound on perplexity."""
         return default_gain_margin(rows, ROUGE_L_SPREAD if self.max_perplexity is None else PERPLEXITY_SPREAD)

@@ -73,12 +73,11 @@ class Conversion(Section):
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that
             at the largest, or the bytes of the file.
         pytorch: What a speed-up is taken over: the fastest of these at each batch size.
-        max_abs_logit_difference: Of fp32 candidates, any logit of any row.
-        min_label_agreement: Of all other candidates, the share of rows with PyTorch's label.
-        max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
-        max_neighbour_difference: Of all candidates, what a row's probability of any class may change by the
-            rows and the padding that share its batch. Its label may change for as few rows as
-            `min_label_agreement` lets differ.
+        max_abs_logit_difference: Of fp32 candidates, any logit of any row. min_label_agreement: Of all other
+        candidates, the share of rows with PyTorch's label. max_metric_drop: For the upper confidence limit
+        (95 %, paired bootstrap) of what macro-F1 loses. max_neighbour_difference: For all candidates, how
+        much the rows and the padding of a row's batch may change
+            its probability of any class. They may change no more labels than `min_label_agreement` allows.
         student: Of candidates that are made from a student, where there is one.
         repetition_penalty: Of a language model: what the logits of tokens that prompt or answer hold already
             are divided by (multiplied below 0), wherever the bundle answers; 1 is none. Small models repeat

@@ -88,9 +88,9 @@ class Dataset(Section):
     """What the section of validate-data has for every task; a task's own section adds what its rows are.
 
     `uri` is a file or a folder: a path, `gs://`, `https://`, `hf://`, `s3://` or `az://`, or
-    `package://PACKAGE/PATH` for data inside an installed package. `roots` are other folders in which files
-    may lie that the data, or an event, name: without it only what lies under `uri` is opened. `commit_hash`
-    and `created` say where and when it was made; with `size` any other number of rows than that is refused.
+    `package://PACKAGE/PATH` for data inside an installed package. `roots` are more folders in which the data,
+    or an event, may name files; without it only files under `uri` are opened. `commit_hash` and `created` say
+    where and when it was made; with `size` any other number of rows than that is refused.
     """
 
     name: Name
@@ -108,7 +108,7 @@ class Dataset(Section):
 
     @property
     def expected_test_rows(self) -> int | None:
-        """About how many rows the test split will have, where the manifest tells."""
+        """About how many rows the test split will have, if the manifest tells."""
         return None
 
 
@@ -118,7 +118,7 @@ class LabelledDataset(Dataset):
     labels: tuple[str, ...] = Field(min_length=2)
 
     balancing: ClassVar[Mapping[str, str]] = {}
-    """Keys of the manifest by which training makes up for classes of different sizes."""
+    """Keys of the manifest with which training corrects for classes of different sizes."""
 
     @model_validator(mode="after")
     def _labels_distinct(self) -> Self:

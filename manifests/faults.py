@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a manifest, in the words of somebody who writes one."""
+"""Describe pydantic's errors in a manifest to the person who wrote it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 def faults_of(file: str, content: Mapping[str, Any], error: ValidationError) -> list[Fault]:
     """Every fault of a manifest's content, one for each key.
 
-    Where the task is none, the sections that depend on it are looked at as each task that may be meant has
-    them, and what is wrong for all of those is a fault too.
+    If the task is unknown, the sections that depend on it are checked as each task that may be meant. What is
+    wrong for all of these tasks is a fault too.
     """
     faults = _by_key(file, content, error)
     if "task" not in faults:
@@ -114,7 +114,7 @@ def _fault(file: str, content: Mapping[str, Any], location: Sequence[str | int],
 
 
 def _quoting(value: Any) -> str | None:
-    """What to do about a text that YAML has read as something else."""
+    """What to do about a text that YAML read as another type."""
     if isinstance(value, bool):
         return 'Quote it, such as "yes": YAML reads yes, no, on, off, true and false as truth values.'
     if value is None:

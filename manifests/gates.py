@@ -1,4 +1,4 @@
-"""The section of gate-model, and what a test split of some size can show."""
+"""The section of gate-model, and the smallest difference that a test split of a given size can show."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from manifests.section import Fraction, Section
 SMALLEST_MARGIN = 0.01
 SMALLEST_CLASS_DROP = 0.05
 DISAGREEMENT = 0.1
-"""The share of answers in which two models are taken to differ, half of them in favour of either."""
+"""The assumed share of answers in which two models differ, half of them in favour of each."""
 
 
 def resolvable(rows: float, spread: float, confidence: float = 0.95) -> float:
-    """What lies between the difference of two equally good models and its lower confidence limit.
+    """The distance between the difference of two equally good models and its lower confidence limit.
 
     That is z · spread / √rows, where `spread` is the standard deviation of one row's difference. A smaller
     margin rejects more than half of the models that are as good as the champion.
@@ -29,8 +29,8 @@ def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
     """The smallest difference in macro-F1 that a comparison on a test split can show.
 
     Where two models differ in a share d of their answers, the spread of one row's difference is √d. A mean
-    over C classes of m rows each has the doubt of n = C² / Σ(1 / m) rows: all of them, where classes are
-    equally large.
+    over C classes of m rows each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes
+    are equally large.
 
     Args:
         rows: Test rows of each class.
@@ -42,19 +42,19 @@ def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
 
 
 def default_margin(rows: Collection[int], confidence: float = 0.95) -> float:
-    """`non_inferiority_margin` where the manifest has none: what the rows can show, and not under 0.01."""
+    """The default of `non_inferiority_margin`: what the rows can show, but at least 0.01."""
     return max(SMALLEST_MARGIN, resolvable_margin(rows, confidence))
 
 
 def describe_resolution(rows: Collection[int], metric: str = "macro-F1") -> str:
-    """What a comparison with the champion can show on so many test rows of each class."""
+    """In words, what a comparison with the champion can show on so many test rows of each class."""
     return say_resolution(
         f"{sum(rows):,} test rows", f"a difference of {default_margin(rows):.2g} in {metric}"
     )
 
 
 def say_resolution(tested: str, difference: str) -> str:
-    """The same of any task."""
+    """The same for any task."""
     return (
         f"With {tested} a comparison with the champion can show {difference}. A smaller "
         "gates.non_inferiority_margin rejects most models that are as good; this is the default of the key"
@@ -62,16 +62,16 @@ def say_resolution(tested: str, difference: str) -> str:
 
 
 def default_class_drop(rows: int, confidence: float = 0.95) -> float:
-    """`max_class_f1_drop` of a class with so many test rows, where the manifest has none."""
+    """The default of `max_class_f1_drop` for a class with so many test rows."""
     return max(SMALLEST_CLASS_DROP, resolvable_margin([rows], confidence))
 
 
 class CommonGates(Section):
     """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit.
 
-    `non_inferiority_margin` follows from the number of test rows where it is not set (`default_margin`).
-    `min_clean_rows` is how many test rows must be left to compare with the champion, without those that
-    either model was trained on; of a test split with fewer rows, all of them.
+    If `non_inferiority_margin` is not set, it follows from the number of test rows (`default_margin`).
+    `min_clean_rows` is how many test rows that neither model was trained on must be left for the comparison
+    with the champion; a smaller test split must keep all its rows.
     """
 
     min_speedup: float = Field(2.3, gt=0)

@@ -57,16 +57,16 @@ SHARED_KEYS: Mapping[str, Mapping[str, str]] = {
     "causal_lm": {"tokenizer": "model"},
     "text_classification": {"tokenizer": "encoder", "max_tokens": "max_length"},
 }
-"""By task: keys of `dataset` that hold what a key of `training` does.
+"""By task: keys of `dataset` with the same value as a key of `training`.
 
-A step is given its own section alone, and validate-data counts the tokens that train-model will see.
+A step gets only its own section, and validate-data counts the tokens that train-model will see.
 """
 
 
 def with_shared_keys(manifest: Any) -> Any:
     """A manifest's content, with the `SHARED_KEYS` of its dataset where they are not given.
 
-    A value of the wrong type is left out here, to be refused under the key that it was given for.
+    A value of the wrong type is left out here; it is refused later, under the key that it was set for.
     """
     if not isinstance(manifest, Mapping):
         return manifest

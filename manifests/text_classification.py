@@ -23,7 +23,7 @@ from manifests.training import ClassTraining
 
 
 def _text_columns(value: Any) -> Any:
-    """Refuse with one message what is neither a name, nor a position, nor several names."""
+    """Refuse, with one message, a value that is not a name, a position or several names."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a pipeline's section holds floats alone
     names = value if isinstance(value, list | tuple) else [value]
@@ -41,9 +41,9 @@ class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
     `text` may be several names, whose values are joined: see `TextDataset`. `label: null` means the only
-    column beside the text. `time` is the column that says when a row was made, as ISO 8601 or as a number:
-    the splits that no file provides are then by time, the newest rows the test split, and those before them
-    validation.
+    column beside the text. `time` is the column that says when a row was made, as ISO 8601 or as a number.
+    The splits that no file provides are then made by time: the newest rows are the test split, and the rows
+    before them validation.
     """
 
     text: Annotated[str | int | tuple[str, ...], BeforeValidator(_text_columns)] = "text"
@@ -101,11 +101,11 @@ class TextDataset(TableDataset, LabelledDataset):
     """Section of validate-data: a table of texts and labels.
 
     Several columns can be one text: `columns.text: [subject, body]` joins those that are not empty with a
-    line end, and `text_template: "{subject}: {body}"` says how, where `{{` and `}}` are braces. What is asked
-    of the model later must be joined in the same way.
+    line end, and `text_template: "{subject}: {body}"` says how, where `{{` and `}}` are braces. Texts that
+    are sent to the model later must be joined in the same way.
 
-    `tokenizer` and `max_tokens` are what tokens are counted by: `training.encoder` and `training.max_length`,
-    and never others. Without them, in a section that is no manifest's, none are counted.
+    `tokenizer` and `max_tokens` are used to count tokens. They always equal `training.encoder` and
+    `training.max_length`. A section outside a manifest may lack them; then no tokens are counted.
     """
 
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"

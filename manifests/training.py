@@ -306,7 +306,7 @@ _WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is
 
 
 def _class_weights(value: Any) -> Any:
-    """Refuse with one message what is neither a word nor weights by label."""
+    """Refuse, with one message, a value that is neither a known word nor weights by label."""
     if isinstance(value, Mapping):
         weights = value.values()
         right = all(isinstance(label, str) for label in value) and all(
@@ -326,10 +326,10 @@ ClassWeights = Annotated[ClassWeightsWord | dict[str, float], BeforeValidator(_c
 class ClassTraining(OnePhaseTraining):
     """A section for a classifier whose classes may be of different sizes.
 
-    `class_weights` is how much a row counts in the training loss by its label: all the same (`none`), in
-    inverse proportion to the class's training rows (`balanced`), or by numbers, 1 for a label without one.
-    `sampler: balanced` draws the rows of an epoch instead, as many as there are, every class as often as
-    another, some rows repeatedly. Validation figures are of the rows as they are.
+    `class_weights` is the weight of a row in the training loss by its label: equal for all (`none`), in
+    inverse proportion to the class's training rows (`balanced`), or a number per label, 1 for a label that is
+    not named. `sampler: balanced` instead draws as many rows per epoch as there are, each class equally
+    often, so some rows repeatedly. Validation figures are computed on the rows as they are.
     """
 
     class_weights: ClassWeights = "none"

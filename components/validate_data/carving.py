@@ -25,13 +25,13 @@ from manifests.dataset import SplitName
 from manifests.errors import DataError
 
 HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
-"""In the order of their numbers: between a test row and a training row there is always validation."""
+"""In the order of their numbers: validation always lies between test and train."""
 
 NUMBERS = 2.0**64
 
 
 def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
-    """For each key the name of its group, which is the smallest hash of the keys in it.
+    """The name of each key's group: the smallest hash of the keys in the group.
 
     A chain of near-duplicates connects the keys of a group.
     """
@@ -60,7 +60,7 @@ def carve(
         missing: The splits that no file provides.
         fractions: Shares of the rows, relative to each other: of validation alone,
             validation / (train + validation).
-        least: Rows of each class in every split, where the class has enough. Not of splits by time.
+        least: Rows that each class gets in every split, if it has enough. Not used for splits by time.
         split_key: Another key gives other splits.
 
     Raises:
@@ -124,7 +124,7 @@ def _number(group: str, split_key: str) -> float:
 
 
 def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str, SplitName]:
-    """The newest groups; those of one time lie in one split, so a share is met as nearly as that allows.
+    """The newest groups; groups of one time lie in one split, so a share is met only approximately.
 
     Raises:
         DataError: There are fewer different times than splits.

@@ -45,18 +45,18 @@ def run(
     fails.
 
     Args:
-        section: The manifest's.
-        seed: The run's, as every step is given it. No row's split depends on it: a model trained with another
+        section: The section of the manifest. seed: The run's seed, which every step gets. No row's split
+        depends on it, so a model trained with another
             seed is compared on the same test rows.
         splits_path: A folder for the splits.
         checks_path: A file for the results of the checks, as JSON.
         report_path: A file for the page.
         rejected_path: A file for the rejected rows; by default `rejected.csv` beside the checks.
-        show_checks: Print the table of checks in any case, and not only when one fails.
+        show_checks: Print the table of checks always, not only when one fails.
 
     Raises:
-        DataError: The data cannot be read, is of another size, or a check failed; the message names all that
-            failed.
+        DataError: The data cannot be read or have another size, or a check failed; the message names all
+            failed checks.
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is out of reach.
     """

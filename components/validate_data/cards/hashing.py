@@ -36,7 +36,8 @@ def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
 def alike(keys: list[str], hashes: npt.NDArray[np.bool_], at_least: float) -> Likeness:
     """Which cards' hashes (N, bits) agree in a share of `at_least` of their bits, or in more of them.
 
-    A key may have several hashes. No pairs are kept: scans of one card are all pairs of each other.
+    A key may have several hashes. No pairs are stored, because all scans of one card form pairs with each
+    other.
     """
     return CardLikeness(keys, hashes, at_least)
 
@@ -84,7 +85,7 @@ class CardLikeness(Likeness):
 
 
 class _KnownCards:
-    """Some cards, ready to be compared with another. Those that are alike to none are left out at once."""
+    """Some cards, ready to be compared with another card. Cards that are like no other card are left out."""
 
     def __init__(self, likeness: CardLikeness, at_least: float) -> None:
         self._likeness, self._at_least = likeness, at_least

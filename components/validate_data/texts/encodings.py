@@ -1,4 +1,4 @@
-"""The text of a file, in the encoding that the manifest, a byte order mark, or UTF-8 stands for."""
+"""Decode the text of a file: by the manifest's encoding, a byte order mark, or as UTF-8."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MARK = "\ufeff"
 
 
 def decode(data: bytes, name: str, encoding: str | None = None) -> str:
-    """The text, without a byte order mark. In a file of UTF-8, a byte that is not is a lone surrogate.
+    """The text, without a byte order mark. In a UTF-8 file, an invalid byte becomes a lone surrogate.
 
     Raises:
-        DataError: It is not text in the `encoding` that is declared or that its mark says, or it looks like
-            UTF-16 and has no mark.
+        DataError: The bytes are not text in the declared `encoding` or in that of the mark, or they look like
+            UTF-16 and have no mark.
     """
     declared = encoding or next((known for mark, known in MARKS.items() if data.startswith(mark)), None)
     if declared is None or codecs.lookup(declared).name in ("utf-8", "utf-8-sig"):

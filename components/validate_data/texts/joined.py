@@ -45,7 +45,7 @@ def filled(template: Sequence[tuple[str, str | None]], values: dict[str, str]) -
 
 
 def _value(value: Any) -> str:
-    """A column's value as text: a missing one is empty, and a number is written as JSON has it."""
+    """A column's value as text: a missing one is empty, and a number is written as in JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

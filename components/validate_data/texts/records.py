@@ -55,7 +55,7 @@ OTHER_FORMATS = {
     ".7z": "an archive. Unpack it, and name the files in dataset.files",
     ".rar": "an archive. Unpack it, and name the files in dataset.files",
 }
-"""What is said of files whose form is known, and not read here."""
+"""Messages for files whose format is known, but not read."""
 SHOWN_LINES = 3
 NO_CLASS = -1  # what the hub's test files without labels hold
 SHOWN_COLUMNS = 12
@@ -88,9 +88,9 @@ def format_of(name: str, declared: str) -> str | None:
 
 
 def unknown_format(name: str, inner: str, formats: str) -> UsageError:
-    """What is said of a file whose name tells no format that is read.
+    """The error for a file whose name does not tell a format that is read.
 
-    `inner` is its name when it is unpacked; `formats` are those that are read.
+    `inner` is the name without the suffix of the packing; `formats` are the formats that are read.
     """
     form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
     if form is not None:
@@ -228,7 +228,7 @@ def _headerless(
 
 
 def _parse_json(content: str, name: str, columns: Columns) -> Records:
-    """Objects one a line, whichever suffix the file has, or an array of them."""
+    """One object per line or an array of objects, whatever the file's suffix is."""
     is_array = content.lstrip().startswith("[")
     objects, places = _read_array(content, name) if is_array else read_objects(content, name)
     names = list(dict.fromkeys(key for item in objects for key in item))

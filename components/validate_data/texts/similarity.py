@@ -7,9 +7,9 @@ or more must share one of their few rarest words, so an index of those words hol
 of the shared word in both sets rules out most of the rest (Xiao et al., "Efficient Similarity Joins for Near
 Duplicate Detection", WWW 2008). Unlike MinHash with LSH this misses no pair.
 
-Pairs are never stored: all rows of one template are pairs of each other, 200 million for 20,000 rows. What
-the checks need is less: which rows are connected by a chain of pairs (`groups`), and whether one text is
-alike to any of some others (`known`).
+Pairs are never stored, because all rows of one template form pairs with each other, 200 million for 20,000
+rows. The checks need less: which rows a chain of pairs connects (`groups`), and whether a text is like any of
+some other texts (`known`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TextLikeness(Likeness):
 
 
 class _KnownTexts:
-    """Some texts, ready to be compared with another. Those that are alike to none are left out at once."""
+    """Some texts, ready to be compared with another text. Texts that are like no other text are left out."""
 
     def __init__(self, words: dict[str, array[int]], connected: set[str], at_least: float) -> None:
         self._words, self._connected, self._at_least = words, connected, at_least
@@ -108,7 +108,7 @@ class _Index(Generic[Bucket]):
             yield self._buckets[word].setdefault((len(words), place), new())
 
     def candidates(self, words: Sequence[int]) -> Iterator[Bucket]:
-        """Buckets that hold every text alike to this one, and others."""
+        """Buckets that hold every text that is like this one, and other texts."""
         size = len(words)
         for place, word in enumerate(words[: self._prefix(size)]):
             for (other_size, other_place), bucket in self._buckets.get(word, {}).items():
@@ -117,7 +117,7 @@ class _Index(Generic[Bucket]):
                     yield bucket
 
     def _prefix(self, size: int) -> int:
-        """So many of the rarest words hold one of any text that is alike."""
+        """How many of the rarest words are needed so that every similar text has one of them."""
         return size - math.ceil(self._at_least * size - ROUNDING) + 1
 
     def _shared(self, sizes: int) -> int:
@@ -128,8 +128,8 @@ class _Index(Generic[Bucket]):
 def _chains(words: Words, at_least: float) -> list[int]:
     """For each text a number, equal for texts that a chain of alike ones connects.
 
-    A text is compared with the members of a chain until one is alike. The index keeps the members of one
-    chain together, so that most of a large chain is passed over.
+    A text is compared with the members of a chain until one is alike. The index keeps the members of a chain
+    together, so that most of a large chain is skipped.
     """
     groups = Groups(len(words))
     index: _Index[dict[int, list[int]]] = _Index(at_least)

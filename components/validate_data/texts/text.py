@@ -7,7 +7,7 @@ import sys
 import unicodedata
 
 KEY_FORM = "normal form 1"
-"""What `normalise` makes. Count it up when a text gets another normal form, as fingerprints then differ."""
+"""The version of `normalise`. Increase it when a text gets another normal form: fingerprints change."""
 
 EXCERPT_CHARS = 120
 EXCERPT_LEAD = 40
@@ -20,8 +20,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_SPACE = re.compile("[ \t\r\n]+")
 _APOSTROPHES = "'’‘ʼ"
 
-# What shows nothing where it stands and is no format character: joiners of accents, Hangul fillers, vowels of
-# Khmer that are never written, selectors of variants, the blank of Braille.
+# Invisible characters that are not format characters: joiners of accents, Hangul fillers, vowels of Khmer
+# that are never written, variation selectors, the blank of Braille.
 _SHOWN_AS_NOTHING = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\ufff0-\ufff8"
     "\U000e0100-\U000e01ef"
@@ -34,7 +34,7 @@ _TATWEEL = "\u0640"
 _PICTURE = (
     "\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
 )
-# A joiner between two pictures and the tags after a black flag make another picture of them, and stay.
+# A joiner between two emoji, and the tags after a black flag, make another emoji, so they stay.
 _INVISIBLE = re.compile(
     f"(?P<kept>(?<=[{_PICTURE}\ufe0f])\u200d(?=[{_PICTURE}])|\U0001f3f4[\U000e0020-\U000e007f]+)"
     f"|[{_SHOWN_AS_NOTHING}{_CONTROLS}{re.escape(_FORMATS)}]"
@@ -63,20 +63,19 @@ def normalise(text: str) -> str:
     """The form in which texts are compared: NFKC, casefolded, without punctuation, single spaces.
 
     An apostrophe vanishes ("don't" is "dont"), other punctuation separates words. Symbols and emoji stay,
-    for they carry meaning. Invisible characters vanish, as the tokenizers of BERT drop them, and so does
-    tatweel, which only stretches an Arabic word; a model that reads them sees another spelling of the same
-    text. A text of nothing but punctuation or tatweel keeps it, or all such texts would be
-    alike.
+    because they carry meaning. Invisible characters vanish, because the tokenizers of BERT drop them, and so
+    does tatweel, which only stretches an Arabic word; to a model that reads them they are another spelling of
+    the same text. A text that has only punctuation or tatweel keeps it, or all such texts would be the same.
     """
     folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(_TATWEEL, "")
     return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split()) or text
 
 
 def without_invisible(text: str) -> str:
-    """The text without characters that show nothing: soft hyphens, fillers, marks of direction and the like.
+    """The text without invisible characters: soft hyphens, fillers, marks of direction and the like.
 
-    What joins emoji into another one stays: the joiner in families and professions, the tags in the flags of
-    England, Scotland and Wales.
+    Characters that make one emoji out of several stay: the joiner in families and professions, the tags in
+    the flags of England, Scotland and Wales.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -84,7 +83,7 @@ def without_invisible(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is nothing but space and invisible characters."""
+    """Whether a text has only space and invisible characters."""
     return not without_invisible(text).strip()
 
 

@@ -1,4 +1,4 @@
-"""Checks on texts as their encoder reads them: tokens that it does not know, and texts that are cut."""
+"""Checks on the tokens that an encoder reads: unknown tokens, and texts that are cut."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from manifests.text_classification import TextDataset, UnknownTokensCheck
 from trainer.encoder_files import READING_FILES, find_encoder, require_positions
 from trainer.vocabulary import open_pretrained
 
-COUNTED_AT_ONCE = 1_000  # texts, or the tokens of all would lie in memory
+COUNTED_AT_ONCE = 1_000  # texts; the tokens of all texts at once would need too much memory
 
 
 def check_tokens(inspecting: Inspecting, dataset: TextDataset) -> None:
@@ -71,7 +71,7 @@ def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
 
 
 def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> Finding:
-    """Rows of which the encoder does not know more than a share of the tokens."""
+    """Rows in which the share of unknown tokens is too high."""
     own = (rows["tokens"] - rows["framing"]).clip(lower=1)
     shares = rows["unknown"] / own
     affected = rows.index[shares > rule.max_row_share]
@@ -90,7 +90,7 @@ def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> 
 
 
 def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
-    """Rows of more tokens than are read; the encoder could read as many as it has `positions`."""
+    """Rows with more than `most` tokens; the encoder itself could read `positions`."""
     lost = (rows["tokens"] - most).clip(lower=0)
     affected = rows.index[lost > 0]
     if affected.empty:
@@ -140,7 +140,7 @@ def _share(rows: pd.DataFrame) -> float:
 
 
 def _unknown_id(tokenizer: Tokenizer, path: Path) -> int | None:
-    """The token that stands for what the vocabulary lacks; one that knows every byte has none."""
+    """The id of the unknown token; a tokenizer that knows every byte has none."""
     model = json.loads(path.read_bytes())["model"]
     if (number := model.get("unk_id")) is not None:
         return int(number)

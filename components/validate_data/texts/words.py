@@ -1,9 +1,9 @@
 """Cut a normalised text into the units that the checks compare and the statistics count.
 
-A unit is what stands between two spaces. Scripts that put no spaces between words would make one unit of a
-whole sentence, so a run of their signs is cut into shingles instead: every sequence of so many neighbouring
-signs. Two signs are enough where a sign is a syllable or more (Chinese, Japanese); alphabets (Thai, Lao,
-Khmer, Burmese …) need three, or long texts would share most of theirs.
+A unit is the text between two spaces. In scripts without spaces between words a whole sentence would be one
+unit, so a run of their characters is cut into shingles instead: every sequence of two or three neighbouring
+characters. Two are enough where a character is a syllable or more (Chinese, Japanese). Alphabets (Thai, Lao,
+Khmer, Burmese …) need three, or long texts would have most shingles in common.
 """
 
 from __future__ import annotations
