@@ -164,7 +164,7 @@ def _create(database: Path) -> None:
         engine.dispose()
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
-    for ending in LEFT_BY_WRITERS:  # of a database that was deleted: SQLite would apply it to this one
+    for ending in LEFT_BY_WRITERS:  # left by a deleted database: SQLite would apply it to this one
         database.with_name(database.name + ending).unlink(missing_ok=True)
     temporary.replace(database)
 
@@ -174,9 +174,9 @@ def _require_readable(database: Path) -> None:
         raise GauntletError(
             f"{database}: found a folder, expected a SQLite file. Name another file, or move the folder away."
         )
-    # MLflow itself retries for minutes before it gives up on a file that is no database. Opened for writing,
-    # so that SQLite undoes what a killed writer left half done, which it refuses to a reader. A file that may
-    # not be written is opened for reading all the same.
+    # MLflow itself retries for minutes before it gives up on a file that is no database. The file is opened
+    # for writing, so that SQLite can roll back what a killed writer left half done; a reader cannot do that.
+    # If the file cannot be written, SQLite opens it for reading.
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:  # `_create` renames a whole one into place, so the champions in this one were lost

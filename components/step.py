@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ERROR_FILE = "error.json"
 REUSED_FILE = "reused.json"
-"""In the folder of a step on this machine that did not run, because an earlier run's outputs were reused."""
+"""A file in the folder of a step on this machine that did not run, because earlier outputs were reused."""
 TERMINATED = (
     "the step was cancelled or preempted, or reached its deadline (it got SIGTERM). Run the pipeline again."
 )

@@ -1,4 +1,4 @@
-"""`gauntlet gate`: a finished run's model judged again, with other gates, without training it again."""
+"""`gauntlet gate`: judge a finished run's model again with other gates, without training it again."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def gate(
 
 
 def require_same_model(manifest: Manifest, before: Manifest) -> None:
-    """Refuse overrides of what the model was made by.
+    """Refuse overrides of keys that would make another model.
 
     Raises:
-        UsageError: There are some.
+        UsageError: There is such an override.
     """
     for key in ("name", "task", "seed", *SECTIONS):
         if key not in CHANGEABLE and getattr(manifest, key) != getattr(before, key):
@@ -59,10 +59,10 @@ def require_same_model(manifest: Manifest, before: Manifest) -> None:
 
 
 def require_made(manifest: Manifest, record: RunRecord, home: Home) -> None:
-    """Refuse a run whose steps before the evaluation have not all ended well here.
+    """Refuse a run in which a step before the evaluation has not succeeded on this machine.
 
     Raises:
-        UsageError: One has not.
+        UsageError: There is such a step.
     """
     steps = steps_of(manifest)
     job = job_folder(home.run_folder(record.run_id))

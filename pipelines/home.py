@@ -37,11 +37,11 @@ State = Literal["running", "submitted", "finished", "interrupted"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as `run.json` has it, on this machine or submitted from it. Times are ISO 8601 in UTC.
+    """The content of `run.json`: a run on this machine, or submitted from it. Times are ISO 8601 in UTC.
 
     Attributes:
-        cache: Whether its steps may take what earlier runs have left.
-        judged_run: The finished run whose model this one judges again, if it is one of `gauntlet gate`.
+        cache: Whether its steps may reuse the outputs of earlier runs.
+        judged_run: The finished run whose model this run judges again, if `gauntlet gate` started it.
         manifest: The file that it was started with.
         manifest_commit: The commit of the repository that holds that file; `-dirty` with changes.
     """
@@ -88,7 +88,7 @@ class Home:
 
     @property
     def cache_folder(self) -> Path:
-        """Where what steps have left is kept for later runs."""
+        """The folder of steps' outputs that later runs may reuse."""
         return self.folder / "cache"
 
     def tuning_folder(self, name: str) -> Path:
@@ -125,7 +125,7 @@ class Home:
 
     @contextmanager
     def working_on(self, record: RunRecord) -> Iterator[int]:
-        """Hold the run's lock; gives its descriptor, for the process that must hold it too.
+        """Hold the run's lock; yields its descriptor, for a child process that must hold it too.
 
         Raises:
             UsageError: Another process works on the run.

@@ -5,10 +5,9 @@ container. A process 1 ignores signals that it has no handler for, and a shell d
 Python would be killed without notice when its machine is preempted, its run cancelled or its deadline
 reached. `exec` puts Python in the shell's place; `components.step.step` installs the handler.
 
-`PYTHONSAFEPATH` keeps the working folder off the path: a `trainer.py` there is not what a step means by
-`trainer`.
+`PYTHONSAFEPATH` keeps the working folder off the path: a step must not import a `trainer.py` that lies there.
 
-On this machine a step that may reuse what another run has left starts by `pipelines.cached_step`.
+On this machine, `pipelines.cached_step` starts a step that may reuse the outputs of another run.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def exec_python(spec: PipelineSpec) -> None:
 
 
 def reuse(spec: PipelineSpec, judged: Collection[str]) -> None:
-    """Start the steps that may be cached, and those named `judged`, by the program that reuses outputs."""
+    """Start steps that may be cached, and the steps in `judged`, with the program that reuses outputs."""
     starts: dict[str, str] = {}
     for dag in [spec.root.dag, *(component.dag for component in spec.components.values())]:
         for name, task in dag.tasks.items():

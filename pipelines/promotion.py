@@ -68,10 +68,10 @@ def promote_version(
 
 
 def approval_of(approver: str | None, reason: str | None) -> Approval | None:
-    """Who approves a promotion, and why, if anybody does.
+    """Who approves a promotion, and why; None if nobody is named.
 
     Raises:
-        UsageError: There is a reason and nobody who gives it, or one of them cannot be recorded.
+        UsageError: There is a reason without a name, or one of the two cannot be recorded.
     """
     for option, text in (("--approver", approver), ("--reason", reason)):
         if text is not None and not text.isprintable():

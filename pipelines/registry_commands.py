@@ -80,7 +80,7 @@ def registry(
 
 
 def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
-    """Since when each version has its alias: champion and previous since the last move, others since made."""
+    """Since when each version has its aliases: champion and previous by the last move, others by its creation."""
     found = {one.version: f"{one.created.astimezone(UTC):%Y-%m-%d %H:%M}" for one in versions if one.aliases}
     last = max(turns(versions), key=lambda turn: turn.at, default=None)
     for version in versions:
@@ -90,7 +90,7 @@ def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
 
 
 def _print_history(versions: Sequence[ModelVersion]) -> None:
-    """Each time that a version became champion, the newest first, with who approved it and why."""
+    """Print each time that a version became champion, newest first, with who approved it and why."""
     table = Table("champion since (UTC)", "version", "by", "approved by", "reason", box=None, pad_edge=False)
     tags = {version.version: version.tags for version in versions}
     for turn in reversed(turns(versions)):

@@ -1,7 +1,7 @@
 """How Gauntlet starts Python: without the working folder on the path, and able to print any text.
 
-`python -m` puts the working folder first. A user's own `trainer.py` or `components/` there would be imported
-in place of the installed package, and a stranger's would be run.
+`python -m` puts the working folder first. A `trainer.py` or `components/` there, the user's own or somebody
+else's, would be imported instead of the installed package.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ import os
 def safe_environment() -> dict[str, str]:
     """This process's environment, in which no Python that it starts imports from the working folder.
 
-    What they print is UTF-8 in any locale, and a character that no encoding can hold is shown as an escape.
+    Their output is UTF-8 in any locale; a character that cannot be encoded is shown as an escape.
     """
     return os.environ | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}

@@ -1,7 +1,7 @@
 """A temporary folder for each run, as `TMPDIR` of all its processes, so that a killed run leaves nothing.
 
-Beside the folder lies a lock file. A run holds the lock while it lives; a folder whose lock is free belongs
-to a run that was killed, and the next run removes it.
+Beside the folder lies a lock file. A run holds the lock until it ends. A folder whose lock is free belongs to
+a run that was killed, and the next run removes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 @dataclass(frozen=True)
 class TemporaryFolder:
-    """The folder, and the descriptor of its lock for processes that must keep it."""
+    """The folder, and the descriptor of its lock, for child processes that must hold it."""
 
     path: Path
     lock: int
@@ -33,7 +33,7 @@ class TemporaryFolder:
     def environment(self) -> dict[str, str]:
         """The variables of a process that puts its temporary files there.
 
-        What torch compiles stays where torch keeps it by default, for later runs to use.
+        torch keeps compiled code in its default folder, so later runs can use it.
         """
         user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
         kept = Path(tempfile.gettempdir(), f"torchinductor_{user}")
@@ -42,7 +42,7 @@ class TemporaryFolder:
 
 @contextmanager
 def temporary_folder() -> Iterator[TemporaryFolder]:
-    """A folder that is removed afterwards; first, those that killed runs have left are removed."""
+    """A folder that is removed at the end. Folders that killed runs left are removed first."""
     remove_abandoned()
     made = _make()
     try:
@@ -53,7 +53,7 @@ def temporary_folder() -> Iterator[TemporaryFolder]:
 
 
 def remove_abandoned() -> list[Path]:
-    """Remove the folders of this user's runs that no longer live; returns them."""
+    """Remove the folders of this user's runs that have ended; returns these folders."""
     removed = []
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*{LOCK_SUFFIX}"):
         with suppress(OSError):

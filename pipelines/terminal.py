@@ -1,7 +1,7 @@
-"""The terminal that commands write to, and text from outside on its way to it.
+"""The console that commands write to, and safe printing of text from outside.
 
-Text is printed as it is: `[b]`, `:heart:` and control characters in a label, a path or a message are no
-commands to rich or to the terminal. Style is asked for by `styled`.
+Text is printed unchanged: neither rich nor the terminal reads `[b]`, `:heart:` or control characters in a
+label, a path or a message as commands. `styled` adds style.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ WIDE = 1000
 
 
 class LiteralConsole(Console):
-    """A console that takes no text for markup, in lines and in cells of tables alike."""
+    """A console that reads no text as markup, neither in lines nor in cells of tables."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """The text as it is, with what the terminal would take for a command shown as an escape."""
+        """The text, with characters that the terminal would read as commands shown as escapes."""
         return super().render_str(plain(text), **(options | {"markup": False, "emoji": False}))
 
 
@@ -40,7 +40,7 @@ def styled(template: str, *values: object) -> Text:
 
 
 def plain(text: object) -> str:
-    """Text in which control characters, and what no encoding can hold, are shown as escapes."""
+    """The text with control characters, and characters that cannot be encoded, shown as escapes."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
 
 

@@ -1,4 +1,4 @@
-"""Whether a text classifier's encoder is there and reads texts as long as the manifest says, before a run."""
+"""Before a run, check that a text classifier's encoder exists and reads texts of `training.max_length`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.encoder_files import READING_FILES, find_here
 
 
 def require_text_length(manifest: Manifest, path: Path) -> None:
-    """Refuse texts of more tokens than the encoder reads, where it is at hand; validate-data looks at others.
+    """Refuse more tokens than the encoder reads, if it is on this machine; otherwise validate-data checks it.
 
     Raises:
         ManifestError: `training.max_length`, or a value that a search may try, is over that; or there is no

@@ -91,7 +91,7 @@ def keep_large_sections(manifest: Manifest, folder: str) -> None:
 def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
     """The pipeline's parameters as the manifest sets them.
 
-    A large section is one that names its file in `folder`, which `keep_large_sections` writes.
+    For a large section the parameter names its file in `folder`, which `keep_large_sections` writes.
 
     Raises:
         UsageError: A section is large, and there is no such folder.
@@ -121,9 +121,9 @@ def training_pipeline(
 ) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
-    `image` is what a bundle's lineage says that it was made in. `sections` is where large sections lie.
+    `image` is the container image that the bundle's lineage names. `sections` is where large sections lie.
     `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
-    caller gives them, but for those that the platform gives itself. No `training_account`: that of the other
+    caller gives them, except those that the platform sets itself. No `training_account`: that of the other
     steps.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`gauntlet validate`: the step validate-data by itself, on this machine, without a run."""
+"""`gauntlet validate`: run only the step validate-data, on this machine, without a run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PAGE_FILE = "report.html"
 def validate_data(manifest: Manifest, folder: Path, command: str, console: Console) -> None:
     """Write `CHECKS_FILE`, `PAGE_FILE` and `REJECTED_FILE` into a folder, and show the checks.
 
-    The splits are made too, for what is only found then, and thrown away.
+    The splits are made too, because some faults are found only then, and deleted.
 
     Args:
-        manifest: Whose data are read.
+        manifest: Its data are read.
         folder: Where the files go; those of an earlier call are replaced.
-        command: What the advice says to call again.
+        command: The command that the advice repeats.
         console: Where the advice goes.
 
     Raises:

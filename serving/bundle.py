@@ -142,10 +142,10 @@ class BundleInfo:
 
 
 def _require_types(content: Mapping[str, Any]) -> None:
-    """Refuse values of another type than the key's, and files that are not in the bundle's own folder.
+    """Refuse values of the wrong type, and files outside the bundle's own folder.
 
     Raises:
-        BundleError: There is one.
+        BundleError: There is such a value or file.
     """
     for key, value in content.items():
         expected, fits = _KINDS.get(key, ("", lambda _: True))

@@ -114,7 +114,7 @@ class Generator:
         return before + readable(question, self._special_tokens) + after
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids. Where prompts are framed, the frame holds every special token that there is to be.
+        """Token ids. If prompts are framed, all special tokens come from the frame.
 
         Raises:
             PromptError: The tokenizer fails at one of the texts.

@@ -40,10 +40,10 @@ class TextInputs:
         return [position for position, encoding in enumerate(encodings) if encoding.overflowing]
 
     def batch(self, rows: Sequence[str]) -> Batch:
-        """`input_ids` and `attention_mask`, each int64 (B, T), T being the longest text's tokens.
+        """`input_ids` and `attention_mask`, each int64 (B, T); T is the length of the longest text in tokens.
 
         Raises:
-            InputError: These are no texts, or the tokenizer fails at one.
+            InputError: A row is not a text, or the tokenizer fails at one.
         """
         if not all(isinstance(row, str) for row in rows):
             raise InputError("found rows that are no texts, expected texts: this model classifies texts")

@@ -1,8 +1,8 @@
-"""Open a `tokenizer.json`: the one function that every step, and serving, reads such a file with.
+"""Open a `tokenizer.json`. Every step, and serving, reads such a file with this function.
 
-The file may hold state beside the tokenizer: a length at which it cuts, and a length to which it pads. Both
-change every encoding without a word, so they are removed where the file is opened, and each caller says how
-long its texts may be.
+The file may also hold a length at which the tokenizer cuts texts, and a length to which it pads them. Both
+silently change every encoding, so they are removed when the file is opened, and each caller says how long its
+texts may be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAD_TOKENS = ("[PAD]", "<pad>", "<PAD>", "<|pad|>")
 
 
 class TokenizerError(ValueError):
-    """A file that is no tokenizer, or one that cannot be used."""
+    """A file that is not a tokenizer, or a tokenizer that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ def encodings(tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bo
 
 
 def _require_failure_of_the_library(error: BaseException) -> None:
-    """Raise what is none, such as Ctrl-C. A panic in Rust arrives as a BaseException of no public class."""
+    """Raise an exception that is not an error of the tokenizer, such as Ctrl-C.
+
+    A panic in Rust arrives as a BaseException without a public class.
+    """
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 

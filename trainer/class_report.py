@@ -28,10 +28,11 @@ def tracked_class_metrics(confusion: Confusion, labels: Sequence[str]) -> dict[s
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
-    """A name for each class that trackers take, and that no other class has.
+    """A unique name for each class that trackers accept.
 
-    What they do not take becomes `_`: `T-shirt/top` is `T-shirt_top`. Where classes would share a name, it is
-    spelt out, so `C+` is `C plus sign`, and where that does not tell them apart, the class's index is added.
+    Characters that they do not accept become `_`: `T-shirt/top` is `T-shirt_top`. If two classes would share
+    a name, these characters are spelt out, so `C+` is `C plus sign`. If the names are still equal, the
+    class's index is added.
     """
     shortened = [_written(label, lambda _: "_") for label in labels]
     spelled = [_written(label, _spelled) for label in labels]

@@ -1,4 +1,4 @@
-"""How much rows count by their class, where classes are of different sizes. N = rows, C = classes."""
+"""Weights of rows by their class, for classes of different sizes. N = rows, C = classes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainer.batching import sampling_chances
 def class_weights(
     section: ClassTraining, names: Sequence[str], labels: npt.NDArray[np.int64]
 ) -> torch.Tensor | None:
-    """Float32 (C,), in the order of the classes' names; None where every row counts the same.
+    """Float32 (C,), in the order of the classes' names; None if every row counts the same.
 
-    `balanced` is N / (C * rows of the class), as scikit-learn has it; a class without rows weighs 1.
+    `balanced` is N / (C * rows of the class), as in scikit-learn; a class without rows has the weight 1.
     """
     wanted = section.class_weights
     if wanted == "none":
@@ -33,17 +33,17 @@ def class_weights(
 
 
 def row_weights(weights: torch.Tensor | None, labels: npt.NDArray[np.int64]) -> Sequence[float]:
-    """What each row's loss is weighed with, (N,): a step's loss is divided by their sum over its rows."""
+    """The weight of each row's loss, (N,); a step's loss is divided by the sum of its rows' weights."""
     if weights is None:
         return [1] * len(labels)
     return [float(weight) for weight in weights[torch.from_numpy(labels)]]
 
 
 def balanced_chances(section: ClassTraining, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
-    """Of each row to be drawn, (N,), by `training.sampler`; None where each is there once an epoch."""
+    """The weight with which `training.sampler` draws each row, (N,); None if each comes once per epoch."""
     return sampling_chances(labels, power=1.0) if section.sampler == "balanced" else None
 
 
 def on_device_of(weights: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor | None:
-    """The weights where the logits are."""
+    """The weights, on the device of the logits."""
     return None if weights is None else weights.to(logits.device)

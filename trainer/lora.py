@@ -66,7 +66,8 @@ def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
 
 
 def base_name(model: str) -> str:
-    """What adapters say that they are of: a name on the hub, or of a folder or file on this machine its own.
+    """The base model that the adapters name: a name on the hub, or the name of a folder or file on this
+    machine.
 
     The path to it means nothing on another machine.
     """

@@ -1,6 +1,6 @@
-"""Tokenizers of pretrained models: opened by one function, and held against the model's embedding.
+"""Open the tokenizers of pretrained models, and compare them with the model's embedding.
 
-Loads no torch, so that `gauntlet check` can look at a model on this machine before anything is trained.
+This module loads no torch, so `gauntlet check` can check a model on this machine before anything is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def require_embedded(largest: int, embedded: int, where: str, key: str) -> None:
     """Refuse a tokenizer with ids for which the model has no embedding.
 
     Args:
-        largest: The largest id of the tokenizer's.
+        largest: The largest id of the tokenizer.
         embedded: How many tokens its embedding has.
         where: The model, as the message names it.
         key: The manifest's key of the model.
@@ -52,7 +52,7 @@ def embedded_tokens(folder: Path) -> int | None:
     """The size of the embedding that a folder's `config.json` describes; None where it does not say."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever loads the model says what is wrong with the file
+    except (OSError, ValueError):  # loading the model reports what is wrong with the file
         return None
     inner = content.get("text_config") if isinstance(content, dict) else None
     described = inner if isinstance(inner, dict) else content
@@ -61,7 +61,7 @@ def embedded_tokens(folder: Path) -> int | None:
 
 
 def check_local_model(name: str, key: str) -> None:
-    """Hold the tokenizer in a folder on this machine against its model; what lies elsewhere is not looked at.
+    """Compare the tokenizer in a folder on this machine with its model; other models are not checked.
 
     Raises:
         UsageError: The tokenizer cannot be used, or has more tokens than the embedding.

@@ -30,7 +30,7 @@ class DataSources:
 class Check:
     """One check of the data; `verdict` is pass, warn, drop or fail, `found` and `expected` are words.
 
-    `settings` are keys of the manifest with values that let the data through.
+    `settings` are keys and values of the manifest with which the data would pass.
     """
 
     check: str
@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Checks:
-    """The content of `checks`; `rejected` is how many lines the file of the rejected rows has."""
+    """The content of `checks`; `rejected` is the number of lines in the file of rejected rows."""
 
     passed: bool
     checks: tuple[Check, ...] = ()
@@ -195,7 +195,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What the rows and the padding of a batch change in a row's probabilities, at most."""
+    """How much, at most, the rows and the padding of a batch change a row's probabilities."""
 
     max_difference: Figure = None
 
@@ -293,7 +293,7 @@ class Verdict:
 class Version:
     """The content of `version`; not `registered`: an earlier run had registered the same bundle.
 
-    `overruled` are the rules that the model failed, when a person promoted it all the same.
+    `overruled` are the rules that the model failed, if a person promoted it anyway.
     """
 
     name: str

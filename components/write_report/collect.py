@@ -40,7 +40,7 @@ from serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
-"""The command that started a run on this machine, which the run's report advises to call again."""
+"""The command that started a run on this machine; the run's report repeats it as advice."""
 TASK_ID = re.compile(r"_-?\d+$")
 LOCAL_JOB_TIME = re.compile(r"-(\d{4}(?:-\d{2}){5}-\d{6})$")  # kfp.local: <pipeline>-<local time>
 LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"

@@ -66,7 +66,7 @@ REJECTED = "rejected/rejected.csv"
 """The output of validate-data that lists every faulty row."""
 
 BUDGET_KEYS = {"max_hours reached": "max_hours", "max_cost reached": "max_cost_usd"}
-RUN_AGAIN = "gauntlet run MANIFEST"  # of a run that nobody on this machine started
+RUN_AGAIN = "gauntlet run MANIFEST"  # for a run that was not started on this machine
 VALIDATE_DATA = "validate-data"
 
 
@@ -155,7 +155,7 @@ def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
-    """What a run on this machine allows for its rejected model, which is not trained again."""
+    """The commands for a rejected model of a run on this machine that do not train it again."""
     run = record.local_run
     if run is None:
         return ()

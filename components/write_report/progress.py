@@ -22,7 +22,7 @@ CANCELLED = "The run was cancelled before it finished."
 
 @dataclass(frozen=True)
 class Trace:
-    """What one step left: `done` if its function returned, a message if it failed and could say so.
+    """The outcome of one step: `done` if its function returned, a message if it failed and could write one.
 
     `reused_from` is the run whose outputs were put in place instead of running the step.
     """

@@ -80,7 +80,7 @@ class RunRecord:
     Attributes:
         steps: One record for each step of the DAG, in the order of `STEPS`.
         unreadable: Files that exist but could not be read, each with the reason.
-        run_command: What started the run on this machine, as a shell takes it.
+        run_command: The shell command that started the run on this machine.
     """
 
     pipeline_root: str
@@ -107,7 +107,7 @@ class RunRecord:
 
     @property
     def local_run(self) -> str | None:
-        """What a run that `gauntlet run` made is called: its steps lie in RUN/steps. None of any other."""
+        """The id of a run that `gauntlet run` made, whose steps lie in RUN/steps; None for any other run."""
         *_, run, steps = ["", "", *self.pipeline_root.rstrip("/").split("/")]
         return run if "://" not in self.pipeline_root and steps == "steps" else None
 

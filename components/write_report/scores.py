@@ -89,8 +89,8 @@ class TrainingOverlap:
 class Scores:
     """The content of `scores`; `champion_error` says why a champion could not be compared.
 
-    The champion's figures and the paired ones are of the clean rows, and so are `challenger_on_clean_rows`,
-    which there are where these are not all.
+    The champion's figures and the paired ones are of the clean rows. If some rows are not clean,
+    `challenger_on_clean_rows` has the challenger's figures on the clean rows.
     """
 
     challenger: Scored

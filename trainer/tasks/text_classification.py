@@ -53,7 +53,7 @@ class TextClassifier(nn.Module):
 
 
 class TokenizedRows:
-    """A split's texts as token ids, tokenised once; `cut` of them have more than are read."""
+    """A split's texts as token ids, tokenised once; `cut` is the number of texts that were cut."""
 
     def __init__(self, frame: pd.DataFrame, tokenizer: Tokenizer) -> None:
         encodings = tokenizer.encode_batch(frame["text"].tolist())
@@ -192,8 +192,8 @@ class TextClassification:
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`.
 
-        The tokenizer's file says what is done here and in serving: where texts are cut, and that they are
-        padded to the longest of a batch.
+        The tokenizer's file records what training and serving do: where they cut texts, and that they pad to
+        the longest text of a batch.
         """
         save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
         if self.layers is None:
