@@ -80,7 +80,7 @@ def registry(
 
 
 def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
-    """Since when each version has its aliases: champion and previous by the last move, others by its creation."""
+    """Since when each version has its aliases: champion and previous by the last move, others by creation."""
     found = {one.version: f"{one.created.astimezone(UTC):%Y-%m-%d %H:%M}" for one in versions if one.aliases}
     last = max(turns(versions), key=lambda turn: turn.at, default=None)
     for version in versions:
