@@ -74,7 +74,7 @@ class VertexRegistry:
 
     Every write can be repeated, and one whose answer was lost is looked for before it is repeated. A
     promotion that is cut short after `champion` has moved is finished by the next `promote` or `rollback`.
-    Vertex has no lock: of two promotions at the same time the later one wins, and the earlier one is told.
+    Vertex has no lock: of two promotions at the same time the later wins, and the earlier gets an error.
     """
 
     def __init__(self, place: VertexPlace) -> None:

@@ -144,7 +144,7 @@ class Phase:
 
 
 class CommonTraining(Section):
-    """What the section of train-model has whoever does the training: this project's loop, or a vendor."""
+    """What the section of train-model has for every training, by this project's loop or by a vendor."""
 
     resources: Resources = Resources()
 

@@ -93,7 +93,7 @@ class Learner:
         preempted: Callable[[], bool],
         halvings: int,
     ) -> History:
-        """Train it, as `trainer.loop.fit` does; the tracker is told under names of its own."""
+        """Train it, as `trainer.loop.fit` does; its metrics have their own names in the tracker."""
         from trainer.tasks.distillation import StudentTracker
 
         if self._world.is_first:

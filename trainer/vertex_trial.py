@@ -30,7 +30,7 @@ def vertex_trial(metric: str) -> VertexTrial | None:
 
 
 class VertexTrial(Untracked):
-    """A run of which the tuning job alone is told: `metric` after every epoch.
+    """A run that reports only to the tuning job: `metric` after every epoch.
 
     The job decides on what is written here, so a file that cannot be written ends the training.
     """

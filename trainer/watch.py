@@ -1,4 +1,4 @@
-"""What training keeps an eye on between two steps: its budget, its memory, and what a tracker is told."""
+"""What training checks between two steps: its budget, its memory, and what goes to trackers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Evaluated:
 
 
 def evaluate(settings: CommonEvaluation, **where: Any) -> Evaluated:
-    """Score the bundle by its task; `where` is as `run.evaluate` and `language.run.evaluate` have it."""
+    """Score the bundle by its task; `where` is that of `run.evaluate` and `language.run.evaluate`."""
     if isinstance(settings, LanguageEvaluation):
         from components.evaluate_model.language.run import evaluate as evaluate_language_model
 

@@ -227,7 +227,7 @@ def _looked_at(gemini: Gemini, job: TuningJob) -> TuningJob:
 
 
 def _sleep(seconds: float, ended: Callable[[], bool]) -> bool:
-    """Wait; True as soon as the process is told to end."""
+    """Wait; True as soon as the process gets a signal to end."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not ended():
         time.sleep(SECONDS_OF_A_SLEEP)

@@ -54,7 +54,7 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     Artifacts that are absent or unreadable are None in the record; the unreadable are named in it.
 
     Raises:
-        OSError: `pipeline_root` itself cannot be listed, for want of permission or of a network.
+        OSError: `pipeline_root` itself cannot be listed, because permission or a network is missing.
     """
     files, root = file_system(pipeline_root)
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
@@ -163,7 +163,7 @@ class _Reader:
         if path is None:
             return None
         try:
-            # NaN is no JSON: whoever wrote one has no figure
+            # NaN is no JSON: a writer of NaN has no figure
             content = json.loads(self.files.cat_file(path), parse_constant=lambda _: None)
             return TypeAdapter(kind).validate_python(content)
         except FileNotFoundError:

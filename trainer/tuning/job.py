@@ -1,4 +1,4 @@
-"""What a tuning process is told, as JSON."""
+"""The input of a tuning process, as JSON."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _told(column: str) -> Callable[[pd.DataFrame], Finding]:
 
 
 def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
-    """The rows with a fault; each is told by its place."""
+    """The rows with a fault; each is identified by its place."""
     affected = rows.index[[fault is not None for fault in faults]]
     told = [
         f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
