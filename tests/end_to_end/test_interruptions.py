@@ -142,10 +142,7 @@ def test_closing_the_terminal_stops_every_process(make_system: Callable[..., Sys
     assert processes_of(system.home.folder) == []
 
 
-def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(
-    make_system: Callable[..., System],
-) -> None:
-    system = make_system()
+def test_ctrl_c_after_the_registration_does_not_say_that_nothing_was_registered(system: System) -> None:
     run = start_until(system, "write-report")
     run.send_signal(signal.SIGINT)
     output, _ = run.communicate(timeout=300)
