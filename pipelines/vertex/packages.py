@@ -7,6 +7,7 @@ metadata answers the question in a checkout and in an image alike.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from importlib.util import find_spec
 from typing import Any
@@ -47,7 +48,7 @@ def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str
 def _faults(key: str, uri: str) -> Iterator[str]:
     package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
     top = package.partition(".")[0]
-    providers = packages_distributions().get(top, [top])
+    providers = _providers().get(top, [top])
     if not {canonicalize_name(name) for name in providers} & distributions_in_images():
         yield (
             f"{key}: found {uri}, and the images hold no package {package or '(none)'}, expected one that "
@@ -62,6 +63,13 @@ def _faults(key: str, uri: str) -> Iterator[str]:
             yield f"{key}: {error}"
 
 
+@cache
+def _providers() -> Mapping[str, list[str]]:
+    """The distributions that hold each top-level package."""
+    return packages_distributions()
+
+
+@cache
 def distributions_in_images() -> frozenset[str]:
     """The canonical names of the project's distribution and of all that it requires, directly or not."""
     held: set[tuple[str, frozenset[str]]] = set()

@@ -356,7 +356,7 @@ def test_a_saved_manifest_keeps_the_section(tmp_path: Path) -> None:
         ("{volumes: {}}", "platforms.kubeflow.volumes", "a key that nothing reads"),
         ("{volume: {claim: My_Claim}}", "platforms.kubeflow.volume.claim", "My_Claim"),
         ("{volume: {claim: c, mount_path: states}}", "platforms.kubeflow.volume.mount_path", "states"),
-        ("{secrets: {s: {1TOKEN: k}}}", "platforms.kubeflow.secrets.s.1TOKEN.[key]", "1TOKEN"),
+        ("{secrets: {s: {1TOKEN: k}}}", "platforms.kubeflow.secrets.s.1TOKEN", "1TOKEN"),
         ("{secrets: {a: {T: k}, b: {T: k}}}", "platforms.kubeflow", "more than once"),
         ("{tolerations: [{operator: Exists, value: x}]}", "platforms.kubeflow.tolerations.0", "no value"),
         ("{tolerations: [{value: x}]}", "platforms.kubeflow.tolerations.0", "needs a key"),

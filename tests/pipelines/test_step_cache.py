@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.sections import reference
+from components.sections import keep, reference
 from pipelines.live import RunView
 from pipelines.step_cache import StepCache, StepCall, copy_of
 
@@ -127,8 +127,8 @@ def test_a_step_is_run_again_when_something_changes_that_it_depends_on(
 def test_neither_where_inputs_lie_nor_which_manifest_asks_changes_the_key(tmp_path: Path) -> None:
     section = {"labels": ["a", "b"]}
     inline = call(tmp_path, "first", dataset=section, manifest_sha256="1")
-    travelling, _, content = reference(section, str(tmp_path))
-    (tmp_path / f"{travelling['sha256']}.json").write_bytes(content)
+    keep([section], str(tmp_path))
+    travelling = reference(section, str(tmp_path))
     from_file = call(tmp_path, "second", dataset=travelling, manifest_sha256="2")
     assert inline.key == from_file.key
 

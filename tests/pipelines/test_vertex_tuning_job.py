@@ -109,7 +109,11 @@ def test_a_trial_trains_as_its_command_line_says_and_reports_every_epoch(
             "search": {key: SEARCH[key] for key in ("learning_rate", "epochs", "batch_size", "schedule")},
         }
     )
-    container = job(manifest.model_copy(update={"training": small})).trial_job_spec.worker_pool_specs[0]
+    read_by = {"tokenizer": small.encoder, "max_tokens": small.max_length}
+    tuned = manifest.model_copy(
+        update={"training": small, "dataset": manifest.dataset.model_copy(update=read_by)}
+    )
+    container = job(tuned).trial_job_spec.worker_pool_specs[0]
     command = [*container.container_spec.command, *container.container_spec.args]
     assert command[0] == "python"
     command[0] = sys.executable

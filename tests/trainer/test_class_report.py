@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mlflow.utils.validation import _validate_metric_name
 from sklearn.metrics import classification_report
 
 from backends.mlflow_database import open_client
@@ -53,6 +52,8 @@ def test_every_name_is_one_that_mlflow_takes_and_counts_by_epochs(tmp_path: Path
     ],
 )
 def test_classes_never_share_a_tracked_metric(labels: tuple[str, ...], names: list[str]) -> None:
+    from mlflow.utils.validation import _validate_metric_name  # by now `open_client` has set MLflow up
+
     assert class_names(labels) == names
     confusion = np.eye(len(labels), dtype=int).tolist()
     metrics = tracked_class_metrics(confusion, labels)

@@ -155,9 +155,10 @@ def test_the_same_seed_gives_the_same_bits_on_as_many_ranks(trainings: Trainings
 def test_the_running_means_of_batch_normalisation_are_those_of_all_ranks_rows(
     image_trainings: Trainings, run: Run
 ) -> None:
+    images = torch.from_numpy(read_images(image_trainings.splits, "train").images)
     one_step = (
         "training.epochs=1",
-        "training.batch_size=72",
+        f"training.batch_size={len(images)}",
         "training.gradient_accumulation=1",
         "training.augmentation={}",
         "training.precision=fp32",
@@ -167,7 +168,6 @@ def test_the_running_means_of_batch_normalisation_are_those_of_all_ranks_rows(
     manifest = load_manifest(image_trainings.manifest, one_step)
     make_deterministic(manifest.seed)
     untrained = load_task(manifest.training, image_trainings.splits).build_model()
-    images = torch.from_numpy(read_images(image_trainings.splits, "train").images)
     with torch.no_grad():
         convolved = untrained.blocks[0][0][0](untrained.normalisation(images))
     momentum = 0.1

@@ -23,6 +23,7 @@ STORE = f"projects/demo/locations/{FakeCloud.LOCATION}/metadataStores/default"
 STEPS_IN_AN_EPOCH = 15
 QUICK = (
     f"dataset.uri={DATA}",
+    "dataset.size=null",  # every third row
     "dataset.checks.rows_per_class.min_rows=5",
     "training.checkpoints.every_steps=8",
     "training.resources.strategy=spot",
