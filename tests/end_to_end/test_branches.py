@@ -66,7 +66,7 @@ def test_a_first_run_promotes_a_better_model_replaces_it_and_a_worse_one_does_no
     assert (margin["bound"], margin["verdict"]) == (-1, "pass")
     refused = system.gauntlet("gate", "latest", "--set", "training.epochs=2")
     assert refused.returncode == 2
-    assert "--set training: the run's model was made with another one" in refused.stderr
+    assert "--set training: the run's model was made with another value" in refused.stderr
 
 
 def assert_commands_show_it(system: System) -> None:
