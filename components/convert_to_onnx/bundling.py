@@ -16,7 +16,7 @@ import torch
 from components.convert_to_onnx.admission import Trial, pareto_front
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.parity import Parity
-from components.convert_to_onnx.quantization import saturating_products
+from components.convert_to_onnx.quantization import opset_of, saturating_products
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
@@ -172,11 +172,6 @@ def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> 
 def portability(model: onnx.ModelProto) -> dict[str, Any]:
     """Where a graph was proved, and whether it gives the same answers on every class of x86-64 CPU."""
     return {"cpu_class": cpu_class(), "portable": not saturating_products(model.graph)}
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the standard operators."""
-    return int(next(entry.version for entry in model.opset_import if not entry.domain))
 
 
 def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any]:

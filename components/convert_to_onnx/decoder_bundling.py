@@ -15,12 +15,12 @@ from components.convert_to_onnx.bundling import (
     by_size,
     known,
     lineage_of,
-    opset_of,
     portability,
     tensor_of,
 )
 from components.convert_to_onnx.candidates import Failed
 from components.convert_to_onnx.decoder_parity import DecoderParity
+from components.convert_to_onnx.quantization import opset_of
 from components.convert_to_onnx.shipping import refusing
 from components.convert_to_onnx.timing import Clock, Latency
 from components.convert_to_onnx.timing_worker import NEW_TOKENS

@@ -14,10 +14,9 @@ from itertools import chain
 
 import numpy as np
 
-from components.convert_to_onnx.parity import Indices, Logits
+from components.convert_to_onnx.parity import Indices, Logits, right_padded
 from components.convert_to_onnx.rows import Rows
 from components.convert_to_onnx.scoring import Forward
-from components.convert_to_onnx.timing import Batch
 from serving.bundle import softmax
 
 MOST_ROWS = 96
@@ -61,14 +60,9 @@ def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffe
     if rows.are_padded:
         single = [rows.batch(drawn[at : at + 1]) for at in range(len(drawn))]
         width = max(values.shape[1] for values in chain(*(batch.values() for batch in single)))
-        others.append(np.concatenate([forward(_widened(batch, width)) for batch in single]))
+        others.append(np.concatenate([forward(right_padded(batch, width)) for batch in single]))
     return neighbour_effect(alone, others)
 
 
 def _in_batches(rows: Rows, forward: Forward, drawn: Indices, size: int) -> Logits:
     return np.concatenate([forward(rows.batch(drawn[at : at + size])) for at in range(0, len(drawn), size)])
-
-
-def _widened(batch: Batch, width: int) -> Batch:
-    """The batch (B, T) padded on the right to `width` tokens."""
-    return {name: np.pad(values, ((0, 0), (0, width - values.shape[1]))) for name, values in batch.items()}

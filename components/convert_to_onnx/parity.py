@@ -132,6 +132,14 @@ def left_padded(batch: Batch) -> Batch:
     }
 
 
+def right_padded(batch: Batch, width: int) -> Batch:
+    """The batch (B, T, …) with zeros on the right, up to a T of `width`."""
+    return {
+        name: np.pad(values, [(0, 0), (0, width - values.shape[1])] + [(0, 0)] * (values.ndim - 2))
+        for name, values in batch.items()
+    }
+
+
 def macro_f1(logits: Logits, truth: Indices) -> float:
     """Macro-F1 of logits (N, C) against labels (N,). A class without rows or predictions counts 0."""
     classes = list(range(logits.shape[1]))

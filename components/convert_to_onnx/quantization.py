@@ -40,6 +40,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.convert_to_onnx.export import ConversionError, count_operators
+from components.convert_to_onnx.parity import right_padded
 from components.convert_to_onnx.timing import Batch
 from serving.session import open_session
 
@@ -134,7 +135,7 @@ def per_token(model: onnx.ModelProto) -> int:
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    build = _PerToken(graph, _opset_of(model))
+    build = _PerToken(graph, opset_of(model))
     products = 0
     for node in list(graph.node):
         if node.op_type == "MatMul" and node.input[1] in weights:
@@ -157,7 +158,8 @@ def per_token(model: onnx.ModelProto) -> int:
     return products
 
 
-def _opset_of(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators."""
     return int(next(entry.version for entry in model.opset_import if not entry.domain))
 
 
@@ -459,15 +461,9 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         width = max(values.shape[1] for batch in batches for values in batch.values())
         rows = min(len(values) for batch in batches for values in batch.values())
         self._batches = iter(
-            {name: _widened(values[:rows], width) for name, values in batch.items()} for batch in batches
+            right_padded({name: values[:rows] for name, values in batch.items()}, width) for batch in batches
         )
 
     def get_next(self) -> Any:
         """The next batch, or None."""
         return next(self._batches, None)
-
-
-def _widened(values: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """Zeros after `values` (B, T, …), up to a T of `width`."""
-    after = [(0, width - values.shape[1]) if axis == 1 else (0, 0) for axis in range(values.ndim)]
-    return np.pad(values, after)
