@@ -25,6 +25,10 @@ avx2: $(READY)
 
 setup: $(READY)
 
+# The folders that pyproject.toml maps to gauntlet.<folder>. Python follows the mapping; mypy, import-linter and editors
+# read folders, so `gauntlet/` gets a link to each.
+ROOMS := $(shell sed -n 's/^"gauntlet\.\([a-z]*\)" = .*/\1/p' pyproject.toml | sort -u)
+
 TORCH := torch==$(shell sed -n 's/.*"torch==\([^"]*\)".*/\1/p' pyproject.toml)
 LOCKED = $(BIN)/python -m pip install --quiet --require-hashes --no-deps
 
@@ -40,6 +44,7 @@ $(READY): $(wildcard requirements*.lock) pyproject.toml
 	$(LOCKED) --requirement $(VENV)/setuptools.lock
 	$(LOCKED) --no-build-isolation --requirement requirements.lock --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	for room in $(ROOMS); do ln -sfn ../$$room gauntlet/$$room; done
 	touch $@
 
 lint: $(READY)

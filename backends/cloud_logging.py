@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from backends.vertex_calls import ask, explained
+from gauntlet.backends.vertex_calls import ask, explained
 
 HOST = "logging.googleapis.com"
 

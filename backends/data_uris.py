@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from backends import storage
-from manifests.errors import UsageError
+from gauntlet.backends import storage
+from gauntlet.manifests.errors import UsageError
 
 _NO_PART_OF_A_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, lone surrogates
 

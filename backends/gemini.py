@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from backends.vertex_calls import QuotaError
-from backends.vertex_jobs import CONTENT_LABEL, SYSTEM_LABEL
-from backends.vertex_place import VertexPlace, valid_label
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.backends.vertex_jobs import CONTENT_LABEL, SYSTEM_LABEL
+from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 SECONDS_TO_ANSWER = 60.0
 SECONDS_BEFORE_THE_FIRST_RETRY = 1.0

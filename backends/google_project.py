@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.vertex_calls import ask, explained
-from backends.vertex_place import VertexPlace
-from manifests.errors import UsageError
+from gauntlet.backends.vertex_calls import ask, explained
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.manifests.errors import UsageError
 
 QUOTA_SERVICE = "aiplatform.googleapis.com"
 UNLIMITED = -1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 SECONDS_TO_ANSWER = 20.0

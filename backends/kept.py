@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backends.storage import join, read_bytes, replace_folder, upload
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.storage import join, read_bytes, replace_folder, upload
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 
 def keep_bundle(bundle: Path, kept: Path) -> Path:
@@ -21,7 +21,7 @@ def keep_bundle(bundle: Path, kept: Path) -> Path:
     Raises:
         GauntletError: The bundle is incomplete or altered, or the disk is full.
     """
-    from serving.bundle import BUNDLE_FILE, BundleError, read_info
+    from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, read_info
 
     with suppress(BundleError):
         read_info(kept, sha256=kept.name)
@@ -74,7 +74,7 @@ def upload_bundle(bundle: Path, kept: str) -> None:
     Raises:
         GauntletError: The bundle is incomplete or altered, or the bucket is unavailable.
     """
-    from serving.bundle import BUNDLE_FILE, BundleError, read_info
+    from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, read_info
 
     try:
         read_info(bundle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from manifests.errors import UsageError
+from gauntlet.manifests.errors import UsageError
 
 PLATFORM_VARIABLE = "GAUNTLET_PLATFORM"
 KUBEFLOW = "kubeflow"

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,7 +1,7 @@
 """The local registry: MLflow's model registry on SQLite, with the bundles in a folder next to the database.
 
-`backends.mlflow_server` has the same on a server. What differs is where bundles lie, what locks and how a
-failure reads: `_where` to `_bundle_uri` below.
+`gauntlet.backends.mlflow_server` has the same on a server. What differs is where bundles lie, what locks and
+how a failure reads: `_where` to `_bundle_uri` below.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backends.kept import keep_bundle, keep_evidence, read_evidence
-from backends.mlflow_database import explained, locked, open_client
-from backends.registry import (
+from gauntlet.backends.kept import keep_bundle, keep_evidence, read_evidence
+from gauntlet.backends.mlflow_database import explained, locked, open_client
+from gauntlet.backends.registry import (
     ANY_CHAMPION,
     BUNDLE_TAG,
     CHALLENGER,
@@ -40,7 +40,7 @@ from backends.registry import (
     with_number,
     with_turn,
 )
-from manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 _MOVE_TAG = "gauntlet.move"
 """On a model while its aliases are being moved: what is to be done, so that the next call can finish it."""
@@ -121,7 +121,7 @@ class MlflowRegistry:
         Raises:
             GauntletError: The bundle is incomplete or altered.
         """
-        from serving.bundle import BUNDLE_FILE, file_sha256
+        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from backends.mlflow_database import set_environment
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.mlflow_database import set_environment
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 SCHEMES = ("mlflow+http://", "mlflow+https://")
 EXAMPLE = "mlflow+https://HOST"

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from backends.kept import keep_evidence, read_evidence
-from backends.mlflow_registry import MlflowRegistry
-from backends.mlflow_server import MlflowServer
-from backends.registry import ModelVersion
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.kept import keep_evidence, read_evidence
+from gauntlet.backends.mlflow_registry import MlflowRegistry
+from gauntlet.backends.mlflow_server import MlflowServer
+from gauntlet.backends.registry import ModelVersion
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 EXPERIMENT = "gauntlet-bundles"
 SHA256_TAG = "gauntlet.bundle_sha256"
@@ -59,7 +59,7 @@ class MlflowServerRegistry(MlflowRegistry):
 
     def _keep(self, name: str, bundle: Path, sha256: str) -> str:
         """Upload the bundle, `bundle.json` last, so that a run that has that file has all of it."""
-        from serving.bundle import BUNDLE_FILE, BundleError, read_info
+        from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, read_info
 
         try:
             read_info(bundle)

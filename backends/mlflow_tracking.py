@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from backends.mlflow_database import explained, locked, open_client
-from backends.tracking import STATES_TAG, Status
+from gauntlet.backends.mlflow_database import explained, locked, open_client
+from gauntlet.backends.tracking import STATES_TAG, Status
 
 SECONDS_BETWEEN_WRITES = 10.0
 """Of steps' metrics: a batch of any size costs 50 ms or so, a transaction and a wait for the disk."""

@@ -32,9 +32,9 @@ from typing import Annotated, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from manifests.errors import Fault, ManifestError, UsageError
-from manifests.section import Section
-from manifests.training import Resources
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.manifests.section import Section
+from gauntlet.manifests.training import Resources
 
 PRICES_DATE = "2026-10-07"
 PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"

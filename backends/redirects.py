@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING, Any
 
-from manifests.errors import UsageError
+from gauntlet.manifests.errors import UsageError
 
 if TYPE_CHECKING:
     import aiohttp

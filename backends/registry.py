@@ -26,10 +26,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from backends.kubeflow import require_outliving_pods
-from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
-from backends.vertex_place import SCHEME, VertexPlace
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.kubeflow import require_outliving_pods
+from gauntlet.backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
+from gauntlet.backends.vertex_place import SCHEME, VertexPlace
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -199,15 +199,15 @@ def open_registry(registry_uri: str) -> Registry:
         UsageError: The URI is of a kind that is not supported, or names a file in a pod of Kubeflow's.
     """
     if registry_uri.startswith(SCHEME):
-        from backends.vertex_registry import VertexRegistry
+        from gauntlet.backends.vertex_registry import VertexRegistry
 
         return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
     if registry_uri.startswith(SCHEMES):
-        from backends.mlflow_server_registry import MlflowServerRegistry
+        from gauntlet.backends.mlflow_server_registry import MlflowServerRegistry
 
         return MlflowServerRegistry(MlflowServer(registry_uri, "registry URI"))
-    from backends.mlflow_database import database_path
-    from backends.mlflow_registry import MlflowRegistry
+    from gauntlet.backends.mlflow_database import database_path
+    from gauntlet.backends.mlflow_registry import MlflowRegistry
 
     require_outliving_pods(registry_uri, "registry URI")
     others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION?…"
@@ -222,14 +222,14 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
         UsageError: It is not there any more, or may not be read.
         GauntletError: The bucket, or the MLflow server, is unavailable.
     """
-    from backends.storage import download
+    from gauntlet.backends.storage import download
 
     if "://" not in version.bundle_uri:
         yield Path(version.bundle_uri)
         return
     with tempfile.TemporaryDirectory() as copy:
         if version.bundle_uri.startswith(SCHEMES):
-            from backends.mlflow_server_registry import download_bundle
+            from gauntlet.backends.mlflow_server_registry import download_bundle
 
             yield download_bundle(version.bundle_uri, Path(copy))
         else:
@@ -394,7 +394,7 @@ def require_bundle(version: ModelVersion, alias: str) -> None:
     Raises:
         GauntletError: It is, or cannot be read.
     """
-    from serving.bundle import BundleError, read_info
+    from gauntlet.serving.bundle import BundleError, read_info
 
     try:
         with bundle_folder(version) as folder:

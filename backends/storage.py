@@ -3,8 +3,8 @@
 A URI is an absolute path, one of the kinds in `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for
 a file inside an installed Python package. fsspec is the one implementation for this machine and for Google
 Cloud alike, so there is no interface to choose from. Its chains of file systems (`simplecache::gs://…`) and
-its other kinds, some of which expand templates or run commands, are not opened. `backends.data_uris` decides
-which files may be opened when data name them.
+its other kinds, some of which expand templates or run commands, are not opened. `data_uris.py` decides which
+files may be opened when data name them.
 
 Every failure is a `GauntletError` that names the URI: a `UsageError` when asking again cannot help
 (nothing there, no permission, an unknown scheme), a plain `GauntletError` when the service was out of reach.
@@ -27,8 +27,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-from backends.redirects import http_client
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.redirects import http_client
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"

@@ -3,9 +3,9 @@
 Nothing is decided on what is tracked, so a training run never dies because tracking did: what goes wrong
 with it is caught in this module, said once on stderr, and from then on nothing is tracked.
 
-On a machine of one's own and on an MLflow server it is MLflow (`backends.mlflow_tracking`), in Google Cloud
-Vertex AI Experiments (`backends.vertex_tracking`), and Weights & Biases (`backends.wandb_tracking`) beside it
-where a manifest asks for that.
+On this machine and on an MLflow server it is MLflow (`mlflow_tracking.py`), in Google Cloud Vertex AI
+Experiments (`vertex_tracking.py`), and in addition Weights & Biases (`wandb_tracking.py`) where a manifest
+asks for it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from backends.kubeflow import require_outliving_pods
-from backends.mlflow_database import database_path
-from backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
-from backends.vertex_place import SCHEME, VertexPlace
-from manifests.errors import Preempted
+from gauntlet.backends.kubeflow import require_outliving_pods
+from gauntlet.backends.mlflow_database import database_path
+from gauntlet.backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
+from gauntlet.backends.vertex_place import SCHEME, VertexPlace
+from gauntlet.manifests.errors import Preempted
 
 PIPELINE_RUN_TAG = "pipeline_run"
 """On a run that a server has, which holds those of many pipelines' runs."""
@@ -100,7 +100,7 @@ def open_tracking(
     runs: list[Run] = []
     folder = None
     if tracking_uri.startswith(SCHEME):
-        from backends.vertex_tracking import VertexRun
+        from gauntlet.backends.vertex_tracking import VertexRun
 
         place = VertexPlace.of(tracking_uri)
         runs.append(
@@ -109,7 +109,7 @@ def open_tracking(
             )
         )
     elif tracking_uri:
-        from backends.mlflow_tracking import LocalStore, MlflowRun
+        from gauntlet.backends.mlflow_tracking import LocalStore, MlflowRun
 
         if states:
             tags = {**tags, STATES_TAG: hashlib.sha256(states.encode()).hexdigest()}
@@ -124,7 +124,7 @@ def open_tracking(
             store, folder = LocalStore(database), database.parent
         runs.append(NeverFailing(partial(MlflowRun, store, experiment, run_name, tags), "MLflow"))
     if wandb_project:
-        from backends.wandb_tracking import WandbRun
+        from gauntlet.backends.wandb_tracking import WandbRun
 
         runs.append(
             NeverFailing(

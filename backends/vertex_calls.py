@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BEFORE_THE_FIRST_RETRY = 0.5

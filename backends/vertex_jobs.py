@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from backends.vertex_calls import ask, explained
-from backends.vertex_place import VertexPlace, valid_label
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.vertex_calls import ask, explained
+from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 CONTENT_LABEL = "gauntlet-content"
 """Says what a job was made of, so that a job whose answer got lost is known again."""

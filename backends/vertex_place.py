@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
-from manifests.errors import UsageError
+from gauntlet.manifests.errors import UsageError
 
 SCHEME = "vertex://"
 

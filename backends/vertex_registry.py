@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backends.kept import fetch_evidence, upload_bundle, upload_evidence
-from backends.registry import (
+from gauntlet.backends.kept import fetch_evidence, upload_bundle, upload_evidence
+from gauntlet.backends.registry import (
     ANY_CHAMPION,
     BUNDLE_TAG,
     CHALLENGER,
@@ -47,12 +47,12 @@ from backends.registry import (
     with_number,
     with_turn,
 )
-from backends.storage import join
-from backends.vertex_calls import ask, ask_once, explained, find_or_make
-from backends.vertex_evaluation import import_evaluation
-from backends.vertex_jobs import PipelineJobs
-from backends.vertex_place import VertexPlace, valid_label
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.storage import join
+from gauntlet.backends.vertex_calls import ask, ask_once, explained, find_or_make
+from gauntlet.backends.vertex_evaluation import import_evaluation
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 DEFAULT = "default"
 BUNDLE_URI_TAG = "bundle_uri"
@@ -142,7 +142,7 @@ class VertexRegistry:
         Raises:
             GauntletError: The bundle is incomplete or altered, or the service refuses.
         """
-        from serving.bundle import BUNDLE_FILE, file_sha256
+        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         kept = join(self._kept(name), sha256)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backends.vertex_calls import SECONDS_TO_ANSWER, ask, explained
-from backends.vertex_place import VertexPlace
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends.vertex_calls import SECONDS_TO_ANSWER, ask, explained
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 
 class PipelineSchedules:

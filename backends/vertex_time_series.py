@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from backends.vertex_calls import ask, ensure
-from backends.vertex_place import VertexPlace
+from gauntlet.backends.vertex_calls import ask, ensure
+from gauntlet.backends.vertex_place import VertexPlace
 
 POINTS_PER_WRITE = 5000
 """What the service takes at once."""

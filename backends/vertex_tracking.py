@@ -19,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from backends.storage import join, upload
-from backends.tracking import Status
-from backends.vertex_calls import ask, ensure, explained
-from backends.vertex_place import (
+from gauntlet.backends.storage import join, upload
+from gauntlet.backends.tracking import Status
+from gauntlet.backends.vertex_calls import ask, ensure, explained
+from gauntlet.backends.vertex_place import (
     CONTEXT_ID_LENGTH,
     ID_LENGTH,
     TENSORBOARD_ENDING,
@@ -31,8 +31,8 @@ from backends.vertex_place import (
     valid_id,
     valid_label,
 )
-from backends.vertex_time_series import TimeSeries
-from manifests.errors import GauntletError
+from gauntlet.backends.vertex_time_series import TimeSeries
+from gauntlet.manifests.errors import GauntletError
 
 SECONDS_BETWEEN_WRITES = 30.0
 """Of steps' metrics: a write is two calls, of a tenth of a second or so, that training waits for."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.tracking import Status
-from manifests.errors import UsageError
+from gauntlet.backends.tracking import Status
+from gauntlet.manifests.errors import UsageError
 
 
 class WandbRun:

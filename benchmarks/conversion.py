@@ -39,25 +39,25 @@ from onnx import helper
 from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import save_file
 
-from components.convert_to_onnx.candidates import (
+from gauntlet.components.convert_to_onnx.candidates import (
     Failed,
     Source,
     build_graphs,
     build_student_graphs,
     describe,
 )
-from components.convert_to_onnx.export import signature_of_texts
-from components.convert_to_onnx.parity import macro_f1
-from components.convert_to_onnx.processor import describe_device, require_device
-from components.convert_to_onnx.rows import Rows, TextRows, read_rows
-from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
-from components.convert_to_onnx.scoring import score as scores_of
-from components.convert_to_onnx.timing import KINDS_ON, Contender, draw_rows, measure
-from manifests.conversion import STUDENT, Conversion
-from manifests.dataset import SplitName
-from serving.cpu import usable_cpus
-from serving.session import Device, open_session
-from trainer.checkpoint import load_model, read_record
+from gauntlet.components.convert_to_onnx.export import signature_of_texts
+from gauntlet.components.convert_to_onnx.parity import macro_f1
+from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
+from gauntlet.components.convert_to_onnx.rows import Rows, TextRows, read_rows
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import score as scores_of
+from gauntlet.components.convert_to_onnx.timing import KINDS_ON, Contender, draw_rows, measure
+from gauntlet.manifests.conversion import STUDENT, Conversion
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.session import Device, open_session
+from gauntlet.trainer.checkpoint import load_model, read_record
 
 BATCH_SIZES = (1, 8, 32)
 SORTED_BATCH = 32

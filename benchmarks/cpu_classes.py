@@ -25,15 +25,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.convert_to_onnx.candidates import Failed, Source, build_graphs
-from components.convert_to_onnx.export import signature_of_texts
-from components.convert_to_onnx.neighbours import measure_neighbours
-from components.convert_to_onnx.processor import describe_processor
-from components.convert_to_onnx.rows import TextRows, read_rows
-from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
-from components.convert_to_onnx.timing import Contender, draw_rows, measure
-from manifests.conversion import CandidateName
-from trainer.checkpoint import load_model, read_record
+from gauntlet.components.convert_to_onnx.candidates import Failed, Source, build_graphs
+from gauntlet.components.convert_to_onnx.export import signature_of_texts
+from gauntlet.components.convert_to_onnx.neighbours import measure_neighbours
+from gauntlet.components.convert_to_onnx.processor import describe_processor
+from gauntlet.components.convert_to_onnx.rows import TextRows, read_rows
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.timing import Contender, draw_rows, measure
+from gauntlet.manifests.conversion import CandidateName
+from gauntlet.trainer.checkpoint import load_model, read_record
 
 LARGEST_DIFFERENCE, DIFFERENT_LABELS, NEIGHBOUR_DIFFERENCE = 0.25, 0.01, 0.001
 CANDIDATES: tuple[CandidateName, ...] = (

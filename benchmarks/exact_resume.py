@@ -49,10 +49,10 @@ def main() -> None:
 
 def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str, Any]:
     """Train in `run` in three ways and compare the first and the last."""
-    from components.validate_data.run import run as validate_data
-    from manifests.loading import load_manifest
-    from manifests.tasks import trained_here
-    from trainer.tasks import load_task
+    from gauntlet.components.validate_data.run import run as validate_data
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.manifests.tasks import trained_here
+    from gauntlet.trainer.tasks import load_task
 
     manifest = load_manifest(manifest_file, overrides)
     data, trained = run / "validate-data", run / "train-model"

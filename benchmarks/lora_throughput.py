@@ -52,16 +52,16 @@ def main() -> None:
 
 
 def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str, Any]:
-    from trainer.process import settle_process
+    from gauntlet.trainer.process import settle_process
 
     settle_process()
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from manifests.loading import load_manifest
-    from trainer.device import choose_device, make_deterministic
-    from trainer.ranks import World
-    from trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.trainer.device import choose_device, make_deterministic
+    from gauntlet.trainer.ranks import World
+    from gauntlet.trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling
 
     manifest = load_manifest(options.manifest, options.overrides)
     section = manifest.training.model_copy(
@@ -96,9 +96,9 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
 
 
 def train_ours(task: Any, section: Any, device: Any, seed: int) -> Any:
-    from trainer.batching import rank_share, training_batches
-    from trainer.ranks import World
-    from trainer.replica import Replica
+    from gauntlet.trainer.batching import rank_share, training_batches
+    from gauntlet.trainer.ranks import World
+    from gauntlet.trainer.replica import Replica
 
     model = task.build_model()
     replica = Replica(task, model, section, device, World())

@@ -50,7 +50,7 @@ def main() -> None:
         print(examples_per_second(options.worker))
         return
     runs, seconds = (1, 2.0) if options.quick else (options.runs, SECONDS)
-    from components.convert_to_onnx.processor import describe_processor
+    from gauntlet.components.convert_to_onnx.processor import describe_processor
 
     cpus = os.cpu_count() or 1
     idle = compare("idle machine", 0, runs, seconds)
@@ -95,10 +95,10 @@ def measure(environment: dict[str, str], seconds: float) -> float:
 def examples_per_second(seconds: float) -> float:
     import torch
 
-    from serving.cpu import CpuWait, usable_cpus
-    from trainer.contention import Contention
-    from trainer.encoder import load_encoder
-    from trainer.encoder_files import find_encoder
+    from gauntlet.serving.cpu import CpuWait, usable_cpus
+    from gauntlet.trainer.contention import Contention
+    from gauntlet.trainer.encoder import load_encoder
+    from gauntlet.trainer.encoder_files import find_encoder
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())

@@ -40,7 +40,7 @@ def main() -> None:
     settings = [part for override in options.overrides for part in ("--set", override)]
     ratios = []
     for number in range(1, options.runs + 1):
-        pipeline = timed([sys.executable, "-m", "pipelines.cli", "run", options.manifest, *settings])
+        pipeline = timed([sys.executable, "-m", "gauntlet.pipelines.cli", "run", options.manifest, *settings])
         single = timed([sys.executable, __file__, options.manifest, *settings, "--in-process"], folder=True)
         ratios.append(pipeline / single)
         print(
@@ -70,9 +70,9 @@ def run_in_process(manifest_path: str, overrides: list[str], home: Path) -> None
     """Every step of the training DAG by its component's own function, in order, in this process."""
     from kfp import dsl
 
-    from manifests.loading import load_manifest
-    from pipelines import training
-    from pipelines.home import Home
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.pipelines import training
+    from gauntlet.pipelines.home import Home
 
     manifest = load_manifest(manifest_path, overrides)
     given = training.parameters(manifest)

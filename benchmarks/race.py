@@ -82,8 +82,8 @@ def peak_flops() -> float:
 
 
 def _validated_splits(options: argparse.Namespace, folder: Path) -> Path:
-    from components.validate_data.run import run as validate_data
-    from manifests.loading import load_manifest
+    from gauntlet.components.validate_data.run import run as validate_data
+    from gauntlet.manifests.loading import load_manifest
 
     manifest = load_manifest(options.manifest, options.overrides)
     names = ("splits", "checks.json", "report.html")

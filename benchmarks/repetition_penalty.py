@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from components.evaluate_model.language.answers import answer, read_token_prompts
-from components.evaluate_model.language.metrics import figures, measure_rows
-from manifests.causal_lm import LanguageEvaluation
-from serving.generation import Generator
+from gauntlet.components.evaluate_model.language.answers import answer, read_token_prompts
+from gauntlet.components.evaluate_model.language.metrics import figures, measure_rows
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.serving.generation import Generator
 
 SHOWN = ("rouge1", "rouge_l", "sampled_rouge_l")
 

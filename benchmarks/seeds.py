@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trainer.process import settle_process
+from gauntlet.trainer.process import settle_process
 
 SCORES = ("macro_f1", "weighted_f1", "accuracy")
 GRADING_SCORES = ("qwk", "mae", "within_one", "centering_error")
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
     settle_process()
-    from components.validate_data.run import run as validate_data
-    from manifests.loading import load_manifest
+    from gauntlet.components.validate_data.run import run as validate_data
+    from gauntlet.manifests.loading import load_manifest
 
     manifest = load_manifest(options.manifest, options.overrides)
     names = GRADING_SCORES if manifest.task == "ordinal_grading" else SCORES
@@ -62,12 +62,12 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
     import numpy as np
     import torch
 
-    from components.convert_to_onnx.rows import read_rows
-    from components.convert_to_onnx.scoring import pytorch_forward
-    from trainer.batching import evaluation_batches
-    from trainer.checkpoint import load_model, read_record
-    from trainer.metrics import classification_metrics
-    from trainer.run import TrainingRun, train
+    from gauntlet.components.convert_to_onnx.rows import read_rows
+    from gauntlet.components.convert_to_onnx.scoring import pytorch_forward
+    from gauntlet.trainer.batching import evaluation_batches
+    from gauntlet.trainer.checkpoint import load_model, read_record
+    from gauntlet.trainer.metrics import classification_metrics
+    from gauntlet.trainer.run import TrainingRun, train
 
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
     with contextlib.redirect_stdout(sys.stderr):
@@ -87,10 +87,10 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from components.evaluate_model.metrics import measure_grades
-    from trainer.checkpoint import load_model
-    from trainer.grading_metrics import mean_known_error
-    from trainer.splits import read_cards
+    from gauntlet.components.evaluate_model.metrics import measure_grades
+    from gauntlet.trainer.checkpoint import load_model
+    from gauntlet.trainer.grading_metrics import mean_known_error
+    from gauntlet.trainer.splits import read_cards
 
     cards, model = read_cards(splits, "test"), load_model(checkpoint)
     predicted, centering = [], []

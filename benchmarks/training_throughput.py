@@ -65,16 +65,16 @@ class Race:
 
 def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str, Any]:
     if contestant in OURS:
-        from trainer.process import settle_process
+        from gauntlet.trainer.process import settle_process
 
         settle_process()  # what it does at home
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from manifests.loading import load_manifest
-    from trainer.device import choose_device, make_deterministic
-    from trainer.ranks import World
-    from trainer.tasks.text_classification import TextClassification
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.trainer.device import choose_device, make_deterministic
+    from gauntlet.trainer.ranks import World
+    from gauntlet.trainer.tasks.text_classification import TextClassification
 
     manifest = load_manifest(options.manifest, options.overrides)
     section = manifest.training.model_copy(update={"epochs": 1, **OURS.get(contestant, {})})
@@ -121,10 +121,10 @@ class FirstRows:
 
 
 def train_ours(race: Race, seed: int) -> Any:
-    from trainer.embedding import with_whole_tables
-    from trainer.loop import fit
-    from trainer.ranks import World
-    from trainer.replica import Replica
+    from gauntlet.trainer.embedding import with_whole_tables
+    from gauntlet.trainer.loop import fit
+    from gauntlet.trainer.ranks import World
+    from gauntlet.trainer.replica import Replica
 
     class Untracked:
         def log_metrics(self, metrics: Any, step: int) -> None:
@@ -138,9 +138,9 @@ def train_ours(race: Race, seed: int) -> Any:
 
 
 def plain_model(race: Race) -> Any:
-    from trainer.encoder import load_encoder
-    from trainer.encoder_files import find_encoder
-    from trainer.tasks.text_classification import TextClassifier
+    from gauntlet.trainer.encoder import load_encoder
+    from gauntlet.trainer.encoder_files import find_encoder
+    from gauntlet.trainer.tasks.text_classification import TextClassifier
 
     encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)
     classes = int(race.task._validation.labels.max()) + 1
@@ -207,7 +207,7 @@ def train_plainly(race: Race) -> Any:
     import torch
     from torch.nn import functional
 
-    from trainer.schedule import learning_rate
+    from gauntlet.trainer.schedule import learning_rate
 
     model = plain_model(race).to(race.device).train()
     optimizer = torch.optim.AdamW(

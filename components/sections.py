@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.storage import file_name, join, read_bytes, upload
-from manifests.errors import GauntletError
+from gauntlet.backends.storage import file_name, join, read_bytes, upload
+from gauntlet.manifests.errors import GauntletError
 
 FILE_KEY, SHA256_KEY = "section_file", "sha256"
 LARGEST = 8_192

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from manifests.errors import GauntletError, Preempted
-from manifests.metrics import as_json
+from gauntlet.manifests.errors import GauntletError, Preempted
+from gauntlet.manifests.metrics import as_json
 
 if TYPE_CHECKING:
     from kfp import dsl

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.step import replacing
-from serving.bundle import TRAINING_ROWS_FILE, BundleInfo
+from gauntlet.components.step import replacing
+from gauntlet.serving.bundle import TRAINING_ROWS_FILE, BundleInfo
 
 TEST_ROWS_FILE = "test_rows.npz"
 NO_FINGERPRINTS = "its bundle was made by an older release, which wrote no fingerprints of training rows"

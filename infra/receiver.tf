@@ -19,7 +19,7 @@ resource "google_cloud_run_v2_service" "receiver" {
 
     containers {
       image   = var.receiver_image
-      command = ["python", "-m", "pipelines.trigger"]
+      command = ["python", "-m", "gauntlet.pipelines.trigger"]
 
       dynamic "env" {
         for_each = merge(local.environment, var.receiver_settings)

@@ -11,7 +11,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from manifests.errors import Fault
+from gauntlet.manifests.errors import Fault
 
 MOST_BYTES = 64 * 2**20
 MOST_VALUES = 2_000_000

@@ -6,13 +6,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
-from manifests.evaluation import CommonEvaluation
-from manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
-from manifests.search import Dimension, Search
-from manifests.section import Fraction, Section
-from manifests.therapy import Stages, Therapy
-from manifests.training import EarlyStopping, OnePhaseTraining
+from gauntlet.manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
+from gauntlet.manifests.evaluation import CommonEvaluation
+from gauntlet.manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.therapy import Stages, Therapy
+from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining
 
 # --- dataset -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.section import Fraction, Section
+from gauntlet.manifests.section import Fraction, Section
 
 CandidateName = Literal[
     "plain",

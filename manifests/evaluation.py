@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from manifests.section import Section
+from gauntlet.manifests.section import Section
 
 
 class CommonEvaluation(Section):

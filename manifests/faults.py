@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from manifests.errors import Fault
-from manifests.managed import ManagedTraining, is_managed
-from manifests.schema import Manifest
-from manifests.tasks import TASKS
+from gauntlet.manifests.errors import Fault
+from gauntlet.manifests.managed import ManagedTraining, is_managed
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.tasks import TASKS
 
 LONGEST_VALUE_SHOWN = 60
 PATTERNS = {

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 from pydantic import Field
 
-from manifests.section import Fraction, Section
+from gauntlet.manifests.section import Fraction, Section
 
 SMALLEST_MARGIN = 0.01
 SMALLEST_CLASS_DROP = 0.05

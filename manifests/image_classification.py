@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
-from manifests.search import Dimension, Search
-from manifests.section import Fraction, Section
-from manifests.training import ClassTraining
+from gauntlet.manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.training import ClassTraining
 
 Size = Annotated[int, Field(ge=8, le=1024)]
 Width = Annotated[int, Field(ge=1, le=4096)]

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from manifests.bounds import MOST_BYTES, MOST_LEVELS, bound_faults
-from manifests.errors import Fault, ManifestError
-from manifests.faults import faults_of
-from manifests.schema import Manifest
+from gauntlet.manifests.bounds import MOST_BYTES, MOST_LEVELS, bound_faults
+from gauntlet.manifests.errors import Fault, ManifestError
+from gauntlet.manifests.faults import faults_of
+from gauntlet.manifests.schema import Manifest
 
 MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
 PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)

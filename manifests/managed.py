@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.training import CommonTraining, Resources
+from gauntlet.manifests.training import CommonTraining, Resources
 
 MANAGED_PREFIX = "gemini-"
 READ_RESOURCES = {"machine_type", "max_hours", "max_cost_usd", "boot_disk_gb"}

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
-from manifests.image_classification import Augmentation, PixelDataset, Width
-from manifests.search import Dimension, Search
-from manifests.section import Fraction, Section
-from manifests.training import Checkpoints, ClassMetric, EarlyStopping, Training
+from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
+from gauntlet.manifests.image_classification import Augmentation, PixelDataset, Width
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.training import Checkpoints, ClassMetric, EarlyStopping, Training
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]
@@ -63,7 +63,7 @@ class CardDataset(PixelDataset):
 
     `splits` is the file that lists them, relative to `uri`, and the images are relative to `uri` too, or have
     URIs of their own under one of `roots`. `uri` may be `synthetic://cards?cards=600&seed=7`, a set that is
-    drawn anew (`trainer.synthetic_cards`). Every scan is brought to `shape`, height and width.
+    drawn anew (`gauntlet.trainer.synthetic_cards`). Every scan is brought to `shape`, height and width.
     """
 
     labels: tuple[str, ...] = GRADES

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.section import Section
+from gauntlet.manifests.section import Section
 
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
 """The name of a claim or a secret: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/."""

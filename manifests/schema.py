@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from manifests.conversion import Conversion
-from manifests.dataset import Dataset
-from manifests.evaluation import CommonEvaluation
-from manifests.gates import CommonGates
-from manifests.platforms import Platforms
-from manifests.section import Name, Section
-from manifests.tasks import (
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.evaluation import CommonEvaluation
+from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.platforms import Platforms
+from gauntlet.manifests.section import Name, Section
+from gauntlet.manifests.tasks import (
     TaskName,
     of_task,
     require_judged_stages,
@@ -35,7 +35,7 @@ from manifests.tasks import (
     require_shared_keys,
     with_shared_keys,
 )
-from manifests.training import CommonTraining
+from gauntlet.manifests.training import CommonTraining
 
 
 class Registration(Section):

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from manifests.section import Section
+from gauntlet.manifests.section import Section
 
 Value = int | float | str
 

@@ -9,25 +9,25 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from manifests.causal_lm import (
+from gauntlet.manifests.causal_lm import (
     ConversationDataset,
     LanguageEvaluation,
     LanguageGates,
     LanguageSearch,
     LanguageTraining,
 )
-from manifests.conversion import DECODER_CANDIDATES, Conversion
-from manifests.dataset import Dataset, LabelledDataset
-from manifests.errors import UsageError
-from manifests.evaluation import CommonEvaluation, Evaluation
-from manifests.gates import CommonGates, Gates, GradingGates
-from manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
-from manifests.managed import ManagedTraining, is_managed
-from manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
-from manifests.search import Search
-from manifests.section import Section
-from manifests.text_classification import TextDataset, TextSearch, TextTraining
-from manifests.training import ClassTraining, CommonTraining, Training
+from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
+from gauntlet.manifests.dataset import Dataset, LabelledDataset
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.evaluation import CommonEvaluation, Evaluation
+from gauntlet.manifests.gates import CommonGates, Gates, GradingGates
+from gauntlet.manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
+from gauntlet.manifests.managed import ManagedTraining, is_managed
+from gauntlet.manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
+from gauntlet.manifests.search import Search
+from gauntlet.manifests.section import Section
+from gauntlet.manifests.text_classification import TextDataset, TextSearch, TextTraining
+from gauntlet.manifests.training import ClassTraining, CommonTraining, Training
 
 TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from manifests.dataset import (
+from gauntlet.manifests.dataset import (
     ClassBalanceCheck,
     LabelledDataset,
     RowCheck,
@@ -17,9 +17,9 @@ from manifests.dataset import (
     SimilarityCheck,
     TableDataset,
 )
-from manifests.search import Dimension, Search
-from manifests.section import Fraction, Section
-from manifests.training import ClassTraining
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.training import ClassTraining
 
 
 def _text_columns(value: Any) -> Any:

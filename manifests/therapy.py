@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifests.section import Fraction, Section
+from gauntlet.manifests.section import Fraction, Section
 
 StageName = Literal["staging", "production"]
 STAGES: tuple[StageName, ...] = ("staging", "production")

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from manifests.accelerators import accelerator_fault
-from manifests.search import Search, require_fitting
-from manifests.section import Fraction, Section
+from gauntlet.manifests.accelerators import accelerator_fault
+from gauntlet.manifests.search import Search, require_fitting
+from gauntlet.manifests.section import Fraction, Section
 
 ClassMetric = Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"]
 

@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.terminal import console, plain
-from serving.bundle import BUNDLE_FILE, PARITY_FILE, TensorSpec, file_sha256, read_info
-from serving.verification import read_certificate
-from serving.verification import verify as verify_bundle
+from gauntlet.pipelines.terminal import console, plain
+from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, TensorSpec, file_sha256, read_info
+from gauntlet.serving.verification import read_certificate
+from gauntlet.serving.verification import verify as verify_bundle
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
 

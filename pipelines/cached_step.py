@@ -1,4 +1,4 @@
-"""Start a step of a local run that may reuse earlier outputs: `python -m pipelines.cached_step`.
+"""Start a step of a local run that may reuse earlier outputs: `python -m gauntlet.pipelines.cached_step`.
 
 It replaces `kfp.dsl.executor_main`. Its arguments are `cached` or `uncached`, that module's name, and the
 arguments of `kfp.dsl.executor_main`. With `GAUNTLET_JUDGED`, a folder of a run's outputs, it copies the
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipelines.step_cache import StepCache, StepCall, copy_of
+from gauntlet.pipelines.step_cache import StepCache, StepCall, copy_of
 
 CACHE_VARIABLE = "GAUNTLET_STEP_CACHE"
 JUDGED_VARIABLE = "GAUNTLET_JUDGED"

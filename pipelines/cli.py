@@ -15,18 +15,18 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-import manifests
-from backends.prices import over_budget, prices_source
-from manifests.errors import Fault, GauntletError, ManifestError, UsageError
-from manifests.loading import load_manifest
-from pipelines.bundle_commands import bundle
-from pipelines.doctor.command import doctor
-from pipelines.gate_command import gate
-from pipelines.home import gauntlet_home
-from pipelines.pruning import prune, rm
-from pipelines.registry_commands import predict, promote, registry, rollback
-from pipelines.resolution import margin_note
-from pipelines.run_command import (
+from gauntlet import manifests
+from gauntlet.backends.prices import over_budget, prices_source
+from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.bundle_commands import bundle
+from gauntlet.pipelines.doctor.command import doctor
+from gauntlet.pipelines.gate_command import gate
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.pruning import prune, rm
+from gauntlet.pipelines.registry_commands import predict, promote, registry, rollback
+from gauntlet.pipelines.resolution import margin_note
+from gauntlet.pipelines.run_command import (
     command_line,
     load_affordable,
     require_data,
@@ -35,10 +35,10 @@ from pipelines.run_command import (
     run_here,
     without_price,
 )
-from pipelines.terminal import NAME_COLUMN, console, errors, plain, print_any_text, styled
-from pipelines.vertex.commands import cancel, logs, status, submit, upload
-from pipelines.vertex.schedule_commands import schedule
-from serving.bundle import BundleError
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, print_any_text, styled
+from gauntlet.pipelines.vertex.commands import cancel, logs, status, submit, upload
+from gauntlet.pipelines.vertex.schedule_commands import schedule
+from gauntlet.serving.bundle import BundleError
 
 app = typer.Typer(
     help="Retrain a model; ship it only after it has run the gauntlet.",
@@ -86,7 +86,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def gauntlet(
+def main_options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
@@ -139,7 +139,7 @@ def cost(
     overrides: Overrides = None,
 ) -> None:
     """Print what training may cost at most, how that is reckoned, and whether it fits the budget."""
-    from pipelines.cost import Cost, cost_table, training_cost, tuning_note
+    from gauntlet.pipelines.cost import Cost, cost_table, training_cost, tuning_note
 
     costs: list[Cost] = []
     notes: list[str] = []
@@ -181,9 +181,9 @@ def compile_(
     overrides: Overrides = None,
 ) -> None:
     """Compile a manifest to a KFP pipeline spec."""
-    from pipelines.compiling import compile_manifest, compiled_file
-    from pipelines.platforms import notes
-    from pipelines.training import keep_large_sections
+    from gauntlet.pipelines.compiling import compile_manifest, compiled_file
+    from gauntlet.pipelines.platforms import notes
+    from gauntlet.pipelines.training import keep_large_sections
 
     target = output or compiled_file(path, platform)
     manifest = load_affordable(path, overrides)
@@ -230,7 +230,7 @@ def validate(
     overrides: Overrides = None,
 ) -> None:
     """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
-    from pipelines.validation import validate_data
+    from gauntlet.pipelines.validation import validate_data
 
     manifest = load_manifest(path, overrides or ())
     require_data(manifest, path)
@@ -261,8 +261,8 @@ def tune(
     overrides: Overrides = None,
 ) -> None:
     """Search the best values of a manifest's `training.search`; resume an interrupted study."""
-    from pipelines.interruption import EXIT_CODE, Interrupted
-    from pipelines.tuning.command import compile_study, tune_here, tuning_of
+    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.tuning.command import compile_study, tune_here, tuning_of
 
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)
@@ -301,7 +301,7 @@ def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run, or `latest`.")] = "latest",
 ) -> None:
     """Open a run's report in the browser and print where it lies."""
-    from pipelines.home import REPORT_FILE
+    from gauntlet.pipelines.home import REPORT_FILE
 
     home = gauntlet_home()
     record = home.find_run(run_id)
@@ -319,7 +319,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="RUN", help="Another run of the same task: B.")],
 ) -> None:
     """Hold two runs side by side, here and on a page with pictures."""
-    from pipelines.comparison.command import compare_runs
+    from gauntlet.pipelines.comparison.command import compare_runs
 
     page = compare_runs(gauntlet_home(), first, second, console)
     if console.is_terminal:
@@ -334,8 +334,8 @@ def smoke(
     ] = None,
 ) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
-    from pipelines.interruption import EXIT_CODE, Interrupted
-    from pipelines.smoke.run import smoke_all, smoke_table
+    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.smoke.run import smoke_all, smoke_table
 
     try:
         smokes = smoke_all(paths or _packaged_manifests(), gauntlet_home(), console)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from kfp import compiler
 
-from components.images import COMPONENTS_IMAGE
-from manifests.schema import Manifest
-from pipelines.platforms import Platform
-from pipelines.training import training_pipeline
+from gauntlet.components.images import COMPONENTS_IMAGE
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.platforms import Platform
+from gauntlet.pipelines.training import training_pipeline
 
 
 def compiled_file(manifest_file: Path, platform: Platform) -> Path:
@@ -40,7 +40,7 @@ def compile_manifest(
         warnings.simplefilter("ignore", FutureWarning)
         pipeline = training_pipeline(manifest, image, platform, sections)
         if platform == "vertex":
-            from pipelines.vertex.lint import require_acceptable
+            from gauntlet.pipelines.vertex.lint import require_acceptable
 
             require_acceptable(pipeline.pipeline_spec)
         compiler.Compiler().compile(pipeline, str(temporary))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Column, Table
 
-from backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
-from manifests.managed import ManagedTraining
-from manifests.schema import Manifest
-from manifests.training import Resources
+from gauntlet.backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
+from gauntlet.manifests.managed import ManagedTraining
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.training import Resources
 
 
 @dataclass(frozen=True)

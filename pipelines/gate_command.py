@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from components.step import read_json
-from components.write_report.collect import DONE_FILE
-from manifests.errors import UsageError
-from manifests.schema import SECTIONS, Manifest
-from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord, gauntlet_home
-from pipelines.local_run import job_folder
-from pipelines.run_command import load_affordable, run_here
-from pipelines.training import steps_of
+from gauntlet.components.step import read_json
+from gauntlet.components.write_report.collect import DONE_FILE
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.schema import SECTIONS, Manifest
+from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord, gauntlet_home
+from gauntlet.pipelines.local_run import job_folder
+from gauntlet.pipelines.run_command import load_affordable, run_here
+from gauntlet.pipelines.training import steps_of
 
 CHANGEABLE = ("evaluation", "gates", "registration")
 JUDGING = "evaluate-model"

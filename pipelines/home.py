@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from manifests.errors import UsageError
-from pipelines.locks import acquire, is_locked
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.locks import acquire, is_locked
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"

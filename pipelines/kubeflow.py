@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from kfp import dsl, kubernetes
 
-from backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
-from manifests.errors import UsageError
-from manifests.managed import is_managed
-from manifests.platforms import Kubeflow
-from manifests.schema import Manifest
-from manifests.training import Resources
-from pipelines.machine_sizes import MachineSize, machine_size
+from gauntlet.backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.platforms import Kubeflow
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.training import Resources
+from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
 
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"

@@ -17,21 +17,21 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from backends.registry import open_registry
-from backends.vertex_place import VertexPlace
-from components.lineage import MANIFEST_COMMIT_VARIABLE
-from components.step import write_text
-from components.write_report.collect import collect
-from components.write_report.outcome import Outcome, outcome
-from components.write_report.record import RunRecord as CollectedRun
-from components.write_report.render import render
-from manifests.errors import RejectedError, UsageError
-from manifests.loading import load_manifest, save_manifest
-from manifests.managed import is_managed
-from manifests.schema import Manifest
-from pipelines.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
-from pipelines.compiling import compile_manifest
-from pipelines.home import (
+from gauntlet.backends.registry import open_registry
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
+from gauntlet.components.step import write_text
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.outcome import Outcome, outcome
+from gauntlet.components.write_report.record import RunRecord as CollectedRun
+from gauntlet.components.write_report.render import render
+from gauntlet.manifests.errors import RejectedError, UsageError
+from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
+from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
     LOGS_FOLDER,
     MANIFEST_FILE,
@@ -43,12 +43,12 @@ from pipelines.home import (
     Home,
     RunRecord,
 )
-from pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
-from pipelines.live import RunView
-from pipelines.safe_path import safe_environment
-from pipelines.temporary import temporary_folder
-from pipelines.terminal import plain, styled
-from pipelines.training import STEPS, keep_large_sections, parameters, steps_of
+from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
+from gauntlet.pipelines.live import RunView
+from gauntlet.pipelines.safe_path import safe_environment
+from gauntlet.pipelines.temporary import temporary_folder
+from gauntlet.pipelines.terminal import plain, styled
+from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
@@ -237,7 +237,7 @@ def _execute(
 
     The process inherits the locks, so the run counts as running until the last of its processes ends.
     """
-    command = [sys.executable, "-m", "pipelines.execute", str(folder)]
+    command = [sys.executable, "-m", "gauntlet.pipelines.execute", str(folder)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from backends.registry import (
+from gauntlet.backends.registry import (
     APPROVED_AT_TAG,
     APPROVED_BY_TAG,
     BUNDLE_TAG,
@@ -16,15 +16,15 @@ from backends.registry import (
     Registry,
     went_through_stages,
 )
-from components.gate_model.stages import evidence_of
-from components.register_model.run import quality_of, scores_of, version_tags
-from components.step import read_json, write_json
-from components.write_report.collect import DONE_FILE, collect
-from components.write_report.outcome import outcome
-from manifests.errors import GauntletError, UsageError
-from pipelines.home import ARGUMENTS_FILE, Home, RunRecord
-from pipelines.local_run import job_folder, write_page
-from serving.bundle import BundleError, read_info
+from gauntlet.components.gate_model.stages import evidence_of
+from gauntlet.components.register_model.run import quality_of, scores_of, version_tags
+from gauntlet.components.step import read_json, write_json
+from gauntlet.components.write_report.collect import DONE_FILE, collect
+from gauntlet.components.write_report.outcome import outcome
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
+from gauntlet.pipelines.local_run import job_folder, write_page
+from gauntlet.serving.bundle import BundleError, read_info
 
 
 def promote_rejected(home: Home, store: Registry, name: str, run: str, approval: Approval) -> Move:

@@ -15,14 +15,14 @@ from typing import Literal
 
 from kfp import dsl
 
-from components.train_model.component import train_model
-from components.train_model.managed_component import train_model as train_managed_model
-from manifests.accelerators import bought_gpus_environment
-from manifests.errors import UsageError
-from manifests.managed import is_managed
-from manifests.schema import Manifest
-from manifests.training import Resources
-from pipelines import kubeflow
+from gauntlet.components.train_model.component import train_model
+from gauntlet.components.train_model.managed_component import train_model as train_managed_model
+from gauntlet.manifests.accelerators import bought_gpus_environment
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.training import Resources
+from gauntlet.pipelines import kubeflow
 
 Platform = Literal["local", "vertex", "kubeflow"]
 
@@ -80,7 +80,7 @@ def training_component(
     if platform != "local" and not managed:
         variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
-        from pipelines.vertex.custom_job import as_custom_job
+        from gauntlet.pipelines.vertex.custom_job import as_custom_job
 
         deadline = deadline_seconds(manifest.training.resources)
         return as_custom_job(component, manifest, deadline, variables)

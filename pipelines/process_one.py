@@ -3,11 +3,11 @@
 KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. Then the shell is process 1 of the
 container. A process 1 ignores signals that it has no handler for, and a shell does not pass them on, so
 Python would be killed without notice when its machine is preempted, its run cancelled or its deadline
-reached. `exec` puts Python in the shell's place; `components.step.step` installs the handler.
+reached. `exec` puts Python in the shell's place; `gauntlet.components.step.step` installs the handler.
 
 `PYTHONSAFEPATH` keeps the working folder off the path: a step must not import a `trainer.py` that lies there.
 
-On this machine, `pipelines.cached_step` starts a step that may reuse the outputs of another run.
+On this machine, `gauntlet.pipelines.cached_step` starts a step that may reuse the outputs of another run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SHELLS = ("sh", "bash", "dash")
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
 EXECUTOR = "python3 -m kfp.dsl.executor_main"
-CACHED = "python3 -m pipelines.cached_step cached kfp.dsl.executor_main"
-JUDGED_ONLY = "python3 -m pipelines.cached_step uncached kfp.dsl.executor_main"
+CACHED = "python3 -m gauntlet.pipelines.cached_step cached kfp.dsl.executor_main"
+JUDGED_ONLY = "python3 -m gauntlet.pipelines.cached_step uncached kfp.dsl.executor_main"
 
 
 def exec_python(spec: PipelineSpec) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from backends.registry import CHALLENGER, STAGING, Approval, ModelVersion, Registry, went_through_stages
-from components.gate_model.stages import recheck
-from components.gate_model.table import print_table
-from manifests.errors import RejectedError, UsageError
-from manifests.therapy import StageName
-from pipelines.terminal import console
+from gauntlet.backends.registry import (
+    CHALLENGER,
+    STAGING,
+    Approval,
+    ModelVersion,
+    Registry,
+    went_through_stages,
+)
+from gauntlet.components.gate_model.stages import recheck
+from gauntlet.components.gate_model.table import print_table
+from gauntlet.manifests.errors import RejectedError, UsageError
+from gauntlet.manifests.therapy import StageName
+from gauntlet.pipelines.terminal import console
 
 LONGEST_REASON = 500
 

@@ -18,11 +18,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from manifests.errors import UsageError
-from pipelines.home import Home, RunRecord, gauntlet_home
-from pipelines.step_cache import ENTRIES, OBJECTS
-from pipelines.temporary import remove_abandoned
-from pipelines.terminal import NAME_COLUMN, console, plain
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.home import Home, RunRecord, gauntlet_home
+from gauntlet.pipelines.step_cache import ENTRIES, OBJECTS
+from gauntlet.pipelines.temporary import remove_abandoned
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, plain
 
 MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600

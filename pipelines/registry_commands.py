@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from backends.registry import (
+from gauntlet.backends.registry import (
     APPROVED_BY_TAG,
     BUNDLE_TAG,
     CHAMPION,
@@ -26,16 +26,16 @@ from backends.registry import (
     open_registry,
     turns,
 )
-from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import UsageError
-from manifests.therapy import StageName
-from pipelines.home import gauntlet_home
-from pipelines.overruling import promote_rejected
-from pipelines.promotion import approval_of, promote_version
-from pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
-from serving.bundle import MANAGED_TASK, Bundle, read_info
-from serving.generation import Generator, PromptError
-from serving.inputs import Image, InputError, Rows
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.therapy import StageName
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.overruling import promote_rejected
+from gauntlet.pipelines.promotion import approval_of, promote_version
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
+from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info
+from gauntlet.serving.generation import Generator, PromptError
+from gauntlet.serving.inputs import Image, InputError, Rows
 
 QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
 
@@ -227,7 +227,7 @@ def _local_answers(
 
 def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int) -> Sequence[str]:
     """What a vendor's endpoint answers."""
-    from components.evaluate_model.language.managed_model import ManagedModel
+    from gauntlet.components.evaluate_model.language.managed_model import ManagedModel
 
     model = ManagedModel(folder, LanguageEvaluation(max_new_tokens=max_new_tokens))
     return model.ask(_prompts(model.framed, questions))
@@ -344,7 +344,7 @@ def _read_cards(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
 
 
 def _read_images(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
-    from serving.images import read_image
+    from gauntlet.serving.images import read_image
 
     try:
         return [read_image(Path(path), bundle.info.inputs[0].shape[1:]) for path in paths]

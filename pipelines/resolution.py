@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifests.schema import Manifest
+from gauntlet.manifests.schema import Manifest
 
 
 def margin_note(manifest: Manifest) -> str | None:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from backends.prices import over_budget, tuning_rate
-from manifests.errors import Fault, ManifestError, UsageError
-from manifests.loading import load_manifest
-from manifests.managed import ManagedTraining
-from manifests.schema import Manifest
-from pipelines.home import RunRecord, gauntlet_home
-from pipelines.terminal import console, errors
-from pipelines.text_lengths import require_text_length
+from gauntlet.backends.prices import over_budget, tuning_rate
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.managed import ManagedTraining
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.home import RunRecord, gauntlet_home
+from gauntlet.pipelines.terminal import console, errors
+from gauntlet.pipelines.text_lengths import require_text_length
 
 if TYPE_CHECKING:
-    from pipelines.local_run import FinishedRun
+    from gauntlet.pipelines.local_run import FinishedRun
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
@@ -46,12 +46,12 @@ def run_here(
     Raises:
         UsageError: The manifest asks for conversion on a GPU, and this machine has none.
     """
-    from components.write_report.collect import RUN_COMMAND_VARIABLE
-    from pipelines.local_run import run_locally
-    from pipelines.local_run import tracking_uri as usual_tracking_uri
+    from gauntlet.components.write_report.collect import RUN_COMMAND_VARIABLE
+    from gauntlet.pipelines.local_run import run_locally
+    from gauntlet.pipelines.local_run import tracking_uri as usual_tracking_uri
 
     if manifest.conversion.device == "gpu" and judged is None:
-        from components.convert_to_onnx.processor import require_device
+        from gauntlet.components.convert_to_onnx.processor import require_device
 
         require_device("gpu")  # and not only when the model is trained
     home = gauntlet_home()
@@ -71,15 +71,15 @@ def run_here(
 
 def resume_here(run_id: str) -> None:
     """Resume a run on this machine and exit with its code."""
-    from pipelines.local_run import resume_locally
+    from gauntlet.pipelines.local_run import resume_locally
 
     _conclude(lambda: resume_locally(run_id, gauntlet_home(), console))
 
 
 def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
     """Run, print how it ended, and exit with its code."""
-    from pipelines.interruption import EXIT_CODE, Interrupted
-    from pipelines.summary import print_summary
+    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.summary import print_summary
 
     try:
         finished = run()
@@ -115,7 +115,7 @@ def require_vocabulary(manifest: Manifest, path: Path) -> None:
     Raises:
         ManifestError: It has more tokens, or cannot be read.
     """
-    from trainer.vocabulary import check_local_model
+    from gauntlet.trainer.vocabulary import check_local_model
 
     for key in ("encoder", "model"):
         name = getattr(manifest.training, key, None)

@@ -27,12 +27,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from backends.prices import PRICES_VARIABLE
-from components.sections import given
-from components.step import ERROR_FILE, REUSED_FILE
-from components.write_report.collect import DONE_FILE
-from manifests.loading import MODEL_KEYS
-from serving.cpu import cpu_fields, usable_cpus
+from gauntlet.backends.prices import PRICES_VARIABLE
+from gauntlet.components.sections import given
+from gauntlet.components.step import ERROR_FILE, REUSED_FILE
+from gauntlet.components.write_report.collect import DONE_FILE
+from gauntlet.manifests.loading import MODEL_KEYS
+from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
 PACKAGES = ("manifests", "backends", "trainer", "components", "serving")
 """The packages whose code steps run; `pipelines` only starts them."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.processes import how_ended
-from components.step import ERROR_FILE, write_json
+from gauntlet.backends.processes import how_ended
+from gauntlet.components.step import ERROR_FILE, write_json
 
 EXECUTOR_INPUT = "--executor_input"
 LINES_KEPT = 12

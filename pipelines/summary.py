@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.write_report.artifacts import Checks
-from components.write_report.next_steps import NextStep, next_steps, rejected_file
-from pipelines.local_run import RUN_LOG, FinishedRun
-from pipelines.terminal import plain, styled
+from gauntlet.components.write_report.artifacts import Checks
+from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
+from gauntlet.pipelines.local_run import RUN_LOG, FinishedRun
+from gauntlet.pipelines.terminal import plain, styled
 
 EXAMPLES_SHOWN = 3
 LINES_SHOWN = 12  # of the log of a run whose step did not start

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manifests.errors import Fault, ManifestError
-from manifests.schema import Manifest
-from manifests.text_classification import TextTraining
-from trainer.encoder_files import READING_FILES, find_here
+from gauntlet.manifests.errors import Fault, ManifestError
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.trainer.encoder_files import READING_FILES, find_here
 
 
 def require_text_length(manifest: Manifest, path: Path) -> None:

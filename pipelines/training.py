@@ -17,20 +17,20 @@ from typing import Any  # kfp reads annotations at run time, so they are not pos
 from kfp import dsl
 from kfp.dsl import base_component
 
-from components.check_services.component import check_services
-from components.convert_to_onnx.component import convert_to_onnx
-from components.evaluate_model.component import evaluate_model
-from components.fingerprint_data.component import fingerprint_data
-from components.gate_model.component import gate_model
-from components.register_model.component import register_model
-from components.sections import LARGEST, is_large, keep, reference
-from components.validate_data.component import validate_data
-from components.write_report.component import write_report
-from components.write_report.page_component import write_report as write_page
-from manifests.errors import UsageError
-from manifests.managed import is_managed
-from manifests.schema import SECTIONS, Manifest, as_parameter
-from pipelines.platforms import (
+from gauntlet.components.check_services.component import check_services
+from gauntlet.components.convert_to_onnx.component import convert_to_onnx
+from gauntlet.components.evaluate_model.component import evaluate_model
+from gauntlet.components.fingerprint_data.component import fingerprint_data
+from gauntlet.components.gate_model.component import gate_model
+from gauntlet.components.register_model.component import register_model
+from gauntlet.components.sections import LARGEST, is_large, keep, reference
+from gauntlet.components.validate_data.component import validate_data
+from gauntlet.components.write_report.component import write_report
+from gauntlet.components.write_report.page_component import write_report as write_page
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
+from gauntlet.pipelines.platforms import (
     ACCOUNT_OF_THE_STEPS,
     Platform,
     furnish,
@@ -43,7 +43,7 @@ from pipelines.platforms import (
     training_inputs,
     without_parameters,
 )
-from pipelines.process_one import exec_python, reuse
+from gauntlet.pipelines.process_one import exec_python, reuse
 
 STEPS = (
     "fingerprint-data",

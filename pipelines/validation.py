@@ -8,14 +8,14 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from components.validate_data.rejected import REJECTED_FILE
-from components.validate_data.run import run
-from components.write_report.artifacts import Checks
-from components.write_report.next_steps import refusal_advice
-from manifests.errors import DataError
-from manifests.schema import Manifest
-from pipelines.summary import print_steps
-from pipelines.terminal import plain
+from gauntlet.components.validate_data.rejected import REJECTED_FILE
+from gauntlet.components.validate_data.run import run
+from gauntlet.components.write_report.artifacts import Checks
+from gauntlet.components.write_report.next_steps import refusal_advice
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.summary import print_steps
+from gauntlet.pipelines.terminal import plain
 
 CHECKS_FILE = "checks.json"
 PAGE_FILE = "report.html"

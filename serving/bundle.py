@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from serving.cpu import usable_cpus
-from serving.inputs import Batch, InputError, Inputs, Rows
-from serving.session import GRAPH_ERRORS, Device, NoGpuError, open_session
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.inputs import Batch, InputError, Inputs, Rows
+from gauntlet.serving.session import GRAPH_ERRORS, Device, NoGpuError, open_session
 
 FORMAT_VERSION = 1
 LONGEST_VALUE_SHOWN = 100
@@ -314,7 +314,7 @@ class Bundle:
         self._inputs = _open_inputs(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:
-        """The graph's inputs of some texts or images, as `serving.inputs` describes them.
+        """The graph's inputs of some texts or images, as `gauntlet.serving.inputs` describes them.
 
         Raises:
             InputError: These are no rows that the model can take.
@@ -394,11 +394,11 @@ def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.Infe
 
 def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
     if info.max_length is None:
-        from serving.images import ImageInputs
+        from gauntlet.serving.images import ImageInputs
 
         return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
-    from serving.texts import TextInputs
-    from serving.tokenizer import TokenizerError
+    from gauntlet.serving.texts import TextInputs
+    from gauntlet.serving.tokenizer import TokenizerError
 
     try:
         return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)

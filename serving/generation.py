@@ -17,9 +17,9 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers.decoders import DecodeStream
 
-from serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
-from serving.cpu import usable_cpus
-from serving.tokenizer import TokenizerError, encodings, open_tokenizer
+from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.inputs import Batch, Image, InputError
+from gauntlet.serving.inputs import Batch, Image, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PictureOfPillow

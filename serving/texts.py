@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from serving.inputs import Batch, InputError
-from serving.tokenizer import TokenizerError, encodings, open_tokenizer
+from gauntlet.serving.inputs import Batch, InputError
+from gauntlet.serving.tokenizer import TokenizerError, encodings, open_tokenizer
 
 
 @dataclass(frozen=True)

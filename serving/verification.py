@@ -1,4 +1,4 @@
-"""What can be checked of a bundle where it is going to serve: `python -m serving.verification FOLDER`."""
+"""`python -m gauntlet.serving.verification FOLDER` checks a bundle on the machine that will serve it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from serving.bundle import (
+from gauntlet.serving.bundle import (
     MANAGED_TASK,
     MODEL_FILE,
     PARITY_FILE,
@@ -24,10 +24,10 @@ from serving.bundle import (
     read_info,
     softmax,
 )
-from serving.cpu import SATURATING_CLASSES, cpu_class
-from serving.generation import Generator, pad_left
-from serving.images import ImageInputs
-from serving.inputs import Rows
+from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class
+from gauntlet.serving.generation import Generator, pad_left
+from gauntlet.serving.images import ImageInputs
+from gauntlet.serving.inputs import Rows
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
 SMOKE_IMAGES = 2

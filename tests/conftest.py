@@ -19,9 +19,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
-from components.validate_data.run import run as validate_data
-from manifests.image_classification import ImageDataset
-from manifests.ordinal_grading import CardDataset
+from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.ordinal_grading import CardDataset
 from tests import drawn_cards
 from tests.drawn_images import dataset, draw, write_files
 from tests.no_folder_renames import sitecustomize
@@ -169,7 +169,7 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 @pytest.fixture
 def gemini(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """Gemini on Vertex AI on loopback, for everything in this process and in those that it starts."""
-    from backends import gemini as client
+    from gauntlet.backends import gemini as client
     from tests.fakes.gemini import LOCATION, FakeGemini
 
     fake = FakeGemini(trust.authority)

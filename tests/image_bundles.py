@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
 
 def weighted_pixels(weights: npt.NDArray[np.float32]) -> onnx.ModelProto:

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from components.convert_to_onnx.decoder import export_decoder
-from serving.bundle import BundleInfo, write_bundle
+from gauntlet.components.convert_to_onnx.decoder import export_decoder
+from gauntlet.serving.bundle import BundleInfo, write_bundle
 
 END, ASK, UNKNOWN = "<|end|>", "<|ask|>", "<|unknown|>"
 

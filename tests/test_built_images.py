@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from manifests.loading import load_manifest
-from pipelines.training import parameters
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.training import parameters
 from tests.test_containers import IMAGES, ROOT
 
 SAMPLE = ROOT / "manifests" / "emotion_sample.yaml"

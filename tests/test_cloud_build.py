@@ -19,8 +19,8 @@ from google.cloud.devtools.cloudbuild_v1 import Build
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from pipelines.cli import app
-from pipelines.vertex.lint import images
+from gauntlet.pipelines.cli import app
+from gauntlet.pipelines.vertex.lint import images
 from tests.test_containers import IMAGES, ROOT, instructions
 
 DIGESTS = {

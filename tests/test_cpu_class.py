@@ -12,15 +12,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from components.convert_to_onnx.quantization import in_blocks, saturating_products
+from gauntlet.components.convert_to_onnx.quantization import in_blocks, saturating_products
 from tests.cpu_class import run
 
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = """
 import sys
 import numpy as np
-from serving.cpu import cpu_class
-from serving.session import open_session
+from gauntlet.serving.cpu import cpu_class
+from gauntlet.serving.session import open_session
 print(cpu_class())
 for path in sys.argv[2:]:
     with np.load(sys.argv[1]) as inputs:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from serving.bundle import BundleInfo, TensorSpec
+from gauntlet.serving.bundle import BundleInfo, TensorSpec
 
 # The padding's score is absurd on purpose: were a masked position counted, every logit would show it.
 WORD_SCORES = {

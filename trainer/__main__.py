@@ -1,4 +1,4 @@
-"""Train alone, without a pipeline: `python -m trainer --manifest … --splits …`.
+"""Train alone, without a pipeline: `python -m gauntlet.trainer --manifest … --splits …`.
 
 On Vertex AI the outputs go where the service says: `AIP_MODEL_DIR` (the checkpoint), `AIP_CHECKPOINT_DIR`
 (the training states, from which an interrupted training goes on) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
@@ -16,11 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from manifests.errors import GauntletError, UsageError
-from manifests.loading import load_manifest
-from manifests.metrics import as_json
-from manifests.schema import Manifest
-from manifests.tasks import searchable_keys, trained_here
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.metrics import as_json
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.tasks import searchable_keys, trained_here
 
 HISTORY_FILE = "history.json"
 
@@ -28,7 +28,7 @@ HISTORY_FILE = "history.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one training; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer", description="Train one manifest's model alone."
+        prog="python -m gauntlet.trainer", description="Train one manifest's model alone."
     )
     parser.add_argument("--manifest", required=True, help="YAML or JSON manifest, or the JSON itself")
     parser.add_argument(
@@ -64,14 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from trainer.process import settle_process
+    from gauntlet.trainer.process import settle_process
 
     settle_process()
 
-    from backends.storage import delete, join, upload
-    from trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE
-    from trainer.launch import launch
-    from trainer.run import TrainingRun
+    from gauntlet.backends.storage import delete, join, upload
+    from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE
+    from gauntlet.trainer.launch import launch
+    from gauntlet.trainer.run import TrainingRun
 
     manifest = _manifest(options)
     output = options.output or os.environ.get("AIP_MODEL_DIR")
@@ -117,7 +117,7 @@ def _manifest(options: argparse.Namespace) -> Manifest:
 
 def _splits(uri: str, scratch: Path) -> Path:
     """The folder itself, or a copy of what lies elsewhere."""
-    from backends.storage import download, local_path
+    from gauntlet.backends.storage import download, local_path
 
     folder = local_path(uri)
     if folder is None:

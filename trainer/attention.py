@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from trainer.dropout import dropped
+from gauntlet.trainer.dropout import dropped
 
 ATTENTION = "sdpa_but_for_dropout_on_a_cpu"
 

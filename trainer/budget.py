@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from backends.prices import hourly_rate
-from manifests.training import Resources
-from trainer.history import StopReason
+from gauntlet.backends.prices import hourly_rate
+from gauntlet.manifests.training import Resources
+from gauntlet.trainer.history import StopReason
 
 
 @dataclass(frozen=True)

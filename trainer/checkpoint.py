@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from backends.storage import replace_folder
-from manifests.errors import GauntletError
-from trainer.encoder import Attention
-from trainer.tasks import WEIGHTS_FILE, untrained_model
+from gauntlet.backends.storage import replace_folder
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.trainer.encoder import Attention
+from gauntlet.trainer.tasks import WEIGHTS_FILE, untrained_model
 
 TRAINING_FILE = "training.json"
 STUDENT_FOLDER = "student"

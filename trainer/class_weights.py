@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from manifests.training import ClassTraining
-from trainer.batching import sampling_chances
+from gauntlet.manifests.training import ClassTraining
+from gauntlet.trainer.batching import sampling_chances
 
 
 def class_weights(

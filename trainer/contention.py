@@ -16,7 +16,7 @@ import threading
 
 import torch
 
-from trainer.process import SPINS
+from gauntlet.trainer.process import SPINS
 
 BUSY = 0.25
 """The share of its time that this process waits for a CPU, from which on the machine is shared."""

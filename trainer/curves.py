@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from manifests.metrics import metric_name
+from gauntlet.manifests.metrics import metric_name
 
 # Without a fixed salt and date the same history would give different bytes.
 mpl.rcParams["svg.hashsalt"] = "gauntlet"

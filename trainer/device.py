@@ -6,12 +6,12 @@ import os
 
 import torch
 
-from manifests.errors import UsageError
-from manifests.training import Training
-from serving.cpu import usable_cpus
-from trainer.gpus import kernel_fault
-from trainer.precision import choose_format
-from trainer.ranks import World
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.training import Training
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.trainer.gpus import kernel_fault
+from gauntlet.trainer.precision import choose_format
+from gauntlet.trainer.ranks import World
 
 
 def choose_device(target: str, world: World) -> torch.device:

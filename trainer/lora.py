@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from manifests.causal_lm import LanguageTraining
-from manifests.errors import UsageError
+from gauntlet.manifests.causal_lm import LanguageTraining
+from gauntlet.manifests.errors import UsageError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """As peft writes and reads them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from manifests.training import Resources
-from trainer.sampler import GB
+from gauntlet.manifests.training import Resources
+from gauntlet.trainer.sampler import GB
 
 
 def limit_gpu_memory(resources: Resources, device: torch.device) -> None:

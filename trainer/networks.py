@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from trainer.dropout import Dropout
+from gauntlet.trainer.dropout import Dropout
 
 CONVOLUTION = 3  # pixels wide and high
 

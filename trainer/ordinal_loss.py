@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from manifests.ordinal_grading import GradingTraining
-from trainer.grading_network import CENTERING_UNIT, Grading
+from gauntlet.manifests.ordinal_grading import GradingTraining
+from gauntlet.trainer.grading_network import CENTERING_UNIT, Grading
 
 NEAR = 0.1
 """Errors under it, in units of 10 percentage points or as a share of the edges, count by their square."""

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from manifests.errors import UsageError
-from manifests.training import Training
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.training import Training
 
 Format = Literal["fp32", "tf32", "bf16", "fp16"]
 

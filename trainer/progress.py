@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from manifests.metrics import metric_name
-from trainer.history import Epoch
+from gauntlet.manifests.metrics import metric_name
+from gauntlet.trainer.history import Epoch
 
 SECONDS_BETWEEN_LINES = 2.0
 

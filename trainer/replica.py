@@ -17,14 +17,14 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from manifests.errors import GauntletError
-from manifests.training import Training
-from trainer.batching import MicroBatch, evaluation_batches, in_step
-from trainer.parameters import changing
-from trainer.precision import AUTOCAST, apply_format, choose_format
-from trainer.prefetch import prefetched
-from trainer.ranks import World
-from trainer.tasks import Batch, Task
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.batching import MicroBatch, evaluation_batches, in_step
+from gauntlet.trainer.parameters import changing
+from gauntlet.trainer.precision import AUTOCAST, apply_format, choose_format
+from gauntlet.trainer.prefetch import prefetched
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.tasks import Batch, Task
 
 PREFETCHED_ON_A_GPU = 2
 STEP = "step"

@@ -17,31 +17,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from backends.storage import join, replace_folder
-from backends.tracking import Run, Untracked, open_tracking
-from manifests.errors import GauntletError, UsageError
-from manifests.metrics import as_json
-from manifests.schema import canonical_json
-from manifests.section import Section, flatten
-from manifests.text_classification import Student
-from manifests.training import Training
-from trainer.budget import Budget
-from trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE, TrainingRecord, write_checkpoint
-from trainer.class_report import class_report, tracked_class_metrics
-from trainer.device import choose_device, describe, make_deterministic
-from trainer.embedding import with_whole_tables
-from trainer.history import BUDGET_REASONS, Epoch, History
-from trainer.loop import Keep, fit
-from trainer.parameters import aliases, count
-from trainer.precision import choose_format, require_compiler
-from trainer.preemption import noticing_sigterm
-from trainer.ranks import World, process_group
-from trainer.replica import Replica, Tensors
-from trainer.splits import read_labels, read_statistics
-from trainer.state_store import StateStore
-from trainer.student import Learner, Lesson, take_lesson, wanted_student
-from trainer.tasks import WEIGHTS_FILE, Task, load_task
-from trainer.vertex_trial import vertex_trial
+from gauntlet.backends.storage import join, replace_folder
+from gauntlet.backends.tracking import Run, Untracked, open_tracking
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.metrics import as_json
+from gauntlet.manifests.schema import canonical_json
+from gauntlet.manifests.section import Section, flatten
+from gauntlet.manifests.text_classification import Student
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.budget import Budget
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE, TrainingRecord, write_checkpoint
+from gauntlet.trainer.class_report import class_report, tracked_class_metrics
+from gauntlet.trainer.device import choose_device, describe, make_deterministic
+from gauntlet.trainer.embedding import with_whole_tables
+from gauntlet.trainer.history import BUDGET_REASONS, Epoch, History
+from gauntlet.trainer.loop import Keep, fit
+from gauntlet.trainer.parameters import aliases, count
+from gauntlet.trainer.precision import choose_format, require_compiler
+from gauntlet.trainer.preemption import noticing_sigterm
+from gauntlet.trainer.ranks import World, process_group
+from gauntlet.trainer.replica import Replica, Tensors
+from gauntlet.trainer.splits import read_labels, read_statistics
+from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.student import Learner, Lesson, take_lesson, wanted_student
+from gauntlet.trainer.tasks import WEIGHTS_FILE, Task, load_task
+from gauntlet.trainer.vertex_trial import vertex_trial
 
 ALONE = World()
 PHASE_FILE = "phase{phase}_best.safetensors"
@@ -57,7 +57,7 @@ class TrainingRun:
             goes on when it was interrupted; empty: nowhere, and an interrupted training starts anew.
         tensorboard_dir: Where scalars go, a path or `gs://`; empty: nowhere.
         pipeline_run: What the pipeline's run is called that this is a part of; empty: of none.
-        halvings: How often this training ran out of memory on several ranks; see `trainer.launch`.
+        halvings: How often this training ran out of memory on several ranks; see `gauntlet.trainer.launch`.
     """
 
     section: Training
@@ -259,7 +259,7 @@ def track_classes(history: History, labels: Sequence[str], tracker: Run) -> None
 def track_files(document: dict[str, Any], tracker: Run) -> None:
     """Hand the history and its curves to a tracker, if there is one."""
     if not isinstance(tracker, Untracked):
-        from trainer.curves import curves_svg
+        from gauntlet.trainer.curves import curves_svg
 
         tracker.log_text("history.json", json.dumps(as_json(document), indent=2))
         tracker.log_text("curves.svg", curves_svg(document))

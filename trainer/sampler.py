@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from serving.cpu import CpuWait, usable_cpus
-from trainer.usage import Sample
+from gauntlet.serving.cpu import CpuWait, usable_cpus
+from gauntlet.trainer.usage import Sample
 
 SECONDS_BETWEEN_SAMPLES = 2.0
 GB = 1e9

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from manifests.training import Phase, Plateau, Training
+from gauntlet.manifests.training import Phase, Plateau, Training
 
 # The bounds of the one-cycle policy (Smith & Topin, 2018) as torch.optim.lr_scheduler.OneCycleLR sets them:
 # the first rate is the peak / 25, the last one the first / 10,000. Momentum is not cycled.

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from manifests.dataset import SplitName
-from manifests.errors import UsageError
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import UsageError
 
 STATISTICS_FILE = "statistics.json"
 

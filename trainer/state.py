@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from safetensors.torch import load_file, save_file
 
-from trainer.history import Epoch, History, Step
-from trainer.replica import Snapshot, Tensors
-from trainer.usage import Usage
+from gauntlet.trainer.history import Epoch, History, Step
+from gauntlet.trainer.replica import Snapshot, Tensors
+from gauntlet.trainer.usage import Usage
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"

@@ -21,11 +21,18 @@ from typing import Self
 
 from safetensors import SafetensorError
 
-from backends import storage
-from manifests.errors import GauntletError, UsageError
-from manifests.training import Checkpoints
-from trainer.replica import Snapshot, Tensors
-from trainer.state import STATE_FILES, LoopState, read_snapshot, read_state, read_weights, write_state
+from gauntlet.backends import storage
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.training import Checkpoints
+from gauntlet.trainer.replica import Snapshot, Tensors
+from gauntlet.trainer.state import (
+    STATE_FILES,
+    LoopState,
+    read_snapshot,
+    read_state,
+    read_weights,
+    write_state,
+)
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "gauntlet-training-state-2"

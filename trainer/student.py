@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from manifests.text_classification import Student, TextTraining
-from manifests.training import Training
-from trainer.history import History
-from trainer.loop import Keep, fit
-from trainer.ranks import World
-from trainer.replica import Replica, Tensors
-from trainer.state_store import StateStore
-from trainer.watch import Tracker
+from gauntlet.manifests.text_classification import Student, TextTraining
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.history import History
+from gauntlet.trainer.loop import Keep, fit
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica, Tensors
+from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.watch import Tracker
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def wanted_student(section: Training, model: nn.Module) -> Student | None:
     """
     student = section.student if isinstance(section, TextTraining) else None
     if student:
-        from trainer.tasks.distillation import require_layers
+        from gauntlet.trainer.tasks.distillation import require_layers
 
         require_layers(student, model)
     return student
@@ -58,7 +58,7 @@ def take_lesson(
     teacher: Replica, model: nn.Module, best: Tensors, student: Student, seed: int, seconds: float
 ) -> Lesson:
     """Score the training rows with the best weights of the teacher's model; called on all ranks."""
-    from trainer.tasks.distillation import student_weights
+    from gauntlet.trainer.tasks.distillation import student_weights
 
     began = time.monotonic()
     task = teacher.task
@@ -74,7 +74,7 @@ class Learner:
     def __init__(
         self, section: Training, lesson: Lesson, splits: Path, device: torch.device, world: World
     ) -> None:
-        from trainer.tasks.distillation import Distillation
+        from gauntlet.trainer.tasks.distillation import Distillation
 
         assert isinstance(section, TextTraining)
         student = lesson.student
@@ -93,8 +93,8 @@ class Learner:
         preempted: Callable[[], bool],
         halvings: int,
     ) -> History:
-        """Train it, as `trainer.loop.fit` does; its metrics have their own names in the tracker."""
-        from trainer.tasks.distillation import StudentTracker
+        """Train it, as `gauntlet.trainer.loop.fit` does; its metrics have their own names in the tracker."""
+        from gauntlet.trainer.tasks.distillation import StudentTracker
 
         if self._world.is_first:
             parameters = sum(parameter.numel() for parameter in self.model.parameters())

@@ -1,6 +1,6 @@
 """Scans of trading cards that do not exist, with defects that are known: data for a machine without any.
 
-    python -m trainer.synthetic_cards --out FOLDER --cards 2000 --seed 7
+    python -m gauntlet.trainer.synthetic_cards --out FOLDER --cards 2000 --seed 7
 
 writes JPEG files and a `splits.json` as `docs/card_grading.md` describes it. A card is drawn front and back
 at twice the scan's size, worn, laid on a scanner a little askew, lit and photographed. The grade follows from
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from manifests.ordinal_grading import SIDES, Side
+from gauntlet.manifests.ordinal_grading import SIDES, Side
 
 Colour = tuple[int, ...]
 Random = np.random.Generator
@@ -388,7 +388,7 @@ def _write_card(folder: Path, card: int, seed: int) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Write a set of cards."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.synthetic_cards", description=__doc__.split("\n")[0]
+        prog="python -m gauntlet.trainer.synthetic_cards", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--cards", type=int, default=600)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from backends.tracking import Untracked
-from manifests.errors import GauntletError
-from trainer.history import tracked_name
+from gauntlet.backends.tracking import Untracked
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.trainer.history import tracked_name
 
 TRIAL_VARIABLE = "CLOUD_ML_TRIAL_ID"
 FILE_VARIABLE = "CLOUD_ML_HP_METRIC_FILE"

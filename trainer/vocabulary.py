@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from manifests.errors import UsageError
-from serving.tokenizer import OpenedTokenizer, TokenizerError, largest_id, open_tokenizer
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.tokenizer import OpenedTokenizer, TokenizerError, largest_id, open_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"

@@ -8,16 +8,16 @@ from typing import Protocol
 
 import torch
 
-from manifests.training import Resources
-from trainer.budget import Budget
-from trainer.contention import Contention
-from trainer.history import BUDGET_REASONS, History, Step, StopReason
-from trainer.memory import limit_gpu_memory, over_memory
-from trainer.sampler import Sampler
+from gauntlet.manifests.training import Resources
+from gauntlet.trainer.budget import Budget
+from gauntlet.trainer.contention import Contention
+from gauntlet.trainer.history import BUDGET_REASONS, History, Step, StopReason
+from gauntlet.trainer.memory import limit_gpu_memory, over_memory
+from gauntlet.trainer.sampler import Sampler
 
 
 class Tracker(Protocol):
-    """Where metrics go while training; see `backends.tracking`."""
+    """Where metrics go while training; see `gauntlet.backends.tracking`."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics by epoch, or by optimizer step where a name has a slash, as `step/loss` has."""

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -12,9 +12,9 @@ def check_services(
     """Ask the registry and the tracking server before training is paid for."""
     from pathlib import Path
 
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(checked.path):
-        from components.check_services.run import run
+        from gauntlet.components.check_services.run import run
 
         run(name, registry_uri, tracking_uri, Path(checked.path))

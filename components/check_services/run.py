@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backends.registry import open_registry
-from backends.tracking import open_tracking
-from components.step import write_text
+from gauntlet.backends.registry import open_registry
+from gauntlet.backends.tracking import open_tracking
+from gauntlet.components.step import write_text
 
 
 def run(name: str, registry_uri: str, tracking_uri: str, checked: Path) -> None:

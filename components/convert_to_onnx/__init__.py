@@ -6,4 +6,4 @@ manifest names, from the `rows` of a task. `scoring` and `parity` compare scores
 language models, with their cache of keys and values.
 """
 
-import serving  # noqa: F401 (it sets what ONNX Runtime must find in the environment when it is imported)
+import gauntlet.serving  # noqa: F401 (it sets what ONNX Runtime must find in the environment when it is imported)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from components.convert_to_onnx.candidates import Failed, Graph, Precision
-from components.convert_to_onnx.decoder_parity import DecoderParity
-from components.convert_to_onnx.neighbours import NeighbourEffect
-from components.convert_to_onnx.parity import Parity
-from components.convert_to_onnx.timing import Latency, Timing, speedup
-from manifests.conversion import Conversion
-from manifests.errors import GauntletError
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
+from gauntlet.components.convert_to_onnx.decoder_parity import DecoderParity
+from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
+from gauntlet.components.convert_to_onnx.parity import Parity
+from gauntlet.components.convert_to_onnx.timing import Latency, Timing, speedup
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.errors import GauntletError
 
 
 class Compared(Protocol):

@@ -13,18 +13,18 @@ import onnx
 import onnxruntime
 import torch
 
-from components.convert_to_onnx.admission import Trial, pareto_front
-from components.convert_to_onnx.candidates import Failed
-from components.convert_to_onnx.parity import Parity
-from components.convert_to_onnx.quantization import opset_of, saturating_products
-from components.convert_to_onnx.rows import Rows
-from components.convert_to_onnx.shipping import refusing
-from components.convert_to_onnx.timing import Clock, Latency
-from components.lineage import manifest_commit
-from components.step import write_json
-from components.training_rows import bundled_file
-from manifests.conversion import Conversion
-from serving.bundle import (
+from gauntlet.components.convert_to_onnx.admission import Trial, pareto_front
+from gauntlet.components.convert_to_onnx.candidates import Failed
+from gauntlet.components.convert_to_onnx.parity import Parity
+from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
+from gauntlet.components.convert_to_onnx.rows import Rows
+from gauntlet.components.convert_to_onnx.shipping import refusing
+from gauntlet.components.convert_to_onnx.timing import Clock, Latency
+from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import write_json
+from gauntlet.components.training_rows import bundled_file
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
     REQUIRED_FILES,
@@ -33,8 +33,8 @@ from serving.bundle import (
     file_sha256,
     write_bundle,
 )
-from serving.cpu import cpu_class
-from trainer.checkpoint import TrainingRecord
+from gauntlet.serving.cpu import cpu_class
+from gauntlet.trainer.checkpoint import TrainingRecord
 
 UNKNOWN = "unknown"  # where the environment does not say
 DTYPES = {

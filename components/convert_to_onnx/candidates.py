@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
-from components.convert_to_onnx import quantization
-from components.convert_to_onnx.export import (
+from gauntlet.components.convert_to_onnx import quantization
+from gauntlet.components.convert_to_onnx.export import (
     ConversionError,
     FusedOps,
     Signature,
@@ -19,10 +19,10 @@ from components.convert_to_onnx.export import (
     fuse,
     to_fp16,
 )
-from components.convert_to_onnx.pruning import prune_embedding
-from components.convert_to_onnx.timing import Batch
-from manifests.conversion import STUDENT, CandidateName
-from trainer.checkpoint import STUDENT_FOLDER, load_model
+from gauntlet.components.convert_to_onnx.pruning import prune_embedding
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.manifests.conversion import STUDENT, CandidateName
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -21,14 +21,14 @@ def convert_to_onnx(
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Convert the checkpoint and bundle the fastest candidate that is as good as PyTorch."""
-    from components.step import log_figures, step
+    from gauntlet.components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
         from pathlib import Path
 
-        from components.convert_to_onnx.run import run
-        from components.sections import given
-        from manifests.conversion import Conversion
+        from gauntlet.components.convert_to_onnx.run import run
+        from gauntlet.components.sections import given
+        from gauntlet.manifests.conversion import Conversion
 
         figures = run(
             section=Conversion.model_validate(given(conversion)),

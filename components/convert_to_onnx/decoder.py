@@ -33,9 +33,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from components.convert_to_onnx.export import ConversionError
-from serving.generation import METADATA_KEY, PAST, PRESENT
-from trainer.language_models import context_of, require_convertible, stop_tokens
+from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.serving.generation import METADATA_KEY, PAST, PRESENT
+from gauntlet.trainer.language_models import context_of, require_convertible, stop_tokens
 
 OPSET = 23  # the first with Attention, which takes the cache, and RotaryEmbedding
 ATTENTION = "onnx_attention"  # our name for an attention function, beside transformers' "eager" and "sdpa"

@@ -10,27 +10,34 @@ from typing import Any
 import numpy as np
 import onnx
 
-from components.convert_to_onnx.admission import Trial, pareto_front
-from components.convert_to_onnx.bundling import (
+from gauntlet.components.convert_to_onnx.admission import Trial, pareto_front
+from gauntlet.components.convert_to_onnx.bundling import (
     by_size,
     known,
     lineage_of,
     portability,
     tensor_of,
 )
-from components.convert_to_onnx.candidates import Failed
-from components.convert_to_onnx.decoder_parity import DecoderParity
-from components.convert_to_onnx.quantization import opset_of
-from components.convert_to_onnx.shipping import refusing
-from components.convert_to_onnx.timing import Clock, Latency
-from components.convert_to_onnx.timing_worker import NEW_TOKENS
-from components.step import write_json
-from components.training_rows import bundled_file
-from manifests.conversion import Conversion
-from serving.bundle import MODEL_FILE, PARITY_FILE, TOKENIZER_FILE, BundleInfo, file_sha256, write_bundle
-from serving.cpu import usable_cpus
-from trainer.checkpoint import TrainingRecord
-from trainer.tasks.causal_lm import ADAPTER_FOLDER
+from gauntlet.components.convert_to_onnx.candidates import Failed
+from gauntlet.components.convert_to_onnx.decoder_parity import DecoderParity
+from gauntlet.components.convert_to_onnx.quantization import opset_of
+from gauntlet.components.convert_to_onnx.shipping import refusing
+from gauntlet.components.convert_to_onnx.timing import Clock, Latency
+from gauntlet.components.convert_to_onnx.timing_worker import NEW_TOKENS
+from gauntlet.components.step import write_json
+from gauntlet.components.training_rows import bundled_file
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.serving.bundle import (
+    MODEL_FILE,
+    PARITY_FILE,
+    TOKENIZER_FILE,
+    BundleInfo,
+    file_sha256,
+    write_bundle,
+)
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.trainer.checkpoint import TrainingRecord
+from gauntlet.trainer.tasks.causal_lm import ADAPTER_FOLDER
 
 Candidate = Trial[DecoderParity] | Failed
 

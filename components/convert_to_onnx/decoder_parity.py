@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import DynamicCache
 
-from serving.generation import Floats, Tokens, pad_left
+from gauntlet.serving.generation import Floats, Tokens, pad_left
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedModel

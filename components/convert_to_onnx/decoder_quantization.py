@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from components.convert_to_onnx.decoder import save
-from components.convert_to_onnx.export import ConversionError
-from components.convert_to_onnx.quantization import in_blocks, per_token
+from gauntlet.components.convert_to_onnx.decoder import save
+from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.components.convert_to_onnx.quantization import in_blocks, per_token
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:

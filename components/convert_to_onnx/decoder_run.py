@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from components.convert_to_onnx.admission import (
+from gauntlet.components.convert_to_onnx.admission import (
     Trial,
     admitted,
     decoder_refusal,
@@ -24,9 +24,9 @@ from components.convert_to_onnx.admission import (
     reasons_of,
     with_speed,
 )
-from components.convert_to_onnx.candidates import Failed, Graph, describe
-from components.convert_to_onnx.decoder import export_decoder
-from components.convert_to_onnx.decoder_bundling import (
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
+from gauntlet.components.convert_to_onnx.decoder import export_decoder
+from gauntlet.components.convert_to_onnx.decoder_bundling import (
     PYTORCH,
     Candidate,
     Tried,
@@ -34,30 +34,30 @@ from components.convert_to_onnx.decoder_bundling import (
     document,
     quality_of,
 )
-from components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
-from components.convert_to_onnx.decoder_quantization import (
+from gauntlet.components.convert_to_onnx.decoder_parity import ScoredBatch, compare, pytorch_logits
+from gauntlet.components.convert_to_onnx.decoder_quantization import (
     quantize_int8,
     quantize_per_token,
     quantize_weights,
 )
-from components.convert_to_onnx.export import ConversionError, FusedOps
-from components.convert_to_onnx.neighbours import NeighbourEffect, neighbour_effect
-from components.convert_to_onnx.processor import describe_processor
-from components.convert_to_onnx.shipping import ship
-from components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
-from components.convert_to_onnx.timing_worker import NEW_TOKENS
-from components.step import write_json
-from manifests.conversion import DECODER_CANDIDATES, Conversion
-from manifests.errors import GauntletError
-from serving.bundle import TOKENIZER_FILE
-from serving.cpu import usable_cpus
-from serving.generation import Decoder, Floats, pad_left
-from serving.tokenizer import open_tokenizer
-from trainer.checkpoint import TrainingRecord
-from trainer.language_models import context_of
-from trainer.packing import token_rows
-from trainer.splits import read_split
-from trainer.tasks.causal_lm import network_of
+from gauntlet.components.convert_to_onnx.export import ConversionError, FusedOps
+from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect, neighbour_effect
+from gauntlet.components.convert_to_onnx.processor import describe_processor
+from gauntlet.components.convert_to_onnx.shipping import ship
+from gauntlet.components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
+from gauntlet.components.convert_to_onnx.timing_worker import NEW_TOKENS
+from gauntlet.components.step import write_json
+from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.bundle import TOKENIZER_FILE
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.generation import Decoder, Floats, pad_left
+from gauntlet.serving.tokenizer import open_tokenizer
+from gauntlet.trainer.checkpoint import TrainingRecord
+from gauntlet.trainer.language_models import context_of
+from gauntlet.trainer.packing import token_rows
+from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.tasks.causal_lm import network_of
 
 PARITY_ROWS = 16
 PARITY_BATCH = 2  # its logits are of every token and of the whole vocabulary

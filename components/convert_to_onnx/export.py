@@ -20,8 +20,8 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
 
-from manifests.ordinal_grading import SIDES
-from trainer.grading_network import Grading
+from gauntlet.manifests.ordinal_grading import SIDES
+from gauntlet.trainer.grading_network import Grading
 
 OUTPUT = "logits"
 TOKEN_IDS = "input_ids"

@@ -14,10 +14,10 @@ from itertools import chain
 
 import numpy as np
 
-from components.convert_to_onnx.parity import Indices, Logits, right_padded
-from components.convert_to_onnx.rows import Rows
-from components.convert_to_onnx.scoring import Forward
-from serving.bundle import softmax
+from gauntlet.components.convert_to_onnx.parity import Indices, Logits, right_padded
+from gauntlet.components.convert_to_onnx.rows import Rows
+from gauntlet.components.convert_to_onnx.scoring import Forward
+from gauntlet.serving.bundle import softmax
 
 MOST_ROWS = 96
 COMPANY_SIZES = (3, 32)

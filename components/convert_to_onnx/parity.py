@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import f1_score
 
-from components.bootstrap import interval, resample, upper_bound
-from components.convert_to_onnx.timing import Batch
+from gauntlet.components.bootstrap import interval, resample, upper_bound
+from gauntlet.components.convert_to_onnx.timing import Batch
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from manifests.errors import UsageError
-from serving.cpu import CPU_FILE, cpu_class, cpu_fields
-from serving.session import Device, NoGpuError, open_session
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.cpu import CPU_FILE, cpu_class, cpu_fields
+from gauntlet.serving.session import Device, NoGpuError, open_session
 
 
 def describe_processor(cpu_file: Path = CPU_FILE) -> str:
@@ -36,7 +36,7 @@ def require_device(device: Device) -> None:
     """
     if device == "cpu":
         return
-    from trainer.gpus import gpu_fault
+    from gauntlet.trainer.gpus import gpu_fault
 
     shape = ["rows"]
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from components.convert_to_onnx.export import TOKEN_IDS, ConversionError
+from gauntlet.components.convert_to_onnx.export import TOKEN_IDS, ConversionError
 
 UNUSED_ROW = 0
 POSITIONS = "embedding/positions"

@@ -39,10 +39,10 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from components.convert_to_onnx.export import ConversionError, count_operators
-from components.convert_to_onnx.parity import right_padded
-from components.convert_to_onnx.timing import Batch
-from serving.session import open_session
+from gauntlet.components.convert_to_onnx.export import ConversionError, count_operators
+from gauntlet.components.convert_to_onnx.parity import right_padded
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.serving.session import open_session
 
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 

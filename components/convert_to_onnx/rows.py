@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from components.convert_to_onnx.parity import Indices
-from components.convert_to_onnx.timing import Batch
-from manifests.dataset import SplitName
-from manifests.ordinal_grading import SIDES
-from serving.bundle import TOKENIZER_FILE
-from serving.images import ImageInputs
-from serving.texts import TextInputs
-from trainer.checkpoint import TrainingRecord
-from trainer.splits import read_cards, read_images, read_split
+from gauntlet.components.convert_to_onnx.parity import Indices
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.ordinal_grading import SIDES
+from gauntlet.serving.bundle import TOKENIZER_FILE
+from gauntlet.serving.images import ImageInputs
+from gauntlet.serving.texts import TextInputs
+from gauntlet.trainer.checkpoint import TrainingRecord
+from gauntlet.trainer.splits import read_cards, read_images, read_split
 
 EXCERPT_CHARACTERS = 160
 

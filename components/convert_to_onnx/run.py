@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from components.convert_to_onnx.admission import (
+from gauntlet.components.convert_to_onnx.admission import (
     Trial,
     admitted,
     neighbour_refusal,
@@ -19,8 +19,13 @@ from components.convert_to_onnx.admission import (
     refusal,
     with_speed,
 )
-from components.convert_to_onnx.bundling import Comparison, bundle_winner, candidates_document, headline
-from components.convert_to_onnx.candidates import (
+from gauntlet.components.convert_to_onnx.bundling import (
+    Comparison,
+    bundle_winner,
+    candidates_document,
+    headline,
+)
+from gauntlet.components.convert_to_onnx.candidates import (
     Failed,
     Graph,
     Source,
@@ -28,19 +33,19 @@ from components.convert_to_onnx.candidates import (
     build_student_graphs,
     describe,
 )
-from components.convert_to_onnx.export import (
+from gauntlet.components.convert_to_onnx.export import (
     Signature,
     signature_of_cards,
     signature_of_images,
     signature_of_texts,
 )
-from components.convert_to_onnx.neighbours import NeighbourEffect, measure_neighbours
-from components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
-from components.convert_to_onnx.processor import describe_device, require_device
-from components.convert_to_onnx.rows import Rows, TextRows, read_rows
-from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
-from components.convert_to_onnx.shipping import ship
-from components.convert_to_onnx.timing import (
+from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect, measure_neighbours
+from gauntlet.components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
+from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
+from gauntlet.components.convert_to_onnx.rows import Rows, TextRows, read_rows
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
+from gauntlet.components.convert_to_onnx.shipping import ship
+from gauntlet.components.convert_to_onnx.timing import (
     KINDS_ON,
     Contender,
     Latency,
@@ -48,11 +53,11 @@ from components.convert_to_onnx.timing import (
     measure,
     time_tokenizing,
 )
-from components.step import write_json
-from manifests.conversion import Conversion
-from manifests.errors import GauntletError
-from serving.cpu import usable_cpus
-from trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
+from gauntlet.components.step import write_json
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
 
 COMPILED = "compiled"
 
@@ -78,7 +83,7 @@ def run(
     require_device(section.device)
     record = read_record(checkpoint_path)
     if record.task == "causal_lm":
-        from components.convert_to_onnx.decoder_run import convert
+        from gauntlet.components.convert_to_onnx.decoder_run import convert
 
         return convert(
             section, name, seed, manifest_sha256, checkpoint_path, record, splits_path, bundle_path,

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.convert_to_onnx.export import OUTPUT
-from components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
-from components.convert_to_onnx.rows import Rows
-from components.convert_to_onnx.timing import Batch
-from serving.session import Device, open_session
+from gauntlet.components.convert_to_onnx.export import OUTPUT
+from gauntlet.components.convert_to_onnx.parity import Indices, Logits, Scores, left_padded
+from gauntlet.components.convert_to_onnx.rows import Rows
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.serving.session import Device, open_session
 
 Forward = Callable[[Batch], Logits]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from components.convert_to_onnx.admission import P, Trial, admitted, best
-from components.convert_to_onnx.candidates import Failed
-from manifests.conversion import Conversion
-from manifests.errors import GauntletError
-from serving.verification import verify
+from gauntlet.components.convert_to_onnx.admission import P, Trial, admitted, best
+from gauntlet.components.convert_to_onnx.candidates import Failed
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.verification import verify
 
 
 class Outcome(Protocol[P]):

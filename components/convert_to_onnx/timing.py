@@ -25,10 +25,10 @@ from typing import Any, Literal, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
-from backends.processes import how_ended
-from manifests.errors import GauntletError
-from serving.cpu import ThreadTime
-from serving.session import Device
+from gauntlet.backends.processes import how_ended
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.cpu import ThreadTime
+from gauntlet.serving.session import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
@@ -236,7 +236,7 @@ class _Worker:
 
     def __init__(self, name: str, contender: Contender, archive: Path, threads: int, clock: Clock) -> None:
         self._name = name
-        module = "components.convert_to_onnx.timing_worker"
+        module = "gauntlet.components.convert_to_onnx.timing_worker"
         arguments = [contender.kind, str(contender.path), str(archive), str(threads), clock]
         path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """One model in a process of its own, timed on request.
 
-    python -m components.convert_to_onnx.timing_worker KIND MODEL BATCHES THREADS CLOCK
+    python -m gauntlet.components.convert_to_onnx.timing_worker KIND MODEL BATCHES THREADS CLOCK
 
 KIND is one of `KINDS`, CLOCK of `CLOCKS`. It prints `ready` once the model is loaded, and compiled. Each line
 that it then reads, `BATCH_SIZE START STOP`, is answered with the seconds of those batches, separated by
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serving.cpu import CpuWait
+from gauntlet.serving.cpu import CpuWait
 
 STATUS_FILE = Path("/proc/self/status")
 PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
@@ -72,7 +72,7 @@ def _pytorch_forward(
 ) -> Forward:
     import torch
 
-    from trainer.checkpoint import load_model
+    from gauntlet.trainer.checkpoint import load_model
 
     torch.set_num_threads(threads)
     model: Any = load_model(folder, attention="sdpa")
@@ -101,7 +101,7 @@ class _OnGpu:
     def __init__(self, model: Any) -> None:
         import torch
 
-        from trainer.precision import has_bf16
+        from gauntlet.trainer.precision import has_bf16
 
         self._format = torch.bfloat16 if has_bf16(torch.device("cuda")) else torch.float16
         self._model = model.to("cuda")
@@ -124,7 +124,7 @@ class _OnGpu:
 
 def onnx_forward(path: Path, batches: Batches, threads: int, on_gpu: bool = False) -> Forward:
     """The graph as serving runs it."""
-    from serving.session import open_session
+    from gauntlet.serving.session import open_session
 
     session: Any = open_session(path, threads, "gpu" if on_gpu else "cpu")
 
@@ -138,7 +138,7 @@ def generating(folder: Path, batches: Batches, threads: int) -> Forward:
     """A language model's checkpoint as transformers continues prompts, greedily and with its cache."""
     import torch
 
-    from trainer.tasks.causal_lm import network_of
+    from gauntlet.trainer.tasks.causal_lm import network_of
 
     torch.set_num_threads(threads)
     network: Any = network_of(folder)
@@ -159,7 +159,7 @@ def generating(folder: Path, batches: Batches, threads: int) -> Forward:
 
 def generating_onnx(path: Path, batches: Batches, threads: int) -> Forward:
     """A language model's graph as serving continues prompts, greedily and with its cache."""
-    from serving.generation import Decoder
+    from gauntlet.serving.generation import Decoder
 
     decoder = Decoder(path, threads)
     decoder.stop_tokens = []  # as many tokens as the other makes

@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -23,14 +23,14 @@ def evaluate_model(
     report: dsl.Output[dsl.HTML],
 ) -> None:
     """Score the bundle and the champion of `name` on the same test rows."""
-    from components.step import log_figures, step
+    from gauntlet.components.step import log_figures, step
 
     with step(scores.path):
         from pathlib import Path
 
-        from components.evaluate_model.tasks import evaluate
-        from components.sections import given
-        from manifests.tasks import evaluation_of
+        from gauntlet.components.evaluate_model.tasks import evaluate
+        from gauntlet.components.sections import given
+        from gauntlet.manifests.tasks import evaluation_of
 
         result = evaluate(
             settings=evaluation_of(task, given(evaluation)),

@@ -17,9 +17,9 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from components.pictures import thumbnail
-from serving.inputs import Image, Rows
-from trainer.grading_metrics import quadratic_weighted_kappa
+from gauntlet.components.pictures import thumbnail
+from gauntlet.serving.inputs import Image, Rows
+from gauntlet.trainer.grading_metrics import quadratic_weighted_kappa
 
 Indices = npt.NDArray[np.int64]
 MISTAKE_CHARS = 300

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from components.pictures import data_uri
-from serving.bundle import Bundle
-from serving.inputs import Image
+from gauntlet.components.pictures import data_uri
+from gauntlet.serving.bundle import Bundle
+from gauntlet.serving.inputs import Image
 
 PLACES = (16, 12)  # along the height and the width of a side
 COVERED = 2  # places that one cover takes, along either

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.training_rows import Flags
+from gauntlet.components.training_rows import Flags
 
 
 @dataclass(frozen=True)

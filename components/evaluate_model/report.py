@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.evaluate_model.scorecard import ModelScores, Scorecard
+from gauntlet.components.evaluate_model.scorecard import ModelScores, Scorecard
 
 TEMPLATE = "report.html.jinja"
 FIGURES = {"macro_f1": "Macro-F1", "weighted_f1": "Weighted F1", "accuracy": "Accuracy"}
@@ -33,7 +33,7 @@ class Matrix:
 def render(scorecard: Scorecard, name: str) -> str:
     """The page for the model `name`. Texts of the data are escaped."""
     environment = Environment(
-        loader=PackageLoader("components.evaluate_model", ""),
+        loader=PackageLoader("gauntlet.components.evaluate_model", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from manifests.errors import DataError
-from serving.inputs import Rows
-from trainer.splits import holds_cards, read_cards, read_images, read_split
+from gauntlet.manifests.errors import DataError
+from gauntlet.serving.inputs import Rows
+from gauntlet.trainer.splits import holds_cards, read_cards, read_images, read_split
 
 IMAGES_FILE = "test.npz"
 

@@ -9,27 +9,27 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.evaluate_model.occlusion import occlusion_picture
-from components.evaluate_model.report import render
-from components.evaluate_model.rows import TestRows, read_test_rows
-from components.evaluate_model.scorecard import (
+from gauntlet.components.evaluate_model.occlusion import occlusion_picture
+from gauntlet.components.evaluate_model.report import render
+from gauntlet.components.evaluate_model.rows import TestRows, read_test_rows
+from gauntlet.components.evaluate_model.scorecard import (
     ChampionFailure,
     ChampionPredictions,
     OfGrader,
     Scorecard,
     assess,
 )
-from components.step import replacing, write_json, write_text
-from components.training_rows import TestRows as Fingerprints
-from components.training_rows import read_test_rows as read_fingerprints
-from components.training_rows import trained_on
-from manifests.errors import DataError, GauntletError, UsageError
-from manifests.evaluation import Evaluation
-from serving.bundle import Bundle, BundleError, read_info
-from serving.inputs import InputError, Rows
+from gauntlet.components.step import replacing, write_json, write_text
+from gauntlet.components.training_rows import TestRows as Fingerprints
+from gauntlet.components.training_rows import read_test_rows as read_fingerprints
+from gauntlet.components.training_rows import trained_on
+from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.serving.bundle import Bundle, BundleError, read_info
+from gauntlet.serving.inputs import InputError, Rows
 
 if TYPE_CHECKING:
-    from backends.registry import ModelVersion
+    from gauntlet.backends.registry import ModelVersion
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    from backends.registry import open_registry
+    from gauntlet.backends.registry import open_registry
 
     rows = read_test_rows(splits)
     classes, probabilities = score_challenger(bundle, rows)
@@ -123,7 +123,7 @@ def score_champion(
     Raises:
         GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
     """
-    from backends.registry import BUNDLE_TAG, bundle_folder
+    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder
 
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     repair = "Move the alias champion to a version that works: `gauntlet rollback`."

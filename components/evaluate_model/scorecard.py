@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components import bootstrap
-from components.evaluate_model.metrics import (
+from gauntlet.components import bootstrap
+from gauntlet.components.evaluate_model.metrics import (
     Figures,
     GradeFigures,
     Indices,
@@ -26,11 +26,11 @@ from components.evaluate_model.metrics import (
     shown,
     worst_mistakes,
 )
-from components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
-from components.training_rows import NO_FINGERPRINTS, Flags
-from manifests.evaluation import Evaluation
-from serving.inputs import Rows
-from trainer.grading_metrics import mean_known_error
+from gauntlet.components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
+from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.serving.inputs import Rows
+from gauntlet.trainer.grading_metrics import mean_known_error
 
 NOTHING_LEFT = (
     "No row is left to compare on: give the dataset a test split with rows that the champion has not seen."

@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -15,13 +15,13 @@ def fingerprint_data(
     sources: dsl.Output[dsl.Artifact],
 ) -> str:
     """A sha256 that changes when a file of the dataset does, or what is to be made of it."""
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(sources.path):
         from pathlib import Path
 
-        from components.fingerprint_data.run import run
-        from components.sections import given
-        from manifests.tasks import dataset_of
+        from gauntlet.components.fingerprint_data.run import run
+        from gauntlet.components.sections import given
+        from gauntlet.manifests.tasks import dataset_of
 
         return run(dataset_of(task, given(dataset)), task, int(seed), Path(sources.path))

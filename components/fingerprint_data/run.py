@@ -7,19 +7,19 @@ import json
 from pathlib import Path
 from uuid import uuid4
 
-from backends.storage import identities
-from components.step import write_json
-from components.validate_data.cards import source as cards
-from components.validate_data.conversations import source as conversations
-from components.validate_data.images import source as images
-from components.validate_data.texts import source as texts
-from manifests.causal_lm import ConversationDataset
-from manifests.dataset import Dataset
-from manifests.errors import DataError, UsageError
-from manifests.image_classification import ImageDataset
-from manifests.ordinal_grading import CardDataset
-from manifests.schema import as_parameter
-from manifests.text_classification import TextDataset
+from gauntlet.backends.storage import identities
+from gauntlet.components.step import write_json
+from gauntlet.components.validate_data.cards import source as cards
+from gauntlet.components.validate_data.conversations import source as conversations
+from gauntlet.components.validate_data.images import source as images
+from gauntlet.components.validate_data.texts import source as texts
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.manifests.schema import as_parameter
+from gauntlet.manifests.text_classification import TextDataset
 
 
 def run(section: Dataset, task: str, seed: int, sources_path: Path) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -19,14 +19,14 @@ def gate_model(
     table: dsl.Output[dsl.Markdown],
 ) -> str:
     """Judge every rule of the section `gates`: `promote` or `reject`."""
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(verdict.path):
         from pathlib import Path
 
-        from components.gate_model.run import gate
-        from components.sections import given
-        from manifests.tasks import gates_of
+        from gauntlet.components.gate_model.run import gate
+        from gauntlet.components.sections import given
+        from gauntlet.manifests.tasks import gates_of
 
         result = gate(
             gates=gates_of(task, given(gates)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.gate_model.rules import (
+from gauntlet.components.gate_model.rules import (
     Certificate,
     Comparison,
     Estimate,
@@ -16,7 +16,7 @@ from components.gate_model.rules import (
     Overlap,
     UnusableChampion,
 )
-from components.gate_model.values import MISSING
+from gauntlet.components.gate_model.values import MISSING
 
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
 
@@ -32,7 +32,7 @@ def read_figures(
     """Pick the figures out of evaluate-model's `scores`, convert-to-onnx's `candidates`, and `history`.
 
     `certificate` is the bundle's `parity.json`, `model_sha256` that of the model beside it, and
-    `bundle_fault` what `serving.verification` found wrong with the bundle, or None.
+    `bundle_fault` what `gauntlet.serving.verification` found wrong with the bundle, or None.
     """
     chosen = chosen_candidate(candidates)
     batch_size = str(at(candidates, "objective_batch_size"))

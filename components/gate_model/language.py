@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.gate_model.figures import at, chosen_candidate, confidence_of, overlap_of
-from components.gate_model.rules import (
+from gauntlet.components.gate_model.figures import at, chosen_candidate, confidence_of, overlap_of
+from gauntlet.components.gate_model.rules import (
     NEIGHBOURS,
     NO_CHAMPION,
     NOT_COMPARED,
@@ -23,8 +23,8 @@ from components.gate_model.rules import (
     judge_training_overlap,
     speedup_words,
 )
-from components.gate_model.stages import judge_stage, therapy_of
-from components.gate_model.values import (
+from gauntlet.components.gate_model.stages import judge_stage, therapy_of
+from gauntlet.components.gate_model.values import (
     CHANGE,
     FRACTION,
     MISSING,
@@ -33,14 +33,14 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.causal_lm import (
+from gauntlet.manifests.causal_lm import (
     PERPLEXITY_SPREAD,
     ROUGE_L_SPREAD,
     LanguageGates,
     default_gain_margin,
 )
-from manifests.gates import SMALLEST_MARGIN
-from manifests.metrics import NOT_MEASURED
+from gauntlet.manifests.gates import SMALLEST_MARGIN
+from gauntlet.manifests.metrics import NOT_MEASURED
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Documents:
     """evaluate-model's `scores`, convert-to-onnx's `candidates`, training's `history`, and the certificate.
 
     `model_sha256` is that of the model beside the certificate, where the bundle names it. `bundle_fault` is
-    what `serving.verification` found wrong with the bundle, or None. `managed`: the bundle holds no model, as
-    a vendor serves it.
+    what `serving/verification.py` found wrong with the bundle, or None. `managed`: the bundle holds no model,
+    as a vendor serves it.
     """
 
     scores: Mapping[str, Any]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeGuard
 
-from components.gate_model.values import (
+from gauntlet.components.gate_model.values import (
     CHANGE,
     DIFFERENCE,
     FRACTION,
@@ -24,7 +24,7 @@ from components.gate_model.values import (
     Domain,
     number_or_fault,
 )
-from manifests.gates import (
+from gauntlet.manifests.gates import (
     SMALLEST_CLASS_DROP,
     SMALLEST_MARGIN,
     CommonGates,
@@ -107,7 +107,7 @@ class Certificate:
         precision: What the weights are stored in: fp32 is judged by its logits, all else by its labels.
         bounds: What conversion held the candidate to.
         neighbour_difference: The largest change of a row's probability with the rows of its batch.
-        fault: What `serving.verification` found wrong with the bundle; None where it found nothing.
+        fault: What `gauntlet.serving.verification` found wrong with the bundle; None where it found nothing.
     """
 
     of_the_model: object

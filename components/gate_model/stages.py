@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from components.gate_model.rules import Decision, Operator, Verdict, decision_by, judge
-from components.gate_model.values import FRACTION, MISSING, POSITIVE, Domain
-from manifests.metrics import NOT_MEASURED
-from manifests.therapy import STAGES, Production, Stage, StageName, Stages, Staging
+from gauntlet.components.gate_model.rules import Decision, Operator, Verdict, decision_by, judge
+from gauntlet.components.gate_model.values import FRACTION, MISSING, POSITIVE, Domain
+from gauntlet.manifests.metrics import NOT_MEASURED
+from gauntlet.manifests.therapy import STAGES, Production, Stage, StageName, Stages, Staging
 
 LOWER, UPPER = "Bootstrap lower limit of", "Bootstrap upper limit of"
 RULES: tuple[tuple[str, str, Literal[">=", "<="], Domain, str], ...] = (
@@ -86,7 +86,7 @@ def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[s
 
 def recheck(evidence: Mapping[str, Any], to: StageName) -> Decision:
     """Judge the recorded figures once more, by the recorded bounds."""
-    from components.evaluate_model.therapy.validation import EVALUATORS
+    from gauntlet.components.evaluate_model.therapy.validation import EVALUATORS
 
     kind = Staging if to == "staging" else Production
     therapy = evidence.get("therapy", {})

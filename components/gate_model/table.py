@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.gate_model.rules import Decision, Outcome, Verdict
+from gauntlet.components.gate_model.rules import Decision, Outcome, Verdict
 
 LOG_WIDTH = 140
 COLOURS: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "not applicable": "dim"}

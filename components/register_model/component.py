@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -20,11 +20,11 @@ def register_model(
     version: dsl.Output[dsl.Artifact],
 ) -> None:
     """Register the bundle as a version of `name` and, if the manifest says so, make it champion."""
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(version.path):
-        from components.register_model.run import run
-        from components.sections import given
+        from gauntlet.components.register_model.run import run
+        from gauntlet.components.sections import given
 
         run(
             section=given(registration),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.registry import (
+from gauntlet.backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
     RUN_TAG,
@@ -16,12 +16,12 @@ from backends.registry import (
     open_registry,
     went_through_stages,
 )
-from components.gate_model.stages import evidence_of
-from components.lineage import manifest_commit
-from components.step import read_json, write_json
-from manifests.errors import GauntletError
-from manifests.schema import Registration
-from serving.bundle import MANAGED_TASK, BundleError, BundleInfo, read_info
+from gauntlet.components.gate_model.stages import evidence_of
+from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import read_json, write_json
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.schema import Registration
+from gauntlet.serving.bundle import MANAGED_TASK, BundleError, BundleInfo, read_info
 
 PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")

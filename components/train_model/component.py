@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAINER_IMAGE
+from gauntlet.components.images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -22,17 +22,17 @@ def train_model(
     """Train on the validated splits; keep the best epoch's weights and the history of all epochs."""
     from pathlib import Path
 
-    from components.step import log_figures, step
+    from gauntlet.components.step import log_figures, step
 
     with step(checkpoint.path, data_fingerprint):
-        from trainer.process import settle_process
+        from gauntlet.trainer.process import settle_process
 
         settle_process()
 
-        from components.sections import given
-        from components.train_model.run import run
-        from manifests.tasks import training_of
-        from trainer.run import TrainingRun
+        from gauntlet.components.sections import given
+        from gauntlet.components.train_model.run import run
+        from gauntlet.manifests.tasks import training_of
+        from gauntlet.trainer.run import TrainingRun
 
         training_run = TrainingRun(
             section=training_of(task, given(training)),

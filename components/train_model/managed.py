@@ -15,19 +15,19 @@ from typing import Any
 
 import pandas as pd
 
-from backends import storage
-from backends.gemini import Gemini, TuningJob, TuningRequest
-from backends.prices import estimate, hourly_rate, tuning_rate
-from backends.vertex_place import SCHEME, VertexPlace
-from components.lineage import manifest_commit
-from components.step import write_json
-from components.training_rows import bundled_file
-from manifests.errors import GauntletError, Preempted, UsageError
-from manifests.managed import ManagedTraining
-from manifests.schema import canonical_json
-from serving.bundle import ENDPOINT_FILE, MANAGED_TASK, BundleInfo, write_bundle
-from trainer.preemption import noticing_sigterm
-from trainer.splits import read_split, read_statistics
+from gauntlet.backends import storage
+from gauntlet.backends.gemini import Gemini, TuningJob, TuningRequest
+from gauntlet.backends.prices import estimate, hourly_rate, tuning_rate
+from gauntlet.backends.vertex_place import SCHEME, VertexPlace
+from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import write_json
+from gauntlet.components.training_rows import bundled_file
+from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
+from gauntlet.manifests.managed import ManagedTraining
+from gauntlet.manifests.schema import canonical_json
+from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.trainer.preemption import noticing_sigterm
+from gauntlet.trainer.splits import read_split, read_statistics
 
 MILLION = 1_000_000
 MOST_VALIDATION_ROWS = 5_000  # that the vendor takes

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -21,12 +21,12 @@ def train_model(
     """Have the model tuned on the validated splits; the bundle names the endpoint that serves it."""
     from pathlib import Path
 
-    from components.step import log_figures, step
+    from gauntlet.components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
-        from components.sections import given
-        from components.train_model.managed import run
-        from manifests.managed import ManagedTraining
+        from gauntlet.components.sections import given
+        from gauntlet.components.train_model.managed import run
+        from gauntlet.manifests.managed import ManagedTraining
 
         figures = run(
             section=ManagedTraining.model_validate(given(training)),

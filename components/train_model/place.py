@@ -7,8 +7,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from backends.kubeflow import RUN_ID_VARIABLE, STATES_VARIABLE
-from trainer.run import TrainingRun
+from gauntlet.backends.kubeflow import RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.trainer.run import TrainingRun
 
 FINISHED_FILE = "finished"
 """In the folder of a run whose training has ended: the next training on the volume removes the folder."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.step import write_json, write_text
-from components.train_model.place import free_volume, mark_finished, placed
-from trainer.curves import curves_page
-from trainer.history import tracked_name
-from trainer.launch import launch
-from trainer.run import TrainingRun
+from gauntlet.components.step import write_json, write_text
+from gauntlet.components.train_model.place import free_volume, mark_finished, placed
+from gauntlet.trainer.curves import curves_page
+from gauntlet.trainer.history import tracked_name
+from gauntlet.trainer.launch import launch
+from gauntlet.trainer.run import TrainingRun
 
 
 def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:

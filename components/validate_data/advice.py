@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
-from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection
-from manifests.dataset import Dataset, LabelledDataset
+from gauntlet.components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
+from gauntlet.components.validate_data.findings import CheckResult
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.manifests.dataset import Dataset, LabelledDataset
 
 RATIO_STEPS = 10
 

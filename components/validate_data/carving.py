@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from components.training_rows import hash_of
-from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitName
-from manifests.errors import DataError
+from gauntlet.components.training_rows import hash_of
+from gauntlet.components.validate_data.duplicates import Likeness
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError
 
 HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
 """In the order of their numbers: validation always lies between test and train."""

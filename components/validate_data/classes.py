@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from components.validate_data.findings import CheckResult, Verdict
-from manifests.dataset import SPLITS, ClassBalanceCheck, RowsPerClassCheck, Severity
+from gauntlet.components.validate_data.findings import CheckResult, Verdict
+from gauntlet.manifests.dataset import SPLITS, ClassBalanceCheck, RowsPerClassCheck, Severity
 
 
 def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, int]]:

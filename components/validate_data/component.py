@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -22,15 +22,15 @@ def validate_data(
 
     `rejected` is a folder with `rejected.csv`, every row that a check found fault with.
     """
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(splits.path, data_fingerprint):
         from pathlib import Path
 
-        from components.sections import given
-        from components.validate_data.rejected import REJECTED_FILE
-        from components.validate_data.run import run
-        from manifests.tasks import dataset_of
+        from gauntlet.components.sections import given
+        from gauntlet.components.validate_data.rejected import REJECTED_FILE
+        from gauntlet.components.validate_data.run import run
+        from gauntlet.manifests.tasks import dataset_of
 
         run(
             section=dataset_of(task, given(dataset)),

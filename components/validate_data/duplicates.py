@@ -14,8 +14,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reasons
-from manifests.dataset import SPLITS, SplitName
+from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.
 HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {

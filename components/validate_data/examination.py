@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.inspection import Inspection
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from manifests.dataset import RowCheck
+from gauntlet.manifests.dataset import RowCheck
 
 Verdict = Literal["pass", "warn", "drop", "fail"]
 SHOWN_EXAMPLES = 5

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from components.validate_data.findings import CheckResult, Finding, judge_rows
-from manifests.dataset import RowCheck
+from gauntlet.components.validate_data.findings import CheckResult, Finding, judge_rows
+from gauntlet.manifests.dataset import RowCheck
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 
 UNPACK: Mapping[str, tuple[str, Callable[[bytes], bytes]]] = {
     ".gz": ("gzip", gzip.decompress),

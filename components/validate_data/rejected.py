@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from components.step import replacing
-from components.validate_data.findings import CheckResult
-from components.validate_data.texts.text import excerpt
+from gauntlet.components.step import replacing
+from gauntlet.components.validate_data.findings import CheckResult
+from gauntlet.components.validate_data.texts.text import excerpt
 
 REJECTED_FILE = "rejected.csv"
 HEADER = ("file", "line", "check", "verdict", "value", "reason")

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.validate_data.inspection import Inspection
-from manifests.dataset import SPLITS
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.manifests.dataset import SPLITS
 
 VERDICT_WORDS = {
     "pass": "passed",
@@ -94,7 +94,7 @@ def render(
     `classes` are the `class_shares` of a dataset that has classes.
     """
     environment = Environment(
-        loader=PackageLoader("components.validate_data", ""),
+        loader=PackageLoader("gauntlet.components.validate_data", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

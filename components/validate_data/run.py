@@ -9,23 +9,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.step import write_json, write_text
-from components.training_rows import write_fingerprints
-from components.validate_data.advice import with_settings
-from components.validate_data.cards.examination import examine as examine_cards
-from components.validate_data.examination import Examination
-from components.validate_data.findings import CheckResult
-from components.validate_data.images.examination import examine as examine_images
-from components.validate_data.inspection import Inspection
-from components.validate_data.rejected import REJECTED_FILE, write_rejected
-from components.validate_data.texts.examination import examine as examine_texts
-from components.validate_data.texts.outputs import STATISTICS_FILE
-from manifests.causal_lm import ConversationDataset
-from manifests.dataset import Dataset
-from manifests.errors import DataError
-from manifests.image_classification import ImageDataset
-from manifests.ordinal_grading import CardDataset
-from manifests.text_classification import TextDataset
+from gauntlet.components.step import write_json, write_text
+from gauntlet.components.training_rows import write_fingerprints
+from gauntlet.components.validate_data.advice import with_settings
+from gauntlet.components.validate_data.cards.examination import examine as examine_cards
+from gauntlet.components.validate_data.examination import Examination
+from gauntlet.components.validate_data.findings import CheckResult
+from gauntlet.components.validate_data.images.examination import examine as examine_images
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.rejected import REJECTED_FILE, write_rejected
+from gauntlet.components.validate_data.texts.examination import examine as examine_texts
+from gauntlet.components.validate_data.texts.outputs import STATISTICS_FILE
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.manifests.text_classification import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
@@ -102,7 +102,9 @@ def _examine(section: Dataset) -> Examination:
     if isinstance(section, CardDataset):
         return examine_cards(section)
     if isinstance(section, ConversationDataset):
-        from components.validate_data.conversations.examination import examine as examine_conversations
+        from gauntlet.components.validate_data.conversations.examination import (
+            examine as examine_conversations,
+        )
 
         return examine_conversations(section)  # it loads transformers, which the others do without
     assert isinstance(section, TextDataset)

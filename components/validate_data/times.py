@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 
 SHOWN_FAULTS = 5
 KEY = "dataset.columns.time"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.write_report.artifacts import Figure, History
-from components.write_report.figures import (
+from gauntlet.components.write_report.artifacts import Figure, History
+from gauntlet.components.write_report.figures import (
     ABSENT,
     count,
     decimal,

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from components.write_report.artifacts import Figure, History
-from components.write_report.figures import decimal, general, is_figure, words
+from gauntlet.components.write_report.artifacts import Figure, History
+from gauntlet.components.write_report.figures import decimal, general, is_figure, words
 
 WIDTH, HEIGHT = 500, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 118, 16, 36

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from backends.storage import file_system
-from components.step import ERROR_FILE, REUSED_FILE
-from components.write_report.artifacts import (
+from gauntlet.backends.storage import file_system
+from gauntlet.components.step import ERROR_FILE, REUSED_FILE
+from gauntlet.components.write_report.artifacts import (
     Bundle,
     Candidates,
     Checks,
@@ -33,10 +33,10 @@ from components.write_report.artifacts import (
     Verdict,
     Version,
 )
-from components.write_report.progress import Trace, step_records
-from components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
-from components.write_report.scores import LanguageScores, Scores
-from serving.bundle import MANAGED_TASK
+from gauntlet.components.write_report.progress import Trace, step_records
+from gauntlet.components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
+from gauntlet.components.write_report.scores import LanguageScores, Scores
+from gauntlet.serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from components.write_report.artifacts import Figure, Interval
-from components.write_report.charts import Tick, nice_ticks, tick_labels
-from components.write_report.figures import is_figure
-from components.write_report.scores import ClassScore, Scored, Scores
+from gauntlet.components.write_report.artifacts import Figure, Interval
+from gauntlet.components.write_report.charts import Tick, nice_ticks, tick_labels
+from gauntlet.components.write_report.figures import is_figure
+from gauntlet.components.write_report.scores import ClassScore, Scored, Scores
 
 METRICS = {"macro_f1": "Macro-F1", "weighted_f1": "Weighted F1", "accuracy": "Accuracy"}
 AXIS_TICKS = 3

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -18,11 +18,11 @@ def write_report(
     """Write the whole run as one self-contained page, from what its steps left under `pipeline_root`."""
     from pathlib import Path
 
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(report.path):
-        from components.write_report import run
-        from components.write_report.record import FinalStatus
+        from gauntlet.components.write_report import run
+        from gauntlet.components.write_report.record import FinalStatus
 
         ended = run.write_report(
             name=name,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from components.write_report.figures import duration
-from components.write_report.progress import PROMOTE, REJECT
-from components.write_report.record import RunRecord, State, StepRecord
+from gauntlet.components.write_report.figures import duration
+from gauntlet.components.write_report.progress import PROMOTE, REJECT
+from gauntlet.components.write_report.record import RunRecord, State, StepRecord
 
 NODE_WIDTH, NODE_HEIGHT = 150, 56
 GAP, FORK_GAP, FORK_SPREAD = 22, 76, 92

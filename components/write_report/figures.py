@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
-from manifests.metrics import NAMES
+from gauntlet.manifests.metrics import NAMES
 
 ABSENT = "–"
 EXCERPT_CHARS = 400

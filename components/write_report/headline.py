@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.write_report.figures import (
+from gauntlet.components.write_report.figures import (
     count,
     decimal,
     dollars,
@@ -14,8 +14,8 @@ from components.write_report.figures import (
     signed,
     times,
 )
-from components.write_report.record import RunRecord
-from components.write_report.scores import Doubted, LanguageScores
+from gauntlet.components.write_report.record import RunRecord
+from gauntlet.components.write_report.scores import Doubted, LanguageScores
 
 CHECK_WORDS = {"fail": "failed", "warn": "with a warning", "drop": "with rows dropped"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from components.write_report.artifacts import Candidates, Figure, Latency
-from components.write_report.figures import is_figure
+from gauntlet.components.write_report.artifacts import Candidates, Figure, Latency
+from gauntlet.components.write_report.figures import is_figure
 
 PYTORCH = "PyTorch"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.write_report.record import RunRecord
+from gauntlet.components.write_report.record import RunRecord
 
 LINEAGE_TITLES = {
     "manifest_sha256": "Manifest sha256",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from backends.registry import CHALLENGER, CHAMPION, STAGING
-from components.write_report.artifacts import Version
-from components.write_report.figures import words
-from components.write_report.progress import FAILURE
-from components.write_report.record import RunRecord, StepRecord
-from manifests.errors import DataError, RejectedError
+from gauntlet.backends.registry import CHALLENGER, CHAMPION, STAGING
+from gauntlet.components.write_report.artifacts import Version
+from gauntlet.components.write_report.figures import words
+from gauntlet.components.write_report.progress import FAILURE
+from gauntlet.components.write_report.record import RunRecord, StepRecord
+from gauntlet.manifests.errors import DataError, RejectedError
 
 Kind = Literal["promoted", "registered", "unchanged", "rejected", "data refused", "failed", "cancelled"]
 

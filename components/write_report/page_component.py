@@ -7,7 +7,7 @@ has no page.
 
 from kfp import dsl
 
-from components.images import COMPONENTS_IMAGE
+from gauntlet.components.images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
@@ -30,11 +30,11 @@ def write_report(
     """Write the whole run as one self-contained page, from the outputs of its steps."""
     from pathlib import Path
 
-    from components.step import step
+    from gauntlet.components.step import step
 
     with step(report.path):
-        from components.write_report import run
-        from components.write_report.collect import Artifact
+        from gauntlet.components.write_report import run
+        from gauntlet.components.write_report.collect import Artifact
 
         converter = "train-model" if managed else "convert-to-onnx"
         given = [

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.write_report.artifacts import Candidates
-from components.write_report.charts import (
+from gauntlet.components.write_report.artifacts import Candidates
+from gauntlet.components.write_report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -21,7 +21,7 @@ from components.write_report.charts import (
     spread,
     tick_labels,
 )
-from components.write_report.figures import is_figure
+from gauntlet.components.write_report.figures import is_figure
 
 WIDTH, RIGHT = 560, 170
 NAME_HEIGHT = 14

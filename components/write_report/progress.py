@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from components.write_report.record import STEPS, FinalStatus, State, StepRecord
+from gauntlet.components.write_report.record import STEPS, FinalStatus, State, StepRecord
 
 PROMOTE = "promote"
 REJECT = "reject"

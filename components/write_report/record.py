@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from components.write_report.artifacts import (
+from gauntlet.components.write_report.artifacts import (
     Bundle,
     Candidates,
     Checks,
@@ -17,7 +17,7 @@ from components.write_report.artifacts import (
     Verdict,
     Version,
 )
-from components.write_report.scores import LanguageScores, Scores
+from gauntlet.components.write_report.scores import LanguageScores, Scores
 
 STEPS = (
     "fingerprint-data",

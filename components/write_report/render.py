@@ -11,15 +11,15 @@ from datetime import datetime
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from components.write_report import comparison, dag, figures, latency
-from components.write_report.bill import bill
-from components.write_report.charts import training_charts
-from components.write_report.headline import tiles
-from components.write_report.lineage import lineage
-from components.write_report.next_steps import next_steps
-from components.write_report.outcome import Kind, outcome
-from components.write_report.pareto import pareto_picture
-from components.write_report.record import RunRecord
+from gauntlet.components.write_report import comparison, dag, figures, latency
+from gauntlet.components.write_report.bill import bill
+from gauntlet.components.write_report.charts import training_charts
+from gauntlet.components.write_report.headline import tiles
+from gauntlet.components.write_report.lineage import lineage
+from gauntlet.components.write_report.next_steps import next_steps
+from gauntlet.components.write_report.outcome import Kind, outcome
+from gauntlet.components.write_report.pareto import pareto_picture
+from gauntlet.components.write_report.record import RunRecord
 
 TEMPLATE = "report.html.jinja"
 CODE = re.compile(r"`([^`]+)`")
@@ -69,7 +69,9 @@ def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> s
 
 def page_environment(*packages: str) -> Environment:
     """The templates of this package, and before them those of others, with the filters that they use."""
-    loaders = [PackageLoader(package, "templates") for package in (*packages, "components.write_report")]
+    loaders = [
+        PackageLoader(package, "templates") for package in (*packages, "gauntlet.components.write_report")
+    ]
     environment = Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.step import write_text
-from components.write_report.collect import Artifact, collect, collect_artifacts
-from components.write_report.outcome import Outcome, outcome
-from components.write_report.record import FinalStatus
-from components.write_report.render import render
+from gauntlet.components.step import write_text
+from gauntlet.components.write_report.collect import Artifact, collect, collect_artifacts
+from gauntlet.components.write_report.outcome import Outcome, outcome
+from gauntlet.components.write_report.record import FinalStatus
+from gauntlet.components.write_report.render import render
 
 
 def write_report(

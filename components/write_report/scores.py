@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.write_report.artifacts import Figure, Interval
+from gauntlet.components.write_report.artifacts import Figure, Interval
 
 
 @dataclass(frozen=True)

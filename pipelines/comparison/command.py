@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.step import write_text
-from components.write_report.figures import NBSP, decimal, signed
-from pipelines.comparison.differences import CONFIDENCE, Difference
-from pipelines.comparison.page import Comparison, compare, render, shown_interval
-from pipelines.comparison.runs import read_pair
-from pipelines.home import Home
-from pipelines.terminal import NAME_COLUMN, plain, styled
+from gauntlet.components.step import write_text
+from gauntlet.components.write_report.figures import NBSP, decimal, signed
+from gauntlet.pipelines.comparison.differences import CONFIDENCE, Difference
+from gauntlet.pipelines.comparison.page import Comparison, compare, render, shown_interval
+from gauntlet.pipelines.comparison.runs import read_pair
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.terminal import NAME_COLUMN, plain, styled
 
 COLOURS = {"good": "green", "bad": "red"}
 
@@ -24,7 +24,7 @@ def compare_runs(home: Home, first: str, second: str, console: Console) -> Path:
     """Print two runs side by side, and write their page; returns where it lies.
 
     Raises:
-        UsageError: The runs cannot be compared; see `pipelines.comparison.runs`.
+        UsageError: The runs cannot be compared; see `gauntlet.pipelines.comparison.runs`.
     """
     comparison = compare(*read_pair(home, first, second))
     ids = comparison.first.run_id, comparison.second.run_id

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components import bootstrap
-from components.write_report.artifacts import Figure
-from components.write_report.figures import is_figure, words
-from manifests.metrics import LOWER_IS_BETTER
-from pipelines.comparison.runs import ComparedRun
+from gauntlet.components import bootstrap
+from gauntlet.components.write_report.artifacts import Figure
+from gauntlet.components.write_report.figures import is_figure, words
+from gauntlet.manifests.metrics import LOWER_IS_BETTER
+from gauntlet.pipelines.comparison.runs import ComparedRun
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95

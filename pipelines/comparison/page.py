@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.write_report.artifacts import Figure
-from components.write_report.bill import bill
-from components.write_report.charts import LineChart, Series, line_chart
-from components.write_report.figures import (
+from gauntlet.components.write_report.artifacts import Figure
+from gauntlet.components.write_report.bill import bill
+from gauntlet.components.write_report.charts import LineChart, Series, line_chart
+from gauntlet.components.write_report.figures import (
     ABSENT,
     capitalize_first,
     decimal,
@@ -20,9 +20,9 @@ from components.write_report.figures import (
     times,
     words,
 )
-from components.write_report.render import page_environment, render_page
-from pipelines.comparison.answers import answer_intervals
-from pipelines.comparison.differences import (
+from gauntlet.components.write_report.render import page_environment, render_page
+from gauntlet.pipelines.comparison.answers import answer_intervals
+from gauntlet.pipelines.comparison.differences import (
     CONFIDENCE,
     Difference,
     Interval,
@@ -35,7 +35,7 @@ from pipelines.comparison.differences import (
     paired_intervals,
     paired_rows,
 )
-from pipelines.comparison.runs import ComparedRun
+from gauntlet.pipelines.comparison.runs import ComparedRun
 
 TEMPLATE = "compare.html.jinja"
 STYLES = {"A": "line-accent", "B": "line-second"}
@@ -132,7 +132,7 @@ def render(comparison: Comparison) -> str:
     """The page, with nothing loaded from anywhere."""
     rows = comparison.rows
     return render_page(
-        page_environment("pipelines.comparison").get_template(TEMPLATE),
+        page_environment("gauntlet.pipelines.comparison").get_template(TEMPLATE),
         comparison=comparison,
         confidence=CONFIDENCE,
         shown_interval=shown_interval,

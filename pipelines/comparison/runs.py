@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from components.step import read_json
-from components.write_report.artifacts import History
-from components.write_report.collect import collect
-from components.write_report.record import RunRecord as CollectedRun
-from manifests.errors import GauntletError, UsageError
-from manifests.section import flatten
-from pipelines.home import MANIFEST_FILE, STEPS_FOLDER, Home, RunRecord
+from gauntlet.components.step import read_json
+from gauntlet.components.write_report.artifacts import History
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.record import RunRecord as CollectedRun
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.section import flatten
+from gauntlet.pipelines.home import MANIFEST_FILE, STEPS_FOLDER, Home, RunRecord
 
 
 @dataclass(frozen=True)

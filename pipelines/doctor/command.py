@@ -9,11 +9,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from backends.google_rest import Rest
-from manifests.errors import GauntletError
-from pipelines.doctor.examination import Examination, Finding
-from pipelines.doctor.needs import needs
-from pipelines.terminal import NAME_COLUMN, console, plain
+from gauntlet.backends.google_rest import Rest
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.pipelines.doctor.examination import Examination, Finding
+from gauntlet.pipelines.doctor.needs import needs
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, plain
 
 COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
-from backends.google_rest import NO_TOKEN, Refused, Rest
-from manifests.errors import UsageError
-from pipelines.doctor.needs import PROJECT, SUBMITTER, Grant, Needs
+from gauntlet.backends.google_rest import NO_TOKEN, Refused, Rest
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.doctor.needs import PROJECT, SUBMITTER, Grant, Needs
 
 State = Literal["ok", "missing", "not seen"]
 

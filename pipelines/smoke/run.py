@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manifests.errors import Fault, GauntletError, ManifestError
-from manifests.loading import load_manifest
-from manifests.managed import is_managed
-from manifests.schema import Manifest
-from pipelines.home import Home
-from pipelines.local_run import FinishedRun, run_locally
-from pipelines.smoke.settings import overrides, tiny_settings
-from pipelines.terminal import plain
+from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.local_run import FinishedRun, run_locally
+from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
+from gauntlet.pipelines.terminal import plain
 
 Result = Literal["promote", "reject", "failed", "skipped"]
 STYLES: dict[Result, str] = {"promote": "green", "reject": "green", "failed": "bold red", "skipped": "yellow"}

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manifests.dataset import LabelledDataset
-from manifests.image_classification import ImageDataset
-from manifests.ordinal_grading import CardDataset
-from manifests.schema import Manifest
+from gauntlet.manifests.dataset import LabelledDataset
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.manifests.schema import Manifest
 
 PACKAGED_CONVERSATIONS = "package://manifests/data/conversations_sample.json"
 CARDS = "synthetic://cards?cards=160&seed=7"

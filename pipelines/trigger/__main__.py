@@ -1,4 +1,4 @@
-"""Receive events over HTTP: `python -m pipelines.trigger`, at the port that Cloud Run names in `PORT`."""
+"""`python -m gauntlet.pipelines.trigger` receives events over HTTP at the port in `PORT`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-import pipelines
-from pipelines.safe_path import safe_environment
+import gauntlet
+from gauntlet.pipelines.safe_path import safe_environment
 
 
 def main() -> None:
     """Become gunicorn with one worker, of one thread: a limit that two count against at once is none."""
     bind = f"0.0.0.0:{os.environ.get('PORT', '8080')}"
     options = ["--preload", "--workers", "1", "--timeout", "60", "--no-control-socket"]
-    application = "pipelines.trigger.web:create()"
-    options += ["--chdir", str(Path(pipelines.__path__[0]).parent)]  # gunicorn imports from its folder first
+    application = "gauntlet.pipelines.trigger.web:create()"
+    options += ["--chdir", str(Path(gauntlet.__path__[0]).parent)]  # gunicorn imports from its folder first
     command = [sys.executable, "-m", "gunicorn", *options, "--bind", bind, application]
     os.execve(sys.executable, command, safe_environment())
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from manifests.errors import UsageError
-from manifests.section import Name, Section
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.section import Name, Section
 
 SPEC_VERSION = "1.0"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
-from backends.vertex_jobs import ListedJob
-from manifests.errors import UsageError
+from gauntlet.backends.vertex_jobs import ListedJob
+from gauntlet.manifests.errors import UsageError
 
 DAY = timedelta(days=1)
 BUDGET_PERIOD = timedelta(days=30)

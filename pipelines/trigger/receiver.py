@@ -20,18 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import manifests
-from backends.data_uris import lies_in, shown
-from backends.vertex_jobs import PipelineJobs
-from manifests.errors import GauntletError, UsageError
-from manifests.loading import load_manifest
-from manifests.schema import Manifest
-from pipelines.run_command import load_affordable
-from pipelines.training import keep_large_sections
-from pipelines.trigger.events import Delivery, Event, read_delivery
-from pipelines.trigger.limits import BUDGET_PERIOD, Limits
-from pipelines.vertex.submission import Destination, pipeline_job
-from pipelines.vertex.submit import compiled_submission, require_sendable
+from gauntlet import manifests
+from gauntlet.backends.data_uris import lies_in, shown
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.run_command import load_affordable
+from gauntlet.pipelines.training import keep_large_sections
+from gauntlet.pipelines.trigger.events import Delivery, Event, read_delivery
+from gauntlet.pipelines.trigger.limits import BUDGET_PERIOD, Limits
+from gauntlet.pipelines.vertex.submission import Destination, pipeline_job
+from gauntlet.pipelines.vertex.submit import compiled_submission, require_sendable
 
 SETTINGS = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT", "GAUNTLET_REGISTRY")
 

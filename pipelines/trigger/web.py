@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from manifests.errors import UsageError
-from pipelines.trigger.receiver import Answer, Receiver
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.trigger.receiver import Answer, Receiver
 
 LARGEST_BODY = 1_000_000
 """Bytes; an event is a few hundred."""

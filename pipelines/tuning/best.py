@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainer.tuning.study import Trial
+from gauntlet.trainer.tuning.study import Trial
 
 
 def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], path: Path) -> None:

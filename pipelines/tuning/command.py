@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from manifests.errors import UsageError
-from manifests.loading import read_content
-from manifests.schema import Manifest
-from pipelines.home import Home
-from pipelines.interruption import interruptible
-from pipelines.terminal import plain, styled
-from pipelines.tuning.run import (
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import read_content
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.interruption import interruptible
+from gauntlet.pipelines.terminal import plain, styled
+from gauntlet.pipelines.tuning.run import (
     TunedStudy,
     Tuning,
     most_it_can_cost,
@@ -23,8 +23,8 @@ from pipelines.tuning.run import (
     tune_locally,
     validated_splits,
 )
-from pipelines.tuning.summary import best_trials
-from pipelines.tuning.workers import alone
+from gauntlet.pipelines.tuning.summary import best_trials
+from gauntlet.pipelines.tuning.workers import alone
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 CREATE_JOB = ("gcloud", "ai", "hp-tuning-jobs", "create", "--region=REGION")
@@ -88,7 +88,7 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
         UsageError: `staging` is in no bucket, or the encoder lies on this machine.
         DataError: The data failed a check.
     """
-    from pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
+    from gauntlet.pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
 
     manifest = tuning.manifest
     search = search_space(manifest, tuning.file)

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from manifests.metrics import as_score
-from manifests.search import Dimension, Search
-from trainer.tuning.study import Trial, best_trial
+from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.trainer.tuning.study import Trial, best_trial
 
 PANELS_PER_ROW = 3
 COMPLETE, PRUNED, BEST = "tab:blue", "0.6", "tab:orange"

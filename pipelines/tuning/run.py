@@ -11,24 +11,24 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from backends.prices import hourly_rate
-from components.validate_data.run import run as validate_data
-from manifests.causal_lm import LanguageTraining
-from manifests.errors import Fault, GauntletError, ManifestError
-from manifests.schema import Manifest
-from manifests.search import Search, Value
-from manifests.tasks import trained_here
-from pipelines.home import Home
-from pipelines.interruption import Interrupted, interruptible
-from pipelines.terminal import styled
-from pipelines.tuning.best import write_tuned
-from pipelines.tuning.picture import draw
-from pipelines.tuning.summary import print_trial
-from pipelines.tuning.workers import alone, work
-from serving.cpu import usable_cpus
-from trainer.splits import read_statistics
-from trainer.tuning.job import TuningJob, study_name
-from trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare
+from gauntlet.backends.prices import hourly_rate
+from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.manifests.causal_lm import LanguageTraining
+from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.search import Search, Value
+from gauntlet.manifests.tasks import trained_here
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.interruption import Interrupted, interruptible
+from gauntlet.pipelines.terminal import styled
+from gauntlet.pipelines.tuning.best import write_tuned
+from gauntlet.pipelines.tuning.picture import draw
+from gauntlet.pipelines.tuning.summary import print_trial
+from gauntlet.pipelines.tuning.workers import alone, work
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.trainer.splits import read_statistics
+from gauntlet.trainer.tuning.job import TuningJob, study_name
+from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare
 
 DATABASE_FILE = "study.db"
 PICTURE_FILE = "study.png"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from manifests.search import Value
-from pipelines.terminal import styled
-from trainer.tuning.study import Trial
+from gauntlet.manifests.search import Value
+from gauntlet.pipelines.terminal import styled
+from gauntlet.trainer.tuning.study import Trial
 
 TRIALS_SHOWN = 5
 

@@ -15,17 +15,17 @@ from typing import Any
 
 import yaml
 
-from components.images import TRAINER_IMAGE
-from manifests.accelerators import bought_gpus_environment
-from manifests.errors import UsageError
-from manifests.metrics import LOWER_IS_BETTER
-from manifests.schema import Manifest, as_parameter
-from manifests.search import Dimension, Search
-from manifests.tasks import trained_here
-from manifests.training import Resources
-from pipelines.platforms import SECONDS_TO_START_AND_END
-from pipelines.vertex.submission import require_reachable_model
-from trainer.tuning.study import is_whole
+from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.manifests.accelerators import bought_gpus_environment
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.metrics import LOWER_IS_BETTER
+from gauntlet.manifests.schema import Manifest, as_parameter
+from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.tasks import trained_here
+from gauntlet.manifests.training import Resources
+from gauntlet.pipelines.platforms import SECONDS_TO_START_AND_END
+from gauntlet.pipelines.vertex.submission import require_reachable_model
+from gauntlet.trainer.tuning.study import is_whole
 
 SPLITS_FOLDER = "splits"
 TRIALS_FOLDER = "trials"
@@ -89,7 +89,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                     "replicaCount": 1,
                     "containerSpec": {
                         "imageUri": TRAINER_IMAGE,
-                        "command": ["python", "-P", "-m", "trainer"],
+                        "command": ["python", "-P", "-m", "gauntlet.trainer"],
                         "env": [{"name": name, "value": value} for name, value in environment.items()],
                         "args": [
                             f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.processes import how_ended
-from manifests.errors import GauntletError, UsageError
-from pipelines.interruption import ending
-from pipelines.safe_path import safe_environment
-from pipelines.temporary import TemporaryFolder, temporary_folder
-from trainer.tuning.job import TuningJob
+from gauntlet.backends.processes import how_ended
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.pipelines.interruption import ending
+from gauntlet.pipelines.safe_path import safe_environment
+from gauntlet.pipelines.temporary import TemporaryFolder, temporary_folder
+from gauntlet.trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -108,7 +108,7 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
 def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.tuning"],
+            [sys.executable, "-m", "gauntlet.trainer.tuning"],
             stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backends.vertex_jobs import CONTENT_LABEL, with_content_label
-from backends.vertex_schedules import PipelineSchedules
-from manifests.errors import UsageError
-from pipelines.run_command import load_affordable
-from pipelines.training import keep_large_sections
-from pipelines.vertex.schedules import Schedule
-from pipelines.vertex.submission import Destination, pipeline_job
-from pipelines.vertex.submit import Submission, compiled_submission, require_sendable
-from pipelines.vertex.templates import template_submission
+from gauntlet.backends.vertex_jobs import CONTENT_LABEL, with_content_label
+from gauntlet.backends.vertex_schedules import PipelineSchedules
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.run_command import load_affordable
+from gauntlet.pipelines.training import keep_large_sections
+from gauntlet.pipelines.vertex.schedules import Schedule
+from gauntlet.pipelines.vertex.submission import Destination, pipeline_job
+from gauntlet.pipelines.vertex.submit import Submission, compiled_submission, require_sendable
+from gauntlet.pipelines.vertex.templates import template_submission
 
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 LIMITS = {"max_concurrent_run_count": 1, "max_concurrent_active_run_count": 1, "allow_queueing": False}

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from backends.cloud_logging import job_log
-from backends.vertex_calls import QuotaError
-from backends.vertex_jobs import PipelineJobs
-from manifests.errors import UsageError
-from manifests.schema import Manifest
-from pipelines.home import gauntlet_home
-from pipelines.interruption import EXIT_CODE, Interrupted, interruptible
-from pipelines.run_command import load_affordable, run_here
-from pipelines.terminal import console, errors, plain, styled
+from gauntlet.backends.cloud_logging import job_log
+from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted, interruptible
+from gauntlet.pipelines.run_command import load_affordable, run_here
+from gauntlet.pipelines.terminal import console, errors, plain, styled
 
 Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's id.")]
 Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
@@ -70,13 +70,13 @@ def submit(
     ] = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
-    from pipelines.local_run import commit_of
-    from pipelines.summary import print_summary
-    from pipelines.vertex.follow import conclude, has_trained
-    from pipelines.vertex.submission import Destination
-    from pipelines.vertex.submit import check_submission, compiled_submission
-    from pipelines.vertex.submit import submit as send
-    from pipelines.vertex.templates import template_submission
+    from gauntlet.pipelines.local_run import commit_of
+    from gauntlet.pipelines.summary import print_summary
+    from gauntlet.pipelines.vertex.follow import conclude, has_trained
+    from gauntlet.pipelines.vertex.submission import Destination
+    from gauntlet.pipelines.vertex.submit import check_submission, compiled_submission
+    from gauntlet.pipelines.vertex.submit import submit as send
+    from gauntlet.pipelines.vertex.templates import template_submission
 
     if (path is None) == (template is None):
         raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
@@ -108,9 +108,9 @@ def submit(
 
 def status(run: Run = "latest") -> None:
     """Say how far a submitted run is; when it has ended, how."""
-    from pipelines.summary import print_summary
-    from pipelines.vertex.follow import ENDED, JobView, conclude, state_of
-    from pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.summary import print_summary
+    from gauntlet.pipelines.vertex.follow import ENDED, JobView, conclude, state_of
+    from gauntlet.pipelines.vertex.submit import submitted_run
 
     home = gauntlet_home()
     submitted = submitted_run(run, home)
@@ -130,8 +130,8 @@ def status(run: Run = "latest") -> None:
 
 def cancel(run: Run) -> None:
     """End a submitted run."""
-    from pipelines.vertex.follow import ENDED, state_of
-    from pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.vertex.follow import ENDED, state_of
+    from gauntlet.pipelines.vertex.submit import submitted_run
 
     submitted = submitted_run(run, gauntlet_home())
     jobs = PipelineJobs(submitted.place)
@@ -147,8 +147,8 @@ def logs(
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
     """Print what the steps of a submitted run have printed."""
-    from pipelines.training import STEPS
-    from pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.training import STEPS
+    from gauntlet.pipelines.vertex.submit import submitted_run
 
     if step is not None and step not in STEPS:
         raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
@@ -174,8 +174,8 @@ def upload(
     tag: Annotated[str | None, typer.Option(help="Default: the checkout's commit.")] = None,
 ) -> None:
     """Keep compiled pipelines as templates in Artifact Registry."""
-    from pipelines.local_run import git_commit
-    from pipelines.vertex.templates import upload as keep
+    from gauntlet.pipelines.local_run import git_commit
+    from gauntlet.pipelines.vertex.templates import upload as keep
 
     commit = tag or git_commit()
     if tag is None and (commit == "unknown" or commit.endswith("-dirty")):
@@ -194,7 +194,7 @@ def _custom_job(task: Any) -> str:
 
 def _followed(run: Any) -> Any:
     """Show the run to its end and return its job."""
-    from pipelines.vertex.follow import follow
+    from gauntlet.pipelines.vertex.follow import follow
 
     try:
         with interruptible():

@@ -14,9 +14,9 @@ from google_cloud_pipeline_components.v1.custom_job import (
 from kfp import dsl
 from kfp.dsl import base_component
 
-from backends.vertex_place import valid_label
-from manifests.errors import UsageError
-from manifests.schema import Manifest
+from gauntlet.backends.vertex_place import valid_label
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.schema import Manifest
 
 STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
 STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"

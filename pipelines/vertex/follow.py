@@ -10,16 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from backends.vertex_calls import QuotaError, quota_refusal
-from backends.vertex_jobs import PipelineJobs
-from components.write_report.collect import collect
-from components.write_report.outcome import outcome
-from components.write_report.record import FinalStatus
-from components.write_report.render import render
-from pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
-from pipelines.live import State, StepTable, StepView
-from pipelines.local_run import FinishedRun
-from pipelines.training import STEPS
+from gauntlet.backends.vertex_calls import QuotaError, quota_refusal
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.outcome import outcome
+from gauntlet.components.write_report.record import FinalStatus
+from gauntlet.components.write_report.render import render
+from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
+from gauntlet.pipelines.live import State, StepTable, StepView
+from gauntlet.pipelines.local_run import FinishedRun
+from gauntlet.pipelines.training import STEPS
 
 SECONDS_BETWEEN_LOOKS = 10.0
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")

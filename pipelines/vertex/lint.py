@@ -14,9 +14,9 @@ from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
-from manifests.errors import UsageError
-from pipelines.process_one import command_fault
-from pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.process_one import command_fault
+from gauntlet.pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
 """Of the wrapper around a custom job: a name that Vertex knows, and no image that it pulls."""

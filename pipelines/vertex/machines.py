@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
-from manifests.accelerators import accelerator_fault
-from manifests.training import Resources
+from gauntlet.manifests.accelerators import accelerator_fault
+from gauntlet.manifests.training import Resources
 
 ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
 

@@ -15,9 +15,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from backends.storage import PACKAGE_SCHEME, is_folder
-from manifests.errors import UsageError
-from manifests.loading import PATH_KEYS
+from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import PATH_KEYS
 
 PROJECT = "gauntlet"
 MODELS = "models"

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from backends.google_images import is_pushed
-from backends.google_project import GoogleProject
-from backends.prices import estimate
-from backends.vertex_calls import QuotaError
-from manifests.errors import UsageError
-from manifests.schema import Manifest
-from pipelines.terminal import plain
-from pipelines.training import CPUS_OF_A_STEP
-from pipelines.vertex.machines import needed_quotas
-from pipelines.vertex.submission import Destination
+from gauntlet.backends.google_images import is_pushed
+from gauntlet.backends.google_project import GoogleProject
+from gauntlet.backends.prices import estimate
+from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.terminal import plain
+from gauntlet.pipelines.training import CPUS_OF_A_STEP
+from gauntlet.pipelines.vertex.machines import needed_quotas
+from gauntlet.pipelines.vertex.submission import Destination
 
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}

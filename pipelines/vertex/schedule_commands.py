@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.terminal import NAME_COLUMN, console, plain
-from pipelines.vertex.commands import (
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, plain
+from gauntlet.pipelines.vertex.commands import (
     Project,
     Region,
     RegistryUri,
@@ -38,11 +38,11 @@ def apply_(
     diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
-    from backends.vertex_jobs import CONTENT_LABEL
-    from backends.vertex_schedules import PipelineSchedules
-    from pipelines.vertex.applying import apply, plan
-    from pipelines.vertex.schedules import read_schedules
-    from pipelines.vertex.submission import Destination
+    from gauntlet.backends.vertex_jobs import CONTENT_LABEL
+    from gauntlet.backends.vertex_schedules import PipelineSchedules
+    from gauntlet.pipelines.vertex.applying import apply, plan
+    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     wanted = read_schedules(path)
@@ -86,9 +86,9 @@ def render(
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
     """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
-    from pipelines.vertex.applying import cloud_scheduler_job
-    from pipelines.vertex.schedules import read_schedules
-    from pipelines.vertex.submission import Destination
+    from gauntlet.pipelines.vertex.applying import cloud_scheduler_job
+    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import AwareDatetime, ValidationError, field_validator, model_validator
 
-from manifests.errors import Fault, ManifestError, UsageError
-from manifests.section import Name, Section
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.manifests.section import Name, Section
 
 DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")

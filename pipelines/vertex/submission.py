@@ -10,17 +10,17 @@ from typing import Any
 
 import yaml
 
-from backends.mlflow_database import SCHEME as DATABASE_SCHEME
-from backends.registry import open_registry
-from backends.tracking import require_tracking
-from backends.vertex_jobs import SYSTEM_LABEL
-from backends.vertex_place import SCHEME, VertexPlace, valid_label
-from manifests.errors import UsageError
-from manifests.loading import MODEL_KEYS
-from manifests.managed import is_managed
-from manifests.schema import Manifest
-from pipelines.training import parameters
-from pipelines.vertex.packages import require_packaged
+from gauntlet.backends.mlflow_database import SCHEME as DATABASE_SCHEME
+from gauntlet.backends.registry import open_registry
+from gauntlet.backends.tracking import require_tracking
+from gauntlet.backends.vertex_jobs import SYSTEM_LABEL
+from gauntlet.backends.vertex_place import SCHEME, VertexPlace, valid_label
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import MODEL_KEYS
+from gauntlet.manifests.managed import is_managed
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.training import parameters
+from gauntlet.pipelines.vertex.packages import require_packaged
 
 
 @dataclass(frozen=True)

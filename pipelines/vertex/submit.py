@@ -13,18 +13,18 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from rich.console import Console
 
-from backends.vertex_calls import QuotaError
-from backends.vertex_jobs import PipelineJobs
-from backends.vertex_place import VertexPlace, valid_label
-from manifests.errors import GauntletError, UsageError
-from manifests.loading import save_manifest
-from manifests.schema import Manifest
-from pipelines.compiling import compile_manifest
-from pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
-from pipelines.training import keep_large_sections, pipeline_name
-from pipelines.vertex.lint import images, require_acceptable
-from pipelines.vertex.preflight import checks_table, preflight, require_passed
-from pipelines.vertex.submission import (
+from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import save_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
+from gauntlet.pipelines.training import keep_large_sections, pipeline_name
+from gauntlet.pipelines.vertex.lint import images, require_acceptable
+from gauntlet.pipelines.vertex.preflight import checks_table, preflight, require_passed
+from gauntlet.pipelines.vertex.submission import (
     Destination,
     pipeline_job,
     read_spec,

@@ -18,15 +18,15 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from components.sections import given
-from manifests.errors import GauntletError, ManifestError, UsageError
-from manifests.loading import load_manifest
-from manifests.schema import SECTIONS
-from pipelines.run_command import require_affordable
-from pipelines.vertex.lint import require_acceptable
-from pipelines.vertex.packages import require_packaged
-from pipelines.vertex.submission import read_spec
-from pipelines.vertex.submit import Submission
+from gauntlet.components.sections import given
+from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.schema import SECTIONS
+from gauntlet.pipelines.run_command import require_affordable
+from gauntlet.pipelines.vertex.lint import require_acceptable
+from gauntlet.pipelines.vertex.packages import require_packaged
+from gauntlet.pipelines.vertex.submission import read_spec
+from gauntlet.pipelines.vertex.submit import Submission
 
 REPOSITORY = re.compile(r"https://[a-z0-9-]+-kfp\.pkg\.dev/[\w.:-]+/[a-z0-9-]+")
 TEMPLATE = re.compile(

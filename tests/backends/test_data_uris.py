@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from backends import storage
-from backends.data_uris import data_uri, lies_in
-from components.fingerprint_data.run import run as fingerprint
-from components.validate_data.run import run as validate
-from manifests.errors import DataError, GauntletError, UsageError
-from manifests.ordinal_grading import CardDataset
-from manifests.text_classification import TextDataset
+from gauntlet.backends import storage
+from gauntlet.backends.data_uris import data_uri, lies_in
+from gauntlet.components.fingerprint_data.run import run as fingerprint
+from gauntlet.components.validate_data.run import run as validate
+from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.manifests.text_classification import TextDataset
 from tests.drawn_cards import dataset, read_splits, write_cards, write_splits
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.prices import (
+from gauntlet.backends.prices import (
     LIST_PRICES,
     PRICES_VARIABLE,
     Estimate,
@@ -12,8 +12,8 @@ from backends.prices import (
     hourly_rate,
     over_budget,
 )
-from manifests.errors import ManifestError, UsageError
-from manifests.training import Resources
+from gauntlet.manifests.errors import ManifestError, UsageError
+from gauntlet.manifests.training import Resources
 
 
 @pytest.fixture(autouse=True)

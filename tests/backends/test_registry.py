@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from backends.kept import keep_bundle
-from backends.mlflow_database import open_client
-from backends.mlflow_registry import MlflowRegistry, all_pages
-from backends.registry import Approval, ModelVersion, open_registry, turns
-from manifests.errors import GauntletError, UsageError
-from serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
+from gauntlet.backends.kept import keep_bundle
+from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.mlflow_registry import MlflowRegistry, all_pages
+from gauntlet.backends.registry import Approval, ModelVersion, open_registry, turns
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
 
 MODEL = "emotion"
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import fsspec
 import pytest
 
-from backends import storage
-from manifests.errors import GauntletError, UsageError
+from gauntlet.backends import storage
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 OBJECTS = {"data/train.csv": b"text,label\n", "data/old/train.csv": b"old"}
 

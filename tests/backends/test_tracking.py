@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from backends.mlflow_database import open_client
-from backends.tracking import open_tracking, require_tracking
-from manifests.errors import Preempted, UsageError
+from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.tracking import open_tracking, require_tracking
+from gauntlet.manifests.errors import Preempted, UsageError
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from backends.vertex_place import VertexPlace
-from manifests.errors import UsageError
-from manifests.loading import load_manifest
-from pipelines.home import Home
-from pipelines.local_run import tracking_uri
-from pipelines.vertex.submission import Destination
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.local_run import tracking_uri
+from gauntlet.pipelines.vertex.submission import Destination
 from tests.pipelines.test_cli import ROOT
 
 FOLDERS = [

@@ -13,8 +13,8 @@ from google_cloud_pipeline_components.container._implementation.model_evaluation
     import_model_evaluation,
 )
 
-from backends import vertex_calls
-from backends.registry import (
+from gauntlet.backends import vertex_calls
+from gauntlet.backends.registry import (
     AnswerScores,
     Approval,
     ModelVersion,
@@ -23,9 +23,9 @@ from backends.registry import (
     open_registry,
     turns,
 )
-from backends.vertex_registry import VertexRegistry
-from manifests.errors import GauntletError, UsageError
-from serving.bundle import file_sha256, read_info
+from gauntlet.backends.vertex_registry import VertexRegistry
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.bundle import file_sha256, read_info
 from tests.backends.test_registry import MODEL, make_bundle
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from google.cloud import aiplatform
 
-from backends import vertex_calls, vertex_tracking
-from backends.tracking import open_tracking
-from backends.vertex_place import VertexPlace, valid_id
-from manifests.errors import UsageError
+from gauntlet.backends import vertex_calls, vertex_tracking
+from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.vertex_place import VertexPlace, valid_id
+from gauntlet.manifests.errors import UsageError
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 
@@ -380,7 +380,7 @@ def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:
 
 
 def test_googles_library_is_not_imported_before_it_is_needed() -> None:
-    modules = "backends.tracking, backends.vertex_tracking, trainer.run"
+    modules = "gauntlet.backends.tracking, gauntlet.backends.vertex_tracking, gauntlet.trainer.run"
     command = (
         f"import sys, {modules}; print('google.cloud.aiplatform_v1' in sys.modules, 'grpc' in sys.modules)"
     )

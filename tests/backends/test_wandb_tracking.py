@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backends.tracking import open_tracking
+from gauntlet.backends.tracking import open_tracking
 
 
 def test_without_wandb_there_is_one_warning_and_mlflow_has_the_run(
@@ -36,7 +36,7 @@ needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is an extra, and is not installed"
 )
 TRACKED = """
-from backends.tracking import open_tracking
+from gauntlet.backends.tracking import open_tracking
 
 with open_tracking("", "emotion", "emotion-1", {"task": "text_classification"}, wandb_project="moods") as run:
     run.log_params({"learning_rate": "0.0001"})

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu, gpu_carry, gpu_inputs, race
-from manifests.loading import load_manifest
+from gauntlet.manifests.loading import load_manifest
 
 INSTALLATION_SECONDS = 25
 

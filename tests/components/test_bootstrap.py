@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, mean_absolute_error
 
-from components import bootstrap
+from gauntlet.components import bootstrap
 
 CLASSES = 4
 Indices = npt.NDArray[np.int64]

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from components.sections import given, keep, reference
-from manifests.errors import GauntletError, UsageError
-from manifests.loading import load_manifest
-from pipelines.cli import app
-from pipelines.training import parameters
+from gauntlet.components.sections import given, keep, reference
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.cli import app
+from gauntlet.pipelines.training import parameters
 
 ROOT = Path(__file__).parents[2]
 SECTION: dict[str, Any] = {"labels": ["naïve", "b"], "split": {"train": 0.5}, "count": 3}

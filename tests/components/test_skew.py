@@ -18,27 +18,27 @@ import onnx
 import pytest
 import torch
 
-from components.convert_to_onnx.admission import refusal
-from components.convert_to_onnx.parity import compare, parity_batches
-from components.convert_to_onnx.rows import ImageRows
-from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, score
-from components.evaluate_model.run import evaluate
-from components.gate_model.figures import read_figures
-from components.gate_model.rules import decide
-from components.validate_data.run import run as validate_data
-from manifests.conversion import Conversion
-from manifests.evaluation import Evaluation
-from manifests.gates import Gates
-from manifests.image_classification import Augmentation, ImageDataset, ImageTraining
-from manifests.training import EarlyStopping
+from gauntlet.components.convert_to_onnx.admission import refusal
+from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
+from gauntlet.components.convert_to_onnx.rows import ImageRows
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, score
+from gauntlet.components.evaluate_model.run import evaluate
+from gauntlet.components.gate_model.figures import read_figures
+from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.manifests.gates import Gates
+from gauntlet.manifests.image_classification import Augmentation, ImageDataset, ImageTraining
+from gauntlet.manifests.training import EarlyStopping
+from gauntlet.trainer.augmentation import affine_maps, moved
+from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.networks import ImageClassifier
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.splits import read_images
 from tests.drawn_images import SIDE, Drawn, dataset, write_files
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 from tests.image_bundles import write_graph_bundle
-from trainer.augmentation import affine_maps, moved
-from trainer.checkpoint import load_model, read_record
-from trainer.networks import ImageClassifier
-from trainer.run import TrainingRun, train
-from trainer.splits import read_images
 
 BARS = ("upright, dim", "upright, bright", "level, dim", "level, bright")
 SHAPE = (1, SIDE, SIDE)

@@ -9,8 +9,8 @@ import pytest
 from kfp import dsl
 from kfp.dsl.executor import Executor
 
-from components.step import log_figures, read_json, step, write_json
-from manifests.errors import DataError
+from gauntlet.components.step import log_figures, read_json, step, write_json
+from gauntlet.manifests.errors import DataError
 
 
 def fail(folder: Path, error: BaseException) -> None:

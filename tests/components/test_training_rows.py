@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from components.evaluate_model.overlap import clean_rows, describe_overlap
-from components.training_rows import (
+from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
+from gauntlet.components.training_rows import (
     NO_FINGERPRINTS,
     OTHER_FINGERPRINTS,
     bundled_file,
@@ -18,10 +18,10 @@ from components.training_rows import (
     trained_on,
     write_fingerprints,
 )
-from components.validate_data.run import run
-from components.validate_data.texts.text import KEY_FORM, normalise
-from manifests.text_classification import TextDataset
-from serving.bundle import MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.components.validate_data.run import run
+from gauntlet.components.validate_data.texts.text import KEY_FORM, normalise
+from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.serving.bundle import MANAGED_TASK, BundleInfo, write_bundle
 
 PRINTS = ["5b37ad52ad02248d", "e7850fd669e4ca36", "c08ac997e627f1fd", "658e5562f447b921", "73bb5f85a8a65043"]
 NINE = "the parcel that you sent me came without its"  # nine words

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.home import Home
+from gauntlet.pipelines.home import Home
 from tests.conftest import LABELS, class_rows
 
 GAUNTLET = (
     sys.executable,
     "-P",
     "-m",
-    "pipelines.cli",
+    "gauntlet.pipelines.cli",
 )  # as the installed script, which imports none of these
 NAMES_OF_A_USERS_OWN = (
     "manifests",

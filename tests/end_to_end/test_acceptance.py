@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.home import Home
+from gauntlet.pipelines.home import Home
 from tests.end_to_end.conftest import System
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from pipelines.home import Home
-from serving.bundle import Bundle
+from gauntlet.pipelines.home import Home
+from gauntlet.serving.bundle import Bundle
 from tests.drawn_cards import HEIGHT, WIDTH, dataset, write_cards
 from tests.end_to_end.conftest import System
 
@@ -94,8 +94,8 @@ def test_every_output_is_that_of_the_checkpoint_and_the_expected_grade_the_distr
 ) -> None:
     import torch
 
-    from trainer.checkpoint import load_model
-    from trainer.splits import read_cards
+    from gauntlet.trainer.checkpoint import load_model
+    from gauntlet.trainer.splits import read_cards
 
     cards = read_cards(system.steps() / "validate-data" / "splits", "test").images
     bundle = Bundle(system.steps() / "convert-to-onnx" / "bundle")

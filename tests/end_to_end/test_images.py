@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
-from pipelines.home import Home
+from gauntlet.pipelines.home import Home
 from tests.drawn_images import SHAPES, dataset, draw, write_files
 from tests.end_to_end.conftest import System
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.registry import open_registry
-from pipelines.temporary import PREFIX, remove_abandoned
-from pipelines.training import STEPS
+from gauntlet.backends.registry import open_registry
+from gauntlet.pipelines.temporary import PREFIX, remove_abandoned
+from gauntlet.pipelines.training import STEPS
 from tests.end_to_end.conftest import System
 
 
@@ -113,7 +113,7 @@ def test_nothing_goes_on_alone_when_the_executor_is_killed(make_system: Callable
     system = make_system()
     run = start_until(system, "train-model")
     for pid in processes_of(system.home.folder):
-        if b"pipelines.execute" in _command_line(pid) and b"executor_main" not in _command_line(pid):
+        if b"gauntlet.pipelines.execute" in _command_line(pid) and b"executor_main" not in _command_line(pid):
             os.kill(pid, signal.SIGKILL)
     run.communicate(timeout=300)
     assert run.returncode == 1

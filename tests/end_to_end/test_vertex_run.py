@@ -12,9 +12,9 @@ import yaml
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob
 
-from backends.registry import ModelVersion, bundle_folder, open_registry
-from pipelines.vertex import follow
-from serving.bundle import read_info
+from gauntlet.backends.registry import ModelVersion, bundle_folder, open_registry
+from gauntlet.pipelines.vertex import follow
+from gauntlet.serving.bundle import read_info
 from tests.drawn_images import FILES, draw, write_files
 from tests.end_to_end.test_images import manifest_content
 from tests.fakes.cloud import FakeCloud

@@ -28,9 +28,9 @@ from kfp import local
 from kfp.local import cache as local_cache
 from kfp.local import executor_input_utils
 
-from pipelines.execute import execute
-from pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
-from pipelines.vertex.lint import LAUNCHER_IMAGE
+from gauntlet.pipelines.execute import execute
+from gauntlet.pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
+from gauntlet.pipelines.vertex.lint import LAUNCHER_IMAGE
 from tests.fakes.bucket import Bucket
 
 PROJECT_NUMBER = 827804637

@@ -16,20 +16,20 @@ from typing import Any
 
 import yaml
 
-from components.validate_data.conversations.source import read_table as read_conversations
-from components.validate_data.run import run as validate
-from manifests.causal_lm import ConversationDataset
-from manifests.errors import GauntletError, UsageError
-from manifests.image_classification import ImageDataset
-from manifests.ordinal_grading import CardDataset
-from manifests.text_classification import TextDataset
-from pipelines.cli import main
-from pipelines.trigger import receiver
-from pipelines.trigger.events import read_delivery
-from serving.bundle import BundleError
-from serving.inputs import InputError
-from serving.texts import TextInputs
-from serving.tokenizer import TokenizerError
+from gauntlet.components.validate_data.conversations.source import read_table as read_conversations
+from gauntlet.components.validate_data.run import run as validate
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.pipelines.cli import main
+from gauntlet.pipelines.trigger import receiver
+from gauntlet.pipelines.trigger.events import read_delivery
+from gauntlet.serving.bundle import BundleError
+from gauntlet.serving.inputs import InputError
+from gauntlet.serving.texts import TextInputs
+from gauntlet.serving.tokenizer import TokenizerError
 from tests import drawn_cards, drawn_images
 from tests.conftest import LABELS, class_rows
 from tests.fuzz.mutations import NASTY, TOKENS, as_json, damaged_bytes, damaged_value
@@ -277,7 +277,7 @@ def feed_tokenizer(draw: random.Random, folder: Path, tokenizers: list[dict[str,
 
 
 def prepare_bundle(folder: Path) -> dict[str, Any]:
-    from serving.bundle import file_sha256, write_bundle
+    from gauntlet.serving.bundle import file_sha256, write_bundle
     from tests.text_bundles import word_score_info, write_parts
 
     parts = write_parts(folder / "parts")
@@ -288,7 +288,7 @@ def prepare_bundle(folder: Path) -> dict[str, Any]:
 
 
 def feed_bundle(draw: random.Random, folder: Path, files: dict[str, Any]) -> None:
-    from serving.bundle import file_sha256
+    from gauntlet.serving.bundle import file_sha256
 
     for name, content in files.items():
         (folder / name).write_bytes(content)

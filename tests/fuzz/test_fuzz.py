@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 from tests.fuzz import run
 from tests.fuzz.run import attempt
 from tests.fuzz.targets import TARGETS, Target, no_file

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from manifests.errors import ManifestError
-from manifests.image_classification import ImageTraining
-from manifests.loading import load_manifest, save_manifest
-from manifests.schema import SECTIONS, Manifest, as_parameter
-from manifests.text_classification import TextTraining
+from gauntlet.manifests.errors import ManifestError
+from gauntlet.manifests.image_classification import ImageTraining
+from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
+from gauntlet.manifests.text_classification import TextTraining
 
 MINIMAL: dict[str, Any] = {
     "name": "demo",

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from manifests.errors import ManifestError
-from manifests.loading import load_manifest, save_manifest
-from manifests.schema import Manifest, as_parameter
-from manifests.search import Dimension
-from manifests.text_classification import TextTraining
+from gauntlet.manifests.errors import ManifestError
+from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.schema import Manifest, as_parameter
+from gauntlet.manifests.search import Dimension
+from gauntlet.manifests.text_classification import TextTraining
 
 CONTENT: dict[str, Any] = {
     "name": "demo",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.registry import open_registry
-from pipelines.cli import main
-from serving.bundle import BundleInfo, write_bundle
+from gauntlet.backends.registry import open_registry
+from gauntlet.pipelines.cli import main
+from gauntlet.serving.bundle import BundleInfo, write_bundle
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = str(ROOT / "manifests" / "emotion_sample.yaml")

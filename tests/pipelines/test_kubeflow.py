@@ -14,13 +14,13 @@ from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from backends.prices import LIST_PRICES
-from manifests.errors import ManifestError
-from manifests.loading import load_manifest, save_manifest
-from manifests.schema import Manifest
-from pipelines.compiling import compile_manifest
-from pipelines.kubeflow import notes, requested
-from pipelines.machine_sizes import MachineSize, machine_size
+from gauntlet.backends.prices import LIST_PRICES
+from gauntlet.manifests.errors import ManifestError
+from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.pipelines.kubeflow import notes, requested
+from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 from tests.pipelines.test_vertex_compile import executors
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.live import RunView
+from gauntlet.pipelines.live import RunView
 
 # As kfp.local 2.17.0 prints it, colours included.
 OUTPUT = [

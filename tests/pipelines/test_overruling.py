@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from backends.mlflow_database import open_client
-from backends.registry import open_registry
-from manifests.errors import UsageError
-from pipelines.cli import app
-from pipelines.home import Home
+from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.registry import open_registry
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli import app
+from gauntlet.pipelines.home import Home
 from tests.components.register_model.test_register_run import MODEL, Step
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.registry import open_registry
-from pipelines.cli import main
-from serving.bundle import write_bundle
+from gauntlet.backends.registry import open_registry
+from gauntlet.pipelines.cli import main
+from gauntlet.serving.bundle import write_bundle
 from tests.text_bundles import word_score_info, write_parts
 
 

@@ -20,10 +20,10 @@ import psutil
 import pytest
 import yaml
 
-from components.step import ERROR_FILE
-from manifests.loading import load_manifest
-from pipelines.process_one import command_fault
-from pipelines.training import parameters
+from gauntlet.components.step import ERROR_FILE
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.process_one import command_fault
+from gauntlet.pipelines.training import parameters
 from tests.pipelines.test_cli import ROOT, SAMPLE
 
 COMPILED = ROOT / "compiled" / "emotion_sample.yaml"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from manifests.errors import UsageError
-from pipelines.cli import app
-from pipelines.home import Home
-from pipelines.pruning import freed_bytes, old_cache, old_runs
-from pipelines.step_cache import StepCache
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli import app
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.pruning import freed_bytes, old_cache, old_runs
+from gauntlet.pipelines.step_cache import StepCache
 from tests.pipelines.test_step_cache import call, execute
 
 DAY = 86_400

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from backends.registry import open_registry
-from manifests.loading import load_manifest
-from pipelines.home import Home
-from pipelines.smoke.run import Smoke, smoke_table
-from pipelines.smoke.settings import overrides, tiny_settings
+from gauntlet.backends.registry import open_registry
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.smoke.run import Smoke, smoke_table
+from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from tests.pipelines.test_cli import ROOT, gauntlet
 
 MANIFESTS = sorted(path for path in (ROOT / "manifests").glob("*.yaml") if path.stem != "gemini_lm")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.home import Home
-from pipelines.temporary import remove_abandoned, temporary_folder
+from gauntlet.pipelines.home import Home
+from gauntlet.pipelines.temporary import remove_abandoned, temporary_folder
 
 HOLDER = """
 import sys
-from pipelines.temporary import temporary_folder
+from gauntlet.pipelines.temporary import temporary_folder
 with temporary_folder() as made:
     (made.path / "scratch").mkdir()
     (made.path / "scratch" / "weights").write_text("half")

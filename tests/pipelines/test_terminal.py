@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from pipelines.cli import main
-from pipelines.terminal import NAME_COLUMN, LiteralConsole, styled
+from gauntlet.pipelines.cli import main
+from gauntlet.pipelines.terminal import NAME_COLUMN, LiteralConsole, styled
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from backends.registry import open_registry
-from serving.bundle import BundleInfo, TensorSpec, write_bundle
+from gauntlet.backends.registry import open_registry
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
 from tests.pipelines.test_cli import SAMPLE, gauntlet
 
 POSITIONS = 6

@@ -24,14 +24,14 @@ import yaml
 from google.api_core.exceptions import InvalidArgument
 from google.cloud import aiplatform
 
-import manifests
-from backends import vertex_calls
-from backends.vertex_jobs import ListedJob
-from manifests.errors import UsageError
-from pipelines.trigger import web
-from pipelines.trigger.events import Event, read_delivery
-from pipelines.trigger.limits import Limits
-from pipelines.trigger.receiver import Receiver
+from gauntlet import manifests
+from gauntlet.backends import vertex_calls
+from gauntlet.backends.vertex_jobs import ListedJob
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.trigger import web
+from gauntlet.pipelines.trigger.events import Event, read_delivery
+from gauntlet.pipelines.trigger.limits import Limits
+from gauntlet.pipelines.trigger.receiver import Receiver
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.pubsub import PubSub, emulator
@@ -446,7 +446,7 @@ def test_an_event_cannot_set_what_a_run_may_cost() -> None:
 
 def test_the_process_that_cloud_run_starts_receives_events(cloud: FakeCloud) -> None:
     environment = {"GAUNTLET_COMPONENTS_IMAGE": IMAGE, "GAUNTLET_TRAINER_IMAGE": IMAGE, "PORT": "0"}
-    command = [sys.executable, "-m", "pipelines.trigger"]
+    command = [sys.executable, "-m", "gauntlet.pipelines.trigger"]
     process = subprocess.Popen(
         command, env=os.environ | SETTINGS | environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )

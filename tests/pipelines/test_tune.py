@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from manifests.loading import load_manifest
-from manifests.schema import Manifest
-from pipelines.tuning import workers
-from pipelines.tuning.command import duration
-from pipelines.tuning.workers import alone
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.tuning import workers
+from gauntlet.pipelines.tuning.command import duration
+from gauntlet.pipelines.tuning.workers import alone
+from gauntlet.trainer.tuning.study import best_trial, finished_trials, open_study
 from tests.conftest import LABELS, class_rows
 from tests.pipelines.test_cli import gauntlet
-from trainer.tuning.study import best_trial, finished_trials, open_study
 
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -112,7 +112,7 @@ def test_a_study_of_parallel_processes_ends_with_a_picture_and_a_tuned_manifest(
 
 def until_a_trial_has_ended(manifest: Path, number: signal.Signals) -> tuple[int, str, str]:
     """Tune, and send the command a signal when its first trial has ended: its exit code and what it said."""
-    command = [sys.executable, "-m", "pipelines.cli", "tune", str(manifest), "--trials", "30"]
+    command = [sys.executable, "-m", "gauntlet.pipelines.cli", "tune", str(manifest), "--trials", "30"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

@@ -17,15 +17,15 @@ from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
-from manifests.errors import UsageError
-from manifests.loading import load_manifest
-from manifests.schema import Manifest
-from pipelines.compiling import compile_manifest
-from pipelines.platforms import Platform
-from pipelines.process_one import exec_python
-from pipelines.training import parameters, training_pipeline
-from pipelines.vertex.custom_job import STATES_FOLDER, require_free_names
-from pipelines.vertex.lint import faults, require_acceptable
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.pipelines.platforms import Platform
+from gauntlet.pipelines.process_one import exec_python
+from gauntlet.pipelines.training import parameters, training_pipeline
+from gauntlet.pipelines.vertex.custom_job import STATES_FOLDER, require_free_names
+from gauntlet.pipelines.vertex.lint import faults, require_acceptable
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 
 MANIFESTS = sorted((ROOT / "manifests").glob("*.yaml"))

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from manifests.errors import UsageError
-from manifests.loading import load_manifest
-from pipelines.vertex.packages import distributions_in_images, require_packaged
-from pipelines.vertex.submission import require_reachable_model
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.vertex.packages import distributions_in_images, require_packaged
+from gauntlet.pipelines.vertex.submission import require_reachable_model
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.web import REPOSITORY
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet

@@ -15,12 +15,12 @@ from google.cloud import aiplatform_v1 as vertex
 from google.cloud import scheduler_v1
 from google.protobuf import json_format
 
-from backends import vertex_calls
-from backends.vertex_place import VertexPlace
-from backends.vertex_schedules import PipelineSchedules
-from components.gate_model.component import gate_model
-from manifests.errors import GauntletError
-from pipelines.vertex.schedules import cron_fault, read_schedules
+from gauntlet.backends import vertex_calls
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.vertex_schedules import PipelineSchedules
+from gauntlet.components.gate_model.component import gate_model
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.pipelines.vertex.schedules import cron_fault, read_schedules
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.web import REPOSITORY

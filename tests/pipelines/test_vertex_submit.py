@@ -16,19 +16,19 @@ from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
 from google.protobuf import json_format
 
-from backends import vertex_calls
-from backends.google_project import BucketLocation
-from backends.vertex_jobs import PipelineJobs
-from backends.vertex_place import VertexPlace
-from components.train_model.component import train_model
-from components.train_model.managed_component import train_model as train_managed_model
-from manifests.errors import GauntletError, UsageError
-from manifests.loading import load_manifest
-from manifests.training import Resources
-from pipelines.vertex import follow
-from pipelines.vertex.machines import needed_quotas
-from pipelines.vertex.submission import Destination, pipeline_job
-from pipelines.vertex.submit import compiled_submission
+from gauntlet.backends import vertex_calls
+from gauntlet.backends.google_project import BucketLocation
+from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.components.train_model.component import train_model
+from gauntlet.components.train_model.managed_component import train_model as train_managed_model
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.training import Resources
+from gauntlet.pipelines.vertex import follow
+from gauntlet.pipelines.vertex.machines import needed_quotas
+from gauntlet.pipelines.vertex.submission import Destination, pipeline_job
+from gauntlet.pipelines.vertex.submit import compiled_submission
 from tests.conftest import PUSHED_IMAGES
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec
 
-from components.images import TRAINER_IMAGE
-from manifests.errors import ManifestError, UsageError
-from manifests.loading import load_manifest
-from manifests.schema import Manifest
-from manifests.text_classification import TextTraining
-from pipelines.tuning.run import search_space
-from pipelines.tuning.vertex import compile_tuning_job, tuning_job
+from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.manifests.errors import ManifestError, UsageError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.pipelines.tuning.run import search_space
+from gauntlet.pipelines.tuning.vertex import compile_tuning_job, tuning_job
 
 ROOT = Path(__file__).parents[2]
 SEARCH: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_a_trial_trains_as_its_command_line_says_and_reports_every_epoch(
 def test_the_file_is_the_spec_and_a_trial_takes_splits_from_anywhere(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    from trainer.__main__ import _splits
+    from gauntlet.trainer.__main__ import _splits
 
     search = search_space(manifest, Path("x.yaml"))
     compile_tuning_job(manifest, search, 3, 1, "gs://bucket/tuning/", tmp_path / "job.yaml")

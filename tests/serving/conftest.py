@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import BundleInfo, write_bundle
+from gauntlet.serving.bundle import BundleInfo, write_bundle
 from tests.text_bundles import word_score_info, write_parts
 
 

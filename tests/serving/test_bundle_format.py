@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from serving.bundle import Bundle, BundleError, BundleInfo, read_info, write_bundle
+from gauntlet.serving.bundle import Bundle, BundleError, BundleInfo, read_info, write_bundle
 
 Edit = Callable[[dict[str, object]], object]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.bundle import Bundle
+from gauntlet.serving.bundle import Bundle
 
 REPOSITORY = Path(__file__).parents[2]
 TEXTS = ("good", "bad bad fine", "fine", "good good good", "bad", "good fine")
@@ -57,7 +57,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{{name}} is not in the serving image")
 
 sys.meta_path.insert(0, Blocker())
-from serving.bundle import Bundle
+from gauntlet.serving.bundle import Bundle
 print(Bundle({str(bundle_folder)!r}).logits(["bad", "good fine"]).tolist())
 """
     served = subprocess.run(

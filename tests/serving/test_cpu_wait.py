@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.cpu import TASKS, CpuWait
+from gauntlet.serving.cpu import TASKS, CpuWait
 
 ROOT = Path(__file__).parents[2]
 WAITING_BESIDE_ANOTHER = """
 import os, subprocess, sys, time
-from serving.cpu import CpuWait
+from gauntlet.serving.cpu import CpuWait
 
 cpu = sorted(os.sched_getaffinity(0))[0]
 os.sched_setaffinity(0, [cpu])

@@ -24,8 +24,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from serving.bundle import BundleError, BundleInfo, write_bundle
-from serving.generation import Decoder, Generator, PromptError, Sampling, penalised, readable
+from gauntlet.serving.bundle import BundleError, BundleInfo, write_bundle
+from gauntlet.serving.generation import Decoder, Generator, PromptError, Sampling, penalised, readable
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CONTEXT, STOP = 12, 0

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.bundle import Bundle, BundleError, read_info
-from serving.images import read_image
-from serving.inputs import InputError
-from serving.verification import verify
+from gauntlet.serving.bundle import Bundle, BundleError, read_info
+from gauntlet.serving.images import read_image
+from gauntlet.serving.inputs import InputError
+from gauntlet.serving.verification import verify
 from tests.image_bundles import write_image_bundle
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ import sys
 for name in ("torch", "tokenizers", "transformers", "pandas", "onnx", "sklearn", "kfp", "pydantic", "PIL"):
     sys.modules[name] = None
 import numpy as np
-from serving.bundle import Bundle
+from gauntlet.serving.bundle import Bundle
 print(Bundle({str(folder)!r}).logits(np.array({IMAGES.tolist()}, dtype=np.uint8)).tolist())
 """
     served = subprocess.run(

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-import manifests
-from manifests.errors import UsageError
-from pipelines.cli import main
-from serving.texts import TextInputs
-from serving.tokenizer import TokenizerError, largest_id, open_tokenizer
+from gauntlet import manifests
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli import main
+from gauntlet.serving.texts import TextInputs
+from gauntlet.serving.tokenizer import TokenizerError, largest_id, open_tokenizer
+from gauntlet.trainer.language_models import LanguageModelFiles, load_tokenizer
+from gauntlet.trainer.vocabulary import check_local_model, require_embedded
 from tests.language_models import write_llama
-from trainer.language_models import LanguageModelFiles, load_tokenizer
-from trainer.vocabulary import check_local_model, require_embedded
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "fine")
 TEXT = "good bad fine good bad fine good bad fine"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cpu import usable_cpus
+from gauntlet.serving.cpu import usable_cpus
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
-from serving.verification import Check, verify
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.serving.verification import Check, verify
 
 ALLOWED = {"numpy", "onnxruntime", "tokenizers"}
 
@@ -83,7 +83,7 @@ PROGRAM = """
 import sys, sysconfig
 for name in ("torch", "transformers", "pandas", "onnx", "sklearn", "kfp", "pydantic"):
     sys.modules[name] = None
-from serving.verification import main
+from gauntlet.serving.verification import main
 code = main(sys.argv[1])
 installed = sysconfig.get_path("purelib")
 print(*sorted({name.partition(".")[0] for name, module in list(sys.modules.items())

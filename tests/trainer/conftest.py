@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.validate_data.run import run as validate
-from manifests.loading import load_manifest
+from gauntlet.components.validate_data.run import run as validate
+from gauntlet.manifests.loading import load_manifest
 from tests import drawn_cards
 from tests.conftest import LABELS
 from tests.drawn_images import dataset

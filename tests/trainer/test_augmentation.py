@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from manifests.image_classification import Augmentation
-from trainer.augmentation import DRAWS, STREAM, affine_maps, moved
+from gauntlet.manifests.image_classification import Augmentation
+from gauntlet.trainer.augmentation import DRAWS, STREAM, affine_maps, moved
 
 ALL = Augmentation(rotation=15, shift=0.15, shear=0.15, zoom=0.15, horizontal_flip=True)
 ROWS = 40

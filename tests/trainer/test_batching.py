@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.batching import evaluation_batches, micro_batches, rank_share, training_batches
+from gauntlet.trainer.batching import evaluation_batches, micro_batches, rank_share, training_batches
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1000).tolist()
 

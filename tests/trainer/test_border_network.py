@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainer.border_network import BorderNetwork
+from gauntlet.trainer.border_network import BorderNetwork
 
 SHAPE = (3, 88, 64)
 STEPS = 250

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.errors import UsageError
-from manifests.training import Resources
-from trainer.budget import Budget
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.training import Resources
+from gauntlet.trainer.budget import Budget
 
 HOUR = 3600.0
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from components.validate_data.run import run as validate_data
-from manifests.loading import load_manifest
-from trainer.checkpoint import load_model
-from trainer.run import TrainingRun, train
-from trainer.splits import read_cards
+from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.splits import read_cards
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "card_grading.yaml"
 REDUCED = ("training.phase1_epochs=2", "training.phase2_epochs=8")

@@ -13,15 +13,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from components.validate_data.run import run
-from manifests.causal_lm import ConversationDataset, LanguageTraining
-from manifests.errors import UsageError
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.causal_lm import ConversationDataset, LanguageTraining
+from gauntlet.manifests.errors import UsageError
+from gauntlet.trainer.language_models import find_language_model, load_network
+from gauntlet.trainer.lora import base_name
+from gauntlet.trainer.parameters import changing, count
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling, network_of
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama
-from trainer.language_models import find_language_model, load_network
-from trainer.lora import base_name
-from trainer.parameters import changing, count
-from trainer.run import TrainingRun, train
-from trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling, network_of
 
 TARGETS = {"gpt2": ("c_attn", "c_proj"), "llama": ("q_proj", "v_proj")}
 WRITERS: dict[str, Callable[[Path], Path]] = {"gpt2": write_gpt2, "llama": write_llama}

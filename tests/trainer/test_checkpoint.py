@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests.errors import GauntletError
-from trainer.checkpoint import TrainingRecord, read_record, write_checkpoint
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.trainer.checkpoint import TrainingRecord, read_record, write_checkpoint
 
 
 def record(epoch: int) -> TrainingRecord:

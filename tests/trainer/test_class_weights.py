@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch.nn import functional
 
-from manifests.errors import ManifestError
-from manifests.loading import load_manifest
-from manifests.text_classification import TextTraining
-from manifests.training import ClassTraining
+from gauntlet.manifests.errors import ManifestError
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import ClassTraining
+from gauntlet.trainer.batching import training_batches
+from gauntlet.trainer.class_weights import balanced_chances, class_weights, row_weights
+from gauntlet.trainer.device import make_deterministic
+from gauntlet.trainer.loop import fit
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica
+from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.tasks.distillation import distillation_loss
+from gauntlet.trainer.tasks.text_classification import TextClassification
 from tests.conftest import LABELS
-from trainer.batching import training_batches
-from trainer.class_weights import balanced_chances, class_weights, row_weights
-from trainer.device import make_deterministic
-from trainer.loop import fit
-from trainer.ranks import World
-from trainer.replica import Replica
-from trainer.state_store import StateStore
-from trainer.tasks import load_task
-from trainer.tasks.distillation import distillation_loss
-from trainer.tasks.text_classification import TextClassification
 
 SAMPLE = Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml"
 
@@ -144,8 +144,8 @@ def test_weights_that_mean_nothing_are_one_fault(override: str, words: str) -> N
 
 
 def test_weights_by_label_survive_as_a_parameter_of_the_pipeline() -> None:
-    from manifests.schema import as_parameter
-    from manifests.tasks import training_of
+    from gauntlet.manifests.schema import as_parameter
+    from gauntlet.manifests.tasks import training_of
 
     manifest = load_manifest(SAMPLE, ["training.class_weights={joy: 2}"])
     section = training_of("text_classification", as_parameter(manifest.training))

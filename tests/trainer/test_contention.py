@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.cpu import TASKS
-from trainer.contention import BUSY, QUIET, Contention, ShortSpins
-from trainer.process import SPINS
+from gauntlet.serving.cpu import TASKS
+from gauntlet.trainer.contention import BUSY, QUIET, Contention, ShortSpins
+from gauntlet.trainer.process import SPINS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -22,8 +22,8 @@ linux = pytest.mark.skipif(not TASKS.is_dir(), reason="the system does not say h
 SLEEPING_WORKERS = """
 import os
 import torch
-from serving.cpu import TASKS
-from trainer.contention import ShortSpins
+from gauntlet.serving.cpu import TASKS
+from gauntlet.trainer.contention import ShortSpins
 
 torch.set_num_threads(2)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])

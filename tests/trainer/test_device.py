@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from serving.cpu import usable_cpus
+from gauntlet.serving.cpu import usable_cpus
 
 THREADS = """
 import torch
-from trainer.device import make_deterministic
+from gauntlet.trainer.device import make_deterministic
 make_deterministic(0, {processes})
 print(torch.get_num_threads())
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.dropout import Dropout, replace_dropout
+from gauntlet.trainer.dropout import Dropout, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])

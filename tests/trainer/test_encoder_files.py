@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from manifests.errors import UsageError
-from manifests.text_classification import TextTraining
-from trainer.encoder_files import EncoderFiles, find_encoder, find_here, require_positions
-from trainer.tasks.text_classification import TextClassification
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.trainer.encoder_files import EncoderFiles, find_encoder, find_here, require_positions
+from gauntlet.trainer.tasks.text_classification import TextClassification
 
 SIZES = {
     "vocab_size": 20,

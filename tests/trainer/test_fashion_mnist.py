@@ -10,13 +10,13 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from components.validate_data.images.idx import read_idx
-from components.validate_data.run import run as validate_data
-from manifests.loading import load_manifest
+from gauntlet.components.validate_data.images.idx import read_idx
+from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.splits import read_images
 from tests.drawn_images import FILES, idx
-from trainer.checkpoint import load_model
-from trainer.run import TrainingRun, train
-from trainer.splits import read_images
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "fashion_mnist.yaml"
 ROWS = 20_000

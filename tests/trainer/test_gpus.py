@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from manifests.accelerators import BOUGHT_GPUS_VARIABLE
-from manifests.errors import UsageError
+from gauntlet.manifests.accelerators import BOUGHT_GPUS_VARIABLE
+from gauntlet.manifests.errors import UsageError
+from gauntlet.trainer.gpus import GpuStack, bought_gpus, has_kernels, look_at_gpus
 from tests.trainer.conftest import Trainings
-from trainer.gpus import GpuStack, bought_gpus, has_kernels, look_at_gpus
 
 # A wheel of PyPI on a machine whose driver is older than its CUDA.
 OLD_DRIVER = GpuStack(
@@ -32,7 +32,10 @@ def train(trainings: Trainings, monkeypatch: pytest.MonkeyPatch, bought: str) ->
     monkeypatch.setenv(BOUGHT_GPUS_VARIABLE, bought)
     attempt = trainings.attempt("model", "", 0, T4, "training.epochs=1", states="")
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", *attempt["arguments"]], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gauntlet.trainer", *attempt["arguments"]],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
 

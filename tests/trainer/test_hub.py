@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import snapshot_download
 
-from trainer.hub import HUB_ERRORS, not_found
+from gauntlet.trainer.hub import HUB_ERRORS, not_found
 
 
 @pytest.mark.parametrize(

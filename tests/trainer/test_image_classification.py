@@ -9,18 +9,18 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
-from manifests.errors import UsageError
-from manifests.image_classification import Augmentation, ImageTraining
-from manifests.training import EarlyStopping
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.image_classification import Augmentation, ImageTraining
+from gauntlet.manifests.training import EarlyStopping
+from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.device import make_deterministic
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.splits import read_images
+from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.tasks.image_classification import ImageRows
 from tests.drawn_images import SHAPES, SIDE
-from trainer.checkpoint import load_model, read_record
-from trainer.device import make_deterministic
-from trainer.ranks import World
-from trainer.replica import Replica
-from trainer.run import TrainingRun, train
-from trainer.splits import read_images
-from trainer.tasks import load_task
-from trainer.tasks.image_classification import ImageRows
 
 MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)
 CPU = torch.device("cpu")

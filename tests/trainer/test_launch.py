@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from manifests.errors import GauntletError, UsageError
-from manifests.training import Resources, Training
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.training import Resources, Training
+from gauntlet.trainer.launch import Cluster, Ending, cut_finer, devices_here, root_cause
+from gauntlet.trainer.run import TrainingRun
 from tests.trainer.conftest import STEPS, Trainings
-from trainer.launch import Cluster, Ending, cut_finer, devices_here, root_cause
-from trainer.run import TrainingRun
 
 # As https://cloud.google.com/vertex-ai/docs/training/distributed-training shows it, with two worker pools.
 SPEC = {
@@ -94,7 +94,7 @@ def test_of_several_failures_the_one_that_began_it_is_told(
 
 def trainer(trainings: Trainings, output: str, *more: str) -> list[str]:
     attempt = trainings.attempt(output)
-    return [sys.executable, "-m", "trainer", *attempt["arguments"], "--processes", "2", *more]
+    return [sys.executable, "-m", "gauntlet.trainer", *attempt["arguments"], "--processes", "2", *more]
 
 
 def wait_for_state(training: subprocess.Popen[str], folder: Path) -> None:

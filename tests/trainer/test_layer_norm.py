@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.layer_norm import LayerNorm, replace_layer_norms
+from gauntlet.trainer.layer_norm import LayerNorm, replace_layer_norms
 
 WIDTH = 16
 

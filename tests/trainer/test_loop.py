@@ -9,21 +9,21 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
-from manifests.errors import GauntletError, Preempted
-from manifests.text_classification import TextTraining
-from manifests.training import Checkpoints, EarlyStopping, Resources, Training
-from trainer.batching import MicroBatch
-from trainer.device import make_deterministic
-from trainer.history import Epoch, History
-from trainer.loop import fit
-from trainer.ranks import World
-from trainer.replica import Replica, Tensors, build_optimizer
-from trainer.schedule import learning_rate
-from trainer.splits import read_split
-from trainer.state import LoopState
-from trainer.state_store import StateStore
-from trainer.tasks import Batch, load_task
-from trainer.tasks.text_classification import TextClassification
+from gauntlet.manifests.errors import GauntletError, Preempted
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import Checkpoints, EarlyStopping, Resources, Training
+from gauntlet.trainer.batching import MicroBatch
+from gauntlet.trainer.device import make_deterministic
+from gauntlet.trainer.history import Epoch, History
+from gauntlet.trainer.loop import fit
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica, Tensors, build_optimizer
+from gauntlet.trainer.schedule import learning_rate
+from gauntlet.trainer.splits import read_split
+from gauntlet.trainer.state import LoopState
+from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.tasks import Batch, load_task
+from gauntlet.trainer.tasks.text_classification import TextClassification
 
 
 class Recorder:

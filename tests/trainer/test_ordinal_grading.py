@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from manifests.image_classification import Augmentation
-from manifests.ordinal_grading import GradeEarlyStopping, GradingTraining
+from gauntlet.manifests.image_classification import Augmentation
+from gauntlet.manifests.ordinal_grading import GradeEarlyStopping, GradingTraining
+from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.grading_network import CardGrader, SideEncoder, worst_offset
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.splits import read_cards
+from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.tasks.ordinal_grading import grader_config, mirrored
 from tests.drawn_cards import HEIGHT, WIDTH
-from trainer.checkpoint import load_model, read_record
-from trainer.grading_network import CardGrader, SideEncoder, worst_offset
-from trainer.run import TrainingRun, train
-from trainer.splits import read_cards
-from trainer.tasks import load_task
-from trainer.tasks.ordinal_grading import grader_config, mirrored
 
 
 @pytest.fixture

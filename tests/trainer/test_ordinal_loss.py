@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from manifests.ordinal_grading import GradingTraining
-from trainer.batching import sampling_chances, training_batches
-from trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
-from trainer.grading_network import Grading
-from trainer.ordinal_loss import grading_loss, mean_smooth_l1, squared_emd
+from gauntlet.manifests.ordinal_grading import GradingTraining
+from gauntlet.trainer.batching import sampling_chances, training_batches
+from gauntlet.trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
+from gauntlet.trainer.grading_network import Grading
+from gauntlet.trainer.ordinal_loss import grading_loss, mean_smooth_l1, squared_emd
 
 NAN = math.nan
 

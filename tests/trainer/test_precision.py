@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from manifests.errors import UsageError
-from manifests.text_classification import TextTraining
-from manifests.training import Training
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.precision import choose_format, require_compiler
 from tests.trainer.test_loop import build_replica, train
-from trainer.precision import choose_format, require_compiler
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.process import SPINS
+from gauntlet.trainer.process import SPINS
 
 SETTINGS = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "GLIBC_TUNABLES"}
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from manifests.loading import load_manifest
+from gauntlet.manifests.loading import load_manifest
+from gauntlet.trainer.device import make_deterministic
+from gauntlet.trainer.splits import read_images
+from gauntlet.trainer.tasks import load_task
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
-from trainer.device import make_deterministic
-from trainer.splits import read_images
-from trainer.tasks import load_task
 
 PLAIN = (
     "training.dropout=0",

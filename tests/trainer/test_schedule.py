@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from manifests.training import EarlyStopping, OnePhaseTraining, Plateau, Training
-from trainer.schedule import learning_rate
+from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining, Plateau, Training
+from gauntlet.trainer.schedule import learning_rate
 
 PEAK = 0.2
 

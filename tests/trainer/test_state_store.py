@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from backends import storage
-from manifests import training
-from manifests.errors import GauntletError, UsageError
-from manifests.training import Checkpoints
-from trainer.history import Epoch, History, Step
-from trainer.ranks import World
-from trainer.replica import Replica
-from trainer.state import LoopState
-from trainer.state_store import Position, StateStore, expendable
+from gauntlet.backends import storage
+from gauntlet.manifests import training
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.training import Checkpoints
+from gauntlet.trainer.history import Epoch, History, Step
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica
+from gauntlet.trainer.state import LoopState
+from gauntlet.trainer.state_store import Position, StateStore, expendable
 
 FINGERPRINT = {"training.learning_rate": "0.01", "seed": "3"}
 

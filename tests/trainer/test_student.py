@@ -15,14 +15,19 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 from transformers import BertModel
 
-from manifests.errors import UsageError
-from manifests.text_classification import Student, TextTraining
-from manifests.training import Resources
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.text_classification import Student, TextTraining
+from gauntlet.manifests.training import Resources
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.tasks.distillation import (
+    Distillation,
+    StudentTracker,
+    distillation_loss,
+    student_weights,
+)
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, TIMES, Run, Trainings
-from trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
-from trainer.run import TrainingRun, train
-from trainer.tasks import load_task
-from trainer.tasks.distillation import Distillation, StudentTracker, distillation_loss, student_weights
 
 SECOND_LAYER = Student(layers=(1,), epochs=2, learning_rate=2e-3)
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from google.cloud import aiplatform
 
-from backends.mlflow_database import open_client
-from manifests.text_classification import TextTraining
-from manifests.training import Resources, Tracking
+from gauntlet.backends.mlflow_database import open_client
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import Resources, Tracking
+from gauntlet.trainer.run import TrainingRun, run_name, train
 from tests.conftest import LABELS
 from tests.fakes.cloud import FakeCloud
-from trainer.run import TrainingRun, run_name, train
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.checkpoint import load_model, read_record
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def manifest(tiny_encoder: Path, tmp_path: Path) -> Path:
 
 def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
+        [sys.executable, "-m", "gauntlet.trainer", *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,

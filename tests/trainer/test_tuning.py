@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from manifests.image_classification import ImageSearch, ImageTraining
-from manifests.text_classification import TextSearch, TextTraining
-from manifests.training import EarlyStopping, Training
-from trainer.run import TrainingRun, train
-from trainer.tuning.job import TuningJob, study_name
-from trainer.tuning.study import (
+from gauntlet.manifests.image_classification import ImageSearch, ImageTraining
+from gauntlet.manifests.text_classification import TextSearch, TextTraining
+from gauntlet.manifests.training import EarlyStopping, Training
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.tuning.job import TuningJob, study_name
+from gauntlet.trainer.tuning.study import (
     FIRST_EPOCH_TO_PRUNE_AFTER,
     TRIALS_BEFORE_PRUNING,
     Trial,
@@ -28,7 +28,7 @@ from trainer.tuning.study import (
     prepare,
     values_of,
 )
-from trainer.tuning.trial import TrialTracker, run_trial
+from gauntlet.trainer.tuning.trial import TrialTracker, run_trial
 
 EPOCHS = 3
 STEPS_PER_TRIAL = EPOCHS * 9  # 72 rows, batches of 8
@@ -38,7 +38,7 @@ SEED = 5
 KILLED_AT_STEP = """
 import os, signal, sys
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from trainer.tuning.__main__ import main
+from gauntlet.trainer.tuning.__main__ import main
 
 taken = 0
 def step(*_):
@@ -146,7 +146,7 @@ def test_values_of_a_range_with_a_step_are_those_that_the_manifest_would_write(
 def test_a_trial_scores_what_a_training_with_its_values_scores_to_the_bit(
     training: Training, splits: Path, tmp_path: Path
 ) -> None:
-    from serving.cpu import usable_cpus
+    from gauntlet.serving.cpu import usable_cpus
 
     trials = tune(job(training, splits, tmp_path / "study.db", 2, threads=usable_cpus()))
     section = TextTraining.model_validate(training.model_dump() | trials[1].values)

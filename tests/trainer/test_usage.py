@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from serving.cpu import TASKS, usable_cpus
-from trainer.sampler import Sampler
-from trainer.usage import Sample, Usage
+from gauntlet.serving.cpu import TASKS, usable_cpus
+from gauntlet.trainer.sampler import Sampler
+from gauntlet.trainer.usage import Sample, Usage
 
 CPU = torch.device("cpu")
 

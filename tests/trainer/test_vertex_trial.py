@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests.errors import GauntletError
-from trainer.vertex_trial import VertexTrial, vertex_trial
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.trainer.vertex_trial import VertexTrial, vertex_trial
 
 METRICS = {"validation_macro_f1": 0.75, "validation_loss": 0.5}
 

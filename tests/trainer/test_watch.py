@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from manifests.errors import GauntletError
-from manifests.text_classification import TextTraining
-from manifests.training import Resources, Training
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import Resources, Training
+from gauntlet.trainer.sampler import Sampler
+from gauntlet.trainer.state import LoopState
+from gauntlet.trainer.state_store import StateStore
 from tests.trainer.test_loop import Recorder, build_replica, train, train_with_states
-from trainer.sampler import Sampler
-from trainer.state import LoopState
-from trainer.state_store import StateStore
 
 HOUR = 3600.0
 PRICE = 0.189999 * 1.15  # of n1-standard-4, USD an hour

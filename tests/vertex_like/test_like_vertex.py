@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backends.registry import ModelVersion, open_registry
+from gauntlet.backends.registry import ModelVersion, open_registry
 from tests.fakes.cloud import FakeCloud
 from tests.vertex_like.conftest import REGISTRY, REPOSITORY, VertexLike
 from tests.vertex_like.pipeline_run import Interruption, Kind, PipelineRun

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from manifests.causal_lm import LanguageTraining
-from manifests.image_classification import ImageTraining
-from manifests.ordinal_grading import GradingTraining
-from manifests.text_classification import TextTraining
-from manifests.training import Training
-from trainer.encoder import Attention
+from gauntlet.manifests.causal_lm import LanguageTraining
+from gauntlet.manifests.image_classification import ImageTraining
+from gauntlet.manifests.ordinal_grading import GradingTraining
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.encoder import Attention
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of B rows, in an order that only their task knows."""
@@ -95,19 +95,19 @@ def load_task(section: Training, splits: Path) -> Task:
         UsageError: The splits or the pretrained model cannot be found.
     """
     if isinstance(section, TextTraining):
-        from trainer.tasks.text_classification import TextClassification
+        from gauntlet.trainer.tasks.text_classification import TextClassification
 
         return TextClassification(section, splits)
     if isinstance(section, GradingTraining):
-        from trainer.tasks.ordinal_grading import OrdinalGrading
+        from gauntlet.trainer.tasks.ordinal_grading import OrdinalGrading
 
         return OrdinalGrading(section, splits)
     if isinstance(section, LanguageTraining):
-        from trainer.tasks.causal_lm import CausalLanguageModelling
+        from gauntlet.trainer.tasks.causal_lm import CausalLanguageModelling
 
         return CausalLanguageModelling(section, splits)
     assert isinstance(section, ImageTraining)
-    from trainer.tasks.image_classification import ImageClassification
+    from gauntlet.trainer.tasks.image_classification import ImageClassification
 
     return ImageClassification(section, splits)
 
@@ -115,13 +115,13 @@ def load_task(section: Training, splits: Path) -> Task:
 def untrained_model(kind: str, folder: Path, classes: int, attention: Attention) -> nn.Module:
     """The classifier that a checkpoint's folder describes, without its weights."""
     if kind == "image_classification":
-        from trainer.tasks import image_classification
+        from gauntlet.trainer.tasks import image_classification
 
         return image_classification.classifier_of(folder)
     if kind == "ordinal_grading":
-        from trainer.tasks import ordinal_grading
+        from gauntlet.trainer.tasks import ordinal_grading
 
         return ordinal_grading.grader_of(folder)
-    from trainer.tasks import text_classification
+    from gauntlet.trainer.tasks import text_classification
 
     return text_classification.classifier_of(folder, classes, attention)

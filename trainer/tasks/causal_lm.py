@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from manifests.causal_lm import LanguageTraining
-from manifests.errors import UsageError
-from trainer.language_models import (
+from gauntlet.manifests.causal_lm import LanguageTraining
+from gauntlet.manifests.errors import UsageError
+from gauntlet.trainer.language_models import (
     LanguageModelFiles,
     context_of,
     find_language_model,
@@ -28,12 +28,12 @@ from trainer.language_models import (
     require_convertible,
     stop_at,
 )
-from trainer.lora import base_name, merged, save_adapters, with_adapters
-from trainer.packing import TokenRow, bins, packed, seen, token_rows
-from trainer.parameters import aliases
-from trainer.splits import read_split, read_statistics
-from trainer.tasks import WEIGHTS_FILE, Batch
-from trainer.vocabulary import TOKENIZER_FILE, require_embedded
+from gauntlet.trainer.lora import base_name, merged, save_adapters, with_adapters
+from gauntlet.trainer.packing import TokenRow, bins, packed, seen, token_rows
+from gauntlet.trainer.parameters import aliases
+from gauntlet.trainer.splits import read_split, read_statistics
+from gauntlet.trainer.tasks import WEIGHTS_FILE, Batch
+from gauntlet.trainer.vocabulary import TOKENIZER_FILE, require_embedded
 
 ADAPTER_FOLDER = "adapter"
 

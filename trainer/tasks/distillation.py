@@ -15,15 +15,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from manifests.errors import UsageError
-from manifests.text_classification import Student, TextTraining
-from trainer.class_weights import on_device_of
-from trainer.encoder import layers_of
-from trainer.metrics import confusion_counts
-from trainer.replica import Tensors
-from trainer.tasks import Batch
-from trainer.tasks.text_classification import TextClassification
-from trainer.watch import Tracker
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.text_classification import Student, TextTraining
+from gauntlet.trainer.class_weights import on_device_of
+from gauntlet.trainer.encoder import layers_of
+from gauntlet.trainer.metrics import confusion_counts
+from gauntlet.trainer.replica import Tensors
+from gauntlet.trainer.tasks import Batch
+from gauntlet.trainer.tasks.text_classification import TextClassification
+from gauntlet.trainer.watch import Tracker
 
 
 class Distillation(TextClassification):

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from manifests.errors import UsageError
-from manifests.image_classification import ImageTraining
-from trainer.augmentation import affine_maps, moved, moves
-from trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
-from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
-from trainer.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
-from trainer.splits import ImageSplit, read_images, read_statistics
-from trainer.tasks import WEIGHTS_FILE, Batch
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.image_classification import ImageTraining
+from gauntlet.trainer.augmentation import affine_maps, moved, moves
+from gauntlet.trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
+from gauntlet.trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
+from gauntlet.trainer.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
+from gauntlet.trainer.splits import ImageSplit, read_images, read_statistics
+from gauntlet.trainer.tasks import WEIGHTS_FILE, Batch
 
 CONFIG_FILE = "config.json"
 

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from manifests.ordinal_grading import GradingTraining
-from trainer.augmentation import affine_maps, moved, moves
-from trainer.batching import sampling_chances
-from trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
-from trainer.grading_network import EVEN, CardGrader, GraderConfig, Grading
-from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
-from trainer.networks import in_channels_last, in_fast_layout
-from trainer.ordinal_loss import grading_loss, squared_emd
-from trainer.splits import CardSplit, read_cards, read_statistics
-from trainer.tasks import WEIGHTS_FILE, Batch
+from gauntlet.manifests.ordinal_grading import GradingTraining
+from gauntlet.trainer.augmentation import affine_maps, moved, moves
+from gauntlet.trainer.batching import sampling_chances
+from gauntlet.trainer.grading_metrics import mean_known_error, quadratic_weighted_kappa
+from gauntlet.trainer.grading_network import EVEN, CardGrader, GraderConfig, Grading
+from gauntlet.trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
+from gauntlet.trainer.networks import in_channels_last, in_fast_layout
+from gauntlet.trainer.ordinal_loss import grading_loss, squared_emd
+from gauntlet.trainer.splits import CardSplit, read_cards, read_statistics
+from gauntlet.trainer.tasks import WEIGHTS_FILE, Batch
 
 CONFIG_FILE = "config.json"
 FRONT, BACK = 0, 1  # positions in the axis of sides

@@ -20,19 +20,19 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from manifests.text_classification import TextTraining
-from serving.tokenizer import largest_id
-from trainer.attention import ATTENTION
-from trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
-from trainer.dropout import Dropout, replace_dropout
-from trainer.embedding import train_used_rows_only, with_whole_tables
-from trainer.encoder import Attention, load_encoder
-from trainer.encoder_files import find_encoder, require_positions
-from trainer.layer_norm import replace_layer_norms
-from trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
-from trainer.splits import read_labels, read_split
-from trainer.tasks import WEIGHTS_FILE, Batch
-from trainer.vocabulary import embedded_tokens, open_pretrained, require_embedded
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.serving.tokenizer import largest_id
+from gauntlet.trainer.attention import ATTENTION
+from gauntlet.trainer.class_weights import balanced_chances, class_weights, on_device_of, row_weights
+from gauntlet.trainer.dropout import Dropout, replace_dropout
+from gauntlet.trainer.embedding import train_used_rows_only, with_whole_tables
+from gauntlet.trainer.encoder import Attention, load_encoder
+from gauntlet.trainer.encoder_files import find_encoder, require_positions
+from gauntlet.trainer.layer_norm import replace_layer_norms
+from gauntlet.trainer.metrics import classification_metrics, confusion_counts, confusion_metrics
+from gauntlet.trainer.splits import read_labels, read_split
+from gauntlet.trainer.tasks import WEIGHTS_FILE, Batch
+from gauntlet.trainer.vocabulary import embedded_tokens, open_pretrained, require_embedded
 
 
 class TextClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""A process that works on a study until it is done: `python -m trainer.tuning`, told by `gauntlet tune`.
+"""`python -m gauntlet.trainer.tuning`: a worker of `gauntlet tune` that runs trials until the study is done.
 
 The first line of standard input is a `TuningJob`. When standard input ends, the command at its other end is
 gone, and so is this process, whatever it is doing: the next command takes the trial up again.
@@ -10,17 +10,17 @@ import os
 import sys
 import threading
 
-from manifests.errors import GauntletError
-from trainer.process import settle_process
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.trainer.process import settle_process
 
 
 def main() -> int:
     """Run trials; returns the exit code."""
     settle_process()
 
-    from trainer.tuning.job import TuningJob
-    from trainer.tuning.study import next_trial, open_study, values_of
-    from trainer.tuning.trial import run_trial
+    from gauntlet.trainer.tuning.job import TuningJob
+    from gauntlet.trainer.tuning.study import next_trial, open_study, values_of
+    from gauntlet.trainer.tuning.trial import run_trial
 
     job = TuningJob.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_command, daemon=True).start()

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
-from manifests.search import Search
-from manifests.section import Section
-from manifests.tasks import of_task
-from manifests.training import Training
+from gauntlet.manifests.search import Search
+from gauntlet.manifests.section import Section
+from gauntlet.manifests.tasks import of_task
+from gauntlet.manifests.training import Training
 
 NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking", "student"}
 """Settings of a training that change what it costs and where it runs, and not what comes out."""

@@ -26,11 +26,11 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from backends.mlflow_database import locked
-from manifests.metrics import as_score
-from manifests.search import Dimension, Search, Value, nearest_on_grid
-from manifests.training import Training
-from trainer.tuning.job import TuningJob
+from gauntlet.backends.mlflow_database import locked
+from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.search import Dimension, Search, Value, nearest_on_grid
+from gauntlet.manifests.training import Training
+from gauntlet.trainer.tuning.job import TuningJob
 
 RANDOM_TRIALS = 10
 """Trials that are drawn at random before the sampler learns from them."""

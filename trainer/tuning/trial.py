@@ -9,17 +9,17 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from backends.tracking import Untracked
-from manifests.errors import GauntletError, UsageError
-from manifests.metrics import as_score
-from trainer.device import choose_device, make_deterministic, use_threads
-from trainer.history import tracked_name
-from trainer.loop import fit
-from trainer.ranks import World
-from trainer.replica import Replica
-from trainer.tasks import load_task
-from trainer.tuning.job import TuningJob
-from trainer.tuning.study import values_of
+from gauntlet.backends.tracking import Untracked
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.metrics import as_score
+from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
+from gauntlet.trainer.history import tracked_name
+from gauntlet.trainer.loop import fit
+from gauntlet.trainer.ranks import World
+from gauntlet.trainer.replica import Replica
+from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.tuning.job import TuningJob
+from gauntlet.trainer.tuning.study import values_of
 
 
 def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:

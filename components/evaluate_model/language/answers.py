@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from components.convert_to_onnx.decoder_parity import token_losses
-from components.training_rows import Flags
-from manifests.causal_lm import LanguageEvaluation
-from manifests.dataset import SplitName
-from manifests.errors import DataError
-from serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
-from trainer.packing import TokenRow, token_rows
-from trainer.splits import read_split
+from gauntlet.components.convert_to_onnx.decoder_parity import token_losses
+from gauntlet.components.training_rows import Flags
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError
+from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
+from gauntlet.trainer.packing import TokenRow, token_rows
+from gauntlet.trainer.splits import read_split
 
 LOSS_BATCH = 2  # their logits are of the whole vocabulary
 

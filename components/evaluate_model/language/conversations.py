@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.scorecard import Figure
-from components.evaluate_model.therapy.privacy import TrainingData
-from components.evaluate_model.therapy.scorecard import Answer, Resampling, answered, assess, probes
-from manifests.causal_lm import LanguageEvaluation
-from manifests.metrics import NOT_MEASURED
-from manifests.therapy import Therapy
-from trainer.splits import read_split
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.scorecard import Figure
+from gauntlet.components.evaluate_model.therapy.privacy import TrainingData
+from gauntlet.components.evaluate_model.therapy.scorecard import Answer, Resampling, answered, assess, probes
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.metrics import NOT_MEASURED
+from gauntlet.manifests.therapy import Therapy
+from gauntlet.trainer.splits import read_split
 
 Ask = Callable[[Sequence[str]], Sequence[str]]
 """A model's likeliest answers to prompts as they are rendered for it."""

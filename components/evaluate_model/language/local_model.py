@@ -6,22 +6,22 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components.convert_to_onnx.decoder import export_decoder
-from components.convert_to_onnx.export import ConversionError
-from components.evaluate_model.language.answers import (
+from gauntlet.components.convert_to_onnx.decoder import export_decoder
+from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.components.evaluate_model.language.answers import (
     Answers,
     Prompts,
     answer,
     answer_texts,
     read_token_prompts,
 )
-from components.evaluate_model.language.scorecard import Contender
-from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import GauntletError, UsageError
-from serving.bundle import TOKENIZER_FILE, read_info
-from serving.cpu import usable_cpus
-from serving.generation import Decoder, Generator
-from trainer.language_models import find_language_model, load_network
+from gauntlet.components.evaluate_model.language.scorecard import Contender
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.bundle import TOKENIZER_FILE, read_info
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.serving.generation import Decoder, Generator
+from gauntlet.trainer.language_models import find_language_model, load_network
 
 
 class LocalModel:

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.gemini import Drawing, Gemini
-from backends.vertex_place import VertexPlace
-from components.evaluate_model.language.answers import Answers, Prompts, read_prompts
-from components.evaluate_model.language.scorecard import Contender
-from components.step import read_json
-from manifests.causal_lm import LanguageEvaluation
-from serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
-from serving.generation import readable
+from gauntlet.backends.gemini import Drawing, Gemini
+from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts, read_prompts
+from gauntlet.components.evaluate_model.language.scorecard import Contender
+from gauntlet.components.step import read_json
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
+from gauntlet.serving.generation import readable
 
 
 @dataclass(frozen=True)

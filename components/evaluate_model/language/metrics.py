@@ -1,7 +1,7 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The figures of each row are summed up so that every resample can be scored: see `components.bootstrap`. Drawn
-are whole conversations (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007): two references of one
+The figures of each row are summed up so that every resample can be scored: see `components/bootstrap.py`.
+Whole conversations are drawn (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007): two references of one
 question are no two questions. N = rows, R = resamples.
 """
 
@@ -17,7 +17,7 @@ import regex
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-from components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
 
 Floats = npt.NDArray[np.float64]
 

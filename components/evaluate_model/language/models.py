@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.local_model import LocalModel
-from components.evaluate_model.language.managed_model import ManagedModel
-from components.evaluate_model.language.scorecard import Contender
-from components.training_rows import Flags, TestRows, trained_on
-from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import GauntletError, UsageError
-from serving.bundle import MANAGED_TASK, read_info
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.local_model import LocalModel
+from gauntlet.components.evaluate_model.language.managed_model import ManagedModel
+from gauntlet.components.evaluate_model.language.scorecard import Contender
+from gauntlet.components.training_rows import Flags, TestRows, trained_on
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.bundle import MANAGED_TASK, read_info
 
 
 class AnsweringModel(Protocol):
@@ -72,7 +72,7 @@ def answer_as_champion(
     Raises:
         GauntletError: The registry, or a vendor, is out of reach, which says nothing of the champion.
     """
-    from backends.registry import BUNDLE_TAG, bundle_folder, open_registry
+    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder, open_registry
 
     version = open_registry(registry_uri).champion(name)
     if version is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.scorecard import Contender, LanguageScorecard
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.scorecard import Contender, LanguageScorecard
 
 TEMPLATE = "report.html.jinja"
 SHOWN_ANSWERS = 8
@@ -24,7 +24,7 @@ def render(
 ) -> str:
     """The page for the model `name`. Texts of the data are escaped."""
     environment = Environment(
-        loader=PackageLoader("components.evaluate_model.language", ""),
+        loader=PackageLoader("gauntlet.components.evaluate_model.language", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

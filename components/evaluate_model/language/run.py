@@ -6,18 +6,18 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.conversations import ask_probes, judge_conversations
-from components.evaluate_model.language.models import answer_as_champion, asked_of, open_model
-from components.evaluate_model.language.report import render
-from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
-from components.evaluate_model.therapy.judge import load_judge
-from components.step import replacing, write_json, write_text
-from components.training_rows import read_test_rows, trained_on
-from manifests.causal_lm import LanguageEvaluation
-from manifests.errors import GauntletError
-from manifests.metrics import as_json
-from serving.bundle import BundleError, read_info
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.conversations import ask_probes, judge_conversations
+from gauntlet.components.evaluate_model.language.models import answer_as_champion, asked_of, open_model
+from gauntlet.components.evaluate_model.language.report import render
+from gauntlet.components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
+from gauntlet.components.evaluate_model.therapy.judge import load_judge
+from gauntlet.components.step import replacing, write_json, write_text
+from gauntlet.components.training_rows import read_test_rows, trained_on
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.metrics import as_json
+from gauntlet.serving.bundle import BundleError, read_info
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from components import bootstrap
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.metrics import (
+from gauntlet.components import bootstrap
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.metrics import (
     LOWER_IS_BETTER,
     Floats,
     draws,
     figures,
     measure_rows,
 )
-from components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
-from components.training_rows import NO_FINGERPRINTS, Flags
-from manifests.causal_lm import LanguageEvaluation
+from gauntlet.components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
+from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
+from gauntlet.manifests.causal_lm import LanguageEvaluation
 
 FEWEST_COMPARED = 2
 """Conversations: from a single one, the spread between conversations cannot be estimated."""

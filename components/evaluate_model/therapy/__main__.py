@@ -1,8 +1,8 @@
-"""`python -m components.evaluate_model.therapy`: what each evaluator is worth, as a Markdown table."""
+"""`python -m gauntlet.components.evaluate_model.therapy`: print each evaluator's accuracy as Markdown."""
 
 from __future__ import annotations
 
-from components.evaluate_model.therapy.validation import validate
+from gauntlet.components.evaluate_model.therapy.validation import validate
 
 
 def table() -> list[str]:

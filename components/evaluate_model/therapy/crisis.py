@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from components.evaluate_model.therapy.phrases import phrases, plain
+from gauntlet.components.evaluate_model.therapy.phrases import phrases, plain
 
 VERSION = "1"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate_model.therapy.phrases import phrases, without_quotes
+from gauntlet.components.evaluate_model.therapy.phrases import phrases, without_quotes
 
 VERSION = "1"
 

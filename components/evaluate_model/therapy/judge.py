@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
-from components.gate_model.values import FRACTION, number_or_fault
-from manifests.errors import GauntletError, UsageError
+from gauntlet.components.gate_model.values import FRACTION, number_or_fault
+from gauntlet.manifests.errors import GauntletError, UsageError
 
 GROUP = "gauntlet.judges"
 

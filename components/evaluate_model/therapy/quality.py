@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from components.evaluate_model.therapy import safety
-from components.evaluate_model.therapy.phrases import phrases, plain, sentences, without_quotes
+from gauntlet.components.evaluate_model.therapy import safety
+from gauntlet.components.evaluate_model.therapy.phrases import phrases, plain, sentences, without_quotes
 
 VERSION = "1"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.evaluate_model.therapy.phrases import phrases
+from gauntlet.components.evaluate_model.therapy.phrases import phrases
 
 VERSION = "1"
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from components import bootstrap
-from components.evaluate_model.therapy import crisis, fairness, privacy, quality, safety, toxicity
-from components.evaluate_model.therapy.judge import load_judge, marks
-from components.evaluate_model.therapy.validation import EVALUATORS, FIXTURES, validate
+from gauntlet.components import bootstrap
+from gauntlet.components.evaluate_model.therapy import crisis, fairness, privacy, quality, safety, toxicity
+from gauntlet.components.evaluate_model.therapy.judge import load_judge, marks
+from gauntlet.components.evaluate_model.therapy.validation import EVALUATORS, FIXTURES, validate
 
 Kind = Literal["test", "crisis", "fairness", "training"]
 Floats = npt.NDArray[np.float64]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import serving  # noqa: F401  it turns ONNX Runtime's telemetry off, before that is imported
-from components.evaluate_model.therapy.phrases import sentences, without_quotes
+import gauntlet.serving  # noqa: F401  it turns ONNX Runtime's telemetry off, before that is imported
+from gauntlet.components.evaluate_model.therapy.phrases import sentences, without_quotes
 
 VERSION = "1"
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from sklearn.metrics import precision_score, recall_score
 
-from components.evaluate_model.therapy import crisis, fairness, privacy, quality, safety, toxicity
+from gauntlet.components.evaluate_model.therapy import crisis, fairness, privacy, quality, safety, toxicity
 
 Row = Mapping[str, str]
 Split = Literal["tuning", "held_out"]

@@ -9,15 +9,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from components.validate_data.cards.inspection import inspect
-from components.validate_data.cards.source import CardTable, read_cards
-from components.validate_data.examination import Examination
-from components.validate_data.images.outputs import write_splits
-from components.validate_data.images.pictures import class_strips
-from components.validate_data.images.report import render
-from components.validate_data.images.statistics import describe
-from manifests.gates import describe_resolution
-from manifests.ordinal_grading import CardDataset
+from gauntlet.components.validate_data.cards.inspection import inspect
+from gauntlet.components.validate_data.cards.source import CardTable, read_cards
+from gauntlet.components.validate_data.examination import Examination
+from gauntlet.components.validate_data.images.outputs import write_splits
+from gauntlet.components.validate_data.images.pictures import class_strips
+from gauntlet.components.validate_data.images.report import render
+from gauntlet.components.validate_data.images.statistics import describe
+from gauntlet.manifests.gates import describe_resolution
+from gauntlet.manifests.ordinal_grading import CardDataset
 
 SHOWN_HEIGHT = 96  # pixels of a scan in the report, at least
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.validate_data.duplicates import Known, Likeness
+from gauntlet.components.validate_data.duplicates import Known, Likeness
 
 SAMPLES = 64  # pixels along a side of what is hashed
 WAVES = 16  # along either axis

@@ -7,14 +7,14 @@ from functools import partial
 
 import pandas as pd
 
-from components.validate_data.cards.hashing import alike
-from components.validate_data.cards.source import CardTable
-from components.validate_data.carving import group_names
-from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
-from components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
-from components.validate_data.inspection import Inspecting, Inspection
-from manifests.ordinal_grading import CardDataset
+from gauntlet.components.validate_data.cards.hashing import alike
+from gauntlet.components.validate_data.cards.source import CardTable
+from gauntlet.components.validate_data.carving import group_names
+from gauntlet.components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
+from gauntlet.components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
+from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from gauntlet.components.validate_data.inspection import Inspecting, Inspection
+from gauntlet.manifests.ordinal_grading import CardDataset
 
 
 def inspect(table: CardTable, dataset: CardDataset) -> Inspection:

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from backends import storage
-from backends.data_uris import data_uri
-from components.validate_data.cards.hashing import BITS, perceptual_hash
-from manifests.dataset import SplitName
-from manifests.errors import DataError, UsageError
-from manifests.ordinal_grading import GRADES, SIDES, CardDataset
-from serving.images import fitted, open_image
-from serving.inputs import InputError
-from trainer.synthetic_cards import write_cards
+from gauntlet.backends import storage
+from gauntlet.backends.data_uris import data_uri
+from gauntlet.components.validate_data.cards.hashing import BITS, perceptual_hash
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.ordinal_grading import GRADES, SIDES, CardDataset
+from gauntlet.serving.images import fitted, open_image
+from gauntlet.serving.inputs import InputError
+from gauntlet.trainer.synthetic_cards import write_cards
 
 LISTS: Mapping[str, SplitName] = {"train": "train", "val": "validation", "test": "test"}
 SYNTHETIC_SCHEME = "synthetic://"

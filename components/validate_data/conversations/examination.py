@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from components.validate_data.conversations.inspection import inspect
-from components.validate_data.conversations.managed import ManagedRenderer
-from components.validate_data.conversations.outputs import require_enough, write_splits
-from components.validate_data.conversations.rendering import Renderer, shared_system
-from components.validate_data.conversations.source import read_table
-from components.validate_data.conversations.statistics import LENGTH_EDGES, describe
-from components.validate_data.examination import Examination
-from components.validate_data.inspection import Inspection
-from components.validate_data.report import Histogram, render
-from components.validate_data.texts.text import KEY_FORM
-from manifests.causal_lm import ConversationDataset, describe_gain_resolution
-from manifests.managed import MANAGED_PREFIX
+from gauntlet.components.validate_data.conversations.inspection import inspect
+from gauntlet.components.validate_data.conversations.managed import ManagedRenderer
+from gauntlet.components.validate_data.conversations.outputs import require_enough, write_splits
+from gauntlet.components.validate_data.conversations.rendering import Renderer, shared_system
+from gauntlet.components.validate_data.conversations.source import read_table
+from gauntlet.components.validate_data.conversations.statistics import LENGTH_EDGES, describe
+from gauntlet.components.validate_data.examination import Examination
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.report import Histogram, render
+from gauntlet.components.validate_data.texts.text import KEY_FORM
+from gauntlet.manifests.causal_lm import ConversationDataset, describe_gain_resolution
+from gauntlet.manifests.managed import MANAGED_PREFIX
 
 
 def examine(section: ConversationDataset) -> Examination:

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from components.validate_data.carving import carve, group_names
-from components.validate_data.conversations.managed import ManagedRenderer
-from components.validate_data.conversations.outputs import FEWEST_TESTED
-from components.validate_data.conversations.rendering import Renderer
-from components.validate_data.duplicates import find_exact, find_leaks, outside_test
-from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, Verdict
-from components.validate_data.inspection import Inspecting, Inspection
-from components.validate_data.texts.similarity import likeness_among
-from components.validate_data.texts.text import excerpt, normalise, repair
-from components.validate_data.times import with_times
-from manifests.causal_lm import ConversationDataset, UnusedColumnsCheck
-from manifests.dataset import SPLITS, SplitName
-from manifests.errors import DataError
+from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.conversations.managed import ManagedRenderer
+from gauntlet.components.validate_data.conversations.outputs import FEWEST_TESTED
+from gauntlet.components.validate_data.conversations.rendering import Renderer
+from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, outside_test
+from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, Verdict
+from gauntlet.components.validate_data.inspection import Inspecting, Inspection
+from gauntlet.components.validate_data.texts.similarity import likeness_among
+from gauntlet.components.validate_data.texts.text import excerpt, normalise, repair
+from gauntlet.components.validate_data.times import with_times
+from gauntlet.manifests.causal_lm import ConversationDataset, UnusedColumnsCheck
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.errors import DataError
 
 
 def inspect(

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from components.validate_data.conversations.rendering import Context, Rendered
-from components.validate_data.conversations.turns import Turn
+from gauntlet.components.validate_data.conversations.rendering import Context, Rendered
+from gauntlet.components.validate_data.conversations.turns import Turn
 
 CHARACTERS_PER_TOKEN = 4
 """The vendor's own rule of thumb. The exact count is asked of its API before tuning is paid for."""

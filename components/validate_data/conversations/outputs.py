@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.step import replacing, write_json
-from components.validate_data.conversations.statistics import ConversationStatistics
-from components.validate_data.texts.outputs import STATISTICS_FILE
-from manifests.dataset import SPLITS
-from manifests.errors import DataError
+from gauntlet.components.step import replacing, write_json
+from gauntlet.components.validate_data.conversations.statistics import ConversationStatistics
+from gauntlet.components.validate_data.texts.outputs import STATISTICS_FILE
+from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.errors import DataError
 
 SPLIT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("question", "asked", "response", "prompt", "target")]

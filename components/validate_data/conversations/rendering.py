@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerFast
 
-from components.validate_data.conversations.turns import Turn
-from manifests.errors import UsageError
-from trainer.language_models import find_language_model, load_tokenizer
+from gauntlet.components.validate_data.conversations.turns import Turn
+from gauntlet.manifests.errors import UsageError
+from gauntlet.trainer.language_models import find_language_model, load_tokenizer
 
 PLACEHOLDER = "GAUNTLETPROMPT"
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from backends import storage
-from components.validate_data.conversations.turns import (
+from gauntlet.backends import storage
+from gauntlet.components.validate_data.conversations.turns import (
     KNOWN_COLUMNS,
     MESSAGE_LISTS,
     Conversation,
@@ -25,14 +25,14 @@ from components.validate_data.conversations.turns import (
     conversation_of,
     examples_of,
 )
-from components.validate_data.packed import unpack, unpacked_name
-from components.validate_data.texts.delimited import COMMA, names_of, split_rows, take_separator
-from components.validate_data.texts.encodings import decode
-from components.validate_data.texts.records import read_objects, unknown_format
-from components.validate_data.texts.source import SourceFile, find_files, verify
-from components.validate_data.texts.text import find_fault, repair
-from manifests.causal_lm import ConversationDataset
-from manifests.errors import DataError
+from gauntlet.components.validate_data.packed import unpack, unpacked_name
+from gauntlet.components.validate_data.texts.delimited import COMMA, names_of, split_rows, take_separator
+from gauntlet.components.validate_data.texts.encodings import decode
+from gauntlet.components.validate_data.texts.records import read_objects, unknown_format
+from gauntlet.components.validate_data.texts.source import SourceFile, find_files, verify
+from gauntlet.components.validate_data.texts.text import find_fault, repair
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.errors import DataError
 
 SUFFIX_FORMATS = {
     ".csv": "csv",

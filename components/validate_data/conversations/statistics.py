@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from manifests.causal_lm import ConversationDataset
-from manifests.dataset import SPLITS
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.dataset import SPLITS
 
 # Fixed, so that histograms of different data can be compared bin by bin. Tokens.
 LENGTH_EDGES = (0, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.validate_data.texts.text import excerpt, is_blank
-from manifests.causal_lm import PromptColumns, RoleMarkers
+from gauntlet.components.validate_data.texts.text import excerpt, is_blank
+from gauntlet.manifests.causal_lm import PromptColumns, RoleMarkers
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: Mapping[str, Role] = {

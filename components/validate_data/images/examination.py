@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from components.validate_data.examination import Examination
-from components.validate_data.images.inspection import inspect
-from components.validate_data.images.outputs import write_splits
-from components.validate_data.images.pictures import class_strips
-from components.validate_data.images.report import render
-from components.validate_data.images.source import read_images
-from components.validate_data.images.statistics import describe
-from manifests.gates import describe_resolution
-from manifests.image_classification import ImageDataset
+from gauntlet.components.validate_data.examination import Examination
+from gauntlet.components.validate_data.images.inspection import inspect
+from gauntlet.components.validate_data.images.outputs import write_splits
+from gauntlet.components.validate_data.images.pictures import class_strips
+from gauntlet.components.validate_data.images.report import render
+from gauntlet.components.validate_data.images.source import read_images
+from gauntlet.components.validate_data.images.statistics import describe
+from gauntlet.manifests.gates import describe_resolution
+from gauntlet.manifests.image_classification import ImageDataset
 
 
 def examine(section: ImageDataset) -> Examination:

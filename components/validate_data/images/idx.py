@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 
 UNSIGNED_BYTES = 8
 START = 4  # bytes before the dimensions

@@ -6,19 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.validate_data.carving import carve, group_names
-from components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
-from components.validate_data.duplicates import (
+from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.classes import check_class_balance, check_rows_per_class, count_classes
+from gauntlet.components.validate_data.duplicates import (
     Likeness,
     find_conflicts,
     find_exact,
     find_leaks,
     outside_test,
 )
-from components.validate_data.findings import SHOWN_EXAMPLES, Finding
-from components.validate_data.images.source import ImageTable
-from components.validate_data.inspection import Inspecting, Inspection
-from manifests.image_classification import ImageDataset
+from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, Finding
+from gauntlet.components.validate_data.images.source import ImageTable
+from gauntlet.components.validate_data.inspection import Inspecting, Inspection
+from gauntlet.manifests.image_classification import ImageDataset
 
 NOTHING_ALIKE = Likeness({})
 """No two images are alike unless they are equal."""

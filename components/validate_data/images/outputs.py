@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.step import replacing, write_json
-from components.validate_data.images.statistics import ImageStatistics
-from manifests.dataset import SPLITS
+from gauntlet.components.step import replacing, write_json
+from gauntlet.components.validate_data.images.statistics import ImageStatistics
+from gauntlet.manifests.dataset import SPLITS
 
 STATISTICS_FILE = "statistics.json"
 

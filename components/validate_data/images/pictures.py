@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.pictures import data_uri
+from gauntlet.components.pictures import data_uri
 
 SHOWN_ROWS = 16
 GAP = 2  # pixels between two images

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.validate_data.images.pictures import Strip
-from components.validate_data.images.statistics import BRIGHTNESS_EDGES, ImageStatistics
-from components.validate_data.inspection import Inspection
-from components.validate_data.report import Histogram, class_shares
-from components.validate_data.report import render as render_page
+from gauntlet.components.validate_data.images.pictures import Strip
+from gauntlet.components.validate_data.images.statistics import BRIGHTNESS_EDGES, ImageStatistics
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.report import Histogram, class_shares
+from gauntlet.components.validate_data.report import render as render_page
 
 
 def render(

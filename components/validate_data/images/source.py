@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from backends import storage
-from components.validate_data.images.idx import read_idx
-from components.validate_data.packed import decompress
-from manifests.dataset import SplitName
-from manifests.errors import DataError
-from manifests.image_classification import ImageDataset
+from gauntlet.backends import storage
+from gauntlet.components.validate_data.images.idx import read_idx
+from gauntlet.components.validate_data.packed import decompress
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.image_classification import ImageDataset
 
 GZIP_SUFFIX = ".gz"
 GZIP_MAGIC = b"\x1f\x8b"

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.validate_data.classes import count_classes
-from manifests.dataset import SPLITS, SplitName
-from manifests.image_classification import PixelDataset
+from gauntlet.components.validate_data.classes import count_classes
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.image_classification import PixelDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.
 BRIGHTNESS_EDGES = tuple(range(0, 256, 16))

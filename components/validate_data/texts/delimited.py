@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 
 if TYPE_CHECKING:
     from _csv import Reader

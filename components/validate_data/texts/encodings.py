@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from manifests.errors import DataError
+from gauntlet.manifests.errors import DataError
 
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",

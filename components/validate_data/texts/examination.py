@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from components.validate_data.examination import Examination
-from components.validate_data.texts.inspection import inspect
-from components.validate_data.texts.outputs import write_splits
-from components.validate_data.texts.report import render
-from components.validate_data.texts.source import read_table
-from components.validate_data.texts.statistics import describe
-from components.validate_data.texts.text import KEY_FORM
-from manifests.gates import describe_resolution
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.examination import Examination
+from gauntlet.components.validate_data.texts.inspection import inspect
+from gauntlet.components.validate_data.texts.outputs import write_splits
+from gauntlet.components.validate_data.texts.report import render
+from gauntlet.components.validate_data.texts.source import read_table
+from gauntlet.components.validate_data.texts.statistics import describe
+from gauntlet.components.validate_data.texts.text import KEY_FORM
+from gauntlet.manifests.gates import describe_resolution
+from gauntlet.manifests.text_classification import TextDataset
 
 
 def examine(section: TextDataset) -> Examination:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pandas as pd
 
-from components.validate_data.carving import carve, group_names
-from components.validate_data.classes import (
+from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.classes import (
     check_class_balance,
     check_rows_per_class,
     count_classes,
     largest_groups,
 )
-from components.validate_data.duplicates import find_conflicts, find_exact, find_leaks, find_near
-from components.validate_data.inspection import Inspecting, Inspection
-from components.validate_data.texts.similarity import likeness_among
-from components.validate_data.texts.text import excerpt, normalise
-from components.validate_data.texts.tokens import check_tokens
-from components.validate_data.texts.values import check_values
-from components.validate_data.times import with_times
-from manifests.dataset import SPLITS
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.duplicates import find_conflicts, find_exact, find_leaks, find_near
+from gauntlet.components.validate_data.inspection import Inspecting, Inspection
+from gauntlet.components.validate_data.texts.similarity import likeness_among
+from gauntlet.components.validate_data.texts.text import excerpt, normalise
+from gauntlet.components.validate_data.texts.tokens import check_tokens
+from gauntlet.components.validate_data.texts.values import check_values
+from gauntlet.components.validate_data.times import with_times
+from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.text_classification import TextDataset
 
 
 def inspect(table: pd.DataFrame, dataset: TextDataset) -> Inspection:

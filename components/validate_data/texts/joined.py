@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from components.validate_data.texts.records import Records
-from manifests.text_classification import Columns, TextDataset
+from gauntlet.components.validate_data.texts.records import Records
+from gauntlet.manifests.text_classification import Columns, TextDataset
 
 SEPARATOR = "\n"
 

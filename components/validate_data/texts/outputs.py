@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.step import replacing, write_json
-from components.validate_data.texts.statistics import TextStatistics
-from manifests.dataset import SPLITS
+from gauntlet.components.step import replacing, write_json
+from gauntlet.components.validate_data.texts.statistics import TextStatistics
+from gauntlet.manifests.dataset import SPLITS
 
 STATISTICS_FILE = "statistics.json"
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])

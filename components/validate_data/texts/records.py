@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.validate_data.packed import unpack, unpacked_name
-from components.validate_data.texts.delimited import (
+from gauntlet.components.validate_data.packed import unpack, unpacked_name
+from gauntlet.components.validate_data.texts.delimited import (
     BAR,
     COMMA,
     DELIMITER_NAMES,
@@ -25,10 +25,10 @@ from components.validate_data.texts.delimited import (
     split_rows,
     take_separator,
 )
-from components.validate_data.texts.encodings import decode
-from components.validate_data.texts.text import excerpt
-from manifests.errors import DataError, UsageError
-from manifests.text_classification import Columns
+from gauntlet.components.validate_data.texts.encodings import decode
+from gauntlet.components.validate_data.texts.text import excerpt
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.text_classification import Columns
 
 SUFFIX_FORMATS = {
     ".csv": "csv",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from components.validate_data.inspection import Inspection
-from components.validate_data.report import Histogram, class_shares
-from components.validate_data.report import render as render_page
-from components.validate_data.texts.statistics import LENGTH_EDGES, TextStatistics
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.report import Histogram, class_shares
+from gauntlet.components.validate_data.report import render as render_page
+from gauntlet.components.validate_data.texts.statistics import LENGTH_EDGES, TextStatistics
 
 
 def render(statistics: TextStatistics, inspection: Inspection, rows_read: int) -> str:

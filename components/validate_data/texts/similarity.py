@@ -20,8 +20,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
-from components.validate_data.duplicates import Groups, Known, Likeness
-from components.validate_data.texts.words import words_of
+from gauntlet.components.validate_data.duplicates import Groups, Known, Likeness
+from gauntlet.components.validate_data.texts.words import words_of
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary

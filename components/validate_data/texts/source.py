@@ -14,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from backends import storage
-from backends.data_uris import data_uri
-from components.validate_data.texts.joined import read_joined
-from components.validate_data.texts.records import Records, format_of, parse
-from components.validate_data.texts.text import excerpt, find_fault, is_blank, repair
-from manifests.dataset import SPLITS, SplitName, TableDataset
-from manifests.errors import DataError
-from manifests.text_classification import TextDataset
+from gauntlet.backends import storage
+from gauntlet.backends.data_uris import data_uri
+from gauntlet.components.validate_data.texts.joined import read_joined
+from gauntlet.components.validate_data.texts.records import Records, format_of, parse
+from gauntlet.components.validate_data.texts.text import excerpt, find_fault, is_blank, repair
+from gauntlet.manifests.dataset import SPLITS, SplitName, TableDataset
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.text_classification import TextDataset
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MAX_DIGITS = 18

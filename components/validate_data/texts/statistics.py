@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.validate_data.classes import count_classes
-from components.validate_data.texts.words import words_of
-from manifests.dataset import SPLITS, SplitName
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.classes import count_classes
+from gauntlet.components.validate_data.texts.words import words_of
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.text_classification import TextDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
 LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000, 2000)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 from tokenizers import Tokenizer
 
-from components.validate_data.duplicates import outside_test
-from components.validate_data.findings import (
+from gauntlet.components.validate_data.duplicates import outside_test
+from gauntlet.components.validate_data.findings import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
     CheckResult,
@@ -20,11 +20,11 @@ from components.validate_data.findings import (
     Reasons,
     percent,
 )
-from components.validate_data.inspection import Inspecting
-from components.validate_data.texts.text import excerpt
-from manifests.text_classification import TextDataset, UnknownTokensCheck
-from trainer.encoder_files import READING_FILES, find_encoder, require_positions
-from trainer.vocabulary import open_pretrained
+from gauntlet.components.validate_data.inspection import Inspecting
+from gauntlet.components.validate_data.texts.text import excerpt
+from gauntlet.manifests.text_classification import TextDataset, UnknownTokensCheck
+from gauntlet.trainer.encoder_files import READING_FILES, find_encoder, require_positions
+from gauntlet.trainer.vocabulary import open_pretrained
 
 COUNTED_AT_ONCE = 1_000  # texts; the tokens of all texts at once would need too much memory
 

@@ -9,9 +9,9 @@ from functools import partial
 import pandas as pd
 import pandera.pandas as pandera
 
-from components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, judge_rows
-from components.validate_data.texts.text import excerpt
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, CheckResult, Finding, judge_rows
+from gauntlet.components.validate_data.texts.text import excerpt
+from gauntlet.manifests.text_classification import TextDataset
 
 # A row without a text or a label of the set cannot be written as (text, class index), so it leaves the
 # splits whatever the severity; the severity decides what else follows.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.convert_to_onnx.admission import (
+from gauntlet.components.convert_to_onnx.admission import (
     Trial,
     admitted,
     best,
@@ -13,13 +13,13 @@ from components.convert_to_onnx.admission import (
     pareto_front,
     refusal,
 )
-from components.convert_to_onnx.candidates import Failed, Graph
-from components.convert_to_onnx.export import FusedOps
-from components.convert_to_onnx.neighbours import NeighbourEffect
-from components.convert_to_onnx.parity import Parity, WorstRow
-from components.convert_to_onnx.timing import Latency
-from manifests.conversion import CandidateName, Conversion
-from manifests.errors import GauntletError
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph
+from gauntlet.components.convert_to_onnx.export import FusedOps
+from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
+from gauntlet.components.convert_to_onnx.parity import Parity, WorstRow
+from gauntlet.components.convert_to_onnx.timing import Latency
+from gauntlet.manifests.conversion import CandidateName, Conversion
+from gauntlet.manifests.errors import GauntletError
 
 BOUNDS = Conversion(max_abs_logit_difference=1e-4, min_label_agreement=0.98, max_metric_drop=0.01)
 FUSED = FusedOps(attention=2, layer_norm=4, gelu=2)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from components.convert_to_onnx.processor import require_device
-from components.convert_to_onnx.run import run
-from manifests.conversion import CPU_CANDIDATES, GPU_CANDIDATES, Conversion
-from manifests.errors import UsageError
-from pipelines.cli import main
-from serving.bundle import Bundle, BundleError
-from serving.session import GPU_PROVIDER, NoGpuError, open_session
+from gauntlet.components.convert_to_onnx.processor import require_device
+from gauntlet.components.convert_to_onnx.run import run
+from gauntlet.manifests.conversion import CPU_CANDIDATES, GPU_CANDIDATES, Conversion
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli import main
+from gauntlet.serving.bundle import Bundle, BundleError
+from gauntlet.serving.session import GPU_PROVIDER, NoGpuError, open_session
 
 
 def has_gpu() -> bool:
@@ -139,5 +139,5 @@ def test_on_a_gpu_every_candidate_is_proven_and_timed_there(
     assert document["pytorch"]["absent"] == {}
     served = Bundle(tmp_path / "bundle")
     assert GPU_PROVIDER in served.session.get_providers()
-    without_torch = [sys.executable, "-m", "serving.verification", str(tmp_path / "bundle")]
+    without_torch = [sys.executable, "-m", "gauntlet.serving.verification", str(tmp_path / "bundle")]
     subprocess.run(without_torch, cwd=ROOT, check=True)

@@ -13,12 +13,12 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
-from components.convert_to_onnx.export import FusedOps, signature_of_texts
-from components.convert_to_onnx.quantization import saturating_products
-from manifests.conversion import CandidateName
-from serving.session import open_session
-from trainer.checkpoint import load_model
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
+from gauntlet.components.convert_to_onnx.export import FusedOps, signature_of_texts
+from gauntlet.components.convert_to_onnx.quantization import saturating_products
+from gauntlet.manifests.conversion import CandidateName
+from gauntlet.serving.session import open_session
+from gauntlet.trainer.checkpoint import load_model
 
 NAMES: tuple[CandidateName, ...] = get_args(CandidateName)
 # Root mean square of the difference, of logits with a deviation of 1 or so.

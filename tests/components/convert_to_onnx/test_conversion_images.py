@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from components.convert_to_onnx.admission import refusal
-from components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
-from components.convert_to_onnx.export import signature_of_images
-from components.convert_to_onnx.parity import compare, parity_batches
-from components.convert_to_onnx.rows import ImageRows, read_rows
-from components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
-from manifests.conversion import CandidateName, Conversion
-from serving.session import open_session
+from gauntlet.components.convert_to_onnx.admission import refusal
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
+from gauntlet.components.convert_to_onnx.export import signature_of_images
+from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
+from gauntlet.components.convert_to_onnx.rows import ImageRows, read_rows
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
+from gauntlet.manifests.conversion import CandidateName, Conversion
+from gauntlet.serving.session import open_session
+from gauntlet.trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
+from gauntlet.trainer.networks import ImageClassifier, NetworkConfig
 from tests.drawn_images import SHAPES, SIDE, draw
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
-from trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
-from trainer.networks import ImageClassifier, NetworkConfig
 
 MEAN, STD = 55.0, 70.0
 WEIGHT_SPREAD = 30.0  # by which scores differ more than those of fresh weights

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from components.convert_to_onnx.neighbours import measure_neighbours, neighbour_effect
-from components.convert_to_onnx.timing import Batch
+from gauntlet.components.convert_to_onnx.neighbours import measure_neighbours, neighbour_effect
+from gauntlet.components.convert_to_onnx.timing import Batch
 
 
 class Numbers:

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.convert_to_onnx.parity import Parity, Scores, compare, left_padded, macro_f1, parity_batches
+from gauntlet.components.convert_to_onnx.parity import (
+    Parity,
+    Scores,
+    compare,
+    left_padded,
+    macro_f1,
+    parity_batches,
+)
 
 LABELS = ("calm", "angry", "glad")
 TRUTH = np.array([0, 0, 1, 1, 2])

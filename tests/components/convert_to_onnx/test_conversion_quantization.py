@@ -9,17 +9,17 @@ import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
-from components.convert_to_onnx.candidates import RECIPES, Source
-from components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
-from components.convert_to_onnx.quantization import (
+from gauntlet.components.convert_to_onnx.candidates import RECIPES, Source
+from gauntlet.components.convert_to_onnx.export import export_plain, fuse, signature_of_texts
+from gauntlet.components.convert_to_onnx.quantization import (
     WEIGHT_ZERO_POINT,
     channel_ranges,
     drop_zero_points,
     outlier_factors,
     scale_outliers,
 )
-from serving.session import open_session
-from trainer.checkpoint import load_model
+from gauntlet.serving.session import open_session
+from gauntlet.trainer.checkpoint import load_model
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:

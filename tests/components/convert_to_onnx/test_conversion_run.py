@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
-from components.convert_to_onnx.admission import Trial
-from components.convert_to_onnx.processor import describe_processor
-from components.convert_to_onnx.run import run
-from components.convert_to_onnx.shipping import refusing, ship
-from components.convert_to_onnx.timing import BUSY
-from manifests.conversion import Conversion, StudentConversion
-from manifests.errors import GauntletError
-from serving.bundle import Bundle, file_sha256
+from gauntlet.components.convert_to_onnx.admission import Trial
+from gauntlet.components.convert_to_onnx.processor import describe_processor
+from gauntlet.components.convert_to_onnx.run import run
+from gauntlet.components.convert_to_onnx.shipping import refusing, ship
+from gauntlet.components.convert_to_onnx.timing import BUSY
+from gauntlet.manifests.conversion import Conversion, StudentConversion
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.bundle import Bundle, file_sha256
+from gauntlet.trainer.checkpoint import load_model
 from tests.components.convert_to_onnx.conftest import save_checkpoint
 from tests.components.convert_to_onnx.test_conversion_admission import trial
-from trainer.checkpoint import load_model
 
 WORDS = (
     "quiet",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.convert_to_onnx.timing import (
+from gauntlet.components.convert_to_onnx.timing import (
     BUSY,
     FEWEST_BATCHES,
     Contender,
@@ -24,8 +24,8 @@ from components.convert_to_onnx.timing import (
     summarize,
     time_tokenizing,
 )
-from manifests.errors import GauntletError
-from serving.cpu import ThreadTime
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.cpu import ThreadTime
 
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from backends.registry import open_registry
-from components.evaluate_model.run import evaluate
-from components.pictures import THUMBNAIL_SIDE, thumbnail
-from manifests.errors import DataError
-from manifests.evaluation import Evaluation
+from gauntlet.backends.registry import open_registry
+from gauntlet.components.evaluate_model.run import evaluate
+from gauntlet.components.pictures import THUMBNAIL_SIDE, thumbnail
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.evaluation import Evaluation
 from tests.image_bundles import write_image_bundle
 
 LABELS = ("left", "right")

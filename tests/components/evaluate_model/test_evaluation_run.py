@@ -15,22 +15,22 @@ from kfp import dsl, local
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import components
-from backends.registry import ModelVersion, open_registry
-from components.evaluate_model.component import evaluate_model
-from components.evaluate_model.rows import read_test_rows
-from components.evaluate_model.run import (
+import gauntlet
+from gauntlet.backends.registry import ModelVersion, open_registry
+from gauntlet.components.evaluate_model.component import evaluate_model
+from gauntlet.components.evaluate_model.rows import read_test_rows
+from gauntlet.components.evaluate_model.run import (
     ChampionFailure,
     ChampionPredictions,
     evaluate,
     score_challenger,
     score_champion,
 )
-from components.training_rows import bundled_file, write_fingerprints
-from manifests.errors import DataError, GauntletError
-from manifests.evaluation import Evaluation
-from manifests.schema import as_parameter
-from serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.components.training_rows import bundled_file, write_fingerprints
+from gauntlet.manifests.errors import DataError, GauntletError
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.manifests.schema import as_parameter
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 
 LABELS = ("joy", "fear")
 HAPPY = {"happy": "joy", "glad": "joy", "scared": "fear", "afraid": "fear"}
@@ -231,7 +231,7 @@ def test_the_component_logs_metrics_and_the_confusion_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, splits = make_bundle(tmp_path / "bundle", CONFUSED), make_splits(tmp_path / "splits")
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(gauntlet.__file__).parents[1]), prepend=os.pathsep)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
 
     @dsl.pipeline(name="evaluation")

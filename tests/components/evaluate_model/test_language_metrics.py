@@ -9,8 +9,8 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from components.evaluate_model.language.answers import Answers, Prompts
-from components.evaluate_model.language.metrics import (
+from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
+from gauntlet.components.evaluate_model.language.metrics import (
     RowFigures,
     _rouge,
     _Words,
@@ -18,9 +18,9 @@ from components.evaluate_model.language.metrics import (
     figures,
     measure_rows,
 )
-from components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
-from manifests.causal_lm import LanguageEvaluation
-from trainer.packing import TokenRow
+from gauntlet.components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
+from gauntlet.manifests.causal_lm import LanguageEvaluation
+from gauntlet.trainer.packing import TokenRow
 
 REFERENCES = ("the cat sat on the mat today", "rain fell on the old town", "bees make honey in spring")
 ANSWERS = ("the cat sat on a mat", "rain fell on the old town", "nothing at all")

@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from components.evaluate_model.report import render
-from components.evaluate_model.scorecard import (
+from gauntlet.components.evaluate_model.report import render
+from gauntlet.components.evaluate_model.scorecard import (
     ChampionFailure,
     ChampionPredictions,
     Scorecard,
     assess,
 )
-from manifests.evaluation import Evaluation
+from gauntlet.manifests.evaluation import Evaluation
 
 CLASSES = ("joy", "fear", "love")
 SETTINGS = Evaluation(bootstrap_resamples=500, confidence=0.9, worst_mistakes=2)

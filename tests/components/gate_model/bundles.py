@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from serving.bundle import MODEL_FILE, PARITY_FILE, file_sha256, write_bundle
+from gauntlet.serving.bundle import MODEL_FILE, PARITY_FILE, file_sha256, write_bundle
 from tests.text_bundles import word_score_info, write_parts
 
 CERTIFIED = {

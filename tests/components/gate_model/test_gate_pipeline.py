@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from kfp import dsl, local
 
-import components
-from components.gate_model.component import gate_model
-from manifests.gates import Gates
-from manifests.schema import as_parameter
+import gauntlet
+from gauntlet.components.gate_model.component import gate_model
+from gauntlet.manifests.gates import Gates
+from gauntlet.manifests.schema import as_parameter
 from tests.components.gate_model.bundles import write_certified_bundle
 
 SCORES = {
@@ -61,7 +61,7 @@ def test_a_pipeline_branches_on_the_decision_and_a_rejection_is_no_failure(
 ) -> None:
     for name, document in {"scores": SCORES, "candidates": CANDIDATES, "history": HISTORY}.items():
         (tmp_path / name).write_text(json.dumps(document), encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(gauntlet.__file__).parents[1]), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
 

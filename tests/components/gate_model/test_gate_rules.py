@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.gate_model.rules import (
+from gauntlet.components.gate_model.rules import (
     Certificate,
     Comparison,
     Decision,
@@ -16,8 +16,8 @@ from components.gate_model.rules import (
     UnusableChampion,
     decide,
 )
-from components.gate_model.values import MISSING
-from manifests.gates import Gates, GradingGates
+from gauntlet.components.gate_model.values import MISSING
+from gauntlet.manifests.gates import Gates, GradingGates
 
 GATES = Gates(
     min_macro_f1=0.80,

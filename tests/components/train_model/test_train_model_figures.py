@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file, save_file
 
-from components.train_model.component import train_model
-from manifests.tasks import training_of
-from manifests.text_classification import TextTraining
+from gauntlet.components.train_model.component import train_model
+from gauntlet.manifests.tasks import training_of
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.trainer.checkpoint import read_record
 from tests.conftest import LABELS
-from trainer.checkpoint import read_record
 
 Logged = dict[str, float]
 

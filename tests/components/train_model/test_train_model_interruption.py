@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.step import ERROR_FILE
-from manifests.text_classification import TextTraining
+from gauntlet.components.step import ERROR_FILE
+from gauntlet.manifests.text_classification import TextTraining
 
 COMPONENT = """
 import json, os, signal, sys
 from types import SimpleNamespace
-from components.train_model.component import train_model
+from gauntlet.components.train_model.component import train_model
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 folder, splits, training = sys.argv[1:]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components.train_model.place import free_volume, placed
-from manifests.text_classification import TextTraining
+from gauntlet.components.train_model.place import free_volume, placed
+from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.trainer.run import TrainingRun
 from tests.components.train_model.test_train_model_interruption import COMPONENT
-from trainer.run import TrainingRun
 
 UNINTERRUPTED = COMPONENT.replace("register_optimizer_step_post_hook(lambda", "(lambda *_: None)(lambda")
 

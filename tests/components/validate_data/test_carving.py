@@ -7,10 +7,10 @@ from itertools import combinations
 import pandas as pd
 import pytest
 
-from components.validate_data.carving import carve, group_names
-from components.validate_data.duplicates import Likeness
-from manifests.dataset import SplitName
-from manifests.errors import DataError
+from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.duplicates import Likeness
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError
 
 NOTHING_ALIKE = Likeness({})
 FRACTIONS: dict[SplitName, float] = {"train": 0.7, "validation": 0.2, "test": 0.1}

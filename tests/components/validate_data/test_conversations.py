@@ -12,12 +12,12 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from components.validate_data.conversations.managed import request_of
-from components.validate_data.conversations.source import read_table
-from components.validate_data.conversations.turns import EmptyError, Turn, examples_of, turns_of
-from components.validate_data.run import run
-from manifests.causal_lm import ConversationDataset, RoleMarkers
-from manifests.errors import DataError, UsageError
+from gauntlet.components.validate_data.conversations.managed import request_of
+from gauntlet.components.validate_data.conversations.source import read_table
+from gauntlet.components.validate_data.conversations.turns import EmptyError, Turn, examples_of, turns_of
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.causal_lm import ConversationDataset, RoleMarkers
+from gauntlet.manifests.errors import DataError, UsageError
 from tests.language_models import END, conversations, write_gpt2, write_jsonl
 
 

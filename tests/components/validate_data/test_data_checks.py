@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components.validate_data.findings import CheckResult
-from components.validate_data.inspection import Inspection
-from components.validate_data.texts.inspection import inspect
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.findings import CheckResult
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.texts.inspection import inspect
+from gauntlet.manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")
 ORDER = (

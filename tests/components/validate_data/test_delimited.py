@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from components.validate_data.texts.delimited import split_rows, take_separator
-from manifests.errors import DataError
+from gauntlet.components.validate_data.texts.delimited import split_rows, take_separator
+from gauntlet.manifests.errors import DataError
 
 
 def _fields(content: str, delimiter: str) -> list[tuple[str, ...]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.validate_data.run import run
-from manifests.loading import load_manifest
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.loading import load_manifest
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "emotion.yaml"
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")

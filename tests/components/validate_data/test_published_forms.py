@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from components.validate_data.conversations.source import read_table as read_conversations
-from components.validate_data.texts.source import read_table
-from manifests.causal_lm import ConversationDataset
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.conversations.source import read_table as read_conversations
+from gauntlet.components.validate_data.texts.source import read_table
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.text_classification import TextDataset
 
 
 def _written(rows: list[list[str]], end: str = "\n", **settings: Any) -> str:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.validate_data.texts.records import Records, parse
-from manifests.errors import DataError, GauntletError, UsageError
-from manifests.text_classification import Columns
+from gauntlet.components.validate_data.texts.records import Records, parse
+from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.manifests.text_classification import Columns
 
 BY_POSITION = Columns(text=0, label=1)
 

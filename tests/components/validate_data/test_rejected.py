@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-import manifests
-from components.validate_data.rejected import harmless
-from components.validate_data.run import run
-from manifests.causal_lm import ConversationDataset
-from manifests.dataset import Dataset
-from manifests.errors import DataError
-from manifests.tasks import dataset_of
-from manifests.text_classification import TextDataset
-from pipelines.cli import main
+from gauntlet import manifests
+from gauntlet.components.validate_data.rejected import harmless
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.tasks import dataset_of
+from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.pipelines.cli import main
 from tests import drawn_cards, drawn_images
 from tests.drawn_cards import read_splits, write_cards, write_splits
 from tests.drawn_images import draw

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from components.validate_data.texts.records import format_of
-from components.validate_data.texts.source import find_files, read_table, resolve_label
-from manifests.errors import DataError, UsageError
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.texts.records import format_of
+from gauntlet.components.validate_data.texts.source import find_files, read_table, resolve_label
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.text_classification import TextDataset
 
 LABELS = ("joy", "fear")
 

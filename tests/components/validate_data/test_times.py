@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.validate_data.conversations.source import read_table
-from components.validate_data.run import run
-from components.validate_data.times import parse_times, with_times
-from manifests.causal_lm import ConversationDataset
-from manifests.errors import DataError
-from manifests.schema import as_parameter
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.conversations.source import read_table
+from gauntlet.components.validate_data.run import run
+from gauntlet.components.validate_data.times import parse_times, with_times
+from gauntlet.manifests.causal_lm import ConversationDataset
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.schema import as_parameter
+from gauntlet.manifests.text_classification import TextDataset
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from components.validate_data.inspection import Inspection
-from components.validate_data.texts.inspection import inspect
-from components.validate_data.texts.tokens import count_tokens
-from manifests.errors import UsageError
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.texts.inspection import inspect
+from gauntlet.components.validate_data.texts.tokens import count_tokens
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.text_classification import TextDataset
 
 KNOWN = ("good", "bad", "day", "night", "very")
 FRAMING = 2

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.validate_data.component import validate_data
-from components.validate_data.run import run
-from components.validate_data.texts.outputs import replacing
-from manifests.errors import DataError
-from manifests.schema import as_parameter
-from manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.component import validate_data
+from gauntlet.components.validate_data.run import run
+from gauntlet.components.validate_data.texts.outputs import replacing
+from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.schema import as_parameter
+from gauntlet.manifests.text_classification import TextDataset
 
 LABELS = ["joy", "fear"]
 SPLITS = ("train", "validation", "test")

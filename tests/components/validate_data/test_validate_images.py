@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.validate_data.component import validate_data
-from components.validate_data.run import run
-from manifests.errors import DataError, UsageError
-from manifests.image_classification import ImageDataset
-from manifests.schema import as_parameter
+from gauntlet.components.validate_data.component import validate_data
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.image_classification import ImageDataset
+from gauntlet.manifests.schema import as_parameter
 from tests.drawn_images import FILES, SHAPES, SIDE, Drawn, dataset, draw, idx, write_files
 
 SPLITS = ("train", "validation", "test")

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 import step_outputs as outputs
 
-from components.write_report.collect import collect
-from components.write_report.record import STEPS, FinalStatus
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.record import STEPS, FinalStatus
 
 VERTEX_JOB = "emotion-20261121090000"
 VERTEX_TASK_ID = {name: (-1) ** at * (7_000_000_000 + at) for at, name in enumerate(STEPS)}

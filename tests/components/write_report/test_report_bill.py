@@ -10,12 +10,12 @@ from pathlib import Path
 import finished_runs as runs
 from test_report_page import html_of
 
-from components.write_report.artifacts import History, Usage
-from components.write_report.bill import bill
-from components.write_report.collect import collect
-from components.write_report.next_steps import next_steps
-from components.write_report.outcome import outcome
-from components.write_report.render import render
+from gauntlet.components.write_report.artifacts import History, Usage
+from gauntlet.components.write_report.bill import bill
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.next_steps import next_steps
+from gauntlet.components.write_report.outcome import outcome
+from gauntlet.components.write_report.render import render
 
 HISTORY = History(
     stopped="max_cost reached",

@@ -8,9 +8,9 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from components.write_report import dag
-from components.write_report.artifacts import Candidates, Epoch, History, OptimizerStep
-from components.write_report.charts import (
+from gauntlet.components.write_report import dag
+from gauntlet.components.write_report.artifacts import Candidates, Epoch, History, OptimizerStep
+from gauntlet.components.write_report.charts import (
     MOST_POINTS,
     Series,
     line_chart,
@@ -21,10 +21,10 @@ from components.write_report.charts import (
     training_charts,
     whole_ticks,
 )
-from components.write_report.collect import collect
-from components.write_report.comparison import class_rows, confusions, metric_table
-from components.write_report.latency import latency_panels
-from components.write_report.record import RunRecord
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.comparison import class_rows, confusions, metric_table
+from gauntlet.components.write_report.latency import latency_panels
+from gauntlet.components.write_report.record import RunRecord
 
 
 def record_of(root: Path, **kwargs: bool) -> RunRecord:

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 from kfp import dsl, local
 
-import components
-from components.write_report.component import write_report
+import gauntlet
+from gauntlet.components.write_report.component import write_report
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
 def validate_data(message: str, splits: dsl.Output[dsl.Dataset]):
-    from components.step import step
-    from manifests.errors import DataError
+    from gauntlet.components.step import step
+    from gauntlet.manifests.errors import DataError
 
     with step(splits.path):
         if message:
@@ -41,7 +41,7 @@ def refusing(message: str):
 def test_the_exit_handler_reports_on_the_steps_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, headline: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(components.__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(gauntlet.__file__).parents[1]), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     local.init(
         local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"), raise_on_error=False

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from components.write_report import figures
+from gauntlet.components.write_report import figures
 
 
 @pytest.mark.parametrize(

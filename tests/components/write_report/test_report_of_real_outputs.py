@@ -15,29 +15,29 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from components.convert_to_onnx.admission import Trial
-from components.convert_to_onnx.bundling import Comparison as Conversions
-from components.convert_to_onnx.bundling import candidates_document
-from components.convert_to_onnx.candidates import Graph
-from components.convert_to_onnx.export import FusedOps
-from components.convert_to_onnx.neighbours import NeighbourEffect
-from components.convert_to_onnx.parity import Parity
-from components.convert_to_onnx.rows import TextRows
-from components.convert_to_onnx.timing import Latency
-from components.evaluate_model.scorecard import ChampionPredictions, assess
-from components.gate_model.figures import read_figures
-from components.gate_model.rules import decide
-from components.validate_data.findings import Finding, judge_rows
-from components.write_report.collect import collect
-from components.write_report.next_steps import RULE_ADVICE
-from manifests.conversion import Conversion
-from manifests.dataset import RowCheck
-from manifests.evaluation import Evaluation
-from manifests.gates import Gates
-from serving.texts import TextInputs
-from trainer.checkpoint import TrainingRecord
-from trainer.history import Epoch, History, Step
-from trainer.usage import Usage
+from gauntlet.components.convert_to_onnx.admission import Trial
+from gauntlet.components.convert_to_onnx.bundling import Comparison as Conversions
+from gauntlet.components.convert_to_onnx.bundling import candidates_document
+from gauntlet.components.convert_to_onnx.candidates import Graph
+from gauntlet.components.convert_to_onnx.export import FusedOps
+from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
+from gauntlet.components.convert_to_onnx.parity import Parity
+from gauntlet.components.convert_to_onnx.rows import TextRows
+from gauntlet.components.convert_to_onnx.timing import Latency
+from gauntlet.components.evaluate_model.scorecard import ChampionPredictions, assess
+from gauntlet.components.gate_model.figures import read_figures
+from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.validate_data.findings import Finding, judge_rows
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.next_steps import RULE_ADVICE
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.dataset import RowCheck
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.manifests.gates import Gates
+from gauntlet.serving.texts import TextInputs
+from gauntlet.trainer.checkpoint import TrainingRecord
+from gauntlet.trainer.history import Epoch, History, Step
+from gauntlet.trainer.usage import Usage
 
 CLASSES = ("calm", "angry", "glad")
 LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)

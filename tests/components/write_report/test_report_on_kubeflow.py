@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import finished_runs as runs
 
-from components.write_report.page_component import write_report
+from gauntlet.components.write_report.page_component import write_report
 
 ROOT = "minio://mlpipeline/v2/artifacts/emotion/0cf1-77"
 OUTPUTS = {

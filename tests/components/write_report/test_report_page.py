@@ -12,10 +12,10 @@ import finished_runs as runs
 import pytest
 import step_outputs as outputs
 
-from components.write_report.collect import collect
-from components.write_report.record import STEPS, FinalStatus
-from components.write_report.render import render
-from components.write_report.run import write_report
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.record import STEPS, FinalStatus
+from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.run import write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 ENDINGS: dict[str, Callable[[runs.FolderOf], None]] = {

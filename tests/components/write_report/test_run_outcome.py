@@ -9,20 +9,20 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from components.gate_model.figures import read_figures
-from components.gate_model.language import Documents, decide_language_model
-from components.gate_model.rules import decide
-from components.gate_model.stages import judge_stage
-from components.write_report.collect import collect
-from components.write_report.headline import tiles
-from components.write_report.next_steps import RULE_ADVICE, next_steps
-from components.write_report.outcome import Outcome, outcome
-from components.write_report.record import FinalStatus, RunRecord
-from components.write_report.render import render
-from components.write_report.scores import LanguageScores, OtherModel
-from manifests.causal_lm import LanguageGates
-from manifests.gates import Gates, GradingGates
-from manifests.therapy import Production
+from gauntlet.components.gate_model.figures import read_figures
+from gauntlet.components.gate_model.language import Documents, decide_language_model
+from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.stages import judge_stage
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.headline import tiles
+from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
+from gauntlet.components.write_report.outcome import Outcome, outcome
+from gauntlet.components.write_report.record import FinalStatus, RunRecord
+from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.scores import LanguageScores, OtherModel
+from gauntlet.manifests.causal_lm import LanguageGates
+from gauntlet.manifests.gates import Gates, GradingGates
+from gauntlet.manifests.therapy import Production
 
 
 def ended(

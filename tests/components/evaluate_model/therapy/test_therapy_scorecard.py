@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from components import bootstrap
-from components.evaluate_model.therapy.privacy import TrainingData
-from components.evaluate_model.therapy.scorecard import Answer, Resampling, assess, probes
-from manifests.errors import GauntletError, UsageError
+from gauntlet.components import bootstrap
+from gauntlet.components.evaluate_model.therapy.privacy import TrainingData
+from gauntlet.components.evaluate_model.therapy.scorecard import Answer, Resampling, assess, probes
+from gauntlet.manifests.errors import GauntletError, UsageError
 from tests.components.evaluate_model.therapy.conversations import (
     TRAINED_ANSWERS,
     TRAINED_PROMPTS,
