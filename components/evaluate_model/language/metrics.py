@@ -1,6 +1,6 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The figures of each row are summed up so that every resample can be scored: see `components/bootstrap.py`.
+The figures of each row are summed up so that every resample can be scored (`components/bootstrap.py`).
 Whole conversations are drawn (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007): two references of one
 question are no two questions. N = rows, R = resamples.
 """
