@@ -1,0 +1,1 @@
+"""Ordinal grading."""
