@@ -1,1 +1,1 @@
-"""Images."""
+"""Pixels: reading, statistics, augmentation, networks. For kinds that read images."""
