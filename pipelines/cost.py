@@ -10,7 +10,6 @@ from rich.table import Column, Table
 from gauntlet.backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ def tuning_note(manifest: Manifest) -> str | None:
     Raises:
         UsageError: No price of tuning it is known.
     """
-    training = manifest.training
-    if not isinstance(training, ManagedTraining):
+    tuning = manifest.training.by_service
+    if tuning is None:
         return None
     return (
-        f"{manifest.name}: and {tuning_rate(training.model):g} USD a million training tokens in each of "
-        f"{training.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
-        f"That price: {tuning_price_source(training.model)}."
+        f"{manifest.name}: and {tuning_rate(tuning.model):g} USD a million training tokens in each of "
+        f"{tuning.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
+        f"That price: {tuning_price_source(tuning.model)}."
     )
 
 

@@ -48,7 +48,6 @@ from gauntlet.pipelines.safe_path import safe_environment
 from gauntlet.pipelines.temporary import temporary_folder
 from gauntlet.pipelines.terminal import plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"
@@ -203,7 +202,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
     Raises:
         UsageError: It is managed, and the environment does not say where it is to be tuned.
     """
-    if not is_managed(manifest.training):
+    if manifest.kind.is_converted:
         return home.store_uri
     found = {variable: os.environ.get(variable, "") for variable in PLACE_VARIABLES}
     missing = [variable for variable, value in found.items() if not value]

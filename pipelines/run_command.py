@@ -17,7 +17,6 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import RunRecord, gauntlet_home
 from gauntlet.pipelines.terminal import console, errors
 from gauntlet.pipelines.text_lengths import require_text_length
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 if TYPE_CHECKING:
     from gauntlet.pipelines.local_run import FinishedRun
@@ -147,8 +146,8 @@ def require_affordable(manifest: Manifest, file: str) -> None:
     """
     try:
         fault = over_budget(manifest.training.resources, file)
-        if isinstance(manifest.training, ManagedTraining):
-            tuning_rate(manifest.training.model)  # what tuning costs is known when its rows are counted
+        if (tuning := manifest.training.by_service) is not None:
+            tuning_rate(tuning.model)  # what tuning costs is known when its rows are counted
     except UsageError as error:
         fault = without_price(file, error)
     if fault is not None:

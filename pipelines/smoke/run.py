@@ -20,7 +20,6 @@ from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local_run import FinishedRun, run_locally
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from gauntlet.pipelines.terminal import plain
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 Result = Literal["promote", "reject", "failed", "skipped"]
 STYLES: dict[Result, str] = {"promote": "green", "reject": "green", "failed": "bold red", "skipped": "yellow"}
@@ -60,7 +59,7 @@ def smoke_all(paths: Sequence[Path], home: Home, console: Console) -> tuple[Smok
 
 def smoke(path: Path, manifest: Manifest, home: Home, console: Console) -> Smoke:
     """Run one system to its gate's decision."""
-    if is_managed(manifest.training):
+    if not manifest.kind.is_converted:
         return Smoke(manifest.name, "", "skipped", 0.0, NOT_HERE)
     began = time.monotonic()
     folder = home.folder / SMOKE_FOLDER / path.stem

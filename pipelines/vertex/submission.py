@@ -20,7 +20,6 @@ from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.training import parameters
 from gauntlet.pipelines.vertex.packages import require_packaged
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Destination:
     def trains_as(self, manifest: Manifest) -> str | None:
         """The account that train-model has of its own; none: it runs as the other steps."""
         # A managed model is trained by a job that train-model starts, which is for the steps' account.
-        return None if is_managed(manifest.training) else self.training_account
+        return None if not manifest.kind.is_converted else self.training_account
 
     @property
     def sections(self) -> str:
