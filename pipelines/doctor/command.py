@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.google_rest import Rest
+from gauntlet.backends.google.rest import Rest
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.doctor.examination import Examination, Finding
 from gauntlet.pipelines.doctor.needs import needs
