@@ -23,7 +23,7 @@ from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
-from gauntlet.pipelines.local_run import job_folder, write_page
+from gauntlet.pipelines.local.run import job_folder, write_page
 from gauntlet.serving.bundle import BundleError, read_info
 
 

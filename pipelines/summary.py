@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gauntlet.components.write_report.artifacts import Checks
 from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
-from gauntlet.pipelines.local_run import RUN_LOG, FinishedRun
+from gauntlet.pipelines.local.run import RUN_LOG, FinishedRun
 from gauntlet.pipelines.terminal import plain, styled
 
 EXAMPLES_SHOWN = 3

@@ -18,7 +18,7 @@ from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local_run import FinishedRun, run_locally
+from gauntlet.pipelines.local.run import FinishedRun, run_locally
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from gauntlet.pipelines.terminal import plain
 

@@ -26,7 +26,7 @@ from gauntlet.backends.vertex_jobs import PipelineJobs
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.run_command import load_affordable
+from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.training import keep_large_sections
 from gauntlet.pipelines.trigger.events import Delivery, Event, read_delivery
 from gauntlet.pipelines.trigger.limits import BUDGET_PERIOD, Limits

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from gauntlet.backends.processes import how_ended
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.pipelines.interruption import ending
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.temporary import TemporaryFolder, temporary_folder
+from gauntlet.pipelines.local.interruption import ending
+from gauntlet.pipelines.local.safe_path import safe_environment
+from gauntlet.pipelines.local.temporary import TemporaryFolder, temporary_folder
 from gauntlet.trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"

@@ -18,7 +18,7 @@ from typing import Any
 from gauntlet.backends.vertex_jobs import CONTENT_LABEL, with_content_label
 from gauntlet.backends.vertex_schedules import PipelineSchedules
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.run_command import load_affordable
+from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.training import keep_large_sections
 from gauntlet.pipelines.vertex.schedules import Schedule
 from gauntlet.pipelines.vertex.submission import Destination, pipeline_job

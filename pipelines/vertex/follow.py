@@ -18,7 +18,7 @@ from gauntlet.components.write_report.record import FinalStatus
 from gauntlet.components.write_report.render import render
 from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
 from gauntlet.pipelines.live import State, StepTable, StepView
-from gauntlet.pipelines.local_run import FinishedRun
+from gauntlet.pipelines.local.run import FinishedRun
 from gauntlet.pipelines.training import STEPS
 
 SECONDS_BETWEEN_LOOKS = 10.0

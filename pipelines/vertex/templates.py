@@ -22,7 +22,7 @@ from gauntlet.components.sections import given
 from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import SECTIONS
-from gauntlet.pipelines.run_command import require_affordable
+from gauntlet.pipelines.checks import require_affordable
 from gauntlet.pipelines.vertex.lint import require_acceptable
 from gauntlet.pipelines.vertex.packages import require_packaged
 from gauntlet.pipelines.vertex.submission import read_spec

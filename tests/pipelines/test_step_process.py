@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.step_process import run_step
+from gauntlet.pipelines.local.safe_path import safe_environment
+from gauntlet.pipelines.local.step_process import run_step
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("manifests", "backends", "trainer", "components", "pipelines", "serving")

@@ -1,14 +1,7 @@
-"""The `gauntlet` command.
-
-Exit codes: 0 done (of a run: promoted), 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data,
-130 interrupted.
-"""
+"""The commands that work on this machine: manifests, runs and what is left of them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,16 +10,12 @@ from rich.table import Table
 
 from gauntlet import manifests
 from gauntlet.backends.prices import over_budget, prices_source
-from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
+from gauntlet.components.step import read_json
+from gauntlet.components.write_report.collect import DONE_FILE
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.pipelines.bundle_commands import bundle
-from gauntlet.pipelines.doctor.command import doctor
-from gauntlet.pipelines.gate_command import gate
-from gauntlet.pipelines.home import gauntlet_home
-from gauntlet.pipelines.pruning import prune, rm
-from gauntlet.pipelines.registry_commands import predict, promote, registry, rollback
-from gauntlet.pipelines.resolution import margin_note
-from gauntlet.pipelines.run_command import (
+from gauntlet.manifests.schema import SECTIONS, Manifest
+from gauntlet.pipelines.checks import (
     command_line,
     load_affordable,
     require_data,
@@ -35,64 +24,24 @@ from gauntlet.pipelines.run_command import (
     run_here,
     without_price,
 )
-from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, print_any_text, styled
-from gauntlet.pipelines.vertex.commands import cancel, logs, status, submit, upload
-from gauntlet.pipelines.vertex.schedule_commands import schedule
-from gauntlet.serving.bundle import BundleError
+from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord, gauntlet_home
+from gauntlet.pipelines.local.pruning import of_run, old_cache, old_runs, remove
+from gauntlet.pipelines.local.run import job_folder
+from gauntlet.pipelines.local.temporary import remove_abandoned
+from gauntlet.pipelines.resolution import margin_note
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain
+from gauntlet.pipelines.training import steps_of
 
-app = typer.Typer(
-    help="Retrain a model; ship it only after it has run the gauntlet.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Environment: GAUNTLET_HOME, where runs and models are kept (default `.gauntlet` in the working "
-    "folder); GAUNTLET_REGISTRY, another registry than that in it; GAUNTLET_PRICES, a file of prices. "
-    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
-)
-HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
+app = typer.Typer()
+HERE = "On this machine"
+CHANGEABLE = ("evaluation", "gates", "registration")
+JUDGING = "evaluate-model"
 
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
 ]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code; a mistake of the user's never shows a traceback."""
-    print_any_text()
-    try:
-        app(args=list(arguments) if arguments is not None else None)
-    except ManifestError as error:
-        _print_faults(error.faults)
-        sys.exit(error.exit_code)
-    except GauntletError as error:
-        _print_error(error)
-        sys.exit(error.exit_code)
-    except BundleError as error:
-        _print_error(error)
-        sys.exit(1)
-    except OSError as error:
-        cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
-        _print_error(cause)
-        sys.exit(1)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        console.print(f"gauntlet {metadata.version('gauntlet')}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def main_options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
-    ] = False,
-) -> None:
-    """Retrain a model; ship it only after it has run the gauntlet."""
 
 
 @app.command(rich_help_panel=HERE)
@@ -261,7 +210,7 @@ def tune(
     overrides: Overrides = None,
 ) -> None:
     """Search the best values of a manifest's `training.search`; resume an interrupted study."""
-    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
     from gauntlet.pipelines.tuning.command import compile_study, tune_here, tuning_of
 
     manifest = load_affordable(path, overrides)
@@ -334,7 +283,7 @@ def smoke(
     ] = None,
 ) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
-    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
     from gauntlet.pipelines.smoke.run import smoke_all, smoke_table
 
     try:
@@ -348,35 +297,91 @@ def smoke(
         raise typer.Exit(1)
 
 
-PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
-    HERE: (gate, rm, prune),
-    MODELS: (registry, predict, promote, rollback),
-    CLOUD: (submit, status, cancel, logs, upload),
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
-app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
-app.command(rich_help_panel=CLOUD)(doctor)
+@app.command(rich_help_panel=HERE)
+def gate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run on this machine, or `latest`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of gates, evaluation, registration."),
+    ] = None,
+) -> None:
+    """Judge a run's model again: evaluate, gate, register and report, in a new run."""
+    home = gauntlet_home()
+    record = home.find_run(run)
+    folder = home.run_folder(record.run_id)
+    if home.is_running(record):
+        raise UsageError(f"run {record.run_id}: it is running. Wait until it ends.")
+    manifest = load_affordable(folder / MANIFEST_FILE, overrides)
+    require_same_model(manifest, load_affordable(folder / MANIFEST_FILE, None))
+    require_made(manifest, record, home)
+    run_here(
+        manifest,
+        tracking_uri=read_json(folder / ARGUMENTS_FILE)["tracking_uri"],
+        source=Path(record.manifest) if record.manifest else None,
+        judged=record,
+    )
+
+
+@app.command(rich_help_panel=HERE)
+def rm(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs on this machine.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
+    ] = False,
+) -> None:
+    """Remove runs with all their files. Registered models are kept."""
+    home = gauntlet_home()
+    records = [home.find_run(run) for run in dict.fromkeys(runs)]
+    running = [record.run_id for record in records if home.is_running(record)]
+    if running:
+        raise UsageError(f"{', '.join(running)}: running. Stop it with Ctrl-C first.")
+    remove([of_run(home, record, "asked for") for record in records], yes, home)
+
+
+@app.command(rich_help_panel=HERE)
+def prune(
+    keep: Annotated[int, typer.Option(min=0, help="How many of each system's newest runs to keep.")] = 5,
+    days: Annotated[float, typer.Option(min=0, help="Remove cached steps not used for so many days.")] = 30,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
+    ] = False,
+) -> None:
+    """Remove old runs and old cached steps. Registered models and running runs are kept."""
+    home = gauntlet_home()
+    if yes:
+        remove_abandoned()
+    remove([*old_runs(home, keep), *old_cache(home, days)], yes, home)
+
+
+def require_same_model(manifest: Manifest, before: Manifest) -> None:
+    """Refuse overrides of keys that would make another model.
+
+    Raises:
+        UsageError: There is such an override.
+    """
+    for key in ("name", "task", "seed", *SECTIONS):
+        if key not in CHANGEABLE and getattr(manifest, key) != getattr(before, key):
+            raise UsageError(
+                f"--set {key}: the run's model was made with another value, expected keys of "
+                f"{', '.join(CHANGEABLE)}. `gauntlet run` makes another model."
+            )
+
+
+def require_made(manifest: Manifest, record: RunRecord, home: Home) -> None:
+    """Refuse a run in which a step before the evaluation has not succeeded on this machine.
+
+    Raises:
+        UsageError: There is such a step.
+    """
+    steps = steps_of(manifest)
+    job = job_folder(home.run_folder(record.run_id))
+    for step in steps[: steps.index(JUDGING)]:
+        if not (job / step / DONE_FILE).is_file():
+            raise UsageError(
+                f"run {record.run_id}: {step} has left no result on this machine, so there is no model to "
+                f"judge. Finish it with `gauntlet run --resume {record.run_id}`."
+            )
 
 
 def _packaged_manifests() -> list[Path]:
     return sorted(Path(manifests.__path__[0]).glob("*.yaml"))
-
-
-def _print_error(error: object) -> None:
-    errors.print(styled("[red]error:[/] {}", error), soft_wrap=True, highlight=False)
-
-
-def _print_faults(faults: Iterable[Fault]) -> None:
-    for fault in faults:
-        errors.print(
-            styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key), soft_wrap=True, highlight=False
-        )
-        for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
-            errors.print(f"  {name:8} {plain(text)}", soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,10 @@
-"""Start a step of a local run that may reuse earlier outputs: `python -m gauntlet.pipelines.cached_step`.
+"""Start a step of a local run that may reuse earlier outputs.
 
-It replaces `kfp.dsl.executor_main`. Its arguments are `cached` or `uncached`, that module's name, and the
-arguments of `kfp.dsl.executor_main`. With `GAUNTLET_JUDGED`, a folder of a run's outputs, it copies the
-step's outputs from there and never runs the step. Otherwise, if `GAUNTLET_STEP_CACHE` is set and the step may
-be cached, it looks the step up in that folder, and stores the step's outputs there.
+`python -m gauntlet.pipelines.local.cached_step` replaces `kfp.dsl.executor_main`. Its arguments are `cached`
+or `uncached`, that module's name, and the arguments of `kfp.dsl.executor_main`. With `GAUNTLET_JUDGED`, a
+folder of a run's outputs, it copies the step's outputs from there and never runs the step. Otherwise, if
+`GAUNTLET_STEP_CACHE` is set and the step may be cached, it looks the step up in that folder, and stores the
+step's outputs there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from gauntlet.pipelines.step_cache import StepCache, StepCall, copy_of
+from gauntlet.pipelines.local.step_cache import StepCache, StepCall, copy_of
 
 CACHE_VARIABLE = "GAUNTLET_STEP_CACHE"
 JUDGED_VARIABLE = "GAUNTLET_JUDGED"

@@ -1,8 +1,9 @@
-"""The commands that send runs to Vertex AI, look at them there and end them."""
+"""The commands about Google Cloud: runs on Vertex AI, their templates and schedules, and a project."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,26 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from gauntlet.backends.cloud_logging import job_log
+from gauntlet.backends.google_rest import Rest
 from gauntlet.backends.vertex_calls import QuotaError
 from gauntlet.backends.vertex_jobs import PipelineJobs
-from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.checks import load_affordable, run_here
 from gauntlet.pipelines.home import gauntlet_home
-from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted, interruptible
-from gauntlet.pipelines.run_command import load_affordable, run_here
-from gauntlet.pipelines.terminal import console, errors, plain, styled
+from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted, interruptible
+from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
+from gauntlet.pipelines.vertex.doctor import Examination, Finding
+from gauntlet.pipelines.vertex.needs import needs
+
+app = typer.Typer()
+schedule = typer.Typer(help="Run manifests again and again.", no_args_is_help=True)
+app.add_typer(schedule, name="schedule", rich_help_panel="On Google Cloud")
+CLOUD = "On Google Cloud"
+COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
 
 Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's id.")]
 Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
@@ -41,8 +52,10 @@ TrainingAccount = Annotated[
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, `latest`, or projects/…/pipelineJobs/….")
 ]
+SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
 
 
+@app.command(rich_help_panel=CLOUD)
 def submit(
     project: Project,
     region: Region,
@@ -70,7 +83,7 @@ def submit(
     ] = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
-    from gauntlet.pipelines.local_run import commit_of
+    from gauntlet.pipelines.local.run import commit_of
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import conclude, has_trained
     from gauntlet.pipelines.vertex.submission import Destination
@@ -106,6 +119,7 @@ def submit(
     raise typer.Exit(finished.outcome.exit_code)
 
 
+@app.command(rich_help_panel=CLOUD)
 def status(run: Run = "latest") -> None:
     """Say how far a submitted run is; when it has ended, how."""
     from gauntlet.pipelines.summary import print_summary
@@ -128,6 +142,7 @@ def status(run: Run = "latest") -> None:
         print_summary(conclude(job, submitted.record, home), console)
 
 
+@app.command(rich_help_panel=CLOUD)
 def cancel(run: Run) -> None:
     """End a submitted run."""
     from gauntlet.pipelines.vertex.follow import ENDED, state_of
@@ -142,6 +157,7 @@ def cancel(run: Run) -> None:
     console.print(f"{plain(submitted.name)}: asked to end", soft_wrap=True, highlight=False)
 
 
+@app.command(rich_help_panel=CLOUD)
 def logs(
     run: Run = "latest",
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
@@ -166,6 +182,7 @@ def logs(
         console.print("nothing has been printed yet")
 
 
+@app.command(rich_help_panel=CLOUD)
 def upload(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Compiled pipelines.")],
     repository: Annotated[
@@ -174,7 +191,7 @@ def upload(
     tag: Annotated[str | None, typer.Option(help="Default: the checkout's commit.")] = None,
 ) -> None:
     """Keep compiled pipelines as templates in Artifact Registry."""
-    from gauntlet.pipelines.local_run import git_commit
+    from gauntlet.pipelines.local.run import git_commit
     from gauntlet.pipelines.vertex.templates import upload as keep
 
     commit = tag or git_commit()
@@ -184,6 +201,111 @@ def upload(
         )
     for path in paths:
         console.print(str(keep(path, repository, commit)), soft_wrap=True, highlight=False)
+
+
+@schedule.command("apply")
+def apply_(
+    path: SchedulesFile,
+    project: Project,
+    region: Region,
+    root: Root,
+    registry: RegistryUri,
+    tracking: TrackingUri = None,
+    service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
+) -> None:
+    """Make the schedules on Vertex AI what the file says."""
+    from gauntlet.backends.vertex_jobs import CONTENT_LABEL
+    from gauntlet.backends.vertex_schedules import PipelineSchedules
+    from gauntlet.pipelines.vertex.applying import apply, plan
+    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
+
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
+    wanted = read_schedules(path)
+    schedules = PipelineSchedules(destination.place)
+    plans = [plan(one, destination, schedules) for one in wanted]  # all, before any is changed
+    table = Table(NAME_COLUMN("schedule"), "key", "there", "in the file", box=None, pad_edge=False)
+    for one in plans:
+        for change in one.changes:
+            table.add_row(one.schedule.name, *map(plain, (change.key, change.found, change.wanted)))
+    if table.row_count:
+        console.print(table)
+    names = {one.name for one in wanted}
+    for other in schedules.all():
+        if (
+            other.display_name not in names
+            and CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
+        ):
+            console.print(
+                f"{plain(other.display_name)} is not in the file, and stays as it is", highlight=False
+            )
+    if diff:
+        console.print("nothing was changed" if table.row_count else "nothing would change")
+        return
+    for one in plans:
+        apply(one, schedules)
+    console.print(
+        f"as the file says: {plain(', '.join(one.schedule.name for one in plans))}", highlight=False
+    )
+
+
+@schedule.command()
+def render(
+    path: SchedulesFile,
+    project: Project,
+    region: Region,
+    root: Root,
+    registry: RegistryUri,
+    service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
+    tracking: TrackingUri = None,
+    output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
+) -> None:
+    """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
+    from gauntlet.pipelines.vertex.applying import cloud_scheduler_job
+    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
+
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
+    jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, job in jobs.items():
+        file = output / f"{name}.json"
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+        console.print(f"wrote {plain(file)}", soft_wrap=True, highlight=False)
+
+
+@app.command(rich_help_panel=CLOUD)
+def doctor(
+    project: Annotated[str, typer.Option(help="Id of the Google Cloud project.")],
+    region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
+) -> None:
+    """Report what a Google Cloud project lacks, line by line with what to do; nothing is changed."""
+    findings = list(Examination(Rest(), needs(), project, region).findings())
+    _print(findings)
+    missing, unseen = (sum(each.state == state for each in findings) for state in ("missing", "not seen"))
+    if missing:
+        raise GauntletError(
+            f"{project}: {missing} of {len(findings)} needs missing, {unseen} not seen. Do what is listed, "
+            "or all of it by `terraform -chdir=infra apply`."
+        )
+    console.print(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen", highlight=False)
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    """A table whose last column numbers what is listed below it, once each and on one line, to be copied."""
+    actions = list(dict.fromkeys(each.action for each in findings if each.action))
+    table = Table("", NAME_COLUMN("need"), "state", "to do", box=None, pad_edge=False)
+    for each in findings:
+        number = str(actions.index(each.action) + 1) if each.action else ""
+        table.add_row(each.group, plain(each.need), Text(each.state, COLOURS[each.state]), number)
+    console.print(table)
+    for place, action in enumerate(actions, start=1):
+        console.print(f"{place:3}  {plain(action)}", soft_wrap=True, highlight=False)
 
 
 def _custom_job(task: Any) -> str:

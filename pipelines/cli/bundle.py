@@ -18,7 +18,9 @@ from gauntlet.serving.verification import verify as verify_bundle
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
 
+app = typer.Typer()
 bundle = typer.Typer(help="Look at a model bundle.", no_args_is_help=True)
+app.add_typer(bundle, name="bundle", rich_help_panel="Models")
 
 
 @bundle.command()

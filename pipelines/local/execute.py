@@ -1,4 +1,4 @@
-"""Executes a compiled pipeline with `kfp.local`: `python -m gauntlet.pipelines.execute RUN_FOLDER`.
+"""Executes a compiled pipeline with `kfp.local`: `python -m gauntlet.pipelines.local.execute RUN_FOLDER`.
 
 A process of its own, so that `gauntlet run` can watch its output, stop it as a group, and outlive it.
 """
@@ -21,7 +21,7 @@ from kfp import components, local
 from kfp.local import subprocess_task_handler
 
 from gauntlet.pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE, STEPS_FOLDER
-from gauntlet.pipelines.step_process import run_step
+from gauntlet.pipelines.local.step_process import run_step
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_THE_STEP = 8.0

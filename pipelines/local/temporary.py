@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gauntlet.pipelines.locks import acquire
+from gauntlet.pipelines.local.locks import acquire
 
 PREFIX = "gauntlet-run-"
 LOCK_SUFFIX = ".lock"

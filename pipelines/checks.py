@@ -20,7 +20,7 @@ from gauntlet.pipelines.terminal import console, errors
 from gauntlet.pipelines.text_lengths import require_text_length
 
 if TYPE_CHECKING:
-    from gauntlet.pipelines.local_run import FinishedRun
+    from gauntlet.pipelines.local.run import FinishedRun
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
@@ -47,8 +47,8 @@ def run_here(
         UsageError: The manifest asks for conversion on a GPU, and this machine has none.
     """
     from gauntlet.components.write_report.collect import RUN_COMMAND_VARIABLE
-    from gauntlet.pipelines.local_run import run_locally
-    from gauntlet.pipelines.local_run import tracking_uri as usual_tracking_uri
+    from gauntlet.pipelines.local.run import run_locally
+    from gauntlet.pipelines.local.run import tracking_uri as usual_tracking_uri
 
     if manifest.conversion.device == "gpu" and judged is None:
         from gauntlet.components.convert_to_onnx.processor import require_device
@@ -71,14 +71,14 @@ def run_here(
 
 def resume_here(run_id: str) -> None:
     """Resume a run on this machine and exit with its code."""
-    from gauntlet.pipelines.local_run import resume_locally
+    from gauntlet.pipelines.local.run import resume_locally
 
     _conclude(lambda: resume_locally(run_id, gauntlet_home(), console))
 
 
 def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
     """Run, print how it ended, and exit with its code."""
-    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
     from gauntlet.pipelines.summary import print_summary
 
     try:

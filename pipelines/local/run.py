@@ -29,7 +29,6 @@ from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
@@ -43,10 +42,11 @@ from gauntlet.pipelines.home import (
     Home,
     RunRecord,
 )
-from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from gauntlet.pipelines.live import RunView
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.temporary import temporary_folder
+from gauntlet.pipelines.local.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
+from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
+from gauntlet.pipelines.local.safe_path import safe_environment
+from gauntlet.pipelines.local.temporary import temporary_folder
 from gauntlet.pipelines.terminal import plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
@@ -237,7 +237,7 @@ def _execute(
 
     The process inherits the locks, so the run counts as running until the last of its processes ends.
     """
-    command = [sys.executable, "-m", "gauntlet.pipelines.execute", str(folder)]
+    command = [sys.executable, "-m", "gauntlet.pipelines.local.execute", str(folder)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -37,6 +37,8 @@ from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info
 from gauntlet.serving.generation import Generator, PromptError
 from gauntlet.serving.inputs import Image, InputError, Rows
 
+app = typer.Typer()
+MODELS = "Models"
 QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
 
 ModelName = Annotated[
@@ -44,6 +46,7 @@ ModelName = Annotated[
 ]
 
 
+@app.command(rich_help_panel=MODELS)
 def registry(
     name: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A model's name; lists its history too.")
@@ -109,6 +112,7 @@ def _minute(at: str) -> str:
     return at[:16].replace("T", " ")
 
 
+@app.command(rich_help_panel=MODELS)
 def predict(
     rows: Annotated[
         list[str],
@@ -258,6 +262,7 @@ def _print_answers(
     console.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
+@app.command(rich_help_panel=MODELS)
 def promote(
     name: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
@@ -301,6 +306,7 @@ def promote(
     console.print(plain(move), highlight=False, soft_wrap=True)
 
 
+@app.command(rich_help_panel=MODELS)
 def rollback(
     name: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from gauntlet.backends.google_rest import NO_TOKEN, Refused, Rest
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.doctor.needs import PROJECT, SUBMITTER, Grant, Needs
+from gauntlet.pipelines.vertex.needs import PROJECT, SUBMITTER, Grant, Needs
 
 State = Literal["ok", "missing", "not seen"]
 
