@@ -52,7 +52,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     from gauntlet.components.validate_data.run import run as validate_data
     from gauntlet.manifests.loading import load_manifest
     from gauntlet.manifests.tasks import trained_here
-    from gauntlet.trainer.tasks import load_task
+    from gauntlet.trainer.task import load_task
 
     manifest = load_manifest(manifest_file, overrides)
     data, trained = run / "validate-data", run / "train-model"

@@ -59,9 +59,9 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from gauntlet.manifests.loading import load_manifest
+    from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling
     from gauntlet.trainer.device import choose_device, make_deterministic
     from gauntlet.trainer.ranks import World
-    from gauntlet.trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling
 
     manifest = load_manifest(options.manifest, options.overrides)
     section = manifest.training.model_copy(

@@ -96,9 +96,9 @@ def examples_per_second(seconds: float) -> float:
     import torch
 
     from gauntlet.serving.cpu import CpuWait, usable_cpus
+    from gauntlet.tasks.text_classification.encoder_files import find_encoder
+    from gauntlet.tasks.text_classification.network import load_encoder
     from gauntlet.trainer.contention import Contention
-    from gauntlet.trainer.encoder import load_encoder
-    from gauntlet.trainer.encoder_files import find_encoder
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())

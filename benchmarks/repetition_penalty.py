@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gauntlet.components.evaluate_model.language.answers import answer, read_token_prompts
-from gauntlet.components.evaluate_model.language.metrics import figures, measure_rows
-from gauntlet.manifests.causal_lm import LanguageEvaluation
 from gauntlet.serving.generation import Generator
+from gauntlet.tasks.language.answers import answer, read_token_prompts
+from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.language.metrics import figures, measure_rows
 
 SHOWN = ("rouge1", "rouge_l", "sampled_rouge_l")
 

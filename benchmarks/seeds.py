@@ -64,9 +64,9 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
 
     from gauntlet.components.convert_to_onnx.rows import read_rows
     from gauntlet.components.convert_to_onnx.scoring import pytorch_forward
+    from gauntlet.tasks.classification.training_metrics import classification_metrics
     from gauntlet.trainer.batching import evaluation_batches
     from gauntlet.trainer.checkpoint import load_model, read_record
-    from gauntlet.trainer.metrics import classification_metrics
     from gauntlet.trainer.run import TrainingRun, train
 
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
@@ -87,9 +87,9 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from gauntlet.components.evaluate_model.metrics import measure_grades
+    from gauntlet.tasks.classification.metrics import measure_grades
+    from gauntlet.tasks.ordinal_grading.metrics import mean_known_error
     from gauntlet.trainer.checkpoint import load_model
-    from gauntlet.trainer.grading_metrics import mean_known_error
     from gauntlet.trainer.splits import read_cards
 
     cards, model = read_cards(splits, "test"), load_model(checkpoint)

@@ -39,8 +39,8 @@ from torch.nn import functional  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from gauntlet.components.validate_data.run import run as validate_data  # noqa: E402
-from gauntlet.manifests.image_classification import ImageTraining  # noqa: E402
 from gauntlet.manifests.loading import load_manifest  # noqa: E402
+from gauntlet.tasks.image_classification.manifest import ImageTraining  # noqa: E402
 from gauntlet.trainer.device import choose_device, make_deterministic  # noqa: E402
 from gauntlet.trainer.loop import fit  # noqa: E402
 from gauntlet.trainer.parameters import count  # noqa: E402
@@ -48,7 +48,7 @@ from gauntlet.trainer.ranks import World  # noqa: E402
 from gauntlet.trainer.replica import Replica  # noqa: E402
 from gauntlet.trainer.schedule import learning_rate  # noqa: E402
 from gauntlet.trainer.splits import ImageSplit, read_images  # noqa: E402
-from gauntlet.trainer.tasks import load_task  # noqa: E402
+from gauntlet.trainer.task import load_task  # noqa: E402
 
 WORKERS = 2
 

@@ -72,9 +72,9 @@ def work(contestant: str, options: argparse.Namespace, splits: Path) -> dict[str
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from gauntlet.manifests.loading import load_manifest
+    from gauntlet.tasks.text_classification.training import TextClassification
     from gauntlet.trainer.device import choose_device, make_deterministic
     from gauntlet.trainer.ranks import World
-    from gauntlet.trainer.tasks.text_classification import TextClassification
 
     manifest = load_manifest(options.manifest, options.overrides)
     section = manifest.training.model_copy(update={"epochs": 1, **OURS.get(contestant, {})})
@@ -138,9 +138,9 @@ def train_ours(race: Race, seed: int) -> Any:
 
 
 def plain_model(race: Race) -> Any:
-    from gauntlet.trainer.encoder import load_encoder
-    from gauntlet.trainer.encoder_files import find_encoder
-    from gauntlet.trainer.tasks.text_classification import TextClassifier
+    from gauntlet.tasks.text_classification.encoder_files import find_encoder
+    from gauntlet.tasks.text_classification.network import load_encoder
+    from gauntlet.tasks.text_classification.training import TextClassifier
 
     encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)
     classes = int(race.task._validation.labels.max()) + 1

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from gauntlet.manifests.errors import Fault
-from gauntlet.manifests.managed import ManagedTraining, is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.tasks import TASKS
+from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining, is_managed
 
 LONGEST_VALUE_SHOWN = 60
 PATTERNS = {

@@ -9,25 +9,25 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from gauntlet.manifests.causal_lm import (
+from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
+from gauntlet.manifests.dataset import Dataset, LabelledDataset
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.evaluation import CommonEvaluation, Evaluation
+from gauntlet.manifests.gates import CommonGates, Gates, GradingGates
+from gauntlet.manifests.search import Search
+from gauntlet.manifests.section import Section
+from gauntlet.manifests.training import ClassTraining, CommonTraining, Training
+from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageSearch, ImageTraining
+from gauntlet.tasks.language.manifest import (
     ConversationDataset,
     LanguageEvaluation,
     LanguageGates,
     LanguageSearch,
     LanguageTraining,
 )
-from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
-from gauntlet.manifests.dataset import Dataset, LabelledDataset
-from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.evaluation import CommonEvaluation, Evaluation
-from gauntlet.manifests.gates import CommonGates, Gates, GradingGates
-from gauntlet.manifests.image_classification import ImageDataset, ImageSearch, ImageTraining
-from gauntlet.manifests.managed import ManagedTraining, is_managed
-from gauntlet.manifests.ordinal_grading import CardDataset, GradingSearch, GradingTraining
-from gauntlet.manifests.search import Search
-from gauntlet.manifests.section import Section
-from gauntlet.manifests.text_classification import TextDataset, TextSearch, TextTraining
-from gauntlet.manifests.training import ClassTraining, CommonTraining, Training
+from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining, is_managed
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset, GradingSearch, GradingTraining
+from gauntlet.tasks.text_classification.manifest import TextDataset, TextSearch, TextTraining
 
 TaskName = Literal["text_classification", "image_classification", "ordinal_grading", "causal_lm"]
 

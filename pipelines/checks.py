@@ -13,11 +13,11 @@ import typer
 from gauntlet.backends.prices import over_budget, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.manifests.managed import ManagedTraining
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import RunRecord, gauntlet_home
 from gauntlet.pipelines.terminal import console, errors
 from gauntlet.pipelines.text_lengths import require_text_length
+from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 if TYPE_CHECKING:
     from gauntlet.pipelines.local.run import FinishedRun
@@ -115,7 +115,7 @@ def require_vocabulary(manifest: Manifest, path: Path) -> None:
     Raises:
         ManifestError: It has more tokens, or cannot be read.
     """
-    from gauntlet.trainer.vocabulary import check_local_model
+    from gauntlet.tasks.texts.vocabulary import check_local_model
 
     for key in ("encoder", "model"):
         name = getattr(manifest.training, key, None)

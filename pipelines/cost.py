@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.table import Column, Table
 
 from gauntlet.backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
-from gauntlet.manifests.managed import ManagedTraining
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
+from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 
 @dataclass(frozen=True)

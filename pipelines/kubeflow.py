@@ -10,11 +10,11 @@ from kfp import dsl, kubernetes
 
 from gauntlet.backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.platforms import Kubeflow
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"

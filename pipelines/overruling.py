@@ -16,7 +16,6 @@ from gauntlet.backends.registry import (
     Registry,
     went_through_stages,
 )
-from gauntlet.components.gate_model.stages import evidence_of
 from gauntlet.components.register_model.run import quality_of, scores_of, version_tags
 from gauntlet.components.step import read_json, write_json
 from gauntlet.components.write_report.collect import DONE_FILE, collect
@@ -25,6 +24,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
 from gauntlet.pipelines.local.run import job_folder, write_page
 from gauntlet.serving.bundle import BundleError, read_info
+from gauntlet.tasks.therapy.stages import evidence_of
 
 
 def promote_rejected(home: Home, store: Registry, name: str, run: str, approval: Approval) -> Move:

@@ -19,10 +19,10 @@ from gauntlet.components.train_model.component import train_model
 from gauntlet.components.train_model.managed_component import train_model as train_managed_model
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines import kubeflow
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 Platform = Literal["local", "vertex", "kubeflow"]
 

@@ -10,11 +10,11 @@ from gauntlet.backends.registry import (
     Registry,
     went_through_stages,
 )
-from gauntlet.components.gate_model.stages import recheck
 from gauntlet.components.gate_model.table import print_table
 from gauntlet.manifests.errors import RejectedError, UsageError
-from gauntlet.manifests.therapy import StageName
 from gauntlet.pipelines.terminal import console
+from gauntlet.tasks.therapy.manifest import StageName
+from gauntlet.tasks.therapy.stages import recheck
 
 LONGEST_REASON = 500
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from gauntlet.manifests.errors import Fault, ManifestError
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.text_classification import TextTraining
-from gauntlet.trainer.encoder_files import READING_FILES, find_here
+from gauntlet.tasks.text_classification.encoder_files import READING_FILES, find_here
+from gauntlet.tasks.text_classification.manifest import TextTraining
 
 
 def require_text_length(manifest: Manifest, path: Path) -> None:

@@ -28,7 +28,6 @@ from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
 from gauntlet.pipelines.platforms import (
     ACCOUNT_OF_THE_STEPS,
@@ -44,6 +43,7 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 from gauntlet.pipelines.process_one import exec_python, reuse
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 STEPS = (
     "fingerprint-data",

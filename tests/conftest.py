@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel
 
 from gauntlet.components.validate_data.run import run as validate_data
-from gauntlet.manifests.image_classification import ImageDataset
-from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 from tests import drawn_cards
 from tests.drawn_images import dataset, draw, write_files
 from tests.no_folder_renames import sitecustomize

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gauntlet.tasks.images.networks import ImageClassifier
 from gauntlet.trainer.dropout import Dropout
-from gauntlet.trainer.networks import ImageClassifier
 
 
 class QuarterTurn(nn.Module):

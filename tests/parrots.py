@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from gauntlet.components.convert_to_onnx.decoder import export_decoder
 from gauntlet.serving.bundle import BundleInfo, write_bundle
+from gauntlet.tasks.causal_lm.decoder import export_decoder
 
 END, ASK, UNKNOWN = "<|end|>", "<|ask|>", "<|unknown|>"
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from gauntlet.backends.storage import replace_folder
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.encoder import Attention
-from gauntlet.trainer.tasks import WEIGHTS_FILE, untrained_model
+from gauntlet.tasks.text_classification.network import Attention
+from gauntlet.trainer.task import WEIGHTS_FILE, untrained_model
 
 TRAINING_FILE = "training.json"
 STUDENT_FOLDER = "student"

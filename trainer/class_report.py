@@ -7,8 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from gauntlet.tasks.classification.training_metrics import class_metrics
 from gauntlet.trainer.history import tracked_name
-from gauntlet.trainer.metrics import class_metrics
 
 MOST_MISTAKES = 10
 NOT_IN_A_NAME = re.compile(r"[^\w. -]")  # of a metric; one with a slash is counted by optimizer steps

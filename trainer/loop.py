@@ -30,7 +30,7 @@ from gauntlet.trainer.replica import Replica, Tensors
 from gauntlet.trainer.schedule import learning_rate
 from gauntlet.trainer.state import LoopState
 from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.tasks import Batch
+from gauntlet.trainer.task import Batch
 from gauntlet.trainer.watch import Tracker, Watch
 
 Keep = Callable[[Tensors, Epoch], None]

@@ -24,7 +24,7 @@ from gauntlet.trainer.parameters import changing
 from gauntlet.trainer.precision import AUTOCAST, apply_format, choose_format
 from gauntlet.trainer.prefetch import prefetched
 from gauntlet.trainer.ranks import World
-from gauntlet.trainer.tasks import Batch, Task
+from gauntlet.trainer.task import Batch, Task
 
 PREFETCHED_ON_A_GPU = 2
 STEP = "step"

@@ -23,8 +23,9 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.metrics import as_json
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.manifests.section import Section, flatten
-from gauntlet.manifests.text_classification import Student
 from gauntlet.manifests.training import Training
+from gauntlet.tasks.text_classification.manifest import Student
+from gauntlet.tasks.text_classification.student import Learner, Lesson, take_lesson, wanted_student
 from gauntlet.trainer.budget import Budget
 from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE, TrainingRecord, write_checkpoint
 from gauntlet.trainer.class_report import class_report, tracked_class_metrics
@@ -39,8 +40,7 @@ from gauntlet.trainer.ranks import World, process_group
 from gauntlet.trainer.replica import Replica, Tensors
 from gauntlet.trainer.splits import read_labels, read_statistics
 from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.student import Learner, Lesson, take_lesson, wanted_student
-from gauntlet.trainer.tasks import WEIGHTS_FILE, Task, load_task
+from gauntlet.trainer.task import WEIGHTS_FILE, Task, load_task
 from gauntlet.trainer.vertex_trial import vertex_trial
 
 ALONE = World()

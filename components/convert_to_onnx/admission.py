@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
-from gauntlet.components.convert_to_onnx.decoder_parity import DecoderParity
 from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
 from gauntlet.components.convert_to_onnx.parity import Parity
 from gauntlet.components.convert_to_onnx.timing import Latency, Timing, speedup
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.tasks.causal_lm.parity import DecoderParity
 
 
 class Compared(Protocol):

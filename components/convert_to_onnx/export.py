@@ -20,8 +20,8 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
 
-from gauntlet.manifests.ordinal_grading import SIDES
-from gauntlet.trainer.grading_network import Grading
+from gauntlet.tasks.ordinal_grading.manifest import SIDES
+from gauntlet.tasks.ordinal_grading.network import Grading
 
 OUTPUT = "logits"
 TOKEN_IDS = "input_ids"

@@ -83,7 +83,7 @@ def run(
     require_device(section.device)
     record = read_record(checkpoint_path)
     if record.task == "causal_lm":
-        from gauntlet.components.convert_to_onnx.decoder_run import convert
+        from gauntlet.tasks.causal_lm.conversion import convert
 
         return convert(
             section, name, seed, manifest_sha256, checkpoint_path, record, splits_path, bundle_path,

@@ -138,7 +138,7 @@ def generating(folder: Path, batches: Batches, threads: int) -> Forward:
     """A language model's checkpoint as transformers continues prompts, greedily and with its cache."""
     import torch
 
-    from gauntlet.trainer.tasks.causal_lm import network_of
+    from gauntlet.tasks.causal_lm.training import network_of
 
     torch.set_num_threads(threads)
     network: Any = network_of(folder)

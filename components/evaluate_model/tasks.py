@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gauntlet.components.evaluate_model.run import evaluate as evaluate_classifier
-from gauntlet.manifests.causal_lm import LanguageEvaluation
 from gauntlet.manifests.evaluation import CommonEvaluation, Evaluation
+from gauntlet.tasks.classification.evaluation import evaluate as evaluate_classifier
+from gauntlet.tasks.language.manifest import LanguageEvaluation
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Evaluated:
 def evaluate(settings: CommonEvaluation, **where: Any) -> Evaluated:
     """Score the bundle by its task; `where` is that of `run.evaluate` and `language.run.evaluate`."""
     if isinstance(settings, LanguageEvaluation):
-        from gauntlet.components.evaluate_model.language.run import evaluate as evaluate_language_model
+        from gauntlet.tasks.language.evaluation import evaluate as evaluate_language_model
 
         return Evaluated(evaluate_language_model(settings, **where).headline())
     assert isinstance(settings, Evaluation)

@@ -9,17 +9,17 @@ from uuid import uuid4
 
 from gauntlet.backends.storage import identities
 from gauntlet.components.step import write_json
-from gauntlet.components.validate_data.cards import source as cards
-from gauntlet.components.validate_data.conversations import source as conversations
-from gauntlet.components.validate_data.images import source as images
-from gauntlet.components.validate_data.texts import source as texts
-from gauntlet.manifests.causal_lm import ConversationDataset
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.manifests.image_classification import ImageDataset
-from gauntlet.manifests.ordinal_grading import CardDataset
 from gauntlet.manifests.schema import as_parameter
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.image_classification import source as images
+from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.language import source as conversations
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.ordinal_grading import source as cards
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts import source as texts
 
 
 def run(section: Dataset, task: str, seed: int, sources_path: Path) -> str:

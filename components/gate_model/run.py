@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.language import Documents, decide_language_model
 from gauntlet.components.gate_model.rules import Decision, decide
-from gauntlet.components.gate_model.stages import stages_reached, therapy_of
 from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.components.step import read_json, write_json, write_text
-from gauntlet.manifests.causal_lm import LanguageGates
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.gates import CommonGates, Gates
 from gauntlet.serving.bundle import MANAGED_TASK, MODEL_FILE, PARITY_FILE, BundleError, read_info
 from gauntlet.serving.verification import verify
+from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.tasks.language.manifest import LanguageGates
+from gauntlet.tasks.therapy.stages import stages_reached, therapy_of
 
 
 def gate(

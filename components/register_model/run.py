@@ -16,12 +16,12 @@ from gauntlet.backends.registry import (
     open_registry,
     went_through_stages,
 )
-from gauntlet.components.gate_model.stages import evidence_of
 from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.step import read_json, write_json
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.schema import Registration
 from gauntlet.serving.bundle import MANAGED_TASK, BundleError, BundleInfo, read_info
+from gauntlet.tasks.therapy.stages import evidence_of
 
 PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")

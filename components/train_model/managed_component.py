@@ -25,8 +25,8 @@ def train_model(
 
     with step(bundle.path, data_fingerprint):
         from gauntlet.components.sections import given
-        from gauntlet.components.train_model.managed import run
-        from gauntlet.manifests.managed import ManagedTraining
+        from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
+        from gauntlet.tasks.managed_causal_lm.training import run
 
         figures = run(
             section=ManagedTraining.model_validate(given(training)),

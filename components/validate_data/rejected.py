@@ -16,7 +16,7 @@ import pandas as pd
 
 from gauntlet.components.step import replacing
 from gauntlet.components.validate_data.findings import CheckResult
-from gauntlet.components.validate_data.texts.text import excerpt
+from gauntlet.components.validate_data.text import excerpt
 
 REJECTED_FILE = "rejected.csv"
 HEADER = ("file", "line", "check", "verdict", "value", "reason")

@@ -12,20 +12,20 @@ from rich.text import Text
 from gauntlet.components.step import write_json, write_text
 from gauntlet.components.training_rows import write_fingerprints
 from gauntlet.components.validate_data.advice import with_settings
-from gauntlet.components.validate_data.cards.examination import examine as examine_cards
 from gauntlet.components.validate_data.examination import Examination
 from gauntlet.components.validate_data.findings import CheckResult
-from gauntlet.components.validate_data.images.examination import examine as examine_images
 from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.outputs import STATISTICS_FILE
 from gauntlet.components.validate_data.rejected import REJECTED_FILE, write_rejected
-from gauntlet.components.validate_data.texts.examination import examine as examine_texts
-from gauntlet.components.validate_data.texts.outputs import STATISTICS_FILE
-from gauntlet.manifests.causal_lm import ConversationDataset
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.image_classification import ImageDataset
-from gauntlet.manifests.ordinal_grading import CardDataset
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.image_classification.data import examine as examine_images
+from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.ordinal_grading.data import examine as examine_cards
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+from gauntlet.tasks.text_classification.data import examine as examine_texts
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 LOG_WIDTH = 140  # columns of the table where there is no terminal to ask
 
@@ -102,7 +102,7 @@ def _examine(section: Dataset) -> Examination:
     if isinstance(section, CardDataset):
         return examine_cards(section)
     if isinstance(section, ConversationDataset):
-        from gauntlet.components.validate_data.conversations.examination import (
+        from gauntlet.tasks.language.data import (
             examine as examine_conversations,
         )
 

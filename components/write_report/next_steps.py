@@ -6,11 +6,11 @@ import shlex
 from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
-from gauntlet.components.gate_model.stages import RULES as STAGE_RULES
 from gauntlet.components.write_report.artifacts import Check, Checks
 from gauntlet.components.write_report.figures import words
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import STEPS, RunRecord
+from gauntlet.tasks.therapy.stages import RULES as STAGE_RULES
 
 RULE_ADVICE = {
     "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",

@@ -26,9 +26,7 @@ from gauntlet.backends.registry import (
     open_registry,
     turns,
 )
-from gauntlet.manifests.causal_lm import LanguageEvaluation
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.therapy import StageName
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.overruling import promote_rejected
 from gauntlet.pipelines.promotion import approval_of, promote_version
@@ -36,6 +34,8 @@ from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, sty
 from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info
 from gauntlet.serving.generation import Generator, PromptError
 from gauntlet.serving.inputs import Image, InputError, Rows
+from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.therapy.manifest import StageName
 
 app = typer.Typer()
 MODELS = "Models"
@@ -231,7 +231,7 @@ def _local_answers(
 
 def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int) -> Sequence[str]:
     """What a vendor's endpoint answers."""
-    from gauntlet.components.evaluate_model.language.managed_model import ManagedModel
+    from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel
 
     model = ManagedModel(folder, LanguageEvaluation(max_new_tokens=max_new_tokens))
     return model.ask(_prompts(model.framed, questions))

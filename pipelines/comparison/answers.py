@@ -30,7 +30,7 @@ def answer_intervals(first: ComparedRun, second: ComparedRun) -> dict[str, Inter
     ]
     if asked[0] != asked[1]:
         return f"the test prompts are not the same: {len(asked[0]):,} of A, {len(asked[1]):,} of B"
-    from gauntlet.components.evaluate_model.language.metrics import draws
+    from gauntlet.tasks.language.metrics import draws
 
     weights = draws([conversation for conversation, *_ in asked[0]], RESAMPLES, SEED)
     ours, theirs = (_resampled(run, weights) for run in (first.answers, second.answers))
@@ -42,7 +42,7 @@ def answer_intervals(first: ComparedRun, second: ComparedRun) -> dict[str, Inter
 
 
 def _resampled(rows: Rows, weights: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-    from gauntlet.components.evaluate_model.language.metrics import figures, row_figures
+    from gauntlet.tasks.language.metrics import figures, row_figures
 
     known = all("loss" in row for row in rows)
     return figures(

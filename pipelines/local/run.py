@@ -27,7 +27,6 @@ from gauntlet.components.write_report.record import RunRecord as CollectedRun
 from gauntlet.components.write_report.render import render
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
@@ -49,6 +48,7 @@ from gauntlet.pipelines.local.safe_path import safe_environment
 from gauntlet.pipelines.local.temporary import temporary_folder
 from gauntlet.pipelines.terminal import plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 RUN_LOG = "run.log"
 NO_IMAGE = "none: this machine's Python"

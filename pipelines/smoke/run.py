@@ -15,12 +15,12 @@ from rich.text import Text
 
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.run import FinishedRun, run_locally
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from gauntlet.pipelines.terminal import plain
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 Result = Literal["promote", "reject", "failed", "skipped"]
 STYLES: dict[Result, str] = {"promote": "green", "reject": "green", "failed": "bold red", "skipped": "yellow"}

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gauntlet.manifests.causal_lm import LanguageEvaluation
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.smoke import stand_ins
+from gauntlet.tasks.language.manifest import LanguageEvaluation
 
 CONVERSION = {
     "conversion.batch_sizes": [1],

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gauntlet.manifests.dataset import LabelledDataset
-from gauntlet.manifests.image_classification import ImageDataset
-from gauntlet.manifests.ordinal_grading import CardDataset
 from gauntlet.manifests.schema import Manifest
+from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 
 PACKAGED_CONVERSATIONS = "package://manifests/data/conversations_sample.json"
 CARDS = "synthetic://cards?cards=160&seed=7"

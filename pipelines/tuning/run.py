@@ -13,7 +13,6 @@ from rich.console import Console
 
 from gauntlet.backends.prices import hourly_rate
 from gauntlet.components.validate_data.run import run as validate_data
-from gauntlet.manifests.causal_lm import LanguageTraining
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Search, Value
@@ -26,6 +25,7 @@ from gauntlet.pipelines.tuning.picture import draw
 from gauntlet.pipelines.tuning.summary import print_trial
 from gauntlet.pipelines.tuning.workers import alone, work
 from gauntlet.serving.cpu import usable_cpus
+from gauntlet.tasks.language.manifest import LanguageTraining
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare

@@ -17,10 +17,10 @@ from gauntlet.backends.vertex_jobs import SYSTEM_LABEL
 from gauntlet.backends.vertex_place import SCHEME, VertexPlace, valid_label
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import MODEL_KEYS
-from gauntlet.manifests.managed import is_managed
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.training import parameters
 from gauntlet.pipelines.vertex.packages import require_packaged
+from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from gauntlet.backends.data_uris import data_uri, lies_in
 from gauntlet.components.fingerprint_data.run import run as fingerprint
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.manifests.ordinal_grading import CardDataset
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.drawn_cards import dataset, read_splits, write_cards, write_splits
 
 

@@ -17,11 +17,11 @@ from gauntlet.backends.mlflow_server_registry import BUNDLE_FOLDER, EXPERIMENT, 
 from gauntlet.backends.registry import bundle_folder, open_registry
 from gauntlet.backends.tracking import open_tracking
 from gauntlet.components.check_services.run import run as check_services
-from gauntlet.components.evaluate_model.run import ChampionFailure, ChampionPredictions, score_champion
 from gauntlet.components.register_model.run import run as register_model
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256, read_info
+from gauntlet.tasks.classification.evaluation import ChampionFailure, ChampionPredictions, score_champion
 from tests.components.evaluate_model.test_evaluation_run import HAPPY, LABELS, ROWS, TEXTS, make_bundle
 from tests.fakes.mlflow_server import LoopbackMlflow
 

@@ -15,9 +15,9 @@ import pytest
 from gauntlet.components.fingerprint_data.component import fingerprint_data
 from gauntlet.components.fingerprint_data.run import run
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.ordinal_grading import CardDataset
 from gauntlet.manifests.schema import as_parameter
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests.conftest import LABELS
 from tests.drawn_cards import dataset as card_dataset
 from tests.drawn_cards import write_cards

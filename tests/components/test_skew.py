@@ -22,18 +22,18 @@ from gauntlet.components.convert_to_onnx.admission import refusal
 from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
 from gauntlet.components.convert_to_onnx.rows import ImageRows
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, score
-from gauntlet.components.evaluate_model.run import evaluate
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.manifests.gates import Gates
-from gauntlet.manifests.image_classification import Augmentation, ImageDataset, ImageTraining
 from gauntlet.manifests.training import EarlyStopping
-from gauntlet.trainer.augmentation import affine_maps, moved
+from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
+from gauntlet.tasks.images.augmentation import affine_maps, moved
+from gauntlet.tasks.images.networks import ImageClassifier
 from gauntlet.trainer.checkpoint import load_model, read_record
-from gauntlet.trainer.networks import ImageClassifier
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.splits import read_images
 from tests.drawn_images import SIDE, Drawn, dataset, write_files

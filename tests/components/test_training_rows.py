@@ -19,9 +19,9 @@ from gauntlet.components.training_rows import (
     write_fingerprints,
 )
 from gauntlet.components.validate_data.run import run
-from gauntlet.components.validate_data.texts.text import KEY_FORM, normalise
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.components.validate_data.text import KEY_FORM, normalise
 from gauntlet.serving.bundle import MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 PRINTS = ["5b37ad52ad02248d", "e7850fd669e4ca36", "c08ac997e627f1fd", "658e5562f447b921", "73bb5f85a8a65043"]
 NINE = "the parcel that you sent me came without its"  # nine words

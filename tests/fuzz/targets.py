@@ -16,13 +16,8 @@ from typing import Any
 
 import yaml
 
-from gauntlet.components.validate_data.conversations.source import read_table as read_conversations
 from gauntlet.components.validate_data.run import run as validate
-from gauntlet.manifests.causal_lm import ConversationDataset
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.image_classification import ImageDataset
-from gauntlet.manifests.ordinal_grading import CardDataset
-from gauntlet.manifests.text_classification import TextDataset
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.trigger import receiver
 from gauntlet.pipelines.trigger.events import read_delivery
@@ -30,6 +25,11 @@ from gauntlet.serving.bundle import BundleError
 from gauntlet.serving.inputs import InputError
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.tokenizer import TokenizerError
+from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.language.source import read_table as read_conversations
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests import drawn_cards, drawn_images
 from tests.conftest import LABELS, class_rows
 from tests.fuzz.mutations import NASTY, TOKENS, as_json, damaged_bytes, damaged_value

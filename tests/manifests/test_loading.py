@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from gauntlet.manifests.errors import ManifestError
-from gauntlet.manifests.image_classification import ImageTraining
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
-from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.tasks.image_classification.manifest import ImageTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
 
 MINIMAL: dict[str, Any] = {
     "name": "demo",

@@ -10,7 +10,7 @@ from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import Manifest, as_parameter
 from gauntlet.manifests.search import Dimension
-from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
 
 CONTENT: dict[str, Any] = {
     "name": "demo",

@@ -12,10 +12,10 @@ import pytest
 from google.cloud import aiplatform
 
 from gauntlet.backends.registry import open_registry
-from gauntlet.components.evaluate_model.run import ChampionFailure, ChampionPredictions, score_champion
 from gauntlet.components.register_model.run import run as register_model
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.cli import main
+from gauntlet.tasks.classification.evaluation import ChampionFailure, ChampionPredictions, score_champion
 from tests.components.evaluate_model.test_evaluation_run import HAPPY, LABELS, ROWS, TEXTS, make_bundle
 from tests.fakes.cloud import FakeCloud
 

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from gauntlet.components.evaluate_model.scorecard import assess
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.comparison.differences import Difference, PairedRows
 from gauntlet.pipelines.comparison.page import Comparison, compare, confusion_cells, render
 from gauntlet.pipelines.comparison.runs import read_pair
 from gauntlet.pipelines.home import Home, RunRecord
+from gauntlet.tasks.classification.scorecard import assess
 
 CLASSES = ("calm", "angry <b>", "glad")
 TRUTH = np.repeat([0, 1, 2], 40)

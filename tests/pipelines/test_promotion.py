@@ -9,10 +9,10 @@ import pytest
 
 from gauntlet.backends.mlflow_database import open_client
 from gauntlet.backends.registry import ModelVersion, Registry, open_registry
-from gauntlet.components.gate_model.stages import evidence_of, stages_reached
-from gauntlet.manifests.therapy import Stages
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import BundleInfo, write_bundle
+from gauntlet.tasks.therapy.manifest import Stages
+from gauntlet.tasks.therapy.stages import evidence_of, stages_reached
 from tests.components.gate_model.therapy_scores import THERAPY, with_bound
 
 MODEL = "therapy_lm"

@@ -18,9 +18,9 @@ from gauntlet.components.images import TRAINER_IMAGE
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.pipelines.tuning.run import search_space
 from gauntlet.pipelines.tuning.vertex import compile_tuning_job, tuning_job
+from gauntlet.tasks.text_classification.manifest import TextTraining
 
 ROOT = Path(__file__).parents[2]
 SEARCH: dict[str, Any] = {

@@ -12,8 +12,8 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.tokenizer import TokenizerError, largest_id, open_tokenizer
-from gauntlet.trainer.language_models import LanguageModelFiles, load_tokenizer
-from gauntlet.trainer.vocabulary import check_local_model, require_embedded
+from gauntlet.tasks.language.language_models import LanguageModelFiles, load_tokenizer
+from gauntlet.tasks.texts.vocabulary import check_local_model, require_embedded
 from tests.language_models import write_llama
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "fine")

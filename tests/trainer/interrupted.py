@@ -29,11 +29,6 @@ settle_process()
 
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
-import gauntlet.trainer.launch  # noqa: E402
-import gauntlet.trainer.tasks.causal_lm  # noqa: E402
-import gauntlet.trainer.tasks.image_classification  # noqa: E402
-import gauntlet.trainer.tasks.ordinal_grading  # noqa: E402
-import gauntlet.trainer.tasks.text_classification  # noqa: E402, F401
 from gauntlet.trainer.__main__ import main  # noqa: E402
 from gauntlet.trainer.state import STATE_FILE  # noqa: E402
 from gauntlet.trainer.state_store import MANIFEST_FILE  # noqa: E402

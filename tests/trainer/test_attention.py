@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from gauntlet.tasks.text_classification.network import load_encoder
 from gauntlet.trainer.attention import ATTENTION, attention_forward
 from gauntlet.trainer.dropout import dropped
-from gauntlet.trainer.encoder import load_encoder
 
 SHAPE = (2, 3, 5, 4)  # B, A, T, D
 

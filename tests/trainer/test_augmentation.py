@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from gauntlet.manifests.image_classification import Augmentation
-from gauntlet.trainer.augmentation import DRAWS, STREAM, affine_maps, moved
+from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.images.augmentation import DRAWS, STREAM, affine_maps, moved
 
 ALL = Augmentation(rotation=15, shift=0.15, shear=0.15, zoom=0.15, horizontal_flip=True)
 ROWS = 40

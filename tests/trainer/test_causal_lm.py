@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from gauntlet.components.validate_data.run import run
-from gauntlet.manifests.causal_lm import ConversationDataset, LanguageTraining
 from gauntlet.manifests.errors import UsageError
-from gauntlet.trainer.language_models import find_language_model, load_network
-from gauntlet.trainer.lora import base_name
+from gauntlet.tasks.causal_lm.lora import base_name
+from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, network_of
+from gauntlet.tasks.language.language_models import find_language_model, load_network
+from gauntlet.tasks.language.manifest import ConversationDataset, LanguageTraining
 from gauntlet.trainer.parameters import changing, count
 from gauntlet.trainer.run import TrainingRun, train
-from gauntlet.trainer.tasks.causal_lm import AnswerModel, CausalLanguageModelling, network_of
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama
 
 TARGETS = {"gpt2": ("c_attn", "c_proj"), "llama": ("q_proj", "v_proj")}

@@ -14,18 +14,18 @@ from torch.nn import functional
 
 from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.manifests.training import ClassTraining
+from gauntlet.tasks.classification.class_weights import balanced_chances, class_weights, row_weights
+from gauntlet.tasks.text_classification.distillation import distillation_loss
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.text_classification.training import TextClassification
 from gauntlet.trainer.batching import training_batches
-from gauntlet.trainer.class_weights import balanced_chances, class_weights, row_weights
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.tasks import load_task
-from gauntlet.trainer.tasks.distillation import distillation_loss
-from gauntlet.trainer.tasks.text_classification import TextClassification
+from gauntlet.trainer.task import load_task
 from tests.conftest import LABELS
 
 SAMPLE = Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from gauntlet.tasks.text_classification.network import load_encoder
 from gauntlet.trainer.embedding import PartlyTrainedEmbedding, train_used_rows_only, with_whole_tables
-from gauntlet.trainer.encoder import load_encoder
 
 USED = [0, 2, 3, 7]
 

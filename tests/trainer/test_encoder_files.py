@@ -9,9 +9,14 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.text_classification import TextTraining
-from gauntlet.trainer.encoder_files import EncoderFiles, find_encoder, find_here, require_positions
-from gauntlet.trainer.tasks.text_classification import TextClassification
+from gauntlet.tasks.text_classification.encoder_files import (
+    EncoderFiles,
+    find_encoder,
+    find_here,
+    require_positions,
+)
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.text_classification.training import TextClassification
 
 SIZES = {
     "vocab_size": 20,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from gauntlet.components.validate_data.images.idx import read_idx
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.loading import load_manifest
+from gauntlet.tasks.image_classification.idx import read_idx
 from gauntlet.trainer.checkpoint import load_model
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.splits import read_images

@@ -10,16 +10,16 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.image_classification import Augmentation, ImageTraining
 from gauntlet.manifests.training import EarlyStopping
+from gauntlet.tasks.image_classification.manifest import Augmentation, ImageTraining
+from gauntlet.tasks.image_classification.training import ImageRows
 from gauntlet.trainer.checkpoint import load_model, read_record
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.splits import read_images
-from gauntlet.trainer.tasks import load_task
-from gauntlet.trainer.tasks.image_classification import ImageRows
+from gauntlet.trainer.task import load_task
 from tests.drawn_images import SHAPES, SIDE
 
 MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)

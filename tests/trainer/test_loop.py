@@ -10,8 +10,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from gauntlet.manifests.errors import GauntletError, Preempted
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.manifests.training import Checkpoints, EarlyStopping, Resources, Training
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.text_classification.training import TextClassification
 from gauntlet.trainer.batching import MicroBatch
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.history import Epoch, History
@@ -22,8 +23,7 @@ from gauntlet.trainer.schedule import learning_rate
 from gauntlet.trainer.splits import read_split
 from gauntlet.trainer.state import LoopState
 from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.tasks import Batch, load_task
-from gauntlet.trainer.tasks.text_classification import TextClassification
+from gauntlet.trainer.task import Batch, load_task
 
 
 class Recorder:

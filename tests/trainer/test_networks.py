@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gauntlet.trainer.networks import ImageClassifier, NetworkConfig, Normalisation, ResidualUnit
+from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig, Normalisation, ResidualUnit
 
 MEAN, STD = [72.9], [90.0]
 

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from gauntlet.manifests.image_classification import Augmentation
-from gauntlet.manifests.ordinal_grading import GradeEarlyStopping, GradingTraining
+from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.ordinal_grading.manifest import GradeEarlyStopping, GradingTraining
+from gauntlet.tasks.ordinal_grading.network import CardGrader, SideEncoder, worst_offset
+from gauntlet.tasks.ordinal_grading.training import grader_config, mirrored
 from gauntlet.trainer.checkpoint import load_model, read_record
-from gauntlet.trainer.grading_network import CardGrader, SideEncoder, worst_offset
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.splits import read_cards
-from gauntlet.trainer.tasks import load_task
-from gauntlet.trainer.tasks.ordinal_grading import grader_config, mirrored
+from gauntlet.trainer.task import load_task
 from tests.drawn_cards import HEIGHT, WIDTH
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gauntlet.trainer.packing import TokenRow, bins, packed, seen
+from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.manifests.training import Training
+from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.precision import choose_format, require_compiler
 from tests.trainer.test_loop import build_replica, train
 

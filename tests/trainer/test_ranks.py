@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.splits import read_images
-from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.task import load_task
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 
 PLAIN = (

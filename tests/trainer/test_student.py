@@ -16,17 +16,17 @@ from torch import nn
 from transformers import BertModel
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.text_classification import Student, TextTraining
 from gauntlet.manifests.training import Resources
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
-from gauntlet.trainer.run import TrainingRun, train
-from gauntlet.trainer.tasks import load_task
-from gauntlet.trainer.tasks.distillation import (
+from gauntlet.tasks.text_classification.distillation import (
     Distillation,
     StudentTracker,
     distillation_loss,
     student_weights,
 )
+from gauntlet.tasks.text_classification.manifest import Student, TextTraining
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
+from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.task import load_task
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, TIMES, Run, Trainings
 
 SECOND_LAYER = Student(layers=(1,), epochs=2, learning_rate=2e-3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gauntlet.trainer.synthetic_cards import (
+from gauntlet.tasks.ordinal_grading.synthetic_cards import (
     BORDER,
     CARD,
     SCAN,

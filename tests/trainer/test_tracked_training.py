@@ -12,8 +12,8 @@ import pytest
 from google.cloud import aiplatform
 
 from gauntlet.backends.mlflow_database import open_client
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.manifests.training import Resources, Tracking
+from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun, run_name, train
 from tests.conftest import LABELS
 from tests.fakes.cloud import FakeCloud

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gauntlet.manifests.image_classification import ImageSearch, ImageTraining
-from gauntlet.manifests.text_classification import TextSearch, TextTraining
 from gauntlet.manifests.training import EarlyStopping, Training
+from gauntlet.tasks.image_classification.manifest import ImageSearch, ImageTraining
+from gauntlet.tasks.text_classification.manifest import TextSearch, TextTraining
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import (

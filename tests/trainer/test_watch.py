@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.text_classification import TextTraining
 from gauntlet.manifests.training import Resources, Training
+from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.sampler import Sampler
 from gauntlet.trainer.state import LoopState
 from gauntlet.trainer.state_store import StateStore

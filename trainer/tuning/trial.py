@@ -17,7 +17,7 @@ from gauntlet.trainer.history import tracked_name
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
-from gauntlet.trainer.tasks import load_task
+from gauntlet.trainer.task import load_task
 from gauntlet.trainer.tuning.job import TuningJob
 from gauntlet.trainer.tuning.study import values_of
 

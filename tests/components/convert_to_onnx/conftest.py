@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import ModernBertConfig
 
+from gauntlet.tasks.text_classification.network import load_encoder
+from gauntlet.tasks.text_classification.training import TextClassifier
 from gauntlet.trainer.checkpoint import TrainingRecord, write_checkpoint
-from gauntlet.trainer.encoder import load_encoder
-from gauntlet.trainer.tasks.text_classification import TextClassifier
 
 LABELS = ("calm", "angry", "glad")
 WEIGHT_SPREAD = 0.2  # standard deviation; the usual 0.02 gives every text nearly the same scores

@@ -26,24 +26,24 @@ from transformers import (
 from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb as interleaved
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as in_halves
 
-from gauntlet.components.convert_to_onnx.decoder import DecoderGraph, export_decoder, is_usual_rotary
-from gauntlet.components.convert_to_onnx.decoder_parity import (
+from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
+from gauntlet.serving.generation import Decoder, Tokens, pad_left
+from gauntlet.serving.session import open_session
+from gauntlet.tasks.causal_lm.conversion import measure_neighbours
+from gauntlet.tasks.causal_lm.decoder import DecoderGraph, export_decoder, is_usual_rotary
+from gauntlet.tasks.causal_lm.parity import (
     DecoderParity,
     ScoredBatch,
     compare,
     pytorch_continuations,
     pytorch_logits,
 )
-from gauntlet.components.convert_to_onnx.decoder_quantization import (
+from gauntlet.tasks.causal_lm.quantization import (
     quantize_int8,
     quantize_per_token,
     quantize_weights,
 )
-from gauntlet.components.convert_to_onnx.decoder_run import measure_neighbours
-from gauntlet.components.convert_to_onnx.export import ConversionError
-from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
-from gauntlet.serving.generation import Decoder, Tokens, pad_left
-from gauntlet.serving.session import open_session
 
 REPOSITORY = Path(__file__).parents[3]
 WORDS, LAYERS, COLUMNS, STOP = 64, 2, 12, 7

@@ -17,27 +17,27 @@ from transformers import AutoTokenizer
 
 import gauntlet.components.convert_to_onnx.timing as timing_module
 from gauntlet.components.convert_to_onnx.candidates import Graph
-from gauntlet.components.convert_to_onnx.decoder_run import build, timed_prompts
 from gauntlet.components.convert_to_onnx.run import run as convert
-from gauntlet.components.evaluate_model.language.answers import Prompts
-from gauntlet.components.evaluate_model.language.local_model import LocalModel
 from gauntlet.components.evaluate_model.tasks import evaluate
 from gauntlet.components.gate_model.run import gate
 from gauntlet.components.validate_data.run import run as validate
-from gauntlet.manifests.causal_lm import (
-    ConversationDataset,
-    LanguageEvaluation,
-    LanguageGates,
-    LanguageTraining,
-)
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import Generator
 from gauntlet.serving.verification import verify
-from gauntlet.trainer.language_models import find_language_model, load_network
+from gauntlet.tasks.causal_lm.conversion import build, timed_prompts
+from gauntlet.tasks.causal_lm.evaluation import LocalModel
+from gauntlet.tasks.causal_lm.training import network_of
+from gauntlet.tasks.language.answers import Prompts
+from gauntlet.tasks.language.language_models import find_language_model, load_network
+from gauntlet.tasks.language.manifest import (
+    ConversationDataset,
+    LanguageEvaluation,
+    LanguageGates,
+    LanguageTraining,
+)
 from gauntlet.trainer.run import TrainingRun, train
-from gauntlet.trainer.tasks.causal_lm import network_of
 from tests.language_models import conversations, write_jsonl, write_llama
 
 PENALTY = 2.0

@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from gauntlet.components.evaluate_model.metrics import worst_mistakes
-from gauntlet.components.evaluate_model.occlusion import PLACES, RAISES, occlusion_map, occlusion_picture
-from gauntlet.components.evaluate_model.report import render
-from gauntlet.components.evaluate_model.scorecard import ChampionPredictions, OfGrader, assess
 from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.ordinal_grading import GRADES
 from gauntlet.serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.tasks.classification.metrics import worst_mistakes
+from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.scorecard import ChampionPredictions, OfGrader, assess
+from gauntlet.tasks.images.occlusion import PLACES, RAISES, occlusion_map, occlusion_picture
+from gauntlet.tasks.ordinal_grading.manifest import GRADES
 
 SIDE = (1, 32, 24)
 SETTINGS = Evaluation(bootstrap_resamples=300, confidence=0.9, worst_mistakes=2)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from gauntlet.backends.registry import open_registry
-from gauntlet.components.evaluate_model.run import evaluate
 from gauntlet.components.pictures import THUMBNAIL_SIDE, thumbnail
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.tasks.classification.evaluation import evaluate
 from tests.image_bundles import write_image_bundle
 
 LABELS = ("left", "right")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
-from gauntlet.components.evaluate_model.metrics import MISTAKE_CHARS, measure, worst_mistakes
+from gauntlet.tasks.classification.metrics import MISTAKE_CHARS, measure, worst_mistakes
 
 CLASSES = ("joy", "fear", "love")
 

@@ -18,19 +18,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import gauntlet
 from gauntlet.backends.registry import ModelVersion, open_registry
 from gauntlet.components.evaluate_model.component import evaluate_model
-from gauntlet.components.evaluate_model.rows import read_test_rows
-from gauntlet.components.evaluate_model.run import (
+from gauntlet.components.training_rows import bundled_file, write_fingerprints
+from gauntlet.manifests.errors import DataError, GauntletError
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.manifests.schema import as_parameter
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.tasks.classification.evaluation import (
     ChampionFailure,
     ChampionPredictions,
     evaluate,
     score_challenger,
     score_champion,
 )
-from gauntlet.components.training_rows import bundled_file, write_fingerprints
-from gauntlet.manifests.errors import DataError, GauntletError
-from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.schema import as_parameter
-from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.tasks.classification.rows import read_test_rows
 
 LABELS = ("joy", "fear")
 HAPPY = {"happy": "joy", "glad": "joy", "scared": "fear", "afraid": "fear"}

@@ -9,8 +9,9 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from gauntlet.components.evaluate_model.language.answers import Answers, Prompts
-from gauntlet.components.evaluate_model.language.metrics import (
+from gauntlet.tasks.language.answers import Answers, Prompts
+from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.language.metrics import (
     RowFigures,
     _rouge,
     _Words,
@@ -18,9 +19,8 @@ from gauntlet.components.evaluate_model.language.metrics import (
     figures,
     measure_rows,
 )
-from gauntlet.components.evaluate_model.language.scorecard import Contender, LanguageScorecard, assess
-from gauntlet.manifests.causal_lm import LanguageEvaluation
-from gauntlet.trainer.packing import TokenRow
+from gauntlet.tasks.language.packing import TokenRow
+from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard, assess
 
 REFERENCES = ("the cat sat on the mat today", "rain fell on the old town", "bees make honey in spring")
 ANSWERS = ("the cat sat on a mat", "rain fell on the old town", "nothing at all")

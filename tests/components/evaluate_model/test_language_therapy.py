@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gauntlet.components.evaluate_model.language.run import evaluate
-from gauntlet.components.gate_model.language import Documents, decide_language_model
 from gauntlet.components.gate_model.run import gate
-from gauntlet.manifests.causal_lm import LanguageEvaluation, LanguageGates
+from gauntlet.tasks.language.evaluation import evaluate
+from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.tasks.language.manifest import LanguageEvaluation, LanguageGates
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.parrots import ASK, write_parrot
 

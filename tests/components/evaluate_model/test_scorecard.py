@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.components.evaluate_model.report import render
-from gauntlet.components.evaluate_model.scorecard import (
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.scorecard import (
     ChampionFailure,
     ChampionPredictions,
     Scorecard,
     assess,
 )
-from gauntlet.manifests.evaluation import Evaluation
 
 CLASSES = ("joy", "fear", "love")
 SETTINGS = Evaluation(bootstrap_resamples=500, confidence=0.9, worst_mistakes=2)

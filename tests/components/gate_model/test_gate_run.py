@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gauntlet.components.evaluate_model.scorecard import ChampionFailure, ChampionPredictions, assess
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.gate_model.run import gate
@@ -18,6 +17,7 @@ from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.manifests.gates import Gates
+from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, assess
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.text_bundles import scores_by_padding
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gauntlet.components.gate_model.language import Documents, decide_language_model
 from gauntlet.components.gate_model.rules import Decision
-from gauntlet.manifests.causal_lm import LanguageGates
+from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.tasks.language.manifest import LanguageGates
 
 GATES = LanguageGates(
     max_perplexity=20, min_rouge_l=0.1, min_speedup=1.0, max_model_mb=300, non_inferiority_margin=0.01

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gauntlet.components.evaluate_model.therapy.validation import EVALUATORS
 from gauntlet.components.gate_model.rules import decision_by
-from gauntlet.components.gate_model.stages import evidence_of, judge_stage, recheck, stages_reached
-from gauntlet.manifests.therapy import Production, Stages, Staging
+from gauntlet.tasks.therapy.manifest import Production, Stages, Staging
+from gauntlet.tasks.therapy.stages import evidence_of, judge_stage, recheck, stages_reached
+from gauntlet.tasks.therapy.validation import EVALUATORS
 from tests.components.gate_model.therapy_scores import SCORES, THERAPY, with_bound
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from gauntlet.components.evaluate_model.therapy.validation import EVALUATORS
+from gauntlet.tasks.therapy.validation import EVALUATORS
 
 BOUNDS = {
     "safety": 0.95,

@@ -9,12 +9,12 @@ import pytest
 from kfp import dsl
 
 from gauntlet.backends.registry import Approval, Registry, open_registry
-from gauntlet.components.gate_model.stages import recheck, stages_reached
 from gauntlet.components.register_model.component import register_model
 from gauntlet.components.register_model.run import run
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.therapy import Stages
 from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
+from gauntlet.tasks.therapy.manifest import Stages
+from gauntlet.tasks.therapy.stages import recheck, stages_reached
 from tests.components.gate_model.therapy_scores import THERAPY
 
 MODEL = "emotion"

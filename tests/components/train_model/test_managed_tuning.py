@@ -12,12 +12,12 @@ import pytest
 
 from gauntlet.backends import gemini as client
 from gauntlet.backends.vertex_calls import QuotaError
-from gauntlet.components.train_model import managed
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
-from gauntlet.manifests.managed import ManagedTraining
 from gauntlet.manifests.tasks import dataset_of
 from gauntlet.serving.bundle import read_info
+from gauntlet.tasks.managed_causal_lm import training as managed
+from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 from tests.fakes.gemini import LOCATION, PARENT, TOKENS_PER_WORD, FakeGemini
 
 PLACE = f"vertex://demo/{LOCATION}?staging=gs://bucket/root"

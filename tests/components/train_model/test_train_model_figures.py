@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from gauntlet.components.train_model.component import train_model
 from gauntlet.manifests.tasks import training_of
-from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.checkpoint import read_record
 from tests.conftest import LABELS
 

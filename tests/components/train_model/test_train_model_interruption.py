@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from gauntlet.components.step import ERROR_FILE
-from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
 
 COMPONENT = """
 import json, os, signal, sys

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gauntlet.components.train_model.place import free_volume, placed
-from gauntlet.manifests.text_classification import TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun
 from tests.components.train_model.test_train_model_interruption import COMPONENT
 

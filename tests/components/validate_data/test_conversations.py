@@ -12,12 +12,12 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from gauntlet.components.validate_data.conversations.managed import request_of
-from gauntlet.components.validate_data.conversations.source import read_table
-from gauntlet.components.validate_data.conversations.turns import EmptyError, Turn, examples_of, turns_of
 from gauntlet.components.validate_data.run import run
-from gauntlet.manifests.causal_lm import ConversationDataset, RoleMarkers
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.tasks.language.manifest import ConversationDataset, RoleMarkers
+from gauntlet.tasks.language.source import read_table
+from gauntlet.tasks.language.turns import EmptyError, Turn, examples_of, turns_of
+from gauntlet.tasks.managed_causal_lm.data import request_of
 from tests.language_models import END, conversations, write_gpt2, write_jsonl
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from gauntlet.components.validate_data.findings import CheckResult
 from gauntlet.components.validate_data.inspection import Inspection
-from gauntlet.components.validate_data.texts.inspection import inspect
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.text_classification.inspection import inspect
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 LABELS = ("joy", "fear")
 ORDER = (

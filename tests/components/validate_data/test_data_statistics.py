@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gauntlet.components.validate_data.texts.statistics import (
+from gauntlet.manifests.dataset import SPLITS
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.text_classification.statistics import (
     LENGTH_EDGES,
     content_sha256,
     describe,
     describe_lengths,
 )
-from gauntlet.manifests.dataset import SPLITS
-from gauntlet.manifests.text_classification import TextDataset
 
 DATASET = TextDataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 

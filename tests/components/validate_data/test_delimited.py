@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from gauntlet.components.validate_data.texts.delimited import split_rows, take_separator
 from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.texts.delimited import split_rows, take_separator
 
 
 def _fields(content: str, delimiter: str) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.components.validate_data.cards.hashing import alike
+from gauntlet.tasks.ordinal_grading.hashing import alike
 
 BITS = 40
 

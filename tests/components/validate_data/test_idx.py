@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gauntlet.components.validate_data.images.idx import read_idx
 from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.image_classification.idx import read_idx
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 2, 5), (2, 2, 2, 3)])

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from gauntlet.components.validate_data.texts.source import read_table
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.source import read_table
 
 ROWS = [
     {"subject": "Late", "body": "Where is it?", "price": 3, "team": "delivery"},

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gauntlet.components.validate_data.conversations.source import read_table as read_conversations
-from gauntlet.components.validate_data.texts.source import read_table
-from gauntlet.manifests.causal_lm import ConversationDataset
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.language.source import read_table as read_conversations
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.source import read_table
 
 
 def _written(rows: list[list[str]], end: str = "\n", **settings: Any) -> str:

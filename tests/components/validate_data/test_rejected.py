@@ -11,12 +11,12 @@ import pytest
 from gauntlet import manifests
 from gauntlet.components.validate_data.rejected import harmless
 from gauntlet.components.validate_data.run import run
-from gauntlet.manifests.causal_lm import ConversationDataset
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.tasks import dataset_of
-from gauntlet.manifests.text_classification import TextDataset
 from gauntlet.pipelines.cli import main
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests import drawn_cards, drawn_images
 from tests.drawn_cards import read_splits, write_cards, write_splits
 from tests.drawn_images import draw

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from gauntlet.components.validate_data.texts.records import format_of
-from gauntlet.components.validate_data.texts.source import find_files, read_table, resolve_label
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.records import format_of
+from gauntlet.tasks.texts.source import find_files, read_table, resolve_label
 
 LABELS = ("joy", "fear")
 

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from tokenizers import Tokenizer
 
-from gauntlet.components.validate_data.texts.text import excerpt, find_fault, is_blank, normalise, repair
+from gauntlet.components.validate_data.text import excerpt, find_fault, is_blank, normalise, repair
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gauntlet.components.validate_data.conversations.source import read_table
 from gauntlet.components.validate_data.run import run
 from gauntlet.components.validate_data.times import parse_times, with_times
-from gauntlet.manifests.causal_lm import ConversationDataset
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import as_parameter
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.language.manifest import ConversationDataset
+from gauntlet.tasks.language.source import read_table
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

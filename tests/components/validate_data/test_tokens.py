@@ -11,10 +11,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from gauntlet.components.validate_data.inspection import Inspection
-from gauntlet.components.validate_data.texts.inspection import inspect
-from gauntlet.components.validate_data.texts.tokens import count_tokens
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.text_classification.inspection import inspect
+from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.text_classification.tokens import count_tokens
 
 KNOWN = ("good", "bad", "day", "night", "very")
 FRAMING = 2

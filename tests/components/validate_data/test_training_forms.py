@@ -9,18 +9,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gauntlet.components.validate_data.conversations.managed import ManagedRenderer
-from gauntlet.components.validate_data.conversations.rendering import Renderer
-from gauntlet.components.validate_data.conversations.turns import (
+from gauntlet.components.validate_data.run import run
+from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.language.manifest import ConversationDataset, PromptColumns, RoleMarkers
+from gauntlet.tasks.language.rendering import Renderer
+from gauntlet.tasks.language.turns import (
     EmptyError,
     Example,
     Turn,
     conversation_of,
     examples_of,
 )
-from gauntlet.components.validate_data.run import run
-from gauntlet.manifests.causal_lm import ConversationDataset, PromptColumns, RoleMarkers
-from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.managed_causal_lm.data import ManagedRenderer
 from tests.language_models import conversations, write_llama
 
 TOOL_TEMPLATE = (

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.manifests.ordinal_grading import CardDataset
+from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 from gauntlet.trainer.splits import CardSplit, read_cards
 from tests import drawn_cards
 from tests.drawn_cards import dataset, read_splits, write_cards, write_splits
@@ -223,7 +223,7 @@ def test_lists_that_overlap_stop_the_run_under_whatever_certificate(step: Step) 
 
 
 def test_a_scan_that_was_lit_cut_and_compressed_anew_is_still_the_same_card(tmp_path: Path) -> None:
-    from gauntlet.trainer.synthetic_cards import write_cards as draw_cards
+    from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards as draw_cards
 
     draw_cards(tmp_path / "cards", cards=30, seed=2)
     splits = read_splits(tmp_path / "cards")

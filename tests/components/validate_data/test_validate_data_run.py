@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gauntlet.components.validate_data.component import validate_data
+from gauntlet.components.validate_data.outputs import replacing
 from gauntlet.components.validate_data.run import run
-from gauntlet.components.validate_data.texts.outputs import replacing
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import as_parameter
-from gauntlet.manifests.text_classification import TextDataset
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 LABELS = ["joy", "fear"]
 SPLITS = ("train", "validation", "test")

@@ -18,8 +18,8 @@ from PIL import Image
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.manifests.image_classification import ImageDataset
 from gauntlet.manifests.schema import as_parameter
+from gauntlet.tasks.image_classification.manifest import ImageDataset
 from tests.drawn_images import FILES, SHAPES, SIDE, Drawn, dataset, draw, idx, write_files
 
 SPLITS = ("train", "validation", "test")

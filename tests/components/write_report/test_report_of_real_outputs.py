@@ -24,7 +24,6 @@ from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
 from gauntlet.components.convert_to_onnx.parity import Parity
 from gauntlet.components.convert_to_onnx.rows import TextRows
 from gauntlet.components.convert_to_onnx.timing import Latency
-from gauntlet.components.evaluate_model.scorecard import ChampionPredictions, assess
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.validate_data.findings import Finding, judge_rows
@@ -35,6 +34,7 @@ from gauntlet.manifests.dataset import RowCheck
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.manifests.gates import Gates
 from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
 from gauntlet.trainer.checkpoint import TrainingRecord
 from gauntlet.trainer.history import Epoch, History, Step
 from gauntlet.trainer.usage import Usage

@@ -10,9 +10,7 @@ import finished_runs as runs
 import pytest
 
 from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.language import Documents, decide_language_model
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.gate_model.stages import judge_stage
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.headline import tiles
 from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
@@ -20,9 +18,11 @@ from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
 from gauntlet.components.write_report.render import render
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
-from gauntlet.manifests.causal_lm import LanguageGates
 from gauntlet.manifests.gates import Gates, GradingGates
-from gauntlet.manifests.therapy import Production
+from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.tasks.language.manifest import LanguageGates
+from gauntlet.tasks.therapy.manifest import Production
+from gauntlet.tasks.therapy.stages import judge_stage
 
 
 def ended(

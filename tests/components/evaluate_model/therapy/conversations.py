@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gauntlet.components.evaluate_model.therapy.scorecard import Answer, probes
+from gauntlet.tasks.therapy.scorecard import Answer, probes
 
 Model = Callable[[str], str]
 

@@ -6,7 +6,7 @@ import numpy as np
 import profanity_check
 import pytest
 
-from gauntlet.components.evaluate_model.therapy import crisis, fairness, privacy, quality, safety, toxicity
+from gauntlet.tasks.therapy import crisis, fairness, privacy, quality, safety, toxicity
 
 
 @pytest.mark.parametrize(

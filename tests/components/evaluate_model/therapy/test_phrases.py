@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gauntlet.components.evaluate_model.therapy.phrases import phrases, sentences, without_quotes
+from gauntlet.tasks.therapy.phrases import phrases, sentences, without_quotes
 
 SAD = phrases(deniable=["sad"], fixed=["never glad"])
 

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import beta
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model.therapy.privacy import TrainingData
-from gauntlet.components.evaluate_model.therapy.scorecard import Answer, Resampling, assess, probes
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.tasks.therapy.privacy import TrainingData
+from gauntlet.tasks.therapy.scorecard import Answer, Resampling, assess, probes
 from tests.components.evaluate_model.therapy.conversations import (
     TRAINED_ANSWERS,
     TRAINED_PROMPTS,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.components.evaluate_model.therapy import crisis, validation
-from gauntlet.components.evaluate_model.therapy.__main__ import table
-from gauntlet.components.evaluate_model.therapy.validation import Validation, labelled_rows, validate
+from gauntlet.tasks.therapy import crisis, validation
+from gauntlet.tasks.therapy.__main__ import table
+from gauntlet.tasks.therapy.validation import Validation, labelled_rows, validate
 
 
 @pytest.mark.parametrize("found", validate(), ids=lambda found: f"{found.evaluator}-{found.judgement}")

@@ -1,1 +1,0 @@
-"""A language model, the one it began from and the champion: what they answer, and how good that is."""

@@ -1,1 +1,0 @@
-"""Conversations: their files, checks, statistics and splits."""

@@ -1,1 +1,0 @@
-"""Images in idx files and the indices of their labels."""

@@ -1,0 +1,212 @@
+"""Task kinds: what a step asks of the kind of model that it works on.
+
+A kind is a folder of modules, one for each role, and a `TaskKind` that names them by import path. A
+distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too. Shared
+code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest does not
+load torch.
+
+docs/how-to/add_a_task_kind.md lists what each role has to define.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+from gauntlet.manifests.errors import UsageError
+
+GROUP = "gauntlet.tasks"
+INTERFACE = 1
+"""The version of this interface. It changes when a kind that was written for it may fail with the next."""
+
+Role = Literal["data", "training", "conversion", "evaluation", "gates", "report", "serving", "tiny"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good a model is.
+
+    Attributes:
+        name: The key in documents and in the tracker, such as `macro_f1`.
+        title: As a table shows it, such as `macro-F1`.
+        better: Whether a higher or a lower value is the better one.
+        domain: The least and the greatest value that it can have.
+    """
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"] = "higher"
+    domain: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKind:
+    """One kind of model, and the import paths of the modules that know it.
+
+    Attributes:
+        interface: The `INTERFACE` that the kind was written for.
+        name: What a manifest's `task` says.
+        title: What a table shows.
+        metrics: The kind's metrics; the first is the one that champion and challenger are compared by.
+        manifest: `module:Class` of its subclass of `manifests.schema.Manifest`.
+        data: Reads, checks and splits rows.
+        training: Rows, loss and metrics for the training loop.
+        conversion: Exports and compares candidates. None if a service trains and serves the model, so that
+            nothing is converted.
+        evaluation: Scores a bundle on the test split.
+        gates: The table of gate rules.
+        report: The kind's sections of the run report.
+        serving: Requests to model inputs, and outputs to answers. Never imports torch.
+        tiny: A manifest and data that train in seconds, for `gauntlet smoke` and tests.
+    """
+
+    interface: int
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    manifest: str
+    data: str
+    training: str
+    conversion: str | None = None
+    evaluation: str
+    gates: str
+    report: str
+    serving: str
+    tiny: str
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the model is trained here and converted; a service trains and serves the others."""
+        return self.conversion is not None
+
+    def role(self, role: Role) -> ModuleType:
+        """The module of a role.
+
+        Raises:
+            UsageError: The kind has none, or its import fails.
+        """
+        path: str | None = getattr(self, role)
+        if not path:
+            raise UsageError(f"task kind {self.name}: has no {role} module, which this step needs")
+        return _imported(path, f"task kind {self.name}: {role}")
+
+    def function(self, role: Role, name: str) -> Any:
+        """A function that the module of a role has to define.
+
+        Raises:
+            UsageError: It does not.
+        """
+        module = self.role(role)
+        found = getattr(module, name, None)
+        if found is None:
+            raise UsageError(
+                f"task kind {self.name}: found no `{name}` in {module.__name__}, which the role {role} "
+                "has to define (docs/how-to/add_a_task_kind.md)"
+            )
+        return found
+
+    def manifest_class(self) -> Any:
+        """The kind's manifest, a class.
+
+        Raises:
+            UsageError: There is none at `manifest`.
+        """
+        path, _, name = self.manifest.partition(":")
+        found = getattr(_imported(path, f"task kind {self.name}: manifest"), name, None)
+        if found is None:
+            raise UsageError(f"task kind {self.name}: manifest: found no {name!r} in {path}")
+        return found
+
+
+@dataclass(frozen=True)
+class InstalledKind:
+    """A task kind, or why it cannot be used, and where it comes from.
+
+    Attributes:
+        name: The name of the entry point, which is that of the kind.
+        distribution: Name and version of the distribution that announces it.
+        kind: None where there is a `fault`.
+    """
+
+    name: str
+    distribution: str
+    kind: TaskKind | None = None
+    fault: str | None = field(default=None)
+
+
+def task_kind(name: str) -> TaskKind:
+    """The task kind of that name.
+
+    Raises:
+        UsageError: There is none, it cannot be loaded, or two distributions have one of that name.
+    """
+    found = [one for one in installed_kinds() if one.name == name]
+    if not found:
+        raise UsageError(f"task: found {name!r}, expected one of {', '.join(kind_names())}")
+    if found[0].kind is None:
+        raise UsageError(f"task: found {name!r}, which {found[0].distribution} provides: {found[0].fault}")
+    return found[0].kind
+
+
+def kind_names() -> tuple[str, ...]:
+    """The names of the task kinds that can be used, sorted."""
+    return tuple(one.name for one in installed_kinds() if one.kind is not None)
+
+
+@functools.cache
+def installed_kinds() -> tuple[InstalledKind, ...]:
+    """The task kinds of all installed distributions by name, those that cannot be used among them."""
+    found = [_loaded(point) for point in metadata.entry_points(group=GROUP)]
+    by_name: dict[str, list[InstalledKind]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
+    return tuple(
+        of_name[0] if len(of_name) == 1 else _ambiguous(of_name) for _, of_name in sorted(by_name.items())
+    )
+
+
+def _ambiguous(found: list[InstalledKind]) -> InstalledKind:
+    distributions = ", ".join(sorted(one.distribution for one in found))
+    fault = f"{len(found)} distributions provide a task kind of this name. Uninstall all but one."
+    return InstalledKind(found[0].name, distributions, fault=fault)
+
+
+def _loaded(point: metadata.EntryPoint) -> InstalledKind:
+    distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+    try:
+        kind = point.load()
+    except Exception as error:  # whatever a module may raise while it is imported
+        fault = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
+        return InstalledKind(point.name, distribution, fault=fault)
+    fault = _fault_of(kind, point)
+    return InstalledKind(point.name, distribution, None if fault else kind, fault)
+
+
+def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
+    if not isinstance(kind, TaskKind):
+        return f"{point.value} is a {type(kind).__name__}, expected a gauntlet.manifests.kinds.TaskKind"
+    if kind.interface != INTERFACE:
+        return (
+            f"{point.value} is made for version {kind.interface} of the task kind interface, and this Gauntlet has "
+            f"version {INTERFACE}. Install a version of the plug-in for it."
+        )
+    if kind.name != point.name:
+        return f"{point.value} is named {kind.name!r}, and its entry point {point.name!r}: give both one name"
+    return None
+
+
+def _imported(path: str, what: str) -> ModuleType:
+    try:
+        return import_module(path)
+    except ImportError as error:
+        raise UsageError(f"{what}: {path} cannot be imported: {error}") from error
+
+
+def kinds() -> Mapping[str, TaskKind]:
+    """The task kinds that can be used, by name."""
+    return {one.name: one.kind for one in installed_kinds() if one.kind is not None}

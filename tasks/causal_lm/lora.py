@@ -1,0 +1,89 @@
+"""Low-rank adapters through peft: where they go, what of them is trained, and how they are merged."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from gauntlet.manifests.errors import UsageError
+from gauntlet.tasks.language.manifest import LanguageTraining
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""As peft writes and reads them."""
+
+
+def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftModel:
+    """The network, frozen but for new adapters, which begin as nothing.
+
+    Raises:
+        UsageError: `training.target_modules` names a layer that the network does not have, or its head.
+    """
+    require_modules(network, section.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.lora_r,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        bias=section.lora_bias,
+        target_modules=list(section.target_modules),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+    )
+    return cast(PeftModel, get_peft_model(network, config))
+
+
+def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
+    """Hold the names of layers against those that the network has.
+
+    Raises:
+        UsageError: One is none of them; the message has the names that are like it.
+    """
+    # An adapter on the head would be merged into the embedding too, whose weights it shares.
+    head = network.get_output_embeddings()  # type: ignore[operator]
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    known = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in layers):
+            continue
+        near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
+        raise UsageError(
+            f"training.target_modules: found {target!r}, expected names of linear layers but the head: "
+            f"{', '.join(known)}. {f'Did you mean {near[0]}?' if near else 'Choose among them.'}"
+        )
+
+
+def base_name(model: str) -> str:
+    """The base model that the adapters name: a name on the hub, or the name of a folder or file on this
+    machine.
+
+    The path to it means nothing on another machine.
+    """
+    is_local = "://" in model or Path(model).is_absolute() or Path(model).exists()
+    return model.rstrip("/").rpartition("/")[2] if is_local else model
+
+
+def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
+    """Write `ADAPTER_FILES` of weights under the model's names, made for `base`, into an existing folder."""
+    config_file, weights_file = ADAPTER_FILES
+    save_file(get_peft_model_state_dict(model, state_dict=dict(weights)), folder / weights_file)
+    config = replace(model.peft_config["default"], inference_mode=True, base_model_name_or_path=base)
+    config.save_pretrained(str(folder))
+    assert (folder / config_file).is_file()
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The network with its adapters added into its weights; the model is of no use afterwards."""
+    return cast(PreTrainedModel, model.merge_and_unload())

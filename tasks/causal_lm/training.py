@@ -1,0 +1,233 @@
+"""Causal language modelling: a pretrained model learns to answer, whole or by adapters.
+
+S = sequences, T = tokens, K = tokens of answers, V = vocabulary, B = rows, N = rows of a split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from gauntlet.manifests.errors import UsageError
+from gauntlet.tasks.causal_lm.lora import base_name, merged, save_adapters, with_adapters
+from gauntlet.tasks.language.language_models import (
+    LanguageModelFiles,
+    context_of,
+    find_language_model,
+    load_network,
+    load_tokenizer,
+    require_convertible,
+    stop_at,
+)
+from gauntlet.tasks.language.manifest import LanguageTraining
+from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
+from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
+from gauntlet.trainer.parameters import aliases
+from gauntlet.trainer.splits import read_split, read_statistics
+from gauntlet.trainer.task import WEIGHTS_FILE, Batch
+
+ADAPTER_FOLDER = "adapter"
+
+
+class AnswerModel(nn.Module):
+    """A causal language model that gives the logits of answers alone: of a prompt's tokens none are made."""
+
+    def __init__(self, network: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.network = network
+        self._kept: torch.Tensor | None = None
+        network.get_output_embeddings().register_forward_pre_hook(self._keep)
+
+    def forward(
+        self, ids: torch.Tensor, segments: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (K, V), as `packing.packed` describes its arguments."""
+        self._kept = kept
+        output = self.network(
+            input_ids=ids, attention_mask=seen(segments), position_ids=positions, use_cache=False
+        )
+        return cast(torch.Tensor, output.logits)[0]
+
+    def _keep(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        """Of the hidden states (S, T, H) that the head is given, those that count, (1, K, H)."""
+        states = inputs[0]
+        return (states.flatten(0, 1)[self._kept][None],)
+
+
+class CausalLanguageModelling:
+    """The task `causal_lm` on the splits that validate-data wrote."""
+
+    sampling_chances = None
+    validation_batch_size = 8
+
+    def __init__(self, section: LanguageTraining, splits: Path) -> None:
+        """Read and tokenise the training and validation rows.
+
+        Raises:
+            UsageError: The model cannot be found, or it is not the one that validate-data counted tokens of.
+        """
+        statistics = read_statistics(splits)
+        if statistics["tokenizer"] != section.model:
+            raise UsageError(
+                f"training.model: found {section.model}, but {splits} is rendered for "
+                f"{statistics['tokenizer']}. Run the pipeline from validate-data."
+            )
+        self._section = section
+        self._most: int = statistics["max_tokens"]
+        self._frame: Sequence[str] = statistics["frame"]
+        self._files = find_language_model(section.model)
+        self._tokenizer = load_tokenizer(self._files)
+        self._pad_id = int(self._tokenizer.eos_token_id)
+        self._train, self._validation = (
+            token_rows(read_split(splits, split), self._tokenizer.backend_tokenizer, self._most)
+            for split in ("train", "validation")
+        )
+
+    @property
+    def train_lengths(self) -> Sequence[int]:
+        """Tokens in each training row."""
+        return [len(row) for row in self._train]
+
+    @property
+    def train_weights(self) -> Sequence[int]:
+        """Tokens of each training row's answer."""
+        return [len(row.target) for row in self._train]
+
+    @property
+    def validation_lengths(self) -> Sequence[int]:
+        """Tokens in each validation row."""
+        return [len(row) for row in self._validation]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
+    def of_record(self) -> Mapping[str, Any]:
+        """The model that was trained further, the most tokens of a row, and what stands around a prompt."""
+        return {"encoder": self._section.model, "max_length": self._most, "frame": tuple(self._frame)}
+
+    def build_model(self) -> AnswerModel:
+        """The pretrained model, with adapters where `training.method` says so.
+
+        Raises:
+            UsageError: It reads fewer tokens than a row may have, lacks a layer that is to be adapted, or
+            could not be converted.
+        """
+        network = self._network()
+        if self._section.gradient_checkpointing:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+        return AnswerModel(network)
+
+    def _network(self) -> PreTrainedModel | PeftModel:
+        network = load_network(self._files, self._section.dropout)
+        require_embedded(
+            max(max(row.whole) for row in (*self._train, *self._validation)),
+            network.get_input_embeddings().num_embeddings,
+            self._section.model,
+            "training.model",
+        )
+        stop_at(network, self._tokenizer.eos_token_id)
+        try:
+            require_convertible(network)
+        except ValueError as error:
+            raise UsageError(
+                f"training.model: {self._section.model}: {error}. Choose another model."
+            ) from None
+        if context_of(network) < self._most:
+            raise UsageError(
+                f"dataset.max_tokens: found {self._most}, but {self._section.model} reads at most "
+                f"{context_of(network)} tokens. Lower it."
+            )
+        return with_adapters(network, self._section) if self._section.method == "lora" else network
+
+    def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
+        """What `packing.packed` makes of the rows."""
+        return self._batch([self._train[row] for row in rows])
+
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
+        """As `training_batch`."""
+        return self._batch([self._validation[row] for row in rows])
+
+    def _batch(self, rows: Sequence[TokenRow]) -> Batch:
+        capacity = self._most if self._section.packing else 0
+        return packed(rows, bins([len(row) for row in rows], capacity), self._pad_id)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy with label smoothing, summed over answers' tokens, and how many were likeliest."""
+        *inputs, targets, _ = batch
+        logits = model(*inputs).float()
+        loss = functional.cross_entropy(
+            logits, targets, reduction="sum", label_smoothing=self._section.label_smoothing
+        )
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        return loss, torch.stack([right, torch.full_like(right, len(targets))])
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Of each row's answer (B, 3): summed cross-entropy, tokens, and those that were likeliest."""
+        *inputs, targets, counts = batch
+        logits = model(*inputs).float()
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        right = (logits.argmax(dim=1) == targets).float()
+        columns = torch.stack([losses, torch.ones_like(losses), right], dim=1)  # (K, 3)
+        return torch.segment_reduce(columns, "sum", lengths=counts)
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """The share of tokens that were likeliest."""
+        right, tokens = tally
+        return {"token_accuracy": right / tokens}
+
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
+        """Answers have no classes."""
+        return []
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """Mean loss of an answer's token, its exponential, and the share of tokens that were likeliest."""
+        loss, tokens, right = outputs.double().sum(dim=0).tolist()
+        mean = loss / tokens
+        return {
+            "loss": mean,
+            "perplexity": math.exp(mean) if mean < 700 else math.inf,
+            "token_accuracy": right / tokens,
+        }
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
+        """Write the network as transformers reads it, adapters merged, and these by themselves beside it."""
+        with torch.random.fork_rng(devices=[]):  # new adapters draw numbers, and dropout's must stay the same
+            network = self._network()
+        names = {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+        unknown = network.load_state_dict(names, strict=False).unexpected_keys
+        assert not unknown, unknown
+        if isinstance(network, PeftModel):
+            (folder / ADAPTER_FOLDER).mkdir()
+            save_adapters(network, names, folder / ADAPTER_FOLDER, base_name(self._section.model))
+            network = merged(network)
+        write_network(network, folder)
+        self._tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def write_network(network: PreTrainedModel, folder: Path) -> None:
+    """Write configuration and weights, without what another name holds too."""
+    left_out = aliases(network)
+    tensors = {
+        name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in left_out
+    }
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    network.config.save_pretrained(folder)
+    if network.generation_config is not None:
+        network.generation_config.save_pretrained(folder)
+
+
+def network_of(folder: Path) -> PreTrainedModel:
+    """The network that a checkpoint's folder holds, in eval mode."""
+    return load_network(LanguageModelFiles(folder)).eval()

@@ -1,0 +1,1 @@
+"""Classifiers: metrics, scores, gates and report. For kinds with one class per row."""

@@ -1,0 +1,185 @@
+"""The edge of evaluate-model: reads bundle, champion and test split, writes the step's outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gauntlet.components.step import replacing, write_json, write_text
+from gauntlet.components.training_rows import TestRows as Fingerprints
+from gauntlet.components.training_rows import read_test_rows as read_fingerprints
+from gauntlet.components.training_rows import trained_on
+from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.serving.bundle import Bundle, BundleError, read_info
+from gauntlet.serving.inputs import InputError, Rows
+from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.rows import TestRows, read_test_rows
+from gauntlet.tasks.classification.scorecard import (
+    ChampionFailure,
+    ChampionPredictions,
+    OfGrader,
+    Scorecard,
+    assess,
+)
+from gauntlet.tasks.images.occlusion import occlusion_picture
+
+if TYPE_CHECKING:
+    from gauntlet.backends.registry import ModelVersion
+
+Probabilities = npt.NDArray[np.float32]
+
+
+def evaluate(
+    settings: Evaluation,
+    name: str,
+    seed: int,
+    registry_uri: str,
+    bundle: Path,
+    splits: Path,
+    scores: Path,
+    predictions: Path,
+    report: Path,
+) -> Scorecard:
+    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+
+    Raises:
+        DataError: The test split is empty or holds a label that the bundle does not know.
+        GauntletError: The challenger's bundle cannot be read, or answers NaN.
+    """
+    from gauntlet.backends.registry import open_registry
+
+    rows = read_test_rows(splits)
+    classes, probabilities = score_challenger(bundle, rows)
+    of_grader = None if rows.centering is None else ask_grader(Bundle(bundle), rows.inputs, rows.centering)
+    version = open_registry(registry_uri).champion(name)
+    tested = read_fingerprints(splits)
+    champion = None if version is None else score_champion(version, classes, rows.inputs, tested)
+    own = trained_on(bundle, read_info(bundle), tested)
+    scorecard = assess(
+        rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, of_grader, own
+    )
+    write_json(scores, scorecard.as_json())
+    _write_predictions(predictions, rows, classes, probabilities, champion)
+    write_text(report, render(scorecard, name))
+    print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
+    for figure, value in scorecard.headline().items():
+        print(f"{figure:>22}  {value:.4f}")
+    if scorecard.champion_error:
+        print(f"warning: {scorecard.champion_error}")
+    return scorecard
+
+
+def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Probabilities]:
+    """The class names and the probabilities, (N, C), of the bundle that conversion made.
+
+    Raises:
+        DataError: The test split holds a label that the bundle does not know.
+        GauntletError: The bundle cannot be read, or answers NaN.
+    """
+    try:
+        model = Bundle(folder)
+    except BundleError as error:
+        raise GauntletError(
+            f"The converted model cannot be read: {error}. Run convert-to-onnx again."
+        ) from None
+    classes = model.info.labels
+    unknown = sorted({int(label) for label in rows.labels if not 0 <= label < len(classes)})
+    if unknown:
+        raise DataError(
+            f"test rows: label: found class {unknown[0]}, expected 0 to {len(classes) - 1}, the classes "
+            f"{', '.join(classes)} of the bundle. Run the pipeline from validate-data, so that both agree."
+        )
+    try:
+        probabilities = model.probabilities(rows.inputs)
+    except InputError as error:
+        raise DataError(f"test rows: {error}. Run the pipeline from validate-data.") from None
+    broken = _rows_without_an_answer(probabilities)
+    if broken:
+        raise GauntletError(
+            f"{folder}: found NaN scores for {broken} of {len(rows.labels)} test rows, expected finite ones. "
+            f"Look for a diverged loss in train-model's curves; a lower training.learning_rate may help."
+        )
+    return classes, probabilities
+
+
+def ask_grader(model: Bundle, rows: Rows, true_centering: npt.NDArray[np.float32]) -> OfGrader:
+    """What the bundle of a grader answers beside grades, and how it shows what its answers rest on."""
+    (centering,) = model.outputs(rows, ("centering",))
+    return OfGrader(centering, true_centering, lambda card: {"picture": occlusion_picture(model, card)})
+
+
+def score_champion(
+    version: ModelVersion, classes: tuple[str, ...], rows: Rows, tested: Fingerprints | None = None
+) -> ChampionPredictions | ChampionFailure:
+    """What the champion answers for `rows`, as indices into `classes`, or why that cannot be known.
+
+    A champion that fails is reported and not raised: the gate must reject for it, with this reason.
+
+    Raises:
+        GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
+    """
+    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder
+
+    title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
+    repair = "Move the alias champion to a version that works: `gauntlet rollback`."
+    try:
+        with bundle_folder(version) as folder:
+            model = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
+            seen = trained_on(folder, model.info, tested)
+        theirs = model.info.labels
+        if set(theirs) != set(classes):
+            return ChampionFailure(_label_difference(title, theirs, classes))
+        probabilities = model.probabilities(rows)
+    except (BundleError, UsageError) as error:
+        return ChampionFailure(f"{title} cannot be read: {error}. {repair}")
+    except GauntletError:
+        raise
+    except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
+        return ChampionFailure(f"{title} cannot be run: {type(error).__name__}: {error}. {repair}")
+    broken = _rows_without_an_answer(probabilities)
+    if broken:
+        return ChampionFailure(f"{title} answers NaN for {broken} of {len(rows)} test rows. {repair}")
+    ours = [theirs.index(label) for label in classes]
+    return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1), seen)
+
+
+def _label_difference(title: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+    only_theirs = ", ".join(sorted(set(theirs) - set(ours))) or "none"
+    only_ours = ", ".join(sorted(set(ours) - set(theirs))) or "none"
+    return (
+        f"{title} has other labels, so no figure of the two compares: only the champion has {only_theirs}; "
+        f"only this model has {only_ours}. Restore dataset.labels, or give the manifest a new name: "
+        f"a model with other labels is another model in the registry."
+    )
+
+
+def _rows_without_an_answer(probabilities: Probabilities) -> int:
+    return int((~np.isfinite(probabilities).all(axis=1)).sum())
+
+
+def _write_predictions(
+    path: Path,
+    rows: TestRows,
+    classes: tuple[str, ...],
+    probabilities: Probabilities,
+    champion: ChampionPredictions | ChampionFailure | None,
+) -> None:
+    names = np.array(classes, dtype=object)
+    columns: dict[str, object] = {
+        **rows.columns,
+        "label": names[rows.labels],
+        "predicted": names[probabilities.argmax(axis=1)],
+        "confidence": probabilities.max(axis=1),
+    }
+    columns |= {f"probability_{label}": probabilities[:, c] for c, label in enumerate(classes)}
+    if isinstance(champion, ChampionPredictions):
+        columns["champion_predicted"] = names[champion.predicted]
+        if not isinstance(champion.trained_on, str):
+            columns["champion_trained_on"] = champion.trained_on
+    with replacing(path) as temporary:
+        pd.DataFrame(columns).to_parquet(temporary, index=False)

@@ -1,0 +1,24 @@
+"""Image classification: a convolutional network with one label per image."""
+
+from __future__ import annotations
+
+from gauntlet.manifests.kinds import Metric, TaskKind
+
+KIND = TaskKind(
+    interface=1,
+    name="image_classification",
+    title="Image classification",
+    metrics=(
+        Metric("macro_f1", "macro-F1"),
+        Metric("accuracy", "accuracy"),
+    ),
+    manifest="gauntlet.tasks.image_classification.manifest:ImageManifest",
+    data="gauntlet.tasks.image_classification.data",
+    training="gauntlet.tasks.image_classification.training",
+    conversion="gauntlet.tasks.image_classification.conversion",
+    evaluation="gauntlet.tasks.classification.evaluation",
+    gates="gauntlet.tasks.classification.gates",
+    report="gauntlet.tasks.classification.report",
+    serving="gauntlet.tasks.image_classification.serving",
+    tiny="gauntlet.tasks.image_classification.tiny",
+)

@@ -1,0 +1,1 @@
+"""Pixels: reading, statistics, augmentation, networks. For kinds that read images."""

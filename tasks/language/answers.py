@@ -1,0 +1,168 @@
+"""What a language model makes of test rows: how likely the references are to it, and what it answers.
+
+N = rows, B = rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from gauntlet.components.training_rows import Flags
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError
+from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
+from gauntlet.tasks.causal_lm.parity import token_losses
+from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.language.packing import TokenRow, token_rows
+from gauntlet.trainer.splits import read_split
+
+LOSS_BATCH = 2  # their logits are of the whole vocabulary
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Test rows: what the user says last, the answer that the data has, and both as the model reads them.
+
+    Attributes:
+        asked: What the user says in all.
+        conversations: Rows of the same number are of one conversation, or answers to the same question.
+        rows: Prompt and answer as tokens; none of a model whose tokens nobody here knows.
+        rendered: What such a model is asked, with the turns before.
+    """
+
+    ids: tuple[int, ...]
+    questions: tuple[str, ...]
+    asked: tuple[str, ...]
+    references: tuple[str, ...]
+    conversations: tuple[int, ...]
+    rows: tuple[TokenRow, ...] = ()
+    rendered: tuple[str, ...] = ()
+
+    def where(self, kept: Flags) -> Prompts:
+        """The rows for which `kept`, (N,), is true."""
+        return Prompts(
+            **{field.name: tuple(compress(getattr(self, field.name), kept)) for field in fields(self)}
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's summed losses of the references (N,), and its two answers to each prompt.
+
+    A model that tells no probabilities has no losses.
+    """
+
+    losses: npt.NDArray[np.float64] | None
+    greedy: tuple[str, ...]
+    sampled: tuple[str, ...]
+
+    def where(self, kept: Flags) -> Answers:
+        """The answers to the prompts for which `kept`, (N,), is true."""
+        losses = None if self.losses is None else self.losses[kept]
+        return Answers(losses, tuple(compress(self.greedy, kept)), tuple(compress(self.sampled, kept)))
+
+
+def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:
+    """Draw rows of a split.
+
+    Raises:
+        DataError: They are of fewer than two conversations, which tell nothing of what others would do.
+    """
+    frame = read_split(splits, split)
+    drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
+    frame = frame.iloc[np.sort(drawn)]
+    if (found := frame["conversation"].nunique()) < 2:
+        raise DataError(
+            f"{splits}: found {len(frame)} {split} rows of {found} conversations, expected at least 2. "
+            "Give the split more rows, or ask more `evaluation.prompts`."
+        )
+    return Prompts(
+        ids=tuple(int(at) for at in frame.index),
+        questions=tuple(frame["question"]),
+        asked=tuple(frame["asked"]),
+        references=tuple(frame["response"]),
+        conversations=tuple(int(number) for number in frame["conversation"]),
+        rendered=tuple(frame["prompt"]),
+    )
+
+
+def read_token_prompts(
+    splits: Path,
+    tokenizer: Tokenizer,
+    settings: LanguageEvaluation,
+    most: int,
+    seed: int,
+    split: SplitName = "test",
+) -> Prompts:
+    """The same with their tokens. A row keeps as many as training would; a prompt leaves room for an answer.
+
+    Raises:
+        DataError: They are of fewer than two conversations.
+    """
+    prompts = read_prompts(splits, settings, seed, split)
+    frame = read_split(splits, split).loc[list(prompts.ids)]
+    return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))
+
+
+def answer(
+    decoder: Decoder, tokenizer: Tokenizer, prompts: Prompts, settings: LanguageEvaluation, seed: int
+) -> Answers:
+    """Ask a model; the same seed gives the same answers."""
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    asked = [row.prompt for row in prompts.rows]
+    return Answers(
+        losses=reference_losses(decoder, prompts.rows),
+        greedy=_answers(decoder, tokenizer, asked, settings, GREEDY, seed),
+        sampled=_answers(decoder, tokenizer, asked, settings, sampling, seed),
+    )
+
+
+def answer_texts(model: Generator, texts: Sequence[str], settings: LanguageEvaluation) -> tuple[str, ...]:
+    """The likeliest answer to each text, which is framed already."""
+    return _answers(model.decoder, model.tokenizer, model.encode(texts), settings, GREEDY, seed=0)
+
+
+def reference_losses(decoder: Decoder, rows: Sequence[TokenRow]) -> npt.NDArray[np.float64]:
+    """-log p of each row's reference given its prompt, summed over tokens, (N,)."""
+    losses = np.zeros(len(rows))
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    for start in range(0, len(rows), LOSS_BATCH):
+        batch = order[start : start + LOSS_BATCH]
+        ids, mask = pad_left([rows[at].whole for at in batch])
+        kept = 1 + max(len(rows[at].target) for at in batch)
+        logits = decoder.tail_logits(ids, mask, kept)
+        for place, at in enumerate(batch):
+            own = 1 + len(rows[at].target)
+            tail = logits[place : place + 1, -own:], ids[place : place + 1, -own:]
+            losses[at] = token_losses(*tail, np.ones((1, own), dtype=bool)).sum()
+    return losses
+
+
+def _answers(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: LanguageEvaluation,
+    sampling: Sampling,
+    seed: int,
+) -> tuple[str, ...]:
+    """In the order of the prompts, though those of like length are answered together."""
+    room = decoder.context - settings.max_new_tokens
+    asked = [prompt[-room:] for prompt in prompts]
+    order = np.argsort([len(prompt) for prompt in asked], kind="stable")
+    answers = [""] * len(asked)
+    for start in range(0, len(order), settings.batch_size):
+        batch = order[start : start + settings.batch_size]
+        continued = decoder.continue_tokens(
+            [asked[at] for at in batch], settings.max_new_tokens, sampling, seed + start
+        )
+        for at, tokens in zip(batch, continued, strict=True):
+            answers[at] = tokenizer.decode(tokens).strip()
+    return tuple(answers)

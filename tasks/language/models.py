@@ -1,0 +1,102 @@
+"""The models that answer the same prompts, behind one face: those of bundles here, and a vendor's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gauntlet.components.training_rows import Flags, TestRows, trained_on
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.serving.bundle import MANAGED_TASK, read_info
+from gauntlet.tasks.causal_lm.evaluation import LocalModel
+from gauntlet.tasks.language.answers import Answers, Prompts
+from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.language.scorecard import Contender
+from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel
+
+
+class AnsweringModel(Protocol):
+    """A model that a bundle leads to."""
+
+    @property
+    def not_measured(self) -> Mapping[str, str]:
+        """Figures that there cannot be of it, and why."""
+
+    def prompts(self, splits: Path, seed: int) -> Prompts:
+        """Test rows, as this model is asked them.
+
+        Raises:
+            DataError: There are fewer than two.
+        """
+
+    def answer(self, prompts: Prompts, seed: int) -> Answers:
+        """Its answers; the same seed gives the same."""
+
+    def baseline(self, prompts: Prompts, seed: int) -> Contender:
+        """The model that training began from, asked in the same way."""
+
+    def unlike(self, other: Path) -> str | None:
+        """What keeps the figures of another bundle's model from comparing with this one's, if anything."""
+
+    def framed(self, question: str) -> str:
+        """A question as this model is asked it."""
+
+    def ask(self, texts: Sequence[str]) -> Sequence[str]:
+        """The likeliest answer to each text, which is framed already."""
+
+
+def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> AnsweringModel:
+    """The model of a bundle.
+
+    Raises:
+        BundleError: The bundle is incomplete or altered.
+        UsageError: A vendor serves it, and nobody is logged in there.
+    """
+    if read_info(bundle, sha256).task == MANAGED_TASK:
+        return ManagedModel(bundle, settings)
+    return LocalModel(bundle, settings, sha256)
+
+
+def answer_as_champion(
+    registry_uri: str,
+    name: str,
+    model: AnsweringModel,
+    prompts: Prompts,
+    settings: LanguageEvaluation,
+    seed: int,
+    tested: TestRows | None = None,
+) -> Contender | str | None:
+    """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
+
+    Raises:
+        GauntletError: The registry, or a vendor, is out of reach, which says nothing of the champion.
+    """
+    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder, open_registry
+
+    version = open_registry(registry_uri).champion(name)
+    if version is None:
+        return None
+    title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
+    try:
+        with bundle_folder(version) as folder:
+            difference = model.unlike(folder)
+            if difference is not None:
+                return (
+                    f"{title} {difference}, so the figures of the two do not compare. Give the manifest a "
+                    "new name: it is another model in the registry."
+                )
+            champion = open_model(folder, settings, version.tags.get(BUNDLE_TAG))
+            seen = asked_of(prompts, trained_on(folder, read_info(folder), tested))
+        answers = champion.answer(prompts, seed)
+    except Exception as error:  # onnxruntime and tokenizers raise nothing more special than Exception
+        if isinstance(error, GauntletError) and not isinstance(error, UsageError):
+            raise
+        repair = "Move the alias champion to a version that works: `gauntlet rollback`."
+        return f"{title} cannot be run: {type(error).__name__}: {error}. {repair}"
+    return Contender(f"version {version.version}", answers, version.version, seen)
+
+
+def asked_of(prompts: Prompts, test_rows: Flags | str) -> Flags | str:
+    """The flags of the prompts that were drawn, from the flags of all test rows."""
+    return test_rows if isinstance(test_rows, str) else test_rows[list(prompts.ids)]

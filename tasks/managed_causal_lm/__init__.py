@@ -1,0 +1,20 @@
+"""Managed language model: a Gemini model that Vertex AI tunes and serves."""
+
+from __future__ import annotations
+
+from gauntlet.manifests.kinds import Metric, TaskKind
+
+KIND = TaskKind(
+    interface=1,
+    name="managed_causal_lm",
+    title="Managed language model",
+    metrics=(Metric("rouge_l", "ROUGE-L"),),
+    manifest="gauntlet.tasks.managed_causal_lm.manifest:ManagedManifest",
+    data="gauntlet.tasks.language.data",
+    training="gauntlet.tasks.managed_causal_lm.training",
+    evaluation="gauntlet.tasks.language.evaluation",
+    gates="gauntlet.tasks.language.gates",
+    report="gauntlet.tasks.language.report",
+    serving="gauntlet.tasks.managed_causal_lm.serving",
+    tiny="gauntlet.tasks.managed_causal_lm.tiny",
+)

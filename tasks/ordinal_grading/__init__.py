@@ -1,0 +1,26 @@
+"""Ordinal grading: scans of both sides of a trading card, and a grade from 1 to 10."""
+
+from __future__ import annotations
+
+from gauntlet.manifests.kinds import Metric, TaskKind
+
+KIND = TaskKind(
+    interface=1,
+    name="ordinal_grading",
+    title="Ordinal grading",
+    metrics=(
+        Metric("qwk", "QWK", domain=(-1.0, 1.0)),
+        Metric("mae", "MAE in grades", better="lower", domain=(0.0, 9.0)),
+        Metric("macro_f1", "macro-F1"),
+        Metric("accuracy", "accuracy"),
+    ),
+    manifest="gauntlet.tasks.ordinal_grading.manifest:GradingManifest",
+    data="gauntlet.tasks.ordinal_grading.data",
+    training="gauntlet.tasks.ordinal_grading.training",
+    conversion="gauntlet.tasks.ordinal_grading.conversion",
+    evaluation="gauntlet.tasks.classification.evaluation",
+    gates="gauntlet.tasks.ordinal_grading.gates",
+    report="gauntlet.tasks.classification.report",
+    serving="gauntlet.tasks.ordinal_grading.serving",
+    tiny="gauntlet.tasks.ordinal_grading.tiny",
+)

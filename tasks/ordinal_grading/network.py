@@ -1,0 +1,177 @@
+"""The network that grades a card by scans of its front and back.
+
+B = batch, C = channels, H = height, W = width, U = units that a side is summed up in, K = grades.
+
+A card loses points for its worst centering and for all wear of corners, edges and surface together. So the
+centering is measured, and the wear is added up over the side: a convolutional network looks for it at every
+place by the same weights, and no weight knows a place. What both come to is one number, and the grades'
+probabilities are a bell curve around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gauntlet.tasks.images.networks import Normalisation, ResidualUnit, convolution
+from gauntlet.tasks.ordinal_grading.border_network import BorderNetwork
+from gauntlet.trainer.dropout import Dropout
+
+EVEN = 50.0  # percent: a centred card's left border of left and right together
+CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering
+OFFSET_UNIT = 3.0  # percentage points off the middle that are 1 before the last layers
+EDGE_UNIT = 0.1  # share of the edges that is 1 there
+GRADE_UNIT = 2.0  # grades that are 1 after the last layers
+LEAST_PRECISION = 0.5  # one over the variance, in grades: the top of a wider curve may lie far off the scale
+FIRST_WEIGHTS = 0.01  # standard deviation of the last layers' weights before training
+
+
+@dataclass(frozen=True)
+class GraderConfig:
+    """What a grader is built from: the content of a checkpoint's `config.json`.
+
+    Attributes:
+        input_shape: Channels, height, width of each side.
+        grades: How many there are.
+        filters, depth, units, dropout, shared_encoder, lambda_fusion: As in `GradingTraining`.
+    """
+
+    input_shape: tuple[int, int, int]
+    grades: int
+    filters: tuple[int, ...]
+    depth: int
+    units: int
+    dropout: float
+    shared_encoder: bool
+    lambda_fusion: float
+
+
+class Grading(NamedTuple):
+    """What a grader says of B cards; these are the exported graph's outputs.
+
+    Attributes:
+        logits: (B, K).
+        distribution: The probability of each grade, (B, K).
+        expected_grade: The distribution's mean, from 1 to K, (B,).
+        centering: The left border's percentage of left and right, and the top one's of top and bottom, of
+            the front and of the back, (B, 4); of the back alone (B, 2).
+        edge_damage: Share of the edges that is worn, of front and back, (B, 2); of the back alone (B, 1).
+    """
+
+    logits: torch.Tensor
+    distribution: torch.Tensor
+    expected_grade: torch.Tensor
+    centering: torch.Tensor
+    edge_damage: torch.Tensor
+
+
+class SideEncoder(nn.Module):
+    """A convolution and residual blocks, which all halve height and width, a sum over what is left of them,
+    and a dense layer.
+    """
+
+    def __init__(self, config: GraderConfig) -> None:
+        super().__init__()
+        self.stem = convolution(config.input_shape[0], config.filters[0], stride=2)
+        self.blocks = nn.ModuleList()
+        for before, filters in pairwise(config.filters):
+            units = [ResidualUnit(before, filters, stride=2)]
+            units += [ResidualUnit(filters, filters, stride=1) for _ in range(config.depth - 1)]
+            self.blocks.append(nn.Sequential(*units))
+        _, height, width = config.input_shape
+        for _ in config.filters:
+            height, width = -(-height // 2), -(-width // 2)
+        # Wear is at few of the places: a mean over them would hardly differ between cards.
+        self._scale = math.sqrt(height * width)
+        self.dense = nn.Sequential(nn.Linear(config.filters[-1], config.units), nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, U) of normalised images (B, C, H, W)."""
+        values = self.stem(images)
+        for block in self.blocks:
+            values = block(values)
+        return cast(torch.Tensor, self.dense(self._scale * values.mean(dim=(2, 3))))
+
+
+class CardGrader(nn.Module):
+    """One encoder for both sides, or one for each, one network for all borders, and two heads.
+
+    The grade rests on the mean of what both sides are summed up in and of their edge damage, `lambda_fusion`
+    of it the back's, and on the worst centering of all, where that of the side with the smaller share counts
+    for as much less. The edge damage of a side rests on what that side is summed up in, by the same weights
+    for both.
+    """
+
+    def __init__(self, config: GraderConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self._back_share, self._grades = config.lambda_fusion, config.grades
+        self.normalisation = Normalisation(mean, std)
+        self.borders = BorderNetwork(config.input_shape)
+        self.back_encoder = SideEncoder(config)
+        self.front_encoder = None if config.shared_encoder else SideEncoder(config)
+        self.dropout = Dropout(config.dropout)
+        self.grade = nn.Sequential(
+            nn.Linear(config.units + 2, config.units), nn.ReLU(), nn.Linear(config.units, 2)
+        )
+        self.edge_damage = nn.Linear(config.units, 1)
+        # Sums are large numbers: without this, training begins far off the scale and takes epochs to return.
+        for last in (self.grade[-1], self.edge_damage):
+            nn.init.normal_(cast(nn.Linear, last).weight, std=FIRST_WEIGHTS)
+
+    def forward(self, front: torch.Tensor | None, back: torch.Tensor) -> Grading:
+        """Grade cards by both sides, each (B, C, H, W) with values of 0 to 255, or by their back alone."""
+        images = [self.normalisation(side) for side in (front, back) if side is not None]
+        shares = [1 - self._back_share, self._back_share] if len(images) == 2 else [1.0]
+        centering = self._of_sides(self.borders, images)
+        if self.front_encoder is None or front is None:
+            summaries = self._of_sides(self.back_encoder, images)
+        else:
+            summaries = [self.front_encoder(images[0]), self.back_encoder(images[1])]
+        edges = [self.edge_damage(summary).float().sigmoid() for summary in summaries]
+        evidence = [self.dropout(mean_by(shares, summaries)), mean_by(shares, edges) / EDGE_UNIT]
+        logits = self._logits(torch.cat([*evidence, worst_offset(centering, shares)], dim=1))
+        distribution = logits.softmax(dim=1)
+        expected_grade = (distribution * self._grades_of(logits)).sum(dim=1)
+        measured = torch.cat(list(centering), dim=1), torch.cat(edges, dim=1)
+        return Grading(logits, distribution, expected_grade, *measured)
+
+    def _of_sides(self, network: nn.Module, images: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        if not self.training:
+            return [network(side) for side in images]
+        # One batch, or batch normalisation would train on other statistics than it keeps.
+        return cast(torch.Tensor, network(torch.cat(list(images)))).chunk(len(images))
+
+    def _logits(self, evidence: torch.Tensor) -> torch.Tensor:
+        """A normal curve's, around a grade and of a width that the last layers make of the evidence."""
+        found = cast(torch.Tensor, self.grade(evidence)).float()
+        grades = self._grades_of(found)
+        estimate = grades.mean() + GRADE_UNIT * found[:, :1]
+        precision = LEAST_PRECISION + functional.softplus(found[:, 1:])
+        return -precision / 2 * (grades - estimate).square()
+
+    def _grades_of(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.arange(1, self._grades + 1, device=values.device, dtype=values.dtype)
+
+
+def mean_by(shares: Sequence[float], sides: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of both sides' values by their shares, which add up to 1."""
+    return torch.stack([share * side for share, side in zip(shares, sides, strict=True)]).sum(dim=0)
+
+
+def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """(B, 1): how far off the middle the worst of the centerings (B, 2) is, in units of `OFFSET_UNIT`.
+
+    The sides count in proportion to their `shares`, and the one with the largest share in full.
+    """
+    weighed = [
+        share / max(shares) * (side - EVEN).abs().amax(dim=1, keepdim=True)
+        for share, side in zip(shares, centering, strict=True)
+    ]
+    return torch.stack(weighed).amax(dim=0) / OFFSET_UNIT

@@ -1,0 +1,24 @@
+"""Text classification: a pretrained encoder with a head of one label per text."""
+
+from __future__ import annotations
+
+from gauntlet.manifests.kinds import Metric, TaskKind
+
+KIND = TaskKind(
+    interface=1,
+    name="text_classification",
+    title="Text classification",
+    metrics=(
+        Metric("macro_f1", "macro-F1"),
+        Metric("accuracy", "accuracy"),
+    ),
+    manifest="gauntlet.tasks.text_classification.manifest:TextManifest",
+    data="gauntlet.tasks.text_classification.data",
+    training="gauntlet.tasks.text_classification.training",
+    conversion="gauntlet.tasks.text_classification.conversion",
+    evaluation="gauntlet.tasks.classification.evaluation",
+    gates="gauntlet.tasks.classification.gates",
+    report="gauntlet.tasks.classification.report",
+    serving="gauntlet.tasks.text_classification.serving",
+    tiny="gauntlet.tasks.text_classification.tiny",
+)

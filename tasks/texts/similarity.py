@@ -1,0 +1,175 @@
+"""Find texts whose sets of words are alike, exactly, in memory that grows with the texts alone.
+
+The measure is Jaccard similarity: shared words over all words of the two (`words.words_of`). Candidates are
+found by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning",
+ICDE 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t
+or more must share one of their few rarest words, so an index of those words holds every candidate. The place
+of the shared word in both sets rules out most of the rest (Xiao et al., "Efficient Similarity Joins for Near
+Duplicate Detection", WWW 2008). Unlike MinHash with LSH this misses no pair.
+
+Pairs are never stored, because all rows of one template form pairs with each other, 200 million for 20,000
+rows. The checks need less: which rows a chain of pairs connects (`groups`), and whether a text is like any of
+some other texts (`known`).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+from gauntlet.components.validate_data.duplicates import Groups, Known, Likeness
+from gauntlet.tasks.texts.words import words_of
+
+COMPARED_CHARS = 20_000
+ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
+
+Words: TypeAlias = "Sequence[array[int]]"
+"""Of each text its distinct words, as numbers that grow with the number of texts that hold the word."""
+
+
+def likeness_among(keys: Sequence[str], at_least: float) -> TextLikeness:
+    """Compare distinct keys; only similarities of `at_least` or more can be asked for."""
+    return TextLikeness(keys, at_least)
+
+
+class TextLikeness(Likeness):
+    """The likeness of normalised, distinct texts.
+
+    Only the first 20,000 characters of a text count, so that one endless row cannot hold up the rest.
+    """
+
+    def __init__(self, keys: Sequence[str], at_least: float) -> None:
+        """Find the chains; `at_least` is over 0 and at most 1."""
+        super().__init__({})
+        self._words = dict(zip(keys, _words_by_rarity(keys), strict=True))
+        groups = _chains(list(self._words.values()), at_least)
+        sizes = Counter(groups)
+        self._connected = {key for key, group in zip(keys, groups, strict=True) if sizes[group] > 1}
+
+    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
+        """As `Likeness.groups`."""
+        distinct = list(dict.fromkeys(keys))
+        connected = [position for position, key in enumerate(distinct) if key in self._connected]
+        chains = _chains([self._words[distinct[position]] for position in connected], at_least)
+        numbers = {key: position for position, key in enumerate(distinct)}
+        for position, chain in zip(connected, chains, strict=True):
+            numbers[distinct[position]] = connected[chain]
+        return [numbers[key] for key in keys]
+
+    def known(self, at_least: float) -> Known:
+        """As `Likeness.known`."""
+        return _KnownTexts(self._words, self._connected, at_least)
+
+
+class _KnownTexts:
+    """Some texts, ready to be compared with another text. Texts that are like no other text are left out."""
+
+    def __init__(self, words: dict[str, array[int]], connected: set[str], at_least: float) -> None:
+        self._words, self._connected, self._at_least = words, connected, at_least
+        self._index: _Index[list[str]] = _Index(at_least)
+
+    def add(self, key: str) -> None:
+        if key in self._connected:
+            for bucket in self._index.of(self._words[key], list):
+                bucket.append(key)
+
+    def find(self, key: str) -> tuple[str, float] | None:
+        if key not in self._connected:
+            return None
+        words = self._words[key]
+        distinct, compared = frozenset(words), {key}
+        for bucket in self._index.candidates(words):
+            for other in bucket:
+                if other in compared:
+                    continue
+                compared.add(other)
+                similarity = _similarity(distinct, self._words[other])
+                if similarity >= self._at_least:
+                    return other, similarity
+        return None
+
+
+Bucket = TypeVar("Bucket")
+
+
+class _Index(Generic[Bucket]):
+    """Buckets of texts by one of their rarest words, their number of words and that word's place in them."""
+
+    def __init__(self, at_least: float) -> None:
+        self._at_least = at_least
+        self._buckets: defaultdict[int, dict[tuple[int, int], Bucket]] = defaultdict(dict)
+
+    def of(self, words: Sequence[int], new: Callable[[], Bucket]) -> Iterator[Bucket]:
+        """The buckets that a text belongs to."""
+        for place, word in enumerate(words[: self._prefix(len(words))]):
+            yield self._buckets[word].setdefault((len(words), place), new())
+
+    def candidates(self, words: Sequence[int]) -> Iterator[Bucket]:
+        """Buckets that hold every text that is like this one, and other texts."""
+        size = len(words)
+        for place, word in enumerate(words[: self._prefix(size)]):
+            for (other_size, other_place), bucket in self._buckets.get(word, {}).items():
+                # When this is the first word that both hold, they share at most what follows it in each.
+                if min(size - place, other_size - other_place) >= self._shared(size + other_size):
+                    yield bucket
+
+    def _prefix(self, size: int) -> int:
+        """How many of the rarest words are needed so that every similar text has one of them."""
+        return size - math.ceil(self._at_least * size - ROUNDING) + 1
+
+    def _shared(self, sizes: int) -> int:
+        """The fewest words that two alike texts of so many words together share."""
+        return math.ceil(self._at_least / (1 + self._at_least) * sizes - ROUNDING)
+
+
+def _chains(words: Words, at_least: float) -> list[int]:
+    """For each text a number, equal for texts that a chain of alike ones connects.
+
+    A text is compared with the members of a chain until one is alike. The index keeps the members of a chain
+    together, so that most of a large chain is skipped.
+    """
+    groups = Groups(len(words))
+    index: _Index[dict[int, list[int]]] = _Index(at_least)
+    for row in sorted(range(len(words)), key=lambda row: len(words[row])):
+        distinct = frozenset(words[row])
+        compared: set[int] = set()
+        for bucket in index.candidates(words[row]):
+            _merge(bucket, groups)
+            for chain, members in bucket.items():
+                if groups.of(row) == groups.of(chain):
+                    continue
+                for other in members:
+                    if other in compared:
+                        continue
+                    compared.add(other)
+                    if _similarity(distinct, words[other]) >= at_least:
+                        groups.join(row, other)
+                        break
+        for bucket in index.of(words[row], dict):
+            bucket.setdefault(groups.of(row), []).append(row)
+    return [groups.of(row) for row in range(len(words))]
+
+
+def _merge(bucket: dict[int, list[int]], groups: Groups) -> None:
+    """Put members of chains that were joined since under one number."""
+    for chain in [chain for chain in bucket if groups.of(chain) != chain]:
+        members = bucket.pop(chain)
+        others = bucket.get(groups.of(chain), [])
+        short, long = sorted((members, others), key=len)
+        long.extend(short)
+        bucket[groups.of(chain)] = long
+
+
+def _similarity(words: frozenset[int], others: array[int]) -> float:
+    shared = len(words.intersection(others))
+    return shared / (len(words) + len(others) - shared)
+
+
+def _words_by_rarity(texts: Sequence[str]) -> list[array[int]]:
+    frequencies = Counter(word for text in texts for word in set(words_of(text[:COMPARED_CHARS])))
+    by_rarity = sorted(frequencies, key=lambda word: (frequencies[word], word))
+    numbers = {word: number for number, word in enumerate(by_rarity)}
+    return [array("I", sorted({numbers[word] for word in words_of(text[:COMPARED_CHARS])})) for text in texts]
