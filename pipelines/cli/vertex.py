@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.cloud_logging import job_log
-from gauntlet.backends.google_rest import Rest
-from gauntlet.backends.vertex_calls import QuotaError
-from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.jobs import PipelineJobs
+from gauntlet.backends.google.logging import job_log
+from gauntlet.backends.google.rest import Rest
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.checks import load_affordable, run_here
@@ -216,8 +216,8 @@ def apply_(
     diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
-    from gauntlet.backends.vertex_jobs import CONTENT_LABEL
-    from gauntlet.backends.vertex_schedules import PipelineSchedules
+    from gauntlet.backends.google.jobs import CONTENT_LABEL
+    from gauntlet.backends.google.schedules import PipelineSchedules
     from gauntlet.pipelines.vertex.applying import apply, plan
     from gauntlet.pipelines.vertex.schedules import read_schedules
     from gauntlet.pipelines.vertex.submission import Destination

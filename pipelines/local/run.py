@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.backends.registry import open_registry
-from gauntlet.backends.vertex_place import VertexPlace
 from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import collect
@@ -213,7 +213,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
             "of Google Cloud's, a region, and gs://BUCKET/FOLDER for its rows. Set them, or submit it."
         )
     project, region, root = found.values()
-    return VertexPlace(project, region, staging=root.rstrip("/")).uri
+    return VertexLocation(project, region, staging=root.rstrip("/")).uri
 
 
 def _registered(folder: Path, record: RunRecord) -> str:

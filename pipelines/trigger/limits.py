@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
-from gauntlet.backends.vertex_jobs import ListedJob
+from gauntlet.backends.google.jobs import ListedJob
 from gauntlet.manifests.errors import UsageError
 
 DAY = timedelta(days=1)

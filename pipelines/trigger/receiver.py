@@ -22,7 +22,7 @@ from typing import Literal
 
 from gauntlet import manifests
 from gauntlet.backends.data_uris import lies_in, shown
-from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.vertex_jobs import CONTENT_LABEL, with_content_label
-from gauntlet.backends.vertex_schedules import PipelineSchedules
+from gauntlet.backends.google.jobs import CONTENT_LABEL, with_content_label
+from gauntlet.backends.google.schedules import PipelineSchedules
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.training import keep_large_sections

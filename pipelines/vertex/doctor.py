@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
-from gauntlet.backends.google_rest import NO_TOKEN, Refused, Rest
+from gauntlet.backends.google.rest import NO_TOKEN, Refused, Rest
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.vertex.needs import PROJECT, SUBMITTER, Grant, Needs
 

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from gauntlet.backends.vertex_calls import QuotaError, quota_refusal
-from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.google.calls import QuotaError, quota_refusal
+from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import FinalStatus

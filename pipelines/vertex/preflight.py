@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.google_images import is_pushed
-from gauntlet.backends.google_project import GoogleProject
+from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.container_images import is_pushed
+from gauntlet.backends.google.project import GoogleProject
 from gauntlet.backends.prices import estimate
-from gauntlet.backends.vertex_calls import QuotaError
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.terminal import plain
@@ -91,7 +91,7 @@ def _permissions(project: GoogleProject) -> Check:
 
 
 def _bucket(project: GoogleProject, destination: Destination) -> Check:
-    location, region = project.bucket_location(destination.bucket), destination.place.location
+    location, region = project.bucket_location(destination.bucket), destination.place.region
     found = f"gs://{destination.bucket} is in {location}"
     if location.holds(region):
         return Check("bucket", found)

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from gauntlet.backends.mlflow_database import SCHEME as DATABASE_SCHEME
+from gauntlet.backends.google.jobs import SYSTEM_LABEL
+from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
+from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.registry import open_registry
 from gauntlet.backends.tracking import require_tracking
-from gauntlet.backends.vertex_jobs import SYSTEM_LABEL
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace, valid_label
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.manifests.schema import Manifest
@@ -35,7 +35,7 @@ class Destination:
         training_account: Whom train-model runs as; none: as the other steps.
     """
 
-    place: VertexPlace
+    place: VertexLocation
     root: str
     registry_uri: str
     tracking_uri: str
@@ -58,11 +58,11 @@ class Destination:
         Raises:
             UsageError: One of them cannot be.
         """
-        place = VertexPlace.named(project, region)
+        place = VertexLocation.named(project, region)
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
         root = root.rstrip("/")
-        tracked = tracking or VertexPlace(project, region, staging=f"{root}/tracking").uri
+        tracked = tracking or VertexLocation(project, region, staging=f"{root}/tracking").uri
         for option, uri in (("--registry", registry), ("--tracking", tracked)):
             _require_lasting(option, uri, place)
         open_registry(registry)  # refused now, and not by register-model, after the training
@@ -144,7 +144,7 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
     return {"training_account": account}
 
 
-def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
+def _require_lasting(option: str, uri: str, place: VertexLocation) -> None:
     """Refuse a database file: a step on Vertex AI has no disk that outlives it but a mounted bucket.
 
     Raises:
@@ -153,7 +153,7 @@ def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
     if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
             f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
-            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.location}"
+            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.region}"
             "?staging=gs://BUCKET/FOLDER."
         )
 

@@ -13,9 +13,9 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from rich.console import Console
 
-from gauntlet.backends.vertex_calls import QuotaError
-from gauntlet.backends.vertex_jobs import PipelineJobs
-from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.jobs import PipelineJobs
+from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import save_manifest
 from gauntlet.manifests.schema import Manifest
@@ -66,10 +66,10 @@ class SubmittedRun:
         return self.name.rpartition("/")[2]
 
     @property
-    def place(self) -> VertexPlace:
+    def place(self) -> VertexLocation:
         """Where it runs."""
         _, project, _, location, *_ = self.name.split("/")
-        return VertexPlace(project, location)
+        return VertexLocation(project, location)
 
 
 def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:

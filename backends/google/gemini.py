@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gauntlet.backends.vertex_calls import QuotaError
-from gauntlet.backends.vertex_jobs import CONTENT_LABEL, SYSTEM_LABEL
-from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.jobs import CONTENT_LABEL, SYSTEM_LABEL
+from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 SECONDS_TO_ANSWER = 60.0
@@ -89,7 +89,7 @@ class Gemini:
         GauntletError: The service cannot be reached, or is busy for long.
     """
 
-    def __init__(self, place: VertexPlace) -> None:
+    def __init__(self, place: VertexLocation) -> None:
         self._place = place
         with self._explained():
             from google import genai
@@ -97,7 +97,7 @@ class Gemini:
             self._client: Any = genai.Client(
                 vertexai=True,
                 project=place.project,
-                location=place.location,
+                location=place.region,
                 http_options=_options(ATTEMPTS),
             )
 

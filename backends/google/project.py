@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gauntlet.backends.vertex_calls import ask, explained
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google.calls import ask, explained
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.manifests.errors import UsageError
 
 QUOTA_SERVICE = "aiplatform.googleapis.com"
@@ -65,7 +65,7 @@ class GoogleProject:
         GauntletError: A service cannot be reached, or refuses.
     """
 
-    def __init__(self, place: VertexPlace) -> None:
+    def __init__(self, place: VertexLocation) -> None:
         self._place = place
         with explained("cloudresourcemanager.googleapis.com"):
             from google.cloud import resourcemanager_v3
@@ -121,7 +121,7 @@ class GoogleProject:
             except (Forbidden, NotFound):
                 raise UsageError(
                     f"gs://{bucket}: there is no such bucket, or this account may not see it. Make it by "
-                    f"`gcloud storage buckets create gs://{bucket} --location={self._place.location}`."
+                    f"`gcloud storage buckets create gs://{bucket} --location={self._place.region}`."
                 ) from None
 
     def quota_limits(self, metrics: Collection[str]) -> dict[str, float]:
@@ -148,7 +148,7 @@ class GoogleProject:
 
     def _limit_here(self, info: Any) -> float | None:
         for dimensions in info.dimensions_infos:
-            if {self._place.location, EVERYWHERE}.intersection(dimensions.applicable_locations):
+            if {self._place.region, EVERYWHERE}.intersection(dimensions.applicable_locations):
                 value = int(dimensions.details.value)
                 return math.inf if value == UNLIMITED else value
         return None

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.kept import keep_evidence, read_evidence
-from gauntlet.backends.mlflow_registry import MlflowRegistry
-from gauntlet.backends.mlflow_server import MlflowServer
+from gauntlet.backends.content_store import keep_evidence, read_evidence
+from gauntlet.backends.local.mlflow_server import MlflowServer
+from gauntlet.backends.local.registry import MlflowRegistry
 from gauntlet.backends.registry import ModelVersion
 from gauntlet.manifests.errors import GauntletError, UsageError
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from gauntlet.backends.mlflow_database import set_environment
+from gauntlet.backends.local.mlflow_database import set_environment
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 SCHEMES = ("mlflow+http://", "mlflow+https://")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gauntlet.backends.google.calls import ask, ask_once, find_or_make
 from gauntlet.backends.registry import AnswerScores, Scores
-from gauntlet.backends.vertex_calls import ask, ask_once, find_or_make
 
 SCHEMAS = "gs://google-cloud-aiplatform/schema/modelevaluation/"
 CLASSIFICATION = f"{SCHEMAS}classification_metrics_1.0.0.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gauntlet.backends.vertex_calls import ask, explained
+from gauntlet.backends.google.calls import ask, explained
 
 HOST = "logging.googleapis.com"
 

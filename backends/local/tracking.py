@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from gauntlet.backends.mlflow_database import explained, locked, open_client
+from gauntlet.backends.local.mlflow_database import explained, locked, open_client
 from gauntlet.backends.tracking import STATES_TAG, Status
 
 SECONDS_BETWEEN_WRITES = 10.0

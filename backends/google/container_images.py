@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from gauntlet.backends.google_rest import Refused, Rest
+from gauntlet.backends.google.rest import Refused, Rest
 
 API = "https://artifactregistry.googleapis.com/v1"
 IMAGE = re.compile(

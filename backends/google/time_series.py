@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from gauntlet.backends.vertex_calls import ask, ensure
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google.calls import ask, ensure
+from gauntlet.backends.google.location import VertexLocation
 
 POINTS_PER_WRITE = 5000
 """What the service takes at once."""
@@ -32,7 +32,7 @@ class TimeSeries:
         run: The resource name of the TensorBoard run.
     """
 
-    def __init__(self, place: VertexPlace, experiment: str, name: str) -> None:
+    def __init__(self, place: VertexLocation, experiment: str, name: str) -> None:
         from google.cloud import aiplatform_v1
 
         self._service: Any = aiplatform_v1.TensorboardServiceClient(

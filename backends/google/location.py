@@ -20,7 +20,7 @@ RUN_NAME_LENGTH = 48
 
 
 @dataclass(frozen=True)
-class VertexPlace:
+class VertexLocation:
     """Where runs are tracked and models registered. One URI can serve for both.
 
     Attributes:
@@ -31,13 +31,13 @@ class VertexPlace:
     """
 
     project: str
-    location: str
+    region: str
     tensorboard: str | None = None
     staging: str | None = None
     serving_image: str | None = None
 
     @classmethod
-    def of(cls, uri: str, setting: str = "tracking URI") -> VertexPlace:
+    def of(cls, uri: str, setting: str = "tracking URI") -> VertexLocation:
         """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER&serving_image=IMAGE`.
 
         Args:
@@ -62,7 +62,7 @@ class VertexPlace:
         return place
 
     @classmethod
-    def named(cls, project: str, region: str) -> VertexPlace:
+    def named(cls, project: str, region: str) -> VertexLocation:
         """A project's location.
 
         Raises:
@@ -91,12 +91,12 @@ class VertexPlace:
             "serving_image": self.serving_image,
         }
         query = "&".join(f"{key}={quote(value, safe='/:@')}" for key, value in values.items() if value)
-        return f"{SCHEME}{self.project}/{self.location}" + (f"?{query}" if query else "")
+        return f"{SCHEME}{self.project}/{self.region}" + (f"?{query}" if query else "")
 
     @property
     def parent(self) -> str:
         """The resource that holds all others."""
-        return f"projects/{self.project}/locations/{self.location}"
+        return f"projects/{self.project}/locations/{self.region}"
 
     @property
     def store(self) -> str:
@@ -106,12 +106,12 @@ class VertexPlace:
     @property
     def host(self) -> str:
         """What answers for this location."""
-        return f"{self.location}-aiplatform.googleapis.com"
+        return f"{self.region}-aiplatform.googleapis.com"
 
     def _is_sound(self) -> bool:
         return bool(
             re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", self.project)
-            and re.fullmatch(r"[a-z]+-[a-z]+\d+", self.location)
+            and re.fullmatch(r"[a-z]+-[a-z]+\d+", self.region)
             and (self.tensorboard is None or re.fullmatch(r"\d+", self.tensorboard))
             and (self.staging is None or re.fullmatch(r"gs://[a-z0-9][\w.-]+(/.*)?", self.staging))
             and (

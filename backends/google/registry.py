@@ -21,7 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.kept import fetch_evidence, upload_bundle, upload_evidence
+from gauntlet.backends.content_store import fetch_evidence, upload_bundle, upload_evidence
+from gauntlet.backends.google.calls import ask, ask_once, explained, find_or_make
+from gauntlet.backends.google.evaluation import import_evaluation
+from gauntlet.backends.google.jobs import PipelineJobs
+from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.backends.registry import (
     ANY_CHAMPION,
     BUNDLE_TAG,
@@ -48,10 +52,6 @@ from gauntlet.backends.registry import (
     with_turn,
 )
 from gauntlet.backends.storage import join
-from gauntlet.backends.vertex_calls import ask, ask_once, explained, find_or_make
-from gauntlet.backends.vertex_evaluation import import_evaluation
-from gauntlet.backends.vertex_jobs import PipelineJobs
-from gauntlet.backends.vertex_place import VertexPlace, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 DEFAULT = "default"
@@ -77,7 +77,7 @@ class VertexRegistry:
     Vertex has no lock: of two promotions at the same time the later wins, and the earlier gets an error.
     """
 
-    def __init__(self, place: VertexPlace) -> None:
+    def __init__(self, place: VertexLocation) -> None:
         """Ask nothing yet.
 
         Raises:

@@ -1,7 +1,7 @@
 """The local registry: MLflow's model registry on SQLite, with the bundles in a folder next to the database.
 
-`gauntlet.backends.mlflow_server` has the same on a server. What differs is where bundles lie, what locks and
-how a failure reads: `_where` to `_bundle_uri` below.
+`mlflow_server_registry` has the same on a server. What differs is where bundles lie, what locks and how a
+failure reads: `_where` to `_bundle_uri` below.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.kept import keep_bundle, keep_evidence, read_evidence
-from gauntlet.backends.mlflow_database import explained, locked, open_client
+from gauntlet.backends.content_store import keep_bundle, keep_evidence, read_evidence
+from gauntlet.backends.local.mlflow_database import explained, locked, open_client
 from gauntlet.backends.registry import (
     ANY_CHAMPION,
     BUNDLE_TAG,

@@ -19,19 +19,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.storage import join, upload
-from gauntlet.backends.tracking import Status
-from gauntlet.backends.vertex_calls import ask, ensure, explained
-from gauntlet.backends.vertex_place import (
+from gauntlet.backends.google.calls import ask, ensure, explained
+from gauntlet.backends.google.location import (
     CONTEXT_ID_LENGTH,
     ID_LENGTH,
     TENSORBOARD_ENDING,
-    VertexPlace,
+    VertexLocation,
     experiment_id,
     valid_id,
     valid_label,
 )
-from gauntlet.backends.vertex_time_series import TimeSeries
+from gauntlet.backends.google.time_series import TimeSeries
+from gauntlet.backends.storage import join, upload
+from gauntlet.backends.tracking import Status
 from gauntlet.manifests.errors import GauntletError
 
 SECONDS_BETWEEN_WRITES = 30.0
@@ -54,7 +54,7 @@ class VertexRun:
 
     def __init__(
         self,
-        place: VertexPlace,
+        place: VertexLocation,
         experiment: str,
         run_name: str,
         tags: Mapping[str, str],
@@ -200,7 +200,7 @@ class VertexRun:
         )
 
 
-def _say_what_is_missing(place: VertexPlace) -> None:
+def _say_what_is_missing(place: VertexLocation) -> None:
     missing = []
     if place.tensorboard is None:
         missing.append("no tensorboard, so only the last value of each metric is kept")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gauntlet.backends.vertex_calls import SECONDS_TO_ANSWER, ask, explained
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google.calls import SECONDS_TO_ANSWER, ask, explained
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 
@@ -22,7 +22,7 @@ class PipelineSchedules:
         GauntletError: The service cannot be reached, or refuses.
     """
 
-    def __init__(self, place: VertexPlace) -> None:
+    def __init__(self, place: VertexLocation) -> None:
         self._place = place
         with explained(place.host):
             from google.cloud import aiplatform_v1

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gauntlet.backends.vertex_calls import ask, explained
-from gauntlet.backends.vertex_place import VertexPlace, valid_label
+from gauntlet.backends.google.calls import ask, explained
+from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 CONTENT_LABEL = "gauntlet-content"
@@ -39,7 +39,7 @@ class PipelineJobs:
         GauntletError: The service cannot be reached, or refuses.
     """
 
-    def __init__(self, place: VertexPlace) -> None:
+    def __init__(self, place: VertexLocation) -> None:
         self._place = place
         with explained(place.host):
             from google.cloud import aiplatform_v1
