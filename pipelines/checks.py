@@ -78,7 +78,7 @@ def resume_here(run_id: str) -> None:
 
 def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
     """Run, print how it ended, and exit with its code."""
-    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted
     from gauntlet.pipelines.summary import print_summary
 
     try:

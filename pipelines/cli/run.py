@@ -25,9 +25,9 @@ from gauntlet.pipelines.checks import (
     without_price,
 )
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord, gauntlet_home
+from gauntlet.pipelines.local.processes import remove_abandoned
 from gauntlet.pipelines.local.pruning import of_run, old_cache, old_runs, remove
 from gauntlet.pipelines.local.run import job_folder
-from gauntlet.pipelines.local.temporary import remove_abandoned
 from gauntlet.pipelines.resolution import margin_note
 from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain
 from gauntlet.pipelines.training import steps_of
@@ -210,7 +210,7 @@ def tune(
     overrides: Overrides = None,
 ) -> None:
     """Search the best values of a manifest's `training.search`; resume an interrupted study."""
-    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted
     from gauntlet.pipelines.tuning.command import compile_study, tune_here, tuning_of
 
     manifest = load_affordable(path, overrides)
@@ -283,7 +283,7 @@ def smoke(
     ] = None,
 ) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
-    from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted
+    from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted
     from gauntlet.pipelines.smoke.run import smoke_all, smoke_table
 
     try:

@@ -21,7 +21,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.checks import load_affordable, run_here
 from gauntlet.pipelines.home import gauntlet_home
-from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted, interruptible
+from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, interruptible
 from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
 from gauntlet.pipelines.vertex.doctor import Examination, Finding
 from gauntlet.pipelines.vertex.needs import needs

@@ -42,10 +42,16 @@ from gauntlet.pipelines.home import (
     RunRecord,
 )
 from gauntlet.pipelines.live import RunView
-from gauntlet.pipelines.local.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
-from gauntlet.pipelines.local.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
-from gauntlet.pipelines.local.safe_path import safe_environment
-from gauntlet.pipelines.local.temporary import temporary_folder
+from gauntlet.pipelines.local.processes import (
+    EXIT_CODE,
+    Interrupted,
+    end_group,
+    ending,
+    interruptible,
+    safe_environment,
+    temporary_folder,
+)
+from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.terminal import plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 from gauntlet.tasks.managed_causal_lm.manifest import is_managed

@@ -13,7 +13,7 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import read_content
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local.interruption import interruptible
+from gauntlet.pipelines.local.processes import interruptible
 from gauntlet.pipelines.terminal import plain, styled
 from gauntlet.pipelines.tuning.run import (
     TunedStudy,

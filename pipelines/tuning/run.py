@@ -18,7 +18,7 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Search, Value
 from gauntlet.manifests.tasks import trained_here
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local.interruption import Interrupted, interruptible
+from gauntlet.pipelines.local.processes import Interrupted, interruptible
 from gauntlet.pipelines.terminal import styled
 from gauntlet.pipelines.tuning.best import write_tuned
 from gauntlet.pipelines.tuning.picture import draw
