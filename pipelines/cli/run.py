@@ -211,7 +211,7 @@ def tune(
 ) -> None:
     """Search the best values of a manifest's `training.search`; resume an interrupted study."""
     from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted
-    from gauntlet.pipelines.tuning.command import compile_study, tune_here, tuning_of
+    from gauntlet.pipelines.tuning.run import compile_study, tune_here, tuning_of
 
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)

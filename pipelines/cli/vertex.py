@@ -23,8 +23,7 @@ from gauntlet.pipelines.checks import load_affordable, run_here
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, interruptible
 from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
-from gauntlet.pipelines.vertex.doctor import Examination, Finding
-from gauntlet.pipelines.vertex.needs import needs
+from gauntlet.pipelines.vertex.doctor import Examination, Finding, needs
 
 app = typer.Typer()
 schedule = typer.Typer(help="Run manifests again and again.", no_args_is_help=True)
@@ -86,9 +85,8 @@ def submit(
     from gauntlet.pipelines.local.run import commit_of
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import conclude, has_trained
-    from gauntlet.pipelines.vertex.submission import Destination
-    from gauntlet.pipelines.vertex.submit import check_submission, compiled_submission
-    from gauntlet.pipelines.vertex.submit import submit as send
+    from gauntlet.pipelines.vertex.submission import Destination, check_submission, compiled_submission
+    from gauntlet.pipelines.vertex.submission import submit as send
     from gauntlet.pipelines.vertex.templates import template_submission
 
     if (path is None) == (template is None):
@@ -124,7 +122,7 @@ def status(run: Run = "latest") -> None:
     """Say how far a submitted run is; when it has ended, how."""
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import ENDED, JobView, conclude, state_of
-    from gauntlet.pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.vertex.submission import submitted_run
 
     home = gauntlet_home()
     submitted = submitted_run(run, home)
@@ -146,7 +144,7 @@ def status(run: Run = "latest") -> None:
 def cancel(run: Run) -> None:
     """End a submitted run."""
     from gauntlet.pipelines.vertex.follow import ENDED, state_of
-    from gauntlet.pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.vertex.submission import submitted_run
 
     submitted = submitted_run(run, gauntlet_home())
     jobs = PipelineJobs(submitted.place)
@@ -164,7 +162,7 @@ def logs(
 ) -> None:
     """Print what the steps of a submitted run have printed."""
     from gauntlet.pipelines.training import STEPS
-    from gauntlet.pipelines.vertex.submit import submitted_run
+    from gauntlet.pipelines.vertex.submission import submitted_run
 
     if step is not None and step not in STEPS:
         raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
@@ -218,8 +216,7 @@ def apply_(
     """Make the schedules on Vertex AI what the file says."""
     from gauntlet.backends.google.jobs import CONTENT_LABEL
     from gauntlet.backends.google.schedules import PipelineSchedules
-    from gauntlet.pipelines.vertex.applying import apply, plan
-    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.schedules import apply, plan, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
@@ -264,8 +261,7 @@ def render(
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
     """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
-    from gauntlet.pipelines.vertex.applying import cloud_scheduler_job
-    from gauntlet.pipelines.vertex.schedules import read_schedules
+    from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
