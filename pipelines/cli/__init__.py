@@ -17,9 +17,9 @@ from typing import Annotated
 import typer
 
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
-from gauntlet.pipelines.cli import bundle, registry, run, vertex
+from gauntlet.pipelines.cli import bundle, manifest, registry, run, vertex
 from gauntlet.pipelines.home import gauntlet_home
-from gauntlet.pipelines.terminal import console, errors, plain, print_any_text, styled
+from gauntlet.pipelines.terminal import console, errors, print_any_text, styled
 
 app = typer.Typer(
     help="Retrain a model; ship it only after it has run the gauntlet.",
@@ -31,7 +31,7 @@ app = typer.Typer(
     "folder); GAUNTLET_REGISTRY, another registry than that in it; GAUNTLET_PRICES, a file of prices. "
     "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
 )
-for module in (run, registry, bundle, vertex):
+for module in (manifest, run, registry, bundle, vertex):
     app.add_typer(module.app)
 
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"gauntlet {metadata.version('gauntlet')}", highlight=False)
+        console.say(f"gauntlet {metadata.version('gauntlet')}")
         raise typer.Exit
 
 
@@ -76,13 +76,11 @@ def main_options(
 
 
 def _print_error(error: object) -> None:
-    errors.print(styled("[red]error:[/] {}", error), soft_wrap=True, highlight=False)
+    errors.say(styled("[red]error:[/] {}", error))
 
 
 def _print_faults(faults: Iterable[Fault]) -> None:
     for fault in faults:
-        errors.print(
-            styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key), soft_wrap=True, highlight=False
-        )
+        errors.say(styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key))
         for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
-            errors.print(f"  {name:8} {plain(text)}", soft_wrap=True, highlight=False)
+            errors.say(f"  {name:8} {text}")

@@ -1,55 +1,47 @@
-"""The commands about Google Cloud: runs on Vertex AI, their templates and schedules, and a project."""
+"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and what a project lacks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.google.calls import QuotaError
-from gauntlet.backends.google.jobs import PipelineJobs
-from gauntlet.backends.google.logging import job_log
-from gauntlet.backends.google.rest import Rest
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.checks import load_affordable, run_here
+from gauntlet.pipelines.cli.options import (
+    CLOUD,
+    AsJson,
+    Overrides,
+    Project,
+    Region,
+    RegistryUri,
+    Root,
+    ServiceAccount,
+    TrackingUri,
+    TrainingAccount,
+)
+from gauntlet.pipelines.cli.run import run_here
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, interruptible
-from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
-from gauntlet.pipelines.vertex.doctor import Examination, Finding, needs
+from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
+
+if TYPE_CHECKING:
+    from gauntlet.manifests.schema import Manifest
+    from gauntlet.pipelines.vertex.doctor import Finding
+    from gauntlet.pipelines.vertex.submission import Destination, SubmittedRun
 
 app = typer.Typer()
-schedule = typer.Typer(help="Run manifests again and again.", no_args_is_help=True)
-app.add_typer(schedule, name="schedule", rich_help_panel="On Google Cloud")
-CLOUD = "On Google Cloud"
+schedule = typer.Typer(help="Run manifests on a schedule.", no_args_is_help=True)
+app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
 COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
 
-Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's id.")]
-Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
-Root = Annotated[str, typer.Option(envvar="GAUNTLET_ROOT", help="gs://BUCKET/FOLDER for steps' outputs.")]
-RegistryUri = Annotated[
-    str, typer.Option("--registry", envvar="GAUNTLET_REGISTRY", help="Where versions are registered.")
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option("--tracking", envvar="GAUNTLET_TRACKING", help="Default: Vertex AI Experiments there."),
-]
-ServiceAccount = Annotated[
-    str | None, typer.Option(envvar="GAUNTLET_SERVICE_ACCOUNT", help="Whom the steps run as.")
-]
-TrainingAccount = Annotated[
-    str | None,
-    typer.Option(envvar="GAUNTLET_TRAINING_ACCOUNT", help="Whom train-model runs as. Default: as the steps."),
-]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, `latest`, or projects/…/pipelineJobs/….")
+    str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
 ]
 SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
 
@@ -68,20 +60,19 @@ def submit(
     tracking: TrackingUri = None,
     service_account: ServiceAccount = None,
     training_account: TrainingAccount = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end, exit as `run` does.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit as `run` does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, send nothing.")] = False,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Run every step anew, whatever earlier runs have left.")
+        bool, typer.Option("--no-cache", help="Run every step; reuse nothing from earlier runs.")
     ] = False,
     fallback_local: Annotated[
-        bool, typer.Option("--fallback-local", help="Refused for a quota: run the manifest on this machine.")
+        bool,
+        typer.Option("--fallback-local", help="If a quota refuses it, run it on this machine."),
     ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
+    from gauntlet.pipelines.checks import load_affordable
     from gauntlet.pipelines.local.run import commit_of
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import conclude, has_trained
@@ -102,24 +93,27 @@ def submit(
     here = submission.manifest if fallback_local and not dry_run else None
     with _refused(here, destination):
         check_submission(submission, destination, console)
-        run: Any = None if dry_run else send(submission, destination, gauntlet_home())
+        run = None if dry_run else send(submission, destination, gauntlet_home())
     if run is None:
         console.print("nothing was submitted: this was a dry run")
         return
-    console.print(f"submitted {plain(run.name)}", soft_wrap=True, highlight=False)
+    console.say(f"submitted {run.name}")
+    console.say(run.console_url)
     if not wait:
         console.print(styled("[dim]→[/] see how far it is:  [bold]gauntlet status {}[/]", run.run_id))
         return
     job = _followed(run)
-    with _refused(None if has_trained(job) else here, destination):  # what is paid for is not done again
+    assert run.record is not None, "a run that was just submitted has a record"
+    with _refused(None if has_trained(job) else here, destination):  # do not pay for training twice
         finished = conclude(job, run.record, gauntlet_home())
     print_summary(finished, console)
     raise typer.Exit(finished.outcome.exit_code)
 
 
 @app.command(rich_help_panel=CLOUD)
-def status(run: Run = "latest") -> None:
-    """Say how far a submitted run is; when it has ended, how."""
+def status(run: Run = "latest", as_json: AsJson = False) -> None:
+    """Print the steps of a submitted run and their states; of a run that has ended also the outcome."""
+    from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.summary import print_summary
     from gauntlet.pipelines.vertex.follow import ENDED, JobView, conclude, state_of
     from gauntlet.pipelines.vertex.submission import submitted_run
@@ -129,20 +123,27 @@ def status(run: Run = "latest") -> None:
     job = PipelineJobs(submitted.place).get(submitted.name)
     view = JobView(job)
     view.update(job)
-    table = Table("step", "state", "", box=None, pad_edge=False)
+    if as_json:
+        print_json(
+            {"run": submitted.name, "step": step.name, "state": step.state, "message": step.line}
+            for step in view.steps.values()
+        )
+        return
+    table = borderless("step", "state", "")
     for step in view.steps.values():
         table.add_row(step.name, step.state, plain(step.line))
     console.print(table)
-    console.print(f"{plain(submitted.name)}: {state_of(job)}", soft_wrap=True, highlight=False)
+    console.say(f"{submitted.name}: {state_of(job)}")
     if job.error.message:
-        console.print(plain(job.error.message), soft_wrap=True, highlight=False)
+        console.say(job.error.message)
     if state_of(job) in ENDED and submitted.record is not None:
         print_summary(conclude(job, submitted.record, home), console)
 
 
 @app.command(rich_help_panel=CLOUD)
 def cancel(run: Run) -> None:
-    """End a submitted run."""
+    """Cancel a submitted run."""
+    from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.vertex.follow import ENDED, state_of
     from gauntlet.pipelines.vertex.submission import submitted_run
 
@@ -152,7 +153,7 @@ def cancel(run: Run) -> None:
     if state in ENDED:
         raise UsageError(f"{submitted.name}: it has ended already: {state}.")
     jobs.cancel(submitted.name)
-    console.print(f"{plain(submitted.name)}: asked to end", soft_wrap=True, highlight=False)
+    console.say(f"{submitted.name}: cancelling")
 
 
 @app.command(rich_help_panel=CLOUD)
@@ -161,6 +162,8 @@ def logs(
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
     """Print what the steps of a submitted run have printed."""
+    from gauntlet.backends.google.jobs import PipelineJobs
+    from gauntlet.backends.google.logging import job_log
     from gauntlet.pipelines.training import STEPS
     from gauntlet.pipelines.vertex.submission import submitted_run
 
@@ -175,7 +178,7 @@ def logs(
             continue
         for line in job_log(submitted.place.project, custom_job.rpartition("/")[2]):
             shown = True
-            console.print(f"{task.task_name}: {plain(line)}", soft_wrap=True, highlight=False)
+            console.say(f"{task.task_name}: {line}")
     if not shown:
         console.print("nothing has been printed yet")
 
@@ -188,9 +191,9 @@ def upload(
     ],
     tag: Annotated[str | None, typer.Option(help="Default: the checkout's commit.")] = None,
 ) -> None:
-    """Keep compiled pipelines as templates in Artifact Registry."""
+    """Upload compiled pipelines as templates to Artifact Registry."""
     from gauntlet.pipelines.local.run import git_commit
-    from gauntlet.pipelines.vertex.templates import upload as keep
+    from gauntlet.pipelines.vertex.templates import upload as upload_template
 
     commit = tag or git_commit()
     if tag is None and (commit == "unknown" or commit.endswith("-dirty")):
@@ -198,7 +201,7 @@ def upload(
             f"--tag: found none, and the checkout's commit is {commit}. Commit first, or name a tag."
         )
     for path in paths:
-        console.print(str(keep(path, repository, commit)), soft_wrap=True, highlight=False)
+        console.say(str(upload_template(path, repository, commit)))
 
 
 @schedule.command("apply")
@@ -211,7 +214,8 @@ def apply_(
     tracking: TrackingUri = None,
     service_account: ServiceAccount = None,
     training_account: TrainingAccount = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Only print what would change.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
     from gauntlet.backends.google.jobs import CONTENT_LABEL
@@ -223,29 +227,27 @@ def apply_(
     wanted = read_schedules(path)
     schedules = PipelineSchedules(destination.place)
     plans = [plan(one, destination, schedules) for one in wanted]  # all, before any is changed
-    table = Table(NAME_COLUMN("schedule"), "key", "there", "in the file", box=None, pad_edge=False)
-    for one in plans:
-        for change in one.changes:
-            table.add_row(one.schedule.name, *map(plain, (change.key, change.found, change.wanted)))
-    if table.row_count:
+    rows = [{"schedule": one.schedule.name, **asdict(change)} for one in plans for change in one.changes]
+    notes = errors if as_json else console
+    if as_json:
+        print_json(rows)
+    elif rows:
+        table = borderless(NAME_COLUMN("schedule"), "key", "there", "in the file")
+        for row in rows:
+            table.add_row(*map(plain, row.values()))
         console.print(table)
     names = {one.name for one in wanted}
     for other in schedules.all():
-        if (
-            other.display_name not in names
-            and CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
-        ):
-            console.print(
-                f"{plain(other.display_name)} is not in the file, and stays as it is", highlight=False
-            )
+        is_ours = CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
+        if is_ours and other.display_name not in names:
+            notes.say(f"{other.display_name} is not in the file, and stays as it is")
     if diff:
-        console.print("nothing was changed" if table.row_count else "nothing would change")
+        notes.print("nothing was changed" if rows else "nothing would change")
         return
     for one in plans:
         apply(one, schedules)
-    console.print(
-        f"as the file says: {plain(', '.join(one.schedule.name for one in plans))}", highlight=False
-    )
+    applied = ", ".join(one.schedule.name for one in plans)
+    notes.say(f"as the file says: {applied}")
 
 
 @schedule.command()
@@ -272,46 +274,55 @@ def render(
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
         temporary.replace(file)
-        console.print(f"wrote {plain(file)}", soft_wrap=True, highlight=False)
+        console.say(f"wrote {file}")
 
 
 @app.command(rich_help_panel=CLOUD)
 def doctor(
-    project: Annotated[str, typer.Option(help="Id of the Google Cloud project.")],
+    project: Annotated[str, typer.Option(help="ID of the Google Cloud project.")],
     region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
+    as_json: AsJson = False,
 ) -> None:
     """Report what a Google Cloud project lacks, line by line with what to do; nothing is changed."""
+    from gauntlet.backends.google.rest import Rest
+    from gauntlet.pipelines.vertex.doctor import Examination, needs
+
     findings = list(Examination(Rest(), needs(), project, region).findings())
-    _print(findings)
+    if as_json:
+        print_json(asdict(finding) for finding in findings)
+    else:
+        _print_findings(findings)
     missing, unseen = (sum(each.state == state for each in findings) for state in ("missing", "not seen"))
     if missing:
         raise GauntletError(
             f"{project}: {missing} of {len(findings)} needs missing, {unseen} not seen. Do what is listed, "
             "or all of it by `terraform -chdir=infra apply`."
         )
-    console.print(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen", highlight=False)
+    notes = errors if as_json else console
+    notes.say(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen")
 
 
-def _print(findings: Sequence[Finding]) -> None:
-    """A table whose last column numbers what is listed below it, once each and on one line, to be copied."""
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """A table that numbers the actions, and each action once below it on a line of its own, to be copied."""
     actions = list(dict.fromkeys(each.action for each in findings if each.action))
-    table = Table("", NAME_COLUMN("need"), "state", "to do", box=None, pad_edge=False)
+    table = borderless("", NAME_COLUMN("need"), "state", "to do")
     for each in findings:
         number = str(actions.index(each.action) + 1) if each.action else ""
         table.add_row(each.group, plain(each.need), Text(each.state, COLOURS[each.state]), number)
     console.print(table)
     for place, action in enumerate(actions, start=1):
-        console.print(f"{place:3}  {plain(action)}", soft_wrap=True, highlight=False)
+        console.say(f"{place:3}  {action}")
 
 
 def _custom_job(task: Any) -> str:
-    """The custom job that a step ran as: its own, or that which Vertex made of a plain step."""
+    """The custom job that a step ran as: its own, or the one that Vertex created for a plain step."""
     detail = task.executor_detail
     return str(detail.custom_job_detail.job or detail.container_detail.main_job)
 
 
-def _followed(run: Any) -> Any:
-    """Show the run to its end and return its job."""
+def _followed(run: SubmittedRun) -> Any:
+    """Show the run until it ends, and return its job."""
+    from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.vertex.follow import follow
 
     try:
@@ -323,14 +334,16 @@ def _followed(run: Any) -> Any:
 
 
 @contextmanager
-def _refused(here: Manifest | None, destination: Any) -> Iterator[None]:
-    """When what is within is refused for a quota, run this manifest on this machine, if one is given."""
+def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
+    """If a quota refuses what happens within, run the manifest `here` on this machine, if it is given."""
+    from gauntlet.backends.google.calls import QuotaError
+
     try:
         yield
     except QuotaError as error:
         if here is None:
             raise
-        errors.print(plain(error), soft_wrap=True, highlight=False)
+        errors.say(error)
         where = f"running it on this machine; a version is registered in {destination.registry_uri}"
-        console.print(plain(where), soft_wrap=True, highlight=False)
+        console.say(where)
         run_here(here, destination.registry_uri, destination.tracking_uri)

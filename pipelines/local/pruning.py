@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from rich.table import Table
-
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.pipelines.local.step_cache import ENTRIES, OBJECTS
-from gauntlet.pipelines.terminal import NAME_COLUMN, console, plain
 
 MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600
@@ -86,24 +83,10 @@ def freed_bytes(removals: Sequence[Removal]) -> int:
     return sum(sizes[file].st_size for file, count in places.items() if count == sizes[file].st_nlink)
 
 
-def remove(removals: Sequence[Removal], yes: bool, home: Home) -> None:
-    """List what can be removed and, with `yes`, remove it."""
-    if not removals:
-        console.print(plain(f"nothing to remove in {home.folder}"), soft_wrap=True, highlight=False)
-        return
-    table = Table(NAME_COLUMN("what"), "why", "MB", box=None, pad_edge=False)
+def remove(removals: Sequence[Removal]) -> None:
+    """Remove the files, and the folders of runs."""
     for one in removals:
-        size = sum(file.lstat().st_size for file in one.files) / MEGABYTE
-        table.add_row(plain(one.name), plain(one.why), f"{size:,.1f}")
-    console.print(table)
-    free = freed_bytes(removals) / MEGABYTE
-    if yes:
-        for one in removals:
-            for file in one.files:
-                file.unlink(missing_ok=True)
-            if one.folder:
-                shutil.rmtree(one.folder)
-        message = f"removed from {home.folder}: {free:,.1f} MB are free again"
-    else:
-        message = f"nothing was removed from {home.folder}: add --yes to free {free:,.1f} MB"
-    console.print(plain(f"{message}. Runs and the cache share files."), soft_wrap=True, highlight=False)
+        for file in one.files:
+            file.unlink(missing_ok=True)
+        if one.folder:
+            shutil.rmtree(one.folder)

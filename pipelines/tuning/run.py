@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
@@ -25,7 +24,7 @@ from gauntlet.manifests.search import Search, Value
 from gauntlet.manifests.tasks import trained_here
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.processes import Interrupted, interruptible
-from gauntlet.pipelines.terminal import plain, styled
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, styled
 from gauntlet.pipelines.tuning.picture import draw
 from gauntlet.pipelines.tuning.workers import alone, work
 from gauntlet.serving.cpu import usable_cpus
@@ -118,7 +117,7 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
     return splits
 
 
-def tune_locally(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
+def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
     """Run the trials that the study lacks, then draw it and write the best trial's manifest.
 
     Raises:
@@ -168,20 +167,20 @@ def most_it_can_cost(manifest: Manifest, trials: int) -> str:
     )
 
 
-def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: Console) -> None:
+def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralConsole) -> None:
     finished = len(finished_trials(study))
     left = max(0, tuning.trials - finished)
-    console.print(styled("study [bold]{}[/]", study.study_name), highlight=False)
+    console.say(styled("study [bold]{}[/]", study.study_name))
     if finished or lost:
         again = f", {lost} interrupted and tried again" if lost else ""
-        console.print(f"{finished} of {tuning.trials} trials are finished already{again}", highlight=False)
+        console.say(f"{finished} of {tuning.trials} trials are finished already{again}")
     if left:
         bought = most_it_can_cost(tuning.manifest, left)
-        console.print(f"at most {bought}; nothing is bought on this machine", highlight=False, soft_wrap=True)
+        console.say(f"at most {bought}; nothing is bought on this machine")
 
 
 def _run_trials(
-    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: Console
+    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: LiteralConsole
 ) -> None:
     """Run what is left, with a line for each trial that ends."""
     told = {trial.number for trial in finished_trials(study)}
@@ -263,24 +262,23 @@ def duration(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def tune_here(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
+def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
     """Tune on this machine and say what came out and what to do next. Raises what `tune_locally` does."""
     study = tune_locally(tuning, home, console)
     console.print()
     console.print(best_trials(study.trials, study.metric))
     if len(study.trials) < tuning.trials:
-        console.print(
-            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command continues",
-            highlight=False,
+        console.say(
+            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command continues"
         )
-    console.print(f"\npicture:  {plain(study.picture)}", soft_wrap=True, highlight=False)
-    console.print(f"manifest: {plain(study.manifest)}", soft_wrap=True, highlight=False)
+    console.say(f"\npicture:  {study.picture}")
+    console.say(f"manifest: {study.manifest}")
     command = f"gauntlet run {shlex.quote(str(study.manifest))}"
-    console.print(styled("[dim]→[/] train with these values:  [bold]{}[/]", command), soft_wrap=True)
+    console.say(styled("[dim]→[/] train with these values:  [bold]{}[/]", command))
     return study
 
 
-def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: Console) -> None:
+def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: LiteralConsole) -> None:
     """Write the study as a Vertex AI tuning job, make the splits that it reads, and say how to start it.
 
     Raises:
@@ -297,15 +295,15 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
         splits = validated_splits(manifest, folder)
     name = f"{manifest.name}-tuning"
     target = f"{staging.rstrip('/')}/{SPLITS_FOLDER}"
-    console.print(f"compiled {plain(tuning.file)} to {plain(spec)}", soft_wrap=True, highlight=False)
-    console.print(f"at most {most_it_can_cost(manifest, tuning.trials)}", soft_wrap=True, highlight=False)
+    console.say(f"compiled {tuning.file} to {spec}")
+    console.say(f"at most {most_it_can_cost(manifest, tuning.trials)}")
     console.print(styled("[dim]→[/] put the splits where its trials look for them, then start it:"))
     for command in (
         ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
         [*CREATE_JOB, f"--display-name={name}", f"--config={spec}"],
     ):
         shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
-        console.print(styled("   [bold]{}[/]", shown), soft_wrap=True, highlight=False)
+        console.say(styled("   [bold]{}[/]", shown))
 
 
 def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], path: Path) -> None:
@@ -331,7 +329,7 @@ def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], pa
 
 
 def print_trial(
-    trial: Trial, finished: int, trials: int, metric: str, is_best: bool, console: Console
+    trial: Trial, finished: int, trials: int, metric: str, is_best: bool, console: LiteralConsole
 ) -> None:
     """One line: how many are done, the trial's number, state, score, values and time."""
     values = " ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
@@ -340,14 +338,14 @@ def print_trial(
         f"{values}  {trial.seconds / 60:.1f} min"
     )
     best = styled("{}  [green](best)[/]", line) if is_best else line
-    console.print(best, highlight=False, soft_wrap=True)
+    console.say(best)
 
 
 def best_trials(trials: Sequence[Trial], metric: str) -> Table:
     """The trials with the highest scores, those that came to their end before the pruned ones."""
     ranked = sorted(trials, key=lambda trial: (trial.state == "pruned", -trial.score, trial.number))
     keys = list(trials[0].values)
-    table = Table("trial", "state", metric, "epochs done", "minutes", *keys, box=None, pad_edge=False)
+    table = borderless("trial", "state", metric, "epochs done", "minutes", *keys)
     for trial in ranked[:TRIALS_SHOWN]:
         table.add_row(
             str(trial.number),

@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +36,7 @@ from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
-from gauntlet.pipelines.terminal import plain
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
 from gauntlet.pipelines.training import CPUS_OF_A_STEP, keep_large_sections, parameters, pipeline_name
 from gauntlet.pipelines.vertex.lint import images, require_acceptable
 from gauntlet.pipelines.vertex.machines import needed_quotas
@@ -258,7 +257,7 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """A row for each check."""
-    table = Table("check", "verdict", "found", box=None, pad_edge=False)
+    table = borderless("check", "verdict", "found")
     for check in checks:
         table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
     return table
@@ -366,6 +365,15 @@ class SubmittedRun:
         return self.name.rpartition("/")[2]
 
     @property
+    def console_url(self) -> str:
+        """The run's page in the Google Cloud console."""
+        place = self.place
+        return (
+            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{place.region}/runs/{self.run_id}"
+            f"?project={place.project}"
+        )
+
+    @property
     def place(self) -> VertexLocation:
         """Where it runs."""
         _, project, _, location, *_ = self.name.split("/")
@@ -396,7 +404,7 @@ def require_sendable(submission: Submission) -> tuple[str, ...]:
     return images(spec)
 
 
-def check_submission(submission: Submission, destination: Destination, console: Console) -> None:
+def check_submission(submission: Submission, destination: Destination, console: LiteralConsole) -> None:
     """Look at everything that can be known now, and show it.
 
     Raises:
