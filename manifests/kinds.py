@@ -1,9 +1,9 @@
 """Task kinds: what a step asks of the kind of model that it works on.
 
 A kind is a folder of modules, one for each role, and a `TaskKind` that names them by import path. A
-distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too. Shared
-code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest does not
-load torch.
+distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too.
+Shared code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest
+does not load torch.
 
 docs/how-to/add_a_task_kind.md lists what each role has to define.
 """
@@ -183,8 +183,8 @@ def _loaded(point: metadata.EntryPoint) -> InstalledKind:
     except Exception as error:  # whatever a module may raise while it is imported
         fault = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
         return InstalledKind(point.name, distribution, fault=fault)
-    fault = _fault_of(kind, point)
-    return InstalledKind(point.name, distribution, None if fault else kind, fault)
+    unfit = _fault_of(kind, point)
+    return InstalledKind(point.name, distribution, None if unfit else kind, unfit)
 
 
 def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
@@ -192,8 +192,8 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
         return f"{point.value} is a {type(kind).__name__}, expected a gauntlet.manifests.kinds.TaskKind"
     if kind.interface != INTERFACE:
         return (
-            f"{point.value} is made for version {kind.interface} of the task kind interface, and this Gauntlet has "
-            f"version {INTERFACE}. Install a version of the plug-in for it."
+            f"{point.value} is made for version {kind.interface} of the task kind interface, and this "
+            f"Gauntlet has version {INTERFACE}. Install a version of the plug-in for it."
         )
     if kind.name != point.name:
         return f"{point.value} is named {kind.name!r}, and its entry point {point.name!r}: give both one name"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gauntlet import manifests
 from gauntlet.backends.prices import over_budget, tuning_rate
@@ -13,10 +12,6 @@ from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.text_lengths import require_text_length
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
-
-if TYPE_CHECKING:
-    pass
 
 
 def packaged_manifests() -> list[Path]:
@@ -87,8 +82,8 @@ def require_affordable(manifest: Manifest, file: str) -> None:
     """
     try:
         fault = over_budget(manifest.training.resources, file)
-        if isinstance(manifest.training, ManagedTraining):
-            tuning_rate(manifest.training.model)  # what tuning costs is known when its rows are counted
+        if (tuning := manifest.training.by_service) is not None:
+            tuning_rate(tuning.model)  # what tuning costs is known when its rows are counted
     except UsageError as error:
         fault = without_price(file, error)
     if fault is not None:

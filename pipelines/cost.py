@@ -11,7 +11,6 @@ from gauntlet.backends.prices import Estimate, estimate, tuning_price_source, tu
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.terminal import borderless
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,14 @@ def training_cost(manifest: Manifest) -> Cost:
 
 
 def _tuning_note(manifest: Manifest) -> str | None:
-    """The price of tuning a managed model, which comes on top of the machine's."""
-    training = manifest.training
-    if not isinstance(training, ManagedTraining):
+    """The price of tuning by a service, which comes on top of the machine's."""
+    tuning = manifest.training.by_service
+    if tuning is None:
         return None
     return (
-        f"{manifest.name}: and {tuning_rate(training.model):g} USD a million training tokens in each of "
-        f"{training.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
-        f"That price: {tuning_price_source(training.model)}."
+        f"{manifest.name}: and {tuning_rate(tuning.model):g} USD a million training tokens in each of "
+        f"{tuning.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
+        f"That price: {tuning_price_source(tuning.model)}."
     )
 
 

@@ -53,7 +53,6 @@ from gauntlet.pipelines.local.processes import (
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.terminal import LiteralConsole, plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 RUN_LOG = "run.log"
 JUDGING_SECTIONS = ("evaluation", "gates", "registration")
@@ -241,7 +240,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
     Raises:
         UsageError: It is managed, and the environment does not say where it is to be tuned.
     """
-    if not is_managed(manifest.training):
+    if manifest.kind.is_converted:
         return home.store_uri
     found = {variable: os.environ.get(variable, "") for variable in PLACE_VARIABLES}
     missing = [variable for variable, value in found.items() if not value]

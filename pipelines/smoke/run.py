@@ -19,7 +19,6 @@ from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.run import FinishedRun, run_locally
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 Result = Literal["promote", "reject", "failed", "skipped"]
 STYLES: dict[Result, str] = {"promote": "green", "reject": "green", "failed": "bold red", "skipped": "yellow"}
@@ -59,7 +58,7 @@ def smoke_all(paths: Sequence[Path], home: Home, console: LiteralConsole) -> tup
 
 def smoke(path: Path, manifest: Manifest, home: Home, console: LiteralConsole) -> Smoke:
     """Run one system to its gate's decision."""
-    if is_managed(manifest.training):
+    if not manifest.kind.is_converted:
         return Smoke(manifest.name, "", "skipped", 0.0, NOT_HERE)
     began = time.monotonic()
     folder = home.folder / SMOKE_FOLDER / path.stem

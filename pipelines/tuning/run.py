@@ -21,14 +21,14 @@ from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, Usage
 from gauntlet.manifests.loading import read_content
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Search, Value
-from gauntlet.manifests.tasks import trained_here
+from gauntlet.manifests.training import trained_here
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.processes import Interrupted, interruptible
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, styled
 from gauntlet.pipelines.tuning.picture import draw
 from gauntlet.pipelines.tuning.workers import alone, work
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.language.manifest import LanguageTraining
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare

@@ -41,7 +41,6 @@ from gauntlet.pipelines.training import CPUS_OF_A_STEP, keep_large_sections, par
 from gauntlet.pipelines.vertex.lint import images, require_acceptable
 from gauntlet.pipelines.vertex.machines import needed_quotas
 from gauntlet.pipelines.vertex.packages import require_packaged
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
@@ -111,7 +110,7 @@ class Destination:
     def trains_as(self, manifest: Manifest) -> str | None:
         """The account that train-model has of its own; none: it runs as the other steps."""
         # A managed model is trained by a job that train-model starts, which is for the steps' account.
-        return None if is_managed(manifest.training) else self.training_account
+        return None if not manifest.kind.is_converted else self.training_account
 
     @property
     def sections(self) -> str:
