@@ -11,8 +11,8 @@ import yaml
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.training import trained_here
+from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.run_command import load_affordable
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 GEMINI = Path(__file__).parents[2] / "manifests" / "gemini_lm.yaml"
