@@ -1,9 +1,8 @@
-"""What fingerprint-data and validate-data write: the data's sources, the checks, and the splits' statistics."""
+"""What fingerprint-data and validate-data write: sources, checks, and the statistics of the splits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +10,6 @@ from pydantic import Field
 from gauntlet.contracts.document import Document
 
 CheckVerdict = Literal["pass", "warn", "drop", "fail"]
-ABSENT = "–"
 
 
 class Sources(Document):
@@ -71,29 +69,10 @@ class Checks(Document):
     resolution: str = ""
 
 
-@dataclass(frozen=True)
-class SplitTable:
-    """A table of figures with one row for each split."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How many rows of each split are in each bin; a bin begins at its edge and ends below the next one."""
-
-    title: str
-    note: str
-    edges: tuple[int, ...]
-    counts: Mapping[str, tuple[int, ...]]
-
-
 class Statistics(Document):
     """`statistics.json` beside the splits: what later steps need, and the baseline that drift is measured by.
 
-    A task kind adds its own fields in a subclass, and says how they are shown.
+    A task kind adds its own fields in a subclass.
 
     Attributes:
         sha256: Of the rows of the three splits in their order.
@@ -113,38 +92,8 @@ class Statistics(Document):
     sha256: str
     rows: Mapping[str, int]
 
-    @property
-    def tables(self) -> tuple[SplitTable, ...]:
-        """What the report shows of the rows in numbers."""
-        return ()
-
-    @property
-    def histograms(self) -> tuple[Histogram, ...]:
-        """What the report draws."""
-        return ()
-
 
 class ClassStatistics(Statistics):
     """Statistics of rows with classes. `class_counts` are rows by split and label."""
 
     class_counts: Mapping[str, Mapping[str, int]]
-
-
-@dataclass(frozen=True)
-class ClassPicture:
-    """Some training rows of a class as one picture, in a data URI; its size is in pixels."""
-
-    label: str
-    picture: str
-    width: int
-    height: int
-
-
-def shown(value: float | None, digits: int = 0) -> str:
-    """A number with thousands separated, or a dash."""
-    return ABSENT if value is None else f"{value:,.{digits}f}"
-
-
-def all_shown(values: Sequence[float | None], digits: int = 0) -> str:
-    """The numbers with commas between them."""
-    return ", ".join(shown(value, digits) for value in values)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, Reasons
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks when its key is also in one of these; the row is the one to go, not its double there.

@@ -1,6 +1,6 @@
 """Find texts whose sets of words are alike, exactly, in memory that grows with the texts alone.
 
-The measure is Jaccard similarity: shared words over all words of the two (`words.words_of`). Candidates are
+The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are
 found by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning",
 ICDE 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t
 or more must share one of their few rarest words, so an index of those words holds every candidate. The place
@@ -15,16 +15,33 @@ some other texts (`known`).
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 from gauntlet.components.validate_data.duplicates import Groups, Known, Likeness
-from gauntlet.tasks.texts.words import words_of
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
+
+# Han with its extensions, kana and Bopomofo.
+_SYLLABIC = (
+    "々〆〇\u3041-\u30ff\u3105-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+# Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese, Javanese, Tai Viet, Burmese extended.
+_ALPHABETIC = (
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
+    "\ua980-\ua9ff\uaa60-\uaadf"
+)
+_RUN = re.compile(
+    f"(?P<syllabic>[{_SYLLABIC}]+)|(?P<alphabetic>[{_ALPHABETIC}]+)|[^{_SYLLABIC}{_ALPHABETIC}]+"
+)
+_UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
+SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
+
 
 Words: TypeAlias = "Sequence[array[int]]"
 """Of each text its distinct words, as numbers that grow with the number of texts that hold the word."""
@@ -173,3 +190,22 @@ def _words_by_rarity(texts: Sequence[str]) -> list[array[int]]:
     by_rarity = sorted(frequencies, key=lambda word: (frequencies[word], word))
     numbers = {word: number for number, word in enumerate(by_rarity)}
     return [array("I", sorted({numbers[word] for word in words_of(text[:COMPARED_CHARS])})) for text in texts]
+
+
+def words_of(text: str) -> list[str]:
+    """The units of a text in order, repeated as often as they occur."""
+    if text.isascii() or not _UNSPACED.search(text):
+        return text.split()
+    return [unit for word in text.split() for unit in _units(word)]
+
+
+def _units(word: str) -> list[str]:
+    units = []
+    for run in _RUN.finditer(word):
+        signs = {"syllabic": SYLLABIC_SIGNS, "alphabetic": ALPHABETIC_SIGNS}.get(run.lastgroup or "", 0)
+        piece = run.group()
+        if not signs or len(piece) <= signs:
+            units.append(piece)
+        else:
+            units += [piece[start : start + signs] for start in range(len(piece) - signs + 1)]
+    return units

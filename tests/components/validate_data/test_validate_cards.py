@@ -32,7 +32,13 @@ class Step:
 
     def run(self, uri: str | None = None, **settings: Any) -> None:
         section = CardDataset.model_validate(dataset(uri or self.cards, **settings))
-        run(section, 0, self.folder / "splits", self.folder / "checks", self.folder / "report.html")
+        run(
+            "ordinal_grading",
+            section,
+            self.folder / "splits",
+            self.folder / "checks",
+            self.folder / "report.html",
+        )
 
     def fails(self, **settings: Any) -> str:
         with pytest.raises(DataError) as caught:

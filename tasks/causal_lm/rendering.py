@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
 from gauntlet.manifests.errors import UsageError
+from gauntlet.tasks.language.data import Context, Rendered
 from gauntlet.tasks.language.language_models import find_language_model, load_tokenizer
 from gauntlet.tasks.language.turns import Turn
 
 PLACEHOLDER = "GAUNTLETPROMPT"
 
-Context = Sequence[Turn]
-"""The turns before an answer."""
 
-
-@dataclass(frozen=True)
-class Rendered:
-    """The prompt and the answer as the model sees them, and how many tokens each has.
-
-    `response` is the answer as people read it: without the end token, and with calls of tools as the template
-    writes them.
-    """
-
-    prompt: str
-    target: str
-    prompt_tokens: int
-    target_tokens: int
-    response: str
-
-
-class Renderer:
+class ChatRenderer:
     """A model's chat template and tokenizer."""
 
     def __init__(self, model: str) -> None:
@@ -152,10 +135,3 @@ def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], 
         function = tool.get("function", tool)
         function["name"] = word(f"the tool {function['name']}")
     return (marked, json.dumps(offered) if offered else ""), words
-
-
-def shared_system(contexts: Sequence[Context]) -> str | None:
-    """What the system says at the start of all conversations, if it is the same in all."""
-    first = {context[0] for context in contexts}
-    shared = first.pop() if len(first) == 1 else None
-    return shared.text if shared is not None and shared.role == "system" else None
