@@ -21,6 +21,6 @@ def fingerprint_data(
 
         from gauntlet.components.fingerprint_data.run import run
         from gauntlet.components.sections import given
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.manifests.schema import section_of
 
-        return run(task, dataset_of(task, given(dataset)), Path(sources.path))
+        return run(task, section_of(task, "dataset", given(dataset)), Path(sources.path))

@@ -29,11 +29,11 @@ def validate_data(
         from gauntlet.components.sections import given
         from gauntlet.components.validate_data.run import run
         from gauntlet.contracts.names import REJECTED_FILE
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.manifests.schema import section_of
 
         run(
             task=task,
-            section=dataset_of(task, given(dataset)),
+            section=section_of(task, "dataset", given(dataset)),
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),
             report_path=Path(report.path),
