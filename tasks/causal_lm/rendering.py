@@ -1,4 +1,4 @@
-"""Conversations as their model reads them: by its chat template, as text and as tokens."""
+"""Conversations as the model reads them: rendered by its chat template, as text and as tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACEHOLDER = "GAUNTLETPROMPT"
 
 
 class ChatRenderer:
-    """A model's chat template and tokenizer."""
+    """The `Renderer` of a model with a chat template and a tokenizer."""
 
     def __init__(self, model: str) -> None:
         """Load them.
@@ -31,7 +31,11 @@ class ChatRenderer:
         self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
 
     def frame(self, system: str | None = None) -> tuple[str, str]:
-        """What stands before and after a single prompt, where the system says `system` first."""
+        """The text before and after a single prompt, if `system` is the system message.
+
+        Raises:
+            UsageError: The template ignores the user's turn.
+        """
         context = [] if system is None else [Turn("system", system)]
         before, found, after = self._prompt([*context, Turn("user", PLACEHOLDER)]).partition(PLACEHOLDER)
         if not found:
@@ -46,7 +50,7 @@ class ChatRenderer:
         """Each context with its answer, which ends with the end token.
 
         Raises:
-            UsageError: The template does not take such a conversation.
+            UsageError: The template refuses such a conversation.
         """
         prompts = [self._prompt(*given) for given in zip(contexts, tools, strict=True)]
         targets = [self._target(*given) for given in zip(prompts, contexts, answers, tools, strict=True)]
@@ -116,7 +120,7 @@ class ChatRenderer:
 
 
 def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], list[tuple[str, str]]]:
-    """Turns and tools with words for all that has to do with tools, and what each word stands for."""
+    """Turns and tools with a unique word in place of each part about tools, and what each word stands for."""
     words: list[tuple[str, str]] = []
 
     def word(what: str) -> str:

@@ -155,7 +155,9 @@ def _read_split(dataset: ImageDataset, split: SplitName, contents: dict[str, byt
             f"{images_name}. Name the files that belong together in dataset.files"
         )
     if not len(pixels):
-        raise DataError(f"{images_name}: found no images, expected some. Put the data there")
+        raise DataError(
+            f"{images_name}: found no images, expected at least one. Correct dataset.uri or dataset.files"
+        )
     names = dataset.labels
     rows = pd.DataFrame(
         {

@@ -163,13 +163,13 @@ def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
 
 
 def read_table(dataset: ConversationDataset) -> pd.DataFrame:
-    """Every answer of every file, and a row without one for each record that has a fault.
+    """Every answer of every file, and a row without an answer for each record that has a fault.
 
     Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response` (its text),
-    `tools`, `opening`; `empty`, `unmarked`, `unread_keys` and `fault` (what is wrong, in words, or None);
+    `tools`, `opening`; `empty`, `unmarked`, `unread_keys` and `fault` (the fault in words, or None);
     `unread_columns` (keys of the record); `split` (of the file), `place` (file and line) and `row` (position
-    of the record in the split's files, from 0); `time` as it was found, where the manifest names its key.
-    Texts are valid Unicode: what was not is U+FFFD.
+    of the record in the split's files, from 0); `time` as it was found, if the manifest names its key. Texts
+    are valid Unicode: invalid characters are replaced by U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -189,7 +189,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     if faults:
         raise DataError("\n".join(faults))
     if not rows:
-        raise DataError(f"{dataset.uri}: found no conversations. Put the data there")
+        raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
     if dataset.time_column is None:
         return table
@@ -197,7 +197,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
 
 
 def format_of(name: str, declared: str) -> str | None:
-    """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
     if declared != "auto":
         return declared
     return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
@@ -253,7 +253,9 @@ def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple
         return _parquet(data, name)
     content = decode(data, name, dataset.encoding)
     if not content.strip():
-        raise DataError(f"{name}: found an empty file, expected conversations. Put the data there")
+        raise DataError(
+            f"{name}: found an empty file, expected conversations. Add rows to it, or correct dataset.uri"
+        )
     if file_format == "csv":
         return _csv(content, name, dataset)
     if file_format == "jsonl":
@@ -323,10 +325,10 @@ def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Ren
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     checked = CheckedTable(table, len(table))
-    checked.check("empty_conversations", checks.empty_conversations, _told("empty"), unusable=True)
-    checked.check("role_markers", checks.role_markers, _told("unmarked"), unusable=True)
+    checked.check("empty_conversations", checks.empty_conversations, _noted("empty"), unusable=True)
+    checked.check("role_markers", checks.role_markers, _noted("unmarked"), unusable=True)
     unread = checked.rows
-    checked.check("message_keys", checks.message_keys, _told("unread_keys"))
+    checked.check("message_keys", checks.message_keys, _noted("unread_keys"))
     if checked.rows.empty:
         told = table["empty"].fillna(table["unmarked"]).fillna(table["unread_keys"])
         raise DataError(
@@ -339,7 +341,7 @@ def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Ren
     checked.rows = _prepared(checked.rows, renderer)
     if missing:
         checked.rows = with_times(checked.rows, dataset.uri)
-    checked.check("encoding", checks.encoding, _told("fault"))
+    checked.check("encoding", checks.encoding, _noted("fault"))
     tokens = renderer.special_tokens
     checked.check("special_tokens", checks.special_tokens, lambda rows: find_special(rows, tokens))
     most = dataset.max_tokens
@@ -372,7 +374,7 @@ def find_unrendered(rows: pd.DataFrame, renderer: Renderer) -> Finding:
 
 
 def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read: int) -> CheckResult:
-    """Every column or key that holds text is read, or the manifest says that it need not be."""
+    """Every column or key with text must be read, or be ignored by the manifest."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     affected = 0
@@ -405,7 +407,7 @@ def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read
 
 
 def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
-    """Rows whose texts hold a token that means something to the model's template."""
+    """Rows whose texts contain a token that has a meaning in the model's template."""
     words = []
     for context, answer in zip(rows["context"], rows["answer"], strict=True):
         texts = [text for turn in (*context, answer) for text in (turn.text, turn.calls)]
@@ -421,8 +423,8 @@ def find_long(rows: pd.DataFrame, most: int) -> Finding:
     return _finding(rows, [f"{length:,} tokens: {text}" if length > most else None for length, text in shown])
 
 
-def _told(column: str) -> Callable[[pd.DataFrame], Finding]:
-    """Rows of which reading said in a column what is wrong."""
+def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
+    """Rows for which reading noted a fault in this column."""
     return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
 
 
@@ -444,7 +446,7 @@ def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
-    """The rows, rendered, and with what the checks on pairs compare: opening and whole."""
+    """The rows, rendered, and with the columns that the checks on pairs compare."""
     rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
     return rows.assign(
         response=[one.response for one in rendered],

@@ -185,7 +185,7 @@ def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]
     Raises:
         DataError: The file is not an object of three lists of objects.
     """
-    expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Mend the file"
+    expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
     try:
         content = json.loads(data)
     except ValueError as error:
@@ -196,10 +196,12 @@ def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]
     entries = []
     for list_name, cards in content.items():
         if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
-            raise DataError(f"{name}: {list_name}: found what is no list of objects, {expected}")
+            raise DataError(f"{name}: {list_name}: found something else than a list of objects, {expected}")
         entries += [(list_name, number, card) for number, card in enumerate(cards)]
     if not entries:
-        raise DataError(f"{name}: found no cards, expected some. Put the data there")
+        raise DataError(
+            f"{name}: found no cards, expected at least one. Correct dataset.uri or dataset.splits"
+        )
     return entries
 
 
@@ -271,7 +273,7 @@ def _of_side(entry: Mapping[str, Any], name: str, side: str) -> Any:
 
 
 def _numbers(values: Any, count: int) -> list[float]:
-    """The values as numbers: NaN for each that is null or absent, infinity for what is no number."""
+    """The values as numbers: NaN if null or absent, infinity if not a number."""
     if values is None:
         return [UNKNOWN] * count
     if not isinstance(values, list) or len(values) != count:

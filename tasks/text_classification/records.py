@@ -1,4 +1,4 @@
-"""Parse one file's bytes into texts and labels, whatever its format."""
+"""Parse a file of any supported format into texts and labels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Records:
         texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
         labels: The values of the label column as the file has them: strings, numbers, None.
         places: Where each row is, such as `line 12`.
-        times: The values of the time column, or None where the manifest names none.
+        times: The values of the time column, or None if the manifest does not name one.
     """
 
     texts: Sequence[Any]
@@ -67,7 +67,7 @@ class Records:
 
 
 def format_of(name: str, declared: str) -> str | None:
-    """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
     if declared != "auto":
         return declared
     return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
@@ -76,7 +76,7 @@ def format_of(name: str, declared: str) -> str | None:
 def parse(
     data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
 ) -> Records:
-    """Parse a file's content; `name` chooses the format when none is declared, and is named in errors.
+    """Parse a file's content; its `name` decides the format if none is declared, and errors name it.
 
     Raises:
         DataError: The content is not of its format, holds no rows or lacks a column.
@@ -87,7 +87,7 @@ def parse(
     if file_format is None:
         raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
     if not data.strip():
-        raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
+        raise DataError(f"{name}: found an empty file, expected rows. Add rows to it, or correct dataset.uri")
     if file_format == "parquet":
         if encoding is not None:
             raise UsageError(
@@ -99,7 +99,7 @@ def parse(
     else:
         records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
     if not records.texts:
-        raise DataError(f"{name}: found a header and no rows. Put the data there")
+        raise DataError(f"{name}: found a header and no rows. Add rows to it, or correct dataset.uri")
     return records
 
 
@@ -144,7 +144,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
 def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
     declared, content = take_separator(content, name)
     if not content.strip():
-        raise DataError(f"{name}: found no rows after sep=. Put the data there")
+        raise DataError(f"{name}: found no rows after sep=. Add rows to it, or correct dataset.uri")
     delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
     if isinstance(columns.text, int):
         rows, text, label = _headerless(content, name, columns, delimiters)
@@ -193,7 +193,7 @@ def _headerless(
         if len(others) == 1:
             return rows, text, others[0]
         raise DataError(
-            f"{name}: found {width} columns, and which is the label is open. "
+            f"{name}: found {width} columns, and cannot tell which one is the label. "
             f"Set dataset.columns.label to its position, from 0 to {width - 1}"
         )
     raise DataError(
@@ -285,9 +285,9 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def read_joined(dataset: TextDataset, read: Callable[[Columns], Records]) -> Records:
-    """The records of a file, with the columns that the manifest names joined into each text.
+    """The records of a file, with the values of the columns that the manifest names joined into each text.
 
-    `read` is called once for each column. A row of which all these columns are empty has no text.
+    `read` is called once for each column. A row whose columns are all empty has no text.
 
     Raises:
         DataError: A column is missing, or what `read` raises.

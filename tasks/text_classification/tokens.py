@@ -25,7 +25,7 @@ from gauntlet.tasks.text_classification.encoder_files import READING_FILES, find
 from gauntlet.tasks.text_classification.manifest import TextDataset, UnknownTokensCheck
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
-COUNTED_AT_ONCE = 1_000  # texts; the tokens of all texts at once would need too much memory
+COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
 
 
 def check_tokens(checked: CheckedTable, dataset: TextDataset) -> None:
@@ -141,7 +141,7 @@ def _share(rows: pd.DataFrame) -> float:
 
 
 def _unknown_id(tokenizer: Tokenizer, path: Path) -> int | None:
-    """The id of the unknown token; a tokenizer that knows every byte has none."""
+    """The id of the unknown token; None for a tokenizer that knows every byte."""
     model = json.loads(path.read_bytes())["model"]
     if (number := model.get("unk_id")) is not None:
         return int(number)

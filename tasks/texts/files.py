@@ -42,7 +42,8 @@ OTHER_FORMATS = {
     ".7z": "an archive. Unpack it, and name the files in dataset.files",
     ".rar": "an archive. Unpack it, and name the files in dataset.files",
 }
-"""Messages for files whose format is known, but not read."""
+"""Messages for files whose format is known, but not supported."""
+
 SHOWN_LINES = 3
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -50,7 +51,8 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""The longer ones first: that of UTF-32 begins like that of UTF-16."""
+"""UTF-32 first, because its mark begins like that of UTF-16."""
+
 EXAMINED_BYTES = 1_000
 MARK = "\ufeff"
 
@@ -117,9 +119,9 @@ def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
 
 
 def unknown_format(name: str, inner: str, formats: str) -> UsageError:
-    """The error for a file whose name does not tell a format that is read.
+    """The error for a file whose name does not say that it has a supported format.
 
-    `inner` is the name without the suffix of the packing; `formats` are the formats that are read.
+    `inner` is the name without the suffix of the compression; `formats` are the supported formats.
     """
     form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
     if form is not None:

@@ -270,7 +270,7 @@ def test_rows_can_be_dropped_for_all_that_is_wrong_with_them(step: Step) -> None
         ("{", r"splits.json: found no JSON"),
         ("[]", "found no object, expected an object with the lists train, val, test"),
         ('{"train": [], "val": []}', "found the keys train, val, expected"),
-        ('{"train": [1], "val": [], "test": []}', "train: found what is no list of objects"),
+        ('{"train": [1], "val": [], "test": []}', "train: found something else than a list of objects"),
         ('{"train": [], "val": [], "test": []}', "found no cards, expected some"),
     ],
 )
