@@ -271,7 +271,7 @@ def test_rows_can_be_dropped_for_all_that_is_wrong_with_them(step: Step) -> None
         ("[]", "found no object, expected an object with the lists train, val, test"),
         ('{"train": [], "val": []}', "found the keys train, val, expected"),
         ('{"train": [1], "val": [], "test": []}', "train: found something else than a list of objects"),
-        ('{"train": [], "val": [], "test": []}', "found no cards, expected some"),
+        ('{"train": [], "val": [], "test": []}', "found no cards, expected at least one"),
     ],
 )
 def test_a_list_that_is_none_is_one_message(step: Step, content: str, said: str) -> None:
