@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC
-from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -31,10 +29,8 @@ from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.overruling import promote_rejected
 from gauntlet.pipelines.promotion import approval_of, promote_version
 from gauntlet.pipelines.terminal import NAME_COLUMN, console, errors, plain, styled
-from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info
-from gauntlet.serving.generation import Generator, PromptError
-from gauntlet.serving.inputs import Image, InputError, Rows
-from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.serving.bundle import open_model
+from gauntlet.serving.interface import Answer, InputError, Request
 from gauntlet.tasks.therapy.manifest import StageName
 
 QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
@@ -143,13 +139,11 @@ def predict(
     given = _from_stdin(as_json) if rows == ["-"] else rows
     _require_readable(given)
     with bundle_folder(asked) as folder:
-        task = read_info(folder, asked.tags.get(BUNDLE_TAG)).task
-        if task == MANAGED_TASK:
-            _print_answers(asked, given, _managed_answers(folder, given, max_new_tokens), as_json)
-        elif task == "causal_lm":
-            _print_answers(asked, given, _local_answers(asked, folder, given, max_new_tokens), as_json)
-        else:
-            _classify(asked, folder, given, as_json)
+        try:
+            answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(Request(given, max_new_tokens))
+        except InputError as error:
+            raise UsageError(str(error)) from None
+    _print_answers(asked, answers, as_json)
 
 
 def _from_stdin(as_json: bool) -> list[str]:
@@ -169,93 +163,20 @@ def _from_stdin(as_json: bool) -> list[str]:
     return rows
 
 
-def _classify(version: ModelVersion, folder: Path, given: Sequence[str], as_json: bool) -> None:
-    """Print the likeliest class of each text, image or card."""
-    bundle = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
-    grades = bundle.info.task == "ordinal_grading"
-    inputs: Rows = given
-    if bundle.info.max_length is None:
-        inputs = _read_cards(bundle, given) if grades else _read_images(bundle, given)
-    columns = ["text" if bundle.info.max_length is not None else "image", "label"]
-    if grades:
-        columns = ["front", "back", "grade"]
-    own = _grading(bundle, inputs) if grades else {}
-    table = Table(*columns, "probability", *own, box=None, pad_edge=False)
-    try:
-        scores = bundle.probabilities(inputs)
-    except InputError as error:
-        raise UsageError(str(error)) from None
-    for row, probabilities in enumerate(scores):
-        if as_json:
-            asked = given[2 * row : 2 * row + 2] if grades else [given[row]]
-            said = dict(zip(columns, asked, strict=False)) | {
-                "label": bundle.info.labels[int(probabilities.argmax())],
-                "probabilities": dict(zip(bundle.info.labels, map(float, probabilities), strict=True)),
-                **{column: cells[row] for column, cells in own.items()},
-            }
-            print(json.dumps(said, ensure_ascii=False))
-            continue
-        best = int(probabilities.argmax())
-        names = given[2 * row : 2 * row + 2] if grades else [given[row]]
-        found = [f"{probabilities[best]:.3f}", *(cells[row] for cells in own.values())]
-        table.add_row(*map(plain, names), bundle.info.labels[best], *found)
-    notes = errors if as_json else console
-    if not as_json:
-        console.print(table)
-    most = bundle.info.max_length
-    for row in bundle.cut(inputs):
-        notes.print(f"text {row + 1}: cut at {most} tokens, as in training; the rest is not read")
-    notes.print(styled("[dim]{} version {}[/]", version.name, version.version))
-
-
-def _local_answers(
-    version: ModelVersion, folder: Path, questions: Sequence[str], max_new_tokens: int
-) -> Sequence[str]:
-    """What a language model answers each question, by its likeliest tokens, one after the other.
-
-    Together the longest question would say how much memory all of them take.
-    """
-    generator = Generator(folder, sha256=version.tags.get(BUNDLE_TAG))
-    answers = []
-    for number, prompt in enumerate(_prompts(generator.framed, questions), start=1):
-        try:
-            answers += generator.generate([prompt], max_new_tokens)
-        except PromptError as error:
-            raise UsageError(f"text {number}: {error}.") from None
-    return answers
-
-
-def _managed_answers(folder: Path, questions: Sequence[str], max_new_tokens: int) -> Sequence[str]:
-    """What a vendor's endpoint answers."""
-    from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel
-
-    model = ManagedModel(folder, LanguageEvaluation(max_new_tokens=max_new_tokens))
-    return model.ask(_prompts(model.framed, questions))
-
-
-def _prompts(framed: Callable[[str], str], questions: Sequence[str]) -> list[str]:
-    prompts = []
-    for number, question in enumerate(questions, start=1):
-        try:
-            prompts.append(framed(question))
-        except PromptError as error:
-            raise UsageError(f"text {number}: {error}.") from None
-    return prompts
-
-
-def _print_answers(
-    version: ModelVersion, questions: Sequence[str], answers: Sequence[str], as_json: bool
-) -> None:
+def _print_answers(version: ModelVersion, answers: Sequence[Answer], as_json: bool) -> None:
     if as_json:
-        for question, answer in zip(questions, answers, strict=True):
-            print(json.dumps({"question": question, "answer": answer.strip()}, ensure_ascii=False))
-        errors.print(styled("[dim]{} version {}[/]", version.name, version.version))
-        return
-    table = Table("question", "answer", box=None, pad_edge=False)
-    for question, answer in zip(questions, answers, strict=True):
-        table.add_row(plain(question), plain(answer.strip()))
-    console.print(table)
-    console.print(styled("[dim]{} version {}[/]", version.name, version.version))
+        for answer in answers:
+            print(json.dumps(answer.content, ensure_ascii=False))
+    else:
+        table = Table(*answers[0].cells, box=None, pad_edge=False)
+        for answer in answers:
+            table.add_row(*map(plain, answer.cells.values()))
+        console.print(table)
+    notes = errors if as_json else console
+    for number, answer in enumerate(answers, start=1):
+        if answer.note is not None:
+            notes.print(f"text {number}: {answer.note}")
+    notes.print(styled("[dim]{} version {}[/]", version.name, version.version))
 
 
 def promote(
@@ -320,36 +241,6 @@ def _one(name: str | None, model: str | None) -> str | None:
     if name is not None and model not in (None, name):
         raise UsageError(f"--model: found {model}, but the argument is {name}. Leave one of them out.")
     return name or model
-
-
-def _grading(bundle: Bundle, cards: Rows) -> dict[str, list[str]]:
-    """What a grader says beside the grade, by column."""
-    expected, centering = bundle.outputs(cards, ("expected_grade", "centering"))
-    shares = [[f"{share:.0f}/{100 - share:.0f}" for share in of_card] for of_card in centering]
-    return {
-        "expected": [f"{grade:.2f}" for grade in expected],
-        "centering of the front": [", ".join(of_card[:2]) for of_card in shares],
-        "of the back": [", ".join(of_card[2:]) for of_card in shares],
-    }
-
-
-def _read_cards(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
-    """Front and back of each card, one after the other."""
-    if len(paths) % 2:
-        raise UsageError(
-            f"{paths[-1]}: found {len(paths)} image files, expected front and back of each card, in turn."
-        )
-    sides = _read_images(bundle, paths)
-    return [np.stack(pair) for pair in zip(sides[::2], sides[1::2], strict=True)]
-
-
-def _read_images(bundle: Bundle, paths: Sequence[str]) -> list[Image]:
-    from gauntlet.serving.images import read_image
-
-    try:
-        return [read_image(Path(path), bundle.info.inputs[0].shape[1:]) for path in paths]
-    except InputError as error:
-        raise UsageError(str(error)) from None
 
 
 def _require_readable(given: Sequence[str]) -> None:

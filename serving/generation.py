@@ -19,7 +19,7 @@ from tokenizers.decoders import DecodeStream
 
 from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.tokenizer import TokenizerError, encodings, open_tokenizer
+from gauntlet.serving.texts import TokenizerError, encodings, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]

@@ -27,10 +27,10 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
-    REQUIRED_FILES,
     BundleInfo,
     TensorSpec,
     file_sha256,
+    of_kind,
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
@@ -147,7 +147,7 @@ def bundle_winner(
         speedup=by_size(winner.speedup),
         lineage=lineage_of(record, manifest_sha256, comparison.processor),
     )
-    files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
+    files = {name: checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path, **bundled_file(splits)}
     return write_bundle(folder, info, files)
 

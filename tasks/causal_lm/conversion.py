@@ -37,7 +37,7 @@ from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.generation import Decoder, Floats, pad_left
-from gauntlet.serving.tokenizer import open_tokenizer
+from gauntlet.serving.texts import open_tokenizer
 from gauntlet.tasks.causal_lm.bundling import (
     PYTORCH,
     Candidate,

@@ -16,7 +16,7 @@ from gauntlet.components.training_rows import trained_on
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
-from gauntlet.serving.inputs import InputError, Rows
+from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.report import render
 from gauntlet.tasks.classification.rows import TestRows, read_test_rows
 from gauntlet.tasks.classification.scorecard import (

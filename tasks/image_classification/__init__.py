@@ -19,6 +19,6 @@ KIND = TaskKind(
     evaluation="gauntlet.tasks.classification.evaluation",
     gates="gauntlet.tasks.classification.gates",
     report="gauntlet.tasks.classification.report",
-    serving="gauntlet.tasks.image_classification.serving",
+    serving="gauntlet.tasks.images.serving",
     tiny="gauntlet.tasks.image_classification.tiny",
 )

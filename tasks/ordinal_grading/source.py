@@ -24,7 +24,7 @@ from gauntlet.backends.data_uris import data_uri
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.serving.images import fitted, open_image
-from gauntlet.serving.inputs import InputError
+from gauntlet.serving.interface import InputError
 from gauntlet.tasks.ordinal_grading.hashing import BITS, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
