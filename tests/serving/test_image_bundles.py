@@ -69,7 +69,9 @@ def test_an_image_bundle_passes_every_check(folder: Path) -> None:
 def test_a_task_that_nobody_knows_is_refused(folder: Path) -> None:
     content = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(content | {"task": "sound_classification"}))
-    with pytest.raises(BundleError, match="task: found 'sound_classification', expected one of causal_lm, image"):
+    with pytest.raises(
+        BundleError, match="task: found 'sound_classification', expected one of causal_lm, image"
+    ):
         read_info(folder)
 
 
