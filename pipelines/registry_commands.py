@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import (
     APPROVED_BY_TAG,
     BUNDLE_TAG,
@@ -22,8 +23,6 @@ from gauntlet.backends.registry import (
     REASON_TAG,
     ModelVersion,
     Registry,
-    bundle_folder,
-    open_registry,
     turns,
 )
 from gauntlet.manifests.errors import UsageError

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.google.jobs import CONTENT_LABEL, with_content_label
-from gauntlet.backends.google.schedules import PipelineSchedules
+from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules, with_content_label
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.run_command import load_affordable
 from gauntlet.pipelines.training import keep_large_sections

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gauntlet.backends.google.calls import QuotaError
-from gauntlet.backends.google.jobs import PipelineJobs
-from gauntlet.backends.google.logging import job_log
+from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.jobs import PipelineJobs, job_log
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import gauntlet_home

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.google.calls import QuotaError
-from gauntlet.backends.google.container_images import is_pushed
-from gauntlet.backends.google.project import GoogleProject
+from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.prices import estimate
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import Manifest

@@ -38,8 +38,7 @@ def apply_(
     diff: Annotated[bool, typer.Option("--diff", help="Say what would change, change nothing.")] = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
-    from gauntlet.backends.google.jobs import CONTENT_LABEL
-    from gauntlet.backends.google.schedules import PipelineSchedules
+    from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules
     from gauntlet.pipelines.vertex.applying import apply, plan
     from gauntlet.pipelines.vertex.schedules import read_schedules
     from gauntlet.pipelines.vertex.submission import Destination

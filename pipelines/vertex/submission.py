@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
+from gauntlet.backends.factory import open_registry, require_tracking
 from gauntlet.backends.google.jobs import SYSTEM_LABEL
 from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
-from gauntlet.backends.registry import open_registry
-from gauntlet.backends.tracking import require_tracking
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.manifests.schema import Manifest

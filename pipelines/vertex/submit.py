@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from rich.console import Console
 
-from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.errors import QuotaError
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
