@@ -59,7 +59,7 @@ class Bill:
         )
 
 
-def run(
+def train(
     section: ManagedTraining,
     name: str,
     manifest_sha256: str,

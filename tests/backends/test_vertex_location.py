@@ -8,7 +8,7 @@ from gauntlet.backends.google.location import VertexLocation
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local_run import tracking_uri
+from gauntlet.pipelines.local.run import tracking_uri
 from gauntlet.pipelines.vertex.submission import Destination
 from tests.pipelines.test_cli import ROOT
 

@@ -30,8 +30,7 @@ from gauntlet.backends.google.jobs import ListedJob
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.trigger import web
 from gauntlet.pipelines.trigger.events import Event, read_delivery
-from gauntlet.pipelines.trigger.limits import Limits
-from gauntlet.pipelines.trigger.receiver import Receiver
+from gauntlet.pipelines.trigger.receiver import Limits, Receiver
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.pubsub import PubSub, emulator

@@ -10,6 +10,12 @@ machine and the environment variables that change arithmetic.
 Files are linked between a run's folder and the cache, and copied where the disk cannot link. An entry is
 written last and atomically, when all of its objects are there, so a half-written entry is never a hit.
 Every object is hashed again before it is used.
+
+`python -m gauntlet.pipelines.local.step_cache` replaces `kfp.dsl.executor_main` in a local run. Its arguments
+are `cached` or `uncached`, that module's name, and the arguments of `kfp.dsl.executor_main`. With
+`GAUNTLET_JUDGED`, a folder of a run's outputs, it copies the step's outputs from there and never runs the
+step. Otherwise, if `GAUNTLET_STEP_CACHE` is set and the step may be cached, it looks the step up in that
+folder, and stores the step's outputs there.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -45,6 +52,10 @@ OF_LINEAGE = {"manifest_sha256"}
 """Parameters that only go into a bundle's lineage: a changed gate does not convert a model again."""
 OBJECTS, ENTRIES = "objects", "steps"
 OF_ONE_RUN = {DONE_FILE, ERROR_FILE, REUSED_FILE}
+CACHE_VARIABLE = "GAUNTLET_STEP_CACHE"
+JUDGED_VARIABLE = "GAUNTLET_JUDGED"
+RUN_VARIABLE = "GAUNTLET_RUN"
+REUSED = "reused: "
 
 
 @dataclass(frozen=True)
@@ -279,3 +290,40 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def main() -> None:
+    """Reuse outputs, or run the step and keep them."""
+    _, may_be_cached, _, *arguments = sys.argv
+    sys.argv[1:] = arguments
+    call = StepCall.of(arguments)
+    if judged := os.environ.get(JUDGED_VARIABLE):
+        source = Path(judged)
+        run = source.parent.parent.name  # RUN/steps/JOB
+        copy_of(call, source / call.folder.name, run)
+        print(f"{REUSED}{run}", flush=True)
+        return
+    folder = os.environ.get(CACHE_VARIABLE)
+    if not folder or may_be_cached != "cached":
+        execute()
+        return
+    cache = StepCache(Path(folder))
+    if restored := cache.restore(call):
+        print(f"{REUSED}{restored}", flush=True)
+        return
+    execute()
+    try:
+        cache.store(call, os.environ[RUN_VARIABLE])
+    except OSError as error:  # the step itself has succeeded
+        print(f"warning: {folder}: not kept for later runs: {error.strerror or error}", flush=True)
+
+
+def execute() -> None:
+    """Run the component's function as KFP does; a failure ends the process."""
+    from kfp.dsl.executor_main import executor_main
+
+    executor_main()
+
+
+if __name__ == "__main__":
+    main()

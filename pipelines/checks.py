@@ -1,93 +1,28 @@
-"""What every command that runs a manifest does first, and what a run on this machine is as a command."""
+"""What is checked before a manifest is run: that its data and models are there, and what it may cost."""
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
-import typer
-
+from gauntlet import manifests
 from gauntlet.backends.prices import over_budget, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.home import RunRecord, gauntlet_home
-from gauntlet.pipelines.terminal import console, errors
 from gauntlet.pipelines.text_lengths import require_text_length
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
-if TYPE_CHECKING:
-    from gauntlet.pipelines.local_run import FinishedRun
+
+def packaged_manifests() -> list[Path]:
+    """The manifests that Gauntlet is installed with."""
+    return sorted(Path(manifests.__path__[0]).glob("*.yaml"))
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
     """A command on a manifest, as a shell takes it."""
     settings = [part for override in overrides or () for part in ("--set", override)]
     return shlex.join(["gauntlet", verb, str(path), *options, *settings])
-
-
-def run_here(
-    manifest: Manifest,
-    registry_uri: str | None = None,
-    tracking_uri: str | None = None,
-    cache: bool = True,
-    source: Path | None = None,
-    judged: RunRecord | None = None,
-    command: str | None = None,
-) -> None:
-    """Run a manifest on this machine and exit with the run's code.
-
-    `command` is the command that the run's advice repeats. The other arguments are those of `run_locally`;
-    the URIs default to those of every run on this machine.
-
-    Raises:
-        UsageError: The manifest asks for conversion on a GPU, and this machine has none.
-    """
-    from gauntlet.components.write_report.collect import RUN_COMMAND_VARIABLE
-    from gauntlet.pipelines.local_run import run_locally
-    from gauntlet.pipelines.local_run import tracking_uri as usual_tracking_uri
-
-    if manifest.conversion.device == "gpu" and judged is None:
-        from gauntlet.components.convert_to_onnx.processor import require_device
-
-        require_device("gpu")  # and not only when the model is trained
-    home = gauntlet_home()
-    registry_uri = registry_uri or home.registry_uri
-    tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
-    if command:
-        os.environ[RUN_COMMAND_VARIABLE] = command
-    try:
-        _conclude(
-            lambda: run_locally(
-                manifest, home, registry_uri, tracking_uri, console, cache=cache, source=source, judged=judged
-            )
-        )
-    finally:
-        os.environ.pop(RUN_COMMAND_VARIABLE, None)
-
-
-def resume_here(run_id: str) -> None:
-    """Resume a run on this machine and exit with its code."""
-    from gauntlet.pipelines.local_run import resume_locally
-
-    _conclude(lambda: resume_locally(run_id, gauntlet_home(), console))
-
-
-def _conclude(run: Callable[[], FinishedRun]) -> NoReturn:
-    """Run, print how it ended, and exit with its code."""
-    from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted
-    from gauntlet.pipelines.summary import print_summary
-
-    try:
-        finished = run()
-    except Interrupted as stopped:
-        errors.print(f"interrupted: the run's processes are stopped and {stopped}", soft_wrap=True)
-        raise typer.Exit(EXIT_CODE) from None
-    print_summary(finished, console)
-    raise typer.Exit(finished.outcome.exit_code)
 
 
 def require_data(manifest: Manifest, path: Path) -> None:
@@ -147,8 +82,8 @@ def require_affordable(manifest: Manifest, file: str) -> None:
     """
     try:
         fault = over_budget(manifest.training.resources, file)
-        if isinstance(manifest.training, ManagedTraining):
-            tuning_rate(manifest.training.model)  # what tuning costs is known when its rows are counted
+        if (tuning := manifest.training.by_service) is not None:
+            tuning_rate(tuning.model)  # what tuning costs is known when its rows are counted
     except UsageError as error:
         fault = without_price(file, error)
     if fault is not None:
@@ -158,3 +93,21 @@ def require_affordable(manifest: Manifest, file: str) -> None:
 def without_price(file: str, error: UsageError) -> Fault:
     """The fault of a machine, or of a managed model, that the price table does not know."""
     return Fault(file, "training", "no price", "a machine, or a managed model, with a price", str(error))
+
+
+def margin_note(manifest: Manifest) -> str | None:
+    """Whether the test split can show the manifest's margin; None if its size is not known yet."""
+    rows = manifest.dataset.expected_test_rows
+    if rows is None:
+        return None
+    gates = manifest.gates
+    least, given = gates.margin_for(rows), gates.non_inferiority_margin
+    about = f"{manifest.name}: a test split of about {rows:,} rows"
+    if given is None:
+        return f"{about}, so gates.non_inferiority_margin will be about {least:.2g}"
+    if given >= least:
+        return f"{about} can show the margin of {given:g} (gates.non_inferiority_margin)"
+    return (
+        f"warning: {about} cannot show gates.non_inferiority_margin {given:g}: most models that are as good "
+        f"as the champion would be rejected. Set {least:.2g}, leave the key out, or add test rows"
+    )

@@ -14,21 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.step import write_text
-from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import RunRecord as CollectedRun
 from gauntlet.components.write_report.render import render
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
-from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.cached_step import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
+from gauntlet.manifests.schema import SECTIONS, Manifest
 from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
@@ -42,15 +40,23 @@ from gauntlet.pipelines.home import (
     Home,
     RunRecord,
 )
-from gauntlet.pipelines.interruption import EXIT_CODE, Interrupted, end_group, ending, interruptible
 from gauntlet.pipelines.live import RunView
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.temporary import temporary_folder
-from gauntlet.pipelines.terminal import plain, styled
+from gauntlet.pipelines.local.processes import (
+    EXIT_CODE,
+    Interrupted,
+    end_group,
+    ending,
+    interruptible,
+    safe_environment,
+    temporary_folder,
+)
+from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
+from gauntlet.pipelines.terminal import LiteralConsole, plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 RUN_LOG = "run.log"
+JUDGING_SECTIONS = ("evaluation", "gates", "registration")
+"""What `gauntlet gate` may change: no step that makes the model reads them."""
 NO_IMAGE = "none: this machine's Python"
 PLACE_VARIABLES = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT")
 STATES_VARIABLE = "AIP_CHECKPOINT_DIR"
@@ -77,7 +83,7 @@ def run_locally(
     home: Home,
     registry_uri: str,
     tracking_uri: str,
-    console: Console,
+    console: LiteralConsole,
     cache: bool = True,
     source: Path | None = None,
     judged: RunRecord | None = None,
@@ -122,7 +128,7 @@ def run_locally(
         return _run(manifest, record, home, console, lock)
 
 
-def resume_locally(run_id: str, home: Home, console: Console) -> FinishedRun:
+def resume_locally(run_id: str, home: Home, console: LiteralConsole) -> FinishedRun:
     """Resume a run that was interrupted or failed: finished steps are reused, training continues from its
     state.
 
@@ -153,6 +159,35 @@ def resume_locally(run_id: str, home: Home, console: Console) -> FinishedRun:
         return _run(manifest, record, home, console, lock)
 
 
+def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, home: Home) -> None:
+    """Refuse to judge a run's model again under settings that would make another model, or without a model.
+
+    Args:
+        manifest: The run's manifest with the new settings.
+        before: The run's manifest as it was.
+        record: The run.
+        home: Where its files lie.
+
+    Raises:
+        UsageError: A key outside `JUDGING_SECTIONS` differs, or a step before the evaluation has not
+            succeeded on this machine.
+    """
+    for key in ("name", "task", "seed", *SECTIONS):
+        if key not in JUDGING_SECTIONS and getattr(manifest, key) != getattr(before, key):
+            raise UsageError(
+                f"--set {key}: the run's model was made with another value, expected keys of "
+                f"{', '.join(JUDGING_SECTIONS)}. `gauntlet run` makes another model."
+            )
+    steps = steps_of(manifest)
+    job = job_folder(home.run_folder(record.run_id))
+    for step in steps[: steps.index("evaluate-model")]:
+        if not (job / step / DONE_FILE).is_file():
+            raise UsageError(
+                f"run {record.run_id}: {step} has left no result on this machine, so there is no model to "
+                f"judge. Finish it with `gauntlet run --resume {record.run_id}`."
+            )
+
+
 def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write what the pipeline is given; a run that has the file can be resumed."""
     temporary = folder / f"{ARGUMENTS_FILE}.tmp"
@@ -160,13 +195,15 @@ def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
     temporary.replace(folder / ARGUMENTS_FILE)
 
 
-def _run(manifest: Manifest, record: RunRecord, home: Home, console: Console, lock: int) -> FinishedRun:
+def _run(
+    manifest: Manifest, record: RunRecord, home: Home, console: LiteralConsole, lock: int
+) -> FinishedRun:
     """Compile, execute, and conclude a run whose folder is ready and locked."""
     folder = home.run_folder(record.run_id)
     with temporary_folder() as temporary:
         sections = str(folder / SECTIONS_FOLDER)
         compile_manifest(manifest, folder / PIPELINE_FILE, "local", NO_IMAGE, sections)
-        console.print(styled("run [bold]{}[/]: {}", record.run_id, manifest.description), soft_wrap=True)
+        console.say(styled("run [bold]{}[/]: {}", record.run_id, manifest.description))
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
         try:
@@ -203,7 +240,7 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
     Raises:
         UsageError: It is managed, and the environment does not say where it is to be tuned.
     """
-    if not is_managed(manifest.training):
+    if manifest.kind.is_converted:
         return home.store_uri
     found = {variable: os.environ.get(variable, "") for variable in PLACE_VARIABLES}
     missing = [variable for variable, value in found.items() if not value]
@@ -229,7 +266,7 @@ def _registered(folder: Path, record: RunRecord) -> str:
 def _execute(
     folder: Path,
     view: RunView,
-    console: Console,
+    console: LiteralConsole,
     environment: Mapping[str, str],
     locks: Sequence[int],
 ) -> None:
@@ -237,7 +274,7 @@ def _execute(
 
     The process inherits the locks, so the run counts as running until the last of its processes ends.
     """
-    command = [sys.executable, "-m", "gauntlet.pipelines.execute", str(folder)]
+    command = [sys.executable, "-m", "gauntlet.pipelines.local.execute", str(folder)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -259,7 +296,7 @@ def _execute(
             changed = view.feed(line)
             if view.running and line.startswith("    warning: "):  # the next line would wipe it from the view
                 warning = f"{view.running.name}: {plain(line.strip())}"
-                console.print(warning, highlight=False, soft_wrap=True)
+                console.say(warning)
                 printed = time.monotonic()
             if console.is_terminal:
                 continue
@@ -267,11 +304,9 @@ def _execute(
                 took = f" after {changed.seconds():.1f} s" if changed.ended else ""
                 source = f" from {changed.reused_from}" if changed.reused_from else ""
                 state = f"{changed.name}: {changed.state}{source}{took}"
-                console.print(state, highlight=False, soft_wrap=True)
+                console.say(state)
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
-                console.print(
-                    f"{view.running.name}: {plain(view.running.line)}", highlight=False, soft_wrap=True
-                )
+                console.say(f"{view.running.name}: {view.running.line}")
             else:
                 continue
             printed = time.monotonic()

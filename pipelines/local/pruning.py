@@ -13,16 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.table import Table
-
-from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.home import Home, RunRecord, gauntlet_home
-from gauntlet.pipelines.step_cache import ENTRIES, OBJECTS
-from gauntlet.pipelines.temporary import remove_abandoned
-from gauntlet.pipelines.terminal import NAME_COLUMN, console, plain
+from gauntlet.pipelines.home import Home, RunRecord
+from gauntlet.pipelines.local.step_cache import ENTRIES, OBJECTS
 
 MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600
@@ -39,35 +32,6 @@ class Removal:
     folder: Path | None = None
 
 
-def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs on this machine.")],
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
-    ] = False,
-) -> None:
-    """Remove runs with all their files. Registered models are kept."""
-    home = gauntlet_home()
-    records = [home.find_run(run) for run in dict.fromkeys(runs)]
-    running = [record.run_id for record in records if home.is_running(record)]
-    if running:
-        raise UsageError(f"{', '.join(running)}: running. Stop it with Ctrl-C first.")
-    _remove([_run(home, record, "asked for") for record in records], yes, home)
-
-
-def prune(
-    keep: Annotated[int, typer.Option(min=0, help="How many of each system's newest runs to keep.")] = 5,
-    days: Annotated[float, typer.Option(min=0, help="Remove cached steps not used for so many days.")] = 30,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove; without this option only list what can be removed.")
-    ] = False,
-) -> None:
-    """Remove old runs and old cached steps. Registered models and running runs are kept."""
-    home = gauntlet_home()
-    if yes:
-        remove_abandoned()
-    _remove([*old_runs(home, keep), *old_cache(home, days)], yes, home)
-
-
 def old_runs(home: Home, keep: int) -> list[Removal]:
     """All runs of each system except the newest, those that run here, and those that may run on Vertex AI."""
     seen: Counter[str] = Counter()
@@ -75,7 +39,7 @@ def old_runs(home: Home, keep: int) -> list[Removal]:
     for record in home.runs():
         seen[record.name] += 1
         if seen[record.name] > keep and not home.is_running(record) and record.state != "submitted":
-            found.append(_run(home, record, f"older than the newest {keep} of {record.name}"))
+            found.append(of_run(home, record, f"older than the newest {keep} of {record.name}"))
     return found
 
 
@@ -98,7 +62,8 @@ def old_cache(home: Home, days: float) -> list[Removal]:
     return [Removal("cache", why, (*sorted(old), *files))]  # entries first: no entry may miss its files
 
 
-def _run(home: Home, record: RunRecord, why: str) -> Removal:
+def of_run(home: Home, record: RunRecord, why: str) -> Removal:
+    """All files of a run."""
     folder = home.run_folder(record.run_id)
     return Removal(record.run_id, why, tuple(file for file in folder.rglob("*") if file.is_file()), folder)
 
@@ -118,24 +83,10 @@ def freed_bytes(removals: Sequence[Removal]) -> int:
     return sum(sizes[file].st_size for file, count in places.items() if count == sizes[file].st_nlink)
 
 
-def _remove(removals: Sequence[Removal], yes: bool, home: Home) -> None:
-    """List what can be removed and, with `yes`, remove it."""
-    if not removals:
-        console.print(plain(f"nothing to remove in {home.folder}"), soft_wrap=True, highlight=False)
-        return
-    table = Table(NAME_COLUMN("what"), "why", "MB", box=None, pad_edge=False)
+def remove(removals: Sequence[Removal]) -> None:
+    """Remove the files, and the folders of runs."""
     for one in removals:
-        size = sum(file.lstat().st_size for file in one.files) / MEGABYTE
-        table.add_row(plain(one.name), plain(one.why), f"{size:,.1f}")
-    console.print(table)
-    free = freed_bytes(removals) / MEGABYTE
-    if yes:
-        for one in removals:
-            for file in one.files:
-                file.unlink(missing_ok=True)
-            if one.folder:
-                shutil.rmtree(one.folder)
-        message = f"removed from {home.folder}: {free:,.1f} MB are free again"
-    else:
-        message = f"nothing was removed from {home.folder}: add --yes to free {free:,.1f} MB"
-    console.print(plain(f"{message}. Runs and the cache share files."), soft_wrap=True, highlight=False)
+        for file in one.files:
+            file.unlink(missing_ok=True)
+        if one.folder:
+            shutil.rmtree(one.folder)

@@ -1,4 +1,4 @@
-"""The KFP face of train-model for a model that a vendor tunes and serves."""
+"""The KFP face of train-model for a kind of model that a service trains and serves."""
 
 from kfp import dsl
 
@@ -9,6 +9,7 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 def train_model(
     training: dict,
     name: str,
+    task: str,
     manifest_sha256: str,
     tracking_uri: str,
     data_fingerprint: str,
@@ -18,18 +19,18 @@ def train_model(
     history: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Have the model tuned on the validated splits; the bundle names the endpoint that serves it."""
+    """Have a service train the model on the splits; the bundle names the endpoint that serves it."""
     from pathlib import Path
 
     from gauntlet.components.step import log_figures, step
 
     with step(bundle.path, data_fingerprint):
         from gauntlet.components.sections import given
-        from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
-        from gauntlet.tasks.managed_causal_lm.training import run
+        from gauntlet.manifests.kinds import task_kind
+        from gauntlet.manifests.schema import section_of
 
-        figures = run(
-            section=ManagedTraining.model_validate(given(training)),
+        figures = task_kind(task).function("training", "train")(
+            section=section_of(task, "training", given(training)),
             name=name,
             manifest_sha256=manifest_sha256,
             place_uri=tracking_uri,
