@@ -49,7 +49,7 @@ def splits(tmp_path: Path) -> Path:
     content |= {"checks": {"exact_duplicates": {"severity": "warn"}, "leakage": {"severity": "warn"}}}
     content |= {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
     section = section_of("managed_causal_lm", "dataset", content)
-    validate_data(section, 1, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
+    validate_data("managed_causal_lm", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
     return tmp_path / "splits"
 
 
