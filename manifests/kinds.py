@@ -1,9 +1,9 @@
 """Task kinds: what a step asks of the kind of model that it works on.
 
 A kind is a folder of modules, one for each role, and a `TaskKind` that names them by import path. A
-distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too. Shared
-code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest does not
-load torch.
+distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too.
+Shared code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest
+does not load torch.
 
 docs/how-to/add_a_task_kind.md lists what each role has to define.
 """
@@ -192,8 +192,8 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
         return f"{point.value} is a {type(kind).__name__}, expected a gauntlet.manifests.kinds.TaskKind"
     if kind.interface != INTERFACE:
         return (
-            f"{point.value} is made for version {kind.interface} of the task kind interface, and this Gauntlet has "
-            f"version {INTERFACE}. Install a version of the plug-in for it."
+            f"{point.value} is made for version {kind.interface} of the task kind interface, and this Gauntlet "
+            f"has version {INTERFACE}. Install a version of the plug-in for it."
         )
     if kind.name != point.name:
         return f"{point.value} is named {kind.name!r}, and its entry point {point.name!r}: give both one name"

@@ -1,1 +1,1 @@
-"""Conversations and the models that answer in them. For language models that are trained here or by a service."""
+"""Conversations and models that answer in them. For language models trained here or by a service."""
