@@ -27,6 +27,7 @@ from gauntlet.backends.registry import (
     turns,
 )
 from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.kinds import registered_metrics
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.overruling import promote_rejected
 from gauntlet.pipelines.promotion import approval_of, promote_version
@@ -36,8 +37,6 @@ from gauntlet.serving.generation import Generator, PromptError
 from gauntlet.serving.inputs import Image, InputError, Rows
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.therapy.manifest import StageName
-
-QUALITY_TAGS = ("macro_f1", "perplexity", "rouge_l")
 
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model's name; needed if there are several.")
@@ -53,6 +52,7 @@ def registry(
     """List the registered versions and their aliases; for one model, also when each became champion."""
     store = open_registry(gauntlet_home().registry_uri)
     wanted = _one(name, model)
+    quality = registered_metrics()
     columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
     table = Table(*columns, box=None, pad_edge=False)
     for one in [wanted] if wanted else store.names():
@@ -65,7 +65,7 @@ def registry(
                 version.version,
                 ", ".join(version.aliases),
                 since.get(version.version, ""),
-                ", ".join(f"{key} {tags[key]}" for key in QUALITY_TAGS if key in tags),
+                ", ".join(f"{key} {tags[key]}" for key in quality if key in tags),
                 tags.get("run_id", ""),
                 tags.get("bundle_sha256", "")[:12],
             )
