@@ -48,10 +48,16 @@ def gate(
         bundle_fault=next((check.fault for check in verify(bundle) if check.fault), None),
         managed=not task_kind(info.task).is_converted,
     )
+    decision = write_verdict(gates, found, verdict, table)
+    print_table(decision)
+    return decision
+
+
+def write_verdict(gates: CommonGates, found: Documents, verdict: Path, table: Path) -> Decision:
+    """Decide by what the other steps wrote, and write the verdict and its table."""
     decision = _decide(gates, found)
     write_json(verdict, asdict(decision) | _stages(gates, found))
     write_text(table, markdown(decision))
-    print_table(decision)
     return decision
 
 

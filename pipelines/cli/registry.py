@@ -225,10 +225,9 @@ def _rows(versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
 
 def _quality(version: ModelVersion) -> dict[str, str]:
     """The metrics that register-model has recorded as tags of the version."""
-    from gauntlet.manifests.kinds import kinds
+    from gauntlet.manifests.kinds import registered_metrics
 
-    names = dict.fromkeys(metric.name for kind in kinds().values() for metric in kind.metrics)
-    return {name: version.tags[name] for name in names if name in version.tags}
+    return {name: version.tags[name] for name in registered_metrics() if name in version.tags}
 
 
 def _print_history(versions: Sequence[ModelVersion]) -> None:

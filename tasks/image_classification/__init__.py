@@ -9,8 +9,9 @@ KIND = TaskKind(
     name="image_classification",
     title="Image classification",
     metrics=(
-        Metric("macro_f1", "macro-F1"),
+        Metric("macro_f1", "macro-F1", registered=True),
         Metric("accuracy", "accuracy"),
+        Metric("weighted_f1", "weighted F1"),
     ),
     manifest="gauntlet.tasks.image_classification.manifest:ImageManifest",
     data="gauntlet.tasks.image_classification.data",

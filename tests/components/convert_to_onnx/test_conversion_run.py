@@ -26,6 +26,7 @@ from gauntlet.trainer.checkpoint import load_model
 from tests.components.convert_to_onnx.conftest import save_checkpoint
 from tests.components.convert_to_onnx.test_conversion_admission import result
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 WORDS = (
     "quiet",
     "lake",
