@@ -1,18 +1,18 @@
-"""The machines of Vertex AI, what they have and what they cost, so that a paid step has a price before it starts.
+"""What the machines of Vertex AI have and cost, so that a paid step has a price before it starts.
 
-Prices are list prices: on demand, USD per hour, us-central1, without discounts, disks or network. They are for
-budgets and not for billing; check them against these pages before you rely on them.
+Prices are list prices: on demand, USD per hour, us-central1, without discounts, disks or network. They are
+for budgets and not for billing; check them against these pages before you rely on them.
 
 - https://cloud.google.com/compute/all-pricing: Compute Engine's prices, in the table below.
-- https://cloud.google.com/vertex-ai/docs/training/configure-compute: which machines have which accelerators.
-- https://cloud.google.com/vertex-ai/generative-ai/pricing: tuning Gemini models. This page could not be reached
-  when the prices were taken, so they are as other pages quote them.
+- https://cloud.google.com/vertex-ai/docs/training/configure-compute: the accelerators of each machine.
+- https://cloud.google.com/vertex-ai/generative-ai/pricing: tuning of Gemini models. The page could not be
+  reached when the prices were taken, so they are as other pages quote them.
 - https://cloud.google.com/vertex-ai/pricing: Vertex AI adds a management fee. It follows from the prices of
   custom training on this page: 0.21849885 for n1-standard-4 (Compute Engine: 0.189999) and 0.4025 for a T4
   (0.35). One third-party price for A2 machines is 4 % higher.
 
-Prices change, other regions cost more, and contracts differ. `GAUNTLET_PRICES` names a YAML file whose entries
-are added to the table or replace entries of it. They are final prices in USD per hour:
+Prices change, other regions cost more, and contracts differ. `GAUNTLET_PRICES` names a YAML file whose
+entries, final prices in USD per hour, are added to the table or replace its entries:
 
     machines:
       g2-standard-8: {usd_per_hour: 0.98, accelerator_type: NVIDIA_L4, accelerator_count: 1}
@@ -227,8 +227,8 @@ def tuning_rate(model: str) -> float:
     known = current_prices().tuning
     if model not in known:
         raise UsageError(
-            f"training.model {model}: no price of tuning it is known, so its cost cannot be limited. Known are "
-            f"{', '.join(known)}. Add others under `tuning` in a file named by {PRICES_VARIABLE}."
+            f"training.model {model}: no price of tuning it is known, so its cost cannot be limited. "
+            f"Known are {', '.join(known)}. Add others under `tuning` in a file named by {PRICES_VARIABLE}."
         )
     return known[model]
 
