@@ -12,23 +12,28 @@ Every failure is a `GauntletError` that names the URI: a `UsageError` when askin
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
+import ipaddress
 import logging
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-from gauntlet.backends.redirects import http_client
 from gauntlet.manifests.errors import GauntletError, UsageError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
@@ -362,3 +367,41 @@ def _explained(uri: str) -> Iterator[None]:
         raise GauntletError(
             f"{uri}: out of reach, or broke off ({cause}). {advice}, then run again"
         ) from None
+
+
+# --- redirects ---
+# A server of public data may answer with a redirect. One to a private network, such as a cloud's metadata
+# server or a service behind a firewall, is not followed. Such a host is asked only if the manifest names it.
+
+
+async def http_client(**options: Any) -> aiohttp.ClientSession:
+    """The HTTP client for fsspec."""
+    import aiohttp
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_require_public)
+    return aiohttp.ClientSession(trace_configs=[tracing], **options)
+
+
+async def _require_public(session: object, context: object, redirect: Any) -> None:  # noqa: ARG001
+    """Raise a UsageError unless the redirect stays on its host or leads only to public addresses."""
+    from yarl import URL
+
+    location = redirect.response.headers.get("Location") or redirect.response.headers.get("URI", "")
+    target = redirect.url.join(URL(location))
+    if target.host == redirect.url.host:
+        return
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    inner = [address for address in (str(entry[4][0]) for entry in found) if not _is_public(address)]
+    if inner:
+        raise UsageError(
+            f"{redirect.url}: found a redirect to {target}, which is {inner[0]}, an address of a private "
+            "network. It is not followed. If the data lie there, name that address in the manifest"
+        )
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_global
