@@ -216,3 +216,8 @@ def manifest_classes() -> Mapping[str, Any]:
         with suppress(UsageError):
             found[name] = task_kind(name).manifest_class()
     return found
+
+
+def kinds() -> Mapping[str, TaskKind]:
+    """The task kinds that can be used, by name."""
+    return {one.name: one.kind for one in installed_kinds() if one.kind is not None}
