@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gauntlet.backends.google.location import SCHEME, VertexLocation
 from gauntlet.backends.kubeflow import require_outliving_pods
-from gauntlet.backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace
+from gauntlet.backends.local.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 CHAMPION = "champion"
@@ -199,15 +199,15 @@ def open_registry(registry_uri: str) -> Registry:
         UsageError: The URI is of a kind that is not supported, or names a file in a pod of Kubeflow's.
     """
     if registry_uri.startswith(SCHEME):
-        from gauntlet.backends.vertex_registry import VertexRegistry
+        from gauntlet.backends.google.registry import VertexRegistry
 
-        return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
+        return VertexRegistry(VertexLocation.of(registry_uri, "registry URI"))
     if registry_uri.startswith(SCHEMES):
-        from gauntlet.backends.mlflow_server_registry import MlflowServerRegistry
+        from gauntlet.backends.local.mlflow_server_registry import MlflowServerRegistry
 
         return MlflowServerRegistry(MlflowServer(registry_uri, "registry URI"))
-    from gauntlet.backends.mlflow_database import database_path
-    from gauntlet.backends.mlflow_registry import MlflowRegistry
+    from gauntlet.backends.local.mlflow_database import database_path
+    from gauntlet.backends.local.registry import MlflowRegistry
 
     require_outliving_pods(registry_uri, "registry URI")
     others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION?…"
@@ -229,7 +229,7 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as copy:
         if version.bundle_uri.startswith(SCHEMES):
-            from gauntlet.backends.mlflow_server_registry import download_bundle
+            from gauntlet.backends.local.mlflow_server_registry import download_bundle
 
             yield download_bundle(version.bundle_uri, Path(copy))
         else:

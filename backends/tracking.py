@@ -3,8 +3,8 @@
 Nothing is decided on what is tracked, so a training run never dies because tracking did: what goes wrong
 with it is caught in this module, said once on stderr, and from then on nothing is tracked.
 
-On this machine and on an MLflow server it is MLflow (`mlflow_tracking.py`), in Google Cloud Vertex AI
-Experiments (`vertex_tracking.py`), and in addition Weights & Biases (`wandb_tracking.py`) where a manifest
+On this machine and on an MLflow server it is MLflow (`local/tracking.py`), in Google Cloud Vertex AI
+Experiments (`google/tracking.py`), and in addition Weights & Biases (`wandb.py`) where a manifest
 asks for it.
 """
 
@@ -18,10 +18,10 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from gauntlet.backends.google.location import SCHEME, VertexLocation
 from gauntlet.backends.kubeflow import require_outliving_pods
-from gauntlet.backends.mlflow_database import database_path
-from gauntlet.backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace
+from gauntlet.backends.local.mlflow_database import database_path
+from gauntlet.backends.local.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
 from gauntlet.manifests.errors import Preempted
 
 PIPELINE_RUN_TAG = "pipeline_run"
@@ -100,16 +100,16 @@ def open_tracking(
     runs: list[Run] = []
     folder = None
     if tracking_uri.startswith(SCHEME):
-        from gauntlet.backends.vertex_tracking import VertexRun
+        from gauntlet.backends.google.tracking import VertexRun
 
-        place = VertexPlace.of(tracking_uri)
+        place = VertexLocation.of(tracking_uri)
         runs.append(
             NeverFailing(
                 partial(VertexRun, place, experiment, run_name, tags, pipeline_run), "Vertex AI Experiments"
             )
         )
     elif tracking_uri:
-        from gauntlet.backends.mlflow_tracking import LocalStore, MlflowRun
+        from gauntlet.backends.local.tracking import LocalStore, MlflowRun
 
         if states:
             tags = {**tags, STATES_TAG: hashlib.sha256(states.encode()).hexdigest()}
@@ -124,7 +124,7 @@ def open_tracking(
             store, folder = LocalStore(database), database.parent
         runs.append(NeverFailing(partial(MlflowRun, store, experiment, run_name, tags), "MLflow"))
     if wandb_project:
-        from gauntlet.backends.wandb_tracking import WandbRun
+        from gauntlet.backends.wandb import WandbRun
 
         runs.append(
             NeverFailing(
@@ -143,7 +143,7 @@ def require_tracking(tracking_uri: str) -> None:
         UsageError: The URI is of a kind that is not supported.
     """
     if tracking_uri.startswith(SCHEME):
-        VertexPlace.of(tracking_uri)
+        VertexLocation.of(tracking_uri)
     elif tracking_uri.startswith(SCHEMES):
         MlflowServer(tracking_uri, "tracking URI")
     elif tracking_uri:

@@ -51,7 +51,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     """Train in `run` in three ways and compare the first and the last."""
     from gauntlet.components.validate_data.run import run as validate_data
     from gauntlet.manifests.loading import load_manifest
-    from gauntlet.manifests.tasks import trained_here
+    from gauntlet.manifests.training import trained_here
     from gauntlet.trainer.task import load_task
 
     manifest = load_manifest(manifest_file, overrides)

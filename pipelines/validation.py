@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 
 from gauntlet.components.validate_data.rejected import REJECTED_FILE
 from gauntlet.components.validate_data.run import run
@@ -15,13 +14,13 @@ from gauntlet.components.write_report.next_steps import refusal_advice
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.summary import print_steps
-from gauntlet.pipelines.terminal import plain
+from gauntlet.pipelines.terminal import LiteralConsole
 
 CHECKS_FILE = "checks.json"
 PAGE_FILE = "report.html"
 
 
-def validate_data(manifest: Manifest, folder: Path, command: str, console: Console) -> None:
+def validate_data(manifest: Manifest, folder: Path, command: str, console: LiteralConsole) -> None:
     """Write `CHECKS_FILE`, `PAGE_FILE` and `REJECTED_FILE` into a folder, and show the checks.
 
     The splits are made too, because some faults are found only then, and deleted.
@@ -51,7 +50,7 @@ def validate_data(manifest: Manifest, folder: Path, command: str, console: Conso
     finally:
         for name, file in zip(("checks", "report", "rejected"), files, strict=True):
             if file.is_file():
-                console.print(f"{name + ':':10}{plain(str(file))}", soft_wrap=True, highlight=False)
+                console.say(f"{name + ':':10}{file!s}")
 
 
 def _read(path: Path) -> Checks | None:

@@ -169,7 +169,7 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 @pytest.fixture
 def gemini(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """Gemini on Vertex AI on loopback, for everything in this process and in those that it starts."""
-    from gauntlet.backends import gemini as client
+    from gauntlet.backends.google import gemini as client
     from tests.fakes.gemini import LOCATION, FakeGemini
 
     fake = FakeGemini(trust.authority)

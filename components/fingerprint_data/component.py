@@ -22,6 +22,6 @@ def fingerprint_data(
 
         from gauntlet.components.fingerprint_data.run import run
         from gauntlet.components.sections import given
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.manifests.schema import section_of
 
-        return run(dataset_of(task, given(dataset)), task, int(seed), Path(sources.path))
+        return run(section_of(task, "dataset", given(dataset)), task, int(seed), Path(sources.path))

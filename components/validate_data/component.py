@@ -30,10 +30,10 @@ def validate_data(
         from gauntlet.components.sections import given
         from gauntlet.components.validate_data.rejected import REJECTED_FILE
         from gauntlet.components.validate_data.run import run
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.manifests.schema import section_of
 
         run(
-            section=dataset_of(task, given(dataset)),
+            section=section_of(task, "dataset", given(dataset)),
             seed=int(seed),  # a Struct's numbers are floats
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),

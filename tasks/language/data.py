@@ -15,7 +15,6 @@ from gauntlet.tasks.language.rendering import Renderer, shared_system
 from gauntlet.tasks.language.source import read_table
 from gauntlet.tasks.language.statistics import LENGTH_EDGES, describe
 from gauntlet.tasks.managed_causal_lm.data import ManagedRenderer
-from gauntlet.tasks.managed_causal_lm.manifest import MANAGED_PREFIX
 
 
 def examine(section: ConversationDataset) -> Examination:
@@ -27,7 +26,7 @@ def examine(section: ConversationDataset) -> Examination:
         GauntletError: The store that holds the data is out of reach.
     """
     table = read_table(section)
-    managed = section.tokenizer.startswith(MANAGED_PREFIX)
+    managed = section.tokenizer.startswith("gemini-")
     renderer = ManagedRenderer() if managed else Renderer(section.tokenizer)
     inspection = inspect(table, section, renderer)
     frame = renderer.frame(shared_system(inspection.table["context"].tolist()))

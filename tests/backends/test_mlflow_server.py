@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.mlflow_server import MlflowServer
-from gauntlet.backends.mlflow_server_registry import BUNDLE_FOLDER, EXPERIMENT, MlflowServerRegistry
+from gauntlet.backends.local.mlflow_server import MlflowServer
+from gauntlet.backends.local.mlflow_server_registry import BUNDLE_FOLDER, EXPERIMENT, MlflowServerRegistry
 from gauntlet.backends.registry import bundle_folder, open_registry
 from gauntlet.backends.tracking import open_tracking
 from gauntlet.components.check_services.run import run as check_services

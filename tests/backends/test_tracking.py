@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.backends.tracking import open_tracking, require_tracking
 from gauntlet.manifests.errors import Preempted, UsageError
 

@@ -13,7 +13,8 @@ from google_cloud_pipeline_components.container._implementation.model_evaluation
     import_model_evaluation,
 )
 
-from gauntlet.backends import vertex_calls
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.registry import VertexRegistry
 from gauntlet.backends.registry import (
     AnswerScores,
     Approval,
@@ -23,7 +24,6 @@ from gauntlet.backends.registry import (
     open_registry,
     turns,
 )
-from gauntlet.backends.vertex_registry import VertexRegistry
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import file_sha256, read_info
 from tests.backends.test_registry import MODEL, make_bundle
@@ -44,7 +44,7 @@ SCORES = Scores(("sadness", "joy"), accuracy=0.75, macro_f1=0.733333, confusion=
 
 @pytest.fixture
 def registry(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> VertexRegistry:
-    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     opened = open_registry(URI)
     assert isinstance(opened, VertexRegistry)
     return opened
@@ -504,7 +504,7 @@ def test_a_service_that_fails_is_one_message_in_bounded_time(
     status: grpc.StatusCode,
     words: str,
 ) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 0.1)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.1)
     cloud.api.failing = status
 
     with pytest.raises(GauntletError) as caught:

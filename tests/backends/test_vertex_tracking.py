@@ -12,9 +12,10 @@ import grpc
 import pytest
 from google.cloud import aiplatform
 
-from gauntlet.backends import vertex_calls, vertex_tracking
+from gauntlet.backends.google import calls
+from gauntlet.backends.google import tracking as vertex_tracking
+from gauntlet.backends.google.location import VertexLocation, valid_id
 from gauntlet.backends.tracking import open_tracking
-from gauntlet.backends.vertex_place import VertexPlace, valid_id
 from gauntlet.manifests.errors import UsageError
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
@@ -34,8 +35,8 @@ def board(cloud: FakeCloud) -> None:
 @pytest.fixture
 def quiet_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenths of a second instead of seconds."""
-    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 0.3)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 0.6)
+    monkeypatch.setattr(calls, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.6)
 
 
 def read_run(name: str, experiment: str = "emotion-training") -> Any:
@@ -157,7 +158,7 @@ def test_answers_that_are_lost_leave_the_same_run(
     status: grpc.StatusCode,
     written: bool,
 ) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     for method in WRITES:
         cloud.api.failures[method] = [Failure(status, after_the_write=written)]
     with open_tracking(WHOLE, "emotion", "run", {}) as run:
@@ -346,8 +347,8 @@ def test_nobody_logged_in_is_one_message_that_says_how(
 
 
 def test_a_uri_says_where() -> None:
-    assert VertexPlace.of(WHOLE) == VertexPlace("demo", "europe-west4", "42", "gs://bucket/runs")
-    assert VertexPlace.of("vertex://example.com:p/us-central1").project == "example.com:p"
+    assert VertexLocation.of(WHOLE) == VertexLocation("demo", "europe-west4", "42", "gs://bucket/runs")
+    assert VertexLocation.of("vertex://example.com:p/us-central1").project == "example.com:p"
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:
 
 
 def test_googles_library_is_not_imported_before_it_is_needed() -> None:
-    modules = "gauntlet.backends.tracking, gauntlet.backends.vertex_tracking, gauntlet.trainer.run"
+    modules = "gauntlet.backends.tracking, gauntlet.backends.google.tracking, gauntlet.trainer.run"
     command = (
         f"import sys, {modules}; print('google.cloud.aiplatform_v1' in sys.modules, 'grpc' in sys.modules)"
     )

@@ -26,10 +26,9 @@ from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.gates import Gates
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.networks import ImageClassifier

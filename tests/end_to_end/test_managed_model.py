@@ -26,7 +26,7 @@ def manifest_content(data: Path) -> dict[str, Any]:
     return {
         "name": "talk",
         "description": "Short answers about everyday things, by a vendor's model",
-        "task": "causal_lm",
+        "task": "managed_causal_lm",
         "seed": 1,
         "dataset": {"name": "talk", "version": "1", "uri": str(data)},
         "training": {"model": "gemini-2.5-flash", "resources": {"max_hours": 1, "max_cost_usd": 1}},

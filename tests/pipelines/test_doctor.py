@@ -9,7 +9,7 @@ import pytest
 
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.doctor.needs import Needs, needs
+from gauntlet.pipelines.vertex.doctor import Needs, needs
 from tests.fakes.cloud import CLOSED_PORT, Trust
 from tests.fakes.google_rest import RestProject
 

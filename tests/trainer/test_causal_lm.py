@@ -16,9 +16,10 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.causal_lm.lora import base_name
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, network_of
 from gauntlet.tasks.language.language_models import find_language_model, load_network
-from gauntlet.tasks.language.manifest import ConversationDataset, LanguageTraining
+from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.trainer.parameters import changing, count
 from gauntlet.trainer.run import TrainingRun, train
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama

@@ -28,15 +28,11 @@ from gauntlet.serving.generation import Generator
 from gauntlet.serving.verification import verify
 from gauntlet.tasks.causal_lm.conversion import build, timed_prompts
 from gauntlet.tasks.causal_lm.evaluation import LocalModel
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import network_of
 from gauntlet.tasks.language.answers import Prompts
 from gauntlet.tasks.language.language_models import find_language_model, load_network
-from gauntlet.tasks.language.manifest import (
-    ConversationDataset,
-    LanguageEvaluation,
-    LanguageGates,
-    LanguageTraining,
-)
+from gauntlet.tasks.language.manifest import ConversationDataset, LanguageEvaluation, LanguageGates
 from gauntlet.trainer.run import TrainingRun, train
 from tests.language_models import conversations, write_jsonl, write_llama
 

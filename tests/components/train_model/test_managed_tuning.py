@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends import gemini as client
-from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.backends.google import gemini as client
+from gauntlet.backends.google.calls import QuotaError
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
-from gauntlet.manifests.tasks import dataset_of
+from gauntlet.manifests.schema import section_of
 from gauntlet.serving.bundle import read_info
 from gauntlet.tasks.managed_causal_lm import training as managed
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
@@ -48,7 +48,7 @@ def splits(tmp_path: Path) -> Path:
     content = {"name": "talk", "version": "1", "uri": str(data), "tokenizer": "gemini-2.5-flash"}
     content |= {"checks": {"exact_duplicates": {"severity": "warn"}, "leakage": {"severity": "warn"}}}
     content |= {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
-    section = dataset_of("causal_lm", content)
+    section = section_of("managed_causal_lm", "dataset", content)
     validate_data(section, 1, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
     return tmp_path / "splits"
 
@@ -58,7 +58,7 @@ def section(**settings: Any) -> ManagedTraining:
 
 
 def tune(splits: Path, folder: Path, settings: ManagedTraining, place: str = PLACE) -> dict[str, float]:
-    return managed.run(
+    return managed.train(
         section=settings,
         name="talk",
         manifest_sha256="0" * 64,

@@ -13,7 +13,7 @@ from gauntlet.components.validate_data.rejected import harmless
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.tasks import dataset_of
+from gauntlet.manifests.schema import section_of
 from gauntlet.pipelines.cli import main
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.text_classification.manifest import TextDataset
@@ -111,7 +111,7 @@ def test_the_settings_together_let_all_of_the_data_through(tmp_path: Path) -> No
             _, _, check, bound = key.split(".")
             checks.setdefault(check, {})[bound] = value
     again = tmp_path / "again"
-    section = dataset_of("text_classification", content | {"checks": checks})
+    section = section_of("text_classification", "dataset", content | {"checks": checks})
     run(section, 0, again / "splits", again / "checks.json", again / "report.html")
     assert (again / "splits" / "statistics.json").is_file()
     assert {row["check"] for row in rejected(again)} >= {"empty_values", "unknown_labels", "exact_duplicates"}
@@ -129,7 +129,7 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     train[0][7] = 9
     train[1][[2, 5]] = 30
     content = drawn_images.dataset(drawn_images.write_files(tmp_path / "idx", train, draw(20, seed=1)))
-    refused(dataset_of("image_classification", content), tmp_path / "images")
+    refused(section_of("image_classification", "dataset", content), tmp_path / "images")
     listed = rejected(tmp_path / "images")
     assert [(row["line"], row["value"]) for row in listed if row["check"] == "unknown_labels"] == [
         ("image 2", "30"),
@@ -141,7 +141,7 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     splits = read_splits(folder)
     splits["train"][3]["grade"] = 11
     write_splits(folder, splits)
-    refused(dataset_of("ordinal_grading", drawn_cards.dataset(folder)), tmp_path / "cards_out")
+    refused(section_of("ordinal_grading", "dataset", drawn_cards.dataset(folder)), tmp_path / "cards_out")
     wrong = [row for row in rejected(tmp_path / "cards_out") if row["check"] == "grade_range"]
     assert [(row["line"], row["reason"]) for row in wrong] == [
         ("train[3]", "grade 11, expected a whole number from 1 to 10")
