@@ -57,7 +57,7 @@ from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.session import Device, open_session
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.saved_model import load_model, read_record
 
 BATCH_SIZES = (1, 8, 32)
 SORTED_BATCH = 32

@@ -33,7 +33,7 @@ from gauntlet.components.convert_to_onnx.rows import TextRows, read_rows
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
 from gauntlet.components.convert_to_onnx.timing import Contender, draw_rows, measure
 from gauntlet.manifests.conversion import CandidateName
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.saved_model import load_model, read_record
 
 LARGEST_DIFFERENCE, DIFFERENT_LABELS, NEIGHBOUR_DIFFERENCE = 0.25, 0.01, 0.001
 CANDIDATES: tuple[CandidateName, ...] = (

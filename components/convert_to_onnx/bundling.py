@@ -23,6 +23,7 @@ from gauntlet.components.convert_to_onnx.timing import Clock, Latency
 from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.serving.bundle import (
     MODEL_FILE,
@@ -34,7 +35,6 @@ from gauntlet.serving.bundle import (
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
-from gauntlet.trainer.checkpoint import TrainingRecord
 
 UNKNOWN = "unknown"  # where the environment does not say
 DTYPES = {

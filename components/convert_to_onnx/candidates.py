@@ -22,7 +22,7 @@ from gauntlet.components.convert_to_onnx.export import (
 from gauntlet.components.convert_to_onnx.pruning import prune_embedding
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.conversion import STUDENT, CandidateName
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from gauntlet.components.convert_to_onnx.parity import Indices
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.images import ImageInputs
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.ordinal_grading.manifest import SIDES
-from gauntlet.trainer.checkpoint import TrainingRecord
 from gauntlet.trainer.splits import read_cards, read_images, read_split
 
 EXCERPT_CHARACTERS = 160

@@ -54,10 +54,11 @@ from gauntlet.components.convert_to_onnx.timing import (
     time_tokenizing,
 )
 from gauntlet.components.step import write_json
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 
 COMPILED = "compiled"
 

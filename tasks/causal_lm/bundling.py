@@ -25,6 +25,7 @@ from gauntlet.components.convert_to_onnx.timing import Clock, Latency
 from gauntlet.components.convert_to_onnx.timing_worker import NEW_TOKENS
 from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.serving.bundle import (
     MODEL_FILE,
@@ -37,7 +38,6 @@ from gauntlet.serving.bundle import (
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.tasks.causal_lm.parity import DecoderParity
 from gauntlet.tasks.causal_lm.training import ADAPTER_FOLDER
-from gauntlet.trainer.checkpoint import TrainingRecord
 
 Candidate = Trial[DecoderParity] | Failed
 

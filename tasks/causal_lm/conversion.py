@@ -32,6 +32,7 @@ from gauntlet.components.convert_to_onnx.shipping import ship
 from gauntlet.components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
 from gauntlet.components.convert_to_onnx.timing_worker import NEW_TOKENS
 from gauntlet.components.step import write_json
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
@@ -56,7 +57,6 @@ from gauntlet.tasks.causal_lm.quantization import (
 from gauntlet.tasks.causal_lm.training import network_of
 from gauntlet.tasks.language.language_models import context_of
 from gauntlet.tasks.language.packing import token_rows
-from gauntlet.trainer.checkpoint import TrainingRecord
 from gauntlet.trainer.splits import read_split
 
 PARITY_ROWS = 16

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.checkpoint import TrainingRecord, read_record, write_checkpoint
+from gauntlet.trainer.saved_model import read_record, write_checkpoint
 
 
 def record(epoch: int) -> TrainingRecord:

@@ -21,10 +21,11 @@ from gauntlet.components.convert_to_onnx.export import signature_of_images
 from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
 from gauntlet.components.convert_to_onnx.rows import ImageRows, read_rows
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import CandidateName, Conversion
 from gauntlet.serving.session import open_session
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig
-from gauntlet.trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
+from gauntlet.trainer.saved_model import load_model, write_checkpoint
 from tests.drawn_images import SHAPES, SIDE, draw
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 
