@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from gauntlet.contracts.document import Document
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 
 StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "max_cost reached"]
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
@@ -44,7 +44,7 @@ class Epoch(_OfTraining):
     def score(self, metric: str) -> float:
         """The validation metric by which epochs are compared: higher is better."""
         value = self.validation[metric]
-        return math.nan if value is None else as_score(metric, value)
+        return math.nan if value is None else known_metric(metric).as_score(value)
 
     def tracked(self) -> dict[str, float]:
         """Every number of the epoch by its name in a tracker."""

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gauntlet.backends.factory import open_tracking
 from gauntlet.backends.storage import join, replace_folder
-from gauntlet.backends.tracking import Run, Untracked, open_tracking
+from gauntlet.backends.tracking import TrackedRun
 from gauntlet.contracts.training import BUDGET_REASONS, Epoch, History, TrainingHistory, TrainingRecord
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.schema import canonical_json
@@ -215,7 +216,7 @@ def distil(
     seconds_before: float,
     device: torch.device,
     world: World,
-    tracker: Run,
+    tracker: TrackedRun,
     states: StateStore | None,
     preempted: Callable[[], bool],
 ) -> TrainingHistory:
@@ -296,9 +297,9 @@ def state_store(
     return StateStore(uri, settings, run.section.resume)
 
 
-def _tracking(run: TrainingRun, world: World) -> Run:
+def _tracking(run: TrainingRun, world: World) -> TrackedRun:
     if not world.is_first:
-        return Untracked()
+        return TrackedRun()
     section = run.section
     return vertex_trial(section.early_stopping.metric) or open_tracking(
         run.tracking_uri,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gauntlet.backends.tracking import Run, Untracked
+from gauntlet.backends.tracking import TrackedRun
 from gauntlet.contracts.training import TrainingHistory, tracked_name
 from gauntlet.manifests.errors import GauntletError
 
@@ -41,13 +41,14 @@ def vertex_trial(metric: str) -> VertexTrial | None:
     return VertexTrial(trial, metric, Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE)))
 
 
-class VertexTrial(Untracked):
+class VertexTrial(TrackedRun):
     """A tracker that reports `metric` to the tuning job after every epoch, and nothing else.
 
     The job depends on this file, so training ends if it cannot be written.
     """
 
     def __init__(self, trial: str, metric: str, file: Path) -> None:
+        super().__init__()
         self._trial = trial
         self._metric = metric
         self._file = file
@@ -81,7 +82,7 @@ class VertexTrial(Untracked):
 class StudentTracker:
     """Renames a student's metrics for a tracker: `student_validation_macro_f1`, `step/student_loss`."""
 
-    def __init__(self, tracker: Run) -> None:
+    def __init__(self, tracker: TrackedRun) -> None:
         self._tracker = tracker
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -93,16 +94,16 @@ class StudentTracker:
         self._tracker.log_metrics(renamed, step)
 
 
-def track_classes(history: TrainingHistory, labels: Sequence[str], tracker: Run) -> None:
+def track_classes(history: TrainingHistory, labels: Sequence[str], tracker: TrackedRun) -> None:
     """Track the best epoch's metrics of each class, if rows have classes."""
     if history.confusion:
         tracker.log_metrics(tracked_class_metrics(history.confusion, labels), history.best_epoch)
         tracker.log_text("classes.txt", class_report(history.confusion, labels))
 
 
-def track_files(document: dict[str, Any], tracker: Run) -> None:
+def track_files(document: dict[str, Any], tracker: TrackedRun) -> None:
     """Track the history and its curves, if there is a tracker."""
-    if not isinstance(tracker, Untracked):
+    if tracker.has_trackers:
         from gauntlet.trainer.curves import curves_svg
 
         tracker.log_text("history.json", json.dumps(document, indent=2))

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from gauntlet.contracts.training import BUDGET_REASONS, Epoch, Step, StopReason, TrainingHistory
-from gauntlet.manifests.metrics import metric_name
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.training import Resources
 from gauntlet.trainer.budget import Budget
 from gauntlet.trainer.usage_monitor import GB, UsageMonitor, with_sample
@@ -149,7 +149,9 @@ class Progress:
     def epoch(self, epoch: Epoch, best: bool) -> None:
         """Print the line of an epoch that has ended."""
         self._printed, self._rows_printed = time.monotonic(), 0
-        figures = "  ".join(f"{metric_name(key)} {value:.4f}" for key, value in epoch.validation.items())
+        figures = "  ".join(
+            f"{known_metric(key).title} {value:.4f}" for key, value in epoch.validation.items()
+        )
         print(
             f"epoch {epoch.epoch}/{self._epochs} done  training loss {epoch.training['loss']:.4f}, "
             f"validation: {figures}  {epoch.examples_per_second:.0f} examples/s{'  (best)' if best else ''}",

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from gauntlet.backends.kubeflow import RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.backends.processes import RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.components.step import write_json, write_text
 from gauntlet.contracts.training import History, tracked_name
 from gauntlet.trainer.curves import curves_page

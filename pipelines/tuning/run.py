@@ -104,8 +104,8 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
     """
     splits = folder / "splits"
     validate_data(
+        task=manifest.task,
         section=manifest.dataset,
-        seed=manifest.seed,
         splits_path=splits,
         checks_path=folder / "checks.json",
         report_path=folder / "data.html",

@@ -5,17 +5,19 @@ from __future__ import annotations
 from math import inf
 
 from gauntlet.manifests.kinds import Metric, TaskKind
+from gauntlet.tasks.language import ANSWER_METRICS
 
 KIND = TaskKind(
     interface=1,
     name="causal_lm",
     title="Causal language model",
     metrics=(
-        Metric("perplexity", "perplexity", better="lower", domain=(1.0, inf)),
-        Metric("rouge_l", "ROUGE-L"),
+        Metric("perplexity", "perplexity", better="lower", domain=(1.0, inf), digits=2, registered=True),
+        Metric("token_accuracy", "token accuracy"),
+        *ANSWER_METRICS,
     ),
     manifest="gauntlet.tasks.causal_lm.manifest:LanguageManifest",
-    data="gauntlet.tasks.language.data",
+    data="gauntlet.tasks.causal_lm.data",
     training="gauntlet.tasks.causal_lm.training",
     conversion="gauntlet.tasks.causal_lm.conversion",
     evaluation="gauntlet.tasks.language.evaluation",

@@ -25,8 +25,10 @@ from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts.training import History
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.schema import canonical_json
-from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.serving.bundle import BundleInfo, write_bundle
+from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
+from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 from gauntlet.trainer.process import noticing_sigterm
 from gauntlet.trainer.splits import read_split, read_statistics
 
@@ -111,7 +113,7 @@ def place_of(uri: str) -> VertexLocation:
     place = VertexLocation.of(uri) if uri.startswith(SCHEME) else None
     if place is None or place.staging is None:
         raise UsageError(
-            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/LOCATION?staging=gs://BUCKET/FOLDER, as "
+            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/REGION?staging=gs://BUCKET/FOLDER, as "
             "a managed model is tuned on Vertex AI. On this machine set GAUNTLET_PROJECT, GAUNTLET_REGION "
             "and GAUNTLET_ROOT."
         )
@@ -279,7 +281,7 @@ def _write_bundle(
     }
     info = BundleInfo(
         name=name,
-        task=MANAGED_TASK,
+        task=KIND.name,
         labels=(),
         inputs=(),
         outputs=(),

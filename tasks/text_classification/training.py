@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from gauntlet.serving.tokenizer import largest_id
+from gauntlet.serving.texts import largest_id
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.text_classification.encoder_files import find_encoder, require_positions
 from gauntlet.tasks.text_classification.manifest import TextTraining

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.home import Home
 from tests.end_to_end.conftest import System
 from tests.fakes.gemini import PARENT, Answer, FakeGemini
 from tests.language_models import conversations, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 QUESTION = re.compile(r"How do (\w+) make you feel when you are (\w+)\?")
 
 

@@ -9,10 +9,9 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from gauntlet.backends.tracking import Untracked
 from gauntlet.contracts.training import tracked_name
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
@@ -63,7 +62,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     return history.epochs[history.best_epoch - 1].score(job.metric)
 
 
-class TrialTracker(Untracked):
+class TrialTracker:
     """Reports each epoch's score to the study, and ends the trial if the pruner says so."""
 
     def __init__(self, trial: optuna.Trial, metric: str, epochs: int) -> None:
@@ -80,6 +79,6 @@ class TrialTracker(Untracked):
         value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
-        self._trial.report(as_score(self._metric, value), step)
+        self._trial.report(known_metric(self._metric).as_score(value), step)
         if step < self._epochs and self._trial.should_prune():
             raise optuna.TrialPruned
