@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gauntlet.backends.registry import (
     CHALLENGER,
     STAGING,
     Approval,
     ModelVersion,
     Registry,
+    bundle_folder,
     went_through_stages,
 )
 from gauntlet.components.gate_model.table import print_table
+from gauntlet.contracts.verdict import StageName
 from gauntlet.manifests.errors import RejectedError, UsageError
+from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.pipelines.terminal import console
-from gauntlet.tasks.therapy.manifest import StageName
-from gauntlet.tasks.therapy.stages import recheck
+from gauntlet.serving.bundle import BundleError, read_info
 
 LONGEST_REASON = 500
 
@@ -60,7 +65,7 @@ def promote_version(
             f"--approver: found {approver or 'nothing'!r}, expected "
             + ("the name of who approves this." if to == "production" else "nothing for staging.")
         )
-    decision = recheck(evidence, to)
+    decision = _kind_of(target, evidence).function("gates", "recheck")(evidence, to)
     print_table(decision, console)
     if decision.decision != "promote":
         raise RejectedError(
@@ -72,6 +77,17 @@ def promote_version(
         staged = store.stage(name, target.version)
         return f"{name} {staged.version} is staging"
     return str(store.promote(name, target.version, compared_with=evidence["champion"], approval=approval))
+
+
+def _kind_of(version: ModelVersion, evidence: Mapping[str, Any]) -> TaskKind:
+    """The task kind of a version. Evidence of older versions does not name it, but the bundle does."""
+    if "task" in evidence:
+        return task_kind(evidence["task"])
+    try:
+        with bundle_folder(version) as folder:
+            return task_kind(read_info(folder).task)
+    except BundleError as error:
+        raise UsageError(f"{version.name} {version.version}: {error}. Register the model again.") from None
 
 
 def approval_of(approver: str | None, reason: str | None) -> Approval | None:

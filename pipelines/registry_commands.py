@@ -26,6 +26,7 @@ from gauntlet.backends.registry import (
     open_registry,
     turns,
 )
+from gauntlet.contracts.verdict import StageName
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.kinds import registered_metrics
 from gauntlet.pipelines.home import gauntlet_home
@@ -36,7 +37,6 @@ from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info
 from gauntlet.serving.generation import Generator, PromptError
 from gauntlet.serving.inputs import Image, InputError, Rows
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.therapy.manifest import StageName
 
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model's name; needed if there are several.")

@@ -29,6 +29,7 @@ def gate_model(
         from gauntlet.manifests.tasks import gates_of
 
         result = gate(
+            task=task,
             gates=gates_of(task, given(gates)),
             scores=Path(scores.path),
             candidates=Path(candidates.path),

@@ -14,8 +14,11 @@ from gauntlet.components.step import read_json
 from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
+from gauntlet.tasks.language.evaluation import evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
+
+__all__ = ["evaluate", "open_model", "registry_scores"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,8 @@ class ManagedModel:
         if silent := answers.count(""):
             print(f"warning: {silent} of {len(answers)} prompts were not answered, by the vendor's filter")
         return answers
+
+
+def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
+    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    return ManagedModel(bundle, settings)

@@ -22,14 +22,14 @@ from gauntlet.components.convert_to_onnx.admission import refusal
 from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
 from gauntlet.components.convert_to_onnx.rows import ImageRows
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, score
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.manifests.gates import Gates
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.networks import ImageClassifier
@@ -123,7 +123,7 @@ def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:
 
 def failing(scores: dict[str, Any], history: dict[str, Any]) -> set[str]:
     """The gate's rules on quality that fail; there are no floors."""
-    decision = decide(Gates(min_macro_f1=0.0), read_figures(scores, {}, history, {}, None))
+    decision = decide(RULES, Documents(Gates(min_macro_f1=0.0).model_dump(), scores, {}, history))
     quality = {"macro_f1", "accuracy", "validation_gap"}
     return {rule.rule for rule in decision.rules if rule.verdict == "fail"} & quality
 
