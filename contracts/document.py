@@ -61,7 +61,7 @@ class Document(BaseModel):
 
         Raises:
             UsageError: There is no such file.
-            GauntletError: It is no such document; the message names all faults.
+            GauntletError: The content is not such a document; the message names all faults.
         """
         try:
             return cls.model_validate(parse_json(Path(path).read_bytes()))
@@ -79,7 +79,7 @@ class Document(BaseModel):
 
     @classmethod
     def read_tolerantly(cls, data: bytes | str) -> tuple[Self | None, tuple[str, ...]]:
-        """All that can be read, and what could not be read, in words; None if `data` is no JSON object.
+        """All that can be read, and what could not be read, in words; None if `data` is not a JSON object.
 
         A field that is missing or broken has its default, or None where it has no default, whatever its type
         says. The same holds within nested documents.
@@ -123,7 +123,7 @@ def parse_json(data: bytes | str) -> Any:
     """The content of a JSON file; NaN and infinity, which some writers put there, are None.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
     """
     try:
         return json.loads(data, parse_constant=lambda _: None)

@@ -17,7 +17,7 @@ KIND = TaskKind(
         *ANSWER_METRICS,
     ),
     manifest="gauntlet.tasks.causal_lm.manifest:LanguageManifest",
-    data="gauntlet.tasks.language.data",
+    data="gauntlet.tasks.causal_lm.data",
     training="gauntlet.tasks.causal_lm.training",
     conversion="gauntlet.tasks.causal_lm.conversion",
     evaluation="gauntlet.tasks.causal_lm.evaluation",

@@ -16,10 +16,10 @@ KIND = TaskKind(
     manifest="gauntlet.tasks.image_classification.manifest:ImageManifest",
     data="gauntlet.tasks.image_classification.data",
     training="gauntlet.tasks.image_classification.training",
-    conversion="gauntlet.tasks.image_classification.conversion",
+    conversion="gauntlet.tasks.images.conversion",
     evaluation="gauntlet.tasks.classification.evaluation",
     gates="gauntlet.tasks.classification.gates",
     report="gauntlet.tasks.classification.report",
-    serving="gauntlet.tasks.image_classification.serving",
+    serving="gauntlet.tasks.images.serving",
     tiny="gauntlet.tasks.image_classification.tiny",
 )

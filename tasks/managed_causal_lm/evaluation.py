@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gauntlet.backends.gemini import Drawing, Gemini
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google.gemini import Drawing, Gemini
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.step import read_json
-from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
+from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
 from gauntlet.tasks.language.evaluation import evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
+from gauntlet.tasks.managed_causal_lm import KIND
+from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 
 __all__ = ["evaluate", "open_model", "registry_scores"]
 
@@ -57,7 +59,7 @@ class ManagedModel:
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)
         self._settings = settings
-        self._gemini = Gemini(VertexPlace(self._endpoint.project, self._endpoint.location))
+        self._gemini = Gemini(VertexLocation(self._endpoint.project, self._endpoint.location))
 
     @property
     def not_measured(self) -> Mapping[str, str]:
@@ -81,7 +83,7 @@ class ManagedModel:
 
     def unlike(self, other: Path) -> str | None:
         """A model with tokens of its own has its prompts rendered otherwise."""
-        return None if read_info(other).task == MANAGED_TASK else "is no managed model"
+        return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:
         """As a request of one turn."""

@@ -20,7 +20,7 @@ from gauntlet.components.training_rows import (
 )
 from gauntlet.components.validate_data.run import run
 from gauntlet.components.validate_data.text import KEY_FORM, normalise
-from gauntlet.serving.bundle import MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.serving.bundle import BundleInfo, write_bundle
 from gauntlet.tasks.text_classification.manifest import TextDataset
 
 PRINTS = ["5b37ad52ad02248d", "e7850fd669e4ca36", "c08ac997e627f1fd", "658e5562f447b921", "73bb5f85a8a65043"]
@@ -37,7 +37,7 @@ def validate(folder: Path, rows: list[tuple[str, str]], **settings: Any) -> Path
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "rows.csv", index=False)
     content = {"name": "moods", "version": "1", "uri": str(folder / "rows.csv"), "labels": ["joy", "fear"]}
     section = TextDataset.model_validate(content | settings)
-    run(section, 0, folder / "splits", folder / "checks", folder / "report")
+    run("text_classification", section, folder / "splits", folder / "checks", folder / "report")
     return folder / "splits"
 
 
@@ -50,7 +50,7 @@ def bundle_of(folder: Path, splits: Path | None) -> tuple[Path, BundleInfo]:
     (folder.parent / "endpoint.json").write_text("{}")
     info = BundleInfo(
         name="moods",
-        task=MANAGED_TASK,
+        task="managed_causal_lm",
         labels=(),
         inputs=(),
         outputs=(),

@@ -12,7 +12,8 @@ import yaml
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob
 
-from gauntlet.backends.registry import ModelVersion, bundle_folder, open_registry
+from gauntlet.backends.factory import bundle_folder, open_registry
+from gauntlet.backends.registry import ModelVersion
 from gauntlet.pipelines.vertex import follow
 from gauntlet.serving.bundle import read_info
 from tests.drawn_images import FILES, draw, write_files
@@ -22,6 +23,7 @@ from tests.fakes.execution import Execution
 from tests.fakes.google_api import Failure
 from tests.pipelines.test_cli import gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 REUSABLE = {"validate-data", "train-model", "convert-to-onnx"}
 PLACE = f"projects/demo/locations/{FakeCloud.LOCATION}"
 REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet"

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.comparison.differences import Difference, PairedRows
 from gauntlet.pipelines.comparison.page import Comparison, compare, confusion_cells, render
 from gauntlet.pipelines.comparison.runs import read_pair
 from gauntlet.pipelines.home import Home, RunRecord
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import assess
 
 CLASSES = ("calm", "angry <b>", "glad")

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.smoke.run import Smoke, smoke_table
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from tests.pipelines.test_cli import ROOT, gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 MANIFESTS = sorted(path for path in (ROOT / "manifests").glob("*.yaml") if path.stem != "gemini_lm")
 
 

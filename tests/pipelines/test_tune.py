@@ -15,12 +15,13 @@ import yaml
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.tuning import workers
-from gauntlet.pipelines.tuning.command import duration
+from gauntlet.pipelines.tuning.run import duration
 from gauntlet.pipelines.tuning.workers import alone
 from gauntlet.trainer.tuning.study import best_trial, finished_trials, open_study
 from tests.conftest import LABELS, class_rows
 from tests.pipelines.test_cli import gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "epochs": {"low": 2, "high": 3},

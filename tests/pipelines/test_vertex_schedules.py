@@ -15,9 +15,9 @@ from google.cloud import aiplatform_v1 as vertex
 from google.cloud import scheduler_v1
 from google.protobuf import json_format
 
-from gauntlet.backends import vertex_calls
-from gauntlet.backends.vertex_place import VertexPlace
-from gauntlet.backends.vertex_schedules import PipelineSchedules
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.jobs import PipelineSchedules
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.gate_model.component import gate_model
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.vertex.schedules import cron_fault, read_schedules
@@ -34,8 +34,8 @@ TRAINING_ACCOUNT = "training@demo.iam.gserviceaccount.com"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+    monkeypatch.setattr(calls, "SECONDS_TO_ANSWER", 2.0)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 3.0)
 
 
 @pytest.fixture
@@ -197,12 +197,20 @@ def test_an_answer_that_is_lost_after_a_schedule_was_made_makes_no_second_one(
     assert [schedule.state for schedule in there(place)] == [State.PAUSED]
 
 
-def test_a_schedule_that_was_not_made_is_said_not_to_be(
+def test_a_schedule_that_was_not_made_is_made_by_a_retry(place: FakeCloud, write: Callable[..., str]) -> None:
+    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)]
+    assert apply(write()) == 0
+    assert len(there(place)) == 1
+
+
+def test_a_service_that_stays_down_makes_no_schedule_and_says_so(
     place: FakeCloud, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)]
+    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)] * 100
     assert apply(write()) == 1
-    assert "no schedule was made" in capsys.readouterr().err
+    assert "cannot be reached (told to fail)" in capsys.readouterr().err
+    place.api.failures.clear()
+    assert there(place) == []
     assert apply(write()) == 0
 
 
@@ -293,7 +301,7 @@ def test_a_schedule_that_ended_in_between_is_not_said_to_be_paused(
     place: FakeCloud, write: Callable[..., str]
 ) -> None:
     assert apply(write()) == 0
-    schedules = PipelineSchedules(VertexPlace("demo", place.LOCATION))
+    schedules = PipelineSchedules(VertexLocation("demo", place.LOCATION))
     there(place)[0].state = State.COMPLETED
     with pytest.raises(GauntletError, match="is COMPLETED"):
         schedules.pause(there(place)[0].name)
@@ -312,7 +320,7 @@ def test_the_service_refuses_a_schedule_that_is_none(
     change: dict[str, Any], words: str, place: FakeCloud, write: Callable[..., str]
 ) -> None:
     assert apply(write()) == 0
-    schedules = PipelineSchedules(VertexPlace("demo", place.LOCATION))
+    schedules = PipelineSchedules(VertexLocation("demo", place.LOCATION))
     good = vertex.Schedule.to_dict(there(place)[0])
     kept = ("display_name", "cron", "max_concurrent_run_count", "create_pipeline_job_request")
     with pytest.raises(GauntletError, match=words):

@@ -8,7 +8,7 @@ from typing import Any
 
 from gauntlet.components.gate_model.rules import MISSING, Documents
 from gauntlet.contracts.verdict import Decision
-from gauntlet.manifests.gates import Gates
+from gauntlet.tasks.classification.manifest import Gates
 
 GATES = Gates(
     min_macro_f1=0.80,

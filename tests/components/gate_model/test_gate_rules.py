@@ -7,9 +7,9 @@ import pytest
 
 from gauntlet.components.gate_model.rules import MISSING, Documents, advice_of, decide
 from gauntlet.contracts.verdict import Decision
-from gauntlet.manifests.gates import GradingGates
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.ordinal_grading.gates import RULES as GRADING_RULES
+from gauntlet.tasks.ordinal_grading.manifest import GradingGates
 from tests.components.gate_model.documents import GATES, GOOD, SHA256, changed, failing, note_of
 
 MACRO_F1 = "scores.challenger.lower_bounds.macro_f1"

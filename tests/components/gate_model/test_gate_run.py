@@ -16,8 +16,8 @@ from gauntlet.components.gate_model.run import gate
 from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.contracts.verdict import Decision
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.tasks.classification.gates import RULES
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, assess
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.components.gate_model.documents import GATES, GOOD
@@ -173,7 +173,9 @@ def test_a_bundle_whose_rows_change_each_other_is_rejected(tmp_path: Path) -> No
     """Its certificate says otherwise: only the verification of the file itself can tell."""
     inputs = write_inputs(tmp_path, SCORES)
     inputs["bundle"] = write_certified_bundle(tmp_path / "padded", scores_by_padding())
-    decision = gate("text_classification", GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
+    decision = gate(
+        "text_classification", GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table"
+    )
     assert [rule.rule for rule in decision.rules if rule.verdict == "fail"] == ["bundle"]
     assert "a row's probabilities change by 0.5" in decision.reasons[0]
 
@@ -184,7 +186,9 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
     scores = deepcopy(SCORES)
     scores["challenger"]["lower_bounds"]["macro_f1"] = float("nan")  # type: ignore[index]
     verdict, table = tmp_path / "out" / "verdict", tmp_path / "out" / "table"
-    decision = gate("text_classification", GATES, **write_inputs(tmp_path, scores), verdict=verdict, table=table)
+    decision = gate(
+        "text_classification", GATES, **write_inputs(tmp_path, scores), verdict=verdict, table=table
+    )
 
     written = json.loads(verdict.read_text(encoding="utf-8"))
     assert decision.decision == written["decision"] == "reject"

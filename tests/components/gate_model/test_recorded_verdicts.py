@@ -17,7 +17,7 @@ from gauntlet.components.gate_model.rules import Documents
 from gauntlet.components.gate_model.run import judge_by_kind
 from gauntlet.components.gate_model.table import markdown
 from gauntlet.manifests.kinds import task_kind
-from gauntlet.manifests.tasks import gates_of
+from gauntlet.manifests.schema import section_of
 
 RECORDED = Path(__file__).parents[2] / "recorded"
 
@@ -34,7 +34,7 @@ def recorded_runs() -> list[Any]:
 def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, tmp_path: Path) -> None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     found = Documents(
-        gates=gates_of(recorded["task"], recorded["gates"]).model_dump(),
+        gates=section_of(recorded["bundle"]["task"], "gates", recorded["gates"]).model_dump(),
         scores=recorded["runs"][run]["scores"],
         candidates=recorded["candidates"],
         history=recorded["history"],

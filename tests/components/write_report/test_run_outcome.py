@@ -17,8 +17,8 @@ from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
 from gauntlet.components.write_report.render import render
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
-from gauntlet.manifests.gates import Gates
 from gauntlet.tasks.classification.gates import RULES
+from gauntlet.tasks.classification.manifest import Gates
 
 
 def ended(
