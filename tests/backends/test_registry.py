@@ -12,7 +12,8 @@ import pytest
 
 from gauntlet.backends.content_store import keep_bundle
 from gauntlet.backends.local.mlflow_database import open_client
-from gauntlet.backends.local.registry import MlflowRegistry, all_pages
+from gauntlet.backends.local.mlflow_server_registry import all_pages
+from gauntlet.backends.local.registry import MlflowRegistry
 from gauntlet.backends.registry import Approval, ModelVersion, open_registry, turns
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
