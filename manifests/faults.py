@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gauntlet.manifests.errors import Fault, UsageError
-from gauntlet.manifests.kinds import TaskKind, installed_kinds, kind_names, task_kind
+from gauntlet.manifests.kinds import installed_kinds, kind_names, manifest_classes, task_kind
 from gauntlet.manifests.schema import Manifest
 
 LONGEST_VALUE_SHOWN = 60
@@ -47,15 +47,16 @@ def task_fault(file: str, content: Mapping[str, Any]) -> Fault | None:
 
 def faults_of_any_kind(file: str, content: Mapping[str, Any]) -> list[Fault]:
     """If the task is unknown: what is wrong with the content for every task kind that may be meant."""
-    names = kind_names()
-    meant = get_close_matches(str(content.get("task")), names, n=1) or names
-    found = [_faults_as(task_kind(name), file, content) for name in meant]
+    manifests = manifest_classes()
+    meant = get_close_matches(str(content.get("task")), manifests, n=1) or manifests
+    found = [_faults_as(name, manifests[name], file, content) for name in meant]
     return [fault for key, fault in found[0].items() if all(key in others for others in found)]
 
 
-def _faults_as(kind: TaskKind, file: str, content: Mapping[str, Any]) -> dict[str, Fault]:
-    manifest = kind.manifest_class()
-    as_of_kind = {**content, "task": kind.name}
+def _faults_as(
+    name: str, manifest: type[Manifest], file: str, content: Mapping[str, Any]
+) -> dict[str, Fault]:
+    as_of_kind = {**content, "task": name}
     try:
         manifest.model_validate(as_of_kind)
     except ValidationError as error:

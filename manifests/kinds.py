@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -136,7 +137,7 @@ class InstalledKind:
     name: str
     distribution: str
     kind: TaskKind | None = None
-    fault: str | None = field(default=None)
+    fault: str | None = None
 
 
 def task_kind(name: str) -> TaskKind:
@@ -203,8 +204,18 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
 def _imported(path: str, what: str) -> ModuleType:
     try:
         return import_module(path)
-    except ImportError as error:
-        raise UsageError(f"{what}: {path} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a module may raise while it is imported
+        fault = f"{path} cannot be imported: {type(error).__name__}: {error}"
+        raise UsageError(f"{what}: {fault}") from error
+
+
+def manifest_classes() -> Mapping[str, Any]:
+    """The manifest class of each kind, by the kind's name, without those that cannot be imported."""
+    found = {}
+    for name in kind_names():
+        with suppress(UsageError):
+            found[name] = task_kind(name).manifest_class()
+    return found
 
 
 def kinds() -> Mapping[str, TaskKind]:

@@ -19,7 +19,7 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.evaluation import CommonEvaluation
 from gauntlet.manifests.gates import CommonGates
-from gauntlet.manifests.kinds import TaskKind, kinds, task_kind
+from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
 from gauntlet.manifests.platforms import Platforms
 from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Name, Section
@@ -125,7 +125,8 @@ def search_class(training: type[Section]) -> type[Search] | None:
 
 def searchable_keys() -> tuple[str, ...]:
     """The keys that `training.search` can have in a manifest of any task kind."""
-    searches = [search_class(section_class(kind.manifest_class(), "training")) for kind in kinds().values()]
+    manifests = manifest_classes().values()
+    searches = [search_class(section_class(manifest, "training")) for manifest in manifests]
     return tuple(dict.fromkeys(key for search in searches if search for key in search.model_fields))
 
 
