@@ -1,4 +1,4 @@
-"""What registries keep in files: bundles, and what versions proved, each under its own sha256."""
+"""The files of registries: bundles and evidence, each stored under its sha256."""
 
 from __future__ import annotations
 
@@ -11,12 +11,46 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gauntlet.backends.factory import bundle_folder
+from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
 from gauntlet.backends.storage import join, read_bytes, replace_folder, upload
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 
+def require_complete(bundle: Path, sha256: str | None = None) -> None:
+    """Refuse a bundle that cannot be registered.
+
+    Raises:
+        GauntletError: The bundle is incomplete or altered.
+    """
+    from gauntlet.serving.bundle import BundleError, read_info
+
+    try:
+        read_info(bundle, sha256)
+    except BundleError as error:
+        raise GauntletError(f"{error}. Convert the model again.") from None
+
+
+def require_bundle(version: ModelVersion, alias: str) -> None:
+    """Refuse an alias for a version whose bundle is missing or altered.
+
+    Raises:
+        GauntletError: It is, or it cannot be read.
+    """
+    from gauntlet.serving.bundle import BundleError, read_info
+
+    try:
+        with bundle_folder(version) as folder:
+            read_info(folder, version.tags.get(BUNDLE_TAG))
+    except (BundleError, UsageError) as error:
+        raise GauntletError(
+            f"model {version.name!r}: version {version.version} cannot become {alias}: {error}. Nothing was "
+            "moved: restore the bundle, or promote another version."
+        ) from None
+
+
 def keep_bundle(bundle: Path, kept: Path) -> Path:
-    """Copy the bundle to `kept`, with `bundle.json` last. A copy that is altered or incomplete is replaced.
+    """Copy the bundle to the folder `kept`, `bundle.json` last. An altered or incomplete copy is replaced.
 
     Raises:
         GauntletError: The bundle is incomplete or altered, or the disk is full.
@@ -26,20 +60,17 @@ def keep_bundle(bundle: Path, kept: Path) -> Path:
     with suppress(BundleError):
         read_info(kept, sha256=kept.name)
         return kept
-    try:
-        read_info(bundle, sha256=kept.name)
-    except BundleError as error:
-        raise GauntletError(f"{error}. Convert the model again.") from None
+    require_complete(bundle, sha256=kept.name)
     try:
         replace_folder(bundle, str(kept), last=BUNDLE_FILE)
-    except BaseException:  # a full disk, Ctrl-C: no half of a bundle stays
+    except BaseException:  # a full disk, Ctrl-C: leave no incomplete copy
         shutil.rmtree(kept, ignore_errors=True)
         raise
     return kept
 
 
 def keep_evidence(folder: Path, evidence: Mapping[str, Any]) -> str:
-    """Write the evidence whole or not at all, and return its sha256."""
+    """Write the evidence, completely or not at all, and return its sha256."""
     content = json.dumps(evidence, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     sha256 = hashlib.sha256(content).hexdigest()
     kept = _file(folder, sha256)
@@ -51,13 +82,13 @@ def keep_evidence(folder: Path, evidence: Mapping[str, Any]) -> str:
 
 
 def read_evidence(folder: Path, sha256: str) -> dict[str, Any]:
-    """The evidence that has this sha256.
+    """The evidence with this sha256.
 
     Raises:
-        GauntletError: It is gone, or was altered.
+        GauntletError: The file is missing or was altered.
     """
     file = _file(folder, sha256)
-    repair = "Run the pipeline again: what a version proved cannot be vouched for without it."
+    repair = "Run the pipeline again: without this file the version has no evidence."
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -69,17 +100,14 @@ def read_evidence(folder: Path, sha256: str) -> dict[str, Any]:
 
 
 def upload_bundle(bundle: Path, kept: str) -> None:
-    """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder that has that is whole.
+    """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder with that file is complete.
 
     Raises:
         GauntletError: The bundle is incomplete or altered, or the bucket is unavailable.
     """
-    from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, read_info
+    from gauntlet.serving.bundle import BUNDLE_FILE
 
-    try:
-        read_info(bundle)
-    except BundleError as error:
-        raise GauntletError(f"{error}. Convert the model again.") from None
+    require_complete(bundle)
     with suppress(UsageError):
         if read_bytes(join(kept, BUNDLE_FILE)) == (bundle / BUNDLE_FILE).read_bytes():
             return
@@ -95,10 +123,10 @@ def upload_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
 
 
 def fetch_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
-    """The evidence that has this sha256, from a folder in a bucket.
+    """The evidence with this sha256, from a folder in a bucket.
 
     Raises:
-        GauntletError: It is gone, or was altered.
+        GauntletError: The file is missing or was altered.
     """
     with tempfile.TemporaryDirectory() as folder:
         name = _file(Path(folder), sha256).name

@@ -59,7 +59,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     data.mkdir(parents=True)
     trained.mkdir()
     splits = data / "splits"
-    validate_data(manifest.dataset, manifest.seed, splits, data / "checks.json", data / "report.html")
+    validate_data(manifest.task, manifest.dataset, splits, data / "checks.json", data / "report.html")
     section = trained_here(manifest.training)
     rows = len(load_task(section, splits).train_lengths)
     per_epoch = math.ceil(rows / section.batch_size)

@@ -93,6 +93,22 @@ class Manifest(Section):
         """The task kind."""
         return task_kind(self.task)
 
+    def require_model(self, file: str) -> None:
+        """Before a run: refuse a pretrained model that is missing here, or cannot do what the manifest asks.
+
+        `file` is the manifest's. What is not on this machine is checked by the step that reads it.
+
+        Raises:
+            ManifestError: It cannot be used.
+        """
+
+    def require_vocabulary(self, file: str) -> None:
+        """Refuse a pretrained model on this machine whose tokenizer does not belong to it.
+
+        Raises:
+            ManifestError: Its tokenizer has more tokens than its embedding, or cannot be read.
+        """
+
     @property
     def sha256(self) -> str:
         """Hash of the content, defaults included, without `platforms`."""

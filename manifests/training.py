@@ -215,6 +215,11 @@ class Training(CommonTraining):
         return False
 
     @property
+    def unread_dimensions(self) -> tuple[str, ...]:
+        """Keys of `search` that no trial would read, because of the section's other keys."""
+        return ()
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """What training consists of."""
         ends = [*accumulate(epochs for epochs, _ in self.plan)]

@@ -11,7 +11,6 @@ from gauntlet.backends.prices import over_budget, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.text_lengths import require_text_length
 
 
 def packaged_manifests() -> list[Path]:
@@ -26,11 +25,11 @@ def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options
 
 
 def require_data(manifest: Manifest, path: Path) -> None:
-    """Refuse data, or an encoder, that are missing on this machine before anything is written.
+    """Refuse data, or a pretrained model, that are missing on this machine before anything is written.
 
-    The encoder must also read texts as long as the manifest says. validate-data checks what lies elsewhere.
+    validate-data checks what lies elsewhere.
     """
-    require_text_length(manifest, path)
+    manifest.require_model(str(path))
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
     if "://" in uri:
         return
@@ -42,25 +41,6 @@ def require_data(manifest: Manifest, path: Path) -> None:
         raise ManifestError(
             [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
         )
-
-
-def require_vocabulary(manifest: Manifest, path: Path) -> None:
-    """Compare the tokenizer of a pretrained model on this machine with the model's embedding.
-
-    Raises:
-        ManifestError: It has more tokens, or cannot be read.
-    """
-    from gauntlet.tasks.texts.vocabulary import check_local_model
-
-    for key in ("encoder", "model"):
-        name = getattr(manifest.training, key, None)
-        if not isinstance(name, str):
-            continue
-        try:
-            check_local_model(name, f"training.{key}")
-        except UsageError as error:
-            expected = "a model whose embedding has every token of its tokenizer"
-            raise ManifestError([Fault(str(path), f"training.{key}", name, expected, str(error))]) from None
 
 
 def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kfp import dsl, kubernetes
 
-from gauntlet.backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.platforms import Kubeflow
 from gauntlet.manifests.schema import Manifest

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion, bundle_folder
+from gauntlet.backends.factory import bundle_folder
+from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.terminal import borderless, console, errors, plain
 from gauntlet.serving.bundle import MANAGED_TASK, Bundle, read_info

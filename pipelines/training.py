@@ -182,7 +182,7 @@ def _dag(
         with _reported(given):
             fingerprinted = _fingerprint(given, dataset)
             fingerprint = fingerprinted.outputs["Output"]
-            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
+            data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
@@ -249,7 +249,7 @@ def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> lis
 
 def _fingerprint(given: _Given, dataset: Any) -> dsl.PipelineTask:
     """What the dataset's files are now, as a parameter; never from the cache."""
-    return fingerprint_data(dataset=dataset, task=given.task, seed=given.seed).set_caching_options(False)
+    return fingerprint_data(dataset=dataset, task=given.task).set_caching_options(False)
 
 
 def _decide(

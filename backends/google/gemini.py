@@ -1,18 +1,25 @@
-"""Gemini on Vertex AI through google-genai: tuning jobs, made once and looked at, and answers.
+"""Gemini on Vertex AI through google-genai: tuning jobs and answers.
 
 https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-use-supervised-tuning
 """
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.calls import find_or_make
+from gauntlet.backends.google.errors import (
+    QuotaError,
+    first_line,
+    not_logged_in,
+    permission_denied,
+    unreachable,
+)
 from gauntlet.backends.google.jobs import CONTENT_LABEL, SYSTEM_LABEL
 from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -23,19 +30,19 @@ ATTEMPTS = 5
 ATTEMPTS_TO_CREATE = 3
 BUSY = (408, 429, 500, 502, 503, 504)
 LOST = (408, 500, 502, 503, 504)
-"""Statuses after which what was asked for may have been done all the same."""
+"""Statuses after which the request may have been carried out nevertheless."""
 
 EXAMPLES_COUNTED_AT_ONCE = 100
 CANCELLING = "JOB_STATE_CANCELLING"
 SUCCEEDED, ENDED = "JOB_STATE_SUCCEEDED", ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED")
 ADAPTER_SIZES = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 THINKING_TOKENS = (("gemini-2.5-pro", 128), ("gemini-2.5-", 0))
-"""The fewest that models of a name's beginning think with, as the vendor advises for tuned ones."""
+"""The smallest thinking budget of models by the prefix of their names, as Google advises for tuned models."""
 
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """A tuning job as it is asked for. `content` is the same for the same job, and for no other."""
+    """A tuning job as it is requested. `content` is a hash of everything that the job depends on."""
 
     model: str
     name: str
@@ -49,7 +56,7 @@ class TuningRequest:
 
 @dataclass(frozen=True)
 class TuningJob:
-    """A job as Vertex AI describes it. `billed_tokens` is of one epoch, when it is known."""
+    """A job as Vertex AI describes it. `billed_tokens` are those of one epoch, if known."""
 
     name: str
     state: str
@@ -65,13 +72,13 @@ class TuningJob:
 
     @property
     def has_failed(self) -> bool:
-        """Whether there will never be one."""
+        """Whether the job ended without a tuned model."""
         return self.state in ENDED
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an answer is drawn: the likeliest tokens at a temperature of 0."""
+    """How the tokens of an answer are sampled: greedily at a temperature of 0."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -81,28 +88,28 @@ class Drawing:
 
 
 class Gemini:
-    """Gemini in a project and a region, as the account that is logged in may use it.
+    """Gemini in a project and a region.
 
     Raises:
-        UsageError: Nobody is logged in, the account may not do this, or Vertex AI refuses the request.
+        UsageError: Nobody is logged in, the account lacks a permission, or Vertex AI refuses the request.
         QuotaError: A quota is used up.
-        GauntletError: The service cannot be reached, or is busy for long.
+        GauntletError: The service cannot be reached, or stays busy.
     """
 
-    def __init__(self, place: VertexLocation) -> None:
-        self._place = place
+    def __init__(self, location: VertexLocation) -> None:
+        self._location = location
         with self._explained():
             from google import genai
 
             self._client: Any = genai.Client(
                 vertexai=True,
-                project=place.project,
-                location=place.region,
+                project=location.project,
+                location=location.region,
                 http_options=_options(ATTEMPTS),
             )
 
     def count_tokens(self, model: str, examples: Sequence[Mapping[str, Any]]) -> int:
-        """Tokens of the examples' contents and instructions, as the model counts them."""
+        """The number of tokens of the examples' contents and instructions, as the model counts them."""
         total = 0
         for start in range(0, len(examples), EXAMPLES_COUNTED_AT_ONCE):
             group = examples[start : start + EXAMPLES_COUNTED_AT_ONCE]
@@ -117,50 +124,44 @@ class Gemini:
         return total
 
     def ensure_job(self, request: TuningRequest) -> TuningJob:
-        """The job that was made for the same content, unless it failed or is being cancelled; else a new one.
+        """The running or finished job of the same content, or a new one.
 
-        A job has no name until it is made and the service takes no request id, so when an answer is lost the
-        job is looked for before it is asked for again.
+        Failed jobs and those that are being cancelled do not count. Vertex AI gives a job its name, and takes
+        no request id, so a job is looked for before each attempt to create it.
         """
-        import httpx
-        from google.genai import errors
+        from google.api_core.retry import Retry
 
-        for attempt in range(1, ATTEMPTS_TO_CREATE + 1):
-            found = self._find(request)
-            if found is not None:
-                return found
-            try:
-                return self._create(request)
-            except (errors.APIError, httpx.TransportError) as error:
-                lost = not isinstance(error, errors.APIError) or error.code in LOST
-                if not lost or attempt == ATTEMPTS_TO_CREATE:
-                    with self._explained(request.model):
-                        raise
-                time.sleep(SECONDS_BEFORE_THE_FIRST_RETRY * attempt)
-        raise AssertionError("the last attempt returns or raises")
+        attempts = count(1)
+
+        def may_retry(error: BaseException) -> bool:
+            return _may_be_lost(error) and next(attempts) < ATTEMPTS_TO_CREATE
+
+        retry = Retry(predicate=may_retry, initial=SECONDS_BEFORE_THE_FIRST_RETRY, timeout=None)
+        with self._explained(request.model):
+            return find_or_make(lambda: self._find(request), lambda: self._create(request), retry)
 
     def job(self, name: str) -> TuningJob:
-        """A job as it is now."""
+        """The current state of a job."""
         with self._explained():
             return _described(self._client.tunings.get(name=name))
 
     def cancel(self, name: str) -> None:
-        """Ask for a job to be ended; it is not yet when this returns."""
+        """Request cancellation. The job may still run when this returns."""
         with self._explained():
             self._client.tunings.cancel(name=name)
 
     def answer(
         self, base_model: str, request: Mapping[str, Any], drawing: Drawing, endpoint: str | None = None
     ) -> str:
-        """What a model, or the endpoint of one that was tuned from it, says; empty when it refuses to."""
+        """The answer of a model, or of the endpoint of a model tuned from it; empty when it is blocked."""
         with self._explained(base_model, endpoint):
-            said = self._client.models.generate_content(
+            answer = self._client.models.generate_content(
                 model=endpoint or base_model,
                 contents=list(request["contents"]),
                 config=_config(base_model, request, drawing),
             )
-        parts = said.candidates[0].content.parts if said.candidates and said.candidates[0].content else None
-        return "".join(part.text or "" for part in parts or ()).strip()
+        content = answer.candidates[0].content if answer.candidates else None
+        return "".join(part.text or "" for part in (content and content.parts) or ()).strip()
 
     def _find(self, request: TuningRequest) -> TuningJob | None:
         content = _label(request)
@@ -177,7 +178,7 @@ class Gemini:
 
     def _create(self, request: TuningRequest) -> TuningJob:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it calls its own tuning experimental, at every call
+            warnings.simplefilter("ignore")  # google-genai warns at every call that tuning is experimental
             job = self._client.tunings.tune(
                 base_model=request.model,
                 training_dataset={"gcs_uri": request.training_uri},
@@ -199,29 +200,26 @@ class Gemini:
 
     @contextmanager
     def _explained(self, model: str | None = None, endpoint: str | None = None) -> Iterator[None]:
-        """Turn a failure into one message; model and endpoint are those that the request names, if any."""
+        """Turn a failure into one message. `model` and `endpoint` are those of the request, if it has any."""
         import httpx
         from google.auth.exceptions import GoogleAuthError
         from google.genai import errors
 
-        host = self._place.host
+        host = self._location.host
         try:
             yield
         except GoogleAuthError as error:
-            raise _not_logged_in(host, error) from None
+            raise not_logged_in(host, error) from None
         except errors.APIError as error:
             if error.code == 404 and endpoint is not None:
                 raise _no_endpoint(endpoint, error) from None
             raise _refusal(host, error, model) from None
         except httpx.TransportError as error:
-            raise GauntletError(
-                f"{host}: out of reach ({type(error).__name__}). Check the network, then run again: a tuning "
-                "job that was made is found again."
-            ) from None
+            raise unreachable(host, type(error).__name__) from None
 
 
 def thinking_tokens(model: str) -> int | None:
-    """The fewest tokens that a base model can be told to think with; None: it takes no such word."""
+    """The smallest thinking budget of a base model, in tokens; None for a model without that setting."""
     return next((tokens for beginning, tokens in THINKING_TOKENS if model.startswith(beginning)), None)
 
 
@@ -254,6 +252,16 @@ def _options(attempts: int) -> dict[str, Any]:
     }
 
 
+def _may_be_lost(error: BaseException) -> bool:
+    """Whether the request may have been carried out, and only the answer is missing."""
+    import httpx
+    from google.genai import errors
+
+    return isinstance(error, httpx.TransportError) or (
+        isinstance(error, errors.APIError) and error.code in LOST
+    )
+
+
 def _label(request: TuningRequest) -> str:
     return request.content[:32]
 
@@ -272,41 +280,27 @@ def _described(job: Any) -> TuningJob:
 
 
 def _refusal(host: str, error: Any, model: str | None) -> GauntletError:
-    message = _first_line(error)
+    message = first_line(error)
     if error.code == 401:
-        return _not_logged_in(host, message)
+        return not_logged_in(host, error)
     if error.code == 403:
-        return UsageError(
-            f"{host}: permission denied ({message}). Give this account the role Vertex AI User, "
-            "roles/aiplatform.user."
-        )
+        return permission_denied(host, error)
     if error.code == 429:
         return QuotaError(
             f"{host}: a quota is used up ({message}). Wait until other tuning jobs or requests have ended, "
-            "or ask for more of it on the console's page Quotas. Then run again."
+            "or request an increase on the console's page Quotas. Then run again."
         )
     if error.code in (400, 404) and model is not None:
         return UsageError(
-            f"training.model: found {model}; {host} says: {message}. Look at the models that can be tuned in "
-            "this region, and at the data if it names rows."
+            f"training.model: found {model}; {host} says: {message}. Check which models can be tuned in this "
+            "region, and the data if it names rows."
         )
     return GauntletError(f"{host}: {message} (status {error.code})")
 
 
 def _no_endpoint(endpoint: str, error: Any) -> UsageError:
     return UsageError(
-        f"{endpoint}: no tuned model answers there ({_first_line(error)}). If it was deleted, have it tuned "
-        "anew by another name or another training.epochs: of the same rows and settings the job that made "
-        "this endpoint is found again."
-    )
-
-
-def _first_line(error: Any) -> str:
-    return str(error.message or error).partition("\n")[0][:300]
-
-
-def _not_logged_in(host: str, cause: object) -> UsageError:
-    return UsageError(
-        f"{host}: not logged in ({str(cause).partition(chr(10))[0][:200]}). Run `gcloud auth "
-        "application-default login`, or this as a service account."
+        f"{endpoint}: no tuned model is deployed there ({first_line(error)}). If it was deleted, tune it "
+        "again under another name or with another training.epochs: for the same rows and settings the job "
+        "that created this endpoint is found again."
     )

@@ -1,4 +1,4 @@
-"""Where on Vertex AI runs are tracked and models registered, as a URI says it, and which names it takes."""
+"""A project and region of Vertex AI as a `vertex://` URI, and names in the form that Vertex AI accepts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ SCHEME = "vertex://"
 
 ID_LENGTH = 128
 TENSORBOARD_ENDING = "-tb-run"
-"""Of the id of the artifact that names a run's TensorBoard run; before it comes the run's own id."""
+"""The suffix, after a run's id, of the artifact that names the run's TensorBoard run."""
 CONTEXT_ID_LENGTH = ID_LENGTH - len(TENSORBOARD_ENDING)
 RUN_NAME_LENGTH = 48
-"""What is left to a run's name at least."""
+"""The length that is always left for a run's name."""
 
 
 @dataclass(frozen=True)
 class VertexLocation:
-    """Where runs are tracked and models registered. One URI can serve for both.
+    """A project and region, with what tracking and the registry use there. One URI can serve for both.
 
     Attributes:
-        tensorboard: The number of the Vertex AI TensorBoard that gets the curves, if any does.
-        staging: The `gs://` folder that gets the files, if any does; a registry's bundles are among them.
-        serving_image: The container image, by digest, that serves a registered model, if there is one;
-            tracking needs none.
+        tensorboard: The number of the Vertex AI TensorBoard for curves; without one no curves are tracked.
+        staging: The `gs://` folder for files. The registry stores bundles there and requires it.
+        serving_image: The container image, by digest, that serves a registered model. Tracking ignores it.
     """
 
     project: str
@@ -38,40 +37,40 @@ class VertexLocation:
 
     @classmethod
     def of(cls, uri: str, setting: str = "tracking URI") -> VertexLocation:
-        """Read `vertex://PROJECT/LOCATION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER&serving_image=IMAGE`.
+        """Read `vertex://PROJECT/REGION?tensorboard=NUMBER&staging=gs://BUCKET/FOLDER&serving_image=IMAGE`.
 
         Args:
-            uri: Any of the query may be left out. A value may hold `+` as it is, and any other sign as `%XX`.
-            setting: What the URI was given for, as an error is to name it.
+            uri: Each key of the query is optional. `+` in a value is a plus sign; `%XX` is decoded.
+            setting: The setting that the URI was given for; errors name it.
 
         Raises:
-            UsageError: It is none.
+            UsageError: The URI has another form.
         """
         try:
             parts = urlsplit(uri)
-            place = cls(parts.netloc, parts.path.removeprefix("/"), **_query(parts.query))
-        except (TypeError, ValueError):  # a key that is no attribute, or is there twice, or has no value
-            place = None
-        if place is None or not place._is_sound() or parts.fragment:
+            location = cls(parts.netloc, parts.path.removeprefix("/"), **_query(parts.query))
+        except (TypeError, ValueError):  # an unknown key, a key given twice, or one without a value
+            location = None
+        if location is None or not location._is_valid() or parts.fragment:
             raise UsageError(
-                f"{setting}: found {uri!r}, expected {SCHEME}PROJECT/LOCATION, such as "
+                f"{setting}: found {uri!r}, expected {SCHEME}PROJECT/REGION, such as "
                 f"{SCHEME}my-project/europe-west4?tensorboard=1234567890&staging=gs://BUCKET/FOLDER. "
-                "tensorboard is the number of a Vertex AI TensorBoard there; a registry may have "
-                "serving_image=IMAGE@sha256:DIGEST too."
+                "tensorboard is the number of a Vertex AI TensorBoard there; a registry may also have "
+                "serving_image=IMAGE@sha256:DIGEST."
             )
-        return place
+        return location
 
     @classmethod
     def named(cls, project: str, region: str) -> VertexLocation:
-        """A project's location.
+        """The location of a project and region that the command line gives.
 
         Raises:
-            UsageError: They cannot be names of these, or Vertex AI has no such region.
+            UsageError: The names have another form, or Vertex AI has no such region.
         """
         from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
 
-        place = cls(project, region)
-        if not place._is_sound():
+        location = cls(project, region)
+        if not location._is_valid():
             raise UsageError(
                 f"--project, --region: found {project!r} and {region!r}, expected the id of a project "
                 "and a region, such as my-project and europe-west4."
@@ -80,11 +79,11 @@ class VertexLocation:
             raise UsageError(
                 f"--region: found {region!r}, expected one of {', '.join(sorted(SUPPORTED_REGIONS))}."
             )
-        return place
+        return location
 
     @property
     def uri(self) -> str:
-        """What `of` reads as this place, whatever signs its values hold."""
+        """The URI that `of` reads as this location."""
         values = {
             "tensorboard": self.tensorboard,
             "staging": self.staging,
@@ -95,7 +94,7 @@ class VertexLocation:
 
     @property
     def parent(self) -> str:
-        """The resource that holds all others."""
+        """The name of the resource that all others are in."""
         return f"projects/{self.project}/locations/{self.region}"
 
     @property
@@ -105,10 +104,10 @@ class VertexLocation:
 
     @property
     def host(self) -> str:
-        """What answers for this location."""
+        """The host of Vertex AI's API in this region."""
         return f"{self.region}-aiplatform.googleapis.com"
 
-    def _is_sound(self) -> bool:
+    def _is_valid(self) -> bool:
         return bool(
             re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", self.project)
             and re.fullmatch(r"[a-z]+-[a-z]+\d+", self.region)
@@ -122,10 +121,10 @@ class VertexLocation:
 
 
 def _query(text: str) -> dict[str, str]:
-    """The query of a URI. Unlike in a form, `+` is a plus sign: folders in a bucket may be named with one.
+    """The query of a URI. Unlike in a form, `+` is a plus sign, since a folder's name may contain one.
 
     Raises:
-        ValueError: A key has no value, or is there twice.
+        ValueError: A key has no value, or is given twice.
     """
     found: dict[str, str] = {}
     for part in text.split("&") if text else ():
@@ -137,7 +136,7 @@ def _query(text: str) -> dict[str, str]:
 
 
 def valid_id(name: str, length: int) -> str:
-    """The name as an id of Vertex's: a-z, 0-9 and hyphens. One that is too long ends in its own hash."""
+    """The name as an id of Vertex AI: a-z, 0-9 and hyphens. One that is too long is cut and gets its hash."""
     valid = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if valid and len(valid) <= length:
         return valid
@@ -146,10 +145,10 @@ def valid_id(name: str, length: int) -> str:
 
 
 def experiment_id(name: str) -> str:
-    """The id of the experiment that is called so; a pipeline of that name has the context of that id."""
+    """The id of the experiment of this name. It differs from the context id of a pipeline of that name."""
     return valid_id(f"{name}-training", CONTEXT_ID_LENGTH - RUN_NAME_LENGTH - 1)
 
 
 def valid_label(value: str) -> str:
-    """The value as a label of Vertex's."""
+    """The value in the form of a Vertex AI label."""
     return re.sub(r"[^a-z0-9_-]", "-", value.lower())[:63]

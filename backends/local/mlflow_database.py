@@ -1,11 +1,11 @@
-"""The SQLite database that MLflow's tracking and model registry share: made, opened and locked.
+"""The SQLite database that MLflow's tracking and model registry share: created, opened and locked.
 
-Three things that MLflow leaves to luck are settled here, for both backends:
+This module adds three things to MLflow:
 
-- A new database is built beside its place and renamed into it under a lock, so that two processes cannot
-  migrate the same file and a killed one leaves no half-made database behind.
-- MLflow sends no usage statistics and writes no log of its own: what goes wrong arrives as an exception.
-- A database that is locked, read-only, damaged or of another MLflow version is one message.
+- A new database is built in a temporary file and renamed under a lock, so two processes cannot migrate the
+  same file, and a killed process leaves no half-built database.
+- MLflow sends no usage statistics and writes no log; its failures are exceptions.
+- A database that is locked, read-only, damaged or of another MLflow version gives one message.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 if TYPE_CHECKING:
@@ -30,39 +31,42 @@ MOUNTED_BUCKETS = "/gcs"
 """Where Vertex AI and Kubeflow mount Cloud Storage."""
 LEFT_BY_WRITERS = ("-journal", "-wal", "-shm")
 OF_ANOTHER_SCHEMA = ("no such table", "no such column")
-LOCK_SECONDS = 300.0  # making a database takes a minute on a busy machine
+LOCK_SECONDS = 300.0  # creating a database takes a minute on a busy machine
 _POLL_SECONDS = 0.02
 
 _ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}
-"""Read by MLflow when it is first imported. A value that the user has set stays."""
+"""MLflow reads these when it is first imported. A value that the user has set has priority."""
 
 
-def database_path(uri: str, setting: str, others: str = "no other kind is supported") -> Path:
-    """The file that a `sqlite:///` URI names, absolute.
+def database_path(uri: str, setting: str) -> Path:
+    """The file that a `sqlite:///` URI names, as an absolute path.
 
     A path in a bucket that is mounted as a folder is refused: SQLite has no locks between machines there, and
-    fails with disk I/O errors.
+    fails with disk I/O errors. In a pod of Kubeflow every path is refused.
 
     Args:
         uri: Such as `sqlite:////absolute/path/gauntlet.db`.
-        setting: What the URI was given for, as an error is to name it.
-        others: The other kinds of URI that would have done, as an error is to name them.
+        setting: The setting that the URI was given for; errors name it.
 
     Raises:
-        UsageError: The URI is of another scheme, or names no file, or one in a mounted bucket.
+        UsageError: The URI has another scheme or names no file, or the file would be lost or damaged.
     """
     name = uri.removeprefix(SCHEME)
     if not uri.startswith(SCHEME) or not name or name == ":memory:" or "?" in name:
         raise UsageError(
-            f"{setting}: found {uri!r}, expected a SQLite file, such as "
-            f"{SCHEME}/absolute/path/gauntlet.db: {others}."
+            f"{setting}: found {uri!r}, expected a SQLite file, such as {SCHEME}/absolute/path/gauntlet.db."
+        )
+    if os.environ.get(PLATFORM_VARIABLE) == KUBEFLOW:
+        raise UsageError(
+            f"{setting}: found {uri!r}, a file that is deleted with this pod, expected a server. Start the "
+            "run with mlflow+https://HOST or mlflow+http://HOST:PORT, or with vertex://PROJECT/REGION?…."
         )
     database = Path(name).absolute()
     if database.is_relative_to(MOUNTED_BUCKETS):
         bucket = "/".join(database.parts[2:-1]) or "BUCKET"
         raise UsageError(
             f"{setting}: found {uri!r}, expected no database under {MOUNTED_BUCKETS}: a bucket that is "
-            "mounted as a folder has neither the locks nor the renames that it needs. Use "
+            "mounted as a folder lacks the locks and renames that SQLite needs. Use "
             f"vertex://PROJECT/REGION?staging=gs://{bucket}."
         )
     return database
@@ -72,7 +76,7 @@ def open_client(database: Path) -> MlflowClient:
     """An MLflow client on the database, which is created if it does not exist.
 
     Raises:
-        GauntletError: It cannot be made, read or understood.
+        GauntletError: It cannot be created or read, or is not a database of this MLflow version.
     """
     with explained(database):
         if not database.exists():
@@ -172,9 +176,9 @@ class DatabaseReader:
 
 @contextmanager
 def locked(database: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the one lock that Gauntlet's processes take before they write what must stay together.
+    """Hold the lock for writes that belong together. All processes of Gauntlet use the same one.
 
-    The kernel drops it when the holder dies. Not to be taken twice by one process.
+    The kernel releases it when the holder dies. It is not reentrant.
 
     Raises:
         GauntletError: Another process has held it for `seconds`, or the folder cannot be written.
@@ -206,10 +210,10 @@ def locked(database: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 @contextmanager
 def explained(database: Path) -> Iterator[None]:
-    """Turn a failure of SQLite, wherever MLflow has wrapped it, into one message.
+    """Turn a failure of SQLite into one message, even if MLflow wrapped it in other exceptions.
 
     Raises:
-        GauntletError: The database failed. Any other exception passes: it is a bug.
+        GauntletError: The database failed. Any other exception is a bug and is not changed.
     """
     try:
         yield
@@ -223,7 +227,7 @@ def explained(database: Path) -> Iterator[None]:
 
 
 def set_environment() -> None:
-    """Set MLflow's variables, to be called before its first import."""
+    """Set MLflow's variables. Call this before its first import."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -239,7 +243,7 @@ def _create(database: Path) -> None:
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def _skip_syncing(connection: sqlite3.Connection, _: object) -> None:
-        # The file is not in its place yet, and 60 migrations that each wait for the disk take seconds.
+        # Nobody uses the temporary file yet, and 60 migrations that each wait for the disk take seconds.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = MEMORY")
 
@@ -249,7 +253,7 @@ def _create(database: Path) -> None:
         engine.dispose()
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
-    for ending in LEFT_BY_WRITERS:  # left by a deleted database: SQLite would apply it to this one
+    for ending in LEFT_BY_WRITERS:  # of a deleted database: SQLite would apply them to this one
         database.with_name(database.name + ending).unlink(missing_ok=True)
     temporary.replace(database)
 
@@ -259,17 +263,17 @@ def _require_readable(database: Path) -> None:
         raise GauntletError(
             f"{database}: found a folder, expected a SQLite file. Name another file, or move the folder away."
         )
-    # MLflow itself retries for minutes before it gives up on a file that is no database. The file is opened
-    # for writing, so that SQLite can roll back what a killed writer left half done; a reader cannot do that.
-    # If the file cannot be written, SQLite opens it for reading.
+    # MLflow retries for minutes when the file is not a database, so it is checked here first. It is opened
+    # for writing, so that SQLite can roll back an interrupted transaction; a reader cannot do that. If the
+    # file is read-only, SQLite opens it for reading.
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables:  # `_create` renames a whole one into place, so the champions in this one were lost
-        raise sqlite3.DatabaseError("found nothing in the file, so it is not a database of Gauntlet's")
+    if not tables:  # `_create` renames a complete database, so this one had content and lost it
+        raise sqlite3.DatabaseError("found nothing in the file, so it is not a database of Gauntlet")
 
 
 def _database_failure(error: BaseException | None) -> str | None:
-    """What SQLite, or MLflow's check of its schema, said: the innermost of the chained exceptions."""
+    """The message of SQLite, or of MLflow's schema check, in the chain of exceptions."""
     while error is not None:
         if "out-of-date database schema" in str(error) or str(error).startswith(OF_ANOTHER_SCHEMA):
             return "it was written by another version of MLflow"
@@ -290,4 +294,4 @@ def _advice(cause: str) -> str:
         return "The file is damaged: restore it from a copy, or move it away to start a new one."
     if "version of MLflow" in cause:
         return "Copy it, then run `mlflow db upgrade sqlite:///PATH` on it."
-    return "Run this again; if it stays, move the file away to start a new one."
+    return "Run this again; if it fails again, move the file away to start a new one."

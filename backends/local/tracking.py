@@ -1,4 +1,4 @@
-"""Tracking with MLflow, on a server or on the SQLite database that the registry uses.
+"""Tracking with MLflow, on a server or in the SQLite database that the registry uses.
 
 A run's files are in `artifacts/` next to the database. To look at it:
 `mlflow ui --backend-store-uri sqlite:////path/gauntlet.db`.
@@ -6,6 +6,7 @@ A run's files are in `artifacts/` next to the database. To look at it:
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -13,15 +14,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from gauntlet.backends.local.mlflow_database import explained, locked, open_client
-from gauntlet.backends.tracking import STATES_TAG, Status
+from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
+from gauntlet.backends.local.mlflow_server import MlflowServer
+from gauntlet.backends.tracking import RunRequest, Status
+
+PIPELINE_RUN_TAG = "pipeline_run"
+"""A tag on a run of a server, which has the runs of many pipeline runs."""
+STATES_TAG = "states_sha256"
+"""A tag on a run whose training can be resumed: the sha256 of the URI of its resume states."""
 
 SECONDS_BETWEEN_WRITES = 10.0
-"""Of steps' metrics: a batch of any size costs 50 ms or so, a transaction and a wait for the disk."""
+"""For steps' metrics. A batch of any size costs about 50 ms, for a transaction and a wait for the disk."""
 
 
 class Store(Protocol):
-    """Where MLflow keeps runs."""
+    """Where MLflow stores runs."""
 
     @property
     def client(self) -> Any:
@@ -34,15 +41,22 @@ class Store(Protocol):
         """The id of an experiment, which is created if it does not exist."""
 
 
-class LocalStore:
-    """A database on this machine."""
+class DatabaseTracker:
+    """A `Tracker` in a database on this machine."""
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    title = "MLflow"
+
+    def __init__(self, uri: str) -> None:
+        self._database = database_path(uri, "tracking URI")
+        self.folder: Path | None = self._database.parent
+
+    def start(self, request: RunRequest) -> MlflowRun:
+        """Start a run, or resume an interrupted one. The database is created if it does not exist."""
+        return MlflowRun(self, request, request.tags)
 
     @cached_property
     def client(self) -> Any:
-        """The database is created if it does not exist."""
+        """MLflow's client."""
         return open_client(self._database)
 
     def explained(self) -> AbstractContextManager[None]:
@@ -50,7 +64,7 @@ class LocalStore:
         return explained(self._database)
 
     def experiment_id(self, name: str) -> str:
-        """Under a lock: MLflow refuses the slower of two processes that make it."""
+        """The id of an experiment. Two processes that create it need a lock: MLflow refuses the second."""
         with locked(self._database):
             known = self.client.get_experiment_by_name(name)
             if known is not None:
@@ -59,25 +73,40 @@ class LocalStore:
             return str(self.client.create_experiment(name, artifact_location=folder.as_uri()))
 
 
-class MlflowRun:
-    """A run that has been started in a store of MLflow's. Any of its methods may fail.
+class ServerTracker:
+    """A `Tracker` on an MLflow server."""
 
-    A run of the same training that was interrupted is resumed, and is no longer shown as failed.
+    title = "MLflow"
+    folder: Path | None = None
+
+    def __init__(self, uri: str) -> None:
+        self._server = MlflowServer(uri, "tracking URI")
+
+    def start(self, request: RunRequest) -> MlflowRun:
+        """Start a run, or resume an interrupted one."""
+        of_pipeline = {PIPELINE_RUN_TAG: request.pipeline_run} if request.pipeline_run else {}
+        return MlflowRun(self._server, request, {**request.tags, **of_pipeline})
+
+
+class MlflowRun:
+    """A `StartedRun` of MLflow. An interrupted run of the same training is resumed.
 
     Raises:
         GauntletError: The database or the server failed.
     """
 
-    def __init__(self, store: Store, experiment: str, run_name: str, tags: Mapping[str, str]) -> None:
+    def __init__(self, store: Store, request: RunRequest, tags: Mapping[str, str]) -> None:
+        states = hashlib.sha256(request.states.encode()).hexdigest() if request.states else None
         self._store = store
         self._client: Any = store.client
-        self._waiting: list[Any] = []
+        self._buffer: list[Any] = []
         self._written = time.monotonic()
         with store.explained():
-            experiment_id = store.experiment_id(experiment)
-            run = self._interrupted(experiment_id, tags.get(STATES_TAG))
+            experiment_id = store.experiment_id(request.experiment)
+            run = self._interrupted(experiment_id, states)
             if run is None:
-                run = self._client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+                all_tags = {**tags, STATES_TAG: states} if states else dict(tags)
+                run = self._client.create_run(experiment_id, tags=all_tags, run_name=request.name)
             else:
                 self._client.update_run(run.info.run_id, status="RUNNING")
         self._run_id = run.info.run_id
@@ -92,7 +121,7 @@ class MlflowRun:
         return found[0] if found and found[0].info.status != "FINISHED" else None
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Log parameters in batches of MLflow's largest size; a resumed run keeps the ones that it has."""
+        """Log parameters in batches of the size that MLflow allows. A resumed run keeps those that it has."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 
@@ -103,22 +132,22 @@ class MlflowRun:
                 self._client.log_batch(self._run_id, params=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """An epoch's at once, with all that waits; a step's later, unless the last write is long ago."""
+        """Write an epoch's metrics at once, and steps' metrics in batches every few seconds."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._waiting += [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        self._buffer += [Metric(key, float(value), now, step) for key, value in metrics.items()]
         of_epoch = any("/" not in key for key in metrics)
         if of_epoch or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self._write()
 
     def log_text(self, name: str, text: str) -> None:
-        """Among the run's artifacts."""
+        """Store a text among the run's artifacts."""
         with self._store.explained():
             self._client.log_text(self._run_id, text, name)
 
     def end(self, status: Status) -> None:
-        """Write what waits, and end the run."""
+        """Write the buffered metrics, and end the run."""
         self._write()
         with self._store.explained():
             self._client.set_terminated(self._run_id, status)
@@ -126,8 +155,8 @@ class MlflowRun:
     def _write(self) -> None:
         from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), MAX_METRICS_PER_BATCH):
+        points, self._buffer = self._buffer, []
+        for start in range(0, len(points), MAX_METRICS_PER_BATCH):
             with self._store.explained():
-                self._client.log_batch(self._run_id, metrics=waiting[start : start + MAX_METRICS_PER_BATCH])
+                self._client.log_batch(self._run_id, metrics=points[start : start + MAX_METRICS_PER_BATCH])
         self._written = time.monotonic()

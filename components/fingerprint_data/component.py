@@ -11,10 +11,9 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 def fingerprint_data(
     dataset: dict[str, Any],
     task: str,
-    seed: int,
     sources: dsl.Output[dsl.Artifact],
 ) -> str:
-    """A sha256 that changes when a file of the dataset does, or what is to be made of it."""
+    """A sha256 that changes when a file of the dataset or its section of the manifest does."""
     from gauntlet.components.step import step
 
     with step(sources.path):
@@ -24,4 +23,4 @@ def fingerprint_data(
         from gauntlet.components.sections import given
         from gauntlet.manifests.schema import section_of
 
-        return run(section_of(task, "dataset", given(dataset)), task, int(seed), Path(sources.path))
+        return run(task, section_of(task, "dataset", given(dataset)), Path(sources.path))

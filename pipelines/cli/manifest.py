@@ -30,7 +30,7 @@ def check(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJ
         try:
             manifest = checks.load_affordable(path, overrides)
             checks.require_data(manifest, path)
-            checks.require_vocabulary(manifest, path)
+            manifest.require_vocabulary(str(path))
         except ManifestError as error:
             faults += error.faults
             continue

@@ -35,7 +35,7 @@ def registry(
     as_json: AsJson = False,
 ) -> None:
     """List the registered versions and their aliases; for one model, also when each became champion."""
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
 
     store = open_registry(gauntlet_home().registry_uri)
     wanted = _one(name, model)
@@ -96,7 +96,7 @@ def predict(
     ] = False,
 ) -> None:
     """Score texts or images with a registered bundle, or have its language model answer."""
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.prediction import print_predictions
 
     store = open_registry(gauntlet_home().registry_uri)
@@ -137,7 +137,7 @@ def promote(
     ] = None,
 ) -> None:
     """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
     from gauntlet.pipelines.promotion import approval_of, promote_rejected, promote_version
 
     home = gauntlet_home()
@@ -165,7 +165,7 @@ def rollback(
     ] = None,
 ) -> None:
     """Make the previous champion, or an earlier one, the champion again."""
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
 
     store = open_registry(gauntlet_home().registry_uri)
     console.say(store.rollback(_model_name(store, _one(name, model)), version))

@@ -162,8 +162,7 @@ def logs(
     step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
 ) -> None:
     """Print what the steps of a submitted run have printed."""
-    from gauntlet.backends.google.jobs import PipelineJobs
-    from gauntlet.backends.google.logging import job_log
+    from gauntlet.backends.google.jobs import PipelineJobs, job_log
     from gauntlet.pipelines.training import STEPS
     from gauntlet.pipelines.vertex.submission import submitted_run
 
@@ -218,8 +217,7 @@ def apply_(
     as_json: AsJson = False,
 ) -> None:
     """Make the schedules on Vertex AI what the file says."""
-    from gauntlet.backends.google.jobs import CONTENT_LABEL
-    from gauntlet.backends.google.schedules import PipelineSchedules
+    from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules
     from gauntlet.pipelines.vertex.schedules import apply, plan, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 
@@ -336,7 +334,7 @@ def _followed(run: SubmittedRun) -> Any:
 @contextmanager
 def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
     """If a quota refuses what happens within, run the manifest `here` on this machine, if it is given."""
-    from gauntlet.backends.google.calls import QuotaError
+    from gauntlet.backends.google.errors import QuotaError
 
     try:
         yield

@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.live import Live
 
+from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.backends.registry import open_registry
 from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import DONE_FILE, collect

@@ -28,7 +28,6 @@ from gauntlet.pipelines.terminal import LiteralConsole, borderless, styled
 from gauntlet.pipelines.tuning.picture import draw
 from gauntlet.pipelines.tuning.workers import alone, work
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare
@@ -87,9 +86,8 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     if search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
         raise ManifestError([Fault(str(file), "training.search", "nothing", expected, "See docs/tuning.md.")])
-    unread = [key for key in search.dimensions() if key.startswith("lora_")]
-    if unread and isinstance(training, LanguageTraining) and training.method == "full":
-        expected = "no key of adapters, as training.method is full"
+    if unread := training.unread_dimensions:
+        expected = "keys that training reads with its other settings"
         raise ManifestError(
             [Fault(str(file), "training.search", ", ".join(unread), expected, "Leave them out.")]
         )
@@ -106,8 +104,8 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
     """
     splits = folder / "splits"
     validate_data(
+        task=manifest.task,
         section=manifest.dataset,
-        seed=manifest.seed,
         splits_path=splits,
         checks_path=folder / "checks.json",
         report_path=folder / "data.html",

@@ -20,8 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import AwareDatetime, ValidationError, field_validator, model_validator
 
-from gauntlet.backends.google.jobs import CONTENT_LABEL, with_content_label
-from gauntlet.backends.google.schedules import PipelineSchedules
+from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules, with_content_label
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.section import Name, Section
 from gauntlet.pipelines.checks import load_affordable

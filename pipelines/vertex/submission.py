@@ -22,15 +22,13 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.backends.google.calls import QuotaError
-from gauntlet.backends.google.container_images import is_pushed
+from gauntlet.backends.factory import open_registry, require_tracking
+from gauntlet.backends.google.errors import QuotaError
 from gauntlet.backends.google.jobs import SYSTEM_LABEL, PipelineJobs
 from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
-from gauntlet.backends.google.project import GoogleProject
+from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
-from gauntlet.backends.registry import open_registry
-from gauntlet.backends.tracking import require_tracking
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest

@@ -64,6 +64,12 @@ class LanguageTraining(OnePhaseTraining):
     memory_advice: ClassVar[str] = "Lower dataset.max_tokens, set training.gradient_checkpointing"
 
     @property
+    def unread_dimensions(self) -> tuple[str, ...]:
+        """Those of adapters, where every weight is trained."""
+        named = self.search.dimensions() if self.search and self.method == "full" else {}
+        return tuple(key for key in named if key.startswith("lora_"))
+
+    @property
     def architecture(self) -> str:
         """The model's name without its folder, and how it is trained."""
         name = self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
@@ -75,6 +81,12 @@ class LanguageManifest(ConversationManifest):
 
     task: Literal["causal_lm"]
     training: LanguageTraining = LanguageTraining()
+
+    def require_vocabulary(self, file: str) -> None:
+        """The model's embedding has every token of its tokenizer."""
+        from gauntlet.tasks.texts.vocabulary import require_own_vocabulary
+
+        require_own_vocabulary(self.training.model, "training.model", file)
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:

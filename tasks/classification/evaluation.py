@@ -51,7 +51,7 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
 
     rows = read_test_rows(splits)
     classes, probabilities = score_challenger(bundle, rows)
@@ -123,7 +123,8 @@ def score_champion(
     Raises:
         GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
     """
-    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder
+    from gauntlet.backends.factory import bundle_folder
+    from gauntlet.backends.registry import BUNDLE_TAG
 
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     repair = "Move the alias champion to a version that works: `gauntlet rollback`."

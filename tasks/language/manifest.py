@@ -152,12 +152,11 @@ def default_gain_margin(conversations: int, spread: float, confidence: float = 0
     return max(SMALLEST_MARGIN, resolvable(conversations, spread, confidence))
 
 
-def describe_gain_resolution(conversations: int, managed: bool) -> str:
+def describe_gain_resolution(conversations: int, spread: float, metric: str) -> str:
     """What a comparison with the champion can show on so many test conversations."""
-    spread, figure = (ROUGE_L_SPREAD, "ROUGE-L") if managed else (PERPLEXITY_SPREAD, "perplexity")
     margin = default_gain_margin(conversations, spread)
     return say_resolution(
-        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {figure}"
+        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {metric}"
     )
 
 

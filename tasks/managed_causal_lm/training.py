@@ -108,7 +108,7 @@ def place_of(uri: str) -> VertexLocation:
     place = VertexLocation.of(uri) if uri.startswith(SCHEME) else None
     if place is None or place.staging is None:
         raise UsageError(
-            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/LOCATION?staging=gs://BUCKET/FOLDER, as "
+            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/REGION?staging=gs://BUCKET/FOLDER, as "
             "a managed model is tuned on Vertex AI. On this machine set GAUNTLET_PROJECT, GAUNTLET_REGION "
             "and GAUNTLET_ROOT."
         )

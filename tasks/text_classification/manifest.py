@@ -220,3 +220,15 @@ class TextManifest(ClassManifest):
     training: TextTraining = TextTraining()
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}
+
+    def require_model(self, file: str) -> None:
+        """The encoder exists, and reads texts of `training.max_length`."""
+        from gauntlet.tasks.text_classification.encoder_files import require_text_length
+
+        require_text_length(self.training, file)
+
+    def require_vocabulary(self, file: str) -> None:
+        """The encoder's embedding has every token of its tokenizer."""
+        from gauntlet.tasks.texts.vocabulary import require_own_vocabulary
+
+        require_own_vocabulary(self.training.encoder, "training.encoder", file)

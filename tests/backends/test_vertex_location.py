@@ -56,5 +56,5 @@ def test_runs_are_tracked_below_the_root_that_was_given(
     ["staging", "staging=gs://a1&staging=gs://b1", "staging=gs://bucket/%FF", "&", "staging=gs://b1#x"],
 )
 def test_a_query_that_is_none_is_refused(query: str) -> None:
-    with pytest.raises(UsageError, match=r"tracking URI: found '.*', expected vertex://PROJECT/LOCATION"):
+    with pytest.raises(UsageError, match=r"tracking URI: found '.*', expected vertex://PROJECT/REGION"):
         VertexLocation.of(f"vertex://demo/europe-west4?{query}")

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from google.cloud import aiplatform
 
+from gauntlet.backends.factory import open_tracking
 from gauntlet.backends.google import calls
 from gauntlet.backends.google import tracking as vertex_tracking
 from gauntlet.backends.google.location import VertexLocation, valid_id
-from gauntlet.backends.tracking import open_tracking
 from gauntlet.manifests.errors import UsageError
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
@@ -89,8 +89,8 @@ def test_without_a_tensorboard_the_last_values_are_kept_and_that_is_said_once(
     assert read_run("run").get_metrics() == {"macro_f1": 0.75}
     assert cloud.bucket.objects == {}
     assert capsys.readouterr().err == (
-        "note: the tracking URI names no tensorboard, so only the last value of each metric is kept, and no "
-        "staging, so no files are kept\n"
+        "note: the tracking URI has no tensorboard, so only the last value of each metric is stored, and no "
+        "staging, so no files are stored\n"
     )
 
 
@@ -288,8 +288,8 @@ def test_a_service_that_is_down_costs_one_warning_and_bounded_time_and_not_the_r
 
     assert time.monotonic() - began < 60  # a busy machine takes some of them
     err = capsys.readouterr().err
-    assert err.startswith("warning: the run is tracked no further by Vertex AI Experiments: ")
-    assert f"{location}-aiplatform.googleapis.com: out of reach (" in err
+    assert err.startswith("warning: tracking with Vertex AI Experiments stopped: ")
+    assert f"{location}-aiplatform.googleapis.com: cannot be reached (" in err
     assert err.count("\n") == 1
 
 
@@ -297,7 +297,7 @@ def test_a_service_that_is_down_costs_one_warning_and_bounded_time_and_not_the_r
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (grpc.StatusCode.UNAVAILABLE, "out of reach (told to fail)"),
+        (grpc.StatusCode.UNAVAILABLE, "cannot be reached (told to fail)"),
         (grpc.StatusCode.INTERNAL, "aiplatform.googleapis.com: told to fail"),
         (
             grpc.StatusCode.PERMISSION_DENIED,
@@ -370,7 +370,7 @@ def test_a_uri_says_where() -> None:
 def test_another_uri_is_refused_before_anything_runs(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_tracking(uri, "emotion", "run", {})
-    assert f"tracking URI: found {uri!r}, expected vertex://PROJECT/LOCATION" in str(caught.value)
+    assert f"tracking URI: found {uri!r}, expected vertex://PROJECT/REGION" in str(caught.value)
 
 
 def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:

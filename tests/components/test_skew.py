@@ -78,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     files = write_files(folder / "drawn", draw_bars(100, seed=1), draw_bars(64, seed=2))
     section = ImageDataset.model_validate(dataset(files, labels=list(BARS)))
     splits, checkpoint = folder / "splits", folder / "checkpoint"
-    validate_data(section, 0, splits, folder / "checks", folder / "report")
+    validate_data("image_classification", section, splits, folder / "checks", folder / "report")
     recipe = ImageTraining(
         filters=(8, 16),
         units=32,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.local.processes import PREFIX, remove_abandoned
 from gauntlet.pipelines.training import STEPS
 from tests.end_to_end.conftest import System

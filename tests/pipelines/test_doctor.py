@@ -265,7 +265,7 @@ def test_nobody_logged_in_is_said(
     code, printed = doctor(capsys)
 
     assert code == 2
-    assert "not logged in to Google Cloud" in printed
+    assert "Google Cloud: not logged in" in printed
 
 
 def test_a_service_out_of_reach_is_a_failure_that_names_it(
@@ -276,7 +276,7 @@ def test_a_service_out_of_reach_is_a_failure_that_names_it(
     code, printed = doctor(capsys)
 
     assert code == GauntletError.exit_code
-    assert "cloudresourcemanager.googleapis.com: out of reach" in printed
+    assert "cloudresourcemanager.googleapis.com: cannot be reached" in printed
 
 
 def test_a_busy_service_says_nothing_of_the_project(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.registry import Approval, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.registry import Approval
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.serving.bundle import write_bundle

@@ -16,8 +16,8 @@ from google.cloud import scheduler_v1
 from google.protobuf import json_format
 
 from gauntlet.backends.google import calls
+from gauntlet.backends.google.jobs import PipelineSchedules
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.backends.google.schedules import PipelineSchedules
 from gauntlet.components.gate_model.component import gate_model
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.vertex.schedules import cron_fault, read_schedules

@@ -605,7 +605,7 @@ def test_what_may_still_run_there_is_not_run_here_as_well(
     assert code == (0 if what == "an answer that was lost" else 1)
     output = capsys.readouterr()
     assert "on this machine" not in output.out
-    assert ("whether it was made cannot be seen" in output.err) == (what == "whether it was made")
+    assert ("it is unknown whether the job was created" in output.err) == (what == "whether it was made")
     gauntlet("runs")
     assert ("perhaps submitted" in capsys.readouterr().out) == (what == "whether it was made")
     assert len(jobs(place)) == 1

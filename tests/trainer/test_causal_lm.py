@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Path:
     model = WRITERS[kind](folder / "model")
     uri = write_jsonl(folder / "talk.jsonl", conversations())
     dataset = ConversationDataset(name="talk", version="1", uri=str(uri), tokenizer=str(model), max_tokens=96)
-    run(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    run("causal_lm", dataset, folder / "splits", folder / "checks", folder / "report.html")
     return folder
 
 

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = write_llama(folder / "model")
     uri = write_jsonl(folder / "talk.jsonl", conversations())
     dataset = ConversationDataset(name="talk", version="1", uri=str(uri), tokenizer=str(model), max_tokens=96)
-    validate(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    validate("causal_lm", dataset, folder / "splits", folder / "checks", folder / "report.html")
     section = LanguageTraining(
         model=str(model), learning_rate=3e-2, epochs=6, lora_r=16, precision="fp32", compute_target="cpu"
     )

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.components.pictures import THUMBNAIL_SIDE, thumbnail
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.classification.evaluation import evaluate

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import gauntlet
-from gauntlet.backends.registry import ModelVersion, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.registry import ModelVersion
 from gauntlet.components.evaluate_model.component import evaluate_model
 from gauntlet.components.training_rows import bundled_file, write_fingerprints
 from gauntlet.manifests.errors import DataError, GauntletError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gauntlet.backends.google import gemini as client
-from gauntlet.backends.google.calls import QuotaError
+from gauntlet.backends.google.errors import QuotaError
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.schema import section_of
@@ -49,7 +49,7 @@ def splits(tmp_path: Path) -> Path:
     content |= {"checks": {"exact_duplicates": {"severity": "warn"}, "leakage": {"severity": "warn"}}}
     content |= {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
     section = section_of("managed_causal_lm", "dataset", content)
-    validate_data(section, 1, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
+    validate_data("managed_causal_lm", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
     return tmp_path / "splits"
 
 
@@ -224,7 +224,7 @@ def test_an_endpoint_that_was_deleted_is_named_with_what_to_do(gemini: FakeGemin
     gemini.deleted.add(endpoint)
     request = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
     service = client.Gemini(managed.place_of(PLACE))
-    with pytest.raises(UsageError, match=f"^{endpoint}: .*ENDPOINT_NOT_FOUND.*tuned anew by another name"):
+    with pytest.raises(UsageError, match=f"^{endpoint}: .*ENDPOINT_NOT_FOUND.*tune it again under another"):
         service.answer("gemini-2.5-flash", request, client.Drawing(8), endpoint)
 
 

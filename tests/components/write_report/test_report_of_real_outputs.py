@@ -26,7 +26,7 @@ from gauntlet.components.convert_to_onnx.rows import TextRows
 from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.validate_data.findings import Finding, judge_rows
+from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import RULE_ADVICE
 from gauntlet.manifests.conversion import Conversion

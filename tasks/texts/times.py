@@ -1,4 +1,4 @@
-"""When a row was made, as a number to sort by."""
+"""The times at which rows were made, as numbers to sort by."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NUMBERS = "a number in every row, as in the first, such as 1706688000"
 
 
 def with_times(rows: pd.DataFrame, uri: str) -> pd.DataFrame:
-    """The rows with the values of `time` as numbers; no column when no row has been given a `time`.
+    """The rows with the values of `time` as numbers; unchanged if they have no column `time`.
 
     Raises:
-        DataError: A value is missing or no time, or some are numbers and others dates.
+        DataError: A value is missing or not a time, or some are numbers and others dates.
     """
     if "time" not in rows:
         return rows
@@ -29,10 +29,10 @@ def with_times(rows: pd.DataFrame, uri: str) -> pd.DataFrame:
 
 
 def parse_times(values: Sequence[Any], places: Sequence[str], uri: str) -> list[float]:
-    """Numbers as they are, or dates of ISO 8601 as seconds since 1970; one without an offset is UTC.
+    """Numbers as they are, or ISO 8601 dates as seconds since 1970; a date without an offset is UTC.
 
     Raises:
-        DataError: A value is missing or no time, or some are numbers and others dates.
+        DataError: A value is missing or not a time, or some are numbers and others dates.
     """
     numbers = [_number(value) for value in values]
     found = numbers if numbers and numbers[0] is not None else [_seconds(value) for value in values]

@@ -1,11 +1,12 @@
-"""Parse one file's bytes into texts and labels, whatever its format."""
+"""Parse a file of any supported format into texts and labels."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from gauntlet.components.validate_data.packed import unpack, unpacked_name
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.tasks.text_classification.manifest import Columns
+from gauntlet.tasks.text_classification.manifest import Columns, TextDataset
 from gauntlet.tasks.texts.delimited import (
     BAR,
     COMMA,
@@ -28,7 +29,7 @@ from gauntlet.tasks.texts.delimited import (
     split_rows,
     take_separator,
 )
-from gauntlet.tasks.texts.encodings import decode
+from gauntlet.tasks.texts.files import SHOWN_LINES, decode, read_objects, unknown_format
 
 SUFFIX_FORMATS = {
     ".csv": "csv",
@@ -39,27 +40,12 @@ SUFFIX_FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-OTHER_FORMATS = {
-    ".xlsx": "an Excel workbook. Save the sheet as CSV UTF-8",
-    ".xls": "an Excel workbook. Save the sheet as CSV UTF-8",
-    ".ods": "a spreadsheet. Save the sheet as CSV in UTF-8",
-    ".feather": "an Arrow file. Write it as parquet: pandas.read_feather(FILE).to_parquet(…)",
-    ".arrow": "an Arrow file. Write it as parquet: datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(…)",
-    ".sqlite": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
-    ".sqlite3": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
-    ".db": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
-    ".pkl": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
-    ".pickle": "a pickle, which runs code when it is read. Write the data as parquet or CSV",
-    ".tar": "an archive. Unpack it, and name the files in dataset.files",
-    ".tgz": "an archive. Unpack it, and name the files in dataset.files",
-    ".7z": "an archive. Unpack it, and name the files in dataset.files",
-    ".rar": "an archive. Unpack it, and name the files in dataset.files",
-}
-"""Messages for files whose format is known, but not read."""
-SHOWN_LINES = 3
-NO_CLASS = -1  # what the hub's test files without labels hold
+NO_CLASS = -1  # in test files of the hub that have no labels
+JOINT = "\n"
+"""Between the columns of a text that is joined without a template."""
+
 SHOWN_COLUMNS = 12
-# In a file without a header any separator that splits every line alike will do, and prose holds commas most.
+# Tried in this order in a file without a header. Commas are last, because prose has many.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
 
 
@@ -71,7 +57,7 @@ class Records:
         texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
         labels: The values of the label column as the file has them: strings, numbers, None.
         places: Where each row is, such as `line 12`.
-        times: The values of the time column, or None where the manifest names none.
+        times: The values of the time column, or None if the manifest does not name one.
     """
 
     texts: Sequence[Any]
@@ -81,27 +67,16 @@ class Records:
 
 
 def format_of(name: str, declared: str) -> str | None:
-    """`declared`, or for `auto` the format that the file name's suffix stands for, or None."""
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
     if declared != "auto":
         return declared
     return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
 
 
-def unknown_format(name: str, inner: str, formats: str) -> UsageError:
-    """The error for a file whose name does not tell a format that is read.
-
-    `inner` is the name without the suffix of the packing; `formats` are the formats that are read.
-    """
-    form = OTHER_FORMATS.get(PurePosixPath(inner.lower()).suffix)
-    if form is not None:
-        return UsageError(f"{name}: found {form}")
-    return UsageError(f"{name}: its name does not tell the format. Set dataset.format to {formats}")
-
-
 def parse(
     data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
 ) -> Records:
-    """Parse a file's content; `name` chooses the format when none is declared, and is named in errors.
+    """Parse a file's content; its `name` decides the format if none is declared, and errors name it.
 
     Raises:
         DataError: The content is not of its format, holds no rows or lacks a column.
@@ -112,7 +87,7 @@ def parse(
     if file_format is None:
         raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
     if not data.strip():
-        raise DataError(f"{name}: found an empty file, expected rows. Put the data there")
+        raise DataError(f"{name}: found an empty file, expected rows. Add rows to it, or correct dataset.uri")
     if file_format == "parquet":
         if encoding is not None:
             raise UsageError(
@@ -124,7 +99,7 @@ def parse(
     else:
         records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
     if not records.texts:
-        raise DataError(f"{name}: found a header and no rows. Put the data there")
+        raise DataError(f"{name}: found a header and no rows. Add rows to it, or correct dataset.uri")
     return records
 
 
@@ -169,7 +144,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
 def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
     declared, content = take_separator(content, name)
     if not content.strip():
-        raise DataError(f"{name}: found no rows after sep=. Put the data there")
+        raise DataError(f"{name}: found no rows after sep=. Add rows to it, or correct dataset.uri")
     delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
     if isinstance(columns.text, int):
         rows, text, label = _headerless(content, name, columns, delimiters)
@@ -218,7 +193,7 @@ def _headerless(
         if len(others) == 1:
             return rows, text, others[0]
         raise DataError(
-            f"{name}: found {width} columns, and which is the label is open. "
+            f"{name}: found {width} columns, and cannot tell which one is the label. "
             f"Set dataset.columns.label to its position, from 0 to {width - 1}"
         )
     raise DataError(
@@ -239,36 +214,6 @@ def _parse_json(content: str, name: str, columns: Columns) -> Records:
         places=places,
         times=None if columns.time is None else [item.get(str(columns.time)) for item in objects],
     )
-
-
-def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The JSON object of each line that is not blank, and its place.
-
-    Raises:
-        DataError: A line holds anything else.
-    """
-    objects: list[dict[str, Any]] = []
-    places: list[str] = []
-    faults: list[str] = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number}: {error}")
-            continue
-        if not isinstance(value, dict):
-            faults.append(f"line {number}: found {excerpt(line)}")
-            continue
-        objects.append(value)
-        places.append(f"line {number}")
-    if faults:
-        raise DataError(
-            f"{name}: {len(faults)} lines are not JSON objects: {'; '.join(faults[:SHOWN_LINES])}. "
-            "Write one object a line"
-        )
-    return objects, places
 
 
 def _read_array(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -337,3 +282,40 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
         value.decode("utf-8", errors="surrogateescape") if isinstance(value, bytes) else value
         for value in column.to_pylist()
     ]
+
+
+def read_joined(dataset: TextDataset, read: Callable[[Columns], Records]) -> Records:
+    """The records of a file, with the values of the columns that the manifest names joined into each text.
+
+    `read` is called once for each column. A row whose columns are all empty has no text.
+
+    Raises:
+        DataError: A column is missing, or what `read` raises.
+    """
+    names = dataset.joined_columns
+    if not names:
+        return read(dataset.columns)
+    parts = [read(dataset.columns.model_copy(update={"text": name})) for name in names]
+    rows = zip(*(part.texts for part in parts), strict=True)
+    return replace(parts[0], texts=[_text(dataset, dict(zip(names, row, strict=True))) for row in rows])
+
+
+def _text(dataset: TextDataset, row: dict[str, Any]) -> str | None:
+    values = {name: _value(value) for name, value in row.items()}
+    if not any(value.strip() for value in values.values()):
+        return None
+    if not dataset.template:
+        return JOINT.join(value for value in values.values() if value.strip())
+    return filled(dataset.template, values).strip()
+
+
+def filled(template: Sequence[tuple[str, str | None]], values: dict[str, str]) -> str:
+    """A template's literal texts, each followed by the value of the column that is named after it."""
+    return "".join(text + (values[name] if name is not None else "") for text, name in template)
+
+
+def _value(value: Any) -> str:
+    """A column's value as text: a missing one is empty, and a number is written as in JSON."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,40 +1,23 @@
-"""Conversations as their model reads them: by its chat template, as text and as tokens."""
+"""Conversations as the model reads them: rendered by its chat template, as text and as tokens."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
 from gauntlet.manifests.errors import UsageError
+from gauntlet.tasks.language.data import Context, Rendered
 from gauntlet.tasks.language.language_models import find_language_model, load_tokenizer
 from gauntlet.tasks.language.turns import Turn
 
 PLACEHOLDER = "GAUNTLETPROMPT"
 
-Context = Sequence[Turn]
-"""The turns before an answer."""
 
-
-@dataclass(frozen=True)
-class Rendered:
-    """The prompt and the answer as the model sees them, and how many tokens each has.
-
-    `response` is the answer as people read it: without the end token, and with calls of tools as the template
-    writes them.
-    """
-
-    prompt: str
-    target: str
-    prompt_tokens: int
-    target_tokens: int
-    response: str
-
-
-class Renderer:
-    """A model's chat template and tokenizer."""
+class ChatRenderer:
+    """The `Renderer` of a model with a chat template and a tokenizer."""
 
     def __init__(self, model: str) -> None:
         """Load them.
@@ -48,7 +31,11 @@ class Renderer:
         self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
 
     def frame(self, system: str | None = None) -> tuple[str, str]:
-        """What stands before and after a single prompt, where the system says `system` first."""
+        """The text before and after a single prompt, if `system` is the system message.
+
+        Raises:
+            UsageError: The template ignores the user's turn.
+        """
         context = [] if system is None else [Turn("system", system)]
         before, found, after = self._prompt([*context, Turn("user", PLACEHOLDER)]).partition(PLACEHOLDER)
         if not found:
@@ -63,7 +50,7 @@ class Renderer:
         """Each context with its answer, which ends with the end token.
 
         Raises:
-            UsageError: The template does not take such a conversation.
+            UsageError: The template refuses such a conversation.
         """
         prompts = [self._prompt(*given) for given in zip(contexts, tools, strict=True)]
         targets = [self._target(*given) for given in zip(prompts, contexts, answers, tools, strict=True)]
@@ -133,7 +120,7 @@ class Renderer:
 
 
 def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], list[tuple[str, str]]]:
-    """Turns and tools with words for all that has to do with tools, and what each word stands for."""
+    """Turns and tools with a unique word in place of each part about tools, and what each word stands for."""
     words: list[tuple[str, str]] = []
 
     def word(what: str) -> str:
@@ -152,10 +139,3 @@ def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], 
         function = tool.get("function", tool)
         function["name"] = word(f"the tool {function['name']}")
     return (marked, json.dumps(offered) if offered else ""), words
-
-
-def shared_system(contexts: Sequence[Context]) -> str | None:
-    """What the system says at the start of all conversations, if it is the same in all."""
-    first = {context[0] for context in contexts}
-    shared = first.pop() if len(first) == 1 else None
-    return shared.text if shared is not None and shared.role == "system" else None
