@@ -21,9 +21,10 @@ from transformers import BertConfig, BertModel
 
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.image_classification.tiny import write_files
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 from tests import drawn_cards
-from tests.drawn_images import dataset, draw, write_files
+from tests.drawn_images import dataset, draw
 from tests.no_folder_renames import sitecustomize
 
 if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds

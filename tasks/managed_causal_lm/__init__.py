@@ -16,5 +16,4 @@ KIND = TaskKind(
     gates="gauntlet.tasks.language.gates",
     report="gauntlet.tasks.language.report",
     serving="gauntlet.tasks.managed_causal_lm.serving",
-    tiny="gauntlet.tasks.managed_causal_lm.tiny",
 )
