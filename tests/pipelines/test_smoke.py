@@ -15,6 +15,7 @@ from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.smoke import Smoke, overrides, smoke_table, tiny_settings
 from tests.pipelines.test_cli import ROOT, gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 MANIFESTS = sorted(path for path in (ROOT / "manifests").glob("*.yaml") if path.stem != "gemini_lm")
 
 
