@@ -98,6 +98,7 @@ lock:
 	$(COMPILE) $(TORCH_CPU) --constraint requirements.lock $$(cat $(LOCK)/locked) \
 	  $(LOCK)/torch-cpu.in --output-file requirements-torch-cpu.lock
 	echo $(TORCH) | $(COMPILE) --constraint requirements.lock - --output-file requirements-torch-cuda.lock
+	$(COMPILE) --constraint requirements.lock serving/pyproject.toml --output-file serving/requirements.lock
 	rm -rf $(LOCK)
 
 # Both images, from this checkout, and a compiled step in each. PYTHON_IMAGE: another base image than the pinned one.
@@ -119,4 +120,4 @@ base-images:
 	done
 
 clean:
-	rm -rf $(VENV) .gauntlet build *.egg-info
+	rm -rf $(VENV) .gauntlet build *.egg-info serving/build serving/*.egg-info

@@ -97,7 +97,7 @@ class Reference(WithFigures):
 
 
 class Candidates(WithFigures):
-    """The output `candidates`.
+    """The output `candidates`. If a service trains the model, nothing is converted: `figures` says so.
 
     Attributes:
         clock: What latencies measure: real time, or the CPU time of one thread on a busy machine.
@@ -109,15 +109,15 @@ class Candidates(WithFigures):
         contention: How busy other processes kept the machine; see `timing.Timing`.
     """
 
-    threads: int
-    clock: Literal["wall", "cpu"] = "wall"
-    processor: str = ""
-    rows: int
+    threads: int | None = None
+    clock: Literal["wall", "cpu"] | None = None
+    processor: str | None = None
+    rows: int | None = None
     figures: Mapping[str, Any] = Field(default_factory=dict)
     pytorch: Reference = Field(default_factory=Reference)
-    objective: str
+    objective: str | None = None
     candidates: tuple[Candidate, ...] = ()
-    objective_batch_size: int
+    objective_batch_size: int | None = None
     chosen: str | None = None
     chosen_speedup: Mapping[int, float] | None = None
     pareto_front: tuple[str, ...] | None = None

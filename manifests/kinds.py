@@ -185,7 +185,9 @@ def kind_names() -> tuple[str, ...]:
 @functools.cache
 def installed_kinds() -> tuple[InstalledKind, ...]:
     """The task kinds of all installed distributions by name, those that cannot be used among them."""
-    found = [_loaded(point) for point in metadata.entry_points(group=GROUP)]
+    # gauntlet and gauntlet-serving announce the same built-in kinds.
+    points = {(point.name, point.value): point for point in metadata.entry_points(group=GROUP)}
+    found = [_loaded(point) for point in points.values()]
     by_name: dict[str, list[InstalledKind]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.step import replacing, write_json, write_text
-from gauntlet.components.training_rows import TestRows as Fingerprints
+from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
 from gauntlet.components.training_rows import trained_on
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError

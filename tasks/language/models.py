@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gauntlet.components.training_rows import Flags, TestRows, trained_on
+from gauntlet.components.training_rows import Flags, RowFingerprints, trained_on
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import read_info
 from gauntlet.tasks.causal_lm.evaluation import LocalModel
@@ -66,7 +66,7 @@ def answer_as_champion(
     prompts: Prompts,
     settings: LanguageEvaluation,
     seed: int,
-    tested: TestRows | None = None,
+    tested: RowFingerprints | None = None,
 ) -> Contender | str | None:
     """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
 
