@@ -20,7 +20,7 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.tasks.image_classification.manifest import ImageDataset
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 
-PACKAGED_CONVERSATIONS = "package://manifests/data/conversations_sample.json"
+PACKAGED_CONVERSATIONS = "package://gauntlet.manifests/data/conversations_sample.json"
 CARDS = "synthetic://cards?cards=160&seed=7"
 SMALL_CARD = (66, 48)
 FEW_CARDS = {
