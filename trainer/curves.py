@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from gauntlet.manifests.metrics import metric_name
+from gauntlet.manifests.kinds import known_metric
 
 # Without a fixed salt and date the same history would give different bytes.
 mpl.rcParams["svg.hashsalt"] = "gauntlet"
@@ -40,7 +40,7 @@ def curves_svg(history: dict[str, Any]) -> str:
     loss_axes.set(xlabel="epoch", ylabel="loss (nats per row)", title="Loss")
     for key in [key for key in epochs[0]["validation"] if key != "loss"]:
         values = [epoch["validation"][key] for epoch in epochs]
-        [line] = metric_axes.plot(numbers, values, marker="o", label=metric_name(key))
+        [line] = metric_axes.plot(numbers, values, marker="o", label=known_metric(key).title)
         if key in epochs[0]["training"]:
             values = [epoch["training"][key] for epoch in epochs]
             metric_axes.plot(numbers, values, color=line.get_color(), linestyle="--", linewidth=1)

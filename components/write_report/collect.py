@@ -36,7 +36,6 @@ from gauntlet.components.write_report.artifacts import (
 from gauntlet.components.write_report.progress import Trace, step_records
 from gauntlet.components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
 from gauntlet.components.write_report.scores import LanguageScores, Scores
-from gauntlet.serving.bundle import MANAGED_TASK
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
@@ -101,7 +100,7 @@ def _record(
     version = run.read("register-model", "version", Version)
     managed = run.read("train-model", "bundle/bundle.json", Bundle)
     bundle = managed or run.read("convert-to-onnx", "bundle/bundle.json", Bundle)
-    answers = bundle is not None and bundle.task in ("causal_lm", MANAGED_TASK)
+    answers = bundle is not None and bundle.task in ("causal_lm", "managed_causal_lm")
     return RunRecord(
         pipeline_root=pipeline_root,
         job=job,

@@ -15,7 +15,7 @@ import pandas as pd
 from gauntlet.components import bootstrap
 from gauntlet.components.write_report.artifacts import Figure
 from gauntlet.components.write_report.figures import is_figure, words
-from gauntlet.manifests.metrics import LOWER_IS_BETTER
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.pipelines.comparison.runs import ComparedRun
 
 RESAMPLES = 2_000
@@ -179,7 +179,13 @@ def _differences(
     first: Mapping[str, Figure], second: Mapping[str, Figure], intervals: Mapping[str, Interval]
 ) -> tuple[Difference, ...]:
     return tuple(
-        Difference(words(key), first.get(key), second.get(key), intervals.get(key), key in LOWER_IS_BETTER)
+        Difference(
+            words(key),
+            first.get(key),
+            second.get(key),
+            intervals.get(key),
+            known_metric(key).better == "lower",
+        )
         for key in dict.fromkeys([*first, *second])
     )
 

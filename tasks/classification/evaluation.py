@@ -15,7 +15,7 @@ from gauntlet.components.training_rows import read_test_rows as read_fingerprint
 from gauntlet.components.training_rows import trained_on
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
-from gauntlet.serving.inputs import InputError, Rows
+from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.report import render
 from gauntlet.tasks.classification.rows import TestRows, read_test_rows
