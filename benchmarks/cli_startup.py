@@ -4,8 +4,8 @@
 
 HOME has a text classifier as its only champion, as after `gauntlet run manifests/emotion_sample.yaml`. A
 process is timed by the user and system time that it used, so other programs distort it little; commands take
-turns. The least Python is `import typer, rich` for a command that only reads files, and for `predict` a script
-that scores the same text with onnxruntime and tokenizers on the champion's own files.
+turns. The least Python is `import typer, rich` for a command that only reads files, and for `predict` a
+script that scores the same text with onnxruntime and tokenizers on the champion's own files.
 
 Aims, of the medians:
 - `gauntlet --help` takes at most 0.5 s;
