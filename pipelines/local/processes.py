@@ -44,7 +44,7 @@ def safe_environment() -> dict[str, str]:
 
 
 def acquire(path: Path) -> int | None:
-    """Lock a file, which is created if necessary; returns its descriptor, or None if another process holds it.
+    """Lock a file, which is created if necessary; returns its descriptor. None if another process holds it.
 
     A child process that inherits the descriptor holds the lock too, until the last of these processes ends.
     """
