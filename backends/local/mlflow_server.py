@@ -170,25 +170,27 @@ class MlflowServerRegistry(MlflowRegistry):
         with self._server.explained():
             yield
 
-    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
         """Upload the bundle with `bundle.json` last, so a run that has that file has the whole bundle."""
         from gauntlet.serving.bundle import BUNDLE_FILE
 
         require_complete(bundle)
         run = self._bundle_run(name, sha256)
-        kept = {Path(file.path).name for file in self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)}
-        if BUNDLE_FILE not in kept:
+        stored = {
+            Path(file.path).name for file in self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)
+        }
+        if BUNDLE_FILE not in stored:
             files = sorted(bundle.iterdir(), key=lambda file: file.name == BUNDLE_FILE)
             for file in files:
                 self._client.log_artifact(run.info.run_id, str(file), BUNDLE_FOLDER)
             self._client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
-    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
         with tempfile.TemporaryDirectory() as folder:
             sha256 = store_evidence(folder, evidence)
             [file] = Path(folder).iterdir()
-            self._client.log_artifact(kept, str(file), EVIDENCE_FOLDER)
+            self._client.log_artifact(stored, str(file), EVIDENCE_FOLDER)
         return sha256
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
@@ -201,9 +203,9 @@ class MlflowServerRegistry(MlflowRegistry):
             except GauntletError as error:
                 raise GauntletError(str(error).replace(folder, self._where)) from None
 
-    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
-        source = f"{self._client.get_run(kept).info.artifact_uri}/{BUNDLE_FOLDER}"
-        made = self._client.create_model_version(name, source, run_id=kept, tags=dict(tags))
+    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+        source = f"{self._client.get_run(stored).info.artifact_uri}/{BUNDLE_FOLDER}"
+        made = self._client.create_model_version(name, source, run_id=stored, tags=dict(tags))
         return str(made.version)
 
     def _bundle_uri(self, version: Any) -> str:

@@ -108,14 +108,14 @@ class MlflowRegistry(Registry):
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():
-            kept = self._keep(name, bundle, sha256)
+            stored = self._store(name, bundle, sha256)
             if evidence is not None:
-                tags = {**tags, EVIDENCE_TAG: self._keep_evidence(name, kept, evidence)}
+                tags = {**tags, EVIDENCE_TAG: self._store_evidence(name, stored, evidence)}
             if self._reader.model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
             known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
-            number = known.version if known else self._create(name, kept, {**tags, **identity})
+            number = known.version if known else self._create(name, stored, {**tags, **identity})
             if not served:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return with_number(name, self.versions(name), number)
@@ -177,20 +177,20 @@ class MlflowRegistry(Registry):
         with locked(self._database), explained(self._database):
             yield
 
-    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
         """Copy the bundle, completely or not at all, and return what `_create` calls the copy."""
         folder = str(self._bundle_folder(name, sha256))
         store_bundle(bundle, folder)
         return folder
 
-    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
         return store_evidence(str(self._models(name)), evidence)
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
         return read_evidence(str(self._models(version.name)), sha256)
 
-    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_model_version(name, kept, tags=dict(tags)).version)
+    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_model_version(name, stored, tags=dict(tags)).version)
 
     def _bundle_uri(self, version: Any) -> str:
         # By sha256 and not by the path in MLflow, because the registry's folder may have been moved.

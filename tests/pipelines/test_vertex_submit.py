@@ -21,7 +21,7 @@ from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.backends.google.project import BucketLocation
 from gauntlet.components.train_model.component import train_model
-from gauntlet.components.train_model.managed_component import train_model as train_managed_model
+from gauntlet.components.train_model.service_component import train_model as train_managed_model
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.training import Resources
