@@ -230,10 +230,10 @@ def test_what_cannot_be_made_of_what_is_there_is_refused_and_changes_nothing(
 ) -> None:
     assert apply(write(end="2027-12-31T00:00:00Z")) == 0
     assert apply(write()) == 2
-    assert "cannot take that back" in capsys.readouterr().err
+    assert "cannot remove an end" in capsys.readouterr().err
     there(place)[0].state = State.COMPLETED
     assert apply(write(end="2027-12-31T00:00:00Z")) == 2
-    assert "cannot be begun again" in capsys.readouterr().err
+    assert "cannot be restarted" in capsys.readouterr().err
     assert place.api.requests("UpdateSchedule") == []
 
 
