@@ -18,6 +18,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from gauntlet.backends.google.errors import not_logged_in, unreachable
 from gauntlet.components.sections import given
 from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
@@ -178,9 +179,7 @@ def _explained(repository: str) -> Iterator[None]:
     try:
         yield
     except GoogleAuthError as error:
-        raise UsageError(
-            f"{repository}: not logged in ({error}). Run `gcloud auth application-default login`."
-        ) from error
+        raise not_logged_in(repository, error) from error
     except requests.HTTPError as error:
         status = error.response.status_code
         if status in (401, 403, 404):
@@ -190,4 +189,4 @@ def _explained(repository: str) -> Iterator[None]:
             ) from error
         raise GauntletError(f"{repository}: answered {status}. Try again.") from error
     except requests.ConnectionError as error:
-        raise GauntletError(f"{repository}: unavailable ({error}).") from error
+        raise unreachable(repository, error) from error
