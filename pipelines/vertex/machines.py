@@ -1,6 +1,6 @@
-"""Which accelerators Vertex AI has and which machines take them.
+"""Which accelerators Vertex AI has and which machines can have them.
 
-The names are the API's own enum. The pairs are of
+The names are those of the API. What is built into a machine is in `backends.prices`, with its price.
 https://cloud.google.com/vertex-ai/docs/training/configure-compute, of 2026-10-07.
 """
 
@@ -8,36 +8,14 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
+from gauntlet.backends.prices import ATTACHES_ACCELERATORS, BUILT_IN
 from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.training import Resources
 
 ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
 
 ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
-"""How many of each an N1 machine takes."""
-
-BUILT_IN = {
-    "g2-standard-4": ("NVIDIA_L4", 1),
-    "g2-standard-8": ("NVIDIA_L4", 1),
-    "g2-standard-12": ("NVIDIA_L4", 1),
-    "g2-standard-16": ("NVIDIA_L4", 1),
-    "g2-standard-24": ("NVIDIA_L4", 2),
-    "g2-standard-32": ("NVIDIA_L4", 1),
-    "g2-standard-48": ("NVIDIA_L4", 4),
-    "g2-standard-96": ("NVIDIA_L4", 8),
-    **{f"a2-highgpu-{count}g": ("NVIDIA_TESLA_A100", count) for count in (1, 2, 4, 8)},
-    "a2-megagpu-16g": ("NVIDIA_TESLA_A100", 16),
-    **{f"a2-ultragpu-{count}g": ("NVIDIA_A100_80GB", count) for count in (1, 2, 4, 8)},
-    **{f"a3-highgpu-{count}g": ("NVIDIA_H100_80GB", count) for count in (1, 2, 4, 8)},
-    "a3-megagpu-8g": ("NVIDIA_H100_MEGA_80GB", 8),
-    "a3-ultragpu-8g": ("NVIDIA_H200_141GB", 8),
-    "a4-highgpu-8g": ("NVIDIA_B200", 8),
-    "g4-standard-48": ("NVIDIA_RTX_PRO_6000", 1),
-    "g4-standard-96": ("NVIDIA_RTX_PRO_6000", 2),
-    "g4-standard-192": ("NVIDIA_RTX_PRO_6000", 4),
-    "g4-standard-384": ("NVIDIA_RTX_PRO_6000", 8),
-}
-"""Machines that come with accelerators, which a job has to ask for nevertheless, exactly so many."""
+"""How many of each an N1 machine can have."""
 
 ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
 
@@ -51,7 +29,7 @@ FLEX_START_GPUS = (
     "NVIDIA_B200",
 )
 FLEX_START_SECONDS = 7 * 24 * 3600
-"""What `flex_start` is for, and the longest job:
+"""The GPUs that `flex_start` is for, and the longest job:
 https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws"""
 
 GPU_QUOTAS = {
@@ -91,7 +69,7 @@ def needed_quotas(resources: Resources, cpus_of_a_step: int) -> dict[str, int]:
 
 
 def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
-    """Why a job could not be bought by `flex_start`, if it could not."""
+    """Why `flex_start` is not possible for a job; None if it is."""
     if accelerator not in FLEX_START_GPUS:
         return (
             f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"
@@ -102,14 +80,14 @@ def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | N
 
 
 def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
-    """Why Vertex AI would refuse the pair, or training could not use it. Unknown CPU machines pass."""
+    """Why Vertex AI would refuse the pair, or training could not use it; None if it is valid or unknown."""
     if accelerator is not None and accelerator not in ACCELERATORS:
         return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
     if accelerator is not None and (fault := accelerator_fault(accelerator)):
         return f"accelerator {fault}"
     if machine.startswith(ACCELERATED_FAMILIES):
         return _built_in_fault(machine, accelerator, count)
-    if accelerator is not None and not machine.startswith("n1-"):
+    if accelerator is not None and not machine.startswith(ATTACHES_ACCELERATORS):
         return f"{machine} takes no accelerators: only n1 machines have them attached"
     if accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
         return f"{machine} does not take {count} × {accelerator}"
