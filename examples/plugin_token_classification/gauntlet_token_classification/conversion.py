@@ -14,22 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from gauntlet.components.bootstrap import interval, resampled_means, upper_bound
 from gauntlet.components.convert_to_onnx.candidates import Graph, Precision
 from gauntlet.components.convert_to_onnx.export import ConversionError, Signature
 from gauntlet.components.convert_to_onnx.scoring import (
     Forward,
     Indices,
+    NeighbourEffect,
     neighbour_effect,
     onnx_forward,
     pytorch_forward,
 )
-from gauntlet.components.convert_to_onnx.subject import Compared, TracedSubject
+from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.cpu import usable_cpus
 from gauntlet.trainer.saved_model import load_model
-
 from gauntlet_token_classification.entities import outcomes, scores
 from gauntlet_token_classification.features import FEATURES, batch_ids
 from gauntlet_token_classification.serving import CONFIG_FILE, INPUT
@@ -159,60 +161,43 @@ class TokenSubject(TracedSubject):
         drawn = np.random.default_rng(self.seed).permutation(len(train.words))[:CALIBRATION_SENTENCES]
         return [self._batch(train, drawn[at : at + BATCH_SIZE]) for at in range(0, len(drawn), BATCH_SIZE)]
 
-    def comparer(self, threads: int) -> TokenComparer:
-        """See `subject.Subject`."""
-        return TokenComparer(self, threads)
-
-    def worst_rows(self, parity: TokenParity) -> list[Mapping[str, Any]]:  # type: ignore[override]
-        """The sentences that differ most."""
-        return [
-            {"row": row, "max_abs_difference": difference, "text": " ".join(self.sentences.words[row])[:160]}
-            for row, difference in parity.worst
-        ]
-
-
-class TokenComparer:
-    """PyTorch's logits of all sentences, and the candidates' compared with them."""
-
-    def __init__(self, subject: TokenSubject, threads: int) -> None:
-        """Score the sentences with PyTorch.
+    @cached_property
+    def pytorch_logits(self) -> list[Logits]:
+        """PyTorch's logits of each sentence.
 
         Raises:
-            GauntletError: Its logits are not finite.
+            GauntletError: They are not finite.
         """
-        self._subject, self._threads = subject, threads
-        self._logits = self._scored(pytorch_forward(load_model(subject.checkpoint)), BATCH_SIZE)
-        if not all(np.isfinite(logits).all() for logits in self._logits):
+        logits = self._scored(pytorch_forward(load_model(self.checkpoint)), BATCH_SIZE)
+        if not all(np.isfinite(one).all() for one in logits):
             raise GauntletError(
-                f"{subject.checkpoint}: the PyTorch model itself gives scores that are not finite, so its "
+                f"{self.checkpoint}: the PyTorch model itself gives scores that are not finite, so its "
                 "training diverged. Lower training.learning_rate."
             )
-        self._outcomes = self._found(self._logits)
+        return logits
 
-    @property
-    def pytorch(self) -> Mapping[str, float]:
+    def reference(self, compared: Sequence[Parity]) -> Mapping[str, float]:  # noqa: ARG002
         """PyTorch's entity F1."""
-        return {"entity_f1": _entity_f1(self._outcomes.sum(axis=0))}
+        return {"entity_f1": _entity_f1(self._found(self.pytorch_logits).sum(axis=0))}
 
-    def compare(self, graph: Graph) -> Compared:
-        """See `subject.Comparer`."""
-        forward = onnx_forward(graph.path, self._threads, self._subject.section.device)
-        logits = self._scored(forward, BATCH_SIZE)
-        if not all(np.isfinite(found).all() for found in logits):
+    def compare(self, graph: Graph) -> tuple[TokenParity, NeighbourEffect]:
+        """Compare the graph's logits of all sentences; see `subject.Subject`."""
+        forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
+        logits, pytorch = self._scored(forward, BATCH_SIZE), self.pytorch_logits
+        if not all(np.isfinite(one).all() for one in logits):
             raise ConversionError("gives scores that are not finite")
-        found = self._found(logits)
+        reference, found = self._found(pytorch), self._found(logits)
         differences = np.array(
-            [np.abs(ours - theirs).max() for ours, theirs in zip(logits, self._logits, strict=True)]
+            [np.abs(ours - theirs).max() for ours, theirs in zip(logits, pytorch, strict=True)]
         )  # (N,)
-        paired = np.concatenate([self._outcomes, found], axis=1)  # (N, 10)
-        means = resampled_means(paired, RESAMPLES, self._subject.seed)  # (R, 10)
+        means = resampled_means(np.concatenate([reference, found], axis=1), RESAMPLES, self.seed)  # (R, 10)
         drops = scores(means[:, :5])["entity_f1"] - scores(means[:, 5:])["entity_f1"]  # (R,)
-        ours, theirs = (np.concatenate(one).argmax(axis=1) for one in (logits, self._logits))  # (W,)
+        ours, theirs = (np.concatenate(one).argmax(axis=1) for one in (logits, pytorch))  # (W,)
         parity = TokenParity(
             words=len(ours),
             max_abs_difference=float(differences.max()),
             disagreements=int((ours != theirs).sum()),
-            pytorch_entity_f1=_entity_f1(self._outcomes.sum(axis=0)),
+            pytorch_entity_f1=_entity_f1(reference.sum(axis=0)),
             entity_f1=_entity_f1(found.sum(axis=0)),
             drop_interval=interval(drops, CONFIDENCE),
             drop_bound=upper_bound(drops, CONFIDENCE),
@@ -221,28 +206,37 @@ class TokenComparer:
         alone, together = (
             np.concatenate(self._scored(forward, size, NEIGHBOUR_SENTENCES)) for size in (1, BATCH_SIZE)
         )
-        return Compared(parity, neighbour_effect(alone, [together]))
+        return parity, neighbour_effect(alone, [together])
 
     def _scored(self, forward: Forward, size: int, most: int | None = None) -> list[Logits]:
         """The logits of each sentence without padding, (T, K), in batches of `size` in the split's order."""
         found: list[Logits] = []
-        lengths = self._subject.sentences.lengths[:most]
+        lengths = self.sentences.lengths[:most]
         for at in range(0, len(lengths), size):
             rows = np.arange(at, min(at + size, len(lengths)))
-            logits = forward(self._subject.batch(rows))  # (B, T, K)
+            logits = forward(self.batch(rows))  # (B, T, K)
             found += [one[: lengths[row]] for one, row in zip(logits, rows, strict=True)]
         return found
 
     def _found(self, logits: Sequence[Logits]) -> npt.NDArray[np.float64]:
         """The `outcomes` of each sentence, (N, 5)."""
-        names, tags = self._subject.record.labels, self._subject.sentences.tags
+        names = self.record.labels
+        pairs = zip(self.sentences.tags, logits, strict=True)
         return np.array(
             [
                 outcomes([names[tag] for tag in true], [names[tag] for tag in one.argmax(axis=1)])
-                for true, one in zip(tags, logits, strict=True)
+                for true, one in pairs
             ],
             dtype=np.float64,
         )
+
+    def worst_rows(self, parity: Parity) -> list[Mapping[str, Any]]:
+        """The sentences that differ most."""
+        assert isinstance(parity, TokenParity)
+        return [
+            {"row": row, "max_abs_difference": difference, "text": " ".join(self.sentences.words[row])[:160]}
+            for row, difference in parity.worst
+        ]
 
 
 def _entity_f1(summed: npt.NDArray[np.float64]) -> float:

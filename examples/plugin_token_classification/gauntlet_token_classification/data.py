@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
+
 from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, group_names
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.duplicates import Likeness, find_exact, find_leaks
 from gauntlet.components.validate_data.splits import json_line, origin
+from gauntlet.components.validate_data.text import find_fault
 from gauntlet.contracts.data import Statistics as CommonStatistics
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.gates import default_margin
 from gauntlet.tasks.texts.files import SourceFile, decode, find_files, verify
-
 from gauntlet_token_classification.entities import is_broken, spans
 from gauntlet_token_classification.manifest import TokenDataset
 
@@ -56,7 +57,7 @@ def examine(dataset: TokenDataset) -> Examination:
     contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     table = pd.concat(
-        [_read(file, decode(data, file.name, dataset.encoding)) for file, data in contents.items()],
+        [_read(file, _decoded(data, file, dataset)) for file, data in contents.items()],
         ignore_index=True,
     )
     checked = _check(table, dataset)
@@ -73,6 +74,13 @@ def examine(dataset: TokenDataset) -> Examination:
 
 def _resolution(rows: int) -> str:
     return f"With {rows:,} test sentences a comparison can show a difference of {default_margin([rows]):.2g}"
+
+
+def _decoded(data: bytes, file: SourceFile, dataset: TokenDataset) -> str:
+    text = decode(data, file.name, dataset.encoding)
+    if (fault := find_fault(text)) is not None:
+        raise DataError(f"{file.name}: {fault}. Set dataset.encoding, or correct the file")
+    return text
 
 
 def _read(file: SourceFile, text: str) -> pd.DataFrame:
@@ -113,9 +121,8 @@ def _check(table: pd.DataFrame, dataset: TokenDataset) -> CheckedTable:
     checked = CheckedTable(rows, len(rows), groups=dict(zip(keys, rows["group"], strict=True)))
     known = frozenset(dataset.tags)
     checked.check("unknown_tags", checks.unknown_tags, lambda left: _unknown(left, known), unusable=True)
-    checked.check("broken_spans", checks.broken_spans, lambda left: _where(left, [is_broken(tags) for tags in left["tags"]], "an I- tag continues no span"))
-    longest = dataset.max_words
-    checked.check("sentence_length", checks.sentence_length, lambda left: _where(left, [len(words) > longest for words in left["words"]], f"over {longest} words"))
+    checked.check("broken_spans", checks.broken_spans, _broken)
+    checked.check("sentence_length", checks.sentence_length, lambda left: _long(left, dataset.max_words))
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     missing = [split for split in SPLITS[1:] if split not in set(table["split"])]
     fractions = {split: getattr(dataset.split, split) for split in SPLITS}
@@ -132,6 +139,14 @@ def _unknown(rows: pd.DataFrame, known: frozenset[str]) -> Finding:
         for row in found.head(SHOWN_EXAMPLES).itertuples()
     ]
     return Finding(found.index, found.index, examples)
+
+
+def _broken(rows: pd.DataFrame) -> Finding:
+    return _where(rows, [is_broken(tags) for tags in rows["tags"]], "an I- tag continues no span")
+
+
+def _long(rows: pd.DataFrame, most: int) -> Finding:
+    return _where(rows, [len(words) > most for words in rows["words"]], f"over {most} words")
 
 
 def _where(rows: pd.DataFrame, affected: Sequence[bool], why: str) -> Finding:

@@ -18,7 +18,7 @@ Span = tuple[int, int, str]
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """The entities of a sentence. An `I-` that continues no span of its kind begins one, as conlleval does."""
+    """The entities of a sentence. Like conlleval, an `I-` that continues no span of its kind begins one."""
     found, start, kind = set(), 0, None
     for at, tag in enumerate((*tags, OUTSIDE)):
         prefix, _, named = tag.partition("-")

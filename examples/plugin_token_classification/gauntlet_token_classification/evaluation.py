@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
 from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
 from gauntlet.components.bootstrap import interval, lower_bound, resampled_means, upper_bound
@@ -22,8 +23,8 @@ from gauntlet.components.training_rows import read_test_rows, trained_on
 from gauntlet.contracts.document import replacing, write_json, write_text
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import BundleError
-
-from gauntlet_token_classification.entities import outcomes, scores as metrics_of
+from gauntlet_token_classification.entities import outcomes
+from gauntlet_token_classification.entities import scores as metrics_of
 from gauntlet_token_classification.manifest import TokenEvaluation
 from gauntlet_token_classification.report import evaluation_page
 from gauntlet_token_classification.serving import TaggerModel
@@ -78,7 +79,12 @@ def evaluate(
         champion = _champion(version, labels, tested, truth, fingerprints)
     content = _document(settings, seed, ours, seen, champion, labels)
     content["mistakes"] = [
-        {"row": tested.rows[at], "text": " ".join(tested.words[at]), "tags": truth[at], "predicted": predicted[at]}
+        {
+            "row": tested.rows[at],
+            "text": " ".join(tested.words[at]),
+            "tags": truth[at],
+            "predicted": predicted[at],
+        }
         for at in np.argsort(ours[:, 3] - ours[:, 4], kind="stable")[:MISTAKES].tolist()
         if truth[at] != predicted[at]
     ]
@@ -115,7 +121,7 @@ def _champion(
         with bundle_folder(version) as folder:
             model = TaggerModel(folder, version.tags.get(BUNDLE_TAG))
             if set(model.info.labels) != set(labels):
-                return f"{title} has other tags, so no metric of the two compares. Give the manifest a new name."
+                return f"{title} has other tags, so the two cannot be compared. Give the manifest a new name."
             found = _outcomes(truth, _tags(model, tested.words))
             return Champion(version.version, found, trained_on(folder, model.info, fingerprints))
     except (BundleError, UsageError) as error:
@@ -166,8 +172,9 @@ def _document(
 def _scored(found: Floats, settings: TokenEvaluation, seed: int) -> Mapping[str, Any]:
     """The metrics of outcomes (N, 5), with their bootstrap intervals and one-sided lower limits."""
     resampled = metrics_of(resampled_means(found, settings.bootstrap_resamples, seed))
+    confidence = settings.confidence
     return {
         **{name: float(value) for name, value in metrics_of(found.sum(axis=0)).items()},
-        "intervals": {name: interval(values, settings.confidence) for name, values in resampled.items()},
-        "lower_bounds": {name: lower_bound(values, settings.confidence) for name, values in resampled.items()},
+        "intervals": {name: interval(values, confidence) for name, values in resampled.items()},
+        "lower_bounds": {name: lower_bound(values, confidence) for name, values in resampled.items()},
     }

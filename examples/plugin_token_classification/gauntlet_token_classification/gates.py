@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from gauntlet.components.gate_model.rules import DIFFERENCE, FRACTION, NOT_NEGATIVE, Documents, Rule, number_or_fault
+from gauntlet.components.gate_model.rules import (
+    DIFFERENCE,
+    FRACTION,
+    NOT_NEGATIVE,
+    Documents,
+    Rule,
+    number_or_fault,
+)
 from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, converted
 from gauntlet.manifests.gates import SMALLEST_MARGIN, default_margin
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
+from pydantic import Field, model_validator
+
 from gauntlet.manifests.dataset import RowCheck, TableDataset
 from gauntlet.manifests.evaluation import CommonEvaluation
 from gauntlet.manifests.gates import CommonGates
@@ -11,8 +13,6 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining
-from pydantic import Field, model_validator
-
 from gauntlet_token_classification.entities import OUTSIDE
 
 

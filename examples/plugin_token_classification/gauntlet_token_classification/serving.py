@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from gauntlet.serving.bundle import MODEL_FILE, BundleError, loaded, read_info, softmax
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.interface import Answer, InputError, Request
 from gauntlet.serving.verification import SMOKE_TEXTS, require_alike
-
 from gauntlet_token_classification.entities import spans
 from gauntlet_token_classification.features import batch_ids
 

@@ -5,10 +5,70 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-PEOPLE = "Ada Ben Carla Deniz Emil Farah Goran Hana Ines Jonas Kemal Lena Mara Nils Olga Pavel".split()
-SURNAMES = "Abend Brandt Castro Demir Eriksen Ferrari Grant Hoffman Ito Jansen Keller Lopez Meyer Novak".split()
-PLACES = "Oslo Lima Cairo Quito Turin Porto Delhi Osaka Tunis Lagos Bergen Austin Malmo Dakar".split()
-FIRMS = "Northwind Contoso Acme Globex Initech Umbra Vandelay Hooli Stark Wayne Tyrell Cyberdyne".split()
+PEOPLE = [
+    "Ada",
+    "Ben",
+    "Carla",
+    "Deniz",
+    "Emil",
+    "Farah",
+    "Goran",
+    "Hana",
+    "Ines",
+    "Jonas",
+    "Kemal",
+    "Lena",
+    "Mara",
+    "Nils",
+    "Olga",
+    "Pavel",
+]
+SURNAMES = [
+    "Abend",
+    "Brandt",
+    "Castro",
+    "Demir",
+    "Eriksen",
+    "Ferrari",
+    "Grant",
+    "Hoffman",
+    "Ito",
+    "Jansen",
+    "Keller",
+    "Lopez",
+    "Meyer",
+    "Novak",
+]
+PLACES = [
+    "Oslo",
+    "Lima",
+    "Cairo",
+    "Quito",
+    "Turin",
+    "Porto",
+    "Delhi",
+    "Osaka",
+    "Tunis",
+    "Lagos",
+    "Bergen",
+    "Austin",
+    "Malmo",
+    "Dakar",
+]
+FIRMS = [
+    "Northwind",
+    "Contoso",
+    "Acme",
+    "Globex",
+    "Initech",
+    "Umbra",
+    "Vandelay",
+    "Hooli",
+    "Stark",
+    "Wayne",
+    "Tyrell",
+    "Cyberdyne",
+]
 SUFFIXES = ("Corp", "Ltd", "Group", "AG")
 TEMPLATES = (
     "{P} met {P} in {L} on {D} .",
@@ -20,7 +80,7 @@ TEMPLATES = (
     "Rain is likely in {L} and near {L} .",
     "{O} and {O} signed a contract .",
 )
-DAYS = "Monday Tuesday Wednesday Thursday Friday spring summer autumn winter".split()
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "spring", "summer", "autumn", "winter"]
 
 
 def sentences(count: int, seed: int = 0) -> str:

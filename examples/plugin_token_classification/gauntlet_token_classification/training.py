@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from gauntlet.manifests.dataset import SplitName
-from gauntlet.trainer.splits import read_statistics
-from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.trainer.splits import read_statistics
+from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task
 from gauntlet_token_classification.entities import outcomes, scores
 from gauntlet_token_classification.features import batch_ids
 from gauntlet_token_classification.manifest import TokenTraining
