@@ -267,6 +267,7 @@ def _reported(given: _Given) -> AbstractContextManager[object]:
         return nullcontext()
     report = write_report(
         name=given.name,
+        task=given.task,
         manifest_sha256=given.manifest_sha256,
         run_id=given.run_id,
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,
@@ -329,9 +330,9 @@ def _decide(
             return []
         written = write_page(
             name=given.name,
+            task=given.task,
             manifest_sha256=given.manifest_sha256,
             run_id=given.run_id,
-            managed=is_managed(given.manifest.training),
             sources=fingerprinted.outputs["sources"],
             checks=data.outputs["checks"],
             splits=data.outputs["splits"],

@@ -63,6 +63,18 @@ class TextLength:
     p50: Figure = None
     p95: Figure = None
     max: Figure = None
+    edges: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixels of one split."""
+
+    mean: tuple[Figure, ...] = ()
+    std: tuple[Figure, ...] = ()
+    edges: tuple[int, ...] = ()
+    brightness: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class TokenLength:
     max: Figure = None
     answers: Figure = None
     truncated: Figure = None
+    edges: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,10 @@ class Statistics:
     text_length: Mapping[str, TextLength] = field(default_factory=dict)
     token_length: Mapping[str, TokenLength] = field(default_factory=dict)
     max_tokens: int | None = None
+    tokenizer: str | None = None
+    shape: tuple[int, ...] = ()
+    channels: int | None = None
+    pixels: Mapping[str, Pixels] = field(default_factory=dict)
 
 
 # --- train-model -----------------------------------------------------------------------------------

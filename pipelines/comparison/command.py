@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.step import write_text
-from gauntlet.components.write_report.figures import NBSP, decimal, signed
-from gauntlet.pipelines.comparison.differences import CONFIDENCE, Difference
+from gauntlet.components.write_report.comparison import CONFIDENCE, Difference
+from gauntlet.pages.formatting import NBSP, decimal, signed
 from gauntlet.pipelines.comparison.page import Comparison, compare, render, shown_interval
 from gauntlet.pipelines.comparison.runs import read_pair
 from gauntlet.pipelines.home import Home
@@ -46,9 +46,9 @@ def _print(comparison: Comparison, console: Console) -> None:
         costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
     for table in (
         settings,
-        _table("test split", comparison.tested),
-        _table("class, F1", comparison.classes),
-        _table("validation", comparison.validated),
+        _table("test split", comparison.tested.values()),
+        _table("class, F1", comparison.paired.classes),
+        _table("validation", comparison.validated.values()),
         costs,
     ):
         if table.row_count:
@@ -59,7 +59,8 @@ def _print(comparison: Comparison, console: Console) -> None:
     console.print(styled("[bold]{}[/]{}", comparison.headline, evidence), soft_wrap=True, highlight=False)
 
 
-def _table(title: str, rows: Sequence[Difference]) -> Table:
+def _table(title: str, rows: Iterable[Difference]) -> Table:
+    rows = list(rows)
     has_intervals = any(row.interval for row in rows)
     columns = [title, "A", "B", "B − A", *([f"{CONFIDENCE:.0%} interval"] if has_intervals else [])]
     table = Table(*columns, box=None, pad_edge=False)

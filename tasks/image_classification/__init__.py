@@ -18,7 +18,7 @@ KIND = TaskKind(
     conversion="gauntlet.tasks.image_classification.conversion",
     evaluation="gauntlet.tasks.classification.evaluation",
     gates="gauntlet.tasks.classification.gates",
-    report="gauntlet.tasks.classification.report",
+    report="gauntlet.tasks.image_classification.report",
     serving="gauntlet.tasks.image_classification.serving",
     tiny="gauntlet.tasks.image_classification.tiny",
 )

@@ -11,7 +11,7 @@ from gauntlet.tasks.image_classification.manifest import ImageDataset
 from gauntlet.tasks.image_classification.source import read_images
 from gauntlet.tasks.images.outputs import write_splits
 from gauntlet.tasks.images.pictures import class_strips
-from gauntlet.tasks.images.report import render
+from gauntlet.tasks.images.report import data_page
 from gauntlet.tasks.images.statistics import describe
 
 
@@ -33,7 +33,7 @@ def examine(section: ImageDataset) -> Examination:
         rows=statistics.rows,
         fingerprints="pixels",
         resolution=describe_resolution(statistics.class_counts["test"].values()),
-        report=render(statistics, inspection, len(table.rows), strips),
+        report=data_page(statistics, inspection, len(table.rows), strips),
         write_splits=partial(
             write_splits,
             table=inspection.table,

@@ -6,14 +6,14 @@ from functools import partial
 
 from gauntlet.components.validate_data.examination import Examination
 from gauntlet.components.validate_data.inspection import Inspection
-from gauntlet.components.validate_data.report import Histogram, render
 from gauntlet.components.validate_data.text import KEY_FORM
 from gauntlet.tasks.language.inspection import inspect
 from gauntlet.tasks.language.manifest import ConversationDataset, describe_gain_resolution
 from gauntlet.tasks.language.outputs import require_enough, write_splits
 from gauntlet.tasks.language.rendering import Renderer, shared_system
+from gauntlet.tasks.language.report import data_page
 from gauntlet.tasks.language.source import read_table
-from gauntlet.tasks.language.statistics import LENGTH_EDGES, describe
+from gauntlet.tasks.language.statistics import describe
 from gauntlet.tasks.managed_causal_lm.data import ManagedRenderer
 from gauntlet.tasks.managed_causal_lm.manifest import MANAGED_PREFIX
 
@@ -32,21 +32,13 @@ def examine(section: ConversationDataset) -> Examination:
     inspection = inspect(table, section, renderer)
     frame = renderer.frame(shared_system(inspection.table["context"].tolist()))
     statistics = describe(inspection.table, section, frame)
-    counts = {split: length.counts for split, length in statistics.token_length.items()}
     return Examination(
         inspection=inspection,
         rows_read=len(table),
         rows=statistics.rows,
         fingerprints=KEY_FORM,
         resolution=describe_gain_resolution(_tested(inspection), managed),
-        report=render(
-            "conversations/report.html.jinja",
-            statistics,
-            inspection,
-            len(table),
-            Histogram("rows", LENGTH_EDGES, counts),
-            histogram_of="Histogram of lengths in tokens",
-        ),
+        report=data_page(statistics, inspection, len(table)),
         require_enough=partial(require_enough, inspection.table, section.uri),
         write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
         table=table,

@@ -13,7 +13,7 @@ from gauntlet.components.validate_data.examination import Examination
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.tasks.images.outputs import write_splits
 from gauntlet.tasks.images.pictures import class_strips
-from gauntlet.tasks.images.report import render
+from gauntlet.tasks.images.report import data_page
 from gauntlet.tasks.images.statistics import describe
 from gauntlet.tasks.ordinal_grading.inspection import inspect
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
@@ -45,7 +45,7 @@ def examine(section: CardDataset) -> Examination:
         rows=statistics.rows,
         fingerprints="certificates",
         resolution=describe_resolution([statistics.rows["test"]], "QWK"),
-        report=render(statistics, inspection, len(table.rows), strips, things="cards"),
+        report=data_page(statistics, inspection, len(table.rows), strips, things="cards"),
         write_splits=partial(
             write_splits,
             table=inspection.table,

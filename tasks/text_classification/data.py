@@ -10,7 +10,7 @@ from gauntlet.components.validate_data.text import KEY_FORM
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.tasks.text_classification.inspection import inspect
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.text_classification.report import render
+from gauntlet.tasks.text_classification.report import data_page
 from gauntlet.tasks.text_classification.statistics import describe
 from gauntlet.tasks.texts.source import read_table
 
@@ -32,7 +32,7 @@ def examine(section: TextDataset) -> Examination:
         rows=statistics.rows,
         fingerprints=KEY_FORM,
         resolution=describe_resolution(statistics.class_counts["test"].values()),
-        report=render(statistics, inspection, rows_read=len(table)),
+        report=data_page(statistics, inspection, rows_read=len(table)),
         write_splits=partial(
             write_splits, table=inspection.table, labels=section.labels, statistics=statistics
         ),

@@ -15,7 +15,7 @@ from gauntlet.pipelines.safe_path import safe_environment
 from gauntlet.pipelines.step_process import run_step
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("manifests", "backends", "trainer", "components", "pipelines", "serving")
+PACKAGES = ("manifests", "pages", "backends", "trainer", "components", "pipelines", "serving")
 STARTERS = [
     file.relative_to(ROOT)
     for package in PACKAGES

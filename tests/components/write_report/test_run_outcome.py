@@ -12,11 +12,10 @@ import pytest
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.headline import tiles
 from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render, tiles
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
 from gauntlet.manifests.gates import Gates, GradingGates
 from gauntlet.tasks.language.gates import Documents, decide_language_model
@@ -29,7 +28,7 @@ def ended(
     root: Path, build: Callable[[runs.FolderOf], None], final: str = "FAILED"
 ) -> tuple[RunRecord, Outcome]:
     build(runs.local(root))
-    record = collect(str(root), runs.JOB, FinalStatus(final))
+    record = collect(str(root), runs.JOB, runs.TASK, FinalStatus(final))
     return record, outcome(record)
 
 
@@ -234,7 +233,7 @@ def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path:
         challenger={}, baseline=OtherModel(), champion=OtherModel("version 2", version="2")
     )
     record, _ = ended(tmp_path, runs.promoted)
-    record = replace(record, scores=None, language_scores=champion)
+    record = replace(record, scores=champion)
     assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
     assert "gauntlet rollback emotion" in commands(record, outcome(record))
     rejected = outcome(replace(record, version=None))
