@@ -1,16 +1,24 @@
-"""Describe how a process that Gauntlet started ended."""
+"""The process of a step: what the pod's environment says about it, and how a process ended."""
 
 from __future__ import annotations
 
 import signal
 
-SHELLS_SIGNAL = 128
-"""A shell's exit code is this plus the number of the signal that ended its command."""
+PLATFORM_VARIABLE = "GAUNTLET_PLATFORM"
+"""Compiling for Kubeflow sets this and the two below in the environment of its pods."""
+KUBEFLOW = "kubeflow"
+RUN_ID_VARIABLE = "GAUNTLET_RUN_ID"
+"""The id of the pipeline run. As a parameter of train-model it would prevent every cache hit."""
+STATES_VARIABLE = "GAUNTLET_STATES"
+"""The folder on a persistent volume for training states, with one folder per run."""
+
+SIGNAL_OFFSET = 128
+"""A shell exits with this plus the signal's number when a signal ended its command."""
 
 
 def how_ended(code: int) -> str:
-    """`was ended by SIGSEGV` or `ended with exit code 3`, as its exit code says."""
-    number = -code if code < 0 else code - SHELLS_SIGNAL
+    """An exit code in words: `was ended by SIGSEGV` or `ended with exit code 3`."""
+    number = -code if code < 0 else code - SIGNAL_OFFSET
     try:
         name = signal.Signals(number).name
     except ValueError:

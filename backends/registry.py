@@ -1,34 +1,33 @@
-"""The model registry: versions of a model, and the aliases that say which of them is which.
+"""The model registry: what every registry offers, and the decisions that all of them make alike.
 
-An alias is a name that points to one version of a model:
+A model has versions. An alias points to one version of a model:
 
-- `challenger`: registered last and not promoted yet.
-- `staging`: the one that people may try, of a model whose manifest has promotion stages.
-- `champion`: the one that serves, and that the next challenger is compared with.
+- `challenger`: the version that was registered last, until it is promoted.
+- `staging`: the version that people may try, for a model whose manifest has promotion stages.
+- `champion`: the version in production, which the next challenger is compared with.
 - `previous`: the champion before this one; `rollback` makes it champion again.
 
-Promoting and rolling back only move aliases; nothing is copied, and no version is ever changed or removed.
+Promotion and rollback only move aliases. No bundle is copied, and no version is removed.
 
-A version's bundle lies in the registry's own folder under its sha256, which is that of `bundle.json`: that
-file names every other file with its sha256, so it stands for the whole content, figures and lineage
-included. Converting a model twice makes two bundles, because their timings differ. One bundle is registered
-once: a step that runs again finds its version, and a scheduled run whose bundle came from the cache finds the
-version that has been champion, which it leaves alone.
+The registry stores a version's bundle under the sha256 of its `bundle.json`. That file has the sha256 of
+every other file, the metrics and the lineage, so this hash identifies the whole bundle. Converting a model
+twice gives two bundles, because their timings differ. Registration is idempotent: a step that runs again
+finds its version, and a scheduled run whose bundle is a cache hit finds the version that has been champion,
+and leaves its aliases alone.
+
+`factory.open_registry` opens a registry by its URI.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gauntlet.backends.kubeflow import require_outliving_pods
-from gauntlet.backends.mlflow_server import EXAMPLE, SCHEMES, MlflowServer
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 CHAMPION = "champion"
@@ -39,12 +38,12 @@ STAGING = "staging"
 BUNDLE_TAG = "bundle_sha256"
 RUN_TAG = "run_id"
 EVIDENCE_TAG = "evidence_sha256"
-"""On a version that has evidence, which a model with promotion stages is promoted by."""
+"""A tag on a version with evidence, by which a model with promotion stages is promoted."""
 APPROVED_BY_TAG = "approved_by"
 APPROVED_AT_TAG = "approved_at"
 ANY_CHAMPION = "any"
 PROMOTED_TAG = "promoted_at"
-"""On a version that has been champion; ISO 8601, UTC, of the first time."""
+"""A tag on a version that has been champion: when it first became that; ISO 8601, UTC."""
 TURNS_TAG = "champion_turns"
 """A tag on a version that has been champion: each time that it became champion, as `TIME promote` or
 `TIME rollback`, separated by commas."""
@@ -55,8 +54,8 @@ OVERRULED_TAG = "overruled"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model. `created` is in UTC; `bundle_uri` is a folder, here, in a bucket
-    or on an MLflow server."""
+    """One version of a model. `created` is in UTC; `bundle_uri` is a folder on this machine, in a bucket or
+    on an MLflow server."""
 
     name: str
     version: str
@@ -68,17 +67,14 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """What a language model's version scored on the test split. `bleu` is sacrebleu's of all rows, 0 to 1."""
+    """A language model's scores on the test split. `bleu` is sacrebleu's corpus BLEU, scaled to 0 to 1."""
 
     bleu: float
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a classifier's version scored on the test split.
-
-    `confusion` has true classes as rows, predicted as columns.
-    """
+    """A classifier's scores on the test split. `confusion` has true classes as rows, predicted as columns."""
 
     labels: tuple[str, ...]
     accuracy: float
@@ -88,7 +84,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Turn:
-    """A moment when a version became champion. `at` is ISO 8601, UTC."""
+    """One time that a version became champion. `at` is ISO 8601, UTC."""
 
     at: str
     kind: Literal["promote", "rollback"]
@@ -97,20 +93,20 @@ class Turn:
 
 @dataclass(frozen=True)
 class Approval:
-    """Who promotes a version and why, as recorded on the version."""
+    """Who promotes a version and why, as the version's tags record it."""
 
     by: str
     reason: str = ""
 
     def tags(self, at: str) -> dict[str, str]:
-        """The tags that the version gets."""
+        """The tags for the version."""
         reason = {REASON_TAG: self.reason} if self.reason else {}
         return {APPROVED_BY_TAG: self.by, APPROVED_AT_TAG: at, **reason}
 
 
 @dataclass(frozen=True)
 class Move:
-    """What promoting or rolling back came to. Not `moved`: the champion was already the one asked for."""
+    """Result of a promotion or rollback. `moved` is False when the requested version was already champion."""
 
     champion: ModelVersion
     previous: ModelVersion | None
@@ -124,12 +120,17 @@ class Move:
 
 
 def went_through_stages(version: ModelVersion | None) -> bool:
-    """Whether there is such a version, and it has evidence: one without any is not to take its place."""
+    """Whether there is a version and it has evidence. A version without any must not replace it."""
     return version is not None and EVIDENCE_TAG in version.tags
 
 
 class Registry(Protocol):
-    """Where models are registered. What fails for a user's reason raises a GauntletError that says it."""
+    """A model registry. `uri` of the constructor is the registry's; nothing is read or created by it.
+
+    A failure that is not a bug is a GauntletError; a UsageError when a retry cannot help.
+    """
+
+    def __init__(self, uri: str) -> None: ...
 
     def register(
         self,
@@ -139,20 +140,24 @@ class Registry(Protocol):
         evidence: Mapping[str, Any] | None = None,
         scores: Scores | AnswerScores | None = None,
     ) -> ModelVersion:
-        """Copy a bundle into the registry and make it a version of `name`, with what it proved, as JSON.
+        """Copy a bundle into the registry as a new version of `name`, which becomes `challenger`.
 
-        `scores` are kept where the registry has a place for them.
+        The same bundle with the same `run_id` tag is the same version. A bundle that is or has been champion
+        is not registered again by any run: its version is returned with its aliases and tags unchanged.
 
-        The new version becomes `challenger`. The same bundle with the same `run_id` tag is the same version.
-        A bundle that is champion, or has been, is not registered again whatever the run: its version is
-        returned with its aliases and tags as they are.
+        Args:
+            name: The model's name.
+            bundle: The bundle's folder.
+            tags: The version's tags.
+            evidence: The figures that a promotion by stages is judged by, as JSON.
+            scores: The scores, for a registry that can show them.
         """
 
     def champion(self, name: str) -> ModelVersion | None:
-        """The version that serves; none when no version of `name` has been promoted."""
+        """The champion; None when no version of `name` has been promoted."""
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that an alias points to, or none."""
+        """The version that an alias points to, or None."""
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions, newest first. An unknown name is a UsageError."""
@@ -161,7 +166,7 @@ class Registry(Protocol):
         """The names of all models, sorted."""
 
     def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """What the version proved, unaltered; none was recorded."""
+        """The version's evidence, after its sha256 was checked; None when it has none."""
 
     def stage(self, name: str, version: str) -> ModelVersion:
         """Point the alias `staging` to a version."""
@@ -175,86 +180,177 @@ class Registry(Protocol):
     ) -> Move:
         """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
 
-        `compared_with` is the champion's version that the new one was found no worse than, None for none:
-        with another champion by now nothing is moved, which is a GauntletError. `approval` is recorded on the
-        version, with the time.
+        Args:
+            name: The model's name.
+            version: The version to promote; None for the challenger.
+            compared_with: The version of the champion that the gate compared it with; None if there was no
+                champion. If the champion is another one by now, nothing is moved and a GauntletError raised.
+            approval: Recorded on the version, with the time.
         """
 
     def rollback(self, name: str, version: str | None = None) -> Move:
-        """Make `previous`, or `version`, which has been champion, the champion again.
+        """Make `previous`, or a `version` that has been champion, the champion again.
 
-        Directly after a rollback `version` is needed: `previous` is then the version that was just rolled
-        back.
+        Directly after a rollback `version` is required, because `previous` is then the version that was just
+        rolled back.
         """
 
 
-def open_registry(registry_uri: str) -> Registry:
-    """The registry that a URI names. Nothing is made or read yet.
+class AliasRegistry(ABC):
+    """The part of a `Registry` that all backends with aliases share: staging, promotion and rollback.
 
-    Args:
-        registry_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST`, or
-            `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER`.
-
-    Raises:
-        UsageError: The URI is of a kind that is not supported, or names a file in a pod of Kubeflow's.
+    `_move` records the move in the registry before it moves the first alias, so that `_finish_move` can
+    complete a move that was interrupted.
     """
-    if registry_uri.startswith(SCHEME):
-        from gauntlet.backends.vertex_registry import VertexRegistry
 
-        return VertexRegistry(VertexPlace.of(registry_uri, "registry URI"))
-    if registry_uri.startswith(SCHEMES):
-        from gauntlet.backends.mlflow_server_registry import MlflowServerRegistry
+    def champion(self, name: str) -> ModelVersion | None:
+        """The version with the alias `champion`."""
+        return self.by_alias(name, CHAMPION)
 
-        return MlflowServerRegistry(MlflowServer(registry_uri, "registry URI"))
-    from gauntlet.backends.mlflow_database import database_path
-    from gauntlet.backends.mlflow_registry import MlflowRegistry
+    @abstractmethod
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """The version that an alias points to; None also for a name that the backend does not accept."""
 
-    require_outliving_pods(registry_uri, "registry URI")
-    others = f"or {EXAMPLE}, or {SCHEME}PROJECT/LOCATION?…"
-    return MlflowRegistry(database_path(registry_uri, "registry URI", others))
+    @abstractmethod
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions by descending number. For an unknown name raise `unknown_model`."""
+
+    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
+        """Read the file whose sha256 the version has as a tag.
+
+        Raises:
+            GauntletError: The file is missing or was altered.
+        """
+        sha256 = version.tags.get(EVIDENCE_TAG)
+        return None if sha256 is None else self._read_evidence(version, sha256)
+
+    def stage(self, name: str, version: str) -> ModelVersion:
+        """Point `staging` to a version. If it is the challenger, it stays that.
+
+        Raises:
+            UsageError: There is no such model or version.
+            GauntletError: The bundle was altered.
+        """
+        with_number(name, self.versions(name), version)
+        with self._writing():
+            target = with_number(name, self.versions(name), version)
+            self._require_bundle(target, STAGING)
+            self._set_alias(target, STAGING)
+            return with_number(name, self.versions(name), version)
+
+    def promote(
+        self,
+        name: str,
+        version: str | None = None,
+        compared_with: str | None = ANY_CHAMPION,
+        approval: Approval | None = None,
+    ) -> Move:
+        """Complete an interrupted promotion first. If that was the requested one, nothing more is moved.
+
+        Raises:
+            UsageError: There is no such model or version, or no challenger.
+            GauntletError: The champion is not the one that was compared with, the bundle was altered, or
+                another process promoted another version at the same time.
+        """
+        self.versions(name)
+        with self._writing():
+            finished = self._finish_move(name) == "promote"
+            versions = self.versions(name)
+            target = version_to_promote(name, versions, version, compared_with, finished)
+            champion = with_alias(versions, CHAMPION)
+            if target == champion:
+                return Move(target, with_alias(versions, PREVIOUS), moved=finished)
+            return self._moved("promote", target, champion, approval)
+
+    def rollback(self, name: str, version: str | None = None) -> Move:
+        """Complete an interrupted rollback first. If that was the requested one, nothing more is moved.
+
+        Raises:
+            UsageError: There is no such model or version, no champion before this one, or the champion is one
+                by a rollback and no version was given.
+            GauntletError: The bundle was altered, or another process promoted another version at the same
+                time.
+        """
+        self.versions(name)
+        with self._writing():
+            finished = self._finish_move(name) == "rollback"
+            versions = self.versions(name)
+            champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
+            if champion is not None and finished and version in (None, champion.version):
+                return Move(champion, previous, moved=True)
+            target = version_to_roll_back_to(name, versions, version)
+            if target == champion:
+                return Move(target, previous, moved=False)
+            return self._moved("rollback", target, champion)
+
+    def _moved(
+        self, kind: str, target: ModelVersion, champion: ModelVersion | None, approval: Approval | None = None
+    ) -> Move:
+        self._require_bundle(target, CHAMPION)
+        self._move(kind, target, champion, approval)
+        versions = self.versions(target.name)
+        now_champion = with_alias(versions, CHAMPION)
+        if now_champion is None or now_champion.version != target.version:
+            raise GauntletError(
+                f"model {target.name!r}: another process made version "
+                f"{now_champion.version if now_champion else '(none)'} champion while version "
+                f"{target.version} was being promoted. See `gauntlet registry`, then promote one of them."
+            )
+        return Move(now_champion, with_alias(versions, PREVIOUS), moved=True)
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[None]:
+        """Hold the registry's lock, where it has one, and turn its failures into a GauntletError."""
+
+    @abstractmethod
+    def _require_bundle(self, version: ModelVersion, alias: str) -> None:
+        """Raise a GauntletError if the bundle is missing or altered, by `content_store.require_bundle`."""
+
+    @abstractmethod
+    def _set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Point an alias to a version."""
+
+    @abstractmethod
+    def _move(
+        self, kind: str, target: ModelVersion, champion: ModelVersion | None, approval: Approval | None
+    ) -> None:
+        """Move `champion` and `previous`, and record the turn, `PROMOTED_TAG` and the approval as tags."""
+
+    @abstractmethod
+    def _finish_move(self, name: str) -> str | None:
+        """Complete an interrupted move. Returns its kind, `promote` or `rollback`; None if there is none."""
+
+    @abstractmethod
+    def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
+        """The evidence, after its sha256 was checked."""
 
 
-@contextmanager
-def bundle_folder(version: ModelVersion) -> Iterator[Path]:
-    """A version's bundle on this machine: where it lies, or a copy that goes with the block.
-
-    Raises:
-        UsageError: It is not there any more, or may not be read.
-        GauntletError: The bucket, or the MLflow server, is unavailable.
-    """
-    from gauntlet.backends.storage import download
-
-    if "://" not in version.bundle_uri:
-        yield Path(version.bundle_uri)
-        return
-    with tempfile.TemporaryDirectory() as copy:
-        if version.bundle_uri.startswith(SCHEMES):
-            from gauntlet.backends.mlflow_server_registry import download_bundle
-
-            yield download_bundle(version.bundle_uri, Path(copy))
-        else:
-            download(version.bundle_uri, Path(copy))
-            yield Path(copy)
+# --- decisions that all registries share ---
 
 
-# --- what every registry decides alike ---
+def unknown_model(name: str, where: str, names: Sequence[str]) -> UsageError:
+    """The error for a model that a registry does not have."""
+    return UsageError(
+        f"model {name!r}: not in {where}, which has {', '.join(names) or 'none yet'}. "
+        "Run its pipeline first, or correct the name."
+    )
 
 
 def now(precision: str = "seconds") -> str:
-    """The time as it is recorded: ISO 8601, UTC."""
+    """The time as tags record it: ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec=precision)
 
 
 def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | None:
-    """The one of them that an alias points to."""
+    """The version that an alias points to, or None."""
     return next((version for version in versions if alias in version.aliases), None)
 
 
 def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
-    """The one of them that has this number.
+    """The version with this number.
 
     Raises:
-        UsageError: None has.
+        UsageError: There is none.
     """
     for version in versions:
         if version.version == number:
@@ -269,10 +365,10 @@ def _numbers(versions: Sequence[ModelVersion]) -> str:
 def version_of_bundle(
     versions: Sequence[ModelVersion], sha256: str, run_id: str
 ) -> tuple[ModelVersion | None, bool]:
-    """The version that registering a bundle finds, if any, and whether it is or has been champion.
+    """The version that a bundle already has, if any, and whether that is or has been champion.
 
-    Of several that have been champion it is the one that is champion now, else the newest. A version that is
-    still the challenger has not been champion: its promotion was cut short after it was noted.
+    If several versions have been champion, this is the current champion, else the newest of them. A version
+    that is still challenger has not been champion: its promotion was interrupted after it was recorded.
     """
     same = [version for version in versions if version.tags.get(BUNDLE_TAG) == sha256]
     served = [
@@ -283,7 +379,7 @@ def version_of_bundle(
     if served:
         newest = max(served, key=lambda one: (CHAMPION in one.aliases, int(one.version)))
         return newest, True
-    # The first one, should an answer that was lost have made two.
+    # The first of two, as a retry after a lost answer may create.
     of_run = [version for version in same if version.tags.get(RUN_TAG, "") == run_id]
     return min(of_run, key=lambda one: int(one.version), default=None), False
 
@@ -295,20 +391,18 @@ def version_to_promote(
     compared_with: str | None,
     finished: bool,
 ) -> ModelVersion:
-    """The version that a promotion is to make the champion.
-
-    It may be that already: then it is the champion itself, also when another version has the same bundle.
+    """The version that a promotion makes champion. It is the current champion if nothing is to be moved.
 
     Args:
         name: The model's name.
         versions: All of its versions.
-        asked: The version's number, or none for the challenger.
+        asked: The version's number, or None for the challenger.
         compared_with: As in `Registry.promote`.
-        finished: A promotion that had been cut short has just been finished, and may be the one asked for.
+        finished: Whether an interrupted promotion, perhaps the requested one, has just been completed.
 
     Raises:
         UsageError: There is no such version, or no challenger.
-        GauntletError: The champion is not the one that was compared with.
+        GauntletError: The champion is not the one that the gate compared with.
     """
     champion, target = with_alias(versions, CHAMPION), with_alias(versions, CHALLENGER)
     if asked is not None:
@@ -321,21 +415,21 @@ def version_to_promote(
             f"or name one of its versions: {_numbers(versions)}."
         )
     if champion is not None and target.tags.get(BUNDLE_TAG) == champion.tags.get(BUNDLE_TAG, ""):
-        return champion  # another version of the same bundle: moving would leave nothing to roll back to
+        return champion  # the same bundle: after a move, rollback would not change what is in production
     number = None if champion is None else champion.version
     if target != champion and compared_with not in (ANY_CHAMPION, number):
         raise GauntletError(
             f"model {name!r}: version {target.version} was compared with champion "
             f"{compared_with or '(none)'}, but the champion is {number or '(none)'} by now. "
-            "Nothing was moved: run the pipeline again to compare with that one."
+            "Nothing was moved: run the pipeline again to compare with that version."
         )
     return target
 
 
 def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
-    """When each version became champion, oldest first.
+    """Each time that a version became champion, oldest first.
 
-    For a version that an older release promoted, which recorded no turns, only the first time is known.
+    Older releases recorded only the first time, so for their versions only that is known.
     """
     found = []
     for version in versions:
@@ -349,7 +443,7 @@ def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
 
 
 def with_turn(version: ModelVersion, kind: str, at: str) -> str:
-    """`TURNS_TAG` for a version that becomes champion; a move that is repeated is recorded once."""
+    """The value of `TURNS_TAG` for a version that becomes champion. A repeated move is recorded once."""
     noted = [f"{turn.at} {turn.kind}" for turn in turns([version])]
     return ", ".join(dict.fromkeys([*noted, f"{at} {kind}"]))
 
@@ -378,7 +472,7 @@ def version_to_roll_back_to(
             f"model {name!r}: version {champion.version} has been champion since the rollback from version "
             f"{previous.version} at {last.at[:19]} UTC, and a second rollback would make {previous.version} "
             f"champion again. Name the version that you mean: `gauntlet rollback {name} --version "
-            f"{previous.version}`, or an older one of `gauntlet registry {name}`."
+            f"{previous.version}`, or an older one that `gauntlet registry {name}` lists."
         )
     if previous is None:
         raise UsageError(
@@ -386,21 +480,3 @@ def version_to_roll_back_to(
             "is none to roll back to. Promote one of its versions instead."
         )
     return previous
-
-
-def require_bundle(version: ModelVersion, alias: str) -> None:
-    """Refuse an alias to a version whose bundle is gone or altered.
-
-    Raises:
-        GauntletError: It is, or cannot be read.
-    """
-    from gauntlet.serving.bundle import BundleError, read_info
-
-    try:
-        with bundle_folder(version) as folder:
-            read_info(folder, version.tags.get(BUNDLE_TAG))
-    except (BundleError, UsageError) as error:
-        raise GauntletError(
-            f"model {version.name!r}: version {version.version} cannot become {alias}: {error}. Nothing was "
-            "moved: restore the bundle, or promote another version."
-        ) from None

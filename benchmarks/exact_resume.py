@@ -51,7 +51,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     """Train in `run` in three ways and compare the first and the last."""
     from gauntlet.components.validate_data.run import run as validate_data
     from gauntlet.manifests.loading import load_manifest
-    from gauntlet.manifests.tasks import trained_here
+    from gauntlet.manifests.training import trained_here
     from gauntlet.trainer.task import load_task
 
     manifest = load_manifest(manifest_file, overrides)
@@ -59,7 +59,7 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     data.mkdir(parents=True)
     trained.mkdir()
     splits = data / "splits"
-    validate_data(manifest.dataset, manifest.seed, splits, data / "checks.json", data / "report.html")
+    validate_data(manifest.task, manifest.dataset, splits, data / "checks.json", data / "report.html")
     section = trained_here(manifest.training)
     rows = len(load_task(section, splits).train_lengths)
     per_epoch = math.ceil(rows / section.batch_size)

@@ -87,7 +87,7 @@ def _validated_splits(options: argparse.Namespace, folder: Path) -> Path:
 
     manifest = load_manifest(options.manifest, options.overrides)
     names = ("splits", "checks.json", "report.html")
-    validate_data(manifest.dataset, manifest.seed, *(folder / name for name in names))
+    validate_data(manifest.task, manifest.dataset, *(folder / name for name in names))
     return folder / "splits"
 
 

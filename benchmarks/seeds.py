@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         splits = folder / "splits"
-        validate_data(manifest.dataset, manifest.seed, splits, folder / "checks.json", folder / "data.html")
+        validate_data(manifest.task, manifest.dataset, splits, folder / "checks.json", folder / "data.html")
         for seed in range(options.seeds):
             began = time.monotonic()
             scores = score_of(manifest, seed, splits, folder / f"checkpoint-{seed}")

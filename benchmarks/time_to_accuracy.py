@@ -200,7 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         splits = Path(scratch) / "splits"
         validate_data(
-            manifest.dataset, manifest.seed, splits, Path(scratch) / "checks", Path(scratch) / "page"
+            manifest.task, manifest.dataset, splits, Path(scratch) / "checks", Path(scratch) / "page"
         )
         (splits / "test.npz").replace(splits / "validation.npz")
         for seed in range(options.runs):

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 THUMBNAIL_SIDE = 96  # pixels
+
+
+@dataclass(frozen=True)
+class ClassPicture:
+    """Some rows of a class as one picture, a PNG in a data URI; its size is in pixels."""
+
+    label: str
+    picture: str
+    width: int
+    height: int
 
 
 def data_uri(pixels: npt.NDArray[np.uint8]) -> str:

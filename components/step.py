@@ -7,7 +7,6 @@ folder, on this machine and in a bucket alike; `error.json` is left there for th
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -15,13 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gauntlet.contracts.document import read_json, replacing, write_json, write_text
 from gauntlet.manifests.errors import GauntletError, Preempted
-from gauntlet.manifests.metrics import as_json
 
 if TYPE_CHECKING:
     from kfp import dsl
+
+__all__ = ["read_json", "replacing", "write_json", "write_text"]
 
 ERROR_FILE = "error.json"
 REUSED_FILE = "reused.json"
@@ -84,29 +85,6 @@ def _raising_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that takes its place on success and is removed on failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all."""
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, with null for NaN and infinity: a step must not fail on its figures."""
-    write_text(path, json.dumps(as_json(content), indent=2, allow_nan=False, ensure_ascii=False))
-
-
 def log_figures(metrics: dsl.Metrics, figures: Mapping[str, float]) -> None:
     """Log the figures that are numbers: NaN and infinity would break the JSON that KFP reads afterwards."""
     for name, value in figures.items():
@@ -114,12 +92,6 @@ def log_figures(metrics: dsl.Metrics, figures: Mapping[str, float]) -> None:
             metrics.log_metric(name, value)
         else:
             print(f"warning: {name} is {value}, so it is not logged as a metric", file=sys.stderr, flush=True)
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object that another step wrote."""
-    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content
 
 
 def _record(folder: Path, message: str, exit_code: int) -> None:

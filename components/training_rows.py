@@ -1,10 +1,10 @@
 """Find the test rows that a model was trained on, by fingerprints of rows.
 
-validate-data writes the fingerprints of the training rows beside the splits, and the bundle carries that
-file. evaluate-model looks up the test rows in it: in the challenger's, and in that of a champion, which was
-trained on earlier data. A fingerprint is 64 bits of a hash of what checks compare: a text's normal form, an
-image's pixels, a certificate, the first words of a conversation. Nobody can read a row
-from its fingerprint, but a person who has the row can check whether the model was trained on it.
+validate-data writes the fingerprints of the training rows into the folder of the splits, and the bundle
+contains that file. evaluate-model looks up the test rows in the file of the challenger and in that of the
+champion, which was trained on earlier data. A fingerprint is 64 bits of a hash of the key that checks
+compare: a text's normal form, an image's pixels, a certificate, the opening of a conversation. A row cannot
+be read from its fingerprint, but whoever has the row can check whether the model was trained on it.
 
 N = test rows.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.step import replacing
+from gauntlet.contracts.document import replacing
 from gauntlet.serving.bundle import TRAINING_ROWS_FILE, BundleInfo
 
 TEST_ROWS_FILE = "test_rows.npz"
@@ -37,7 +37,7 @@ class TestRows:
     """Fingerprints of the test rows and of their near-duplicates.
 
     Attributes:
-        kind: What fingerprints are made of, and by which rules; others do not compare.
+        kind: What the fingerprints are made of. Those of different kinds cannot be compared.
         fingerprints: uint64 (M,), of the test rows and of all rows in a group with one that were read and are
             not in train: dropped ones, and those of other splits.
         groups: The number of the group of each, (M,).
@@ -50,7 +50,7 @@ class TestRows:
     row_groups: npt.NDArray[np.int64]
 
     def among(self, training_rows: npt.NDArray[np.uint64]) -> Flags:
-        """Which test rows are near-duplicates of a training row, or training rows themselves, (N,)."""
+        """Which test rows are training rows or near-duplicates of one, (N,)."""
         seen = self.groups[np.isin(self.fingerprints, training_rows)]
         return np.isin(self.row_groups, seen)
 
@@ -94,7 +94,7 @@ def fingerprints_of(keys: list[str]) -> npt.NDArray[np.uint64]:
 
 
 def bundled_file(splits: Path) -> dict[str, Path]:
-    """The file of training-row fingerprints that a bundle carries, by name; empty if the splits have none."""
+    """The file of training-row fingerprints for a bundle, by its name; empty if the splits have none."""
     path = splits / TRAINING_ROWS_FILE
     return {TRAINING_ROWS_FILE: path} if path.is_file() else {}
 
@@ -109,7 +109,7 @@ def read_test_rows(splits: Path) -> TestRows | None:
 
 
 def trained_on(bundle: Path, info: BundleInfo, tested: TestRows | None) -> Flags | str:
-    """Which test rows the model of a verified bundle was trained on, (N,), or why that is not known."""
+    """Which test rows the model of a verified bundle was trained on, (N,), or why that is unknown."""
     if tested is None:
         return "the splits were made by an older release, which wrote no fingerprints of test rows"
     if TRAINING_ROWS_FILE not in info.files:

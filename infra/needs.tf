@@ -1,6 +1,6 @@
 # What the code needs, as the code says it; `gauntlet doctor` reads the same file.
 locals {
-  needs = yamldecode(file("${path.module}/../pipelines/doctor/needs.yaml"))
+  needs = yamldecode(file("${path.module}/../pipelines/vertex/needs.yaml"))
 
   # Of everybody who is granted something: a name that is known before anything is made, and the member.
   members = merge(

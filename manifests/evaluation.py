@@ -12,9 +12,3 @@ class CommonEvaluation(Section):
 
     bootstrap_resamples: int = Field(2_000, ge=200)
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
-
-
-class Evaluation(CommonEvaluation):
-    """The section for a classifier."""
-
-    worst_mistakes: int = Field(20, ge=0)

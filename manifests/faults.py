@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gauntlet.manifests.errors import Fault
+from gauntlet.manifests.errors import Fault, UsageError
+from gauntlet.manifests.kinds import installed_kinds, kind_names, manifest_classes, task_kind
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.tasks import TASKS
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining, is_managed
 
 LONGEST_VALUE_SHOWN = 60
 PATTERNS = {
@@ -30,32 +29,51 @@ PATTERNS = {
 NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
-def faults_of(file: str, content: Mapping[str, Any], error: ValidationError) -> list[Fault]:
-    """Every fault of a manifest's content, one for each key.
-
-    If the task is unknown, the sections that depend on it are checked as each task that may be meant. What is
-    wrong for all of these tasks is a fault too.
-    """
-    faults = _by_key(file, content, error)
-    if "task" not in faults:
-        return list(faults.values())
-    named = str(content.get("task"))
-    meant = get_close_matches(named, TASKS, n=1) or list(TASKS)
-    found = [_faults_as(task, file, content) for task in meant]
-    shared = {key: fault for key, fault in found[0].items() if all(key in others for others in found)}
-    return list((faults | {key: fault for key, fault in shared.items() if key not in faults}).values())
-
-
-def _faults_as(task: str, file: str, content: Mapping[str, Any]) -> dict[str, Fault]:
-    as_of_task = {**content, "task": task}
+def task_fault(file: str, content: Mapping[str, Any]) -> Fault | None:
+    """What is wrong with the key `task`, or None."""
+    if "task" not in content:
+        return Fault(file, "task", "nothing", "a value", "Add the key.")
+    found, names = content["task"], kind_names()
+    *most, last = (repr(name) for name in names)
     try:
-        Manifest.model_validate(as_of_task)
+        task_kind(found if isinstance(found, str) else shown(found)).manifest_class()
+    except UsageError as error:
+        expected = f"{', '.join(most)} or {last}"
+        provided = isinstance(found, str) and any(one.name == found for one in installed_kinds())
+        action = str(error) if provided else _quoting(found) or "Change the value."
+        return Fault(file, "task", shown(found), expected, action)
+    return None
+
+
+def faults_of_any_kind(file: str, content: Mapping[str, Any]) -> list[Fault]:
+    """If the task is unknown: what is wrong with the content for every task kind that may be meant."""
+    manifests = manifest_classes()
+    meant = get_close_matches(str(content.get("task")), manifests, n=1) or manifests
+    found = [_faults_as(name, manifests[name], file, content) for name in meant]
+    return [fault for key, fault in found[0].items() if all(key in others for others in found)]
+
+
+def _faults_as(
+    name: str, manifest: type[Manifest], file: str, content: Mapping[str, Any]
+) -> dict[str, Fault]:
+    as_of_kind = {**content, "task": name}
+    try:
+        manifest.model_validate(as_of_kind)
     except ValidationError as error:
-        return _by_key(file, as_of_task, error)
+        return _by_key(file, as_of_kind, manifest, error)
     return {}
 
 
-def _by_key(file: str, content: Mapping[str, Any], error: ValidationError) -> dict[str, Fault]:
+def faults_of(
+    file: str, content: Mapping[str, Any], manifest: type[Manifest], error: ValidationError
+) -> list[Fault]:
+    """Every fault of a manifest's content, one for each key."""
+    return list(_by_key(file, content, manifest, error).values())
+
+
+def _by_key(
+    file: str, content: Mapping[str, Any], manifest: type[Manifest], error: ValidationError
+) -> dict[str, Fault]:
     """One fault for each key: pydantic reports every kind that a value may be of, as an error of its own."""
     details = error.errors(include_url=False)
     faults: dict[str, Fault] = {}
@@ -64,7 +82,7 @@ def _by_key(file: str, content: Mapping[str, Any], error: ValidationError) -> di
         below = [other for other in details if other["loc"][: len(detail["loc"])] == detail["loc"]]
         if detail["type"] == "too_short" and len(below) > 1:  # since its parts were refused
             continue
-        fault = _fault(file, content, location, detail)
+        fault = _fault(file, manifest, location, detail)
         known = faults.get(fault.key)
         if known is None:
             faults[fault.key] = fault
@@ -89,20 +107,25 @@ def _location(content: Any, detail: Any) -> tuple[str | int, ...]:
     return tuple(location)
 
 
-def _fault(file: str, content: Mapping[str, Any], location: Sequence[str | int], detail: Any) -> Fault:
+def _fault(
+    file: str,
+    manifest: type[Manifest],
+    location: Sequence[str | int],
+    detail: Any,
+) -> Fault:
     key = ".".join(_shown_key(part) for part in location) or "(manifest)"
     kind, value = detail["type"], detail["input"]
     message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if kind == "missing":
-        known = ", ".join(_known_keys(content, location))
+        known = ", ".join(_known_keys(manifest, location))
         expected = f"a section with some of {known}" if known else "a value"
         return Fault(file, key, "nothing", expected, "Add the key.")
     if kind == "extra_forbidden":
-        known_keys = _known_keys(content, location[:-1])
+        known_keys = _known_keys(manifest, location[:-1])
         meant = get_close_matches(str(location[-1]), known_keys, n=1)
         advice = f"Did you mean {meant[0]}?" if meant else "Remove it, or correct its spelling."
         return Fault(file, key, "a key that nothing reads", f"one of {', '.join(known_keys)}", advice)
-    if kind in NO_MAPPING and (known := ", ".join(_known_keys(content, location))):
+    if kind in NO_MAPPING and (known := ", ".join(_known_keys(manifest, location))):
         return Fault(file, key, shown(value), f"a section with some of {known}", "Write it as KEY: VALUE.")
     if kind == "value_error":
         return Fault(file, key, "an impossible combination", message, "Change one.")
@@ -135,16 +158,9 @@ def _shown_key(part: str | int) -> str:
     return text if len(text) <= LONGEST_VALUE_SHOWN else text[:LONGEST_VALUE_SHOWN] + "…"
 
 
-def _known_keys(content: Mapping[str, Any], location: Sequence[str | int]) -> list[str]:
-    """The keys that the section at `location` has in a manifest of the content's task."""
-    model: Any = Manifest
-    task: Any = content.get("task")
-    if not isinstance(task, str) or task not in TASKS:
-        task = None
-    if location and task and location[0] in ("dataset", "training", "evaluation", "gates"):
-        managed = location[0] == "training" and task == "causal_lm" and is_managed(content.get("training"))
-        model = ManagedTraining if managed else getattr(TASKS[task], str(location[0]))
-        location = location[1:]
+def _known_keys(manifest: type[Manifest], location: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `location` has."""
+    model: Any = manifest
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:

@@ -83,28 +83,3 @@ class CommonGates(Section):
     def margin_for(self, rows: int) -> float:
         """`non_inferiority_margin` where it is not set, with so many test rows of classes of one size."""
         return default_margin([rows])
-
-
-class Gates(CommonGates):
-    """The section for a classifier. `non_inferiority_margin` is of macro-F1.
-
-    `max_validation_gap` is how far macro-F1 may fall from training's own validation to the upper confidence
-    limit of the shipped file's on the test split: further, and they are not prepared alike.
-    `max_class_f1_drop` follows from the test rows of each class where it is not set (`default_class_drop`).
-    """
-
-    min_macro_f1: Fraction
-    min_accuracy: Fraction = 0.0
-    max_validation_gap: Fraction = 0.05
-    max_class_f1_drop: Fraction | None = None
-
-
-class GradingGates(Gates):
-    """The section for a grader. `non_inferiority_margin` is of QWK.
-
-    `min_qwk` holds for the lower confidence limit of the quadratic weighted kappa, `max_mae` for the upper
-    one of the mean absolute error in grades.
-    """
-
-    min_qwk: float = Field(ge=-1, le=1)
-    max_mae: float = Field(gt=0)

@@ -1,9 +1,9 @@
 """Task kinds: what a step asks of the kind of model that it works on.
 
 A kind is a folder of modules, one for each role, and a `TaskKind` that names them by import path. A
-distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too. Shared
-code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest does not
-load torch.
+distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too.
+Shared code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest
+does not load torch.
 
 docs/how-to/add_a_task_kind.md lists what each role has to define.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -136,7 +137,7 @@ class InstalledKind:
     name: str
     distribution: str
     kind: TaskKind | None = None
-    fault: str | None = field(default=None)
+    fault: str | None = None
 
 
 def task_kind(name: str) -> TaskKind:
@@ -183,8 +184,8 @@ def _loaded(point: metadata.EntryPoint) -> InstalledKind:
     except Exception as error:  # whatever a module may raise while it is imported
         fault = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
         return InstalledKind(point.name, distribution, fault=fault)
-    fault = _fault_of(kind, point)
-    return InstalledKind(point.name, distribution, None if fault else kind, fault)
+    unfit = _fault_of(kind, point)
+    return InstalledKind(point.name, distribution, None if unfit else kind, unfit)
 
 
 def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
@@ -192,8 +193,8 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
         return f"{point.value} is a {type(kind).__name__}, expected a gauntlet.manifests.kinds.TaskKind"
     if kind.interface != INTERFACE:
         return (
-            f"{point.value} is made for version {kind.interface} of the task kind interface, and this Gauntlet has "
-            f"version {INTERFACE}. Install a version of the plug-in for it."
+            f"{point.value} is made for version {kind.interface} of the task kind interface, and this "
+            f"Gauntlet has version {INTERFACE}. Install a version of the plug-in for it."
         )
     if kind.name != point.name:
         return f"{point.value} is named {kind.name!r}, and its entry point {point.name!r}: give both one name"
@@ -203,8 +204,18 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
 def _imported(path: str, what: str) -> ModuleType:
     try:
         return import_module(path)
-    except ImportError as error:
-        raise UsageError(f"{what}: {path} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a module may raise while it is imported
+        fault = f"{path} cannot be imported: {type(error).__name__}: {error}"
+        raise UsageError(f"{what}: {fault}") from error
+
+
+def manifest_classes() -> Mapping[str, Any]:
+    """The manifest class of each kind, by the kind's name, without those that cannot be imported."""
+    found = {}
+    for name in kind_names():
+        with suppress(UsageError):
+            found[name] = task_kind(name).manifest_class()
+    return found
 
 
 def kinds() -> Mapping[str, TaskKind]:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from gauntlet.manifests.bounds import MOST_BYTES, MOST_LEVELS, bound_faults
 from gauntlet.manifests.errors import Fault, ManifestError
-from gauntlet.manifests.faults import faults_of
+from gauntlet.manifests.faults import faults_of, faults_of_any_kind, task_fault
+from gauntlet.manifests.kinds import task_kind
 from gauntlet.manifests.schema import Manifest
 
 MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
@@ -186,7 +187,10 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
 
 
 def _validate(content: Mapping[str, Any], file: str) -> Manifest:
+    if (fault := task_fault(file, content)) is not None:
+        raise ManifestError([fault, *faults_of_any_kind(file, content)])
+    manifest: type[Manifest] = task_kind(content["task"]).manifest_class()
     try:
-        return Manifest.model_validate(content)
+        return manifest.model_validate(content)
     except ValidationError as error:
-        raise ManifestError(faults_of(file, content, error)) from None
+        raise ManifestError(faults_of(file, content, manifest, error)) from None

@@ -9,37 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import (
-    Field,
-    SerializeAsAny,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.evaluation import CommonEvaluation
 from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
 from gauntlet.manifests.platforms import Platforms
+from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Name, Section
-from gauntlet.manifests.tasks import (
-    TaskName,
-    of_task,
-    require_judged_stages,
-    require_known_classes,
-    require_measurable,
-    require_shared_keys,
-    with_shared_keys,
-)
 from gauntlet.manifests.training import CommonTraining
 
 
 class Registration(Section):
-    """Section of register-model. `manual` stops at the alias challenger; `gauntlet promote` goes on."""
+    """Section of register-model. With `manual` the version stays challenger until `gauntlet promote`."""
 
     promotion: Literal["automatic", "manual"] = "automatic"
 
@@ -47,45 +35,115 @@ class Registration(Section):
 class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
-    `name` is also the name of the pipeline and of the model in the registry. Which keys `dataset`,
-    `training`, `evaluation` and `gates` have depends on the task (`manifests/tasks.py`). `platforms` says
-    what the pipeline gets where it runs; it is no part of the hash.
+    `name` is also the name of the pipeline and of the model in the registry. Each task kind has a subclass of
+    its own, which says what the keys of `dataset`, `training`, `evaluation` and `gates` are. `platforms` says
+    what the pipeline gets where it runs; it is not part of the hash.
     """
 
     name: Name
     description: str = Field(min_length=1)
-    task: TaskName
+    task: str
     seed: int = Field(0, ge=0, lt=2**32)
     dataset: SerializeAsAny[Dataset]
-    training: SerializeAsAny[CommonTraining] = Field(default_factory=dict, validate_default=True)
+    training: SerializeAsAny[CommonTraining]
     conversion: Conversion = Conversion()
-    evaluation: SerializeAsAny[CommonEvaluation] = Field(default_factory=dict, validate_default=True)
+    evaluation: SerializeAsAny[CommonEvaluation] = CommonEvaluation()
     gates: SerializeAsAny[CommonGates]
     registration: Registration = Registration()
     platforms: Platforms = Platforms()
 
+    shared_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys of `dataset` that always equal a key of `training`.
+
+    A step gets only its own section, and validate-data counts the tokens that train-model will see.
+    """
+
     @model_validator(mode="before")
     @classmethod
-    def _shared(cls, content: Any) -> Any:
-        return with_shared_keys(content)
+    def _with_shared_keys(cls, content: Any) -> Any:
+        """Add the shared keys of the dataset where they are not given.
+
+        A value of the wrong type is left out here; it is refused later, under the key that it was set for.
+        """
+        if not isinstance(content, Mapping):
+            return content
+        dataset, training = content.get("dataset"), content.get("training", {})
+        if not isinstance(dataset, Mapping) or not isinstance(training, Mapping):
+            return content
+        shared = {}
+        for key, source in cls.shared_keys.items():
+            field = section_class(cls, "training").model_fields[source]
+            with suppress(ValidationError):
+                value = training.get(source, field.default)
+                shared[key] = TypeAdapter[Any](cast("Any", field.annotation)).validate_python(value)
+        return {**content, "dataset": {**shared, **dataset}}
 
     @model_validator(mode="after")
-    def _agreeing(self) -> Self:
-        require_shared_keys(self.task, self.dataset, self.training)
-        require_known_classes(self.dataset, self.training)
-        require_judged_stages(self.evaluation, self.gates)
-        require_measurable(self.training, self.conversion, self.gates)
+    def _shared_keys_agree(self) -> Self:
+        for key, source in self.shared_keys.items():
+            counted, trained = getattr(self.dataset, key), getattr(self.training, source)
+            if counted != trained:
+                raise ValueError(
+                    f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both"
+                )
         return self
 
-    @field_validator("dataset", "training", "evaluation", "gates", mode="wrap")
-    @classmethod
-    def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        return of_task(info.data.get("task"), str(info.field_name), value)
+    @property
+    def kind(self) -> TaskKind:
+        """The task kind."""
+        return task_kind(self.task)
+
+    def require_model(self, file: str) -> None:
+        """Before a run: refuse a pretrained model that is missing here, or cannot do what the manifest asks.
+
+        `file` is the manifest's. What is not on this machine is checked by the step that reads it.
+
+        Raises:
+            ManifestError: It cannot be used.
+        """
+
+    def require_vocabulary(self, file: str) -> None:
+        """Refuse a pretrained model on this machine whose tokenizer does not belong to it.
+
+        Raises:
+            ManifestError: Its tokenizer has more tokens than its embedding, or cannot be read.
+        """
 
     @property
     def sha256(self) -> str:
         """Hash of the content, defaults included, without `platforms`."""
         return hashlib.sha256(canonical_json(self, exclude={"platforms"}).encode()).hexdigest()
+
+
+def section_class(manifest: type[Manifest], name: str) -> type[Section]:
+    """The class of a manifest's section."""
+    section = manifest.model_fields[name].annotation
+    assert isinstance(section, type)
+    assert issubclass(section, Section)
+    return section
+
+
+def section_of(task: str, name: str, content: Mapping[str, Any]) -> Any:
+    """A section of a manifest of this task kind, as a step of the pipeline gets it.
+
+    Raises:
+        UsageError: There is no such task kind.
+    """
+    return section_class(task_kind(task).manifest_class(), name).model_validate(content)
+
+
+def search_class(training: type[Section]) -> type[Search] | None:
+    """What `training.search` is in a section of this class; None where nothing can be tuned."""
+    field = training.model_fields.get("search")
+    options = get_args(field.annotation) if field else ()
+    return next((one for one in options if isinstance(one, type) and issubclass(one, Search)), None)
+
+
+def searchable_keys() -> tuple[str, ...]:
+    """The keys that `training.search` can have in a manifest of any task kind."""
+    manifests = manifest_classes().values()
+    searches = [search_class(section_class(manifest, "training")) for manifest in manifests]
+    return tuple(dict.fromkeys(key for search in searches if search for key in search.model_fields))
 
 
 SECTIONS = ("dataset", "training", "conversion", "evaluation", "gates", "registration")

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.accelerators import accelerator_fault
+from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.search import Search, require_fitting
 from gauntlet.manifests.section import Fraction, Section
 
@@ -143,10 +144,23 @@ class Phase:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class ServiceTuning:
+    """A tuning by a service, whose price is per token: the service's name for the model, and the epochs."""
+
+    model: str
+    epochs: int
+
+
 class CommonTraining(Section):
-    """What the section of train-model has for every training, by this project's loop or by a vendor."""
+    """What the section of train-model has for every training, by this project's loop or by a service."""
 
     resources: Resources = Resources()
+
+    @property
+    def by_service(self) -> ServiceTuning | None:
+        """What a service is asked for; None where this project trains."""
+        return None
 
 
 class Training(CommonTraining):
@@ -199,6 +213,11 @@ class Training(CommonTraining):
     def leaves_weights_idle(self) -> bool:
         """Whether some steps give some weights no gradient."""
         return False
+
+    @property
+    def unread_dimensions(self) -> tuple[str, ...]:
+        """Keys of `search` that no trial would read, because of the section's other keys."""
+        return ()
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -344,3 +363,18 @@ class ClassTraining(OnePhaseTraining):
             )
             raise PydanticCustomError("sampler", "{words}", {"words": words})
         return value
+
+
+def trained_here(training: CommonTraining) -> Training:
+    """The section of a model that this project trains.
+
+    Raises:
+        UsageError: A service trains it.
+    """
+    if isinstance(training, Training):
+        return training
+    model = training.by_service.model if training.by_service else type(training).__name__
+    raise UsageError(
+        f"training.model: found {model}, which a service tunes; this needs a model that is trained by "
+        "this project. Use `gauntlet run` or `gauntlet submit`."
+    )

@@ -13,10 +13,9 @@ from gauntlet.pipelines.platforms import Platform
 from gauntlet.pipelines.training import training_pipeline
 
 
-def compiled_file(manifest_file: Path, platform: Platform) -> Path:
-    """Where the committed spec of a manifest is."""
-    folder = Path("compiled") if platform == "vertex" else Path("compiled", platform)
-    return folder / f"{manifest_file.stem}.yaml"
+def compiled_file(manifest_file: Path, platform: Platform, folder: Path = Path("compiled")) -> Path:
+    """Where the committed spec of a manifest is, or its place in another folder than `compiled`."""
+    return (folder if platform == "vertex" else folder / platform) / f"{manifest_file.stem}.yaml"
 
 
 def compile_manifest(

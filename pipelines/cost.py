@@ -3,60 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.table import Column, Table
 
 from gauntlet.backends.prices import Estimate, estimate, tuning_price_source, tuning_rate
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
-from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
+from gauntlet.pipelines.terminal import borderless
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The estimate of one manifest's training beside its budget."""
+    """The estimate of one manifest's training beside its budget. `note`: what the estimate leaves out."""
 
-    name: str
+    system: str
     resources: Resources
     most: Estimate
+    note: str | None
 
     @property
     def left_usd(self) -> float:
         """What is left of the budget when all of the estimate is spent; negative: it is too small."""
         return self.resources.max_cost_usd - self.most.usd
 
+    def as_json(self) -> dict[str, object]:
+        """The estimate as `--json` prints it."""
+        return {
+            "system": self.system,
+            "machine_type": self.resources.machine_type,
+            "accelerator_type": self.resources.accelerator_type,
+            "accelerator_count": self.resources.accelerator_count,
+            **asdict(self.most),
+            "usd": self.most.usd,
+            "budget_usd": self.resources.max_cost_usd,
+            "left_usd": self.left_usd,
+            "fits": self.left_usd >= 0,
+            "note": self.note,
+        }
+
 
 def training_cost(manifest: Manifest) -> Cost:
     """What a manifest's training may cost.
 
     Raises:
-        UsageError: Its machine has no price.
+        UsageError: Its machine, or the tuning of its managed model, has no price.
     """
     resources = manifest.training.resources
-    return Cost(manifest.name, resources, estimate(resources))
+    return Cost(manifest.name, resources, estimate(resources), _tuning_note(manifest))
 
 
-def tuning_note(manifest: Manifest) -> str | None:
-    """Of a managed model, what comes on top of the machine that waits for it; its rows are not counted yet.
-
-    Raises:
-        UsageError: No price of tuning it is known.
-    """
-    training = manifest.training
-    if not isinstance(training, ManagedTraining):
+def _tuning_note(manifest: Manifest) -> str | None:
+    """The price of tuning by a service, which comes on top of the machine's."""
+    tuning = manifest.training.by_service
+    if tuning is None:
         return None
     return (
-        f"{manifest.name}: and {tuning_rate(training.model):g} USD a million training tokens in each of "
-        f"{training.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
-        f"That price: {tuning_price_source(training.model)}."
+        f"{manifest.name}: and {tuning_rate(tuning.model):g} USD a million training tokens in each of "
+        f"{tuning.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
+        f"That price: {tuning_price_source(tuning.model)}."
     )
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
     """A row for each factor, their product, the budget and the verdict."""
-    columns = (Column(cost.name, justify="right", overflow="fold") for cost in costs)
-    table = Table("training of", *columns, box=None, pad_edge=False)
+    columns = (Column(cost.system, justify="right", overflow="fold") for cost in costs)
+    table = borderless("training of", *columns)
     for row in zip(*(_rows(cost) for cost in costs), strict=True):
         table.add_row(row[0][0], *(value for _, value in row))
     return table

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.locks import acquire, is_locked
+from gauntlet.pipelines.local.processes import acquire, is_locked
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"

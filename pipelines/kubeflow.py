@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from kfp import dsl, kubernetes
 
-from gauntlet.backends.kubeflow import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.platforms import Kubeflow
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -48,7 +47,7 @@ def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds:
         kubernetes.add_node_selector(task, label, value)
     for toleration in settings.tolerations:
         kubernetes.add_toleration(task, **toleration.model_dump())
-    if is_managed(manifest.training):  # by a vendor's job, which has no states here
+    if not manifest.kind.is_converted:  # by a vendor's job, which has no states here
         return
     kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, RUN_ID_FIELD)
     if settings.volume is not None:
@@ -95,7 +94,7 @@ def notes(manifest: Manifest) -> list[str]:
     ]
     if ignored:
         found.append(f"Not used on Kubeflow: {', '.join(f'training.resources.{key}' for key in ignored)}.")
-    if is_managed(manifest.training):
+    if not manifest.kind.is_converted:
         unused = (
             [] if settings.volume is None else ["Not used by a managed model: platforms.kubeflow.volume."]
         )

@@ -20,7 +20,7 @@ ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 # kfp.local indents what a step prints, so only its own lines start with a time.
 TASK_STARTED = re.compile(r"^[\d:.]+ - INFO - Executing task '([^']+)'")
 TASK_ENDED = re.compile(r"^[\d:.]+ - (?:INFO|ERROR) - Task '([^']+)' finished with status (SUCCESS|FAILURE)")
-REUSED = re.compile(r"^    reused: (\S+)$")  # what `gauntlet.pipelines.cached_step` prints
+REUSED = re.compile(r"^    reused: (\S+)$")  # what `gauntlet.pipelines.local.step_cache` prints
 NOISE = re.compile(
     r"^\s*(\[KFP Executor|[{}\[\]\"]|-?[\d.]+,?$|-{10,}|$)"
 )  # among it the echoed input, as JSON

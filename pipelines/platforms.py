@@ -16,13 +16,12 @@ from typing import Literal
 from kfp import dsl
 
 from gauntlet.components.train_model.component import train_model
-from gauntlet.components.train_model.managed_component import train_model as train_managed_model
+from gauntlet.components.train_model.service_component import train_model as train_on_service
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines import kubeflow
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 Platform = Literal["local", "vertex", "kubeflow"]
 
@@ -46,7 +45,7 @@ def parameters_given_by(platform: Platform) -> dict[str, str]:
     return given[platform]
 
 
-def without_parameters(function: Callable[..., None], given: Mapping[str, str]) -> Callable[..., None]:
+def without_parameters(function: Callable[..., None], given: Mapping[str, object]) -> Callable[..., None]:
     """The function with these of its parameters given, and out of the signature that kfp reads."""
     signature = inspect.signature(function)
     left = [one for name, one in signature.parameters.items() if name not in given]
@@ -74,10 +73,10 @@ def training_component(
     Raises:
         UsageError: An input of train-model has the name of one of the custom job's.
     """
-    managed = is_managed(manifest.training)
-    component: Callable[..., dsl.PipelineTask] = train_managed_model if managed else train_model
+    converted = manifest.kind.is_converted
+    component: Callable[..., dsl.PipelineTask] = train_model if converted else train_on_service
     variables = dict(environment or {})
-    if platform != "local" and not managed:
+    if platform != "local" and converted:
         variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
         from gauntlet.pipelines.vertex.custom_job import as_custom_job

@@ -7,7 +7,8 @@ reached. `exec` puts Python in the shell's place; `gauntlet.components.step.step
 
 `PYTHONSAFEPATH` keeps the working folder off the path: a step must not import a `trainer.py` that lies there.
 
-On this machine, `gauntlet.pipelines.cached_step` starts a step that may reuse the outputs of another run.
+On this machine, `gauntlet.pipelines.local.step_cache` starts a step that may reuse the outputs of another
+run.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ SHELLS = ("sh", "bash", "dash")
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
 EXECUTOR = "python3 -m kfp.dsl.executor_main"
-CACHED = "python3 -m gauntlet.pipelines.cached_step cached kfp.dsl.executor_main"
-JUDGED_ONLY = "python3 -m gauntlet.pipelines.cached_step uncached kfp.dsl.executor_main"
+CACHED = "python3 -m gauntlet.pipelines.local.step_cache cached kfp.dsl.executor_main"
+JUDGED_ONLY = "python3 -m gauntlet.pipelines.local.step_cache uncached kfp.dsl.executor_main"
 
 
 def exec_python(spec: PipelineSpec) -> None:

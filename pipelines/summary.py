@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.components.write_report.artifacts import Checks
 from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
-from gauntlet.pipelines.local_run import RUN_LOG, FinishedRun
-from gauntlet.pipelines.terminal import plain, styled
+from gauntlet.contracts.data import Checks
+from gauntlet.pipelines.local.run import RUN_LOG, FinishedRun
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain, styled
 
 EXAMPLES_SHOWN = 3
 LINES_SHOWN = 12  # of the log of a run whose step did not start
 STYLES = {"pass": "green", "fail": "red", "not applicable": "dim"}
 
 
-def print_summary(finished: FinishedRun, console: Console) -> None:
+def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
     """Print the gate table if the run came that far, the outcome, and where everything lies."""
     checks = finished.collected.checks
     if checks is not None and not checks.passed:
@@ -32,10 +31,10 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
         and failed.message not in finished.outcome.detail
     ):
         console.print()
-        console.print(plain(failed.message), soft_wrap=True, highlight=False)
+        console.say(failed.message)
     verdict = finished.collected.verdict
     if verdict is not None:
-        table = Table("gate", "value", "", "bound", "verdict", "what is judged", box=None, pad_edge=False)
+        table = borderless("gate", "value", "", "bound", "verdict", "what is judged")
         for rule in verdict.rules:
             style = STYLES.get(rule.verdict, "")
             value, bound = _number(rule.value), _number(rule.bound)
@@ -51,32 +50,32 @@ def print_summary(finished: FinishedRun, console: Console) -> None:
         console.print(table)
     console.print()
     colour = "green" if finished.outcome.exit_code == 0 else "red"
-    console.print(Text(plain(finished.outcome.headline), f"bold {colour}"), soft_wrap=True)
-    console.print(plain(finished.outcome.detail), soft_wrap=True, highlight=False)
+    console.say(Text(plain(finished.outcome.headline), f"bold {colour}"))
+    console.say(finished.outcome.detail)
     logs = finished.folder / "logs"
     here = logs.is_dir()
     print_steps(next_steps(finished.collected, finished.outcome) if here else (), console)
-    console.print(f"report: {plain(str(finished.report))}", soft_wrap=True, highlight=False)
+    console.say(f"report: {finished.report!s}")
     if rejected := rejected_file(finished.collected):
-        console.print(f"rejected: {plain(rejected)}", soft_wrap=True, highlight=False)
+        console.say(f"rejected: {rejected}")
     where = str(logs) if here else f"gauntlet logs {finished.record.run_id}"
-    console.print(f"logs:   {plain(where)}", soft_wrap=True, highlight=False)
+    console.say(f"logs:   {where}")
     run_log = finished.folder / RUN_LOG
     if finished.outcome.kind == "failed" and failed is not None and run_log.is_file():
-        console.print(f"        {plain(run_log)}", soft_wrap=True, highlight=False)
+        console.say(f"        {run_log}")
         if not (logs / f"{failed.name}.log").is_file():  # it did not start, so only the run's log says why
             for said in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
-                console.print(Text(plain(f"        {said}"), "dim"), soft_wrap=True, highlight=False)
+                console.say(Text(plain(f"        {said}"), "dim"))
 
 
-def print_steps(steps: Sequence[NextStep], console: Console) -> None:
+def print_steps(steps: Sequence[NextStep], console: LiteralConsole) -> None:
     """Print advice, each piece on a line with the command that does it."""
     for step in steps:
         about = f"{step.about}: " if step.about else ""
         line = styled("[dim]→[/] {}", about + step.text.replace("`", ""))
         if step.command:
             line.append_text(styled("  [bold]{}[/]", step.command))
-        console.print(line, soft_wrap=True, highlight=False)
+        console.say(line)
 
 
 def _failed_checks(checks: Checks) -> Table:

@@ -6,12 +6,14 @@ label, a path or a message as commands. `styled` adds style.
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 NAME_COLUMN = partial(Column, overflow="fold")  # a name cut short could not be copied
@@ -24,6 +26,16 @@ class LiteralConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """The text, with characters that the terminal would read as commands shown as escapes."""
         return super().render_str(plain(text), **(options | {"markup": False, "emoji": False}))
+
+    def say(self, text: object, style: str = "") -> None:
+        """Print a line as it is: not wrapped, and with no colours for numbers and paths in it."""
+        shown = text if isinstance(text, Text) else plain(text)
+        self.print(shown, style=style, soft_wrap=True, highlight=False)
+
+
+def borderless(*headers: Column | str) -> Table:
+    """A table of columns without lines between them."""
+    return Table(*headers, box=None, pad_edge=False)
 
 
 def styled(template: str, *values: object) -> Text:
@@ -44,6 +56,12 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
 
 
+def print_json(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print one JSON object per line, for each row of a listing: what `--json` means in every command."""
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
+
+
 def print_any_text() -> None:
     """Let standard output take characters that its encoding lacks, as escapes."""
     for stream in (sys.stdout, sys.stderr):
@@ -51,7 +69,7 @@ def print_any_text() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _console(stderr: bool = False) -> Console:
+def _console(stderr: bool = False) -> LiteralConsole:
     """As wide as the terminal; a file or a pipe has no width, and nothing in it is to be cut short."""
     opened = LiteralConsole(stderr=stderr)
     if not opened.is_terminal:

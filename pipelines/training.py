@@ -43,7 +43,6 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 from gauntlet.pipelines.process_one import exec_python, reuse
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
 
 STEPS = (
     "fingerprint-data",
@@ -62,8 +61,8 @@ CPUS_OF_A_STEP = 4
 
 
 def steps_of(manifest: Manifest) -> tuple[str, ...]:
-    """The steps of a manifest's DAG: of a managed model nothing is converted."""
-    return tuple(step for step in STEPS if step != "convert-to-onnx" or not is_managed(manifest.training))
+    """The steps of a manifest's DAG: a model that a service trains is not converted."""
+    return tuple(step for step in STEPS if step != "convert-to-onnx" or manifest.kind.is_converted)
 
 
 def pipeline_name(manifest: Manifest) -> str:
@@ -73,7 +72,7 @@ def pipeline_name(manifest: Manifest) -> str:
 
 def sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
     """The sections that steps are given, by name."""
-    read = [name for name in SECTIONS if name != "conversion" or not is_managed(manifest.training)]
+    read = [name for name in SECTIONS if name != "conversion" or manifest.kind.is_converted]
     return {section: as_parameter(getattr(manifest, section)) for section in read}
 
 
@@ -131,9 +130,7 @@ def training_pipeline(
             large and `sections` is None.
     """
     require_converting(platform, manifest.conversion.device)
-    build = _managed_dag if is_managed(manifest.training) else _dag
-    pipeline = build(manifest, image, platform, parameters(manifest, sections))
-    pipeline = without_parameters(pipeline, parameters_given_by(platform))
+    pipeline = _dag(manifest, image, platform, parameters(manifest, sections))
     made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
     if platform == "local":  # where no step is a container's process 1
         reuse(made.pipeline_spec, judged=[STEPS[0]])
@@ -159,8 +156,11 @@ class _Given:
 def _dag(
     manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """The whole line of steps."""
-    train_model = training_component(platform, manifest)
+    """The steps in their order. Where nothing is converted, train-model itself hands the bundle on."""
+    converted = manifest.kind.is_converted
+    lineage = {"GAUNTLET_IMAGE": image}
+    train_model = training_component(platform, manifest, {} if converted else lineage)
+    conversion_default: dict = default.get("conversion", {})
 
     def pipeline(
         run_id: str,
@@ -172,7 +172,7 @@ def _dag(
         manifest_sha256: str = default["manifest_sha256"],
         dataset: dict = default["dataset"],
         training: dict = default["training"],
-        conversion: dict = default["conversion"],
+        conversion: dict = conversion_default,
         evaluation: dict = default["evaluation"],
         gates: dict = default["gates"],
         registration: dict = default["registration"],
@@ -182,83 +182,44 @@ def _dag(
         with _reported(given):
             fingerprinted = _fingerprint(given, dataset)
             fingerprint = fingerprinted.outputs["Output"]
-            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
+            data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
             trained = train_model(
                 training=training,
                 name=name,
                 task=task,
-                seed=seed,
                 tracking_uri=tracking_uri,
                 data_fingerprint=fingerprint,
                 splits=data.outputs["splits"],
+                **({"seed": seed} if converted else {"manifest_sha256": manifest_sha256}),
                 **training_inputs(platform, training_account),
             )
             place_training(trained, platform, manifest)
             checked = _checked(given, tracking_uri, trained)
-            converted = convert_to_onnx(
-                conversion=conversion,
-                name=name,
-                seed=seed,
-                manifest_sha256=manifest_sha256,
-                data_fingerprint=fingerprint,
-                checkpoint=trained.outputs["checkpoint"],
-                splits=data.outputs["splits"],
-            ).set_env_variable("GAUNTLET_IMAGE", image)
+            bundled = trained
+            if converted:
+                bundled = convert_to_onnx(
+                    conversion=conversion,
+                    name=name,
+                    seed=seed,
+                    manifest_sha256=manifest_sha256,
+                    data_fingerprint=fingerprint,
+                    checkpoint=trained.outputs["checkpoint"],
+                    splits=data.outputs["splits"],
+                ).set_env_variable(*next(iter(lineage.items())))
             light, heavy = _decide(
-                given, evaluation, gates, registration, fingerprinted, data, trained, converted
+                given, evaluation, gates, registration, fingerprinted, data, trained, bundled
             )
+        own = [bundled] if converted else []
         _place(
-            given, light=[fingerprinted, *checked, *light], heavy=[data, converted, *heavy], placed=trained
+            given,
+            light=[fingerprinted, *checked, *light],
+            heavy=[data, *own, *heavy],
+            placed=trained,
+            paid=[] if converted else heavy,
         )
 
-    return pipeline
-
-
-def _managed_dag(
-    manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
-) -> Callable[..., None]:
-    """The line of a managed model: what train-model hands on is an endpoint, and nothing is converted."""
-    train_model = training_component(platform, manifest, {"GAUNTLET_IMAGE": image})
-
-    def pipeline(
-        run_id: str,
-        registry_uri: str,
-        tracking_uri: str,
-        name: str = default["name"],
-        task: str = default["task"],
-        seed: int = default["seed"],
-        manifest_sha256: str = default["manifest_sha256"],
-        dataset: dict = default["dataset"],
-        training: dict = default["training"],
-        evaluation: dict = default["evaluation"],
-        gates: dict = default["gates"],
-        registration: dict = default["registration"],
-        training_account: str = ACCOUNT_OF_THE_STEPS,
-    ) -> None:
-        given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
-        with _reported(given):
-            fingerprinted = _fingerprint(given, dataset)
-            fingerprint = fingerprinted.outputs["Output"]
-            data = validate_data(dataset=dataset, task=task, seed=seed, data_fingerprint=fingerprint)
-            trained = train_model(
-                training=training,
-                name=name,
-                manifest_sha256=manifest_sha256,
-                tracking_uri=tracking_uri,
-                data_fingerprint=fingerprint,
-                splits=data.outputs["splits"],
-                **training_inputs(platform, training_account),
-            )
-            place_training(trained, platform, manifest)
-            checked = _checked(given, tracking_uri, trained)
-            light, heavy = _decide(
-                given, evaluation, gates, registration, fingerprinted, data, trained, trained
-            )
-        _place(
-            given, light=[fingerprinted, *checked, *light], heavy=[data, *heavy], placed=trained, paid=heavy
-        )
-
-    return pipeline
+    given = parameters_given_by(platform)
+    return without_parameters(pipeline, given if converted else {**given, "conversion": None})
 
 
 def _reported(given: _Given) -> AbstractContextManager[object]:
@@ -289,7 +250,7 @@ def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> lis
 
 def _fingerprint(given: _Given, dataset: Any) -> dsl.PipelineTask:
     """What the dataset's files are now, as a parameter; never from the cache."""
-    return fingerprint_data(dataset=dataset, task=given.task, seed=given.seed).set_caching_options(False)
+    return fingerprint_data(dataset=dataset, task=given.task).set_caching_options(False)
 
 
 def _decide(

@@ -5,23 +5,20 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-
-from gauntlet.components.validate_data.rejected import REJECTED_FILE
 from gauntlet.components.validate_data.run import run
-from gauntlet.components.write_report.artifacts import Checks
 from gauntlet.components.write_report.next_steps import refusal_advice
+from gauntlet.contracts.data import Checks
+from gauntlet.contracts.names import REJECTED_FILE
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.summary import print_steps
-from gauntlet.pipelines.terminal import plain
+from gauntlet.pipelines.terminal import LiteralConsole
 
 CHECKS_FILE = "checks.json"
 PAGE_FILE = "report.html"
 
 
-def validate_data(manifest: Manifest, folder: Path, command: str, console: Console) -> None:
+def validate_data(manifest: Manifest, folder: Path, command: str, console: LiteralConsole) -> None:
     """Write `CHECKS_FILE`, `PAGE_FILE` and `REJECTED_FILE` into a folder, and show the checks.
 
     The splits are made too, because some faults are found only then, and deleted.
@@ -43,19 +40,12 @@ def validate_data(manifest: Manifest, folder: Path, command: str, console: Conso
         file.unlink(missing_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="gauntlet-validate-") as splits:
-            run(manifest.dataset, manifest.seed, Path(splits), checks, page, rejected, show_checks=True)
+            run(manifest.task, manifest.dataset, Path(splits), checks, page, rejected, show_checks=True)
     except DataError:
-        if (found := _read(checks)) is not None and not found.passed:
+        if checks.is_file() and not (found := Checks.read(checks)).passed:
             print_steps(refusal_advice(found, command, str(rejected) if found.rejected else None), console)
         raise
     finally:
         for name, file in zip(("checks", "report", "rejected"), files, strict=True):
             if file.is_file():
-                console.print(f"{name + ':':10}{plain(str(file))}", soft_wrap=True, highlight=False)
-
-
-def _read(path: Path) -> Checks | None:
-    try:
-        return TypeAdapter(Checks).validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
+                console.say(f"{name + ':':10}{file!s}")

@@ -169,7 +169,7 @@ def cloud(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud]:
 @pytest.fixture
 def gemini(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """Gemini on Vertex AI on loopback, for everything in this process and in those that it starts."""
-    from gauntlet.backends import gemini as client
+    from gauntlet.backends.google import gemini as client
     from tests.fakes.gemini import LOCATION, FakeGemini
 
     fake = FakeGemini(trust.authority)
@@ -223,7 +223,7 @@ def image_splits(tmp_path: Path) -> Path:
     files = write_files(tmp_path / "drawn", draw(32, seed=1), draw(16, seed=2))
     section = ImageDataset.model_validate(dataset(files, checks=FEW_ROWS))
     folder = tmp_path / "image-splits"
-    validate_data(section, 0, folder, tmp_path / "checks", tmp_path / "report")
+    validate_data("image_classification", section, folder, tmp_path / "checks", tmp_path / "report")
     return folder
 
 
@@ -232,5 +232,5 @@ def card_splits(tmp_path: Path) -> Path:
     """Splits of drawn cards as validate-data writes them: 60 rows for training, 20 for validation."""
     section = CardDataset.model_validate(drawn_cards.dataset(drawn_cards.write_cards(tmp_path / "cards")))
     folder = tmp_path / "card-splits"
-    validate_data(section, 0, folder, tmp_path / "checks", tmp_path / "report")
+    validate_data("ordinal_grading", section, folder, tmp_path / "checks", tmp_path / "report")
     return folder

@@ -19,8 +19,8 @@ from pathlib import Path
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.metrics import as_json
-from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.tasks import searchable_keys, trained_here
+from gauntlet.manifests.schema import Manifest, searchable_keys
+from gauntlet.manifests.training import trained_here
 
 HISTORY_FILE = "history.json"
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gauntlet.backends.factory import open_tracking
 from gauntlet.backends.storage import join, replace_folder
-from gauntlet.backends.tracking import Run, Untracked, open_tracking
+from gauntlet.backends.tracking import TrackedRun
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.metrics import as_json
 from gauntlet.manifests.schema import canonical_json
@@ -172,7 +173,7 @@ def train_student(
     lesson: Lesson,
     device: torch.device,
     world: World,
-    tracker: Run,
+    tracker: TrackedRun,
     preempted: Callable[[], bool],
 ) -> History:
     """Train the student that the section asks for; its checkpoint and its states lie inside its teacher's."""
@@ -219,9 +220,9 @@ def state_store(
     return StateStore(uri, settings, run.section.checkpoints)
 
 
-def _tracking(run: TrainingRun, world: World) -> Run:
+def _tracking(run: TrainingRun, world: World) -> TrackedRun:
     if not world.is_first:
-        return Untracked()
+        return TrackedRun()
     section = run.section
     return vertex_trial(section.early_stopping.metric) or open_tracking(
         run.tracking_uri,
@@ -249,16 +250,16 @@ def require_finite(history: History, section: Training) -> None:
         )
 
 
-def track_classes(history: History, labels: Sequence[str], tracker: Run) -> None:
+def track_classes(history: History, labels: Sequence[str], tracker: TrackedRun) -> None:
     """Hand how the kept epoch does on each class to a tracker, where rows have one."""
     if history.confusion:
         tracker.log_metrics(tracked_class_metrics(history.confusion, labels), history.best_epoch)
         tracker.log_text("classes.txt", class_report(history.confusion, labels))
 
 
-def track_files(document: dict[str, Any], tracker: Run) -> None:
+def track_files(document: dict[str, Any], tracker: TrackedRun) -> None:
     """Hand the history and its curves to a tracker, if there is one."""
-    if not isinstance(tracker, Untracked):
+    if tracker.has_trackers:
         from gauntlet.trainer.curves import curves_svg
 
         tracker.log_text("history.json", json.dumps(as_json(document), indent=2))

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gauntlet.manifests.training import Training
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.image_classification.manifest import ImageTraining
-from gauntlet.tasks.language.manifest import LanguageTraining
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.tasks.text_classification.network import Attention

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gauntlet.backends.tracking import Untracked
+from gauntlet.backends.tracking import TrackedRun
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.trainer.history import tracked_name
 
@@ -29,13 +29,14 @@ def vertex_trial(metric: str) -> VertexTrial | None:
     return VertexTrial(trial, metric, Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE)))
 
 
-class VertexTrial(Untracked):
+class VertexTrial(TrackedRun):
     """A run that reports only to the tuning job: `metric` after every epoch.
 
     The job decides on what is written here, so a file that cannot be written ends the training.
     """
 
     def __init__(self, trial: str, metric: str, file: Path) -> None:
+        super().__init__()
         self._trial = trial
         self._metric = metric
         self._file = file

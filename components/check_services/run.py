@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gauntlet.backends.registry import open_registry
-from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.factory import open_registry, open_tracking
 from gauntlet.components.step import write_text
 
 

@@ -30,10 +30,10 @@ def evaluate_model(
 
         from gauntlet.components.evaluate_model.tasks import evaluate
         from gauntlet.components.sections import given
-        from gauntlet.manifests.tasks import evaluation_of
+        from gauntlet.manifests.schema import section_of
 
         result = evaluate(
-            settings=evaluation_of(task, given(evaluation)),
+            settings=section_of(task, "evaluation", given(evaluation)),
             name=name,
             seed=int(seed),
             registry_uri=registry_uri,

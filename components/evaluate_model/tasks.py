@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gauntlet.manifests.evaluation import CommonEvaluation, Evaluation
+from gauntlet.manifests.evaluation import CommonEvaluation
 from gauntlet.tasks.classification.evaluation import evaluate as evaluate_classifier
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 
 

@@ -11,10 +11,9 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 def fingerprint_data(
     dataset: dict[str, Any],
     task: str,
-    seed: int,
     sources: dsl.Output[dsl.Artifact],
 ) -> str:
-    """A sha256 that changes when a file of the dataset does, or what is to be made of it."""
+    """A sha256 that changes when a file of the dataset or its section of the manifest does."""
     from gauntlet.components.step import step
 
     with step(sources.path):
@@ -22,6 +21,6 @@ def fingerprint_data(
 
         from gauntlet.components.fingerprint_data.run import run
         from gauntlet.components.sections import given
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.manifests.schema import section_of
 
-        return run(dataset_of(task, given(dataset)), task, int(seed), Path(sources.path))
+        return run(task, section_of(task, "dataset", given(dataset)), Path(sources.path))

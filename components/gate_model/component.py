@@ -26,10 +26,10 @@ def gate_model(
 
         from gauntlet.components.gate_model.run import gate
         from gauntlet.components.sections import given
-        from gauntlet.manifests.tasks import gates_of
+        from gauntlet.manifests.schema import section_of
 
         result = gate(
-            gates=gates_of(task, given(gates)),
+            gates=section_of(task, "gates", given(gates)),
             scores=Path(scores.path),
             candidates=Path(candidates.path),
             history=Path(history.path),

@@ -28,11 +28,11 @@ from gauntlet.manifests.gates import (
     SMALLEST_CLASS_DROP,
     SMALLEST_MARGIN,
     CommonGates,
-    Gates,
-    GradingGates,
     default_class_drop,
     default_margin,
 )
+from gauntlet.tasks.classification.manifest import Gates
+from gauntlet.tasks.ordinal_grading.manifest import GradingGates
 
 Operator = Literal[">=", ">", "<=", "is"]
 Outcome = Literal["pass", "fail", "not applicable"]

@@ -11,9 +11,10 @@ from gauntlet.components.gate_model.rules import Decision, decide
 from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.components.step import read_json, write_json, write_text
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.gates import CommonGates, Gates
+from gauntlet.manifests.gates import CommonGates
 from gauntlet.serving.bundle import MANAGED_TASK, MODEL_FILE, PARITY_FILE, BundleError, read_info
 from gauntlet.serving.verification import verify
+from gauntlet.tasks.classification.manifest import Gates
 from gauntlet.tasks.language.gates import Documents, decide_language_model
 from gauntlet.tasks.language.manifest import LanguageGates
 from gauntlet.tasks.therapy.stages import stages_reached, therapy_of

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gauntlet.backends.factory import open_registry
 from gauntlet.backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
     RUN_TAG,
     AnswerScores,
     Scores,
-    open_registry,
     went_through_stages,
 )
 from gauntlet.components.lineage import manifest_commit

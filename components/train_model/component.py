@@ -31,11 +31,11 @@ def train_model(
 
         from gauntlet.components.sections import given
         from gauntlet.components.train_model.run import run
-        from gauntlet.manifests.tasks import training_of
+        from gauntlet.manifests.schema import section_of
         from gauntlet.trainer.run import TrainingRun
 
         training_run = TrainingRun(
-            section=training_of(task, given(training)),
+            section=section_of(task, "training", given(training)),
             name=name,
             task=task,
             seed=int(seed),  # a Struct's numbers are floats

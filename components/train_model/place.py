@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from gauntlet.backends.kubeflow import RUN_ID_VARIABLE, STATES_VARIABLE
+from gauntlet.backends.processes import RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.trainer.run import TrainingRun
 
 FINISHED_FILE = "finished"

@@ -1,7 +1,6 @@
-"""validate-data: the first step. Nothing is trained on data that has not passed here.
+"""validate-data: the first step. Nothing is trained on data that has not passed its checks.
 
-`texts` and `images` know what a row of their task is: in each, `source` finds, verifies and reads the files,
-`inspection` runs the checks, `statistics` is the drift baseline and `outputs` writes the splits. What they
-share lies here: `findings`, `duplicates` and `classes` check rows, `carving` makes the splits that no file
-provides, and `report` is the page.
+A task kind's `data` module reads the rows and decides which checks they need; what kinds share lies here:
+`checks` judges single rows, `duplicates` pairs of rows and `classes` whole classes, `carving` makes the
+splits that no file provides, `splits` writes them, and `rejected` lists the faulty rows.
 """

@@ -1,9 +1,9 @@
 """Make the splits that no file provides, so that a row stays in its split when the data change.
 
-The split of a row depends on its group alone, never on its position, on the rows beside it or on a random
-seed. A group is a chain of near-duplicates, and lies in one split. Its name, the smallest hash of its
-members, is hashed to a number from 0 to 1: the lowest numbers are the test split, the next ones validation,
-the rest train. Rows that are appended, reordered or exported again keep their split. A new row that is a
+The split of a row depends only on its group, never on its position, on other rows or on a random seed. A
+group is a chain of near-duplicates, and lies in one split. Its name, the smallest hash of its members, is
+hashed to a number from 0 to 1: the lowest numbers are the test split, the next ones validation, the rest
+train. Rows that are appended, reordered or exported again keep their split. A new row that is a
 near-duplicate of k others renames their group with probability 1 / (k + 1).
 
 A class with too few rows in a held-out split gets those with the next lowest numbers. As it grows, rows go
@@ -52,7 +52,7 @@ def carve(
 ) -> pd.DataFrame:
     """The table with `split` set to validation or test for the groups that belong there.
 
-    Groups with a row in a split that a file provides stay in train, where the leakage check sees them.
+    Groups with a row in a split that a file provides stay in train, where the leakage check finds them.
 
     Args:
         table: With `split`, `label` and `group`, a group's name. With a column `time` (a number), the newest
@@ -134,7 +134,7 @@ def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str,
     if len(by_time) <= len(shares):
         raise DataError(
             f"dataset.columns.time: found {len(by_time)} different times, expected at least "
-            f"{len(shares) + 1}, one for each split. Name a column that tells the rows apart"
+            f"{len(shares) + 1}, one for each split. Name a column with more values"
         )
     times, newest = by_time.index.to_numpy(), by_time.cumsum().to_numpy()
     split_of_time: dict[float, SplitName] = {}

@@ -1,15 +1,20 @@
-"""Checks on classes: enough rows of each in every split, and no class drowned by another."""
+"""Checks on classes: each has enough rows in every split, and none is much smaller than another."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from gauntlet.components.validate_data.findings import CheckResult, Verdict
-from gauntlet.manifests.dataset import SPLITS, ClassBalanceCheck, RowsPerClassCheck, Severity
+from gauntlet.components.validate_data.checks import CheckedTable
+from gauntlet.contracts.data import CheckResult, CheckVerdict
+from gauntlet.manifests.dataset import SPLITS, ClassBalanceCheck, LabelledDataset, RowsPerClassCheck, Severity
+
+RATIO_STEPS = 10
 
 
 def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -37,16 +42,42 @@ def largest_groups(table: pd.DataFrame) -> dict[str, LargestGroup]:
     return found
 
 
+def check_classes(
+    checked: CheckedTable,
+    dataset: LabelledDataset,
+    rows_per_class: RowsPerClassCheck,
+    class_balance: ClassBalanceCheck,
+    largest: Mapping[str, LargestGroup] | None = None,
+) -> None:
+    """Run both checks, after all checks on single rows.
+
+    Args:
+        checked: Gets the two results.
+        dataset: The manifest's section.
+        rows_per_class: The rule of the first check.
+        class_balance: The rule of the second check.
+        largest: For each label the near-duplicates that keep the class from being divided.
+    """
+    counts = count_classes(checked.rows, dataset.labels)
+    results = [
+        check_rows_per_class(counts, rows_per_class, checked.rows_read, largest),
+        check_class_balance(counts, class_balance, checked.rows_read),
+    ]
+    if checked.failed or any(result.verdict == "fail" for result in results):
+        settings = _passing_settings(checked, dataset, rows_per_class, class_balance)
+        results = [
+            result.model_copy(update={"settings": settings.get(result.check, {})}) for result in results
+        ]
+    checked.results += results
+
+
 def check_rows_per_class(
     counts: dict[str, dict[str, int]],
     rule: RowsPerClassCheck,
     rows_read: int,
     largest: Mapping[str, LargestGroup] | None = None,
 ) -> CheckResult:
-    """Every class needs `min_rows` rows in every split. `rows_affected` are the rows of the short ones.
-
-    `largest` has the near-duplicates that keep a class from being divided.
-    """
+    """Every class needs `min_rows` rows in every split. Rows of classes with fewer are `rows_affected`."""
     short = [
         (split, label, rows)
         for split, classes in counts.items()
@@ -81,20 +112,20 @@ def check_rows_per_class(
 def check_class_balance(
     counts: dict[str, dict[str, int]], rule: ClassBalanceCheck, rows_read: int
 ) -> CheckResult:
-    """Rows of the largest training class over those of the smallest; without rows there is no ratio.
+    """Rows of the largest training class over those of the smallest; no ratio if the smallest has none.
 
-    `rows_affected` are the rows of the classes that are too small beside the largest.
+    `rows_affected` are the rows of the classes that are too small compared with the largest.
     """
     train = counts["train"]
     largest, smallest = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
-    drowned = [label for label, rows in train.items() if train[largest] > rule.max_ratio * rows]
+    too_small = [label for label, rows in train.items() if train[largest] > rule.max_ratio * rows]
     if train[smallest]:
         ratio = f"{train[largest] / train[smallest]:.1f}"
         found = f"{ratio} times ({largest} {train[largest]:,}, {smallest} {train[smallest]:,})"
     else:
-        drowned = [label for label, rows in train.items() if not rows or label in drowned]
+        too_small = [label for label, rows in train.items() if not rows or label in too_small]
         found = f"no ratio, for {smallest} has no rows"
-    affected = sum(train[label] for label in drowned)
+    affected = sum(train[label] for label in too_small)
     return CheckResult(
         check="class_balance",
         severity=rule.severity,
@@ -102,13 +133,44 @@ def check_class_balance(
         rows_affected=affected,
         rows_dropped=0,
         fraction=affected / rows_read,
-        verdict=_verdict(bool(drowned), rule.severity),
+        verdict=_verdict(bool(too_small), rule.severity),
         found=found,
         expected=f"the largest training class at most {rule.max_ratio:g} times the smallest",
         key="dataset.checks.class_balance.max_ratio",
-        examples=tuple(f"train: {train[label]} rows of {label}" for label in drowned),
+        examples=tuple(f"train: {train[label]} rows of {label}" for label in too_small),
     )
 
 
-def _verdict(broken: bool, severity: Severity) -> Verdict:
+def _passing_settings(
+    checked: CheckedTable,
+    dataset: LabelledDataset,
+    rows_per_class: RowsPerClassCheck,
+    class_balance: ClassBalanceCheck,
+) -> Mapping[str, Mapping[str, Any]]:
+    """For each check that would fail without the rows at fault: the settings with which it passes.
+
+    A user who follows the advice of the failed checks drops these rows, and their classes become smaller.
+    """
+    rows = checked.rows
+    for result in checked.failed:
+        if result.check in checked.findings:
+            rows = rows.drop(rows.index.intersection(checked.findings[result.check].removable))
+    counts = count_classes(rows, dataset.labels)
+    settings: dict[str, dict[str, Any]] = {}
+    key = "dataset.checks.rows_per_class"
+    if check_rows_per_class(counts, rows_per_class, 1).verdict == "fail":
+        smallest = min(number for classes in counts.values() for number in classes.values())
+        settings["rows_per_class"] = (
+            {f"{key}.min_rows": smallest} if smallest else {f"{key}.severity": "warn"}
+        )
+    key = "dataset.checks.class_balance"
+    if check_class_balance(counts, class_balance, 1).verdict == "fail":
+        train = counts["train"].values()
+        ratio = math.ceil(RATIO_STEPS * max(train) / min(train)) / RATIO_STEPS if min(train) else None
+        bound = {f"{key}.severity": "warn"} if ratio is None else {f"{key}.max_ratio": ratio}
+        settings["class_balance"] = {**bound, **dataset.balancing}
+    return settings
+
+
+def _verdict(broken: bool, severity: Severity) -> CheckVerdict:
     return severity if broken else "pass"

@@ -11,7 +11,6 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 def validate_data(
     dataset: dict[str, Any],
     task: str,
-    seed: int,
     data_fingerprint: str,
     splits: dsl.Output[dsl.Dataset],
     checks: dsl.Output[dsl.Artifact],
@@ -28,13 +27,13 @@ def validate_data(
         from pathlib import Path
 
         from gauntlet.components.sections import given
-        from gauntlet.components.validate_data.rejected import REJECTED_FILE
         from gauntlet.components.validate_data.run import run
-        from gauntlet.manifests.tasks import dataset_of
+        from gauntlet.contracts.names import REJECTED_FILE
+        from gauntlet.manifests.schema import section_of
 
         run(
-            section=dataset_of(task, given(dataset)),
-            seed=int(seed),  # a Struct's numbers are floats
+            task=task,
+            section=section_of(task, "dataset", given(dataset)),
             splits_path=Path(splits.path),
             checks_path=Path(checks.path),
             report_path=Path(report.path),

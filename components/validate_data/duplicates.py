@@ -1,9 +1,10 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two rows are alike when their keys are: the table's column `key` holds a text's normal form, or an image's
-hash. Its column `shown` says in examples what a row holds.
-A test split that a file provides is never altered: scores on it must stay comparable with what others
-published. Its rows count against the bounds, and `drop` removes the rows that clash with them instead.
+Two rows are alike if their keys are: the table's column `key` holds a text's normal form, or an image's hash.
+Its column `shown` represents the row in examples.
+
+A test split that a file provides is never altered: scores on it must stay comparable with published ones. Its
+rows count against the bounds, and `drop` removes the rows that conflict with them instead.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Protocol
 
 import pandas as pd
 
-from gauntlet.components.validate_data.findings import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, Reasons
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
-# A row leaks when its key is also in one of these; the row is the one to go, not its double there.
+# A row leaks if its key is also in one of these splits; then the row is dropped, not its double there.
 HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
     "train": ("test", "validation"),
     "validation": ("test",),
@@ -32,14 +33,14 @@ class Known(Protocol):
         """Add a key that later keys are compared with."""
 
     def find(self, key: str) -> tuple[str, float] | None:
-        """An added key that is alike, with the similarity, or None."""
+        """An added key that is similar, with the similarity, or None."""
 
 
 class Likeness:
     """Near-duplicates from a list of pairs, in both directions."""
 
     def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-        """Take the pairs with their similarity."""
+        """Store the pairs with their similarity."""
         self._neighbours = neighbours
 
     def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
@@ -53,7 +54,7 @@ class Likeness:
         return [groups.of(number_of[key]) for key in keys]
 
     def known(self, at_least: float) -> Known:
-        """No keys yet; those to come are compared by this similarity."""
+        """An empty set of keys, which later keys are compared with by this similarity."""
         return _KnownByPairs(self._neighbours, at_least)
 
 
@@ -71,7 +72,7 @@ class _KnownByPairs:
 
 
 class Groups:
-    """Positions from 0 on, each in a group of its own until groups are joined (union-find)."""
+    """Union-find: positions from 0 on, each in its own group until groups are joined."""
 
     def __init__(self, size: int) -> None:
         """Start with as many groups as positions."""
@@ -133,7 +134,7 @@ def find_exact(table: pd.DataFrame) -> Finding:
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
-    """Rows that are near-duplicates of an earlier row of their split which is itself kept."""
+    """Rows that are near-duplicates of an earlier row of their split that is itself kept."""
     known = {split: likeness.known(similarity) for split in SPLITS}
     kept: dict[tuple[SplitName, str], int] = {}
     affected: list[int] = []
@@ -156,7 +157,7 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
-    """Training rows alike to one of validation or test, and validation rows alike to one of test."""
+    """Training rows that are similar to validation or test rows, and validation rows similar to test rows."""
     known = {split: likeness.known(similarity) for split in HELD_OUT_FROM["train"]}
     first_row: dict[tuple[SplitName, str], int] = {}
     for row, split, key in _keys(table):
@@ -179,7 +180,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 
 def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
-    """`Reasons`: of each row the one that it is like, and their similarity, as `pairs` has them by row."""
+    """`Reasons`: the row that each row is like, and their similarity; `pairs` has both by row."""
     others, similarities = zip(*(pairs[row] for row in rows.tolist()), strict=True)
     return [
         f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
@@ -208,7 +209,7 @@ def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:
 
 
 def outside_test(table: pd.DataFrame, rows: pd.Index[int]) -> pd.Index[int]:
-    """Those of the rows that `drop` may remove."""
+    """The rows that `drop` may remove."""
     return rows[(table.loc[rows, "split"] != "test").to_numpy()]
 
 

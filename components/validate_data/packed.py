@@ -1,4 +1,4 @@
-"""Files packed by gzip, bzip2 or xz, and zip archives of one file."""
+"""Files compressed by gzip, bzip2 or xz, and zip archives of one file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SHOWN_FILES = 5
 
 
 def unpacked_name(name: str) -> str:
-    """The name without the suffix of the packing; its own suffix then tells the format."""
+    """The name without the suffix of the compression, so that its suffix is that of the format."""
     suffix = PurePosixPath(name.lower()).suffix
     return name[: -len(suffix)] if suffix in (*UNPACK, ZIP_SUFFIX) else name
 
 
 def unpack(data: bytes, name: str) -> tuple[bytes, str]:
-    """The content and the name of a file, unpacked if its suffix says that it is packed.
+    """The content and the name of a file, unpacked if its suffix says that it is compressed.
 
     Raises:
-        DataError: The file is not packed as its suffix says, is damaged, or is an archive of several files.
+        DataError: The file is not compressed as its suffix says, or damaged, or an archive of several files.
     """
     suffix = PurePosixPath(name.lower()).suffix
     if suffix == ZIP_SUFFIX:
@@ -46,10 +46,10 @@ def unpack(data: bytes, name: str) -> tuple[bytes, str]:
 
 
 def decompress(data: bytes, name: str, suffix: str) -> bytes:
-    """The content of a file that is packed in the way of this suffix of `UNPACK`.
+    """The content of a file that is compressed as this suffix of `UNPACK` says.
 
     Raises:
-        DataError: The file is packed in another way, or damaged.
+        DataError: The file is compressed in another way, or damaged.
     """
     kind, decompressed = UNPACK[suffix]
     try:

@@ -1,4 +1,4 @@
-"""Write every faulty row that a check found to one CSV file (RFC 4180), so that people can correct the rows.
+"""Write every row that a check found to one CSV file (RFC 4180), so that people can correct the rows.
 
 A spreadsheet runs a cell that begins like a formula, and the cells come from the data, so such a cell gets an
 apostrophe before it: https://owasp.org/www-community/attacks/CSV_Injection
@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gauntlet.components.step import replacing
-from gauntlet.components.validate_data.findings import CheckResult
+from gauntlet.components.validate_data.checks import CheckedTable, Finding
 from gauntlet.components.validate_data.text import excerpt
+from gauntlet.contracts.document import replacing
 
-REJECTED_FILE = "rejected.csv"
 HEADER = ("file", "line", "check", "verdict", "value", "reason")
-TEXT_COLUMNS = ("text", "opening", "shown")  # the first that a table has is what a row shows
+TEXT_COLUMNS = ("text", "opening", "shown")  # the first of these that a table has represents its rows
 ROWS_AT_ONCE = 10_000
 _LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def write_rejected(path: Path, table: pd.DataFrame, results: Iterable[CheckResult]) -> int:
-    """Write the rows of every check that did not pass, and return how many lines they are.
+def write_rejected(path: Path, table: pd.DataFrame, checked: CheckedTable) -> int:
+    """Write the rows of every check that did not pass, and return the number of lines.
 
-    A row that several checks found has a line for each. `line` is a number where the file has lines, else the
-    place in the words of the report, such as `row 3`. Values are the beginnings of what the row holds.
+    A row that several checks found has a line for each. `line` is a number if the file has lines, else the
+    place as the report shows it, such as `row 3`. Values are the beginnings of what the row holds.
 
     Args:
         path: The file.
         table: The table as it was read, with the column `place`.
-        results: The results of all checks. Checks on whole classes name no rows.
+        checked: The results of all checks, and the rows that they found. Checks on classes find no rows.
     """
     lines = 0
     with (
@@ -44,10 +43,11 @@ def write_rejected(path: Path, table: pd.DataFrame, results: Iterable[CheckResul
     ):
         writer = csv.writer(file)
         writer.writerow(HEADER)
-        for result in results:
-            if result.verdict != "pass":
-                for line in _lines(table, result):
-                    writer.writerow(map(harmless, line))
+        for result in checked.results:
+            if result.verdict != "pass" and (finding := checked.findings.get(result.check)):
+                for name, number, value, reason in _lines(table, finding):
+                    cells = (name, number, result.check, result.verdict, value, reason)
+                    writer.writerow(map(harmless, cells))
                     lines += 1
     return lines
 
@@ -57,21 +57,19 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
-def _lines(table: pd.DataFrame, result: CheckResult) -> Iterator[Sequence[str]]:
-    finding = result.finding
-    if finding is None:
-        return
+def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
+    """File, line, value and reason of each row that a check found."""
     column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
     for start in range(0, len(finding.affected), ROWS_AT_ONCE):
         rows = finding.affected[start : start + ROWS_AT_ONCE]
         places, values = table.loc[rows, "place"].tolist(), table.loc[rows, column].tolist()
         reasons = finding.reasons(table, rows) if finding.reasons else [""] * len(rows)
         for place, value, reason in zip(places, values, reasons, strict=True):
-            yield (*_place(place), result.check, result.verdict, _shown(value), reason)
+            yield (*_place(place), _shown(value), reason)
 
 
 def _place(place: str) -> tuple[str, str]:
-    """File and line of a place like `train.csv line 12`; else the line is the words after the file name."""
+    """File and line of a place like `train.csv line 12`; else the words after the file name as the line."""
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
     file, _, rest = place.rpartition(" ")

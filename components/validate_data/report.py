@@ -1,58 +1,33 @@
-"""The page of validate-data: what the data is and what its checks found."""
+"""The page of validate-data: what its checks found and what the data is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.manifests.kinds import TaskKind
 from gauntlet.pages.formatting import count, short_hash
 from gauntlet.pages.page import Masthead, Section, partial, render
+
+if TYPE_CHECKING:
+    from gauntlet.components.validate_data.checks import Examination
 
 CHECKS = "gauntlet.components.validate_data:checks.html.jinja"
 
 
-class Statistics(Protocol):
-    """What the page says of any dataset."""
-
-    @property
-    def name(self) -> str:
-        """Of the dataset."""
-
-    @property
-    def version(self) -> str:
-        """Of the dataset."""
-
-    @property
-    def uri(self) -> str:
-        """Where it was read."""
-
-    @property
-    def commit_hash(self) -> str | None:
-        """Of the dataset, if it has one."""
-
-    @property
-    def sha256(self) -> str:
-        """Of the content."""
-
-    @property
-    def rows(self) -> Mapping[str, int]:
-        """Rows of each split."""
-
-
-def validation_page(
-    statistics: Statistics, inspection: Inspection, rows_read: int, described: Markup, rows: str = "rows"
-) -> str:
-    """The page of a dataset; `described` is what its kind shows of its statistics, `rows` what a row is."""
-    failed, results = inspection.failed, inspection.results
-    facts: dict[str, str] = {"Read from": Markup("<code>{}</code>").format(statistics.uri)}
+def page(kind: TaskKind, examined: Examination) -> str:
+    """The page of a dataset that was read and checked. Whatever comes from the data is escaped."""
+    statistics, checked = examined.statistics, examined.checked
+    failed, results = checked.failed, checked.results
+    code = Markup("<code>{}</code>")
+    facts: dict[str, str] = {"Read from": code.format(statistics.uri)}
     if statistics.commit_hash:
-        facts["Commit"] = Markup("<code>{}</code>").format(statistics.commit_hash)
+        facts["Commit"] = code.format(statistics.commit_hash)
     facts["Content"] = short_hash(statistics.sha256)
+    rows = kind.function("report", "ROWS")
     headline = f"All {len(results)} checks let the data through"
-    lead = f"{count(rows_read)} {rows} were read, {count(sum(statistics.rows.values()))} are kept."
+    lead = f"{count(checked.rows_read)} {rows} were read, {count(sum(statistics.rows.values()))} are kept."
     if failed:
         headline = f"{len(failed)} of {len(results)} checks failed"
         lead = f"Nothing is trained on this data: {', '.join(result.check for result in failed)}. {lead}"
@@ -64,5 +39,6 @@ def validation_page(
         tone="bad" if failed else "good",
         facts=facts,
     )
+    described: Markup = kind.function("report", "data")(statistics, examined.pictures)
     checks = Section("checks", "Checks", partial(CHECKS, checks=results))
     return render(masthead, [checks, Section("data", "Data", described)])

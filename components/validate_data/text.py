@@ -1,4 +1,4 @@
-"""What a text is to the checks: its faults, its normal form, and the piece of it that is shown."""
+"""Texts in checks: their encoding faults, their normal form, and the excerpt that is shown."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 import unicodedata
 
 KEY_FORM = "normal form 1"
-"""The version of `normalise`. Increase it when a text gets another normal form: fingerprints change."""
+"""The version of `normalise`. Increase it when the normal form changes, since fingerprints then change."""
 
 EXCERPT_CHARS = 120
 EXCERPT_LEAD = 40
 REPLACEMENT = "\ufffd"
 
-# Lone surrogates stand for bytes that were not UTF-8 (errors="surrogateescape"), U+FFFD for bytes that
-# somebody lost before. Tab and line ends are text; every other C0 and C1 control character is not.
+# Lone surrogates stand for bytes that were not UTF-8 (errors="surrogateescape"), U+FFFD for bytes that were
+# lost before. Tab and line ends are text; every other C0 and C1 control character is a fault.
 _FAULT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_SPACE = re.compile("[ \t\r\n]+")
@@ -62,19 +62,19 @@ _PUNCTUATION = _Punctuation()
 def normalise(text: str) -> str:
     """The form in which texts are compared: NFKC, casefolded, without punctuation, single spaces.
 
-    An apostrophe vanishes ("don't" is "dont"), other punctuation separates words. Symbols and emoji stay,
-    because they carry meaning. Invisible characters vanish, because the tokenizers of BERT drop them, and so
-    does tatweel, which only stretches an Arabic word; to a model that reads them they are another spelling of
-    the same text. A text that has only punctuation or tatweel keeps it, or all such texts would be the same.
+    Apostrophes are removed ("don't" is "dont"), and other punctuation separates words. Symbols and emoji
+    stay, because they carry meaning. Invisible characters are removed, because BERT's tokenizers drop them,
+    and so is tatweel, which only stretches an Arabic word. A text of only punctuation or tatweel keeps it, or
+    all such texts would be equal.
     """
     folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(_TATWEEL, "")
     return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split()) or text
 
 
 def without_invisible(text: str) -> str:
-    """The text without invisible characters: soft hyphens, fillers, marks of direction and the like.
+    """The text without invisible characters such as soft hyphens, fillers and marks of direction.
 
-    Characters that make one emoji out of several stay: the joiner in families and professions, the tags in
+    Characters that combine several emoji into one stay: the joiner in families and professions, the tags in
     the flags of England, Scotland and Wales.
     """
     if text.isascii() and text.isprintable():
@@ -83,7 +83,7 @@ def without_invisible(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text has only space and invisible characters."""
+    """Whether a text consists only of white space and invisible characters."""
     return not without_invisible(text).strip()
 
 

@@ -9,7 +9,6 @@ Nothing here fails for what a run did not leave: a report is due whatever happen
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -25,16 +24,17 @@ from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.artifacts import (
     Bundle,
     Candidates,
-    Checks,
-    DataSources,
     History,
     Training,
     Verdict,
     Version,
 )
 from gauntlet.components.write_report.record import STEPS, FinalStatus, RunRecord, Trace, step_records
+from gauntlet.contracts.data import Checks, Sources
+from gauntlet.contracts.document import Document, parse_json
+from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.kinds import TaskKind, task_kind
+from gauntlet.manifests.kinds import Role, TaskKind, task_kind
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
@@ -115,14 +115,14 @@ def _record(
             steps=steps_of(kind),
         ),
         kind=kind,
-        sources=run.read("fingerprint-data", "sources", DataSources),
+        sources=run.read("fingerprint-data", "sources", Sources),
         checks=run.read("validate-data", "checks", Checks),
-        statistics=run.read_of_kind(kind, "validate-data", "splits/statistics.json", "STATISTICS"),
+        statistics=run.read_of_kind(kind, "validate-data", f"splits/{STATISTICS_FILE}", "data", "Statistics"),
         history=run.read("train-model", "history", History),
         training=run.read("train-model", "checkpoint/training.json", Training),
         candidates=run.read("convert-to-onnx", "candidates", Candidates),
         bundle=run.read(bundled_by, "bundle/bundle.json", Bundle),
-        scores=run.read_of_kind(kind, "evaluate-model", "scores", "SCORES"),
+        scores=run.read_of_kind(kind, "evaluate-model", "scores", "report", "SCORES"),
         verdict=verdict,
         version=version,
         unreadable=tuple(run.unreadable),
@@ -131,16 +131,14 @@ def _record(
     )
 
 
-@dataclass(frozen=True)
-class _Failure:
+class _Failure(Document):
     """The content of `error.json`."""
 
-    message: str
-    exit_code: int
+    message: str | None
+    exit_code: int | None
 
 
-@dataclass(frozen=True)
-class _Reused:
+class _Reused(Document):
     """The content of `reused.json`."""
 
     run: str
@@ -159,14 +157,17 @@ class _Reader:
     unreadable: list[str] = field(default_factory=list)
 
     def read(self, step: str, output: str, kind: type[Content]) -> Content | None:
-        """Parse a JSON output, or None if it is absent; if it is unreadable, note why."""
+        """A document, or None if it is missing; note what of it cannot be read."""
         path = self._path(step, output)
         if path is None:
             return None
         try:
-            # NaN is no JSON: a writer of NaN has no figure
-            content = json.loads(self.files.cat_file(path), parse_constant=lambda _: None)
-            return TypeAdapter(kind).validate_python(content)
+            data = self.files.cat_file(path)
+            if issubclass(kind, Document):
+                document, faults = kind.read_tolerantly(data)
+                self.unreadable += [f"{path}: {fault}" for fault in faults]
+                return document
+            return TypeAdapter(kind).validate_python(parse_json(data))
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -185,10 +186,10 @@ class _Reader:
             self.unreadable.append(str(error))
             return None
 
-    def read_of_kind(self, kind: TaskKind | None, step: str, output: str, document: str) -> Any:
-        """Like `read`, for a document that the report module of the kind names."""
+    def read_of_kind(self, kind: TaskKind | None, step: str, output: str, role: Role, name: str) -> Any:
+        """Like `read`, for a document that a module of the kind names."""
         try:
-            return kind and self.read(step, output, kind.function("report", document))
+            return kind and self.read(step, output, kind.function(role, name))
         except GauntletError as error:
             self.unreadable.append(str(error))
             return None

@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
-from gauntlet.components.write_report.artifacts import Check, Checks
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import STEPS, RunRecord
+from gauntlet.contracts.data import CheckResult, Checks
 from gauntlet.pages.formatting import words
 from gauntlet.tasks.therapy.stages import RULES as STAGE_RULES
 
@@ -211,7 +211,7 @@ def run_again(record: RunRecord) -> str:
     return record.run_command or RUN_AGAIN
 
 
-def _advice(check: Check) -> str:
+def _advice(check: CheckResult) -> str:
     balancing = [f"`{key}`" for key in check.settings if key.startswith("training.")]
     if check.check in CHECK_ADVICE:
         other = f" {' or '.join(balancing)} corrects for their size in training." if balancing else ""

@@ -13,13 +13,12 @@ from typing import Any, Literal
 from gauntlet.components.write_report.artifacts import (
     Bundle,
     Candidates,
-    Checks,
-    DataSources,
     History,
     Training,
     Verdict,
     Version,
 )
+from gauntlet.contracts.data import Checks, Sources, Statistics
 from gauntlet.manifests.kinds import TaskKind
 
 STEPS = (
@@ -97,9 +96,9 @@ class RunRecord:
     job: str
     steps: tuple[StepRecord, ...]
     kind: TaskKind | None = None
-    sources: DataSources | None = None
+    sources: Sources | None = None
     checks: Checks | None = None
-    statistics: Any = None
+    statistics: Statistics | None = None
     history: History | None = None
     training: Training | None = None
     candidates: Candidates | None = None

@@ -122,7 +122,12 @@ def _of_step(
     step = record.step(name)
     caption = f"{name} · {duration(step.duration)}" if step.duration else name
     state = step.state, STATE_TONES[step.state]
-    return Section(name, title, describe(record), caption, state, _absence(record, step, content, document))
+    note = _absence(record, step, content, document)
+    try:
+        body = describe(record)
+    except Exception as error:  # whatever a plug-in's section raises must not cost the page
+        body, note = NOTHING, Markup("It could not be shown: {}: {}").format(type(error).__name__, error)
+    return Section(name, title, body, caption, state, note)
 
 
 def _absence(record: RunRecord, step: StepRecord, content: object | None, document: str) -> Markup:

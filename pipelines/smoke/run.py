@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,10 +16,9 @@ from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.local_run import FinishedRun, run_locally
+from gauntlet.pipelines.local.run import FinishedRun, run_locally
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
-from gauntlet.pipelines.terminal import plain
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
 
 Result = Literal["promote", "reject", "failed", "skipped"]
 STYLES: dict[Result, str] = {"promote": "green", "reject": "green", "failed": "bold red", "skipped": "yellow"}
@@ -40,7 +38,7 @@ class Smoke:
     log: str = ""
 
 
-def smoke_all(paths: Sequence[Path], home: Home, console: Console) -> tuple[Smoke, ...]:
+def smoke_all(paths: Sequence[Path], home: Home, console: LiteralConsole) -> tuple[Smoke, ...]:
     """Run every manifest with tiny settings; one that fails does not keep the others from running.
 
     Raises:
@@ -58,9 +56,9 @@ def smoke_all(paths: Sequence[Path], home: Home, console: Console) -> tuple[Smok
     return tuple(smoke(path, manifest, home, console) for path, manifest in manifests)
 
 
-def smoke(path: Path, manifest: Manifest, home: Home, console: Console) -> Smoke:
+def smoke(path: Path, manifest: Manifest, home: Home, console: LiteralConsole) -> Smoke:
     """Run one system to its gate's decision."""
-    if is_managed(manifest.training):
+    if not manifest.kind.is_converted:
         return Smoke(manifest.name, "", "skipped", 0.0, NOT_HERE)
     began = time.monotonic()
     folder = home.folder / SMOKE_FOLDER / path.stem
@@ -89,7 +87,7 @@ def _judged(system: str, rows: str, finished: FinishedRun, seconds: float) -> Sm
 
 def smoke_table(smokes: Sequence[Smoke]) -> Table:
     """A row for each system."""
-    table = Table("system", "data", "gate", "seconds", "", box=None, pad_edge=False)
+    table = borderless("system", "data", "gate", "seconds", "")
     for each in smokes:
         shown = Text(each.result, STYLES[each.result])
         words = " ".join(part for part in (each.detail, each.log) if part)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import gauntlet
-from gauntlet.pipelines.safe_path import safe_environment
+from gauntlet.pipelines.local.processes import safe_environment
 
 
 def main() -> None:

@@ -1,31 +1,33 @@
-"""A study on this machine: validate the data, let processes run the trials, write down what came out."""
+"""`gauntlet tune`: validate the data, let processes run the trials, and write down the best one."""
 
 from __future__ import annotations
 
+import copy
+import re
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.console import Console
+import yaml
+from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
 from gauntlet.components.validate_data.run import run as validate_data
-from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
+from gauntlet.manifests.loading import read_content
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Search, Value
-from gauntlet.manifests.tasks import trained_here
+from gauntlet.manifests.training import trained_here
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.interruption import Interrupted, interruptible
-from gauntlet.pipelines.terminal import styled
-from gauntlet.pipelines.tuning.best import write_tuned
+from gauntlet.pipelines.local.processes import Interrupted, interruptible
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, styled
 from gauntlet.pipelines.tuning.picture import draw
-from gauntlet.pipelines.tuning.summary import print_trial
 from gauntlet.pipelines.tuning.workers import alone, work
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.language.manifest import LanguageTraining
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, importances, open_study, prepare
@@ -33,6 +35,9 @@ from gauntlet.trainer.tuning.study import Trial, best_trial, finished_trials, im
 DATABASE_FILE = "study.db"
 PICTURE_FILE = "study.png"
 BEST_FILE = "best.yaml"
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+CREATE_JOB = ("gcloud", "ai", "hp-tuning-jobs", "create", "--region=REGION")
+TRIALS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,8 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     if search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
         raise ManifestError([Fault(str(file), "training.search", "nothing", expected, "See docs/tuning.md.")])
-    unread = [key for key in search.dimensions() if key.startswith("lora_")]
-    if unread and isinstance(training, LanguageTraining) and training.method == "full":
-        expected = "no key of adapters, as training.method is full"
+    if unread := training.unread_dimensions:
+        expected = "keys that training reads with its other settings"
         raise ManifestError(
             [Fault(str(file), "training.search", ", ".join(unread), expected, "Leave them out.")]
         )
@@ -100,8 +104,8 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
     """
     splits = folder / "splits"
     validate_data(
+        task=manifest.task,
         section=manifest.dataset,
-        seed=manifest.seed,
         splits_path=splits,
         checks_path=folder / "checks.json",
         report_path=folder / "data.html",
@@ -111,7 +115,7 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
     return splits
 
 
-def tune_locally(tuning: Tuning, home: Home, console: Console) -> TunedStudy:
+def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
     """Run the trials that the study lacks, then draw it and write the best trial's manifest.
 
     Raises:
@@ -161,20 +165,20 @@ def most_it_can_cost(manifest: Manifest, trials: int) -> str:
     )
 
 
-def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: Console) -> None:
+def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralConsole) -> None:
     finished = len(finished_trials(study))
     left = max(0, tuning.trials - finished)
-    console.print(styled("study [bold]{}[/]", study.study_name), highlight=False)
+    console.say(styled("study [bold]{}[/]", study.study_name))
     if finished or lost:
         again = f", {lost} interrupted and tried again" if lost else ""
-        console.print(f"{finished} of {tuning.trials} trials are finished already{again}", highlight=False)
+        console.say(f"{finished} of {tuning.trials} trials are finished already{again}")
     if left:
         bought = most_it_can_cost(tuning.manifest, left)
-        console.print(f"at most {bought}; nothing is bought on this machine", highlight=False, soft_wrap=True)
+        console.say(f"at most {bought}; nothing is bought on this machine")
 
 
 def _run_trials(
-    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: Console
+    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: LiteralConsole
 ) -> None:
     """Run what is left, with a line for each trial that ends."""
     told = {trial.number for trial in finished_trials(study)}
@@ -220,3 +224,138 @@ def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:
 
 def _changed(key: str, value: Value, before: Value) -> str:
     return f"{key}: {value}, as before" if value == before else f"{key}: {value} instead of {before}"
+
+
+def tuning_of(
+    path: Path,
+    overrides: Sequence[str],
+    manifest: Manifest,
+    trials: int,
+    timeout: str | None,
+    jobs: int,
+    output: Path | None,
+) -> Tuning:
+    """What the options ask for.
+
+    Raises:
+        ManifestError: The manifest has no search space.
+        UsageError: `timeout` is no duration.
+    """
+    search_space(manifest, path)
+    seconds = None if timeout is None else duration(timeout)
+    return Tuning(path, read_content(path, overrides), manifest, trials, seconds, jobs, output)
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `30m` or `1.5h`.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or not float(match[1]):
+        raise UsageError(
+            f"--timeout: found {text!r}, expected a number with its unit, such as 90s, 30m or 2h."
+        )
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
+    """Tune on this machine and say what came out and what to do next. Raises what `tune_locally` does."""
+    study = tune_locally(tuning, home, console)
+    console.print()
+    console.print(best_trials(study.trials, study.metric))
+    if len(study.trials) < tuning.trials:
+        console.say(
+            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command continues"
+        )
+    console.say(f"\npicture:  {study.picture}")
+    console.say(f"manifest: {study.manifest}")
+    command = f"gauntlet run {shlex.quote(str(study.manifest))}"
+    console.say(styled("[dim]→[/] train with these values:  [bold]{}[/]", command))
+    return study
+
+
+def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: LiteralConsole) -> None:
+    """Write the study as a Vertex AI tuning job, make the splits that it reads, and say how to start it.
+
+    Raises:
+        UsageError: `staging` is in no bucket, or the encoder lies on this machine.
+        DataError: The data failed a check.
+    """
+    from gauntlet.pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
+
+    manifest = tuning.manifest
+    search = search_space(manifest, tuning.file)
+    compile_tuning_job(manifest, search, tuning.trials, tuning.jobs, staging, spec)
+    folder = home.tuning_folder(manifest.name)
+    with interruptible(), alone(folder):
+        splits = validated_splits(manifest, folder)
+    name = f"{manifest.name}-tuning"
+    target = f"{staging.rstrip('/')}/{SPLITS_FOLDER}"
+    console.say(f"compiled {tuning.file} to {spec}")
+    console.say(f"at most {most_it_can_cost(manifest, tuning.trials)}")
+    console.print(styled("[dim]→[/] put the splits where its trials look for them, then start it:"))
+    for command in (
+        ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
+        [*CREATE_JOB, f"--display-name={name}", f"--config={spec}"],
+    ):
+        shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
+        console.say(styled("   [bold]{}[/]", shown))
+
+
+def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], path: Path) -> None:
+    """Write a manifest whole or not at all.
+
+    Args:
+        content: The manifest as its file and the overrides have it, paths resolved, since the new file may
+            lie in another folder.
+        best: The trial whose values are set.
+        comments: Lines for the top of the file.
+        path: Where to.
+    """
+    tuned = copy.deepcopy(dict(content))
+    training = tuned["training"]
+    del training["search"]
+    training |= best.values
+    text = "".join(f"# {line}\n" for line in comments)
+    text += yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def print_trial(
+    trial: Trial, finished: int, trials: int, metric: str, is_best: bool, console: LiteralConsole
+) -> None:
+    """One line: how many are done, the trial's number, state, score, values and time."""
+    values = " ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
+    line = (
+        f"{finished}/{trials}  trial {trial.number} {trial.state}  {metric} {trial.shown_score(metric):.4f}  "
+        f"{values}  {trial.seconds / 60:.1f} min"
+    )
+    best = styled("{}  [green](best)[/]", line) if is_best else line
+    console.say(best)
+
+
+def best_trials(trials: Sequence[Trial], metric: str) -> Table:
+    """The trials with the highest scores, those that came to their end before the pruned ones."""
+    ranked = sorted(trials, key=lambda trial: (trial.state == "pruned", -trial.score, trial.number))
+    keys = list(trials[0].values)
+    table = borderless("trial", "state", metric, "epochs done", "minutes", *keys)
+    for trial in ranked[:TRIALS_SHOWN]:
+        table.add_row(
+            str(trial.number),
+            trial.state,
+            f"{trial.shown_score(metric):.4f}",
+            str(len(trial.scores)),
+            f"{trial.seconds / 60:.1f}",
+            *(shown(trial.values[key]) for key in keys),
+        )
+    return table
+
+
+def shown(value: Value) -> str:
+    """A value short enough to read; the tuned manifest holds it whole."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -21,8 +21,7 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.metrics import LOWER_IS_BETTER
 from gauntlet.manifests.schema import Manifest, as_parameter
 from gauntlet.manifests.search import Dimension, Search
-from gauntlet.manifests.tasks import trained_here
-from gauntlet.manifests.training import Resources
+from gauntlet.manifests.training import Resources, trained_here
 from gauntlet.pipelines.platforms import SECONDS_TO_START_AND_END
 from gauntlet.pipelines.vertex.submission import require_reachable_model
 from gauntlet.trainer.tuning.study import is_whole

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from gauntlet.backends.processes import how_ended
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.pipelines.interruption import ending
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.temporary import TemporaryFolder, temporary_folder
+from gauntlet.pipelines.local.processes import TemporaryFolder, ending, safe_environment, temporary_folder
 from gauntlet.trainer.tuning.job import TuningJob
 
 LOCK_FILE = "study.lock"

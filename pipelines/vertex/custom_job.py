@@ -14,7 +14,7 @@ from google_cloud_pipeline_components.v1.custom_job import (
 from kfp import dsl
 from kfp.dsl import base_component
 
-from gauntlet.backends.vertex_place import valid_label
+from gauntlet.backends.google.location import valid_label
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import Manifest
 

@@ -7,18 +7,18 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
-from gauntlet.backends.vertex_calls import QuotaError, quota_refusal
-from gauntlet.backends.vertex_jobs import PipelineJobs
+from gauntlet.backends.google.errors import QuotaError, quota_refusal
+from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import FinalStatus
 from gauntlet.components.write_report.report import render
 from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
 from gauntlet.pipelines.live import State, StepTable, StepView
-from gauntlet.pipelines.local_run import FinishedRun
+from gauntlet.pipelines.local.run import FinishedRun
+from gauntlet.pipelines.terminal import LiteralConsole
 from gauntlet.pipelines.training import STEPS
 
 SECONDS_BETWEEN_LOOKS = 10.0
@@ -68,7 +68,7 @@ def state_of(job: Any) -> str:
     return str(job.state.name).removeprefix("PIPELINE_STATE_")
 
 
-def follow(jobs: PipelineJobs, name: str, console: Console) -> Any:
+def follow(jobs: PipelineJobs, name: str, console: LiteralConsole) -> Any:
     """Show the job while it runs, and return it when it has ended. Raises what `PipelineJobs.get` does."""
     job = jobs.get(name)
     view = JobView(job)
@@ -77,7 +77,7 @@ def follow(jobs: PipelineJobs, name: str, console: Console) -> Any:
         while True:
             for step in view.update(job):
                 if not console.is_terminal:
-                    console.print(f"{step.name}: {step.state}", highlight=False)
+                    console.say(f"{step.name}: {step.state}")
             if state_of(job) in ENDED:
                 return job
             time.sleep(SECONDS_BETWEEN_LOOKS)

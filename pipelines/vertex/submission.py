@@ -1,26 +1,53 @@
-"""A manifest as a pipeline job: what is sent, and where to."""
+"""`gauntlet submit`: compile, check what can be checked before, send, and record the run on this machine.
+
+A manifest becomes a pipeline job (`pipeline_job`) for a `Destination`. `preflight` looks at the project, so
+that a job does not fail in an hour for a reason that is known now.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from rich.table import Table
+from rich.text import Text
 
-from gauntlet.backends.mlflow_database import SCHEME as DATABASE_SCHEME
-from gauntlet.backends.registry import open_registry
-from gauntlet.backends.tracking import require_tracking
-from gauntlet.backends.vertex_jobs import SYSTEM_LABEL
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace, valid_label
-from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.loading import MODEL_KEYS
+from gauntlet.backends.factory import open_registry, require_tracking
+from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.jobs import SYSTEM_LABEL, PipelineJobs
+from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
+from gauntlet.backends.google.project import GoogleProject, is_pushed
+from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
+from gauntlet.backends.prices import estimate
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.training import parameters
+from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
+from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
+from gauntlet.pipelines.training import CPUS_OF_A_STEP, keep_large_sections, parameters, pipeline_name
+from gauntlet.pipelines.vertex.lint import images, require_acceptable
+from gauntlet.pipelines.vertex.machines import needed_quotas
 from gauntlet.pipelines.vertex.packages import require_packaged
-from gauntlet.tasks.managed_causal_lm.manifest import is_managed
+
+PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
+MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
+MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
+
+
+QUOTA = "quota"
+JOB_FILE = "job.json"
+JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
 
 
 @dataclass(frozen=True)
@@ -35,7 +62,7 @@ class Destination:
         training_account: Whom train-model runs as; none: as the other steps.
     """
 
-    place: VertexPlace
+    place: VertexLocation
     root: str
     registry_uri: str
     tracking_uri: str
@@ -58,11 +85,11 @@ class Destination:
         Raises:
             UsageError: One of them cannot be.
         """
-        place = VertexPlace.named(project, region)
+        place = VertexLocation.named(project, region)
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
         root = root.rstrip("/")
-        tracked = tracking or VertexPlace(project, region, staging=f"{root}/tracking").uri
+        tracked = tracking or VertexLocation(project, region, staging=f"{root}/tracking").uri
         for option, uri in (("--registry", registry), ("--tracking", tracked)):
             _require_lasting(option, uri, place)
         open_registry(registry)  # refused now, and not by register-model, after the training
@@ -81,7 +108,7 @@ class Destination:
     def trains_as(self, manifest: Manifest) -> str | None:
         """The account that train-model has of its own; none: it runs as the other steps."""
         # A managed model is trained by a job that train-model starts, which is for the steps' account.
-        return None if is_managed(manifest.training) else self.training_account
+        return None if not manifest.kind.is_converted else self.training_account
 
     @property
     def sections(self) -> str:
@@ -144,7 +171,7 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
     return {"training_account": account}
 
 
-def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
+def _require_lasting(option: str, uri: str, place: VertexLocation) -> None:
     """Refuse a database file: a step on Vertex AI has no disk that outlives it but a mounted bucket.
 
     Raises:
@@ -153,7 +180,7 @@ def _require_lasting(option: str, uri: str, place: VertexPlace) -> None:
     if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
             f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
-            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.location}"
+            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.region}"
             "?staging=gs://BUCKET/FOLDER."
         )
 
@@ -194,3 +221,240 @@ def read_spec(path: Path) -> dict[str, Any]:
     """A pipeline spec as it was compiled."""
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `fault` is what to do about it; none where nothing need be done."""
+
+    name: str
+    found: str
+    fault: str | None = None
+
+
+def preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
+    """Look at everything.
+
+    Raises:
+        UsageError: The project or the bucket is unknown, or nobody is logged in.
+        GauntletError: A service cannot be reached.
+    """
+    project = GoogleProject(destination.place)
+    checks = [_permissions(project), _bucket(project, destination)]
+    checks += [_image(image) for image in images]
+    if destination.service_account is not None:
+        checks += _roles(project, "service account", destination.service_account)
+    training_account = destination.trains_as(manifest)
+    if training_account is not None:
+        checks += _roles(project, "training account", training_account, uses_vertex=False)
+    checks += _quotas(project, manifest)
+    checks.append(Check("cost at most", str(estimate(manifest.training.resources))))
+    return checks
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """A row for each check."""
+    table = borderless("check", "verdict", "found")
+    for check in checks:
+        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
+    return table
+
+
+def require_passed(checks: Sequence[Check]) -> None:
+    """Refuse to go on with a fault.
+
+    Raises:
+        UsageError: All faults.
+        QuotaError: Nothing is wrong but a quota.
+    """
+    failed = [check for check in checks if check.fault]
+    if failed:
+        of_quota = all(check.name == QUOTA for check in failed)
+        error = QuotaError if of_quota else UsageError
+        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
+
+
+def _permissions(project: GoogleProject) -> Check:
+    missing = project.missing_permissions(PERMISSIONS)
+    if not missing:
+        return Check("permissions", ", ".join(PERMISSIONS))
+    return Check(
+        "permissions",
+        f"this account lacks {', '.join(missing)}",
+        "Give it the role Vertex AI User, roles/aiplatform.user.",
+    )
+
+
+def _bucket(project: GoogleProject, destination: Destination) -> Check:
+    location, region = project.bucket_location(destination.bucket), destination.place.region
+    found = f"gs://{destination.bucket} is in {location}"
+    if location.holds(region):
+        return Check("bucket", found)
+    return Check("bucket", f"{found}, not in {region}", "Take one in that region, or --region.")
+
+
+def _image(image: str) -> Check:
+    there = is_pushed(image)
+    if there is None:
+        return Check("image", f"{image}: whether it is there cannot be seen")
+    if there:
+        return Check("image", image)
+    return Check(
+        "image", f"{image} is not in its repository", "Push it (cloudbuild.yaml), or name another digest."
+    )
+
+
+def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = True) -> Iterator[Check]:
+    """What an account was given. One that makes no jobs and no models need not be a Vertex AI User."""
+    roles = project.roles(account)
+    if roles is None:
+        yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
+        return
+    own = any(role.startswith(("projects/", "organizations/")) for role in roles)  # of unknown content
+    may_use = bool(roles & MAY_USE_VERTEX) or own or not uses_vertex
+    found = ", ".join(sorted(roles)) or "no roles in the project"
+    fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
+    yield Check(name, f"{account}: {found}", fault)
+    if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
+        yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
+
+
+def _quotas(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
+    needed = needed_quotas(manifest.training.resources, CPUS_OF_A_STEP)
+    limits = project.quota_limits(needed.keys())
+    for metric, amount in needed.items():
+        limit = limits.get(metric)
+        if limit is None:
+            yield Check(QUOTA, f"{metric}: {amount} needed; how much there is cannot be told")
+            continue
+        granted = "unlimited" if math.isinf(limit) else f"{limit:.0f} granted"
+        action = "Ask for more on the console's page Quotas, or take another machine or region."
+        yield Check(QUOTA, f"{metric}: {amount} needed, {granted}", action if limit < amount else None)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to be sent: a manifest with the spec that it was compiled to, or that a template holds.
+
+    `commit` is that of the repository that holds the manifest's file, if there is one.
+    """
+
+    manifest: Manifest
+    spec: dict[str, Any]
+    template_uri: str | None = None
+    commit: str = ""
+
+    def without_cache(self) -> Submission:
+        """The same with every step run anew. Vertex runs the spec that it is sent, even beside a template."""
+        return replace(self, spec=without_cache(self.spec))
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """A run on Vertex AI: the job's whole name, and the record of it that this machine has, if any."""
+
+    name: str
+    record: RunRecord | None
+
+    @property
+    def run_id(self) -> str:
+        """The job's id, which names the run."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def console_url(self) -> str:
+        """The run's page in the Google Cloud console."""
+        place = self.place
+        return (
+            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{place.region}/runs/{self.run_id}"
+            f"?project={place.project}"
+        )
+
+    @property
+    def place(self) -> VertexLocation:
+        """Where it runs."""
+        _, project, _, location, *_ = self.name.split("/")
+        return VertexLocation(project, location)
+
+
+def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
+    """The manifest, compiled with the images that the environment names, for where it goes.
+
+    Raises:
+        UsageError: Vertex AI would not run it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_manifest(manifest, path, "vertex", sections=destination.sections)
+        return Submission(manifest, read_spec(path))
+
+
+def require_sendable(submission: Submission) -> tuple[str, ...]:
+    """Refuse what Vertex AI could not run, and return the images that it would run.
+
+    Raises:
+        UsageError: Something lies on this machine, or the spec has faults.
+    """
+    require_reachable(submission.manifest)
+    spec = json_format.ParseDict(submission.spec, PipelineSpec())
+    require_acceptable(spec, by_digest=True)
+    return images(spec)
+
+
+def check_submission(submission: Submission, destination: Destination, console: LiteralConsole) -> None:
+    """Look at everything that can be known now, and show it.
+
+    Raises:
+        UsageError: Something is missing; all of it is named.
+        GauntletError: A service cannot be reached.
+    """
+    named = require_sendable(submission)
+    pipeline_job(submission.manifest, submission.spec, destination)  # what it refuses is refused now
+    checks = preflight(submission.manifest, named, destination)
+    console.print(checks_table(checks))
+    require_passed(checks)
+
+
+def submit(submission: Submission, destination: Destination, home: Home) -> SubmittedRun:
+    """Send the job. Its id is the run's, so that a job whose answer is lost is not made twice.
+
+    Raises:
+        UsageError, QuotaError, GauntletError: The service refuses; the run's record says so.
+    """
+    manifest = submission.manifest
+    job = pipeline_job(manifest, submission.spec, destination, submission.template_uri)
+    if submission.commit:
+        job["labels"]["manifest_commit"] = valid_label(submission.commit)
+    keep_large_sections(manifest, destination.sections)
+    record = replace(home.create_run(pipeline_name(manifest)), manifest_commit=submission.commit)
+    folder = home.run_folder(record.run_id)
+    save_manifest(manifest, folder / MANIFEST_FILE)
+    arguments = json.dumps(job["runtime_config"]["parameter_values"], indent=2)
+    (folder / ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
+    name = f"{destination.place.parent}/pipelineJobs/{record.run_id}"
+    (folder / JOB_FILE).write_text(json.dumps({"name": name}), encoding="utf-8")
+    try:
+        PipelineJobs(destination.place).create(job, record.run_id)
+    except GauntletError as error:
+        is_refused = isinstance(error, UsageError | QuotaError)  # any other may hide that it was made
+        headline = "not submitted" if is_refused else "perhaps submitted"
+        home.finish(record, "finished", error.exit_code, headline)
+        raise
+    submitted = replace(record, state="submitted")
+    home.save(submitted)
+    return SubmittedRun(name, submitted)
+
+
+def submitted_run(run: str, home: Home) -> SubmittedRun:
+    """The run of that id that this machine has submitted, the newest for `latest`, or any by its whole name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if JOB_NAME.fullmatch(run):
+        return SubmittedRun(run, None)
+    record = home.find_run(run)
+    file = home.run_folder(record.run_id) / JOB_FILE
+    if not file.is_file():
+        raise UsageError(f"{record.run_id}: it ran on this machine; see `gauntlet report {record.run_id}`.")
+    return SubmittedRun(json.loads(file.read_text(encoding="utf-8"))["name"], record)

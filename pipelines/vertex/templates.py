@@ -22,11 +22,10 @@ from gauntlet.components.sections import given
 from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import SECTIONS
-from gauntlet.pipelines.run_command import require_affordable
+from gauntlet.pipelines.checks import require_affordable
 from gauntlet.pipelines.vertex.lint import require_acceptable
 from gauntlet.pipelines.vertex.packages import require_packaged
-from gauntlet.pipelines.vertex.submission import read_spec
-from gauntlet.pipelines.vertex.submit import Submission
+from gauntlet.pipelines.vertex.submission import Submission, read_spec
 
 REPOSITORY = re.compile(r"https://[a-z0-9-]+-kfp\.pkg\.dev/[\w.:-]+/[a-z0-9-]+")
 TEMPLATE = re.compile(

@@ -15,7 +15,7 @@ KIND = TaskKind(
         Metric("rouge_l", "ROUGE-L"),
     ),
     manifest="gauntlet.tasks.causal_lm.manifest:LanguageManifest",
-    data="gauntlet.tasks.language.data",
+    data="gauntlet.tasks.causal_lm.data",
     training="gauntlet.tasks.causal_lm.training",
     conversion="gauntlet.tasks.causal_lm.conversion",
     evaluation="gauntlet.tasks.language.evaluation",

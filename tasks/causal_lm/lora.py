@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.tasks.language.manifest import LanguageTraining
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """As peft writes and reads them."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.causal_lm.lora import base_name, merged, save_adapters, with_adapters
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.language.language_models import (
     LanguageModelFiles,
     context_of,
@@ -28,7 +29,6 @@ from gauntlet.tasks.language.language_models import (
     require_convertible,
     stop_at,
 )
-from gauntlet.tasks.language.manifest import LanguageTraining
 from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
 from gauntlet.trainer.parameters import aliases

@@ -14,9 +14,9 @@ from gauntlet.components.training_rows import TestRows as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
 from gauntlet.components.training_rows import trained_on
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.inputs import InputError, Rows
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.rows import TestRows, read_test_rows
 from gauntlet.tasks.classification.scorecard import (
@@ -51,7 +51,7 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    from gauntlet.backends.registry import open_registry
+    from gauntlet.backends.factory import open_registry
 
     rows = read_test_rows(splits)
     classes, probabilities = score_challenger(bundle, rows)
@@ -123,7 +123,8 @@ def score_champion(
     Raises:
         GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
     """
-    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder
+    from gauntlet.backends.factory import bundle_folder
+    from gauntlet.backends.registry import BUNDLE_TAG
 
     title = f"Champion {version.name} version {version.version} ({version.bundle_uri})"
     repair = "Move the alias champion to a version that works: `gauntlet rollback`."

@@ -1,4 +1,4 @@
-"""The sections `dataset` and `training` of the task `image_classification`."""
+"""The manifest of the task kind `image_classification`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gauntlet.manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCh
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import ClassTraining
+from gauntlet.tasks.classification.manifest import ClassManifest
 
 Size = Annotated[int, Field(ge=8, le=1024)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -125,3 +126,11 @@ class ImageTraining(ClassTraining):
         name = "custom-cnn" if self.arch == "plain_cnn" else self.arch
         sizes = [*self.filters, self.units, self.dropout, self.head_dropout]
         return "-".join([name, *(f"{size:g}" for size in sizes)])
+
+
+class ImageManifest(ClassManifest):
+    """The manifest of an image classifier."""
+
+    task: Literal["image_classification"]
+    dataset: ImageDataset
+    training: ImageTraining = ImageTraining()

@@ -1,1 +1,1 @@
-"""Conversations and the models that answer in them. For language models that are trained here or by a service."""
+"""Conversations, and the models that answer in them, whether trained here or by a service."""

@@ -1,51 +1,572 @@
-"""A dataset of conversations from its files to what the step hands on."""
+"""Datasets of conversations: read the files, check the answers, and describe their splits.
+
+A row is one answer with all turns before it, as the model reads them; a `Renderer` makes that form.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, Protocol
 
-from gauntlet.components.validate_data.examination import Examination
-from gauntlet.components.validate_data.inspection import Inspection
-from gauntlet.components.validate_data.text import KEY_FORM
-from gauntlet.tasks.language.inspection import inspect
-from gauntlet.tasks.language.manifest import ConversationDataset, describe_gain_resolution
-from gauntlet.tasks.language.outputs import require_enough, write_splits
-from gauntlet.tasks.language.rendering import Renderer, shared_system
-from gauntlet.tasks.language.report import data_page
-from gauntlet.tasks.language.source import read_table
-from gauntlet.tasks.language.statistics import describe
-from gauntlet.tasks.managed_causal_lm.data import ManagedRenderer
-from gauntlet.tasks.managed_causal_lm.manifest import MANAGED_PREFIX
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from gauntlet.backends import storage
+from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, outside_test
+from gauntlet.components.validate_data.packed import unpack, unpacked_name
+from gauntlet.components.validate_data.splits import json_line, origin
+from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, normalise, repair
+from gauntlet.contracts import data as contracts
+from gauntlet.contracts.data import CheckResult, CheckVerdict
+from gauntlet.contracts.document import Document
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.language.manifest import ConversationDataset, UnusedColumnsCheck
+from gauntlet.tasks.language.turns import (
+    KNOWN_COLUMNS,
+    MESSAGE_LISTS,
+    Conversation,
+    EmptyError,
+    Example,
+    RoleError,
+    Turn,
+    conversation_of,
+    examples_of,
+)
+from gauntlet.tasks.texts.delimited import COMMA, names_of, split_rows, take_separator
+from gauntlet.tasks.texts.files import SourceFile, decode, find_files, read_objects, unknown_format, verify
+from gauntlet.tasks.texts.similarity import likeness_among
+from gauntlet.tasks.texts.times import with_times
+
+SUFFIX_FORMATS = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+COLUMNS = (
+    "context",
+    "answer",
+    "response",
+    "tools",
+    "opening",
+    "empty",
+    "unmarked",
+    "unread_keys",
+    "unread_columns",
+    "fault",
+    "split",
+    "place",
+    "row",
+)
+SPLIT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("question", "asked", "response", "prompt", "target")]
+    + [(name, pa.int64()) for name in ("conversation", "row")]
+)
+"""The last turn of the user and all turns of the user (`asked`), the answer, and both as they are rendered
+(`prompt`, `target`).
+
+Rows of one `conversation` answer the same opening, ignoring case and punctuation; `row` is the record.
+"""
+
+FEWEST_TESTED = 2
+"""Conversations: the variance between conversations cannot be estimated from one."""
+
+# Fixed, so that histograms of different data can be compared bin by bin. Tokens.
+LENGTH_EDGES = (0, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+
+Context = Sequence[Turn]
+"""The turns before an answer."""
 
 
-def examine(section: ConversationDataset) -> Examination:
-    """Read and check a dataset.
+@dataclass(frozen=True)
+class Rendered:
+    """The prompt and the answer as the model sees them, and how many tokens each has.
+
+    `response` is the answer as people read it: without the end token, and with calls of tools as the template
+    writes them.
+    """
+
+    prompt: str
+    target: str
+    prompt_tokens: int
+    target_tokens: int
+    response: str
+
+
+class Renderer(Protocol):
+    """Makes of a conversation what a model reads."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Tokens that no text may contain, because they mean something to the model."""
+
+    def frame(self, system: str | None = None) -> tuple[str, str]:
+        """The text before and after a single prompt, if `system` is the system message."""
+
+    def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
+        """The parts about tools that the model would not see, in words, or None."""
+
+    def render(
+        self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
+    ) -> list[Rendered]:
+        """Each context with its answer."""
+
+
+def examine_conversations(
+    dataset: ConversationDataset, renderer: Renderer, resolution: Callable[[int], str]
+) -> Examination:
+    """Read and check a dataset. `resolution` describes what a number of test conversations can show.
 
     Raises:
         DataError: The data cannot be read, or no record of it can be used.
-        UsageError: `section` asks for what cannot be read, or its model cannot be found.
-        GauntletError: The store that holds the data is out of reach.
+        UsageError: `dataset` asks for what cannot be read.
+        GauntletError: The store that holds the data is unavailable.
     """
-    table = read_table(section)
-    managed = section.tokenizer.startswith(MANAGED_PREFIX)
-    renderer = ManagedRenderer() if managed else Renderer(section.tokenizer)
-    inspection = inspect(table, section, renderer)
-    frame = renderer.frame(shared_system(inspection.table["context"].tolist()))
-    statistics = describe(inspection.table, section, frame)
+    table = read_table(dataset)
+    checked = check_table(table, dataset, renderer)
+    rows = checked.rows
+    tested = int(rows.loc[rows["split"] == "test", "key"].nunique())
     return Examination(
-        inspection=inspection,
-        rows_read=len(table),
-        rows=statistics.rows,
-        fingerprints=KEY_FORM,
-        resolution=describe_gain_resolution(_tested(inspection), managed),
-        report=data_page(statistics, inspection, len(table)),
-        require_enough=partial(require_enough, inspection.table, section.uri),
-        write_splits=partial(write_splits, table=inspection.table, statistics=statistics),
         table=table,
+        checked=checked,
+        statistics=describe(rows, dataset, renderer.frame(shared_system(rows["context"].tolist()))),
+        content=lambda split: _content(rows[rows["split"] == split]),
+        fingerprints=KEY_FORM,
+        resolution=resolution(tested),
+        fault=_too_few(rows, tested, dataset.uri),
     )
 
 
-def _tested(inspection: Inspection) -> int:
-    """Conversations of the test split."""
-    table = inspection.table
-    return int(table.loc[table["split"] == "test", "key"].nunique())
+def sources(dataset: ConversationDataset) -> tuple[str, ...]:
+    """The URIs of the files. Raises what `find_files` does."""
+    return tuple(file.uri for file in _files(dataset))
+
+
+def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
+    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def read_table(dataset: ConversationDataset) -> pd.DataFrame:
+    """Every answer of every file, and a row without an answer for each record that has a fault.
+
+    Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response` (its text),
+    `tools`, `opening`; `empty`, `unmarked`, `unread_keys` and `fault` (the fault in words, or None);
+    `unread_columns` (keys of the record); `split` (of the file), `place` (file and line) and `row` (position
+    of the record in the split's files, from 0); `time` as it was found, if the manifest names its key. Texts
+    are valid Unicode: invalid characters are replaced by U+FFFD.
+
+    Raises:
+        DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
+            none holds a conversation.
+        UsageError: The manifest asks for what cannot be read.
+    """
+    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
+    verify(dataset, contents)
+    rows: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for file, data in contents.items():
+        try:
+            first = max((row["row"] + 1 for row in rows if row["split"] == file.split), default=0)
+            rows += _rows(data, file, dataset, first)
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    if not rows:
+        raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+    if dataset.time_column is None:
+        return table
+    return table.assign(time=pd.Series([row["time"] for row in rows], dtype="object"))
+
+
+def format_of(name: str, declared: str) -> str | None:
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
+    if declared != "auto":
+        return declared
+    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
+
+
+def _rows(
+    data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
+) -> Iterator[dict[str, Any]]:
+    for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
+        if dataset.time_column is not None:
+            row["time"] = record.get(dataset.time_column)
+        try:
+            said = {key: value for key, value in record.items() if key != dataset.time_column}
+            conversation = conversation_of(said, dataset.text_columns, dataset.roles)
+            examples = list(examples_of(conversation.turns))
+        except EmptyError as error:
+            yield row | {"empty": repair(str(error))}
+        except RoleError as error:
+            yield row | {"unmarked": repair(str(error))}
+        else:
+            for example in examples:
+                yield row | _columns(example, conversation)
+
+
+def _columns(example: Example, conversation: Conversation) -> dict[str, Any]:
+    texts = [text for turn in (*example.context, example.answer) for text in (turn.text, turn.calls)]
+    fault = next(filter(None, map(find_fault, [*texts, conversation.tools])), None)
+    unread = ", ".join(conversation.unread_keys)
+    return {
+        "context": tuple(map(_repaired, example.context)),
+        "answer": _repaired(example.answer),
+        "response": repair(example.response),
+        "tools": repair(conversation.tools),
+        "opening": repair(example.opening),
+        "unread_keys": repair(f"nothing reads {unread}") if unread else None,
+        "unread_columns": tuple(map(repair, conversation.unread_columns)),
+        "fault": fault and repair(fault),
+    }
+
+
+def _repaired(turn: Turn) -> Turn:
+    return replace(turn, text=repair(turn.text), calls=repair(turn.calls))
+
+
+def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
+    data, inner = unpack(data, name)
+    file_format = format_of(inner, dataset.format)
+    if file_format is None:
+        raise unknown_format(name, inner, "csv, jsonl, json or parquet")
+    if file_format == "parquet":
+        return _parquet(data, name)
+    content = decode(data, name, dataset.encoding)
+    if not content.strip():
+        raise DataError(
+            f"{name}: found an empty file, expected conversations. Add rows to it, or correct dataset.uri"
+        )
+    if file_format == "csv":
+        return _csv(content, name, dataset)
+    if file_format == "jsonl":
+        objects, places = read_objects(content, name)
+        return list(zip(places, objects, strict=True))
+    return _json(content, name)
+
+
+def _csv(content: str, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
+    separator, content = take_separator(content, name)
+    header, *rows = split_rows(content, separator or COMMA, name)
+    names = names_of(header)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{name}: found the column {twice[0]} twice, expected it once. Rename one of them")
+    wanted = KNOWN_COLUMNS if dataset.text_columns is None else (dataset.text_columns,)
+    if not any({columns.prompt, columns.response} <= set(names) for columns in wanted):
+        pairs = " or ".join(f"{columns.prompt} and {columns.response}" for columns in wanted)
+        raise DataError(
+            f"{name}: found the columns {', '.join(names)}, expected {pairs}. Set dataset.columns.prompt and "
+            "dataset.columns.response"
+        )
+    return [(f"line {row.line}", dict(zip(names, row.fields, strict=True))) for row in rows]
+
+
+def _json(content: str, name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}. Write it again") from None
+    items = document
+    if isinstance(document, Mapping):
+        listed = document.get("conversations")
+        is_record = any(
+            isinstance(document.get(key), list) for key in MESSAGE_LISTS if key != "conversations"
+        )
+        is_record = is_record or (isinstance(listed, list) and any(map(_is_message, listed)))
+        items = [document] if is_record else listed
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise DataError(
+            f'{name}: expected {{"conversations": [{{"text": …}}, …]}}, or a list of objects. Write it so, '
+            "or one object a line as .jsonl"
+        )
+    return [(f"conversation {number}", item) for number, item in enumerate(items, start=1)]
+
+
+def _is_message(item: object) -> bool:
+    return isinstance(item, Mapping) and bool({"from", "role"} & item.keys())
+
+
+def _parquet(data: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        records = pq.read_table(io.BytesIO(data)).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: not a whole parquet file of valid text: {error}. Write it again") from None
+    return [(f"row {number}", record) for number, record in enumerate(records)]
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer) -> CheckedTable:
+    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+
+    Answers to the same opening, or to a similar one, are carved into one split. The rows that are left have
+    the columns `prompt`, `target`, `prompt_tokens` and `target_tokens` in addition to `COLUMNS`.
+    """
+    checks = dataset.checks
+    missing = tuple(split for split in SPLITS if split not in set(table["split"]))
+    checked = CheckedTable(table, len(table))
+    checked.check("empty_conversations", checks.empty_conversations, _noted("empty"), unusable=True)
+    checked.check("role_markers", checks.role_markers, _noted("unmarked"), unusable=True)
+    unread = checked.rows
+    checked.check("message_keys", checks.message_keys, _noted("unread_keys"))
+    if checked.rows.empty:
+        told = table["empty"].fillna(table["unmarked"]).fillna(table["unread_keys"])
+        raise DataError(
+            f"{dataset.uri}: found {len(table)} records, but no answer in any of them, first "
+            f"{table['place'].iloc[0]}: {told.iloc[0]}"
+        )
+    checked.check(
+        "tool_messages", checks.tool_messages, lambda rows: find_unrendered(rows, renderer), unusable=True
+    )
+    checked.rows = _prepared(checked.rows, renderer)
+    if missing:
+        checked.rows = with_times(checked.rows, dataset.uri)
+    checked.check("encoding", checks.encoding, _noted("fault"))
+    tokens = renderer.special_tokens
+    checked.check("special_tokens", checks.special_tokens, lambda rows: find_special(rows, tokens))
+    most = dataset.max_tokens
+    checked.check("context_length", checks.context_length, lambda rows: find_long(rows, most))
+    checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
+    similarity = checks.leakage.similarity
+    likeness = likeness_among(list(dict.fromkeys(checked.rows["key"])), similarity)
+    checked.rows = checked.rows.assign(group=group_names(checked.rows["key"].tolist(), likeness, similarity))
+    checked.rows = _carved(checked.rows, missing, dataset)
+    checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
+    checked.results.append(check_unread_columns(unread, checks.unused_columns, len(table)))
+    checked.groups = dict(zip(checked.rows["key"], checked.rows["group"], strict=True))
+    return checked
+
+
+def _carved(rows: pd.DataFrame, missing: Sequence[SplitName], dataset: ConversationDataset) -> pd.DataFrame:
+    """The rows in their splits. Shares are of conversations, and each split has a few of them."""
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    oldest_first = rows.sort_values("time", kind="stable") if "time" in rows else rows
+    openings = oldest_first.drop_duplicates(["split", "key"]).assign(label="")  # there are no classes
+    carved = carve(openings, missing, fractions, FEWEST_TESTED, dataset.split.key)
+    split_of = dict(zip(zip(openings["split"], openings["key"], strict=True), carved["split"], strict=True))
+    return rows.assign(split=[split_of[row] for row in zip(rows["split"], rows["key"], strict=True)])
+
+
+def find_unrendered(rows: pd.DataFrame, renderer: Renderer) -> Finding:
+    """Rows with tools that the model's chat template would leave out."""
+    parts = zip(rows["context"], rows["answer"], rows["tools"], strict=True)
+    return _finding(rows, [renderer.unrendered(*part) for part in parts])
+
+
+def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read: int) -> CheckResult:
+    """Every column or key with text must be read, or be ignored by the manifest."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    affected = 0
+    for place, columns in zip(rows["place"], rows["unread_columns"], strict=True):
+        unread = [column for column in columns or () if column not in rule.ignore]
+        affected += bool(unread)
+        counts.update(unread)
+        for column in unread:
+            first.setdefault(column, place)
+    key = "dataset.checks.unused_columns.ignore"
+    verdict: CheckVerdict = rule.severity if counts else "pass"
+    named = ", ".join(f"{column} in {count:,} rows" for column, count in counts.most_common())
+    return CheckResult(
+        check="unused_columns",
+        severity=rule.severity,
+        bound=0,
+        rows_affected=affected,
+        rows_dropped=0,
+        fraction=affected / rows_read,
+        verdict=verdict,
+        found=repair(named) or "every column with text is read",
+        expected="every column with text to be read (dataset.columns), or to be named under ignore",
+        key=key,
+        examples=tuple(
+            repair(f"{column}: text in {counts[column]:,} rows that nothing reads, first {place}")
+            for column, place in list(first.items())[:SHOWN_EXAMPLES]
+        ),
+        settings={key: [*rule.ignore, *map(repair, counts)]} if verdict == "fail" else {},
+    )
+
+
+def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
+    """Rows whose texts contain a token that has a meaning in the model's template."""
+    words = []
+    for context, answer in zip(rows["context"], rows["answer"], strict=True):
+        texts = [text for turn in (*context, answer) for text in (turn.text, turn.calls)]
+        held = next((token for token in tokens for text in texts if token in text), None)
+        words.append(None if held is None else f"holds {held}")
+    return _finding(rows, words)
+
+
+def find_long(rows: pd.DataFrame, most: int) -> Finding:
+    """Rows of more than `most` tokens, prompt and answer together."""
+    lengths = (rows["prompt_tokens"] + rows["target_tokens"]).tolist()
+    shown = zip(lengths, rows["shown"], strict=True)
+    return _finding(rows, [f"{length:,} tokens: {text}" if length > most else None for length, text in shown])
+
+
+def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
+    """Rows for which reading noted a fault in this column."""
+    return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
+
+
+def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
+    """The rows with a fault; each is identified by its place."""
+    affected = rows.index[[fault is not None for fault in faults]]
+    told = [
+        f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
+    ]
+    reasons = {
+        row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
+    }
+    return Finding(
+        affected,
+        outside_test(rows, affected),
+        told[:SHOWN_EXAMPLES],
+        reasons=lambda _, some: [reasons[row] for row in some.tolist()],
+    )
+
+
+def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
+    """The rows, rendered, and with the columns that the checks on pairs compare."""
+    rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
+    return rows.assign(
+        response=[one.response for one in rendered],
+        prompt=[one.prompt for one in rendered],
+        target=[one.target for one in rendered],
+        prompt_tokens=[one.prompt_tokens for one in rendered],
+        target_tokens=[one.target_tokens for one in rendered],
+        key=[normalise(text) for text in rows["opening"]],
+        shown=[excerpt(text) for text in rows["opening"]],
+        label=[normalise(one.prompt + one.target) for one in rendered],
+    )
+
+
+def shared_system(contexts: Sequence[Context]) -> str | None:
+    """What the system says at the start of all conversations, if it is the same in all."""
+    first = {context[0] for context in contexts}
+    shared = first.pop() if len(first) == 1 else None
+    return shared.text if shared is not None and shared.role == "system" else None
+
+
+# --- splits and their statistics ---------------------------------------------------------------------
+
+
+class TokenStatistics(Document):
+    """Tokens per row of one split, prompt and answer together.
+
+    Attributes:
+        edges: Lower bounds of the bins; a bin ends below the next edge, the last one nowhere.
+        counts: Rows in each bin.
+        answers: Tokens of all answers.
+        truncated: Rows with more than `max_tokens`, which training cuts.
+    """
+
+    edges: tuple[int, ...]
+    counts: tuple[int, ...]
+    p50: float
+    p95: float
+    max: int
+    answers: int
+    truncated: int
+
+
+class Statistics(contracts.Statistics):
+    """The content of `statistics.json`.
+
+    Attributes:
+        sha256: Of the rows of the three splits, as JSON lines of prompt and answer as they are rendered.
+        tokenizer: The model whose chat template and tokenizer were used.
+        frame: The text before and after a single prompt.
+    """
+
+    tokenizer: str
+    max_tokens: int
+    frame: tuple[str, str]
+    token_length: Mapping[str, TokenStatistics]
+
+    @model_serializer(mode="wrap")
+    def _labels_last(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {**{key: value for key, value in content.items() if key != "labels"}, "labels": []}
+
+
+def describe(table: pd.DataFrame, dataset: ConversationDataset, frame: tuple[str, str]) -> Statistics:
+    """The statistics of the rows that `check_table` leaves."""
+    by_split = {split: table[table["split"] == split] for split in SPLITS}
+    digest = hashlib.sha256()
+    for split, rows in by_split.items():
+        digest.update(json_line(split))
+        for row in zip(rows["prompt"], rows["target"], strict=True):
+            digest.update(json_line(row))
+    return Statistics(
+        **origin(dataset),
+        sha256=digest.hexdigest(),
+        rows={split: len(rows) for split, rows in by_split.items()},
+        tokenizer=dataset.tokenizer,
+        max_tokens=dataset.max_tokens,
+        frame=frame,
+        token_length={
+            split: describe_tokens(
+                rows["prompt_tokens"].tolist(), rows["target_tokens"].tolist(), dataset.max_tokens
+            )
+            for split, rows in by_split.items()
+        },
+    )
+
+
+def describe_tokens(prompts: Sequence[int], targets: Sequence[int], most: int) -> TokenStatistics:
+    """Percentiles (linear interpolation; 0 of no rows) and histogram of rows' lengths."""
+    lengths = np.array(prompts, dtype=np.int64) + np.array(targets, dtype=np.int64)
+    counts, _ = np.histogram(lengths, bins=[*LENGTH_EDGES, np.inf])
+    p50, p95 = np.percentile(lengths, (50, 95)) if len(lengths) else (0.0, 0.0)
+    return TokenStatistics(
+        edges=LENGTH_EDGES,
+        counts=tuple(int(count) for count in counts),
+        p50=float(p50),
+        p95=float(p95),
+        max=int(lengths.max(initial=0)),
+        answers=sum(targets),
+        truncated=int((lengths > most).sum()),
+    )
+
+
+def _content(rows: pd.DataFrame) -> pa.Table:
+    asked = [[turn.text for turn in context if turn.role == "user"] for context in rows["context"]]
+    content = rows.assign(
+        question=[turns[-1] for turns in asked],
+        asked=["\n".join(turns) for turns in asked],
+        conversation=pd.factorize(rows["key"])[0],
+    )
+    return pa.table({name: content[name].tolist() for name in SPLIT_SCHEMA.names}, schema=SPLIT_SCHEMA)
+
+
+def _too_few(rows: pd.DataFrame, tested: int, uri: str) -> str | None:
+    """A message if a split has too few rows to be of use."""
+    kept = Counter(rows["split"])
+    if all(kept[split] for split in SPLITS) and tested >= FEWEST_TESTED:
+        return None
+    counts = ", ".join(f"{kept[split]} {split}" for split in SPLITS)
+    return (
+        f"{uri}: kept {counts} rows, the last of {tested} conversations; expected some for training and "
+        f"validation, and test rows of at least {FEWEST_TESTED} conversations. Add data, or change "
+        "dataset.split."
+    )

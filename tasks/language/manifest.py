@@ -1,7 +1,8 @@
-"""The sections of the task `causal_lm`: conversations, and a language model that learns to answer in them."""
+"""The manifest of a language model that answers in conversations: what its kinds have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -9,9 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from gauntlet.manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
 from gauntlet.manifests.evaluation import CommonEvaluation
 from gauntlet.manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
-from gauntlet.manifests.search import Dimension, Search
+from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction, Section
-from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining
 from gauntlet.tasks.therapy.manifest import Stages, Therapy
 
 # --- dataset -----------------------------------------------------------------------------------------
@@ -120,57 +120,6 @@ class ConversationDataset(TableDataset):
         return None if self.columns is None else self.columns.time
 
 
-# --- training ----------------------------------------------------------------------------------------
-
-
-class LanguageSearch(Search):
-    """What can be tuned of a language model."""
-
-    lora_r: Dimension | None = None
-    lora_alpha: Dimension | None = None
-    lora_dropout: Dimension | None = None
-
-
-class AnswerEarlyStopping(EarlyStopping):
-    """The metrics are of the validation answers' tokens."""
-
-    metric: Literal["loss", "perplexity", "token_accuracy"] = "loss"  # type: ignore[assignment]
-
-
-class LanguageTraining(OnePhaseTraining):
-    """Section of train-model: a causal language model, trained by adapters or whole.
-
-    `model` is a folder, a GGUF file, `package://PACKAGE/FILE.gguf` or a name on the Hugging Face hub. With
-    `method: lora` the layers whose names end in one of `target_modules` get adapters of rank `lora_r` (Hu et
-    al., 2021), and only these are trained; `full` trains every weight and reads no key of theirs. The loss is
-    that of the answers' tokens. With `packing` the rows of a micro-batch lie end to end in sequences of at
-    most `dataset.max_tokens`, and none sees another. `dropout` is the model's own.
-    """
-
-    model: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", min_length=1)
-    method: Literal["lora", "full"] = "lora"
-    lora_r: int = Field(8, ge=1, le=1024)
-    lora_alpha: int = Field(16, ge=1)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    lora_bias: Literal["none", "all", "lora_only"] = "none"
-    target_modules: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
-    packing: bool = True
-    gradient_checkpointing: bool = False
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(8, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    early_stopping: AnswerEarlyStopping = AnswerEarlyStopping()
-    search: LanguageSearch | None = Field(None, exclude=True)
-
-    memory_advice: ClassVar[str] = "Lower dataset.max_tokens, set training.gradient_checkpointing"
-
-    @property
-    def architecture(self) -> str:
-        """The model's name without its folder, and how it is trained."""
-        name = self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
-        return f"{name}-lora-{self.lora_r}" if self.method == "lora" else name
-
-
 # --- evaluation and gates ----------------------------------------------------------------------------
 
 
@@ -203,12 +152,11 @@ def default_gain_margin(conversations: int, spread: float, confidence: float = 0
     return max(SMALLEST_MARGIN, resolvable(conversations, spread, confidence))
 
 
-def describe_gain_resolution(conversations: int, managed: bool) -> str:
+def describe_gain_resolution(conversations: int, spread: float, metric: str) -> str:
     """What a comparison with the champion can show on so many test conversations."""
-    spread, figure = (ROUGE_L_SPREAD, "ROUGE-L") if managed else (PERPLEXITY_SPREAD, "perplexity")
     margin = default_gain_margin(conversations, spread)
     return say_resolution(
-        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {figure}"
+        f"{conversations:,} test conversations", f"a difference of {100 * margin:.2g} % in {metric}"
     )
 
 
@@ -235,3 +183,19 @@ class LanguageGates(CommonGates):
     def margin_for(self, rows: int) -> float:
         """The default margin for so many conversations: of ROUGE-L if there is no bound on perplexity."""
         return default_gain_margin(rows, ROUGE_L_SPREAD if self.max_perplexity is None else PERPLEXITY_SPREAD)
+
+
+class ConversationManifest(Manifest):
+    """The manifest of a language model."""
+
+    dataset: ConversationDataset
+    evaluation: LanguageEvaluation = LanguageEvaluation()
+    gates: LanguageGates
+
+    shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "model"}
+
+    @model_validator(mode="after")
+    def _stages_are_judged(self) -> Self:
+        if self.gates.stages is not None and self.evaluation.therapy is None:
+            raise ValueError("gates.stages without evaluation.therapy: nothing would judge them")
+        return self

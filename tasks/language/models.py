@@ -72,7 +72,8 @@ def answer_as_champion(
     Raises:
         GauntletError: The registry, or a vendor, is out of reach, which says nothing of the champion.
     """
-    from gauntlet.backends.registry import BUNDLE_TAG, bundle_folder, open_registry
+    from gauntlet.backends.factory import bundle_folder, open_registry
+    from gauntlet.backends.registry import BUNDLE_TAG
 
     version = open_registry(registry_uri).champion(name)
     if version is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from gauntlet.components.validate_data.report import validation_page
-from gauntlet.components.write_report.artifacts import Statistics
+from gauntlet.components.pictures import ClassPicture
 from gauntlet.components.write_report.comparison import Evaluated, Paired
 from gauntlet.components.write_report.scores import Doubted, LanguageScores
 from gauntlet.components.write_report.sections import Column
@@ -17,12 +17,11 @@ from gauntlet.pages.formatting import capitalize_first, count, decimal, percent,
 from gauntlet.pages.page import Masthead, Section, Tile, partial, render
 
 if TYPE_CHECKING:
-    from gauntlet.components.validate_data.inspection import Inspection
     from gauntlet.tasks.language.answers import Answers, Prompts
+    from gauntlet.tasks.language.data import Statistics
     from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard
-    from gauntlet.tasks.language.statistics import ConversationStatistics
 
-STATISTICS = Statistics
+ROWS = "rows"
 SCORES = LanguageScores
 CANDIDATE_COLUMNS = (
     Column("Same next token", lambda candidate: percent(candidate.next_token_agreement, 1)),
@@ -40,15 +39,11 @@ IN_TILES = {"perplexity": 2, "rouge_l": 3}
 TRY_IT = ("Ask the new champion a question.", '"QUESTION"')
 
 
-def data_page(statistics: ConversationStatistics, inspection: Inspection, rows_read: int) -> str:
-    """The page of validate-data."""
-    return validation_page(statistics, inspection, rows_read, data(statistics))
-
-
-def data(statistics: Any) -> Markup:
-    """The body of the section about the statistics of conversations."""
-    counts = {split: length.counts for split, length in statistics.token_length.items()}
-    edges = next((length.edges for length in statistics.token_length.values()), ())
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:  # noqa: ARG001
+    """The body of the section about a dataset of conversations, of which there are no `pictures`."""
+    lengths = {split: length for split, length in (statistics.token_length or {}).items() if length.counts}
+    counts = {split: length.counts for split, length in lengths.items()}
+    edges = next((length.edges for length in lengths.values()), ())
     chart = histogram("Length of rows", "tokens", "rows", edges, counts)
     return partial("gauntlet.tasks.language:data.html.jinja", data=statistics, histogram=chart)
 

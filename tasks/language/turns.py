@@ -53,7 +53,7 @@ KNOWN_COLUMNS = (
     PromptColumns(prompt="instruction", input="context", response="response"),
     PromptColumns(prompt=PROMPT, response=COMPLETION, system=SYSTEM),
 )
-"""Looked for in this order: the issue's own names, CounselChat's, Alpaca's, Dolly's, OpenAI's older form."""
+"""Tried in this order: Gauntlet's own names, CounselChat's, Alpaca's, Dolly's, OpenAI's older form."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 KEYS_OF: Mapping[Role, Collection[str]] = {
@@ -66,11 +66,11 @@ KEYS_OF: Mapping[Role, Collection[str]] = {
 
 
 class RoleError(ValueError):
-    """A text does not say who speaks."""
+    """A text or a message does not say who speaks."""
 
 
 class EmptyError(ValueError):
-    """A conversation without turns or answers, or a turn that is not a text."""
+    """A conversation has no turns or answers, or a turn is not a text."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Turn:
     call_id: str = ""
 
     def as_message(self) -> dict[str, Any]:
-        """As a chat template takes it."""
+        """As a chat template expects it."""
         message: dict[str, Any] = {"role": self.role, "content": self.text}
         if self.calls:
             message["tool_calls"] = json.loads(self.calls)
@@ -117,7 +117,7 @@ class Example:
 
     @property
     def opening(self) -> str:
-        """What the user says first: answers with the same one belong to one split."""
+        """The first turn of the user: answers with the same opening belong to one split."""
         return next(turn.text for turn in self.context if turn.role == "user")
 
 
@@ -126,7 +126,7 @@ class Conversation:
     """The conversation of one record.
 
     Attributes:
-        tools: What the model may call, as JSON in the form of OpenAI's `tools`.
+        tools: The tools that the model may call, as JSON in the form of OpenAI's `tools`.
         unread_keys: Keys of messages that nothing reads, in words.
         unread_columns: Keys of the record that hold text, and that nothing reads.
     """
@@ -210,7 +210,7 @@ def _continues(before: Turn, turn: Turn) -> bool:
 def _turns(
     record: Mapping[str, Any], columns: PromptColumns | None, roles: RoleMarkers, unread: list[str]
 ) -> tuple[list[Turn], Collection[str]]:
-    """The turns, and the keys of the record that they are made of."""
+    """The turns, and the keys of the record that they were read from."""
     listed = next((key for key in MESSAGE_LISTS if isinstance(record.get(key), list)), None)
     if columns is None and listed is not None:
         turns = [_turn_of_message(message, unread) for message in record[listed]]
@@ -319,7 +319,7 @@ def _content(value: object) -> str:
 
 
 def _call(call: object) -> dict[str, Any]:
-    """One call of a tool with its arguments as an object, which is what chat templates take."""
+    """One call of a tool with its arguments as an object, as chat templates expect."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise EmptyError(

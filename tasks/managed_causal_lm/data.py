@@ -1,4 +1,4 @@
-"""Conversations as a managed model reads them: the contents of a Gemini request, as JSON.
+"""Conversations for a managed model: the contents of a Gemini request, as JSON.
 
 https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-tuning-prepare
 """
@@ -8,24 +8,35 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from gauntlet.tasks.language.rendering import Context, Rendered
+from gauntlet.components.validate_data.checks import Examination
+from gauntlet.tasks.language.data import Context, Rendered, Statistics, examine_conversations, sources
+from gauntlet.tasks.language.manifest import ROUGE_L_SPREAD, ConversationDataset, describe_gain_resolution
 from gauntlet.tasks.language.turns import Turn
 
+__all__ = ["Statistics", "examine", "sources"]
+
 CHARACTERS_PER_TOKEN = 4
-"""The vendor's own rule of thumb. The exact count is asked of its API before tuning is paid for."""
+"""The vendor's own rule of thumb. Its API gives the exact count before tuning is paid for."""
 
 ROLES = {"user": "user", "assistant": "model"}
 
 
+def examine(dataset: ConversationDataset) -> Examination:
+    """Read and check a dataset. Raises what `examine_conversations` does."""
+    resolution = partial(describe_gain_resolution, spread=ROUGE_L_SPREAD, metric="ROUGE-L")
+    return examine_conversations(dataset, ManagedRenderer(), resolution)
+
+
 class ManagedRenderer:
-    """What `Renderer` is for a model with a chat template of its own; nothing has to be loaded."""
+    """The `Renderer` of a model whose chat template is the vendor's; nothing has to be loaded."""
 
     special_tokens: tuple[str, ...] = ()
 
     def frame(self, system: str | None = None) -> tuple[str, str]:  # noqa: ARG002
-        """Nothing stands around a prompt: it is a request of its own."""
+        """Nothing: a prompt is a request of its own."""
         return "", ""
 
     def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
@@ -37,7 +48,7 @@ class ManagedRenderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context as JSON with `contents` and, of what the system says, `systemInstruction`.
+        """Each context as JSON with `contents` and, if there are system messages, `systemInstruction`.
 
         There are no `tools`: see `unrendered`.
         """
@@ -55,7 +66,7 @@ class ManagedRenderer:
 
 
 def request_of(context: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Roles and texts as a request: what the system says is one instruction, and the sides take turns."""
+    """Roles and texts as a request: system messages are one instruction, and the sides take turns."""
     instructions = [text for role, text in context if role == "system"]
     contents: list[dict[str, Any]] = []
     for role, text in context:

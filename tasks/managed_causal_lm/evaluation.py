@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gauntlet.backends.gemini import Drawing, Gemini
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google.gemini import Drawing, Gemini
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.step import read_json
 from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
 from gauntlet.serving.generation import readable
@@ -54,7 +54,7 @@ class ManagedModel:
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)
         self._settings = settings
-        self._gemini = Gemini(VertexPlace(self._endpoint.project, self._endpoint.location))
+        self._gemini = Gemini(VertexLocation(self._endpoint.project, self._endpoint.location))
 
     @property
     def not_measured(self) -> Mapping[str, str]:

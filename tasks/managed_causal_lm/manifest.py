@@ -1,15 +1,15 @@
-"""The section `training` of a language model that a vendor tunes and serves: `model: gemini-…`."""
+"""The manifest of the task kind `managed_causal_lm`: a Gemini model, tuned and served by Vertex AI."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from gauntlet.manifests.training import CommonTraining, Resources
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.training import CommonTraining, Resources, ServiceTuning
+from gauntlet.tasks.language.manifest import ConversationManifest, LanguageGates
 
-MANAGED_PREFIX = "gemini-"
 READ_RESOURCES = {"machine_type", "max_hours", "max_cost_usd", "boot_disk_gb"}
 
 
@@ -26,6 +26,11 @@ class ManagedTraining(CommonTraining):
     learning_rate_multiplier: float = Field(1.0, gt=0)
     adapter_size: Literal[1, 2, 4, 8, 16, 32] = 4
 
+    @property
+    def by_service(self) -> ServiceTuning:
+        """The tuning job."""
+        return ServiceTuning(self.model, self.epochs)
+
     @model_validator(mode="after")
     def _nothing_unread(self) -> Self:
         default = Resources()
@@ -38,9 +43,22 @@ class ManagedTraining(CommonTraining):
         return self
 
 
-def is_managed(training: Any) -> bool:
-    """Whether a section `training`, read or not, is that of a model that a vendor tunes."""
-    if isinstance(training, ManagedTraining):
-        return True
-    model = training.get("model") if isinstance(training, Mapping) else None
-    return isinstance(model, str) and model.startswith(MANAGED_PREFIX)
+class ManagedManifest(ConversationManifest):
+    """The manifest of a Gemini model, which is not converted and has no perplexity."""
+
+    task: Literal["managed_causal_lm"]
+    training: ManagedTraining
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        why = f"{self.training.model} is tuned and served by Vertex AI"
+        if self.gates.max_perplexity is not None:
+            raise ValueError(
+                f"gates.max_perplexity: {why}, which gives no probabilities of an answer: remove it"
+            )
+        if self.conversion != Conversion():
+            raise ValueError(f"conversion: {why}, and nothing is converted: remove the section")
+        for key in ("min_speedup", "max_model_mb"):
+            if getattr(self.gates, key) != LanguageGates.model_fields[key].default:
+                raise ValueError(f"gates.{key}: {why}, and nothing is converted: remove it")
+        return self

@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 
 from gauntlet.backends import storage
-from gauntlet.backends.gemini import Gemini, TuningJob, TuningRequest
+from gauntlet.backends.google.gemini import Gemini, TuningJob, TuningRequest
+from gauntlet.backends.google.location import SCHEME, VertexLocation
 from gauntlet.backends.prices import estimate, hourly_rate, tuning_rate
-from gauntlet.backends.vertex_place import SCHEME, VertexPlace
 from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
@@ -59,7 +59,7 @@ class Bill:
         )
 
 
-def run(
+def train(
     section: ManagedTraining,
     name: str,
     manifest_sha256: str,
@@ -99,16 +99,16 @@ def run(
     return {key: document[key] for key in ("seconds", "cost_usd", "training_tokens")}
 
 
-def place_of(uri: str) -> VertexPlace:
+def place_of(uri: str) -> VertexLocation:
     """Where the job is to run, and the bucket that gets the rows.
 
     Raises:
         UsageError: The URI does not say.
     """
-    place = VertexPlace.of(uri) if uri.startswith(SCHEME) else None
+    place = VertexLocation.of(uri) if uri.startswith(SCHEME) else None
     if place is None or place.staging is None:
         raise UsageError(
-            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/LOCATION?staging=gs://BUCKET/FOLDER, as "
+            f"tracking URI: found {uri!r}, expected {SCHEME}PROJECT/REGION?staging=gs://BUCKET/FOLDER, as "
             "a managed model is tuned on Vertex AI. On this machine set GAUNTLET_PROJECT, GAUNTLET_REGION "
             "and GAUNTLET_ROOT."
         )
@@ -143,7 +143,10 @@ def affordable(section: ManagedTraining, tokens: int) -> Bill:
 
 
 def tuning_request(
-    section: ManagedTraining, name: str, place: VertexPlace, lines: Mapping[str, Sequence[Mapping[str, Any]]]
+    section: ManagedTraining,
+    name: str,
+    place: VertexLocation,
+    lines: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> TuningRequest:
     """The job as it is asked for; its rows lie under the hash of all that makes it what it is."""
     settings = section.model_dump(mode="json", exclude={"resources"})
@@ -260,13 +263,13 @@ def _write_bundle(
     name: str,
     manifest_sha256: str,
     splits: Path,
-    place: VertexPlace,
+    place: VertexLocation,
     job: TuningJob,
 ) -> None:
     """A bundle without a model: where the tuned one answers, and what made it."""
     endpoint = {
         "project": place.project,
-        "location": place.location,
+        "location": place.region,
         "base_model": section.model,
         "tuning_job": job.name,
         "endpoint": job.endpoint,

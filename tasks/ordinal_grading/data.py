@@ -1,66 +1,385 @@
-"""A card dataset from its files to what the step hands on."""
+"""Datasets of graded cards: read the scans that a list of splits names, check them, describe the splits."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.validate_data.examination import Examination
+from gauntlet.backends import storage
+from gauntlet.backends.data_uris import data_uri
+from gauntlet.components.validate_data.carving import group_names
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.classes import check_classes
+from gauntlet.components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
-from gauntlet.tasks.images.outputs import write_splits
-from gauntlet.tasks.images.pictures import class_strips
-from gauntlet.tasks.images.report import data_page
-from gauntlet.tasks.images.statistics import describe
-from gauntlet.tasks.ordinal_grading.inspection import inspect
-from gauntlet.tasks.ordinal_grading.manifest import CardDataset
-from gauntlet.tasks.ordinal_grading.source import CardTable, read_cards
+from gauntlet.serving.images import fitted, open_image
+from gauntlet.serving.inputs import InputError
+from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
+from gauntlet.tasks.ordinal_grading.hashing import BITS, alike, perceptual_hash
+from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
+from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 
+__all__ = ["Statistics", "examine", "sources"]
+
+LISTS: Mapping[str, SplitName] = {"train": "train", "val": "validation", "test": "test"}
+SYNTHETIC_SCHEME = "synthetic://"
+READERS = 8
+"""Threads that fetch and decode: each file of a bucket has a latency, and pillow decodes without the GIL."""
+
+UNKNOWN = math.nan
 SHOWN_HEIGHT = 96  # pixels of a scan in the report, at least
 
 
-def examine(section: CardDataset) -> Examination:
+def examine(dataset: CardDataset) -> Examination:
     """Read and check a dataset.
 
     Raises:
         DataError: The data cannot be read.
         UsageError: There is nothing at the URI.
-        GauntletError: The store that holds the data is out of reach.
+        GauntletError: The store that holds the data is unavailable.
     """
-    table = read_cards(section)
-    inspection = inspect(table, section)
-    statistics = describe(inspection.table, table.pixels, section)
-    statistics = replace(statistics, sha256=_with_targets(statistics.sha256, table, inspection.table.index))
-    step = max(1, section.shape[0] // SHOWN_HEIGHT)
+    table = read_cards(dataset)
+    checked = check_table(table, dataset)
+    statistics = describe(checked.rows, table.pixels, dataset)
+    sha256 = _with_targets(statistics.sha256, table, checked.rows.index)
+    step = max(1, dataset.shape[0] // SHOWN_HEIGHT)
     sides = table.pixels[:, :, ::step, ::step]
-    strips = class_strips(
-        inspection.table, np.concatenate([sides[:, 0], sides[:, 1]], axis=1), section.labels
-    )
+    above_each_other = np.concatenate([sides[:, 0], sides[:, 1]], axis=1)
     return Examination(
-        inspection=inspection,
-        rows_read=len(table.rows),
-        rows=statistics.rows,
+        table=table.rows,
+        checked=checked,
+        statistics=statistics.model_copy(update={"sha256": sha256}),
+        content=lambda split: split_arrays(checked.rows, split, table.pixels, dataset.labels, table.targets),
         fingerprints="certificates",
         resolution=describe_resolution([statistics.rows["test"]], "QWK"),
-        report=data_page(statistics, inspection, len(table.rows), strips, things="cards"),
-        write_splits=partial(
-            write_splits,
-            table=inspection.table,
-            pixels=table.pixels,
-            labels=section.labels,
-            statistics=statistics,
-            targets=table.targets,
-        ),
-        table=table.rows,
+        pictures=class_pictures(checked.rows, above_each_other, dataset.labels),
     )
 
 
 def _with_targets(sha256: str, table: CardTable, rows: pd.Index[int]) -> str:
-    """The hash of the content's hash, as text, and of the bytes of what else is learned from the rows."""
+    """The hash of the content's hash, as text, and of the bytes of the other targets."""
     digest = hashlib.sha256(sha256.encode())
     for name in ("centering", "edge_damage"):
         digest.update(np.ascontiguousarray(table.targets[name][rows]).tobytes())
     return digest.hexdigest()
+
+
+def sources(dataset: CardDataset) -> tuple[str, ...]:
+    """The URIs of the list and of every scan; none for synthetic cards. Raises what `read_cards` does."""
+    if dataset.uri.startswith(SYNTHETIC_SCHEME):
+        return ()
+    listed = storage.join(dataset.uri, dataset.splits)
+    entries = _entries(storage.read_bytes(listed), dataset.splits)
+    named = (entry.get(side) for _, _, entry in entries for side in SIDES)
+    scans = []
+    for name in named:
+        if isinstance(name, str) and name:
+            with suppress(UsageError):  # a scan outside the dataset's folders is never opened
+                scans.append(data_uri(dataset.uri, name, dataset.roots or ()))
+    return (listed, *scans)
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """Every card of every list.
+
+    Attributes:
+        pixels: (N, 2, H, W), or (N, 2, H, W, 3) for three channels; black where there is no image.
+        hashes: A perceptual hash of front and back, bool (N, bits).
+        targets: `centering` (N, 4) and `edge_damage` (N, 2), both float32 with NaN for unknown values, and
+            `certificate` (N,).
+        rows: One row for each card, in the same order, numbered from 0: `label` (the grade as text), `split`,
+            `place` (list and position), `row` (the position), `key` (the certificate, or a hash of the
+            scans), `shown`, and its faults in words, empty if it has none: `missing`, `unreadable`,
+            `out_of_range`; `sizes` has the width and height of each scan.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    hashes: npt.NDArray[np.bool_]
+    targets: Mapping[str, npt.NDArray[Any]]
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A scan that was read, or the fault that it has."""
+
+    pixels: npt.NDArray[np.uint8] | None = None
+    bits: npt.NDArray[np.bool_] | None = None
+    size: tuple[int, int] = (0, 0)
+    sha256: str = ""
+    fault: str = ""
+
+
+def read_cards(dataset: CardDataset) -> CardTable:
+    """Read the lists and every scan; the faults of a single card are noted in its row.
+
+    Raises:
+        DataError: The list of the splits is malformed.
+        UsageError: There is no such list, or a synthetic `uri` is malformed.
+        GauntletError: The store that holds the data is unavailable.
+    """
+    if not dataset.uri.startswith(SYNTHETIC_SCHEME):
+        return _read(dataset, dataset.uri)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-cards-") as folder:
+        write_cards(Path(folder), **_wanted(dataset.uri))
+        return _read(dataset, folder)
+
+
+def _wanted(uri: str) -> dict[str, int]:
+    """The numbers in `synthetic://cards?cards=600&seed=7`."""
+    parts = urlsplit(uri)
+    query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    numbers = {key: int(text) for key, text in query.items() if text.isdecimal()}
+    if parts.netloc != "cards" or parts.path or set(numbers) != {"cards", "seed"} or len(query) != 2:
+        raise UsageError(f"dataset.uri: found {uri}, expected such as synthetic://cards?cards=600&seed=7.")
+    return numbers
+
+
+def _read(dataset: CardDataset, uri: str) -> CardTable:
+    entries = _entries(storage.read_bytes(storage.join(uri, dataset.splits)), dataset.splits)
+    scans = _read_scans(dataset, uri, [entry for _, _, entry in entries])
+    blank = np.zeros((*dataset.shape, 3) if dataset.channels == 3 else dataset.shape, dtype=np.uint8)
+    no_bits = np.zeros(BITS, dtype=np.bool_)
+    rows = [
+        _row(dataset.splits, list_name, number, entry, pair)
+        for (list_name, number, entry), pair in zip(entries, scans, strict=True)
+    ]
+    return CardTable(
+        pixels=np.stack([[blank if scan.pixels is None else scan.pixels for scan in pair] for pair in scans]),
+        hashes=np.stack(
+            [np.concatenate([no_bits if scan.bits is None else scan.bits for scan in pair]) for pair in scans]
+        ),
+        targets={
+            "centering": np.array([_centering(entry) for *_, entry in entries], dtype=np.float32),
+            "edge_damage": np.array([_edge_damage(entry) for *_, entry in entries], dtype=np.float32),
+            "certificate": np.array([row["key"] for row in rows], dtype=np.str_),
+        },
+        rows=pd.DataFrame(rows),
+    )
+
+
+def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]:
+    """List, position in it and content of every entry.
+
+    Raises:
+        DataError: The file is not an object of three lists of objects.
+    """
+    expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{name}: found no JSON ({error}), {expected}") from None
+    if not isinstance(content, dict) or set(content) != set(LISTS):
+        found = f"the keys {', '.join(content) or '(none)'}" if isinstance(content, dict) else "no object"
+        raise DataError(f"{name}: found {found}, {expected}")
+    entries = []
+    for list_name, cards in content.items():
+        if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
+            raise DataError(f"{name}: {list_name}: found something else than a list of objects, {expected}")
+        entries += [(list_name, number, card) for number, card in enumerate(cards)]
+    if not entries:
+        raise DataError(
+            f"{name}: found no cards, expected at least one. Correct dataset.uri or dataset.splits"
+        )
+    return entries
+
+
+def _read_scans(
+    dataset: CardDataset, uri: str, entries: list[Mapping[str, Any]]
+) -> list[tuple[_Scan, _Scan]]:
+    def read(name: Any) -> _Scan:
+        if not isinstance(name, str) or not name:
+            return _Scan()
+        try:
+            data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
+            picture = open_image(io.BytesIO(data), name)
+            pixels = fitted(picture, (dataset.channels, *dataset.shape))
+        except (InputError, UsageError) as error:
+            return _Scan(fault=str(error))
+        laid_out = pixels[0] if dataset.channels == 1 else np.moveaxis(pixels, 0, 2)
+        return _Scan(laid_out, perceptual_hash(picture), picture.size, hashlib.sha256(data).hexdigest())
+
+    with ThreadPoolExecutor(READERS) as readers:
+        fronts, backs = (list(readers.map(read, [entry.get(side) for entry in entries])) for side in SIDES)
+    return list(zip(fronts, backs, strict=True))
+
+
+def _row(
+    file: str, list_name: str, number: int, entry: Mapping[str, Any], scans: tuple[_Scan, _Scan]
+) -> dict[str, Any]:
+    scanned = hashlib.sha256("".join(scan.sha256 for scan in scans).encode()).hexdigest()
+    certificate = entry.get("certificate")
+    return {
+        "label": str(entry.get("grade")),
+        "split": LISTS[list_name],
+        "place": f"{file} {list_name}[{number}]",
+        "row": number,
+        "key": str(certificate) if certificate not in (None, "") else scanned,
+        "shown": f"certificate {certificate}" if certificate else "the scans",
+        "missing": ", ".join(side for side in SIDES if not entry.get(side)),
+        "unreadable": "; ".join(scan.fault for scan in scans if scan.fault),
+        "out_of_range": "; ".join(_out_of_range(entry)),
+        "sizes": tuple(scan.size for scan in scans if scan.pixels is not None),
+    }
+
+
+def _out_of_range(entry: Mapping[str, Any]) -> list[str]:
+    faults = []
+    grade = entry.get("grade")
+    if isinstance(grade, bool) or str(grade) not in GRADES:
+        faults.append(f"grade {grade!r}, expected a whole number from 1 to 10")
+    for name, values, most in (
+        ("centering", _centering(entry), 100.0),
+        ("edge_damage", _edge_damage(entry), 1.0),
+    ):
+        wrong = [value for value in values if not (math.isnan(value) or 0 <= value <= most)]
+        if wrong:
+            faults.append(f"{name} {wrong[0]:g}, expected a number from 0 to {most:g}")
+    return faults
+
+
+def _centering(entry: Mapping[str, Any]) -> list[float]:
+    return [share for side in SIDES for share in _numbers(_of_side(entry, "centering", side), 2)]
+
+
+def _edge_damage(entry: Mapping[str, Any]) -> list[float]:
+    return [share for side in SIDES for share in _numbers([_of_side(entry, "edge_damage", side)], 1)]
+
+
+def _of_side(entry: Mapping[str, Any], name: str, side: str) -> Any:
+    labels = entry.get(name)
+    return labels.get(side) if isinstance(labels, dict) else labels
+
+
+def _numbers(values: Any, count: int) -> list[float]:
+    """The values as numbers: NaN if null or absent, infinity if not a number."""
+    if values is None:
+        return [UNKNOWN] * count
+    if not isinstance(values, list) or len(values) != count:
+        return [math.inf] * count
+    return [_number(value) for value in values]
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return UNKNOWN
+    try:
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+    return math.inf if math.isnan(found) else found
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
+    """Run every check, whatever the ones before it found.
+
+    The index of the rows that are left is their position in `table.pixels`.
+    """
+    checks = dataset.checks
+    checked = CheckedTable(table.rows, len(table.rows))
+    # Such a row cannot be written as (two images, grade), so it leaves whatever the severity.
+    for name, rule, column in (
+        ("missing_sides", checks.missing_sides, "missing"),
+        ("unreadable_images", checks.unreadable_images, "unreadable"),
+        ("grade_range", checks.grade_range, "out_of_range"),
+    ):
+        checked.check(name, rule, partial(find_noted, column=column), unusable=True)
+    size, aspect = checks.image_size, checks.aspect
+    checked.check(
+        "image_size", size, partial(find_sizes, is_wrong=lambda wide, high: min(wide, high) < size.min_side)
+    )
+    checked.check(
+        "aspect",
+        aspect,
+        partial(
+            find_sizes, is_wrong=lambda wide, high: not aspect.min_ratio <= wide / high <= aspect.max_ratio
+        ),
+    )
+    checked.check("conflicting_grades", checks.conflicting_grades, find_conflicts)
+    left = checked.rows
+    least = min(checks.duplicates.similarity, checks.leakage.similarity)
+    keys = left["key"].tolist()
+    likeness = alike(keys, table.hashes[left.index], least)
+    checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
+    checked.check(
+        "duplicates",
+        checks.duplicates,
+        lambda rows: find_repeated(rows, find_near(rows, likeness, checks.duplicates.similarity)),
+    )
+    checked.check(
+        "leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, checks.leakage.similarity)
+    )
+    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance)
+    return checked
+
+
+def find_noted(rows: pd.DataFrame, column: str) -> Finding:
+    """Rows in which reading them noted a fault."""
+    faulty = rows[rows[column] != ""]
+    examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
+    return Finding(
+        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
+    )
+
+
+def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:
+    """Rows with a scan whose width and height are wrong."""
+    wrong = rows[[any(is_wrong(*size) for size in sizes) for sizes in rows["sizes"]]]
+    examples = [
+        f"{row['place']}: {_sizes(row['sizes'])}" for row in wrong.head(SHOWN_EXAMPLES).to_dict("records")
+    ]
+    return Finding(
+        wrong.index,
+        outside_test(rows, wrong.index),
+        examples,
+        reasons=lambda table, some: [_sizes(sizes) for sizes in table.loc[some, "sizes"]],
+    )
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    return f"{' and '.join(f'{wide} × {high}' for wide, high in sizes)} pixels"
+
+
+def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
+    """Rows whose certificate an earlier row of their split has, and those that look like an earlier one."""
+    again = rows.index[rows.duplicated(["split", "key"], keep="first")]
+    affected = again.union(near.affected)
+    examples = [f"{row['place']}: {row['shown']} again" for row in rows.loc[again].to_dict("records")]
+    pairs = set(near.affected.tolist())
+
+    def reasons(table: pd.DataFrame, some: pd.Index[int]) -> list[str]:
+        return [
+            near.reasons(table, pd.Index([row]))[0] if near.reasons and row in pairs else f"{shown} again"
+            for row, shown in zip(some.tolist(), table.loc[some, "shown"], strict=True)
+        ]
+
+    return Finding(
+        affected,
+        outside_test(rows, affected),
+        [*near.examples, *examples][:SHOWN_EXAMPLES],
+        reasons=reasons,
+    )

@@ -1,4 +1,4 @@
-"""Which scans look alike: perceptual hashes, and how many of their bits agree."""
+"""Find scans that look alike: perceptual hashes, and the share of their bits that agree."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gauntlet.components.validate_data.duplicates import Known, Likeness
 SAMPLES = 64  # pixels along a side of what is hashed
 WAVES = 16  # along either axis
 BITS = WAVES * WAVES - 1
-BLOCK = 256  # rows whose agreement with all others is worked out at once
+BLOCK = 256  # rows that are compared with all others at once
 
 Shares = npt.NDArray[np.float64]
 
-# Of a discrete cosine transform, the lowest waves: (WAVES, SAMPLES).
+# The lowest waves of a discrete cosine transform: (WAVES, SAMPLES).
 COSINES = np.cos(np.pi / SAMPLES * np.outer(np.arange(WAVES), np.arange(SAMPLES) + 0.5))
 
 
 def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
-    """(BITS,): which of the lowest waves of the grey picture, but for its mean, are over their median.
+    """(BITS,): which of the lowest waves of the grey picture, without its mean, are above their median.
 
-    The method is pHash (Zauner, 2010). Size, light and compression hardly change it; two cards of one design
-    differ in it where they lie, are cut or are worn differently.
+    The method is pHash (Zauner, 2010). Size, light and compression hardly change the hash; position, cut and
+    wear do, so two cards of one design differ.
     """
     small = picture.convert("L").resize((SAMPLES, SAMPLES), Image.Resampling.BOX)
     waves = (COSINES @ np.asarray(small, dtype=np.float64) @ COSINES.T).reshape(-1)[1:]
@@ -34,7 +34,7 @@ def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
 
 
 def alike(keys: list[str], hashes: npt.NDArray[np.bool_], at_least: float) -> Likeness:
-    """Which cards' hashes (N, bits) agree in a share of `at_least` of their bits, or in more of them.
+    """Which cards' hashes (N, bits) agree in a share of at least `at_least` of their bits.
 
     A key may have several hashes. No pairs are stored, because all scans of one card form pairs with each
     other.
@@ -85,7 +85,7 @@ class CardLikeness(Likeness):
 
 
 class _KnownCards:
-    """Some cards, ready to be compared with another card. Cards that are like no other card are left out."""
+    """Cards that another card can be compared with. Cards without any similar card are left out."""
 
     def __init__(self, likeness: CardLikeness, at_least: float) -> None:
         self._likeness, self._at_least = likeness, at_least

@@ -1,4 +1,4 @@
-"""The sections `dataset` and `training` of the task `ordinal_grading`."""
+"""The manifest of the task kind `ordinal_grading`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClass
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import Checkpoints, ClassMetric, EarlyStopping, Training
+from gauntlet.tasks.classification.manifest import ClassManifest, Gates
 from gauntlet.tasks.image_classification.manifest import Augmentation, PixelDataset, Width
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
@@ -146,3 +147,23 @@ class GradingTraining(Training):
     def leaves_weights_idle(self) -> bool:
         """Those of a front's own encoder, in the first phase."""
         return not self.shared_encoder
+
+
+class GradingGates(Gates):
+    """The section for a grader. `non_inferiority_margin` is of QWK.
+
+    `min_qwk` holds for the lower confidence limit of the quadratic weighted kappa, `max_mae` for the upper
+    one of the mean absolute error in grades.
+    """
+
+    min_qwk: float = Field(ge=-1, le=1)
+    max_mae: float = Field(gt=0)
+
+
+class GradingManifest(ClassManifest):
+    """The manifest of a grader of trading cards."""
+
+    task: Literal["ordinal_grading"]
+    dataset: CardDataset
+    training: GradingTraining = GradingTraining()
+    gates: GradingGates

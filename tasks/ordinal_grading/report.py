@@ -1,6 +1,13 @@
-"""What pages show of cards and of the model that reads them."""
+"""What pages show of cards and of their grader."""
 
-from gauntlet.components.write_report.artifacts import Statistics
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from gauntlet.components.pictures import ClassPicture
 from gauntlet.tasks.classification.report import (
     CANDIDATE_COLUMNS,
     SCORES,
@@ -9,12 +16,15 @@ from gauntlet.tasks.classification.report import (
     metrics,
     tiles,
 )
-from gauntlet.tasks.images.report import data
+from gauntlet.tasks.images.report import images_section
+
+if TYPE_CHECKING:
+    from gauntlet.tasks.images.data import Statistics
 
 __all__ = [
     "CANDIDATE_COLUMNS",
+    "ROWS",
     "SCORES",
-    "STATISTICS",
     "TRY_IT",
     "compare",
     "data",
@@ -23,6 +33,10 @@ __all__ = [
     "tiles",
 ]
 
-STATISTICS = Statistics
-
+ROWS = "cards"
 TRY_IT = ("Grade a card with the new champion.", "FRONT.jpg BACK.jpg")
+
+
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:
+    """The body of the section about a dataset."""
+    return images_section(statistics, pictures, ROWS)

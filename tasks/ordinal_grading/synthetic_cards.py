@@ -1,10 +1,10 @@
-"""Scans of trading cards that do not exist, with defects that are known: data for a machine without any.
+"""Synthetic scans of trading cards with known defects, for machines without real data.
 
     python -m gauntlet.tasks.ordinal_grading.synthetic_cards --out FOLDER --cards 2000 --seed 7
 
 writes JPEG files and a `splits.json` as `docs/card_grading.md` describes it. A card is drawn front and back
-at twice the scan's size, worn, laid on a scanner a little askew, lit and photographed. The grade follows from
-the defects by `grade_of`, as graders have it: each point lost is a grade lost, whatever it was lost for.
+at twice the scan's size, worn, rotated slightly, lit and scanned. The grade follows from the defects by
+`grade_of`, as graders work: each point lost is a grade lost, whatever the defect.
 A tenth of the cards are scanned twice, under the same certificate and so in the same split.
 """
 
@@ -35,12 +35,12 @@ CORNER = 16  # radius of a new card's corners
 WHITE_INK = (238, 234, 226)
 SPLIT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 RESCANNED = 0.1
-# How often each grade from 10 down to 1 is aimed at: most cards that are sent in are good.
+# The share of cards for each grade from 10 down to 1: most cards that are sent in are good.
 GRADE_SHARES = (0.12, 0.15, 0.16, 0.14, 0.12, 0.10, 0.08, 0.06, 0.04, 0.03)
 
 # --- the rule --------------------------------------------------------------------------------------
 
-FREE_OFFSET = 2.0  # percentage points off the middle that cost nothing
+FREE_OFFSET = 2.0  # percentage points from the middle that cost nothing
 OFFSET_PER_POINT = 4.0  # percentage points
 CORNER_PER_POINT = 22.0  # pixels of worn corner, added up over the eight corners
 EDGE_PER_POINT = 0.12  # share of the edges that is white, mean of both sides
@@ -50,7 +50,7 @@ MOST_POINTS = (4.5, 4.5, 4.5, 4.5)  # centering, corners, edges, surface
 
 @dataclass(frozen=True)
 class Defects:
-    """What is wrong with one side.
+    """The defects of one side.
 
     Attributes:
         centering: The left border's percentage of left and right together, and the top one's of top and
@@ -67,7 +67,7 @@ class Defects:
 
 
 def points_lost(front: Defects, back: Defects) -> float:
-    """What the defects of both sides cost together.
+    """The points that the defects of both sides cost together.
 
     The worst centering of the four costs a point per 4 percentage points beyond the first 2; 22 pixels of
     worn corners, 12 % of white edges and 0.55 card widths of scratches cost a point each.
@@ -86,12 +86,12 @@ def grade_of(front: Defects, back: Defects) -> int:
     return max(1, math.floor(10.5 - points_lost(front, back)))
 
 
-# --- what a card looks like ------------------------------------------------------------------------
+# --- the look of a card ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Design:
-    """The looks of a card. Cards of a `series` share their back."""
+    """The look of a card. Cards of a `series` share their back."""
 
     series: int
     border: Colour
@@ -135,7 +135,7 @@ def draw_design(random: Random) -> Design:
 
 
 def draw_front(design: Design, size: tuple[int, int]) -> Image.Image:
-    """What lies within the front's borders: name bar, art, text, rarity."""
+    """The inside of the front's borders: name bar, art, text, rarity."""
     width, height = size
     random = np.random.default_rng(design.art_seed)
     panel = Image.new("RGB", size, design.paper)
@@ -201,7 +201,7 @@ def draw_art(random: Random, size: tuple[int, int]) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def draw_back(series: int, size: tuple[int, int]) -> Image.Image:
-    """What lies within a back's borders: rings about an emblem."""
+    """The inside of a back's borders: rings around an emblem."""
     width, height = size
     colour = np.array(SERIES_COLOURS[series])
     y, x = np.mgrid[:height, :width]
@@ -268,7 +268,7 @@ def _scratch(pen: ImageDraw.ImageDraw, length: float, random: Random) -> None:
 
 
 def _whiten_edges(pen: ImageDraw.ImageDraw, share: float, random: Random) -> None:
-    """Pieces of the edges, each of a fortieth of the way round, chosen so that their share is met."""
+    """Pieces of the edges, each a fortieth of the circumference, that together have the wanted share."""
     width, height = CARD
     pieces = [
         (side, at)
@@ -292,7 +292,7 @@ def _whiten_edges(pen: ImageDraw.ImageDraw, share: float, random: Random) -> Non
 def _wear_corners(
     pen: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw, corners: tuple[int, ...], random: Random
 ) -> None:
-    """White fibres as far as a corner is worn, and its tip rubbed off."""
+    """White fibres where a corner is worn, and its tip rubbed off."""
     width, height = CARD
     for worn, (x, y) in zip(corners, ((0, 0), (width, 0), (0, height), (width, height)), strict=True):
         if not worn:
@@ -308,7 +308,7 @@ def _wear_corners(
 
 
 def scan(card: Image.Image, random: Random) -> Image.Image:
-    """The card on a scanner: background, a little askew, with shadow, uneven light and noise."""
+    """The card on a scanner: background, slightly rotated, with shadow, uneven light and noise."""
     canvas = (SCAN[0] * SCALE, SCAN[1] * SCALE)
     ground = int(random.choice([24, 60, 205, 235]))
     tint = tuple(int(level) for level in np.clip(ground + random.normal(0, 6, 3), 0, 255))
@@ -343,7 +343,7 @@ def draw_defects(random: Random) -> tuple[Defects, Defects]:
     worst = FREE_OFFSET + offset * OFFSET_PER_POINT
     offsets = random.uniform(-0.8, 0.8, 4) * worst
     offsets[random.integers(4)] = worst * random.choice([-1, 1])
-    shares = [100 * _border(50 + at) / (2 * BORDER) for at in offsets]  # what whole pixels make of it
+    shares = [100 * _border(50 + at) / (2 * BORDER) for at in offsets]  # as rounded to whole pixels
     worn = np.rint(random.dirichlet([0.8] * 8) * corner * CORNER_PER_POINT).astype(int).clip(0, 40).tolist()
     part = random.uniform(0.25, 0.75, 2)
     pieces = [round(2 * edge * EDGE_PER_POINT * share * 40) / 40 for share in (part[0], 1 - part[0])]

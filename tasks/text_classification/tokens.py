@@ -1,36 +1,35 @@
-"""Checks on the tokens that an encoder reads: unknown tokens, and texts that are cut."""
+"""Checks on the tokens that an encoder reads: unknown tokens, and texts that are truncated."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from tokenizers import Tokenizer
 
-from gauntlet.components.validate_data.duplicates import outside_test
-from gauntlet.components.validate_data.findings import (
+from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
-    CheckResult,
+    CheckedTable,
     Finding,
     Reasons,
     percent,
 )
-from gauntlet.components.validate_data.inspection import Inspecting
+from gauntlet.components.validate_data.duplicates import outside_test
 from gauntlet.components.validate_data.text import excerpt
+from gauntlet.contracts.data import CheckResult
 from gauntlet.tasks.text_classification.encoder_files import READING_FILES, find_encoder, require_positions
 from gauntlet.tasks.text_classification.manifest import TextDataset, UnknownTokensCheck
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
-COUNTED_AT_ONCE = 1_000  # texts; the tokens of all texts at once would need too much memory
+COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
 
 
-def check_tokens(inspecting: Inspecting, dataset: TextDataset) -> None:
-    """Run `unknown_tokens` and `context_length`, where the dataset has an encoder to count by.
+def check_tokens(checked: CheckedTable, dataset: TextDataset) -> None:
+    """Run `unknown_tokens` and `context_length`, if the dataset names an encoder.
 
     Raises:
         UsageError: The encoder cannot be found or read, or reads fewer tokens than `dataset.max_tokens`.
@@ -40,22 +39,22 @@ def check_tokens(inspecting: Inspecting, dataset: TextDataset) -> None:
         return
     files = find_encoder(name, READING_FILES)
     require_positions(files, name, most)
-    inspecting.rows = inspecting.rows.join(count_tokens(inspecting.rows["text"], files.tokenizer))
+    checked.rows = checked.rows.join(count_tokens(checked.rows["text"], files.tokenizer))
     checks = dataset.checks
     rule = checks.unknown_tokens
-    before = inspecting.rows
-    inspecting.check("unknown_tokens", rule, lambda rows: find_unknown(rows, rule, name))
-    kept = before if rule.severity != "drop" else inspecting.rows
-    inspecting.results.append(_with_share(inspecting.results.pop(), kept, rule))
+    before = checked.rows
+    checked.check("unknown_tokens", rule, lambda rows: find_unknown(rows, rule, name))
+    kept = before if rule.severity != "drop" else checked.rows
+    checked.results.append(_with_share(checked.results.pop(), kept, rule))
     positions = files.positions
-    inspecting.check("context_length", checks.context_length, lambda rows: find_cut(rows, most, positions))
+    checked.check("context_length", checks.context_length, lambda rows: find_cut(rows, most, positions))
 
 
 def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
-    """Of each text, by its index: `tokens`, those that frame a text included, and the `unknown` among them.
+    """For each text, by its index: `tokens`, including those that frame a text, and the `unknown` among them.
 
     Raises:
-        UsageError: The file is no tokenizer.
+        UsageError: The file is not a tokenizer.
     """
     tokenizer = open_pretrained(path, "training.encoder").tokenizer
     framing = tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -117,21 +116,23 @@ def _worded(words: Mapping[int, str]) -> Reasons:
 
 
 def _with_share(result: CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck) -> CheckResult:
-    """The result, held to the bound on the share of all rows' tokens as well."""
+    """The result, judged also by the bound on the share of all rows' tokens."""
     share = _share(rows)
     if share <= rule.max_share:
         return result
     failed = rule.severity != "warn"
     key = "dataset.checks.unknown_tokens.max_share"
     bound = math.ceil(share * BOUND_STEPS) / BOUND_STEPS
-    return replace(
-        result,
-        verdict="fail" if failed else "warn",
-        found=f"{percent(share)} of all tokens unknown",
-        expected=f"at most {percent(rule.max_share)}: an encoder that knows the language (training.encoder)",
-        bound=rule.max_share,
-        key=key,
-        settings={**result.settings, key: bound} if failed else {},
+    return result.model_copy(
+        update={
+            "verdict": "fail" if failed else "warn",
+            "found": f"{percent(share)} of all tokens unknown",
+            "expected": f"at most {percent(rule.max_share)}: "
+            "an encoder that knows the language (training.encoder)",
+            "bound": rule.max_share,
+            "key": key,
+            "settings": {**result.settings, key: bound} if failed else {},
+        }
     )
 
 
@@ -140,7 +141,7 @@ def _share(rows: pd.DataFrame) -> float:
 
 
 def _unknown_id(tokenizer: Tokenizer, path: Path) -> int | None:
-    """The id of the unknown token; a tokenizer that knows every byte has none."""
+    """The id of the unknown token; None for a tokenizer that knows every byte."""
     model = json.loads(path.read_bytes())["model"]
     if (number := model.get("unk_id")) is not None:
         return int(number)

@@ -4,8 +4,8 @@ If RFC 4180 reads a file without a fault, with as many fields in each row as in 
 that way: fields in quotes may hold separators and line ends, and a quote in them is doubled. Files with a
 backslash before such quotes instead, as MySQL and Spark write them, are read too.
 
-In other files quotes are part of the text: a sentence begins with a quote, and a lenient CSV reader would
-swallow all rows up to the next quote. In these files each line is one row. If a line could also begin a
+In other files quotes are part of the text: a sentence may begin with a quote, and a lenient CSV reader would
+merge all rows up to the next quote. In these files each line is one row. If a line could also begin a
 quoted text of several lines, the file is refused, because the two cases cannot be told apart.
 """
 
@@ -35,7 +35,7 @@ PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
 class QuoteError(DataError):
-    """A quote that may be text, or open a text of several lines."""
+    """A quote that may be text, or may open a text of several lines."""
 
 
 @dataclass(frozen=True)
@@ -221,5 +221,5 @@ def _uneven(rows: list[Row]) -> list[str]:
 
 
 def _csv_reader(lines: Iterable[str], delimiter: str) -> Reader:
-    csv.field_size_limit(sys.maxsize)  # the default cuts a run off at a text of 131,072 characters
+    csv.field_size_limit(sys.maxsize)  # the default fails at a text of 131,072 characters
     return csv.reader(lines, delimiter=delimiter, strict=True)

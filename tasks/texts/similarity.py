@@ -1,6 +1,6 @@
-"""Find texts whose sets of words are alike, exactly, in memory that grows with the texts alone.
+"""Find texts with similar sets of words, exactly, in memory that is linear in the texts.
 
-The measure is Jaccard similarity: shared words over all words of the two (`words.words_of`). Candidates are
+The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are
 found by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning",
 ICDE 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t
 or more must share one of their few rarest words, so an index of those words holds every candidate. The place
@@ -8,26 +8,43 @@ of the shared word in both sets rules out most of the rest (Xiao et al., "Effici
 Duplicate Detection", WWW 2008). Unlike MinHash with LSH this misses no pair.
 
 Pairs are never stored, because all rows of one template form pairs with each other, 200 million for 20,000
-rows. The checks need less: which rows a chain of pairs connects (`groups`), and whether a text is like any of
-some other texts (`known`).
+rows. The checks need less: which rows a chain of pairs connects (`groups`), and whether a text is similar to
+any of some other texts (`known`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 from gauntlet.components.validate_data.duplicates import Groups, Known, Likeness
-from gauntlet.tasks.texts.words import words_of
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
 
+# Han with its extensions, kana and Bopomofo.
+_SYLLABIC = (
+    "々〆〇\u3041-\u30ff\u3105-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+# Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese, Javanese, Tai Viet, Burmese extended.
+_ALPHABETIC = (
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
+    "\ua980-\ua9ff\uaa60-\uaadf"
+)
+_RUN = re.compile(
+    f"(?P<syllabic>[{_SYLLABIC}]+)|(?P<alphabetic>[{_ALPHABETIC}]+)|[^{_SYLLABIC}{_ALPHABETIC}]+"
+)
+_UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
+SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
+
+
 Words: TypeAlias = "Sequence[array[int]]"
-"""Of each text its distinct words, as numbers that grow with the number of texts that hold the word."""
+"""For each text its distinct words, as numbers in the order of how many texts contain the word."""
 
 
 def likeness_among(keys: Sequence[str], at_least: float) -> TextLikeness:
@@ -38,7 +55,7 @@ def likeness_among(keys: Sequence[str], at_least: float) -> TextLikeness:
 class TextLikeness(Likeness):
     """The likeness of normalised, distinct texts.
 
-    Only the first 20,000 characters of a text count, so that one endless row cannot hold up the rest.
+    Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
     def __init__(self, keys: Sequence[str], at_least: float) -> None:
@@ -65,7 +82,7 @@ class TextLikeness(Likeness):
 
 
 class _KnownTexts:
-    """Some texts, ready to be compared with another text. Texts that are like no other text are left out."""
+    """Texts that another text can be compared with. Texts without any similar text are left out."""
 
     def __init__(self, words: dict[str, array[int]], connected: set[str], at_least: float) -> None:
         self._words, self._connected, self._at_least = words, connected, at_least
@@ -108,11 +125,11 @@ class _Index(Generic[Bucket]):
             yield self._buckets[word].setdefault((len(words), place), new())
 
     def candidates(self, words: Sequence[int]) -> Iterator[Bucket]:
-        """Buckets that hold every text that is like this one, and other texts."""
+        """Buckets that contain every similar text, and other texts."""
         size = len(words)
         for place, word in enumerate(words[: self._prefix(size)]):
             for (other_size, other_place), bucket in self._buckets.get(word, {}).items():
-                # When this is the first word that both hold, they share at most what follows it in each.
+                # If this is the first word that both contain, they share at most the words from it on.
                 if min(size - place, other_size - other_place) >= self._shared(size + other_size):
                     yield bucket
 
@@ -121,15 +138,15 @@ class _Index(Generic[Bucket]):
         return size - math.ceil(self._at_least * size - ROUNDING) + 1
 
     def _shared(self, sizes: int) -> int:
-        """The fewest words that two alike texts of so many words together share."""
+        """The fewest words that two similar texts with so many words together must share."""
         return math.ceil(self._at_least / (1 + self._at_least) * sizes - ROUNDING)
 
 
 def _chains(words: Words, at_least: float) -> list[int]:
-    """For each text a number, equal for texts that a chain of alike ones connects.
+    """For each text a number, equal for texts that a chain of similar texts connects.
 
-    A text is compared with the members of a chain until one is alike. The index keeps the members of a chain
-    together, so that most of a large chain is skipped.
+    A text is compared with the members of a chain until one is similar. The index keeps the members of a
+    chain together, so that most of a large chain is skipped.
     """
     groups = Groups(len(words))
     index: _Index[dict[int, list[int]]] = _Index(at_least)
@@ -154,7 +171,7 @@ def _chains(words: Words, at_least: float) -> list[int]:
 
 
 def _merge(bucket: dict[int, list[int]], groups: Groups) -> None:
-    """Put members of chains that were joined since under one number."""
+    """Put the members of chains that have been joined in the meantime under one number."""
     for chain in [chain for chain in bucket if groups.of(chain) != chain]:
         members = bucket.pop(chain)
         others = bucket.get(groups.of(chain), [])
@@ -173,3 +190,22 @@ def _words_by_rarity(texts: Sequence[str]) -> list[array[int]]:
     by_rarity = sorted(frequencies, key=lambda word: (frequencies[word], word))
     numbers = {word: number for number, word in enumerate(by_rarity)}
     return [array("I", sorted({numbers[word] for word in words_of(text[:COMPARED_CHARS])})) for text in texts]
+
+
+def words_of(text: str) -> list[str]:
+    """The units of a text in order, repeated as often as they occur."""
+    if text.isascii() or not _UNSPACED.search(text):
+        return text.split()
+    return [unit for word in text.split() for unit in _units(word)]
+
+
+def _units(word: str) -> list[str]:
+    units = []
+    for run in _RUN.finditer(word):
+        signs = {"syllabic": SYLLABIC_SIGNS, "alphabetic": ALPHABETIC_SIGNS}.get(run.lastgroup or "", 0)
+        piece = run.group()
+        if not signs or len(piece) <= signs:
+            units.append(piece)
+        else:
+            units += [piece[start : start + signs] for start in range(len(piece) - signs + 1)]
+    return units

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.serving.tokenizer import OpenedTokenizer, TokenizerError, largest_id, open_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -71,3 +71,16 @@ def check_local_model(name: str, key: str) -> None:
     if embedded is not None:
         opened = open_pretrained(folder / TOKENIZER_FILE, key)
         require_embedded(largest_id(opened.tokenizer), embedded, name, key)
+
+
+def require_own_vocabulary(name: str, key: str, file: str) -> None:
+    """Compare the tokenizer of a pretrained model on this machine with the model's embedding.
+
+    Raises:
+        ManifestError: It has more tokens, or cannot be read.
+    """
+    try:
+        check_local_model(name, key)
+    except UsageError as error:
+        expected = "a model whose embedding has every token of its tokenizer"
+        raise ManifestError([Fault(file, key, name, expected, str(error))]) from None

@@ -146,9 +146,11 @@ def test_cards_from_a_stranger_send_nothing_anywhere(
     splits["train"][0]["front"] = name
     write_splits(cards, splits)
     section = CardDataset.model_validate(dataset(cards))
-    fingerprint(section, "ordinal_grading", 0, tmp_path / "sources")
+    fingerprint("ordinal_grading", section, tmp_path / "sources")
     with pytest.raises(DataError, match="unreadable_images"):
-        validate(section, 0, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
+        validate(
+            "ordinal_grading", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html"
+        )
     assert "leads out of" in (tmp_path / "checks").read_text()
     assert listener.asked == []
 
@@ -161,7 +163,7 @@ def test_scans_under_a_root_of_the_manifest_are_read(tmp_path: Path) -> None:
     splits["test"][0]["front"] = f"{scans}/first.png"
     write_splits(cards, splits)
     section = CardDataset.model_validate(dataset(cards) | {"roots": [str(scans)]})
-    validate(section, 0, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
+    validate("ordinal_grading", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
     assert (tmp_path / "splits").is_dir()
 
 
@@ -172,7 +174,9 @@ def test_a_file_that_a_folder_of_texts_links_to_elsewhere_is_not_read(tmp_path: 
     (folder / "train.csv").symlink_to(tmp_path / "secret")
     section = TextDataset(name="texts", version="1", uri=str(folder), labels=("a", "b"))
     with pytest.raises(UsageError, match=r"train\.csv: leads out of "):
-        validate(section, 0, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
+        validate(
+            "text_classification", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html"
+        )
 
 
 @pytest.mark.parametrize(

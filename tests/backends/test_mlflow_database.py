@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.mlflow_database import database_path, explained, locked, open_client
+from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 OPEN_AND_REPORT = """
 import sys
 from pathlib import Path
-from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.local.mlflow_database import open_client
 client = open_client(Path(sys.argv[1]))
 from mlflow.telemetry import get_telemetry_client
 print(client.get_experiment_by_name("Default").name, get_telemetry_client())
@@ -49,8 +49,10 @@ def test_two_processes_make_one_database_quietly_and_without_telemetry(tmp_path:
 
 
 def test_mlflow_is_not_imported_before_it_is_needed() -> None:
-    modules = "registry, mlflow_registry, tracking, prices"
-    imports = f"import sys; from gauntlet.backends import {modules}; "
+    modules = ", ".join(
+        f"gauntlet.backends.{name}" for name in ("registry", "local.registry", "tracking", "prices")
+    )
+    imports = f"import sys, {modules}; "
     command = imports + "print('mlflow' in sys.modules, 'onnxruntime' in sys.modules)"
 
     output = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)

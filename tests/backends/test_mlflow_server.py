@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.mlflow_server import MlflowServer
-from gauntlet.backends.mlflow_server_registry import BUNDLE_FOLDER, EXPERIMENT, MlflowServerRegistry
-from gauntlet.backends.registry import bundle_folder, open_registry
-from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.factory import bundle_folder, open_registry, open_tracking
+from gauntlet.backends.local.mlflow_server import (
+    BUNDLE_FOLDER,
+    EXPERIMENT,
+    MlflowServer,
+    MlflowServerRegistry,
+)
 from gauntlet.components.check_services.run import run as check_services
 from gauntlet.components.register_model.run import run as register_model
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -122,7 +125,7 @@ def test_a_champion_that_another_process_set_during_a_promotion_is_an_error(
         return kind
 
     monkeypatch.setattr(MlflowServerRegistry, "_finish_move", overtaken)
-    with pytest.raises(GauntletError, match=r"another process made version 2 the champion while version 1"):
+    with pytest.raises(GauntletError, match=r"another process made version 2 champion while version 1 was"):
         registry.promote(model, "1")
 
 
@@ -266,13 +269,13 @@ def test_a_server_that_is_not_there_is_one_message(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     nowhere = "mlflow+http://127.0.0.1:9"
-    with pytest.raises(GauntletError, match=rf"^{nowhere.replace('+', '.')}: .*Look whether the server"):
+    with pytest.raises(GauntletError, match=rf"^{nowhere.replace('+', '.')}: .*Check that the server"):
         check_services("emotion", nowhere, "", tmp_path / "checked")
     assert list(tmp_path.iterdir()) == []
 
     with open_tracking(nowhere, "emotion", "emotion-1", {}) as run:
         run.log_metrics({"macro_f1": 0.5}, step=1)
-    assert "warning: the run is tracked no further by MLflow" in capsys.readouterr().err
+    assert "warning: tracking with MLflow stopped" in capsys.readouterr().err
 
 
 class Refusing(BaseHTTPRequestHandler):

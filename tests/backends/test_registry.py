@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.kept import keep_bundle
-from gauntlet.backends.mlflow_database import open_client
-from gauntlet.backends.mlflow_registry import MlflowRegistry, all_pages
-from gauntlet.backends.registry import Approval, ModelVersion, open_registry, turns
+from gauntlet.backends.content_store import keep_bundle
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.local.mlflow_database import open_client
+from gauntlet.backends.local.registry import MlflowRegistry, all_pages
+from gauntlet.backends.registry import Approval, ModelVersion, turns
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
 
@@ -36,7 +37,7 @@ def database(empty_database: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registry(database: Path) -> MlflowRegistry:
-    return MlflowRegistry(database)
+    return MlflowRegistry(f"sqlite:///{database}")
 
 
 def make_bundle(folder: Path, content: str = "weights") -> Path:
@@ -237,7 +238,7 @@ def test_bundles_are_found_after_the_registry_folder_was_moved(
     moved = shutil.copytree(database.parent, tmp_path / "elsewhere")
     shutil.rmtree(database.parent)
 
-    champion = MlflowRegistry(moved / "gauntlet.db").champion(MODEL)
+    champion = MlflowRegistry(f"sqlite:///{moved}/gauntlet.db").champion(MODEL)
 
     assert champion is not None
     assert read_info(Path(champion.bundle_uri)).name == MODEL
@@ -433,7 +434,7 @@ class DyingClient:
 
 class DyingRegistry(MlflowRegistry):
     def __init__(self, database: Path, writes: int) -> None:
-        super().__init__(database)
+        super().__init__(f"sqlite:///{database}")
         self._writes = writes
 
     @cached_property
@@ -452,7 +453,7 @@ def moments_of_death(
         try:
             action(DyingRegistry(folder / "gauntlet.db", writes=len(survivors)))
         except Killed:
-            survivors.append(MlflowRegistry(folder / "gauntlet.db"))
+            survivors.append(MlflowRegistry(f"sqlite:///{folder}/gauntlet.db"))
         else:
             return survivors
 

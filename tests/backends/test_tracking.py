@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.mlflow_database import open_client
-from gauntlet.backends.tracking import open_tracking, require_tracking
+from gauntlet.backends.factory import open_tracking, require_tracking
+from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.manifests.errors import Preempted, UsageError
 
 
@@ -144,7 +144,7 @@ def test_a_damaged_database_costs_one_warning_and_not_the_run(
     assert train_tracked(uri(tmp_path / "gauntlet.db")) == "trained"
 
     err = capsys.readouterr().err
-    assert err.startswith("warning: the run is tracked no further by MLflow: ")
+    assert err.startswith("warning: tracking with MLflow stopped: ")
     assert "gauntlet.db: file is not a database" in err
     assert err.count("\n") == 1
 
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_kept_costs_a_warning_and_not_the_run(
     assert train_tracked(uri(database)) == "trained"
 
     err = capsys.readouterr().err
-    assert err.startswith("warning: the run is tracked no further by MLflow: ")
+    assert err.startswith("warning: tracking with MLflow stopped: ")
     assert err.count("\n") == 1
 
 

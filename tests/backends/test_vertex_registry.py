@@ -13,17 +13,10 @@ from google_cloud_pipeline_components.container._implementation.model_evaluation
     import_model_evaluation,
 )
 
-from gauntlet.backends import vertex_calls
-from gauntlet.backends.registry import (
-    AnswerScores,
-    Approval,
-    ModelVersion,
-    Scores,
-    bundle_folder,
-    open_registry,
-    turns,
-)
-from gauntlet.backends.vertex_registry import VertexRegistry
+from gauntlet.backends.factory import bundle_folder, open_registry
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.registry import VertexRegistry
+from gauntlet.backends.registry import AnswerScores, Approval, ModelVersion, Scores, turns
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import file_sha256, read_info
 from tests.backends.test_registry import MODEL, make_bundle
@@ -44,7 +37,7 @@ SCORES = Scores(("sadness", "joy"), accuracy=0.75, macro_f1=0.733333, confusion=
 
 @pytest.fixture
 def registry(cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> VertexRegistry:
-    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     opened = open_registry(URI)
     assert isinstance(opened, VertexRegistry)
     return opened
@@ -485,14 +478,14 @@ def test_a_promotion_that_another_one_overtakes_is_told_which_version_won(
         return answer
 
     cloud.models.MergeVersionAliases = overtaken  # type: ignore[method-assign]
-    with pytest.raises(GauntletError, match="version 3 became champion while 2 was being promoted"):
+    with pytest.raises(GauntletError, match="another process made version 3 champion while version 2 was"):
         registry.promote(MODEL, "2")
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (grpc.StatusCode.UNAVAILABLE, "out of reach (told to fail)"),
+        (grpc.StatusCode.UNAVAILABLE, "cannot be reached (told to fail)"),
         (grpc.StatusCode.PERMISSION_DENIED, "Give this account the role Vertex AI User"),
         (grpc.StatusCode.UNAUTHENTICATED, "not logged in (told to fail). Run `gcloud auth"),
     ],
@@ -504,7 +497,7 @@ def test_a_service_that_fails_is_one_message_in_bounded_time(
     status: grpc.StatusCode,
     words: str,
 ) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 0.1)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.1)
     cloud.api.failing = status
 
     with pytest.raises(GauntletError) as caught:
@@ -526,7 +519,7 @@ def test_a_service_that_fails_is_one_message_in_bounded_time(
     ],
 )
 def test_a_uri_that_says_no_place_is_refused_before_anything_is_asked(uri: str) -> None:
-    with pytest.raises(UsageError, match=r"registry URI: found '.*', expected vertex://PROJECT/LOCATION"):
+    with pytest.raises(UsageError, match=r"registry URI: found '.*', expected vertex://PROJECT/REGION"):
         open_registry(uri)
 
 

@@ -12,9 +12,10 @@ import grpc
 import pytest
 from google.cloud import aiplatform
 
-from gauntlet.backends import vertex_calls, vertex_tracking
-from gauntlet.backends.tracking import open_tracking
-from gauntlet.backends.vertex_place import VertexPlace, valid_id
+from gauntlet.backends.factory import open_tracking
+from gauntlet.backends.google import calls
+from gauntlet.backends.google import tracking as vertex_tracking
+from gauntlet.backends.google.location import VertexLocation, valid_id
 from gauntlet.manifests.errors import UsageError
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
@@ -34,8 +35,8 @@ def board(cloud: FakeCloud) -> None:
 @pytest.fixture
 def quiet_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenths of a second instead of seconds."""
-    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 0.3)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 0.6)
+    monkeypatch.setattr(calls, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.6)
 
 
 def read_run(name: str, experiment: str = "emotion-training") -> Any:
@@ -88,8 +89,8 @@ def test_without_a_tensorboard_the_last_values_are_kept_and_that_is_said_once(
     assert read_run("run").get_metrics() == {"macro_f1": 0.75}
     assert cloud.bucket.objects == {}
     assert capsys.readouterr().err == (
-        "note: the tracking URI names no tensorboard, so only the last value of each metric is kept, and no "
-        "staging, so no files are kept\n"
+        "note: the tracking URI has no tensorboard, so only the last value of each metric is stored, and no "
+        "staging, so no files are stored\n"
     )
 
 
@@ -157,7 +158,7 @@ def test_answers_that_are_lost_leave_the_same_run(
     status: grpc.StatusCode,
     written: bool,
 ) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     for method in WRITES:
         cloud.api.failures[method] = [Failure(status, after_the_write=written)]
     with open_tracking(WHOLE, "emotion", "run", {}) as run:
@@ -287,8 +288,8 @@ def test_a_service_that_is_down_costs_one_warning_and_bounded_time_and_not_the_r
 
     assert time.monotonic() - began < 60  # a busy machine takes some of them
     err = capsys.readouterr().err
-    assert err.startswith("warning: the run is tracked no further by Vertex AI Experiments: ")
-    assert f"{location}-aiplatform.googleapis.com: out of reach (" in err
+    assert err.startswith("warning: tracking with Vertex AI Experiments stopped: ")
+    assert f"{location}-aiplatform.googleapis.com: cannot be reached (" in err
     assert err.count("\n") == 1
 
 
@@ -296,7 +297,7 @@ def test_a_service_that_is_down_costs_one_warning_and_bounded_time_and_not_the_r
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (grpc.StatusCode.UNAVAILABLE, "out of reach (told to fail)"),
+        (grpc.StatusCode.UNAVAILABLE, "cannot be reached (told to fail)"),
         (grpc.StatusCode.INTERNAL, "aiplatform.googleapis.com: told to fail"),
         (
             grpc.StatusCode.PERMISSION_DENIED,
@@ -346,8 +347,8 @@ def test_nobody_logged_in_is_one_message_that_says_how(
 
 
 def test_a_uri_says_where() -> None:
-    assert VertexPlace.of(WHOLE) == VertexPlace("demo", "europe-west4", "42", "gs://bucket/runs")
-    assert VertexPlace.of("vertex://example.com:p/us-central1").project == "example.com:p"
+    assert VertexLocation.of(WHOLE) == VertexLocation("demo", "europe-west4", "42", "gs://bucket/runs")
+    assert VertexLocation.of("vertex://example.com:p/us-central1").project == "example.com:p"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_a_uri_says_where() -> None:
 def test_another_uri_is_refused_before_anything_runs(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_tracking(uri, "emotion", "run", {})
-    assert f"tracking URI: found {uri!r}, expected vertex://PROJECT/LOCATION" in str(caught.value)
+    assert f"tracking URI: found {uri!r}, expected vertex://PROJECT/REGION" in str(caught.value)
 
 
 def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:
@@ -380,7 +381,7 @@ def test_an_id_that_is_too_long_ends_in_the_hash_of_the_whole_name() -> None:
 
 
 def test_googles_library_is_not_imported_before_it_is_needed() -> None:
-    modules = "gauntlet.backends.tracking, gauntlet.backends.vertex_tracking, gauntlet.trainer.run"
+    modules = "gauntlet.backends.tracking, gauntlet.backends.google.tracking, gauntlet.trainer.run"
     command = (
         f"import sys, {modules}; print('google.cloud.aiplatform_v1' in sys.modules, 'grpc' in sys.modules)"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.factory import open_tracking
 
 
 def test_without_wandb_there_is_one_warning_and_mlflow_has_the_run(
@@ -27,7 +27,7 @@ def test_without_wandb_there_is_one_warning_and_mlflow_has_the_run(
         run.log_metrics({"macro_f1": 0.5}, step=1)
         run.log_text("history.json", "{}")
     assert capsys.readouterr().err == (
-        "warning: the run is tracked no further by Weights & Biases: training.tracking.wandb: "
+        "warning: tracking with Weights & Biases stopped: training.tracking.wandb: "
         "wandb is not installed. `pip install wandb`, or remove the key.\n"
     )
 
@@ -36,7 +36,7 @@ needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is an extra, and is not installed"
 )
 TRACKED = """
-from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.factory import open_tracking
 
 with open_tracking("", "emotion", "emotion-1", {"task": "text_classification"}, wandb_project="moods") as run:
     run.log_params({"learning_rate": "0.0001"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.pipelines.local_run import commit_of
+from gauntlet.pipelines.local.run import commit_of
 from tests.components.register_model.test_register_run import MODEL, Step
 
 

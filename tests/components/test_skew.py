@@ -26,10 +26,9 @@ from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.gates import Gates
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.networks import ImageClassifier
@@ -79,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     files = write_files(folder / "drawn", draw_bars(100, seed=1), draw_bars(64, seed=2))
     section = ImageDataset.model_validate(dataset(files, labels=list(BARS)))
     splits, checkpoint = folder / "splits", folder / "checkpoint"
-    validate_data(section, 0, splits, folder / "checks", folder / "report")
+    validate_data("image_classification", section, splits, folder / "checks", folder / "report")
     recipe = ImageTraining(
         filters=(8, 16),
         units=32,

@@ -37,7 +37,7 @@ def validate(folder: Path, rows: list[tuple[str, str]], **settings: Any) -> Path
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(folder / "rows.csv", index=False)
     content = {"name": "moods", "version": "1", "uri": str(folder / "rows.csv"), "labels": ["joy", "fear"]}
     section = TextDataset.model_validate(content | settings)
-    run(section, 0, folder / "splits", folder / "checks", folder / "report")
+    run("text_classification", section, folder / "splits", folder / "checks", folder / "report")
     return folder / "splits"
 
 

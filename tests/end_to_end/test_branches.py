@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from tests.conftest import class_rows
 from tests.end_to_end.conftest import System
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.registry import open_registry
-from gauntlet.pipelines.temporary import PREFIX, remove_abandoned
+from gauntlet.backends.factory import open_registry
+from gauntlet.pipelines.local.processes import PREFIX, remove_abandoned
 from gauntlet.pipelines.training import STEPS
 from tests.end_to_end.conftest import System
 
@@ -113,7 +113,8 @@ def test_nothing_goes_on_alone_when_the_executor_is_killed(make_system: Callable
     system = make_system()
     run = start_until(system, "train-model")
     for pid in processes_of(system.home.folder):
-        if b"gauntlet.pipelines.execute" in _command_line(pid) and b"executor_main" not in _command_line(pid):
+        command = _command_line(pid)
+        if b"gauntlet.pipelines.local.execute" in command and b"executor_main" not in command:
             os.kill(pid, signal.SIGKILL)
     run.communicate(timeout=300)
     assert run.returncode == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.home import Home
 from tests.end_to_end.conftest import System
 from tests.language_models import conversations, write_jsonl, write_llama

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.home import Home
 from tests.end_to_end.conftest import System
 from tests.fakes.gemini import PARENT, Answer, FakeGemini
@@ -26,7 +26,7 @@ def manifest_content(data: Path) -> dict[str, Any]:
     return {
         "name": "talk",
         "description": "Short answers about everyday things, by a vendor's model",
-        "task": "causal_lm",
+        "task": "managed_causal_lm",
         "seed": 1,
         "dataset": {"name": "talk", "version": "1", "uri": str(data)},
         "training": {"model": "gemini-2.5-flash", "resources": {"max_hours": 1, "max_cost_usd": 1}},

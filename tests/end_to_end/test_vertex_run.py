@@ -12,7 +12,8 @@ import yaml
 from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob
 
-from gauntlet.backends.registry import ModelVersion, bundle_folder, open_registry
+from gauntlet.backends.factory import bundle_folder, open_registry
+from gauntlet.backends.registry import ModelVersion
 from gauntlet.pipelines.vertex import follow
 from gauntlet.serving.bundle import read_info
 from tests.drawn_images import FILES, draw, write_files

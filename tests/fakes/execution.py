@@ -28,8 +28,8 @@ from kfp import local
 from kfp.local import cache as local_cache
 from kfp.local import executor_input_utils
 
-from gauntlet.pipelines.execute import execute
 from gauntlet.pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE
+from gauntlet.pipelines.local.execute import execute
 from gauntlet.pipelines.vertex.lint import LAUNCHER_IMAGE
 from tests.fakes.bucket import Bucket
 

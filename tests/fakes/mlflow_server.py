@@ -12,7 +12,7 @@ from types import TracebackType
 
 import requests
 
-from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.local.mlflow_database import open_client
 
 SECONDS_TO_START = 300.0
 

@@ -26,8 +26,8 @@ from gauntlet.serving.inputs import InputError
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.tokenizer import TokenizerError
 from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.language.data import read_table as read_conversations
 from gauntlet.tasks.language.manifest import ConversationDataset
-from gauntlet.tasks.language.source import read_table as read_conversations
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests import drawn_cards, drawn_images
@@ -169,7 +169,11 @@ def feed_texts(draw: random.Random, folder: Path, files: dict[str, bytes]) -> No
         )
     )
     dataset = TextDataset.model_validate(section)
-    quietly(lambda: validate(dataset, 0, folder / "splits", folder / "checks", folder / "report"))
+    quietly(
+        lambda: validate(
+            "text_classification", dataset, folder / "splits", folder / "checks", folder / "report"
+        )
+    )
 
 
 CONVERSATIONS = (
@@ -218,7 +222,11 @@ def feed_images(draw: random.Random, folder: Path, files: dict[str, bytes]) -> N
     content = damaged_bytes(draw, files[damaged] if packed else gzip.decompress(files[damaged]))
     (folder / damaged).write_bytes(content if packed else gzip.compress(content))
     dataset = ImageDataset.model_validate(drawn_images.dataset(folder))
-    quietly(lambda: validate(dataset, 0, folder / "splits", folder / "checks", folder / "report"))
+    quietly(
+        lambda: validate(
+            "image_classification", dataset, folder / "splits", folder / "checks", folder / "report"
+        )
+    )
 
 
 def prepare_cards(folder: Path) -> tuple[Any, bytes]:
@@ -235,7 +243,9 @@ def feed_cards(draw: random.Random, folder: Path, cards: tuple[Any, bytes]) -> N
     (folder / "splits.json").write_bytes(damaged_bytes(draw, listed) if draw.random() < 0.3 else listed)
     checks = {"rows_per_class": {"severity": "warn"}, "class_balance": {"severity": "warn"}}
     dataset = CardDataset.model_validate(drawn_cards.dataset(folder, checks=checks))
-    quietly(lambda: validate(dataset, 0, folder / "splits", folder / "checks", folder / "report"))
+    quietly(
+        lambda: validate("ordinal_grading", dataset, folder / "splits", folder / "checks", folder / "report")
+    )
 
 
 # --- models ---

@@ -16,7 +16,7 @@ import pytest
 from tests.infra.provider import Provider
 from tests.infra.provider_schema import CONFIGURATION, SCHEMA, used_types
 
-NEEDS = Path("pipelines/doctor/needs.yaml")
+NEEDS = Path("pipelines/vertex/needs.yaml")
 
 pytestmark = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed")
 

@@ -10,9 +10,9 @@ import yaml
 
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
-from gauntlet.manifests.tasks import trained_here
+from gauntlet.manifests.training import trained_here
+from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.run_command import load_affordable
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 
 GEMINI = Path(__file__).parents[2] / "manifests" / "gemini_lm.yaml"
@@ -28,15 +28,12 @@ def write(folder: Path, **sections: Any) -> Path:
     return file
 
 
-def test_the_model_says_which_keys_training_has(tmp_path: Path) -> None:
+def test_the_task_kind_says_which_keys_training_has(tmp_path: Path) -> None:
     manifest = load_manifest(GEMINI)
     assert isinstance(manifest.training, ManagedTraining)
     save_manifest(manifest, tmp_path / "saved.yaml")
     assert load_manifest(tmp_path / "saved.yaml") == manifest
-    tuned_here = load_manifest(LORA, ["training={model: gemini-2.5-pro, epochs: 1}", "conversion={}",
-                                      "gates={min_rouge_l: 0.1}"])  # fmt: skip
-    assert isinstance(tuned_here.training, ManagedTraining)
-    with pytest.raises(UsageError, match=r"gemini-2\.5-flash, which Vertex AI tunes"):
+    with pytest.raises(UsageError, match=r"gemini-2\.5-flash, which a service tunes"):
         trained_here(manifest.training)
 
 
@@ -60,6 +57,11 @@ def test_the_model_says_which_keys_training_has(tmp_path: Path) -> None:
 def test_what_nothing_would_read_is_a_fault(tmp_path: Path, sections: dict[str, Any], found: str) -> None:
     with pytest.raises(ManifestError, match=found):
         load_manifest(write(tmp_path, **sections))
+
+
+def test_a_gemini_model_of_the_kind_that_is_trained_here_is_refused_with_the_kind_to_use() -> None:
+    with pytest.raises(ManifestError, match=r"training\.model: .*set `task: managed_causal_lm`"):
+        load_manifest(GEMINI, ["task=causal_lm"])
 
 
 def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:

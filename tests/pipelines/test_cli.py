@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import BundleInfo, write_bundle
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.cloud import aiplatform
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.components.register_model.run import run as register_model
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.cli import main

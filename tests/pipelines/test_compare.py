@@ -17,12 +17,12 @@ import yaml
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from gauntlet.components.write_report.comparison import Difference
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.comparison.page import Comparison, compare, render
 from gauntlet.pipelines.comparison.runs import read_pair
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.tasks.classification.comparison import PairedRows, confusion_cells, paired_rows
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import assess
 
 CLASSES = ("calm", "angry <b>", "glad")

@@ -9,7 +9,7 @@ import pytest
 
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.doctor.needs import Needs, needs
+from gauntlet.pipelines.vertex.doctor import Needs, needs
 from tests.fakes.cloud import CLOSED_PORT, Trust
 from tests.fakes.google_rest import RestProject
 
@@ -257,7 +257,7 @@ def test_nobody_logged_in_is_said(
     code, printed = doctor(capsys)
 
     assert code == 2
-    assert "not logged in to Google Cloud" in printed
+    assert "Google Cloud: not logged in" in printed
 
 
 def test_a_service_out_of_reach_is_a_failure_that_names_it(
@@ -268,7 +268,7 @@ def test_a_service_out_of_reach_is_a_failure_that_names_it(
     code, printed = doctor(capsys)
 
     assert code == GauntletError.exit_code
-    assert "cloudresourcemanager.googleapis.com: out of reach" in printed
+    assert "cloudresourcemanager.googleapis.com: cannot be reached" in printed
 
 
 def test_a_busy_service_says_nothing_of_the_project(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gauntlet.backends.mlflow_database import open_client
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import app
 from gauntlet.pipelines.home import Home

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import write_bundle
 from tests.text_bundles import word_score_info, write_parts

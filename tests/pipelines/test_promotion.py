@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.mlflow_database import open_client
-from gauntlet.backends.registry import ModelVersion, Registry, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.local.mlflow_database import open_client
+from gauntlet.backends.registry import ModelVersion, Registry
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import BundleInfo, write_bundle
 from gauntlet.tasks.therapy.manifest import Stages

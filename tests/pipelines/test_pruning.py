@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import app
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.pruning import freed_bytes, old_cache, old_runs
-from gauntlet.pipelines.step_cache import StepCache
+from gauntlet.pipelines.local.pruning import freed_bytes, old_cache, old_runs
+from gauntlet.pipelines.local.step_cache import StepCache
 from tests.pipelines.test_step_cache import call, execute
 
 DAY = 86_400

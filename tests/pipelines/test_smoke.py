@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.smoke.run import Smoke, smoke_table

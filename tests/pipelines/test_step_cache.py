@@ -15,7 +15,7 @@ import pytest
 
 from gauntlet.components.sections import keep, reference
 from gauntlet.pipelines.live import RunView
-from gauntlet.pipelines.step_cache import StepCache, StepCall, copy_of
+from gauntlet.pipelines.local.step_cache import StepCache, StepCall, copy_of
 
 COMPONENT = """
 from kfp import dsl
@@ -208,7 +208,7 @@ def killed_after(lines: int, action: Callable[[], object]) -> bool:
 
 
 def start(step: StepCall, cached: str, **environment: Path) -> subprocess.CompletedProcess[str]:
-    module = [sys.executable, "-m", "gauntlet.pipelines.cached_step", cached, "kfp.dsl.executor_main"]
+    module = [sys.executable, "-m", "gauntlet.pipelines.local.step_cache", cached, "kfp.dsl.executor_main"]
     options = [
         "--component_module_path",
         str(step.component),

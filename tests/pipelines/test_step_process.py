@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.pipelines.safe_path import safe_environment
-from gauntlet.pipelines.step_process import run_step
+from gauntlet.pipelines.local.execute import run_step
+from gauntlet.pipelines.local.processes import safe_environment
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("manifests", "pages", "backends", "trainer", "components", "pipelines", "serving")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.temporary import remove_abandoned, temporary_folder
+from gauntlet.pipelines.local.processes import remove_abandoned, temporary_folder
 
 HOLDER = """
 import sys
-from gauntlet.pipelines.temporary import temporary_folder
+from gauntlet.pipelines.local.processes import temporary_folder
 with temporary_folder() as made:
     (made.path / "scratch").mkdir()
     (made.path / "scratch" / "weights").write_text("half")

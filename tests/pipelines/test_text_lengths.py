@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
 from tests.pipelines.test_cli import SAMPLE, gauntlet
 

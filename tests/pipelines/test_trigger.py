@@ -25,13 +25,12 @@ from google.api_core.exceptions import InvalidArgument
 from google.cloud import aiplatform
 
 from gauntlet import manifests
-from gauntlet.backends import vertex_calls
-from gauntlet.backends.vertex_jobs import ListedJob
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.jobs import ListedJob
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.trigger import web
 from gauntlet.pipelines.trigger.events import Event, read_delivery
-from gauntlet.pipelines.trigger.limits import Limits
-from gauntlet.pipelines.trigger.receiver import Receiver
+from gauntlet.pipelines.trigger.receiver import Limits, Receiver
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.pubsub import PubSub, emulator
@@ -62,8 +61,8 @@ def url(cloud: FakeCloud, pushed_images: None, monkeypatch: pytest.MonkeyPatch) 
     """Where the receiver listens."""
     for key, value in SETTINGS.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(vertex_calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 0.3)
+    monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.3)
     server = make_server("127.0.0.1", 0, web.create(), handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"

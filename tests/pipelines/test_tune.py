@@ -15,7 +15,7 @@ import yaml
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.tuning import workers
-from gauntlet.pipelines.tuning.command import duration
+from gauntlet.pipelines.tuning.run import duration
 from gauntlet.pipelines.tuning.workers import alone
 from gauntlet.trainer.tuning.study import best_trial, finished_trials, open_study
 from tests.conftest import LABELS, class_rows

@@ -15,9 +15,9 @@ from google.cloud import aiplatform_v1 as vertex
 from google.cloud import scheduler_v1
 from google.protobuf import json_format
 
-from gauntlet.backends import vertex_calls
-from gauntlet.backends.vertex_place import VertexPlace
-from gauntlet.backends.vertex_schedules import PipelineSchedules
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.jobs import PipelineSchedules
+from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.gate_model.component import gate_model
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pipelines.vertex.schedules import cron_fault, read_schedules
@@ -34,8 +34,8 @@ TRAINING_ACCOUNT = "training@demo.iam.gserviceaccount.com"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+    monkeypatch.setattr(calls, "SECONDS_TO_ANSWER", 2.0)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 3.0)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_schedule_that_ended_in_between_is_not_said_to_be_paused(
     place: FakeCloud, write: Callable[..., str]
 ) -> None:
     assert apply(write()) == 0
-    schedules = PipelineSchedules(VertexPlace("demo", place.LOCATION))
+    schedules = PipelineSchedules(VertexLocation("demo", place.LOCATION))
     there(place)[0].state = State.COMPLETED
     with pytest.raises(GauntletError, match="is COMPLETED"):
         schedules.pause(there(place)[0].name)
@@ -312,7 +312,7 @@ def test_the_service_refuses_a_schedule_that_is_none(
     change: dict[str, Any], words: str, place: FakeCloud, write: Callable[..., str]
 ) -> None:
     assert apply(write()) == 0
-    schedules = PipelineSchedules(VertexPlace("demo", place.LOCATION))
+    schedules = PipelineSchedules(VertexLocation("demo", place.LOCATION))
     good = vertex.Schedule.to_dict(there(place)[0])
     kept = ("display_name", "cron", "max_concurrent_run_count", "create_pipeline_job_request")
     with pytest.raises(GauntletError, match=words):

@@ -16,10 +16,10 @@ from google.cloud import aiplatform
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
 from google.protobuf import json_format
 
-from gauntlet.backends import vertex_calls
-from gauntlet.backends.google_project import BucketLocation
-from gauntlet.backends.vertex_jobs import PipelineJobs
-from gauntlet.backends.vertex_place import VertexPlace
+from gauntlet.backends.google import calls
+from gauntlet.backends.google.jobs import PipelineJobs
+from gauntlet.backends.google.location import VertexLocation
+from gauntlet.backends.google.project import BucketLocation
 from gauntlet.components.train_model.component import train_model
 from gauntlet.components.train_model.managed_component import train_model as train_managed_model
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -27,8 +27,7 @@ from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.vertex import follow
 from gauntlet.pipelines.vertex.machines import needed_quotas
-from gauntlet.pipelines.vertex.submission import Destination, pipeline_job
-from gauntlet.pipelines.vertex.submit import compiled_submission
+from gauntlet.pipelines.vertex.submission import Destination, compiled_submission, pipeline_job
 from tests.conftest import PUSHED_IMAGES
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
@@ -48,8 +47,8 @@ THAT_OF_THE_STEPS = "{{$.pipeline_service_account}}"  # as Google's own pipeline
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(vertex_calls, "SECONDS_TO_ANSWER", 2.0)
-    monkeypatch.setattr(vertex_calls, "SECONDS_OF_RETRIES", 3.0)
+    monkeypatch.setattr(calls, "SECONDS_TO_ANSWER", 2.0)
+    monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 3.0)
 
 
 @pytest.fixture
@@ -436,7 +435,7 @@ def test_an_answer_that_is_lost_after_the_job_was_made_makes_no_second_one(place
 
 
 def test_the_same_job_is_made_once_and_another_one_of_its_id_is_refused(place: FakeCloud) -> None:
-    service = PipelineJobs(VertexPlace("demo", place.LOCATION))
+    service = PipelineJobs(VertexLocation("demo", place.LOCATION))
     job = a_job(place)
     assert service.create(job, "a-job").name == service.create(job, "a-job").name
     assert len(jobs(place)) == 1
@@ -606,7 +605,7 @@ def test_what_may_still_run_there_is_not_run_here_as_well(
     assert code == (0 if what == "an answer that was lost" else 1)
     output = capsys.readouterr()
     assert "on this machine" not in output.out
-    assert ("whether it was made cannot be seen" in output.err) == (what == "whether it was made")
+    assert ("it is unknown whether the job was created" in output.err) == (what == "whether it was made")
     gauntlet("runs")
     assert ("perhaps submitted" in capsys.readouterr().out) == (what == "whether it was made")
     assert len(jobs(place)) == 1
@@ -689,7 +688,7 @@ def test_a_run_that_is_not_there_is_bad_usage(command: str, capsys: pytest.Captu
 )
 def test_the_service_refuses_a_job_that_is_none(change: dict[str, Any], words: str, place: FakeCloud) -> None:
     with pytest.raises(GauntletError, match=words):
-        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(a_job(place) | change, "a-job")
+        PipelineJobs(VertexLocation("demo", place.LOCATION)).create(a_job(place) | change, "a-job")
 
 
 @pytest.mark.parametrize(
@@ -706,4 +705,4 @@ def test_the_service_refuses_parameters_that_do_not_fit(
     job = a_job(place)
     job["runtime_config"]["parameter_values"] |= values
     with pytest.raises(GauntletError, match=words):
-        PipelineJobs(VertexPlace("demo", place.LOCATION)).create(job, "a-job")
+        PipelineJobs(VertexLocation("demo", place.LOCATION)).create(job, "a-job")

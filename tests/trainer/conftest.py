@@ -175,7 +175,7 @@ def language_trainings(tmp_path: Path) -> Trainings:
     }
     (tmp_path / "talk.yaml").write_text(yaml.safe_dump(content))
     section = load_manifest(tmp_path / "talk.yaml").dataset
-    validate(section, 5, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
+    validate("causal_lm", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report.html")
     return Trainings(tmp_path / "talk.yaml", tmp_path / "splits", tmp_path)
 
 

@@ -26,7 +26,7 @@ def test_ten_epochs_on_drawn_cards_give_a_kappa_of_06_on_cards_of_other_certific
 ) -> None:
     manifest = load_manifest(MANIFEST, REDUCED)
     splits, checkpoint = tmp_path / "splits", tmp_path / "checkpoint"
-    validate_data(manifest.dataset, manifest.seed, splits, tmp_path / "checks", tmp_path / "report")
+    validate_data(manifest.task, manifest.dataset, splits, tmp_path / "checks", tmp_path / "report")
     train(TrainingRun(manifest.training, manifest.name, manifest.task, manifest.seed, splits, checkpoint))
     train_cards, test = (read_cards(splits, name) for name in ("train", "test"))
     assert not set(train_cards.certificates) & set(test.certificates)

@@ -16,9 +16,10 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.causal_lm.lora import base_name
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, network_of
 from gauntlet.tasks.language.language_models import find_language_model, load_network
-from gauntlet.tasks.language.manifest import ConversationDataset, LanguageTraining
+from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.trainer.parameters import changing, count
 from gauntlet.trainer.run import TrainingRun, train
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Path:
     model = WRITERS[kind](folder / "model")
     uri = write_jsonl(folder / "talk.jsonl", conversations())
     dataset = ConversationDataset(name="talk", version="1", uri=str(uri), tokenizer=str(model), max_tokens=96)
-    run(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    run("causal_lm", dataset, folder / "splits", folder / "checks", folder / "report.html")
     return folder
 
 

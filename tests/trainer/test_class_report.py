@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import classification_report
 
-from gauntlet.backends.mlflow_database import open_client
-from gauntlet.backends.tracking import open_tracking
+from gauntlet.backends.factory import open_tracking
+from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.tasks.classification.training_metrics import confusion_counts
 from gauntlet.trainer.class_report import class_names, class_report, tracked_class_metrics
 

@@ -144,9 +144,8 @@ def test_weights_that_mean_nothing_are_one_fault(override: str, words: str) -> N
 
 
 def test_weights_by_label_survive_as_a_parameter_of_the_pipeline() -> None:
-    from gauntlet.manifests.schema import as_parameter
-    from gauntlet.manifests.tasks import training_of
+    from gauntlet.manifests.schema import as_parameter, section_of
 
     manifest = load_manifest(SAMPLE, ["training.class_weights={joy: 2}"])
-    section = training_of("text_classification", as_parameter(manifest.training))
+    section = section_of("text_classification", "training", as_parameter(manifest.training))
     assert isinstance(section, ClassTraining) and section.class_weights == {"joy": 2.0}

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.tasks.image_classification.idx import read_idx
+from gauntlet.tasks.image_classification.data import read_idx
 from gauntlet.trainer.checkpoint import load_model
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.splits import read_images
@@ -58,7 +58,7 @@ def test_a_third_of_the_images_on_two_cores_gives_88_percent_on_the_test_file_in
     files = first_rows(Path(data) / "fashion-mnist", tmp_path / "files")
     manifest = load_manifest(MANIFEST, [f"dataset.uri={files}", *REDUCED])
     splits, checkpoint = tmp_path / "splits", tmp_path / "checkpoint"
-    validate_data(manifest.dataset, manifest.seed, splits, tmp_path / "checks", tmp_path / "report")
+    validate_data(manifest.task, manifest.dataset, splits, tmp_path / "checks", tmp_path / "report")
     train(TrainingRun(manifest.training, manifest.name, manifest.task, manifest.seed, splits, checkpoint))
     test = read_images(splits, "test")
     with torch.no_grad():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from google.cloud import aiplatform
 
-from gauntlet.backends.mlflow_database import open_client
+from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.manifests.training import Resources, Tracking
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun, run_name, train

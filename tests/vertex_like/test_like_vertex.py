@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gauntlet.backends.registry import ModelVersion, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.registry import ModelVersion
 from tests.fakes.cloud import FakeCloud
 from tests.vertex_like.conftest import REGISTRY, REPOSITORY, VertexLike
 from tests.vertex_like.pipeline_run import Interruption, Kind, PipelineRun

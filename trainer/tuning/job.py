@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
+from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.schema import search_class, section_class
 from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Section
-from gauntlet.manifests.tasks import of_task
 from gauntlet.manifests.training import Training
 
 NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking", "student"}
@@ -41,7 +42,10 @@ class TuningJob(Section):
     @field_validator("training", "search", mode="wrap")
     @classmethod
     def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        return of_task(info.data.get("task"), str(info.field_name), value)
+        training = section_class(task_kind(info.data["task"]).manifest_class(), "training")
+        section = training if info.field_name == "training" else search_class(training)
+        assert section is not None
+        return section.model_validate(value)
 
     @property
     def metric(self) -> str:

@@ -26,7 +26,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from gauntlet.backends.mlflow_database import locked
+from gauntlet.backends.local.mlflow_database import locked
 from gauntlet.manifests.metrics import as_score
 from gauntlet.manifests.search import Dimension, Search, Value, nearest_on_grid
 from gauntlet.manifests.training import Training

@@ -9,7 +9,6 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from gauntlet.backends.tracking import Untracked
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.metrics import as_score
 from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
@@ -64,7 +63,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     return history.epochs[history.best_epoch - 1].score(job.metric)
 
 
-class TrialTracker(Untracked):
+class TrialTracker:
     """Reports each epoch's score to the study, and ends the trial when the pruner says so."""
 
     def __init__(self, trial: optuna.Trial, metric: str, epochs: int) -> None:

@@ -28,15 +28,11 @@ from gauntlet.serving.generation import Generator
 from gauntlet.serving.verification import verify
 from gauntlet.tasks.causal_lm.conversion import build, timed_prompts
 from gauntlet.tasks.causal_lm.evaluation import LocalModel
+from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import network_of
 from gauntlet.tasks.language.answers import Prompts
 from gauntlet.tasks.language.language_models import find_language_model, load_network
-from gauntlet.tasks.language.manifest import (
-    ConversationDataset,
-    LanguageEvaluation,
-    LanguageGates,
-    LanguageTraining,
-)
+from gauntlet.tasks.language.manifest import ConversationDataset, LanguageEvaluation, LanguageGates
 from gauntlet.trainer.run import TrainingRun, train
 from tests.language_models import conversations, write_jsonl, write_llama
 
@@ -50,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = write_llama(folder / "model")
     uri = write_jsonl(folder / "talk.jsonl", conversations())
     dataset = ConversationDataset(name="talk", version="1", uri=str(uri), tokenizer=str(model), max_tokens=96)
-    validate(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    validate("causal_lm", dataset, folder / "splits", folder / "checks", folder / "report.html")
     section = LanguageTraining(
         model=str(model), learning_rate=3e-2, epochs=6, lora_r=16, precision="fp32", compute_target="cpu"
     )

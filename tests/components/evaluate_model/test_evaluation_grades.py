@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import worst_mistakes
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, OfGrader, assess

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gauntlet.backends.registry import open_registry
+from gauntlet.backends.factory import open_registry
 from gauntlet.components.pictures import THUMBNAIL_SIDE, thumbnail
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.classification.manifest import Evaluation
 from tests.image_bundles import write_image_bundle
 
 LABELS = ("left", "right")

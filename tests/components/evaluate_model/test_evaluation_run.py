@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import gauntlet
-from gauntlet.backends.registry import ModelVersion, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.registry import ModelVersion
 from gauntlet.components.evaluate_model.component import evaluate_model
 from gauntlet.components.training_rows import bundled_file, write_fingerprints
 from gauntlet.manifests.errors import DataError, GauntletError
-from gauntlet.manifests.evaluation import Evaluation
 from gauntlet.manifests.schema import as_parameter
 from gauntlet.serving.bundle import BundleInfo, TensorSpec, file_sha256, write_bundle
 from gauntlet.tasks.classification.evaluation import (
@@ -30,6 +30,7 @@ from gauntlet.tasks.classification.evaluation import (
     score_challenger,
     score_champion,
 )
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.rows import read_test_rows
 
 LABELS = ("joy", "fear")

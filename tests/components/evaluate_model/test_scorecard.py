@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.manifests.evaluation import Evaluation
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import (
     ChampionFailure,

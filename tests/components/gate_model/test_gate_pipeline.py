@@ -7,8 +7,8 @@ from kfp import dsl, local
 
 import gauntlet
 from gauntlet.components.gate_model.component import gate_model
-from gauntlet.manifests.gates import Gates
 from gauntlet.manifests.schema import as_parameter
+from gauntlet.tasks.classification.manifest import Gates
 from tests.components.gate_model.bundles import write_certified_bundle
 
 SCORES = {

@@ -17,7 +17,8 @@ from gauntlet.components.gate_model.rules import (
     decide,
 )
 from gauntlet.components.gate_model.values import MISSING
-from gauntlet.manifests.gates import Gates, GradingGates
+from gauntlet.tasks.classification.manifest import Gates
+from gauntlet.tasks.ordinal_grading.manifest import GradingGates
 
 GATES = Gates(
     min_macro_f1=0.80,

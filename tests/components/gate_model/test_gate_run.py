@@ -15,8 +15,7 @@ from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.gate_model.run import gate
 from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.gates import Gates
+from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, assess
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.text_bundles import scores_by_padding

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from gauntlet.backends.registry import Approval, Registry, open_registry
+from gauntlet.backends.factory import open_registry
+from gauntlet.backends.registry import Approval, Registry
 from gauntlet.components.register_model.component import register_model
 from gauntlet.components.register_model.run import run
 from gauntlet.manifests.errors import GauntletError

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends import gemini as client
-from gauntlet.backends.vertex_calls import QuotaError
+from gauntlet.backends.google import gemini as client
+from gauntlet.backends.google.errors import QuotaError
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
-from gauntlet.manifests.tasks import dataset_of
+from gauntlet.manifests.schema import section_of
 from gauntlet.serving.bundle import read_info
 from gauntlet.tasks.managed_causal_lm import training as managed
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
@@ -48,8 +48,8 @@ def splits(tmp_path: Path) -> Path:
     content = {"name": "talk", "version": "1", "uri": str(data), "tokenizer": "gemini-2.5-flash"}
     content |= {"checks": {"exact_duplicates": {"severity": "warn"}, "leakage": {"severity": "warn"}}}
     content |= {"split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
-    section = dataset_of("causal_lm", content)
-    validate_data(section, 1, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
+    section = section_of("managed_causal_lm", "dataset", content)
+    validate_data("managed_causal_lm", section, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
     return tmp_path / "splits"
 
 
@@ -58,7 +58,7 @@ def section(**settings: Any) -> ManagedTraining:
 
 
 def tune(splits: Path, folder: Path, settings: ManagedTraining, place: str = PLACE) -> dict[str, float]:
-    return managed.run(
+    return managed.train(
         section=settings,
         name="talk",
         manifest_sha256="0" * 64,
@@ -224,7 +224,7 @@ def test_an_endpoint_that_was_deleted_is_named_with_what_to_do(gemini: FakeGemin
     gemini.deleted.add(endpoint)
     request = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
     service = client.Gemini(managed.place_of(PLACE))
-    with pytest.raises(UsageError, match=f"^{endpoint}: .*ENDPOINT_NOT_FOUND.*tuned anew by another name"):
+    with pytest.raises(UsageError, match=f"^{endpoint}: .*ENDPOINT_NOT_FOUND.*tune it again under another"):
         service.answer("gemini-2.5-flash", request, client.Drawing(8), endpoint)
 
 

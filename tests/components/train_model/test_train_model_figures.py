@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gauntlet.components.train_model.component import train_model
-from gauntlet.manifests.tasks import training_of
+from gauntlet.manifests.schema import section_of
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.checkpoint import read_record
 from tests.conftest import LABELS
@@ -58,7 +58,8 @@ def test_a_training_that_diverged_leaves_its_history_and_metrics_as_json(
 def test_whole_numbers_that_come_as_floats_are_whole_numbers(
     tiny_encoder: Path, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    section = training_of("text_classification", {"encoder": "x", "epochs": 3.0, "batch_size": 32.0})
+    content = {"encoder": "x", "epochs": 3.0, "batch_size": 32.0}
+    section = section_of("text_classification", "training", content)
     assert [(value, type(value)) for value in (section.epochs, section.batch_size)] == [(3, int), (32, int)]
     run_step(tmp_path / "step", tiny_splits, 7.0, encoder=str(tiny_encoder), epochs=1, batch_size=8)
     seed = read_record(tmp_path / "step" / "checkpoint").seed

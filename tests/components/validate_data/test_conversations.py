@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.tasks.language.data import read_table
 from gauntlet.tasks.language.manifest import ConversationDataset, RoleMarkers
-from gauntlet.tasks.language.source import read_table
 from gauntlet.tasks.language.turns import EmptyError, Turn, examples_of, turns_of
 from gauntlet.tasks.managed_causal_lm.data import request_of
 from tests.language_models import END, conversations, write_gpt2, write_jsonl
@@ -26,11 +26,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def validate(folder: Path, model: Path, uri: Path, **section: Any) -> dict[str, Any]:
+def validate(folder: Path, model: Path, uri: Path, task: str = "causal_lm", **section: Any) -> dict[str, Any]:
     dataset = ConversationDataset.model_validate(
         {"name": "talk", "version": "1", "uri": str(uri), "tokenizer": str(model), "max_tokens": 96} | section
     )
-    run(dataset, 0, folder / "splits", folder / "checks", folder / "report.html")
+    run(task, dataset, folder / "splits", folder / "checks", folder / "report.html")
     statistics: dict[str, Any] = json.loads((folder / "splits/statistics.json").read_text())
     return statistics
 
@@ -199,7 +199,7 @@ def test_bad_records_are_refused_for_a_managed_model_too(tmp_path: Path) -> None
     records = [*conversations(), ("Hello?", " "), ("A bell \u0007 rings.", "Oh.")]
     path = write_jsonl(tmp_path / "talk.jsonl", records)
     with pytest.raises(DataError, match=r"empty_conversations: found 1 row[\s\S]*encoding: found 1 row"):
-        validate(tmp_path, Path("gemini-2.5-flash"), path)
+        validate(tmp_path, Path("gemini-2.5-flash"), path, "managed_causal_lm")
     assert not (tmp_path / "splits").exists()
 
 

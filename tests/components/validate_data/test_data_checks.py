@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gauntlet.components.validate_data.findings import CheckResult
-from gauntlet.components.validate_data.inspection import Inspection
-from gauntlet.tasks.text_classification.inspection import inspect
+from gauntlet.components.validate_data.checks import CheckedTable
+from gauntlet.contracts.data import CheckResult
+from gauntlet.tasks.text_classification.data import check_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
 
 LABELS = ("joy", "fear")
@@ -41,7 +41,7 @@ def _filler(rows: int) -> list[tuple[str | None, str | None, str]]:
 
 def _inspect(
     rows: list[tuple[str | None, str | None, str]], faults: dict[int, str] | None = None, **checks: Any
-) -> tuple[Inspection, dict[str, CheckResult]]:
+) -> tuple[CheckedTable, dict[str, CheckResult]]:
     table = pd.DataFrame(
         {
             "text": pd.Series([text for text, _, _ in rows], dtype="str"),
@@ -55,21 +55,21 @@ def _inspect(
     dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
-    inspection = inspect(table, dataset)
-    return inspection, {result.check: result for result in inspection.results}
+    checked = check_table(table, dataset)
+    return checked, {result.check: result for result in checked.results}
 
 
-def _texts(inspection: Inspection, split: str) -> list[str]:
-    table = inspection.table
+def _texts(checked: CheckedTable, split: str) -> list[str]:
+    table = checked.rows
     kept = table[(table["split"] == split) & ~table["text"].str.startswith("filler")]
     return kept["text"].tolist()
 
 
 def test_clean_data_passes_every_check_in_the_documented_order() -> None:
-    inspection, results = _inspect(_filler(10))
+    checked, results = _inspect(_filler(10))
     assert tuple(results) == ORDER
     assert {result.verdict for result in results.values()} == {"pass"}
-    assert len(inspection.table) == 60
+    assert len(checked.rows) == 60
 
 
 def test_every_check_reports_though_others_failed_before_it() -> None:
@@ -88,7 +88,7 @@ def test_every_check_reports_though_others_failed_before_it() -> None:
         ("in two splits", "joy", "train"),
         ("in two splits", "joy", "test"),
     ]
-    inspection, results = _inspect(
+    checked, results = _inspect(
         rows,
         faults={60: "byte 0xe9"},
         near_duplicates={"severity": "fail"},
@@ -105,7 +105,7 @@ def test_every_check_reports_though_others_failed_before_it() -> None:
         "near_duplicates": 1,
         "leakage": 1,
     }
-    assert [result.check for result in inspection.failed] == list(ORDER)
+    assert [result.check for result in checked.failed] == list(ORDER)
     assert results["leakage"].fraction == pytest.approx(1 / 72)
 
 
@@ -124,31 +124,29 @@ def test_severity_and_bound_decide_what_becomes_of_a_row(
     severity: str, max_fraction: float, verdict: str, kept: int
 ) -> None:
     rows = [*_filler(10), ("again", "joy", "train"), ("again", "joy", "train")]
-    inspection, results = _inspect(
-        rows, exact_duplicates={"severity": severity, "max_fraction": max_fraction}
-    )
+    checked, results = _inspect(rows, exact_duplicates={"severity": severity, "max_fraction": max_fraction})
     assert results["exact_duplicates"].verdict == verdict
     assert results["exact_duplicates"].rows_dropped == 2 - kept
-    assert len(_texts(inspection, "train")) == kept
+    assert len(_texts(checked, "train")) == kept
 
 
 def test_a_text_within_both_length_bounds_passes() -> None:
     rows = [*_filler(10), ("x" * 5, "joy", "train"), ("y" * 40, "joy", "train"), ("z" * 41, "joy", "train")]
-    inspection, results = _inspect(
+    checked, results = _inspect(
         rows, text_length={"severity": "drop", "max_fraction": 1, "min_chars": 5, "max_chars": 40}
     )
     assert results["text_length"].rows_affected == 1
-    assert _texts(inspection, "train") == ["x" * 5, "y" * 40]
+    assert _texts(checked, "train") == ["x" * 5, "y" * 40]
 
 
 @pytest.mark.parametrize("severity", ["warn", "drop"])
 def test_a_row_that_cannot_be_trained_on_leaves_whatever_the_severity(severity: str) -> None:
     rows = [*_filler(10), (None, "joy", "train"), ("no label", None, "train"), ("odd label", "?", "test")]
     setting = {"severity": severity, "max_fraction": 0.5}
-    inspection, results = _inspect(rows, empty_values=setting, unknown_labels=setting)
+    checked, results = _inspect(rows, empty_values=setting, unknown_labels=setting)
     assert results["empty_values"].rows_dropped == 2
     assert results["unknown_labels"].rows_dropped == 1
-    assert len(inspection.table) == 60
+    assert len(checked.rows) == 60
     assert "train.csv line 60: no text" in results["empty_values"].examples
     assert "test.csv line 62: label “?” of “odd label”" in results["unknown_labels"].examples
 
@@ -169,20 +167,20 @@ def test_conflicts_are_dropped_from_train_and_validation_and_left_in_test() -> N
         ("Torn!", "joy", "test"),
         ("torn", "fear", "test"),
     ]
-    inspection, results = _inspect(rows, conflicting_labels={"severity": "drop", "max_fraction": 1})
+    checked, results = _inspect(rows, conflicting_labels={"severity": "drop", "max_fraction": 1})
     assert (results["conflicting_labels"].rows_affected, results["conflicting_labels"].rows_dropped) == (5, 3)
-    assert _texts(inspection, "train") == _texts(inspection, "validation") == []
-    assert _texts(inspection, "test") == ["Torn!", "torn"]
+    assert _texts(checked, "train") == _texts(checked, "validation") == []
+    assert _texts(checked, "test") == ["Torn!", "torn"]
 
 
 def test_of_near_duplicates_the_first_is_kept_and_a_row_alike_to_a_dropped_one_stays() -> None:
     eight = NINE.rsplit(" ", 1)[0]  # 8/9 of NINE, 8/10 of TEN
     rows = [*_filler(10), (TEN, "joy", "train"), (NINE, "fear", "train"), (eight, "joy", "train")]
-    inspection, results = _inspect(
+    checked, results = _inspect(
         rows, near_duplicates={"severity": "drop", "max_fraction": 1, "similarity": 0.85}
     )
     assert results["near_duplicates"].rows_affected == 1
-    assert _texts(inspection, "train") == [TEN, eight]
+    assert _texts(checked, "train") == [TEN, eight]
     assert results["near_duplicates"].examples[0].endswith("0.90")
 
 
@@ -204,11 +202,11 @@ def test_leaks_are_dropped_from_train_for_validation_and_from_validation_for_tes
         (TEN, "fear", "train"),
         (NINE, "fear", "test"),
     ]
-    inspection, results = _inspect(rows, leakage={"severity": "drop", "max_fraction": 1})
+    checked, results = _inspect(rows, leakage={"severity": "drop", "max_fraction": 1})
     assert results["leakage"].rows_dropped == 3
-    assert _texts(inspection, "train") == []
-    assert _texts(inspection, "validation") == ["Seen in validation!"]
-    assert _texts(inspection, "test") == ["seen in test", NINE]
+    assert _texts(checked, "train") == []
+    assert _texts(checked, "validation") == ["Seen in validation!"]
+    assert _texts(checked, "test") == ["seen in test", NINE]
 
 
 def test_a_looser_similarity_finds_more_leaks() -> None:
@@ -258,9 +256,9 @@ def test_the_balance_is_the_largest_over_the_smallest_training_class() -> None:
 
 
 def test_when_nothing_is_left_every_check_still_reports() -> None:
-    inspection, results = _inspect([("a", "?", "train"), (None, "joy", "train")])
+    checked, results = _inspect([("a", "?", "train"), (None, "joy", "train")])
     assert tuple(results) == ORDER
-    assert inspection.table.empty
+    assert checked.rows.empty
     assert results["unknown_labels"].verdict == results["rows_per_class"].verdict == "fail"
 
 

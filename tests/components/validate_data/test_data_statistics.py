@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from gauntlet.manifests.dataset import SPLITS
-from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.text_classification.statistics import (
+from gauntlet.tasks.text_classification.data import (
     LENGTH_EDGES,
     content_sha256,
     describe,
     describe_lengths,
 )
+from gauntlet.tasks.text_classification.manifest import TextDataset
 
 DATASET = TextDataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 
@@ -51,8 +51,8 @@ def test_a_split_without_rows_has_no_figures_and_no_nan() -> None:
     statistics = describe(_table().iloc[:2], DATASET).as_json()
     assert statistics["text_length"]["test"] == {
         "count": 0,
-        "edges": LENGTH_EDGES,
-        "counts": (0,) * len(LENGTH_EDGES),
+        "edges": list(LENGTH_EDGES),
+        "counts": [0] * len(LENGTH_EDGES),
     }
     assert statistics["class_counts"]["test"] == {"joy": 0, "fear": 0}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gauntlet.manifests.errors import DataError
-from gauntlet.tasks.image_classification.idx import read_idx
+from gauntlet.tasks.image_classification.data import read_idx
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 2, 5), (2, 2, 2, 3)])

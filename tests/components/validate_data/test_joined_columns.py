@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.text_classification.data import read_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.texts.source import read_table
 
 ROWS = [
     {"subject": "Late", "body": "Where is it?", "price": 3, "team": "delivery"},

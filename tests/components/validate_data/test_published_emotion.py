@@ -32,7 +32,7 @@ def _write_published_sizes(folder: Path) -> None:
 def _checks(data: Path, tmp_path: Path) -> dict[str, dict[str, object]]:
     manifest = load_manifest(MANIFEST, [f"dataset.uri={data}"])
     checks = tmp_path / "checks"
-    run(manifest.dataset, manifest.seed, tmp_path / "splits", checks, tmp_path / "report.html")
+    run(manifest.task, manifest.dataset, tmp_path / "splits", checks, tmp_path / "report.html")
     return {check["check"]: check for check in json.loads(checks.read_text())["checks"]}
 
 

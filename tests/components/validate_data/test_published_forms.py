@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from gauntlet.tasks.language.data import read_table as read_conversations
 from gauntlet.tasks.language.manifest import ConversationDataset
-from gauntlet.tasks.language.source import read_table as read_conversations
+from gauntlet.tasks.text_classification.data import read_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.texts.source import read_table
 
 
 def _written(rows: list[list[str]], end: str = "\n", **settings: Any) -> str:

@@ -13,7 +13,7 @@ from gauntlet.components.validate_data.rejected import harmless
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.tasks import dataset_of
+from gauntlet.manifests.schema import section_of
 from gauntlet.pipelines.cli import main
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.text_classification.manifest import TextDataset
@@ -37,9 +37,9 @@ def tickets(folder: Path, extra: list[str]) -> Path:
     return path
 
 
-def refused(section: Dataset, folder: Path) -> str:
+def refused(section: Dataset, folder: Path, task: str = "text_classification") -> str:
     with pytest.raises(DataError) as raised:
-        run(section, 0, folder / "splits", folder / "checks.json", folder / "report.html")
+        run(task, section, folder / "splits", folder / "checks.json", folder / "report.html")
     return str(raised.value)
 
 
@@ -111,8 +111,8 @@ def test_the_settings_together_let_all_of_the_data_through(tmp_path: Path) -> No
             _, _, check, bound = key.split(".")
             checks.setdefault(check, {})[bound] = value
     again = tmp_path / "again"
-    section = dataset_of("text_classification", content | {"checks": checks})
-    run(section, 0, again / "splits", again / "checks.json", again / "report.html")
+    section = section_of("text_classification", "dataset", content | {"checks": checks})
+    run("text_classification", section, again / "splits", again / "checks.json", again / "report.html")
     assert (again / "splits" / "statistics.json").is_file()
     assert {row["check"] for row in rejected(again)} >= {"empty_values", "unknown_labels", "exact_duplicates"}
 
@@ -121,7 +121,7 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     records = [*conversations(), ("Hello?", " "), conversations()[0]]
     talk = write_jsonl(tmp_path / "talk.jsonl", records)
     section = ConversationDataset(name="t", version="1", uri=str(talk), tokenizer="gemini-2.5-flash")
-    refused(section, tmp_path / "talk")
+    refused(section, tmp_path / "talk", "managed_causal_lm")
     found = [(row["file"], row["line"], row["check"]) for row in rejected(tmp_path / "talk")]
     assert found == [("talk.jsonl", "73", "empty_conversations"), ("talk.jsonl", "74", "exact_duplicates")]
 
@@ -129,7 +129,9 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     train[0][7] = 9
     train[1][[2, 5]] = 30
     content = drawn_images.dataset(drawn_images.write_files(tmp_path / "idx", train, draw(20, seed=1)))
-    refused(dataset_of("image_classification", content), tmp_path / "images")
+    refused(
+        section_of("image_classification", "dataset", content), tmp_path / "images", "image_classification"
+    )
     listed = rejected(tmp_path / "images")
     assert [(row["line"], row["value"]) for row in listed if row["check"] == "unknown_labels"] == [
         ("image 2", "30"),
@@ -141,7 +143,8 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     splits = read_splits(folder)
     splits["train"][3]["grade"] = 11
     write_splits(folder, splits)
-    refused(dataset_of("ordinal_grading", drawn_cards.dataset(folder)), tmp_path / "cards_out")
+    cards = section_of("ordinal_grading", "dataset", drawn_cards.dataset(folder))
+    refused(cards, tmp_path / "cards_out", "ordinal_grading")
     wrong = [row for row in rejected(tmp_path / "cards_out") if row["check"] == "grade_range"]
     assert [(row["line"], row["reason"]) for row in wrong] == [
         ("train[3]", "grade 11, expected a whole number from 1 to 10")

@@ -7,8 +7,7 @@ from itertools import combinations
 import pytest
 
 from gauntlet.components.validate_data.text import normalise
-from gauntlet.tasks.texts.similarity import COMPARED_CHARS, likeness_among
-from gauntlet.tasks.texts.words import words_of
+from gauntlet.tasks.texts.similarity import COMPARED_CHARS, likeness_among, words_of
 
 TEMPLATE = (
     "your order {} has left our house today and will be with you in two or three working days thank you"

@@ -12,9 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.tasks.text_classification.data import read_table, resolve_label
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.texts.records import format_of
-from gauntlet.tasks.texts.source import find_files, read_table, resolve_label
+from gauntlet.tasks.text_classification.records import format_of
+from gauntlet.tasks.texts.files import find_files
 
 LABELS = ("joy", "fear")
 

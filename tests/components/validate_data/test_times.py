@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from gauntlet.components.validate_data.run import run
-from gauntlet.components.validate_data.times import parse_times, with_times
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import as_parameter
+from gauntlet.tasks.language.data import read_table
 from gauntlet.tasks.language.manifest import ConversationDataset
-from gauntlet.tasks.language.source import read_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.times import parse_times, with_times
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -46,7 +46,7 @@ def section(path: Path, **settings: Any) -> TextDataset:
 
 
 def split_of(folder: Path, dataset: TextDataset) -> Mapping[str, str]:
-    run(dataset, 0, folder / "splits", folder / "checks", folder / "report")
+    run("text_classification", dataset, folder / "splits", folder / "checks", folder / "report")
     return {
         row["text"]: split
         for split in ("train", "validation", "test")
@@ -164,7 +164,7 @@ def test_conversations_of_any_form_are_split_by_the_time_of_their_record(tmp_pat
     ]
     dataset = talks(tmp_path / "talk.jsonl", records, columns={"time": "at"})
     dataset = ConversationDataset.model_validate(as_parameter(dataset))  # as the step is given it
-    run(dataset, 0, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
+    run("managed_causal_lm", dataset, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
     rows = {split: pd.read_parquet(tmp_path / f"splits/{split}.parquet") for split in ("train", "test")}
     numbers = {split: {int(text.split()[1]) for text in frame["question"]} for split, frame in rows.items()}
     assert numbers == {"train": set(range(70)), "test": set(range(85, 100))}
@@ -176,4 +176,4 @@ def test_a_conversation_without_a_time_is_named(tmp_path: Path) -> None:
     dataset = talks(tmp_path / "talk.jsonl", records, columns={"time": "at"})
     assert read_table(dataset)["time"].isna().sum() == 1
     with pytest.raises(DataError, match=r"talk\.jsonl line 4: no value"):
-        run(dataset, 0, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")
+        run("managed_causal_lm", dataset, tmp_path / "splits", tmp_path / "checks", tmp_path / "report")

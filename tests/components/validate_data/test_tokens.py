@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from gauntlet.components.validate_data.inspection import Inspection
+from gauntlet.components.validate_data.checks import CheckedTable
 from gauntlet.manifests.errors import UsageError
-from gauntlet.tasks.text_classification.inspection import inspect
+from gauntlet.tasks.text_classification.data import check_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.text_classification.tokens import count_tokens
 
@@ -36,7 +36,7 @@ def encoder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -> Inspection:
+def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -> CheckedTable:
     rows = pd.DataFrame(
         {
             "text": texts,
@@ -49,11 +49,11 @@ def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -
     )
     content = {"name": "d", "version": "1", "uri": "/d", "labels": ["a", "b"], "checks": checks}
     dataset = TextDataset.model_validate(content | {"tokenizer": str(encoder), "max_tokens": most})
-    return inspect(rows, dataset)
+    return check_table(rows, dataset)
 
 
-def _result(inspection: Inspection, name: str) -> Any:
-    return next(result for result in inspection.results if result.check == name)
+def _result(checked: CheckedTable, name: str) -> Any:
+    return next(result for result in checked.results if result.check == name)
 
 
 def test_tokens_are_counted_whatever_the_tokenizers_file_says_of_length(encoder: Path) -> None:
@@ -100,9 +100,9 @@ def test_the_share_of_all_tokens_has_a_bound_of_its_own(
 
 def test_dropped_rows_do_not_count_in_the_share_of_all_tokens(encoder: Path) -> None:
     rule = {"severity": "drop", "max_fraction": 0.5, "max_share": 0.0}
-    inspection = _inspected(encoder, ["guten tag", "good day", "bad day", "good night"], unknown_tokens=rule)
-    assert _result(inspection, "unknown_tokens").verdict == "drop"
-    assert len(inspection.table) == 3
+    checked = _inspected(encoder, ["guten tag", "good day", "bad day", "good night"], unknown_tokens=rule)
+    assert _result(checked, "unknown_tokens").verdict == "drop"
+    assert len(checked.rows) == 3
 
 
 def test_texts_that_are_cut_are_a_warning_that_says_how_much_is_never_read(encoder: Path) -> None:
@@ -115,7 +115,7 @@ def test_texts_that_are_cut_are_a_warning_that_says_how_much_is_never_read(encod
     )
     assert result.examples[1].startswith("a.csv line 2: 32 tokens: “good good")
     dropped = _inspected(encoder, texts, context_length={"severity": "drop", "max_fraction": 0.5})
-    assert len(dropped.table) == 3
+    assert len(dropped.rows) == 3
 
 
 def test_more_tokens_than_the_encoder_reads_are_refused(encoder: Path) -> None:

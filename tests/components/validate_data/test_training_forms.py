@@ -11,8 +11,8 @@ import pytest
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.causal_lm.rendering import ChatRenderer
 from gauntlet.tasks.language.manifest import ConversationDataset, PromptColumns, RoleMarkers
-from gauntlet.tasks.language.rendering import Renderer
 from gauntlet.tasks.language.turns import (
     EmptyError,
     Example,
@@ -184,7 +184,7 @@ def tool_messages() -> list[dict[str, Any]]:
 def test_calls_of_tools_are_rendered_by_the_chat_template_and_learned(tool_model: Path) -> None:
     conversation = conversation_of({"messages": tool_messages(), "tools": [WEATHER]}, None, RoleMarkers())
     calling, telling = examples_of(conversation.turns)
-    renderer = Renderer(str(tool_model))
+    renderer = ChatRenderer(str(tool_model))
     for one in (calling, telling):
         assert renderer.unrendered(one.context, one.answer, conversation.tools) is None
     first, second = renderer.render(
@@ -215,7 +215,7 @@ def test_a_function_is_the_older_name_of_a_tool() -> None:
 def test_tools_that_the_template_leaves_out_are_a_fault_and_no_silence(model: Path) -> None:
     turns = conversation_of({"messages": tool_messages()}, None, RoleMarkers()).turns
     *context, answer = turns
-    plain = Renderer(str(model))
+    plain = ChatRenderer(str(model))
     assert plain.unrendered(context, answer, "") == "the chat template leaves out the call of weather"
     assert plain.unrendered(context[:1], answer, "") is None
     told = "the chat template leaves out the tool weather"
@@ -226,7 +226,7 @@ def test_tools_that_the_template_leaves_out_are_a_fault_and_no_silence(model: Pa
 def validate(folder: Path, model: Path, uri: Path, **section: Any) -> None:
     content = {"name": "talk", "version": "1", "uri": str(uri), "tokenizer": str(model), "max_tokens": 128}
     dataset = ConversationDataset.model_validate(content | section)
-    run(dataset, 0, folder / "splits", folder / "checks.json", folder / "report.html")
+    run("causal_lm", dataset, folder / "splits", folder / "checks.json", folder / "report.html")
 
 
 def checks(folder: Path) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,13 @@ class Step:
 
     def run(self, uri: str | None = None, **settings: Any) -> None:
         section = CardDataset.model_validate(dataset(uri or self.cards, **settings))
-        run(section, 0, self.folder / "splits", self.folder / "checks", self.folder / "report.html")
+        run(
+            "ordinal_grading",
+            section,
+            self.folder / "splits",
+            self.folder / "checks",
+            self.folder / "report.html",
+        )
 
     def fails(self, **settings: Any) -> str:
         with pytest.raises(DataError) as caught:
@@ -264,8 +270,8 @@ def test_rows_can_be_dropped_for_all_that_is_wrong_with_them(step: Step) -> None
         ("{", r"splits.json: found no JSON"),
         ("[]", "found no object, expected an object with the lists train, val, test"),
         ('{"train": [], "val": []}', "found the keys train, val, expected"),
-        ('{"train": [1], "val": [], "test": []}', "train: found what is no list of objects"),
-        ('{"train": [], "val": [], "test": []}', "found no cards, expected some"),
+        ('{"train": [1], "val": [], "test": []}', "train: found something else than a list of objects"),
+        ('{"train": [], "val": [], "test": []}', "found no cards, expected at least one"),
     ],
 )
 def test_a_list_that_is_none_is_one_message(step: Step, content: str, said: str) -> None:

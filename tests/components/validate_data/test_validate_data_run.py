@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gauntlet.components.validate_data.component import validate_data
-from gauntlet.components.validate_data.outputs import replacing
 from gauntlet.components.validate_data.run import run
+from gauntlet.contracts.document import replacing
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import as_parameter
 from gauntlet.tasks.text_classification.manifest import TextDataset
@@ -46,12 +46,12 @@ class Outputs:
             path.relative_to(self.root / "step").as_posix() for path in self.root.rglob("*") if path.is_file()
         }
 
-    def run(self, uri: Path, seed: int = 0, **settings: Any) -> None:
+    def run(self, uri: Path, **settings: Any) -> None:
         section = TextDataset.model_validate(
             {"name": "moods", "version": "2", "uri": str(uri), "labels": LABELS} | settings
         )
         step = self.root / "step"
-        run(section, seed, step / "splits", step / "checks", step / "report")
+        run("text_classification", section, step / "splits", step / "checks", step / "report")
 
     def split(self, name: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(self.splits / f"{name}.parquet").to_pylist()
@@ -102,9 +102,9 @@ def test_good_data_becomes_three_splits_that_hold_every_row_once(tmp_path: Path,
     assert all(len(outputs.split(split)) >= 20 for split in SPLITS)  # ten of each class
 
 
-def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs: Outputs) -> None:
+def test_the_component_writes_the_same_splits(tmp_path: Path, outputs: Outputs) -> None:
     data = _csv(tmp_path, _rows(200))
-    outputs.run(data, seed=7)
+    outputs.run(data)
     expected = json.loads((outputs.splits / "statistics.json").read_text())["sha256"]
     step = tmp_path / "component"
     section = TextDataset.model_validate(
@@ -113,7 +113,6 @@ def test_a_seed_that_comes_as_a_float_is_a_whole_number(tmp_path: Path, outputs:
     validate_data.python_func(
         dataset=as_parameter(section),
         task="text_classification",
-        seed=7.0,
         data_fingerprint="f" * 64,
         splits=SimpleNamespace(path=str(step / "splits")),
         checks=SimpleNamespace(path=str(step / "checks")),
@@ -133,12 +132,12 @@ def test_the_parquet_columns_are_those_of_the_contract(tmp_path: Path, outputs: 
     }
 
 
-def test_the_same_data_give_the_same_splits_whatever_the_seed_and_others_by_another_key(
+def test_the_same_data_give_the_same_splits_and_others_by_another_key(
     tmp_path: Path, outputs: Outputs
 ) -> None:
     hashes = []
-    for seed, key in ((1, ""), (2, ""), (1, "again")):
-        outputs.run(_csv(tmp_path, _rows(200)), seed=seed, split={"key": key})
+    for key in ("", "", "again"):
+        outputs.run(_csv(tmp_path, _rows(200)), split={"key": key})
         hashes.append(json.loads((outputs.splits / "statistics.json").read_text())["sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -288,7 +287,6 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
     validate_data.python_func(
         dataset=parameter,
         task="text_classification",
-        seed=0,
         data_fingerprint="f" * 64,
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
@@ -306,7 +304,6 @@ def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, 
         validate_data.python_func(
             dataset=as_parameter(section),
             task="text_classification",
-            seed=0,
             data_fingerprint="f" * 64,
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),

@@ -26,14 +26,13 @@ from gauntlet.components.convert_to_onnx.rows import TextRows
 from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.validate_data.findings import Finding, judge_rows
+from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import RULE_ADVICE
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import RowCheck
-from gauntlet.manifests.evaluation import Evaluation
-from gauntlet.manifests.gates import Gates
 from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
 from gauntlet.trainer.checkpoint import TrainingRecord
 from gauntlet.trainer.history import Epoch, History, Step

@@ -17,9 +17,10 @@ from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
 from gauntlet.components.write_report.report import render, tiles
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
-from gauntlet.manifests.gates import Gates, GradingGates
+from gauntlet.tasks.classification.manifest import Gates
 from gauntlet.tasks.language.gates import Documents, decide_language_model
 from gauntlet.tasks.language.manifest import LanguageGates
+from gauntlet.tasks.ordinal_grading.manifest import GradingGates
 from gauntlet.tasks.therapy.manifest import Production
 from gauntlet.tasks.therapy.stages import judge_stage
 

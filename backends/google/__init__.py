@@ -1,0 +1,1 @@
+"""Vertex AI and the other services of Google Cloud that Gauntlet calls."""

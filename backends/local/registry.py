@@ -1,0 +1,252 @@
+"""The local registry: MLflow's model registry on SQLite, with the bundles in a folder next to the database.
+
+`mlflow_server.MlflowServerRegistry` has the same on a server. It overrides what differs: where bundles are
+stored, the lock, and the messages of failures (`_where` to `_client` below).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gauntlet.backends.content_store import keep_bundle, keep_evidence, read_evidence, require_bundle
+from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
+from gauntlet.backends.registry import (
+    BUNDLE_TAG,
+    CHALLENGER,
+    CHAMPION,
+    EVIDENCE_TAG,
+    PREVIOUS,
+    PROMOTED_TAG,
+    RUN_TAG,
+    TURNS_TAG,
+    AliasRegistry,
+    AnswerScores,
+    Approval,
+    ModelVersion,
+    Scores,
+    now,
+    unknown_model,
+    version_of_bundle,
+    with_number,
+    with_turn,
+)
+
+_MOVE_TAG = "gauntlet.move"
+"""A tag on a model while its aliases are being moved: the move, so that the next call can complete it."""
+
+
+class MlflowRegistry(AliasRegistry):
+    """A `Registry` on a SQLite database that MLflow can show, with the bundles in `models/` next to it.
+
+    Reading does not create a database, so a first run does not wait for one only to learn that there is no
+    champion. Writing holds a lock. A model that has had a champion has one at every moment, even if a process
+    dies during a move.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Check the URI.
+
+        Raises:
+            UsageError: It is not a SQLite file that outlives this process.
+        """
+        self._database = database_path(uri, "registry URI")
+
+    # --- reading ---
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """None also for a name that MLflow does not accept."""
+        with self._explained():
+            model = self._model(name)
+            if model is None or alias not in model.aliases:
+                return None
+            return self._describe(model, self._client.get_model_version(name, str(model.aliases[alias])))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions by descending number."""
+        with self._explained():
+            model = self._model(name)
+            if model is None:
+                raise unknown_model(name, self._where, self.names())
+            found = all_pages(
+                lambda token: self._client.search_model_versions(f"name='{name}'", page_token=token)
+            )
+            described = [self._describe(model, version) for version in found]
+        return sorted(described, key=lambda version: int(version.version), reverse=True)
+
+    def names(self) -> list[str]:
+        """Empty when there is no database."""
+        if not self._is_there:
+            return []
+        with self._explained():
+            models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
+        return sorted(model.name for model in models)
+
+    # --- writing ---
+
+    def register(
+        self,
+        name: str,
+        bundle: Path,
+        tags: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+        scores: Scores | AnswerScores | None = None,  # noqa: ARG002
+    ) -> ModelVersion:
+        """Idempotent, so an interrupted registration is completed by running it again.
+
+        MLflow's registry has no place for the scores except the tags; the run's report has them all.
+
+        Raises:
+            GauntletError: The bundle is incomplete or altered.
+        """
+        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
+
+        sha256 = file_sha256(bundle / BUNDLE_FILE)
+        with self._writing():
+            kept = self._keep(name, bundle, sha256)
+            if evidence is not None:
+                tags = {**tags, EVIDENCE_TAG: self._keep_evidence(name, kept, evidence)}
+            if self._model(name) is None:
+                self._client.create_registered_model(name)
+            identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
+            known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
+            number = known.version if known else self._create(name, kept, {**tags, **identity})
+            if not served:
+                self._client.set_registered_model_alias(name, CHALLENGER, number)
+            return with_number(name, self.versions(name), number)
+
+    # --- moving aliases ---
+
+    def _require_bundle(self, version: ModelVersion, alias: str) -> None:
+        require_bundle(version, alias)
+
+    def _set_alias(self, version: ModelVersion, alias: str) -> None:
+        self._client.set_registered_model_alias(version.name, alias, version.version)
+
+    def _move(
+        self, kind: str, target: ModelVersion, champion: ModelVersion | None, approval: Approval | None
+    ) -> None:
+        for tag, value in approval.tags(now()).items() if approval else ():
+            self._tag(target.name, target.version, tag, value)
+        at = now("milliseconds")
+        move = " ".join([f"{kind}@{at}", target.version, *([champion.version] if champion else [])])
+        self._client.set_registered_model_tag(target.name, _MOVE_TAG, move)
+        self._finish_move(target.name)
+
+    def _finish_move(self, name: str) -> str | None:
+        """Do the steps of the recorded move, some of which may be done already."""
+        recorded = self._model(name).tags.get(_MOVE_TAG)
+        if recorded is None:
+            return None
+        move, champion, *previous = recorded.split()
+        kind, _, at = move.partition("@")
+        self._client.set_registered_model_alias(name, CHAMPION, champion)
+        for version in previous:
+            self._client.set_registered_model_alias(name, PREVIOUS, version)
+        if self._alias(name, CHALLENGER) == champion:
+            self._client.delete_registered_model_alias(name, CHALLENGER)
+        target = with_number(name, self.versions(name), champion)
+        at = at or now("milliseconds")  # recorded by a release that wrote no time
+        self._tag(name, champion, TURNS_TAG, with_turn(target, kind, at))
+        if PROMOTED_TAG not in target.tags:
+            self._tag(name, champion, PROMOTED_TAG, at)
+        self._client.delete_registered_model_tag(name, _MOVE_TAG)
+        return str(kind)
+
+    # --- the store, which a server overrides ---
+
+    @property
+    def _where(self) -> str:
+        return str(self._database)
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is anything to read."""
+        return self._database.exists()
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._database)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        _ = self._client  # creating a database takes the same lock
+        with locked(self._database), explained(self._database):
+            yield
+
+    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+        """Copy the bundle, completely or not at all, and return what `_create` calls the copy."""
+        return str(keep_bundle(bundle, self._bundle_folder(name, sha256)))
+
+    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+        return keep_evidence(self._models(name), evidence)
+
+    def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
+        return read_evidence(self._models(version.name), sha256)
+
+    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_model_version(name, kept, tags=dict(tags)).version)
+
+    def _bundle_uri(self, version: Any) -> str:
+        # By sha256 and not by the path in MLflow, because the registry's folder may have been moved.
+        sha256 = version.tags.get(BUNDLE_TAG)
+        return str(self._bundle_folder(version.name, sha256)) if sha256 else str(version.source)
+
+    def _bundle_folder(self, name: str, sha256: str) -> Path:
+        return self._models(name) / sha256
+
+    def _models(self, name: str) -> Path:
+        return self._database.parent / "models" / name
+
+    @cached_property
+    def _client(self) -> Any:
+        return open_client(self._database)
+
+    # --- MLflow ---
+
+    def _model(self, name: str) -> Any:
+        """MLflow's registered model with its aliases and tags, or None."""
+        if not self._is_there:
+            return None
+        client = self._client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _alias(self, name: str, alias: str) -> str | None:
+        number = self._model(name).aliases.get(alias)
+        return None if number is None else str(number)
+
+    def _tag(self, name: str, number: str, tag: str, value: str) -> None:
+        self._client.set_model_version_tag(name, number, tag, value)
+
+    def _describe(self, model: Any, version: Any) -> ModelVersion:
+        number = str(version.version)
+        return ModelVersion(
+            name=version.name,
+            version=number,
+            bundle_uri=self._bundle_uri(version),
+            aliases=tuple(sorted(alias for alias, at in model.aliases.items() if str(at) == number)),
+            tags=dict(version.tags),
+            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        )
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """All results of a search of MLflow, over all of its pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found

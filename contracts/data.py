@@ -1,0 +1,99 @@
+"""What fingerprint-data and validate-data write: sources, checks, and the statistics of the splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gauntlet.contracts.document import Document
+
+CheckVerdict = Literal["pass", "warn", "drop", "fail"]
+
+
+class Sources(Document):
+    """The output `sources` of fingerprint-data.
+
+    Attributes:
+        fingerprint: Changes when a file of the dataset does, or its section of the manifest.
+        files: The identity of each file by its URI; None for one that is not there.
+        fault: Not None if the files could not be found or read. Then `fingerprint` is unique to the run.
+    """
+
+    written_by: ClassVar[str] = "fingerprint-data"
+
+    fingerprint: str
+    files: Mapping[str, str | None] = Field(default_factory=dict)
+    fault: str | None = None
+
+
+class CheckResult(Document):
+    """One check of the data.
+
+    Attributes:
+        bound: The manifest's: a fraction of rows, a ratio or a number of rows.
+        fraction: `rows_affected` over the rows that were read.
+        found: The measured number in words, to be compared with `expected`.
+        key: The manifest key of the bound.
+        settings: Manifest keys and values with which the data would pass unchanged.
+    """
+
+    check: str
+    severity: str = ""
+    bound: int | float | None = None
+    rows_affected: int | None = None
+    rows_dropped: int | None = None
+    fraction: float | None = None
+    verdict: CheckVerdict
+    found: str = ""
+    expected: str = ""
+    key: str = ""
+    examples: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Checks(Document):
+    """The output `checks` of validate-data.
+
+    Attributes:
+        rejected: Lines in the file of rejected rows.
+        resolution: In words, the smallest difference between two models that the test split can show.
+    """
+
+    written_by: ClassVar[str] = "validate-data"
+
+    passed: bool
+    checks: tuple[CheckResult, ...] = ()
+    rejected: int = 0
+    resolution: str = ""
+
+
+class Statistics(Document):
+    """`statistics.json` beside the splits: what later steps need, and the baseline that drift is measured by.
+
+    A task kind adds its own fields in a subclass.
+
+    Attributes:
+        sha256: Of the rows of the three splits in their order.
+        labels: Class names in the order of the class indices; none if the kind has no classes.
+        rows: By split.
+    """
+
+    written_by: ClassVar[str] = "validate-data"
+    omits_none: ClassVar[bool] = True
+
+    name: str
+    version: str
+    commit_hash: str | None = None
+    created: str | None = None
+    uri: str
+    labels: tuple[str, ...] = ()
+    sha256: str
+    rows: Mapping[str, int]
+
+
+class ClassStatistics(Statistics):
+    """Statistics of rows with classes. `class_counts` are rows by split and label."""
+
+    class_counts: Mapping[str, Mapping[str, int]]

@@ -1,0 +1,86 @@
+"""The `gauntlet` command.
+
+Exit codes: 0 done (of a run: promoted), 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data,
+130 interrupted.
+
+A module of this folder holds thin commands: it imports what a command needs within the command, so that
+`gauntlet --help` and the commands that only read files import no library that takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.pipelines.cli import bundle, manifest, registry, run, vertex
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.terminal import console, errors, print_any_text, styled
+
+app = typer.Typer(
+    help="Retrain a model; ship it only after it has run the gauntlet.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Environment: GAUNTLET_HOME, where runs and models are kept (default `.gauntlet` in the working "
+    "folder); GAUNTLET_REGISTRY, another registry than that in it; GAUNTLET_PRICES, a file of prices. "
+    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
+)
+for module in (manifest, run, registry, bundle, vertex):
+    app.add_typer(module.app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code; a mistake of the user's never shows a traceback."""
+    print_any_text()
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except ManifestError as error:
+        _print_faults(error.faults)
+        sys.exit(error.exit_code)
+    except GauntletError as error:
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
+        _print_error(cause)
+        sys.exit(1)
+    except Exception as error:
+        from gauntlet.serving.bundle import BundleError  # not at the top: it imports onnxruntime
+
+        if not isinstance(error, BundleError):
+            raise
+        _print_error(error)
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"gauntlet {metadata.version('gauntlet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Retrain a model; ship it only after it has run the gauntlet."""
+
+
+def _print_error(error: object) -> None:
+    errors.say(styled("[red]error:[/] {}", error))
+
+
+def _print_faults(faults: Iterable[Fault]) -> None:
+    for fault in faults:
+        errors.say(styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key))
+        for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
+            errors.say(f"  {name:8} {text}")

@@ -1,0 +1,5 @@
+"""`python -m gauntlet.pipelines.cli` is the command `gauntlet`."""
+
+from gauntlet.pipelines.cli import main
+
+main()

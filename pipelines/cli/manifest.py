@@ -1,0 +1,191 @@
+"""The commands that read manifests and train nothing: check, cost, compile, validate, tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.pipelines.cli.options import HERE, AsJson, ManifestPath, ManifestPaths, Overrides
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.terminal import borderless, console, errors, print_json
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=HERE)
+def check(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Report every fault of every manifest, and the most that a run may cost.
+
+    If `dataset.size` is set, also report which margin against the champion the test split can show.
+    """
+    from gauntlet.pipelines import checks
+
+    faults: list[Fault] = []
+    rows, notes = [], []
+    table = borderless("manifest", "system", "task", "at most", "sha256")
+    for path in paths or checks.packaged_manifests():
+        try:
+            manifest = checks.load_affordable(path, overrides)
+            checks.require_data(manifest, path)
+            manifest.require_vocabulary(str(path))
+        except ManifestError as error:
+            faults += error.faults
+            continue
+        resources = manifest.training.resources
+        limit = f"{resources.max_hours:g} h, {resources.max_cost_usd:g} USD"
+        table.add_row(str(path), manifest.name, manifest.task, limit, manifest.sha256[:12])
+        note = checks.margin_note(manifest)
+        notes += [note] if note else []
+        rows.append(
+            {
+                "manifest": str(path),
+                "system": manifest.name,
+                "task": manifest.task,
+                "max_hours": resources.max_hours,
+                "max_cost_usd": resources.max_cost_usd,
+                "sha256": manifest.sha256,
+                "note": note,
+            }
+        )
+    if as_json:
+        print_json(rows)
+    elif table.row_count:
+        console.print(table)
+        for note in notes:
+            console.say(note)
+    if faults:
+        raise ManifestError(faults)
+
+
+@app.command(rich_help_panel=HERE)
+def cost(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print what training may cost at most, how that is computed, and whether it fits the budget."""
+    from gauntlet.backends.prices import over_budget, prices_source
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.pipelines.checks import packaged_manifests, without_price
+    from gauntlet.pipelines.cost import Cost, cost_table, training_cost
+
+    costs: list[Cost] = []
+    faults: list[Fault] = []
+    for path in paths or packaged_manifests():
+        try:
+            manifest = load_manifest(path, overrides or ())
+            costs.append(training_cost(manifest))
+        except ManifestError as error:
+            faults += error.faults
+        except UsageError as error:
+            faults.append(without_price(str(path), error))
+        else:
+            faults += filter(None, [over_budget(manifest.training.resources, str(path))])
+    if as_json:
+        print_json(one.as_json() for one in costs)
+    elif costs:
+        console.print(cost_table(costs))
+        for one in costs:
+            if one.note:
+                console.say(one.note)
+        console.say(prices_source(), style="dim")
+    if faults:
+        raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each
+
+
+@app.command("compile", rich_help_panel=HERE)
+def compile_(
+    paths: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests, YAML or JSON.")],
+    platform: Annotated[
+        Literal["vertex", "kubeflow", "both"],
+        typer.Option(help="Vertex AI Pipelines, Kubeflow Pipelines, or both."),
+    ] = "vertex",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file; with several manifests or platforms, a folder instead of compiled/."),
+    ] = None,
+    sections: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="A folder for sections that are too large for a parameter."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compile manifests to KFP pipeline specs, by default compiled/MANIFEST.yaml and compiled/kubeflow/…."""
+    from gauntlet.pipelines.checks import load_affordable
+    from gauntlet.pipelines.compiling import compile_manifest, compiled_file
+    from gauntlet.pipelines.platforms import Platform, notes
+    from gauntlet.pipelines.training import keep_large_sections
+
+    platforms: tuple[Platform, ...] = ("vertex", "kubeflow") if platform == "both" else (platform,)
+    faults: list[Fault] = []
+    manifests = []
+    for path in paths:
+        try:
+            manifests.append((path, load_affordable(path, overrides)))
+        except ManifestError as error:
+            faults += error.faults
+    if faults:
+        raise ManifestError(faults)
+    is_file = len(paths) == len(platforms) == 1
+    for path, manifest in manifests:
+        for each in platforms:
+            target = compiled_file(path, each, Path("compiled") if output is None else output)
+            if output is not None and is_file:
+                target = output
+            compile_manifest(manifest, target, each, sections=sections)
+            console.say(f"compiled {path} to {target}")
+            for note in notes(each, manifest):
+                console.say(note)
+        if sections is not None:
+            keep_large_sections(manifest, sections)
+
+
+@app.command(rich_help_panel=HERE)
+def validate(
+    path: ManifestPath,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the files. Default: validation/NAME in GAUNTLET_HOME."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
+    from gauntlet.manifests.loading import load_manifest
+    from gauntlet.pipelines.checks import command_line, require_data
+    from gauntlet.pipelines.validation import validate_data
+
+    manifest = load_manifest(path, overrides or ())
+    require_data(manifest, path)
+    options = ["--output", str(output)] if output else ()
+    command = command_line("validate", path, overrides, options)
+    validate_data(manifest, output or gauntlet_home().validation_folder(manifest.name), command, console)
+
+
+@app.command(rich_help_panel=HERE)
+def tasks(as_json: AsJson = False) -> None:
+    """List the task kinds that are built in or installed; exit 1 when one cannot be used."""
+    from gauntlet.manifests.kinds import installed_kinds
+
+    found = installed_kinds()
+    if as_json:
+        print_json(
+            {
+                "task": one.name,
+                "title": one.kind.title if one.kind else None,
+                "metrics": [metric.name for metric in one.kind.metrics] if one.kind else [],
+                "distribution": one.distribution,
+                "fault": one.fault,
+            }
+            for one in found
+        )
+    else:
+        table = borderless("task", "title", "metrics", "from")
+        for one in found:
+            if one.kind is not None:
+                metrics = ", ".join(metric.title for metric in one.kind.metrics)
+                table.add_row(one.name, one.kind.title, metrics, one.distribution)
+        console.print(table)
+    faulty = [one for one in found if one.fault is not None]
+    for one in faulty:
+        errors.say(f"task kind {one.name} of {one.distribution}: {one.fault}")
+    if faulty:
+        raise typer.Exit(1)

@@ -1,0 +1,47 @@
+"""Options that several commands take, and the panels of `gauntlet --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HERE, MODELS, CLOUD = "On this machine", "Models", "On Google Cloud"
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object per row of the table, each on a line, and no table."),
+]
+
+ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, YAML or JSON.")]
+ManifestPaths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="MANIFEST", help="Manifests; by default the packaged ones."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
+]
+
+Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's ID.")]
+Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
+Root = Annotated[str, typer.Option(envvar="GAUNTLET_ROOT", help="gs://BUCKET/FOLDER for steps' outputs.")]
+RegistryUri = Annotated[
+    str, typer.Option("--registry", envvar="GAUNTLET_REGISTRY", help="Where versions are registered.")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking", envvar="GAUNTLET_TRACKING", help="Default: Vertex AI Experiments there."),
+]
+ServiceAccount = Annotated[
+    str | None,
+    typer.Option(envvar="GAUNTLET_SERVICE_ACCOUNT", help="The service account that runs the steps."),
+]
+TrainingAccount = Annotated[
+    str | None,
+    typer.Option(
+        envvar="GAUNTLET_TRAINING_ACCOUNT",
+        help="The service account that runs train-model. Default: that of the other steps.",
+    ),
+]

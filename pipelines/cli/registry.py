@@ -1,0 +1,284 @@
+"""The commands about registered models: list versions, predict with one, and move the aliases."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gauntlet.manifests.errors import UsageError
+from gauntlet.pipelines.cli.options import MODELS, AsJson
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
+
+if TYPE_CHECKING:
+    from gauntlet.backends.registry import ModelVersion, Registry
+
+app = typer.Typer()
+
+ModelName = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
+]
+SameName = Annotated[str | None, typer.Option("--model", help="The same.")]
+
+
+@app.command(rich_help_panel=MODELS)
+def registry(
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model's name; lists its history too.")
+    ] = None,
+    model: SameName = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered versions and their aliases; for one model, also when each became champion."""
+    from gauntlet.backends.factory import open_registry
+
+    store = open_registry(gauntlet_home().registry_uri)
+    wanted = _one(name, model)
+    by_model = {one: store.versions(one) for one in ([wanted] if wanted else store.names())}
+    if as_json:
+        print_json(row for versions in by_model.values() for row in _rows(versions))
+        return
+    columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
+    table = borderless(*columns)
+    for versions in by_model.values():
+        since = alias_times(versions)
+        for one in versions:
+            table.add_row(
+                one.name,
+                one.version,
+                ", ".join(one.aliases),
+                _minute(since.get(one.version, "")),
+                ", ".join(f"{key} {value}" for key, value in _quality(one).items()),
+                one.tags.get("run_id", ""),
+                one.tags.get("bundle_sha256", "")[:12],
+            )
+    if table.row_count:
+        console.print(table)
+    else:
+        where = plain(gauntlet_home().registry_uri)
+        message = f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model"
+        console.say(message)
+    if wanted is not None:
+        _print_history(by_model[wanted])
+
+
+@app.command(rich_help_panel=MODELS)
+def predict(
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROW",
+            help="What to score: texts, or image files (PNG, JPEG), of cards front and back in turn; "
+            "`-` reads one per line from stdin.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model's name; needed if there are several.")
+    ] = None,
+    alias: Annotated[
+        Literal["champion", "staging", "challenger", "previous"], typer.Option(help="Which version is asked.")
+    ] = "champion",
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Of a language model's answer, the most tokens.")
+    ] = 64,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print a JSON object per row, with the probability of every class; with `-` read a JSON "
+            "string per line, which may hold several lines of text.",
+        ),
+    ] = False,
+) -> None:
+    """Score texts or images with a registered bundle, or have its language model answer."""
+    from gauntlet.backends.factory import open_registry
+    from gauntlet.pipelines.prediction import print_predictions
+
+    store = open_registry(gauntlet_home().registry_uri)
+    name = _model_name(store, model)
+    asked = store.by_alias(name, alias)
+    if asked is None:
+        raise UsageError(f"{name}: no version is {alias}. See `gauntlet registry`, then `gauntlet promote`.")
+    given = _from_stdin(as_json) if rows == ["-"] else rows
+    _require_readable(given)
+    print_predictions(asked, given, max_new_tokens, as_json)
+    notes = errors if as_json else console
+    notes.print(styled("[dim]{} version {}[/]", asked.name, asked.version))
+
+
+@app.command(rich_help_panel=MODELS)
+def promote(
+    name: ModelName = None,
+    version: Annotated[
+        str | None, typer.Option(help="Default: the challenger; for production what is in staging.")
+    ] = None,
+    to: Annotated[
+        Literal["staging", "production"] | None,
+        typer.Option(help="The stage, for a model whose manifest has stages."),
+    ] = None,
+    approver: Annotated[
+        str | None,
+        typer.Option("--approver", "--by", metavar="NAME", help="Who approves it; needed for production."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="The reason, in one line; recorded with the name.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead of a version: a run whose model the gate rejected; needs --by and --reason.",
+        ),
+    ] = None,
+) -> None:
+    """Make a registered version the champion, or `staging`; the old champion becomes `previous`."""
+    from gauntlet.backends.factory import open_registry
+    from gauntlet.pipelines.promotion import approval_of, promote_rejected, promote_version
+
+    home = gauntlet_home()
+    store = open_registry(home.registry_uri)
+    if run is None:
+        moved = promote_version(store, _model_name(store, name), version, to, approver, reason)
+        console.say(moved)
+        return
+    approval = approval_of(approver, reason)
+    if version is not None or to is not None or approval is None or not approval.reason:
+        raise UsageError(
+            "--run: a rejected model is promoted with --by NAME and --reason TEXT, and without --version and "
+            "--to."
+        )
+    move = promote_rejected(home, store, name or home.find_run(run).name, run, approval)
+    console.say(move)
+
+
+@app.command(rich_help_panel=MODELS)
+def rollback(
+    name: ModelName = None,
+    model: SameName = None,
+    version: Annotated[
+        str | None, typer.Option(help="Default: the previous champion; needed directly after a rollback.")
+    ] = None,
+) -> None:
+    """Make the previous champion, or an earlier one, the champion again."""
+    from gauntlet.backends.factory import open_registry
+
+    store = open_registry(gauntlet_home().registry_uri)
+    console.say(store.rollback(_model_name(store, _one(name, model)), version))
+
+
+def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
+    """Since when each version has its aliases: champion and previous by the last move, others by creation."""
+    from gauntlet.backends.registry import CHAMPION, PREVIOUS, turns
+
+    found = {one.version: one.created.astimezone(UTC).isoformat() for one in versions if one.aliases}
+    last = max(turns(versions), key=lambda turn: turn.at, default=None)
+    for version in versions:
+        if last and {CHAMPION, PREVIOUS} & set(version.aliases):
+            found[version.version] = last.at
+    return found
+
+
+def _rows(versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
+    """The versions of one model as `--json` prints them."""
+    from gauntlet.backends.registry import APPROVED_BY_TAG, OVERRULED_TAG, REASON_TAG, turns
+
+    since = alias_times(versions)
+    return [
+        {
+            "model": one.name,
+            "version": one.version,
+            "aliases": list(one.aliases),
+            "since": since.get(one.version),
+            "created": one.created.astimezone(UTC).isoformat(),
+            "quality": {key: float(value) for key, value in _quality(one).items()},
+            "run_id": one.tags.get("run_id"),
+            "bundle_sha256": one.tags.get("bundle_sha256"),
+            "champion_turns": [{"at": turn.at, "by": turn.kind} for turn in turns([one])],
+            "approved_by": one.tags.get(APPROVED_BY_TAG),
+            "reason": one.tags.get(REASON_TAG),
+            "overruled": one.tags.get(OVERRULED_TAG),
+        }
+        for one in versions
+    ]
+
+
+def _quality(version: ModelVersion) -> dict[str, str]:
+    """The metrics that register-model has recorded as tags of the version."""
+    from gauntlet.manifests.kinds import kinds
+
+    names = dict.fromkeys(metric.name for kind in kinds().values() for metric in kind.metrics)
+    return {name: version.tags[name] for name in names if name in version.tags}
+
+
+def _print_history(versions: Sequence[ModelVersion]) -> None:
+    """Print each time that a version became champion, newest first, with who approved it and why."""
+    from gauntlet.backends.registry import APPROVED_BY_TAG, OVERRULED_TAG, REASON_TAG, turns
+
+    table = borderless("champion since (UTC)", "version", "by", "approved by", "reason")
+    tags = {version.version: version.tags for version in versions}
+    for turn in reversed(turns(versions)):
+        own = tags[turn.version] if turn.kind == "promote" else {}
+        reason = own.get(REASON_TAG, "")
+        if OVERRULED_TAG in own:
+            reason += f" (the gate had rejected it for {own[OVERRULED_TAG]})"
+        cells = (_minute(turn.at), turn.version, turn.kind, own.get(APPROVED_BY_TAG, ""), reason)
+        table.add_row(*map(plain, cells))
+    if table.row_count:
+        console.print()
+        console.print(table)
+
+
+def _minute(at: str) -> str:
+    return at[:16].replace("T", " ")
+
+
+def _one(name: str | None, model: str | None) -> str | None:
+    """A model's name, as an argument or as the option `--model`."""
+    if name is not None and model not in (None, name):
+        raise UsageError(f"--model: found {model}, but the argument is {name}. Leave one of them out.")
+    return name or model
+
+
+def _model_name(store: Registry, given: str | None) -> str:
+    names = store.names()
+    if given is None and len(names) == 1:
+        return names[0]
+    if given in names and given is not None:
+        return given
+    if not names:
+        raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
+    found = "nothing" if given is None else repr(given)
+    raise UsageError(f"model: found {found}, expected one of {', '.join(names)}.")
+
+
+def _from_stdin(as_json: bool) -> list[str]:
+    """A row per line: as it is, or a JSON string."""
+    lines = [line.rstrip("\n") for line in sys.stdin]
+    if not as_json:
+        return lines
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, str):
+            raise UsageError(f'line {number}: found {line!r:.60}, expected a JSON string, such as "a text".')
+        rows.append(row)
+    return rows
+
+
+def _require_readable(given: Sequence[str]) -> None:
+    """Python turns bytes that are not UTF-8 into lone surrogates, which no tokenizer takes."""
+    if not given:
+        raise UsageError("stdin: found nothing, expected one text or image file per line.")
+    for number, text in enumerate(given, start=1):
+        if not text.strip():
+            raise UsageError(f"text {number}: it is empty. Leave it out, or with `-` the line.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")

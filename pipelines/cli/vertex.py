@@ -1,0 +1,347 @@
+"""The commands about Google Cloud: runs on Vertex AI, templates, schedules, and what a project lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.pipelines.cli.options import (
+    CLOUD,
+    AsJson,
+    Overrides,
+    Project,
+    Region,
+    RegistryUri,
+    Root,
+    ServiceAccount,
+    TrackingUri,
+    TrainingAccount,
+)
+from gauntlet.pipelines.cli.run import run_here
+from gauntlet.pipelines.home import gauntlet_home
+from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, interruptible
+from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
+
+if TYPE_CHECKING:
+    from gauntlet.manifests.schema import Manifest
+    from gauntlet.pipelines.vertex.doctor import Finding
+    from gauntlet.pipelines.vertex.submission import Destination, SubmittedRun
+
+app = typer.Typer()
+schedule = typer.Typer(help="Run manifests on a schedule.", no_args_is_help=True)
+app.add_typer(schedule, name="schedule", rich_help_panel=CLOUD)
+COLOURS = {"ok": "green", "missing": "red", "not seen": "yellow"}
+
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's ID, `latest`, or projects/…/pipelineJobs/….")
+]
+SchedulesFile = Annotated[Path, typer.Argument(metavar="FILE", help="Schedules, YAML: see docs/vertex.md.")]
+
+
+@app.command(rich_help_panel=CLOUD)
+def submit(
+    project: Project,
+    region: Region,
+    root: Root,
+    registry: RegistryUri,
+    path: Annotated[Path | None, typer.Argument(metavar="MANIFEST", help="YAML or JSON.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="URI@sha256:…", help="Instead of a manifest: a template in Artifact Registry."),
+    ] = None,
+    tracking: TrackingUri = None,
+    service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit as `run` does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, send nothing.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every step; reuse nothing from earlier runs.")
+    ] = False,
+    fallback_local: Annotated[
+        bool,
+        typer.Option("--fallback-local", help="If a quota refuses it, run it on this machine."),
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run a manifest, or a template, on Vertex AI Pipelines."""
+    from gauntlet.pipelines.checks import load_affordable
+    from gauntlet.pipelines.local.run import commit_of
+    from gauntlet.pipelines.summary import print_summary
+    from gauntlet.pipelines.vertex.follow import conclude, has_trained
+    from gauntlet.pipelines.vertex.submission import Destination, check_submission, compiled_submission
+    from gauntlet.pipelines.vertex.submission import submit as send
+    from gauntlet.pipelines.vertex.templates import template_submission
+
+    if (path is None) == (template is None):
+        raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
+    if path is not None:
+        submission = compiled_submission(load_affordable(path, overrides), destination)
+        submission = replace(submission, commit=commit_of(path.resolve().parent))
+    else:
+        submission = template_submission(str(template), overrides or ())
+    if no_cache:
+        submission = submission.without_cache()
+    here = submission.manifest if fallback_local and not dry_run else None
+    with _refused(here, destination):
+        check_submission(submission, destination, console)
+        run = None if dry_run else send(submission, destination, gauntlet_home())
+    if run is None:
+        console.print("nothing was submitted: this was a dry run")
+        return
+    console.say(f"submitted {run.name}")
+    console.say(run.console_url)
+    if not wait:
+        console.print(styled("[dim]→[/] see how far it is:  [bold]gauntlet status {}[/]", run.run_id))
+        return
+    job = _followed(run)
+    assert run.record is not None, "a run that was just submitted has a record"
+    with _refused(None if has_trained(job) else here, destination):  # do not pay for training twice
+        finished = conclude(job, run.record, gauntlet_home())
+    print_summary(finished, console)
+    raise typer.Exit(finished.outcome.exit_code)
+
+
+@app.command(rich_help_panel=CLOUD)
+def status(run: Run = "latest", as_json: AsJson = False) -> None:
+    """Print the steps of a submitted run and their states; of a run that has ended also the outcome."""
+    from gauntlet.backends.google.jobs import PipelineJobs
+    from gauntlet.pipelines.summary import print_summary
+    from gauntlet.pipelines.vertex.follow import ENDED, JobView, conclude, state_of
+    from gauntlet.pipelines.vertex.submission import submitted_run
+
+    home = gauntlet_home()
+    submitted = submitted_run(run, home)
+    job = PipelineJobs(submitted.place).get(submitted.name)
+    view = JobView(job)
+    view.update(job)
+    if as_json:
+        print_json(
+            {"run": submitted.name, "step": step.name, "state": step.state, "message": step.line}
+            for step in view.steps.values()
+        )
+        return
+    table = borderless("step", "state", "")
+    for step in view.steps.values():
+        table.add_row(step.name, step.state, plain(step.line))
+    console.print(table)
+    console.say(f"{submitted.name}: {state_of(job)}")
+    if job.error.message:
+        console.say(job.error.message)
+    if state_of(job) in ENDED and submitted.record is not None:
+        print_summary(conclude(job, submitted.record, home), console)
+
+
+@app.command(rich_help_panel=CLOUD)
+def cancel(run: Run) -> None:
+    """Cancel a submitted run."""
+    from gauntlet.backends.google.jobs import PipelineJobs
+    from gauntlet.pipelines.vertex.follow import ENDED, state_of
+    from gauntlet.pipelines.vertex.submission import submitted_run
+
+    submitted = submitted_run(run, gauntlet_home())
+    jobs = PipelineJobs(submitted.place)
+    state = state_of(jobs.get(submitted.name))
+    if state in ENDED:
+        raise UsageError(f"{submitted.name}: it has ended already: {state}.")
+    jobs.cancel(submitted.name)
+    console.say(f"{submitted.name}: cancelling")
+
+
+@app.command(rich_help_panel=CLOUD)
+def logs(
+    run: Run = "latest",
+    step: Annotated[str | None, typer.Option(help="One step's lines only, such as train-model.")] = None,
+) -> None:
+    """Print what the steps of a submitted run have printed."""
+    from gauntlet.backends.google.jobs import PipelineJobs, job_log
+    from gauntlet.pipelines.training import STEPS
+    from gauntlet.pipelines.vertex.submission import submitted_run
+
+    if step is not None and step not in STEPS:
+        raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
+    submitted = submitted_run(run, gauntlet_home())
+    job = PipelineJobs(submitted.place).get(submitted.name)
+    shown = False
+    for task in job.job_detail.task_details:
+        custom_job = _custom_job(task)
+        if task.task_name not in STEPS or step not in (None, task.task_name) or not custom_job:
+            continue
+        for line in job_log(submitted.place.project, custom_job.rpartition("/")[2]):
+            shown = True
+            console.say(f"{task.task_name}: {line}")
+    if not shown:
+        console.print("nothing has been printed yet")
+
+
+@app.command(rich_help_panel=CLOUD)
+def upload(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Compiled pipelines.")],
+    repository: Annotated[
+        str, typer.Option(envvar="GAUNTLET_TEMPLATES", help="https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY.")
+    ],
+    tag: Annotated[str | None, typer.Option(help="Default: the checkout's commit.")] = None,
+) -> None:
+    """Upload compiled pipelines as templates to Artifact Registry."""
+    from gauntlet.pipelines.local.run import git_commit
+    from gauntlet.pipelines.vertex.templates import upload as upload_template
+
+    commit = tag or git_commit()
+    if tag is None and (commit == "unknown" or commit.endswith("-dirty")):
+        raise UsageError(
+            f"--tag: found none, and the checkout's commit is {commit}. Commit first, or name a tag."
+        )
+    for path in paths:
+        console.say(str(upload_template(path, repository, commit)))
+
+
+@schedule.command("apply")
+def apply_(
+    path: SchedulesFile,
+    project: Project,
+    region: Region,
+    root: Root,
+    registry: RegistryUri,
+    tracking: TrackingUri = None,
+    service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Only print what would change.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the schedules on Vertex AI what the file says."""
+    from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules
+    from gauntlet.pipelines.vertex.schedules import apply, plan, read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
+
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
+    wanted = read_schedules(path)
+    schedules = PipelineSchedules(destination.place)
+    plans = [plan(one, destination, schedules) for one in wanted]  # all, before any is changed
+    rows = [{"schedule": one.schedule.name, **asdict(change)} for one in plans for change in one.changes]
+    notes = errors if as_json else console
+    if as_json:
+        print_json(rows)
+    elif rows:
+        table = borderless(NAME_COLUMN("schedule"), "key", "there", "in the file")
+        for row in rows:
+            table.add_row(*map(plain, row.values()))
+        console.print(table)
+    names = {one.name for one in wanted}
+    for other in schedules.all():
+        is_ours = CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
+        if is_ours and other.display_name not in names:
+            notes.say(f"{other.display_name} is not in the file, and stays as it is")
+    if diff:
+        notes.print("nothing was changed" if rows else "nothing would change")
+        return
+    for one in plans:
+        apply(one, schedules)
+    applied = ", ".join(one.schedule.name for one in plans)
+    notes.say(f"as the file says: {applied}")
+
+
+@schedule.command()
+def render(
+    path: SchedulesFile,
+    project: Project,
+    region: Region,
+    root: Root,
+    registry: RegistryUri,
+    service_account: ServiceAccount = None,
+    training_account: TrainingAccount = None,
+    tracking: TrackingUri = None,
+    output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
+) -> None:
+    """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
+    from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
+    from gauntlet.pipelines.vertex.submission import Destination
+
+    destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
+    jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, job in jobs.items():
+        file = output / f"{name}.json"
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
+        console.say(f"wrote {file}")
+
+
+@app.command(rich_help_panel=CLOUD)
+def doctor(
+    project: Annotated[str, typer.Option(help="ID of the Google Cloud project.")],
+    region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
+    as_json: AsJson = False,
+) -> None:
+    """Report what a Google Cloud project lacks, line by line with what to do; nothing is changed."""
+    from gauntlet.backends.google.rest import Rest
+    from gauntlet.pipelines.vertex.doctor import Examination, needs
+
+    findings = list(Examination(Rest(), needs(), project, region).findings())
+    if as_json:
+        print_json(asdict(finding) for finding in findings)
+    else:
+        _print_findings(findings)
+    missing, unseen = (sum(each.state == state for each in findings) for state in ("missing", "not seen"))
+    if missing:
+        raise GauntletError(
+            f"{project}: {missing} of {len(findings)} needs missing, {unseen} not seen. Do what is listed, "
+            "or all of it by `terraform -chdir=infra apply`."
+        )
+    notes = errors if as_json else console
+    notes.say(f"{project}: nothing missing of {len(findings)} needs, {unseen} not seen")
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """A table that numbers the actions, and each action once below it on a line of its own, to be copied."""
+    actions = list(dict.fromkeys(each.action for each in findings if each.action))
+    table = borderless("", NAME_COLUMN("need"), "state", "to do")
+    for each in findings:
+        number = str(actions.index(each.action) + 1) if each.action else ""
+        table.add_row(each.group, plain(each.need), Text(each.state, COLOURS[each.state]), number)
+    console.print(table)
+    for place, action in enumerate(actions, start=1):
+        console.say(f"{place:3}  {action}")
+
+
+def _custom_job(task: Any) -> str:
+    """The custom job that a step ran as: its own, or the one that Vertex created for a plain step."""
+    detail = task.executor_detail
+    return str(detail.custom_job_detail.job or detail.container_detail.main_job)
+
+
+def _followed(run: SubmittedRun) -> Any:
+    """Show the run until it ends, and return its job."""
+    from gauntlet.backends.google.jobs import PipelineJobs
+    from gauntlet.pipelines.vertex.follow import follow
+
+    try:
+        with interruptible():
+            return follow(PipelineJobs(run.place), run.name, console)
+    except Interrupted:
+        errors.print(f"interrupted: the run continues. End it with `gauntlet cancel {run.run_id}`.")
+        raise typer.Exit(EXIT_CODE) from None
+
+
+@contextmanager
+def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
+    """If a quota refuses what happens within, run the manifest `here` on this machine, if it is given."""
+    from gauntlet.backends.google.errors import QuotaError
+
+    try:
+        yield
+    except QuotaError as error:
+        if here is None:
+            raise
+        errors.say(error)
+        where = f"running it on this machine; a version is registered in {destination.registry_uri}"
+        console.say(where)
+        run_here(here, destination.registry_uri, destination.tracking_uri)

@@ -1,1 +1,0 @@
-"""`gauntlet doctor`: what a Google Cloud project lacks, and how to get it."""

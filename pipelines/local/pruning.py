@@ -1,0 +1,92 @@
+"""Remove what nothing needs any more from a home folder: old runs with their states, and cached steps.
+
+Registered bundles lie in the registry's own folder and are never removed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from gauntlet.pipelines.home import Home, RunRecord
+from gauntlet.pipelines.local.step_cache import ENTRIES, OBJECTS
+
+MEGABYTE = 1e6
+SECONDS_OF_A_WRITE = 3_600
+"""For so long, an object of the cache that no entry names may belong to an entry that is being written."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Files that can be removed, and why."""
+
+    name: str
+    why: str
+    files: tuple[Path, ...]
+    folder: Path | None = None
+
+
+def old_runs(home: Home, keep: int) -> list[Removal]:
+    """All runs of each system except the newest, those that run here, and those that may run on Vertex AI."""
+    seen: Counter[str] = Counter()
+    found = []
+    for record in home.runs():
+        seen[record.name] += 1
+        if seen[record.name] > keep and not home.is_running(record) and record.state != "submitted":
+            found.append(of_run(home, record, f"older than the newest {keep} of {record.name}"))
+    return found
+
+
+def old_cache(home: Home, days: float) -> list[Removal]:
+    """Entries not used for so many days, and the files that no other entry names."""
+    now = time.time()
+    before = now - timedelta(days=days).total_seconds()
+    entries = sorted((home.cache_folder / ENTRIES).glob("*.json"))
+    old = {entry for entry in entries if entry.stat().st_mtime <= before}
+    named = {sha256 for entry in entries if entry not in old for sha256 in _objects(entry)}
+    going = {sha256 for entry in old for sha256 in _objects(entry)}
+    files = [
+        file
+        for file in sorted((home.cache_folder / OBJECTS).glob("*"))
+        if file.name not in named and (file.name in going or file.stat().st_ctime < now - SECONDS_OF_A_WRITE)
+    ]
+    if not old and not files:
+        return []
+    why = f"{len(old)} steps not used for {days:g} days, {len(files)} files that no other step needs"
+    return [Removal("cache", why, (*sorted(old), *files))]  # entries first: no entry may miss its files
+
+
+def of_run(home: Home, record: RunRecord, why: str) -> Removal:
+    """All files of a run."""
+    folder = home.run_folder(record.run_id)
+    return Removal(record.run_id, why, tuple(file for file in folder.rglob("*") if file.is_file()), folder)
+
+
+def _objects(entry: Path) -> Sequence[str]:
+    try:
+        return list(json.loads(entry.read_text(encoding="utf-8"))["files"].values())
+    except (ValueError, KeyError, AttributeError):
+        return []
+
+
+def freed_bytes(removals: Sequence[Removal]) -> int:
+    """How many bytes become free: a run and the cache share files, which are freed with the last link."""
+    states = [file.lstat() for one in removals for file in one.files]
+    places = Counter((state.st_dev, state.st_ino) for state in states)
+    sizes = {(state.st_dev, state.st_ino): state for state in states}
+    return sum(sizes[file].st_size for file, count in places.items() if count == sizes[file].st_nlink)
+
+
+def remove(removals: Sequence[Removal]) -> None:
+    """Remove the files, and the folders of runs."""
+    for one in removals:
+        for file in one.files:
+            file.unlink(missing_ok=True)
+        if one.folder:
+            shutil.rmtree(one.folder)

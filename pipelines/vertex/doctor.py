@@ -1,0 +1,279 @@
+"""Reports what a Google Cloud project lacks of `needs.yaml`, how that is known, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+from urllib.parse import quote
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from gauntlet.backends.google.rest import NO_TOKEN, Refused, Rest
+from gauntlet.manifests.errors import UsageError
+
+SUBMITTER = "submitter"
+PROJECT = "project"
+State = Literal["ok", "missing", "not seen"]
+
+PROJECTS = "https://cloudresourcemanager.googleapis.com/v3/projects"
+SERVICES = "https://serviceusage.googleapis.com/v1/projects"
+VERTEX = "https://aiplatform.googleapis.com/v1/projects"
+BUCKETS = "https://storage.googleapis.com/storage/v1/b"
+REPOSITORIES = "https://artifactregistry.googleapis.com/v1/projects"
+ACCOUNTS = "https://iam.googleapis.com/v1/projects"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Repository(_Frozen):
+    """A repository of Artifact Registry."""
+
+    id: str
+    format: str
+
+
+class Account(_Frozen):
+    """A service account."""
+
+    id: str
+    purpose: str
+
+
+class Grant(_Frozen):
+    """What somebody needs to be allowed to do.
+
+    Attributes:
+        who: The name of an account, or `submitter`.
+        target: `project`, or the name of a bucket, a repository or an account.
+        role: What Terraform grants; none: a role made of the permissions.
+        permissions: What of it is used.
+    """
+
+    who: str
+    target: str
+    role: str | None = None
+    permissions: tuple[str, ...]
+
+
+class Needs(_Frozen):
+    """The whole file."""
+
+    apis: dict[str, str]
+    buckets: dict[str, str]
+    repositories: dict[str, Repository]
+    accounts: dict[str, Account]
+    grants: tuple[Grant, ...]
+
+    def bucket(self, name: str, project: str) -> str:
+        """A bucket's real name."""
+        return self.buckets[name].replace("PROJECT", project)
+
+    def email(self, account: str, project: str) -> str:
+        """A service account's address."""
+        return f"{self.accounts[account].id}@{project}.iam.gserviceaccount.com"
+
+
+@cache
+def needs() -> Needs:
+    """The file that belongs to this version."""
+    text = resources.files(__package__).joinpath("needs.yaml").read_text(encoding="utf-8")
+    return Needs.model_validate(yaml.safe_load(text))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        group: What kind of need it is.
+        need: What is needed.
+        state: `not seen` is neither there nor missing, as far as this account may know.
+        action: What to do; nothing when it is there.
+    """
+
+    group: str
+    need: str
+    state: State
+    action: str = ""
+
+
+class Examination:
+    """One look at a project.
+
+    Raises:
+        UsageError: Nobody is logged in, the project is unknown, or Vertex AI has no such region.
+        GauntletError: A service cannot be reached.
+    """
+
+    def __init__(self, rest: Rest, needs: Needs, project: str, region: str) -> None:
+        self._rest = rest
+        self._needs = needs
+        self._project = project
+        self._region = region
+        self._resources = self._addresses()
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is needed, in the order of the file."""
+        self._require_project()
+        self._require_region()
+        yield from self._apis()
+        there = {PROJECT}
+        for name, finding in (*self._buckets(), *self._repositories(), *self._accounts()):
+            yield finding
+            if finding.state != "missing":
+                there.add(name)
+        for who in dict.fromkeys(grant.who for grant in self._needs.grants):
+            if who == SUBMITTER or who in there:
+                yield from self._permissions(who, there)
+
+    def _require_project(self) -> None:
+        try:
+            self._rest.get(f"{PROJECTS}/{quote(self._project, safe='')}")
+        except Refused as error:
+            if error.reason == "SERVICE_DISABLED":
+                raise UsageError(
+                    f"--project: {self._project}: nothing can be looked at before "
+                    f"`gcloud services enable cloudresourcemanager.googleapis.com --project {self._project}`."
+                ) from None
+            raise UsageError(
+                f"--project: {self._project}: there is no such project, or this account may not see it "
+                f"({error}). Look at `gcloud projects list` and `gcloud auth list`."
+            ) from None
+
+    def _require_region(self) -> None:
+        try:
+            answer = self._rest.get(f"{VERTEX}/{self._project}/locations", pageSize="200")
+        except Refused:
+            return  # the API is not enabled yet, or this account needs nothing of it
+        regions = sorted(each["locationId"] for each in answer.get("locations", ()))
+        if self._region not in regions:
+            raise UsageError(f"--region: found {self._region!r}, expected one of {', '.join(regions)}.")
+
+    def _apis(self) -> Iterator[Finding]:
+        parent = f"projects/{self._project}"
+        names = [f"{parent}/services/{api}" for api in self._needs.apis]
+        try:
+            answer = self._rest.get(f"{SERVICES}/{self._project}/services:batchGet", names=names)
+        except Refused as error:
+            action = f"{error}. gcloud services enable serviceusage.googleapis.com --project {self._project}"
+            yield Finding("API", "all", "not seen", action)
+            return
+        enabled = {
+            each["name"].rpartition("/")[2] for each in answer["services"] if each["state"] == "ENABLED"
+        }
+        for api in self._needs.apis:
+            action = f"gcloud services enable {api} --project {self._project}"
+            yield _found("API", api, api in enabled, action)
+
+    def _buckets(self) -> Iterator[tuple[str, Finding]]:
+        for name in self._needs.buckets:
+            bucket = self._needs.bucket(name, self._project)
+            make = (
+                f"gcloud storage buckets create gs://{bucket} --location {self._region} --project "
+                f"{self._project} --uniform-bucket-level-access"
+            )
+            # A bucket itself may be seen by few; what one may do with it, by all.
+            address = f"{self._resources[name]}/iam/testPermissions?permissions=storage.objects.get"
+            yield name, _look(self._rest, address, "bucket", f"gs://{bucket}", make)
+
+    def _repositories(self) -> Iterator[tuple[str, Finding]]:
+        for name, repository in self._needs.repositories.items():
+            make = (
+                f"gcloud artifacts repositories create {repository.id} --location {self._region} "
+                f"--repository-format {repository.format.lower()} --project {self._project}"
+            )
+            yield name, _look(self._rest, self._resources[name], "repository", repository.id, make)
+
+    def _accounts(self) -> Iterator[tuple[str, Finding]]:
+        for name, account in self._needs.accounts.items():
+            make = f"gcloud iam service-accounts create {account.id} --project {self._project}"
+            email = self._needs.email(name, self._project)
+            yield name, _look(self._rest, self._resources[name], "account", email, make)
+
+    def _permissions(self, who: str, there: set[str]) -> Iterator[Finding]:
+        """What one account may do with what is there, permission by permission."""
+        email = None if who == SUBMITTER else self._needs.email(who, self._project)
+        rest = self._rest if email is None else self._rest.acting_as(email)
+        for grant in self._needs.grants:
+            if grant.who != who or grant.target not in there:
+                continue
+            try:
+                held = self._held(rest, grant)
+            except Refused as error:
+                yield Finding(f"{who} may", f"{grant.target}: all", "not seen", self._to_see(email, error))
+                if error.reason == NO_TOKEN:
+                    return
+                continue
+            for permission in grant.permissions:
+                action = self._to_grant(grant, email or rest.account)
+                need = f"{permission} on {grant.target}"
+                yield _found(f"{who} may", need, permission in held, action)
+
+    def _held(self, rest: Rest, grant: Grant) -> set[str]:
+        address = self._resources[grant.target]
+        if grant.target in self._needs.buckets:
+            answer = rest.get(f"{address}/iam/testPermissions", permissions=list(grant.permissions))
+        else:
+            answer = rest.post(f"{address}:testIamPermissions", {"permissions": list(grant.permissions)})
+        return set(answer.get("permissions", ()))
+
+    def _to_see(self, email: str | None, error: Refused) -> str:
+        if email is None or error.reason != NO_TOKEN:
+            return str(error)
+        return (
+            f"gcloud iam service-accounts add-iam-policy-binding {email} --member user:YOU --role "
+            f"roles/iam.serviceAccountTokenCreator --project {self._project}"
+        )
+
+    def _to_grant(self, grant: Grant, email: str | None) -> str:
+        member = f"serviceAccount:{email}" if email else "user:YOU"
+        if grant.role is None:
+            return "terraform -chdir=infra apply"
+        given = f"--member {member} --role {grant.role}"
+        in_region = f"--location {self._region} --project {self._project}"
+        if grant.target == PROJECT:
+            return f"gcloud projects add-iam-policy-binding {self._project} {given}"
+        if grant.target in self._needs.buckets:
+            bucket = self._needs.bucket(grant.target, self._project)
+            return f"gcloud storage buckets add-iam-policy-binding gs://{bucket} {given}"
+        if grant.target in self._needs.repositories:
+            repository = self._needs.repositories[grant.target].id
+            return f"gcloud artifacts repositories add-iam-policy-binding {repository} {given} {in_region}"
+        account = self._needs.email(grant.target, self._project)
+        return (
+            f"gcloud iam service-accounts add-iam-policy-binding {account} {given} --project {self._project}"
+        )
+
+    def _addresses(self) -> dict[str, str]:
+        """Where everything that is granted on is asked for, by its name."""
+        needs, project = self._needs, quote(self._project, safe="")
+        location = f"{REPOSITORIES}/{project}/locations/{self._region}/repositories"
+        return {
+            PROJECT: f"{PROJECTS}/{project}",
+            **{name: f"{BUCKETS}/{needs.bucket(name, project)}" for name in needs.buckets},
+            **{name: f"{location}/{each.id}" for name, each in needs.repositories.items()},
+            **{
+                name: f"{ACCOUNTS}/{project}/serviceAccounts/{needs.email(name, project)}"
+                for name in needs.accounts
+            },
+        }
+
+
+def _found(group: str, need: str, there: bool, action: str) -> Finding:
+    return Finding(group, need, "ok") if there else Finding(group, need, "missing", action)
+
+
+def _look(rest: Rest, address: str, group: str, need: str, make: str) -> Finding:
+    try:
+        rest.get(address)
+    except Refused as error:
+        if error.status == 404:
+            return Finding(group, need, "missing", make)
+        return Finding(group, need, "not seen", str(error))
+    return Finding(group, need, "ok")

@@ -1,0 +1,141 @@
+"""Conversations as the model reads them: rendered by its chat template, as text and as tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerFast
+
+from gauntlet.manifests.errors import UsageError
+from gauntlet.tasks.language.data import Context, Rendered
+from gauntlet.tasks.language.language_models import find_language_model, load_tokenizer
+from gauntlet.tasks.language.turns import Turn
+
+PLACEHOLDER = "GAUNTLETPROMPT"
+
+
+class ChatRenderer:
+    """The `Renderer` of a model with a chat template and a tokenizer."""
+
+    def __init__(self, model: str) -> None:
+        """Load them.
+
+        Raises:
+            UsageError: The model cannot be found, or its template cannot be used.
+        """
+        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(find_language_model(model))
+        self._model = model
+        added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
+
+    def frame(self, system: str | None = None) -> tuple[str, str]:
+        """The text before and after a single prompt, if `system` is the system message.
+
+        Raises:
+            UsageError: The template ignores the user's turn.
+        """
+        context = [] if system is None else [Turn("system", system)]
+        before, found, after = self._prompt([*context, Turn("user", PLACEHOLDER)]).partition(PLACEHOLDER)
+        if not found:
+            raise UsageError(
+                f"training.model: {self._model}: its chat template leaves out what the user says"
+            )
+        return before, after
+
+    def render(
+        self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
+    ) -> list[Rendered]:
+        """Each context with its answer, which ends with the end token.
+
+        Raises:
+            UsageError: The template refuses such a conversation.
+        """
+        prompts = [self._prompt(*given) for given in zip(contexts, tools, strict=True)]
+        targets = [self._target(*given) for given in zip(prompts, contexts, answers, tools, strict=True)]
+        counts = zip(self._count(prompts), self._count(targets), strict=True)
+        return [
+            Rendered(prompt, target, *lengths, answer.text or self._without_end(target))
+            for prompt, target, lengths, answer in zip(prompts, targets, counts, answers, strict=True)
+        ]
+
+    def _without_end(self, target: str) -> str:
+        return target.removesuffix(str(self._tokenizer.eos_token)).strip()
+
+    def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
+        """The parts about tools that the template would leave out of a conversation, in words, or None.
+
+        Each of these parts is replaced by a unique word, which must then be in the rendered text.
+        """
+        turns = [*context, answer]
+        if not tools and not any(turn.calls or turn.role == "tool" for turn in turns):
+            return None
+        try:
+            prompt = self._prompt(context, tools)
+            if not self._apply(turns, tools, add_generation_prompt=False).startswith(prompt):
+                return "the chat template renders no answer with tools after its prompt"
+            marked, words = _marked(turns, tools)
+            rendered = self._apply(*marked, add_generation_prompt=False)
+        except UsageError as error:
+            return str(error)
+        return next(
+            (f"the chat template leaves out {what}" for word, what in words if word not in rendered), None
+        )
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        return [len(ids) for ids in self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def _prompt(self, context: Context, tools: str = "") -> str:
+        return self._apply(context, tools, add_generation_prompt=True)
+
+    def _target(self, prompt: str, context: Context, answer: Turn, tools: str) -> str:
+        whole = self._apply([*context, answer], tools, add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise UsageError(
+                f"training.model: {self._model}: its chat template renders no answer after the prompt "
+                "that asks for it, so no loss could be taken of the answer alone. Choose another model."
+            )
+        target, end = whole[len(prompt) :].rstrip(), str(self._tokenizer.eos_token)
+        return target if target.endswith(end) else target + end
+
+    def _apply(self, context: Context, tools: str, add_generation_prompt: bool) -> str:
+        messages = [turn.as_message() for turn in context]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages,
+                    tools=json.loads(tools) if tools else None,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                )
+            )
+        except Exception as error:  # whatever a template raises: jinja2 has no base class for it
+            raise UsageError(
+                f"training.model: {self._model}: its chat template does not take the roles "
+                f"{', '.join(turn.role for turn in context)}: {error}"
+            ) from None
+
+
+def _marked(turns: Sequence[Turn], tools: str) -> tuple[tuple[list[Turn], str], list[tuple[str, str]]]:
+    """Turns and tools with a unique word in place of each part about tools, and what each word stands for."""
+    words: list[tuple[str, str]] = []
+
+    def word(what: str) -> str:
+        words.append((f"{PLACEHOLDER}{len(words)}x", what))
+        return words[-1][0]
+
+    marked = []
+    for turn in turns:
+        calls = json.loads(turn.calls) if turn.calls else []
+        for call in calls:
+            call["function"]["name"] = word(f"the call of {call['function']['name']}")
+        text = word("what a tool says") if turn.role == "tool" else turn.text
+        marked.append(replace(turn, text=text, calls=json.dumps(calls) if calls else ""))
+    offered = json.loads(tools) if tools else []
+    for tool in offered:
+        function = tool.get("function", tool)
+        function["name"] = word(f"the tool {function['name']}")
+    return (marked, json.dumps(offered) if offered else ""), words

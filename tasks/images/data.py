@@ -1,0 +1,156 @@
+"""What the splits of images hold, look like in numbers, and look like."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gauntlet.components.pictures import ClassPicture, data_uri
+from gauntlet.components.validate_data.classes import count_classes
+from gauntlet.components.validate_data.splits import json_line, origin
+from gauntlet.contracts.data import ClassStatistics
+from gauntlet.contracts.document import Document
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.tasks.image_classification.manifest import PixelDataset
+
+# Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.
+BRIGHTNESS_EDGES = tuple(range(0, 256, 16))
+LEVELS = 256
+SHOWN_ROWS = 16
+GAP = 2  # pixels between two images
+PAPER = 255
+
+
+class PixelStatistics(Document):
+    """Pixels of one split, 0 to 255.
+
+    Attributes:
+        mean: Of each channel; 0 if there are no images.
+        std: Of each channel, over all of its pixels.
+        edges: Lower bounds of the bins; a bin ends below the next edge, the last one at 255.
+        brightness: Images in each bin, by the mean of their pixels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    edges: tuple[int, ...]
+    brightness: tuple[int, ...]
+
+
+class Statistics(ClassStatistics):
+    """The content of `statistics.json`.
+
+    Attributes:
+        sha256: Of the images and labels of the three splits (`content_sha256`).
+        shape: Height and width.
+    """
+
+    shape: tuple[int, int]
+    channels: int
+    pixels: Mapping[str, PixelStatistics]
+
+
+def describe(
+    table: pd.DataFrame,
+    pixels: npt.NDArray[np.uint8],
+    dataset: PixelDataset,
+) -> Statistics:
+    """The statistics of a table of `label` (a name) and `split` whose index is the position in `pixels`."""
+    images = {split: pixels[table.index[table["split"] == split]] for split in SPLITS}
+    labels = {split: table.loc[table["split"] == split, "label"].tolist() for split in SPLITS}
+    return Statistics(
+        **origin(dataset),
+        labels=dataset.labels,
+        sha256=content_sha256(images, labels, dataset.labels),
+        rows={split: len(of_split) for split, of_split in images.items()},
+        class_counts=count_classes(table, dataset.labels),
+        shape=dataset.shape,
+        channels=dataset.channels,
+        pixels={split: describe_pixels(of_split, dataset.channels) for split, of_split in images.items()},
+    )
+
+
+def describe_pixels(images: npt.NDArray[np.uint8], channels: int) -> PixelStatistics:
+    """Mean, standard deviation and brightness of images (N, …, H, W) or (N, …, H, W, channels).
+
+    The moments are of whole numbers, so they are the same on every machine.
+    """
+    means, deviations = [], []
+    for channel in np.moveaxis(images.reshape(-1, channels), 1, 0):
+        counts = np.bincount(channel, minlength=LEVELS).tolist()
+        total = max(1, sum(counts))
+        first = sum(level * count for level, count in enumerate(counts))
+        second = sum(level * level * count for level, count in enumerate(counts))
+        means.append(first / total)
+        deviations.append(math.sqrt(second * total - first * first) / total)
+    brightness = images.reshape(len(images), math.prod(images.shape[1:])).mean(axis=1)
+    histogram, _ = np.histogram(brightness, bins=[*BRIGHTNESS_EDGES, LEVELS])
+    counted = tuple(int(count) for count in histogram)
+    return PixelStatistics(
+        mean=tuple(means), std=tuple(deviations), edges=BRIGHTNESS_EDGES, brightness=counted
+    )
+
+
+def content_sha256(
+    images: Mapping[SplitName, npt.NDArray[np.uint8]],
+    labels: Mapping[SplitName, list[str]],
+    names: tuple[str, ...],
+) -> str:
+    """Hash of the rows in their order, so that it does not change with the files' format.
+
+    It is fed with a JSON line of the class names; then for each split with a JSON line of its name and of its
+    images' shape, with its class indices as little-endian numbers of 16 bits, and with its pixels.
+    """
+    index = {name: number for number, name in enumerate(names)}
+    digest = hashlib.sha256(json_line(list(names)))
+    for split in SPLITS:
+        digest.update(json_line([split, *images[split].shape]))
+        digest.update(np.array([index[label] for label in labels[split]], dtype="<u2").tobytes())
+        digest.update(np.ascontiguousarray(images[split]).tobytes())
+    return digest.hexdigest()
+
+
+def split_arrays(
+    table: pd.DataFrame,
+    split: SplitName,
+    pixels: npt.NDArray[np.uint8],
+    labels: Sequence[str],
+    targets: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """A split as it is written: `images`, `label` and `row`, int64 (N,), and its rows of the `targets`."""
+    index = {label: number for number, label in enumerate(labels)}
+    rows = table[table["split"] == split]
+    return {
+        "images": pixels[rows.index],
+        "label": np.array([index[name] for name in rows["label"]], dtype=np.int64),
+        "row": rows["row"].to_numpy(dtype=np.int64),
+        **{name: values[rows.index] for name, values in (targets or {}).items()},
+    }
+
+
+def class_pictures(
+    table: pd.DataFrame, pixels: npt.NDArray[np.uint8], labels: Sequence[str]
+) -> tuple[ClassPicture, ...]:
+    """For each class that has any, training rows side by side, at even distances in their file."""
+    train = table[table["split"] == "train"]
+    pictures = []
+    for label in labels:
+        rows = train.index[train["label"] == label].to_numpy()
+        if len(rows):
+            chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN_ROWS, len(rows)), dtype=np.int64)]
+            pictures.append(_side_by_side(label, pixels[chosen]))
+    return tuple(pictures)
+
+
+def _side_by_side(label: str, images: npt.NDArray[np.uint8]) -> ClassPicture:
+    number, height, width = images.shape[:3]
+    sheet = np.full((height, number * (width + GAP) - GAP, *images.shape[3:]), PAPER, dtype=np.uint8)
+    for place, image in enumerate(images):
+        sheet[:, place * (width + GAP) : place * (width + GAP) + width] = image
+    return ClassPicture(label, data_uri(sheet), sheet.shape[1], sheet.shape[0])

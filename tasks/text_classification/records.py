@@ -1,0 +1,321 @@
+"""Parse a file of any supported format into texts and labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gauntlet.components.validate_data.packed import unpack, unpacked_name
+from gauntlet.components.validate_data.text import excerpt
+from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.tasks.text_classification.manifest import Columns, TextDataset
+from gauntlet.tasks.texts.delimited import (
+    BAR,
+    COMMA,
+    DELIMITER_NAMES,
+    SEMICOLON,
+    TAB,
+    QuoteError,
+    Row,
+    read_header,
+    split_rows,
+    take_separator,
+)
+from gauntlet.tasks.texts.files import SHOWN_LINES, decode, read_objects, unknown_format
+
+SUFFIX_FORMATS = {
+    ".csv": "csv",
+    ".txt": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+NO_CLASS = -1  # in test files of the hub that have no labels
+JOINT = "\n"
+"""Between the columns of a text that is joined without a template."""
+
+SHOWN_COLUMNS = 12
+# Tried in this order in a file without a header. Commas are last, because prose has many.
+HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of one file, in its order.
+
+    Attributes:
+        texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
+        labels: The values of the label column as the file has them: strings, numbers, None.
+        places: Where each row is, such as `line 12`.
+        times: The values of the time column, or None if the manifest does not name one.
+    """
+
+    texts: Sequence[Any]
+    labels: Sequence[Any]
+    places: Sequence[str]
+    times: Sequence[Any] | None = None
+
+
+def format_of(name: str, declared: str) -> str | None:
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
+    if declared != "auto":
+        return declared
+    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
+
+
+def parse(
+    data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
+) -> Records:
+    """Parse a file's content; its `name` decides the format if none is declared, and errors name it.
+
+    Raises:
+        DataError: The content is not of its format, holds no rows or lacks a column.
+        UsageError: The format is unknown, or columns are positions where the format has names.
+    """
+    data, inner = unpack(data, name)
+    file_format = format_of(inner, declared_format)
+    if file_format is None:
+        raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
+    if not data.strip():
+        raise DataError(f"{name}: found an empty file, expected rows. Add rows to it, or correct dataset.uri")
+    if file_format == "parquet":
+        if encoding is not None:
+            raise UsageError(
+                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is not text. Remove it"
+            )
+        records = _parse_parquet(data, name, columns)
+    elif file_format in ("jsonl", "json"):
+        records = _parse_json(decode(data, name, encoding), name, columns)
+    else:
+        records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
+    if not records.texts:
+        raise DataError(f"{name}: found a header and no rows. Add rows to it, or correct dataset.uri")
+    return records
+
+
+def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int, int]:
+    """Positions of the text and the label column among named ones.
+
+    Raises:
+        DataError: A column is missing, or the label column is not named and there are several to choose from.
+        UsageError: The manifest gives a position.
+    """
+    listed = ", ".join(excerpt(column)[1:-1] for column in found[:SHOWN_COLUMNS])
+    if len(found) > SHOWN_COLUMNS:
+        listed += f" and {len(found) - SHOWN_COLUMNS} more"
+    positions = [key for key, value in columns if isinstance(value, int)]
+    if positions:
+        key = f"dataset.columns.{positions[0]}"
+        raise UsageError(
+            f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
+        )
+    others = [column for column in found if column not in (columns.text, columns.time)]
+    label = others[0] if columns.label is None and len(others) == 1 else columns.label
+    faults = []
+    if columns.text not in found:
+        faults.append(f"no column {columns.text}: set dataset.columns.text")
+    elif label is None:
+        faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
+    if label is not None and label not in found:
+        faults.append(f"no column {label}: set dataset.columns.label")
+    if columns.time is not None and columns.time not in found:
+        faults.append(f"no column {columns.time}: set dataset.columns.time")
+    named = (columns.text, label, columns.time)
+    repeated = [str(column) for column in named if found.count(str(column)) > 1]
+    if repeated:
+        raise DataError(
+            f"{name}: found several columns {' and '.join(repeated)}, expected one of a name. Rename them"
+        )
+    if faults:
+        raise DataError(f"{name}: {' and '.join(faults)} to one of the columns found: {listed}")
+    return list(found).index(str(columns.text)), list(found).index(str(label))
+
+
+def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
+    declared, content = take_separator(content, name)
+    if not content.strip():
+        raise DataError(f"{name}: found no rows after sep=. Add rows to it, or correct dataset.uri")
+    delimiters = (declared,) if declared else (TAB,) if tab else tuple(DELIMITER_NAMES)
+    if isinstance(columns.text, int):
+        rows, text, label = _headerless(content, name, columns, delimiters)
+        time = columns.time if isinstance(columns.time, int) else None
+    else:
+        headers = {delimiter: read_header(content, delimiter) for delimiter in delimiters}
+        delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
+        text, label = pick_columns(headers[delimiter], columns, name)
+        time = None if columns.time is None else headers[delimiter].index(str(columns.time))
+        rows = split_rows(content, delimiter, name)[1:]
+    return Records(
+        texts=[row.fields[text] for row in rows],
+        labels=[row.fields[label] for row in rows],
+        places=[f"line {row.line}" for row in rows],
+        times=None if time is None else [row.fields[time] for row in rows],
+    )
+
+
+def _headerless(
+    content: str, name: str, columns: Columns, delimiters: Sequence[str]
+) -> tuple[list[Row], int, int]:
+    text = columns.text
+    if not isinstance(text, int) or isinstance(columns.label, str) or isinstance(columns.time, str):
+        raise UsageError(
+            f"{name}: dataset.columns: found a position and a name, expected both to be positions (a file "
+            "without a header) or both names"
+        )
+    time = columns.time if columns.time is not None else 0
+    needed = max(text, columns.label or 0, time, 1) + 1
+    found = []
+    for delimiter in (d for d in HEADERLESS_DELIMITERS if d in delimiters):
+        try:
+            rows = split_rows(content, delimiter, name)
+        except DataError as error:
+            if len(delimiters) == 1 or isinstance(error, QuoteError):
+                raise
+            found.append(f"lines of different lengths with {DELIMITER_NAMES[delimiter]}")
+            continue
+        width = len(rows[0].fields)
+        found.append(f"{width} a line with {DELIMITER_NAMES[delimiter]}")
+        if width < needed:
+            continue
+        if columns.label is not None:
+            return rows, text, columns.label
+        others = [column for column in range(width) if column not in (text, columns.time)]
+        if len(others) == 1:
+            return rows, text, others[0]
+        raise DataError(
+            f"{name}: found {width} columns, and cannot tell which one is the label. "
+            f"Set dataset.columns.label to its position, from 0 to {width - 1}"
+        )
+    raise DataError(
+        f"{name}: expected the same number of fields, at least {needed}, in every line, for dataset.columns "
+        f"are positions. Found {'; '.join(found)}"
+    )
+
+
+def _parse_json(content: str, name: str, columns: Columns) -> Records:
+    """One object per line or an array of objects, whatever the file's suffix is."""
+    is_array = content.lstrip().startswith("[")
+    objects, places = _read_array(content, name) if is_array else read_objects(content, name)
+    names = list(dict.fromkeys(key for item in objects for key in item))
+    text, label = pick_columns(names, columns, name)
+    return Records(
+        texts=[item.get(names[text]) for item in objects],
+        labels=[item.get(names[label]) for item in objects],
+        places=places,
+        times=None if columns.time is None else [item.get(str(columns.time)) for item in objects],
+    )
+
+
+def _read_array(content: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    try:
+        items = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON: {error}. Write it again") from None
+    places = [f"object {number}" for number in range(1, len(items) + 1)]
+    faults = [place for item, place in zip(items, places, strict=True) if not isinstance(item, dict)]
+    if faults:
+        raise DataError(
+            f"{name}: {len(faults)} items of the array are not JSON objects, first "
+            f"{', '.join(faults[:SHOWN_LINES])}. Write one object for each row"
+        )
+    return items, places
+
+
+def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
+        text, label = pick_columns(names, columns, name)
+        time = None if columns.time is None else str(columns.time)
+        wanted = [names[text], names[label], *([] if time is None else [time])]
+        table = file.read(columns=list(dict.fromkeys(wanted)))
+        class_names = _class_names(file.schema_arrow.metadata, names[label])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name}: not a whole parquet file: {error}") from None
+    return Records(
+        texts=_values(table.column(names[text])),
+        labels=[_named(value, class_names) for value in _values(table.column(names[label]))],
+        places=[f"row {row}" for row in range(table.num_rows)],
+        times=None if time is None else _values(table.column(time)),
+    )
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
+    """The names of a column of class indices, which the library `datasets` keeps in a file's metadata.
+
+    https://huggingface.co/docs/datasets/about_dataset_features
+    """
+    try:
+        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError, ValueError):  # another writer's file, or a column of another type
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def _named(value: Any, class_names: Sequence[str]) -> Any:
+    """The name of the class with this index. -1 stands for a missing label; other values stay as they are."""
+    if not class_names or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value == NO_CLASS:
+        return None
+    return class_names[int(value)] if value in range(len(class_names)) else value
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; strings pass through bytes, for parquet does not promise that they are UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [
+        value.decode("utf-8", errors="surrogateescape") if isinstance(value, bytes) else value
+        for value in column.to_pylist()
+    ]
+
+
+def read_joined(dataset: TextDataset, read: Callable[[Columns], Records]) -> Records:
+    """The records of a file, with the values of the columns that the manifest names joined into each text.
+
+    `read` is called once for each column. A row whose columns are all empty has no text.
+
+    Raises:
+        DataError: A column is missing, or what `read` raises.
+    """
+    names = dataset.joined_columns
+    if not names:
+        return read(dataset.columns)
+    parts = [read(dataset.columns.model_copy(update={"text": name})) for name in names]
+    rows = zip(*(part.texts for part in parts), strict=True)
+    return replace(parts[0], texts=[_text(dataset, dict(zip(names, row, strict=True))) for row in rows])
+
+
+def _text(dataset: TextDataset, row: dict[str, Any]) -> str | None:
+    values = {name: _value(value) for name, value in row.items()}
+    if not any(value.strip() for value in values.values()):
+        return None
+    if not dataset.template:
+        return JOINT.join(value for value in values.values() if value.strip())
+    return filled(dataset.template, values).strip()
+
+
+def filled(template: Sequence[tuple[str, str | None]], values: dict[str, str]) -> str:
+    """A template's literal texts, each followed by the value of the column that is named after it."""
+    return "".join(text + (values[name] if name is not None else "") for text, name in template)
+
+
+def _value(value: Any) -> str:
+    """A column's value as text: a missing one is empty, and a number is written as in JSON."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
