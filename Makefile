@@ -11,8 +11,10 @@ run: $(READY)
 
 test: lint types compiled
 	$(BIN)/gauntlet check
-	# Two at a time, file by file, the longest first; OpenMP threads sleep while they wait, as they share the CPUs.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" -n 2 --dist loadfile --no-loadscope-reorder
+	# Two at a time, file by file, since fixtures are made once per file, the longest files first; OpenMP threads
+	# sleep while they wait, as they share the CPUs.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" \
+	  -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 # Every system through its whole DAG, with tiny settings: docs/smoke.md.
 smoke: $(READY)
@@ -57,12 +59,10 @@ types: $(READY)
 
 # The committed pipeline specs are what the manifests compile to today.
 compiled: $(READY)
-	@for manifest in manifests/*.yaml; do for platform in vertex kubeflow; do \
-	  file=$$(echo $$platform/ | sed 's,^vertex/,,')$$(basename $$manifest); \
-	  $(BIN)/gauntlet compile $$manifest --platform $$platform --output $(VENV)/compiled/$$file && \
-	  diff -u compiled/$$file $(VENV)/compiled/$$file || \
-	  { echo "stale: run 'gauntlet compile $$manifest --platform $$platform' and commit it"; exit 1; }; \
-	done; done
+	rm -rf $(VENV)/compiled
+	$(BIN)/gauntlet compile manifests/*.yaml --platform both --output $(VENV)/compiled
+	diff -ru compiled $(VENV)/compiled || \
+	  { echo "stale: run 'gauntlet compile manifests/*.yaml --platform both' and commit it"; exit 1; }
 
 # Compiled pipelines as Vertex AI runs them, a part of `test` too: docs/vertex.md says what they need.
 like-vertex: $(READY)
@@ -98,6 +98,7 @@ lock:
 	$(COMPILE) $(TORCH_CPU) --constraint requirements.lock $$(cat $(LOCK)/locked) \
 	  $(LOCK)/torch-cpu.in --output-file requirements-torch-cpu.lock
 	echo $(TORCH) | $(COMPILE) --constraint requirements.lock - --output-file requirements-torch-cuda.lock
+	$(COMPILE) --constraint requirements.lock serving/pyproject.toml --output-file serving/requirements.lock
 	rm -rf $(LOCK)
 
 # Both images, from this checkout, and a compiled step in each. PYTHON_IMAGE: another base image than the pinned one.
@@ -119,4 +120,4 @@ base-images:
 	done
 
 clean:
-	rm -rf $(VENV) .gauntlet build *.egg-info
+	rm -rf $(VENV) .gauntlet build *.egg-info serving/build serving/*.egg-info

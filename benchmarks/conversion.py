@@ -43,21 +43,20 @@ from gauntlet.components.convert_to_onnx.candidates import (
     Failed,
     Source,
     build_graphs,
-    build_student_graphs,
     describe,
 )
 from gauntlet.components.convert_to_onnx.export import signature_of_texts
-from gauntlet.components.convert_to_onnx.parity import macro_f1
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
-from gauntlet.components.convert_to_onnx.rows import Rows, TextRows, read_rows
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
-from gauntlet.components.convert_to_onnx.scoring import score as scores_of
-from gauntlet.components.convert_to_onnx.timing import KINDS_ON, Contender, draw_rows, measure
+from gauntlet.components.convert_to_onnx.timing import WORKER, Contender, draw_rows, measure
 from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.session import Device, open_session
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.tasks.classification.conversion import Rows, macro_f1
+from gauntlet.tasks.classification.conversion import score as scores_of
+from gauntlet.tasks.text_classification.conversion import TextRows, build_student_graphs
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
 
 BATCH_SIZES = (1, 8, 32)
 SORTED_BATCH = 32
@@ -108,19 +107,23 @@ def main() -> None:
     record, threads = read_record(checkpoint), usable_cpus()
     torch.set_num_threads(threads)
     names: tuple[SplitName, ...] = ("train", "validation", "test")
-    training_rows, rows, test_rows = (read_rows(splits, name, checkpoint, record) for name in names)
+    training_rows, rows, test_rows = (TextRows.read(splits, name, checkpoint, record) for name in names)
     print(f"{threads} threads, {describe_device(section.device)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         graphs = candidates(checkpoint, training_rows, options.seed, folder, section, options.candidates)
         if section.device == "cpu":
             attempt(graphs, "plain torch.onnx + quantize_dynamic", lambda: naive(checkpoint, folder))
-        kinds = KINDS_ON[section.device]
-        contenders = {mode: Contender(kinds[mode], checkpoint) for mode in options.pytorch}
-        contenders |= {name: Contender(kinds["onnx"], path) for name, path in graphs.items()}
+        contenders = {
+            mode: Contender(f"{WORKER}:{mode}_forward", checkpoint, section.device)
+            for mode in options.pytorch
+        }
+        contenders |= {
+            name: Contender(f"{WORKER}:onnx_forward", path, section.device) for name, path in graphs.items()
+        }
         if options.optimum:
             level, path = optimum(options.optimum, checkpoint, folder)
-            rival = Contender(kinds["onnx"], path, interpreter=options.optimum)
+            rival = Contender(f"{WORKER}:onnx_forward", path, interpreter=options.optimum)
             contenders[f"Optimum {level} + avx512_vnni"] = rival
         labels = {
             name: score(name, by.path, test_rows, checkpoint, section.device)
@@ -155,14 +158,13 @@ def main() -> None:
 
 def candidates(
     checkpoint: Path,
-    training_rows: Rows,
+    training_rows: TextRows,
     seed: int,
     folder: Path,
     section: Conversion,
     wanted: Sequence[str] | None,
 ) -> dict[str, Path]:
     """The candidates of convert-to-onnx that are wanted and can be made."""
-    assert isinstance(training_rows, TextRows)
     source = Source(
         load_model(checkpoint, attention="eager"),
         signature_of_texts(),
@@ -174,9 +176,10 @@ def candidates(
     names = [name for name in section.candidates if not wanted or name in wanted]
     of_student = [name for name in section.candidates if wanted and STUDENT + name in wanted]
     graphs = build_graphs(names, source, folder)
-    graphs += build_student_graphs(
-        of_student if wanted else section.student.candidates, source, checkpoint, folder
-    )
+    student = checkpoint / STUDENT_FOLDER
+    if student.is_dir():
+        asked = of_student if wanted else section.student.candidates
+        graphs += build_student_graphs(asked, source, student, folder)
     for graph in graphs:
         if isinstance(graph, Failed):
             print(f"{graph.name}: {graph.reason}")

@@ -27,12 +27,17 @@ import torch
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import signature_of_texts
-from gauntlet.components.convert_to_onnx.neighbours import measure_neighbours
 from gauntlet.components.convert_to_onnx.processor import describe_processor
-from gauntlet.components.convert_to_onnx.rows import TextRows, read_rows
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
-from gauntlet.components.convert_to_onnx.timing import Contender, draw_rows, measure
+from gauntlet.components.convert_to_onnx.scoring import (
+    measure_neighbours,
+    onnx_forward,
+    pytorch_forward,
+    sample,
+)
+from gauntlet.components.convert_to_onnx.timing import WORKER, Contender, draw_rows, measure
 from gauntlet.manifests.conversion import CandidateName
+from gauntlet.tasks.text_classification import KIND
+from gauntlet.tasks.text_classification.conversion import TextRows
 from gauntlet.trainer.checkpoint import load_model, read_record
 
 LARGEST_DIFFERENCE, DIFFERENT_LABELS, NEIGHBOUR_DIFFERENCE = 0.25, 0.01, 0.001
@@ -75,9 +80,9 @@ def convert(run: Path, folder: Path) -> list[str]:
     """Make the candidates in `folder`; return the names of those that could be made."""
     checkpoint = run / "train-model/checkpoint"
     record = read_record(checkpoint)
-    rows = read_rows(run / "validate-data/splits", "train", checkpoint, record)
-    if not isinstance(rows, TextRows):
+    if record.task != KIND.name:
         sys.exit(f"{run}: found a model of {record.task}, expected a run of a text classifier")
+    rows = TextRows.read(run / "validate-data/splits", "train", checkpoint, record)
     model = load_model(checkpoint, attention="eager")
     source = Source(model, signature_of_texts(), 17, sample(rows, SEED), rows.used_ids())
     graphs = build_graphs(CANDIDATES, source, folder)
@@ -92,7 +97,7 @@ def answer(run: Path, folder: Path, sizes: tuple[int, ...]) -> None:
     checkpoint, splits = run / "train-model/checkpoint", run / "validate-data/splits"
     record = read_record(checkpoint)
     torch.set_num_threads(1)
-    validation, test = (read_rows(splits, name, checkpoint, record) for name in ("validation", "test"))
+    validation, test = (TextRows.read(splits, name, checkpoint, record) for name in ("validation", "test"))
     batches = [
         rows.batch(np.arange(start, min(start + 32, len(rows))))
         for rows in (validation, test)
@@ -103,8 +108,8 @@ def answer(run: Path, folder: Path, sizes: tuple[int, ...]) -> None:
     forwards["eager"] = pytorch_forward(load_model(checkpoint))
     logits = {name: np.concatenate([run(b) for b in batches]).tolist() for name, run in forwards.items()}
     neighbours = {name: measure_neighbours(validation, run, SEED) for name, run in forwards.items()}
-    contenders = {"eager": Contender("eager", checkpoint)}
-    contenders |= {name: Contender("onnx", path) for name, path in graphs.items()}
+    contenders = {"eager": Contender(f"{WORKER}:eager_forward", checkpoint)}
+    contenders |= {name: Contender(f"{WORKER}:onnx_forward", path) for name, path in graphs.items()}
     timed = {
         size: [validation.batch(drawn) for drawn in draw_rows(len(validation), size, SEED)] for size in sizes
     }

@@ -62,8 +62,8 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
     import numpy as np
     import torch
 
-    from gauntlet.components.convert_to_onnx.rows import read_rows
     from gauntlet.components.convert_to_onnx.scoring import pytorch_forward
+    from gauntlet.manifests.kinds import task_kind
     from gauntlet.tasks.classification.training_metrics import classification_metrics
     from gauntlet.trainer.batching import evaluation_batches
     from gauntlet.trainer.checkpoint import load_model, read_record
@@ -74,7 +74,10 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
         train(run)
     if manifest.task == "ordinal_grading":
         return grading_scores(splits, checkpoint)
-    rows = read_rows(splits, "test", checkpoint, read_record(checkpoint))
+    open_subject = task_kind(manifest.task).function("conversion", "open_subject")
+    rows = open_subject(manifest.conversion, checkpoint, read_record(checkpoint), splits, seed).read_rows(
+        "test"
+    )
     forward = pytorch_forward(load_model(checkpoint))
     logits = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
     for batch in map(np.array, evaluation_batches(rows.lengths, BATCH_SIZE)):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from math import inf
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -30,19 +31,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is.
+    """A number that says how good a model is. Everything that is said of it in general is said here.
+
+    A step reads a metric of its kind with `TaskKind.metric`. Code that has only the name uses `known_metric`:
+    the trainer, for the validation metrics, and a page or a table.
 
     Attributes:
-        name: The key in documents and in the tracker, such as `macro_f1`.
-        title: As a table shows it, such as `macro-F1`.
+        name: The key in documents, in the tracker and in the manifest, such as `macro_f1`.
+        title: As a table shows it within a sentence, such as `macro-F1`.
         better: Whether a higher or a lower value is the better one.
         domain: The least and the greatest value that it can have.
+        digits: How many decimals a table shows.
+        registered: Whether a version in the registry has it as a tag. The metric is then a number among the
+            challenger's scores of evaluate-model, under its name.
     """
 
     name: str
     title: str
     better: Literal["higher", "lower"] = "higher"
     domain: tuple[float, float] = (0.0, 1.0)
+    digits: int = 3
+    registered: bool = False
+
+    def as_score(self, value: float) -> float:
+        """The value for which higher is better: a loss is negated. The inverse is the function itself."""
+        return value if self.better == "higher" else -value
+
+
+LOSS = Metric("loss", "loss", better="lower", domain=(0.0, inf))
+"""Every kind that is trained here has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +70,8 @@ class TaskKind:
         interface: The `INTERFACE` that the kind was written for.
         name: What a manifest's `task` says.
         title: What a table shows.
-        metrics: The kind's metrics; the first is the one that champion and challenger are compared by.
+        metrics: The kind's metrics, of the validation split and of the test split. The first is the one that
+            champion and challenger are compared by.
         manifest: `module:Class` of its subclass of `manifests.schema.Manifest`.
         data: Reads, checks and splits rows.
         training: Rows, loss and metrics for the training loop.
@@ -79,6 +97,11 @@ class TaskKind:
     report: str
     serving: str
     tiny: str
+
+    def metric(self, name: str) -> Metric:
+        """What is known of a metric; of one that is not in the table, that a higher value is better."""
+        found = (one for one in (*self.metrics, LOSS) if one.name == name)
+        return next(found, Metric(name, name.replace("_", " ")))
 
     @property
     def is_converted(self) -> bool:
@@ -162,7 +185,9 @@ def kind_names() -> tuple[str, ...]:
 @functools.cache
 def installed_kinds() -> tuple[InstalledKind, ...]:
     """The task kinds of all installed distributions by name, those that cannot be used among them."""
-    found = [_loaded(point) for point in metadata.entry_points(group=GROUP)]
+    # gauntlet and gauntlet-serving announce the same built-in kinds.
+    points = {(point.name, point.value): point for point in metadata.entry_points(group=GROUP)}
+    found = [_loaded(point) for point in points.values()]
     by_name: dict[str, list[InstalledKind]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
@@ -221,3 +246,19 @@ def manifest_classes() -> Mapping[str, Any]:
 def kinds() -> Mapping[str, TaskKind]:
     """The task kinds that can be used, by name."""
     return {one.name: one.kind for one in installed_kinds() if one.kind is not None}
+
+
+def known_metric(name: str) -> Metric:
+    """What the first kind that has a metric of that name says of it, for code that knows no kind.
+
+    A kind whose metric means something else than another kind's gives it another name.
+    """
+    found = (one for kind in kinds().values() for one in kind.metrics if one.name == name)
+    return next(found, LOSS if name == LOSS.name else Metric(name, name.replace("_", " ")))
+
+
+def registered_metrics() -> tuple[str, ...]:
+    """The metrics that versions in the registry have as tags, of all kinds."""
+    return tuple(
+        dict.fromkeys(one.name for kind in kinds().values() for one in kind.metrics if one.registered)
+    )

@@ -7,19 +7,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeGuard
 
-from gauntlet.manifests.metrics import NAMES
+from gauntlet.manifests.kinds import known_metric
 
 ABSENT = "–"
 EXCERPT_CHARS = 400
 SHORT_HASH = 12
 THOUSAND, MILLION = 1_000, 1_000_000
-TITLES = NAMES | {
+TITLES = {
     "speedup": "speed-up",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rouge_l": "ROUGE-L",
-    "bleu": "BLEU",
-    "sampled_rouge_l": "ROUGE-L, sampled",
     "perplexity_gain": "perplexity gain",
     "rouge_l_gain": "ROUGE-L gain",
     "non_inferiority": "non-inferiority",
@@ -140,7 +135,7 @@ def short_hash(value: str | None) -> str:
 
 def words(name: str) -> str:
     """A key of a rule, a check or a file as words: class_f1_drop → class-F1 drop."""
-    return TITLES.get(name, name.replace("_", " "))
+    return TITLES.get(name) or known_metric(name).title
 
 
 def capitalize_first(text: str) -> str:

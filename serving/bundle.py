@@ -1,8 +1,9 @@
 """The model bundle: all that serving reads, and the one format that conversion writes.
 
-A bundle is a folder: `model.onnx`, a text classifier's tokenizer in its own file, the parity certificate, and
-`bundle.json`, which names every other file with its sha256. `bundle.json` is written last, so a folder
-without it is no bundle. The folder itself is never renamed: a bucket mounted as a folder cannot do that.
+A bundle is a folder: the files that its task kind asks for (`FILES` of the kind's serving module, such as
+`model.onnx` and `tokenizer.json`), the parity certificate, and `bundle.json`, which names every other file
+with its sha256. `bundle.json` is written last, so a folder without it is not a bundle. The folder itself is
+never renamed: a bucket mounted as a folder cannot do that.
 
 N = rows, C = classes.
 """
@@ -21,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.kinds import task_kind
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.inputs import Batch, InputError, Inputs, Rows
+from gauntlet.serving.interface import Batch, InputError, Inputs, Rows, ServedModel
 from gauntlet.serving.session import GRAPH_ERRORS, Device, NoGpuError, open_session
 
 FORMAT_VERSION = 1
@@ -32,23 +35,12 @@ BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 PARITY_FILE = "parity.json"
-ENDPOINT_FILE = "endpoint.json"
 TRAINING_ROWS_FILE = "training_rows.npz"
 """Fingerprints of the rows that the model was trained on. Serving does not read it."""
-MANAGED_TASK = "managed_causal_lm"
-"""Of a bundle that holds no model: a vendor serves it, at the endpoint that `ENDPOINT_FILE` names."""
-REQUIRED_FILES: Mapping[str, tuple[str, ...]] = {
-    "text_classification": (MODEL_FILE, TOKENIZER_FILE),
-    "image_classification": (MODEL_FILE,),
-    "ordinal_grading": (MODEL_FILE,),
-    "causal_lm": (MODEL_FILE, TOKENIZER_FILE),
-    MANAGED_TASK: (ENDPOINT_FILE,),
-}
-"""By task: what scores its rows. The shape and type of an image are those of the graph's input."""
 
 
 class BundleError(Exception):
-    """A bundle that is incomplete, altered or of a format this version cannot read."""
+    """A bundle that is incomplete, altered or of a format that this version cannot read."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +54,22 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """The content of `bundle.json`, but for the file hashes.
+    """The content of `bundle.json`.
 
     Attributes:
-        task: The task kind, one of `REQUIRED_FILES`.
+        task: The name of the task kind.
         labels: Class names in the order of the output's columns.
         candidate: Which conversion candidate this is (`plain`, `int8` …).
         precision: `fp32`, `fp16`, `int8` or `int4`.
         quality: Figures on the validation split, such as `macro_f1`.
         latency_ms: Median milliseconds by batch size, written as text, as JSON has it.
         speedup: PyTorch's median over this model's, by batch size.
-        lineage: `manifest_sha256`, `data_sha256`, `git_commit`, `image` and what else made it.
-        max_length: Tokens after which a text is cut; None where rows are no texts.
-        frame: Of a language model: what stands before and after a prompt.
-        repetition_penalty: Of a language model: how much less likely a token is made that is there already;
-            None: no less.
-        device: What it was proven and timed on, and is made to be served on; None: a CPU.
+        lineage: What it was made from and on: `manifest_sha256`, `data_sha256`, `git_commit` and more.
+        max_length: Tokens after which a text is cut; None if rows are not texts.
+        frame: Of a language model: the text before and after a prompt.
+        repetition_penalty: Of a language model: see `generation.penalised`; None is no penalty.
+        device: What it was proved and timed on, and is to be served on; None is a CPU.
+        files: The sha256 of each file by name.
     """
 
     name: str
@@ -104,8 +96,8 @@ class BundleInfo:
         """Parse `bundle.json`.
 
         Raises:
-            BundleError: A key is missing or unknown, or the format or the task is none that this version
-                reads.
+            BundleError: A key is missing or unknown, this version does not read the format, or no task kind
+                of that name is installed.
         """
         version = content.get("format_version")
         if version != FORMAT_VERSION:
@@ -124,13 +116,9 @@ class BundleInfo:
             raise BundleError(f"{BUNDLE_FILE}: the key {error} is missing") from None
         except TypeError as error:
             raise BundleError(f"{BUNDLE_FILE}: {error}") from None
-        if info.task not in REQUIRED_FILES:
-            raise BundleError(
-                f"{BUNDLE_FILE}: task: found {info.task!r}, expected one of {', '.join(REQUIRED_FILES)}"
-            )
+        required = of_kind(info.task, "FILES")
         if info.device not in (None, "gpu"):
             raise BundleError(f"{BUNDLE_FILE}: device: found {info.device!r}, expected 'gpu' or no such key")
-        required = REQUIRED_FILES[info.task]
         if TOKENIZER_FILE in required and info.max_length is None:
             raise BundleError(f"{BUNDLE_FILE}: the key 'max_length' is missing")
         unnamed = [name for name in required if name not in info.files]
@@ -231,10 +219,10 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
     Returns `info` with the files' hashes. An existing bundle at `folder` is replaced whole.
 
     Raises:
-        BundleError: `files` lacks one that the task requires.
+        BundleError: `files` lacks one that the task kind requires, or no such kind is installed.
         OSError: The disk is full or read-only. Nothing new is left behind.
     """
-    absent = [name for name in REQUIRED_FILES[info.task] if name not in files]
+    absent = [name for name in of_kind(info.task, "FILES") if name not in files]
     if absent:
         raise BundleError(f"{folder}: a bundle needs {', '.join(absent)}")
     complete = replace(info, files={name: file_sha256(files[name]) for name in sorted(files)})
@@ -261,8 +249,8 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
 
     Args:
         folder: Where the bundle lies.
-        sha256: What `bundle.json` itself must hash to, where a registry has noted it: without it nobody
-            could tell that labels or hashes in it were altered.
+        sha256: What `bundle.json` itself must hash to, if a registry has recorded it: without it, altered
+            labels or hashes in `bundle.json` go unnoticed.
 
     Raises:
         BundleError: A file is missing or differs from what was written.
@@ -293,16 +281,42 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     return info
 
 
+def of_kind(task: str, name: str) -> Any:
+    """What the serving module of a task kind defines by a name.
+
+    Raises:
+        BundleError: No such kind is installed, or its serving module does not define it.
+    """
+    try:
+        return task_kind(task).function("serving", name)
+    except UsageError as error:
+        raise BundleError(f"{BUNDLE_FILE}: {error}") from None
+
+
+def open_model(folder: Path, sha256: str | None = None) -> ServedModel:
+    """Verify a bundle of any task kind and load its model. See `read_info` for `sha256`.
+
+    Raises:
+        BundleError: The bundle is incomplete or altered.
+    """
+    info = read_info(folder, sha256)
+    model: ServedModel = of_kind(info.task, "open_model")(folder, sha256)
+    return model
+
+
 class Bundle:
-    """A verified bundle, ready to score texts or images by its `session` of ONNX Runtime."""
+    """A verified bundle whose graph scores rows, with its `session` of ONNX Runtime.
+
+    `open_inputs` of the kind's serving module turns rows into the graph's inputs.
+    """
 
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
         """Verify the bundle and load it: on a GPU if it was made for one and one is usable, else on the CPU.
 
         Args:
-            folder: Where the bundle lies.
-            threads: Intra-op threads; by default the CPUs this process may use.
-            sha256: Of `bundle.json`, where a registry has noted it.
+            folder: The folder of the bundle.
+            threads: Intra-op threads; by default the CPUs that this process may use.
+            sha256: Of `bundle.json`, if a registry has recorded it.
 
         Raises:
             BundleError: The bundle is incomplete or altered.
@@ -311,13 +325,13 @@ class Bundle:
         self.info = read_info(self.folder, sha256)
         model, cpus = self.folder / MODEL_FILE, threads or usable_cpus()
         self.session = loaded(model, cpus, self.info.device or "cpu")
-        self._inputs = _open_inputs(self.folder, self.info)
+        self._inputs: Inputs = of_kind(self.info.task, "open_inputs")(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:
-        """The graph's inputs of some texts or images, as `gauntlet.serving.inputs` describes them.
+        """The graph's inputs of some rows.
 
         Raises:
-            InputError: These are no rows that the model can take.
+            InputError: The model cannot take these rows.
         """
         return self._inputs.batch(rows)
 
@@ -329,17 +343,17 @@ class Bundle:
         """Scores of shape (N, C). Texts are batched by length; the order is kept.
 
         Raises:
-            InputError: These are no rows that the model can take.
+            InputError: The model cannot take these rows.
         """
         return self.outputs(rows, ("logits",), batch_size)[0]
 
     def outputs(
         self, rows: Rows, names: Sequence[str], batch_size: int = 32
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        """The named outputs of the graph, each (N, …), as `logits` gives its one.
+        """The named outputs of the graph, each (N, …), computed as `logits` is.
 
         Raises:
-            InputError: These are no rows that the model can take.
+            InputError: The model cannot take these rows.
         """
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         shapes = {spec.name: tuple(map(int, spec.shape[1:])) for spec in self.info.outputs}
@@ -374,7 +388,7 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
-    """The session of a graph; on a CPU where there is no GPU for it.
+    """The session of a graph; on a CPU if there is no GPU for it.
 
     ONNX Runtime itself refuses weights in other files outside the graph's folder.
 
@@ -390,17 +404,3 @@ def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.Infe
         raise BundleError(
             f"{path}: ONNX Runtime cannot load it: {str(error).partition(chr(10))[0]}"
         ) from None
-
-
-def _open_inputs(folder: Path, info: BundleInfo) -> Inputs:
-    if info.max_length is None:
-        from gauntlet.serving.images import ImageInputs
-
-        return ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
-    from gauntlet.serving.texts import TextInputs
-    from gauntlet.serving.tokenizer import TokenizerError
-
-    try:
-        return TextInputs.open(folder / TOKENIZER_FILE, info.max_length)
-    except TokenizerError as error:
-        raise BundleError(str(error)) from None

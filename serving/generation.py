@@ -19,7 +19,7 @@ from tokenizers.decoders import DecodeStream
 
 from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, BundleError, loaded, read_info
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.tokenizer import TokenizerError, encodings, open_tokenizer
+from gauntlet.serving.texts import TokenizerError, encodings, open_tokenizer
 
 Floats = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
@@ -170,6 +170,15 @@ def penalised(logits: Floats, seen: npt.NDArray[np.bool_], penalty: float) -> Fl
     Above 0 they are divided by it, below 0 multiplied (Keskar et al., 2019, "CTRL"); 1 changes nothing.
     """
     return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def token_losses(logits: Floats, input_ids: Tokens, real: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """-log p of every token (1-D) that follows a token of its text, given logits (B, T, V)."""
+    follows = real[:, :-1] & real[:, 1:]
+    scores = logits[:, :-1][follows].astype(np.float64)
+    scores -= scores.max(axis=1, keepdims=True)
+    chosen = np.take_along_axis(scores, input_ids[:, 1:][follows][:, None], axis=1)[:, 0]
+    return np.asarray(np.log(np.exp(scores).sum(axis=1)) - chosen)
 
 
 class Decoder:

@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from gauntlet.serving.inputs import Batch, Image, InputError
+from gauntlet.serving.bundle import BundleInfo
+from gauntlet.serving.interface import Batch, Image, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PictureOfPillow
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB"}  # pillow's, by the number of channels
 DEEP = ("I", "F")  # first letters of pillow's modes of more than 8 bits a channel
 DEEP_DECODERS = ";16B"
-PRINTED = ("CMYK", "LAB")  # what colours they are on a screen is for a profile to say
+PRINTED = ("CMYK", "LAB")  # a colour profile decides what they look like on a screen
 MOST_PIXELS = 50_000_000
 
 
@@ -36,13 +37,18 @@ class ImageInputs:
     shape: tuple[int | str, ...]
     names: tuple[str, ...] = ("images",)
 
+    @classmethod
+    def of_bundle(cls, folder: Path, info: BundleInfo) -> ImageInputs:  # noqa: ARG003
+        """The inputs of a bundle's graph."""
+        return cls(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
+
     @property
     def row_shape(self) -> tuple[int | str, ...]:
         """The shape of a row."""
         return self.shape if len(self.names) == 1 else (len(self.names), *self.shape)
 
     def cut(self, rows: Any) -> list[int]:  # noqa: ARG002
-        """None: an image is read whole."""
+        """No positions: an image is read whole."""
         return []
 
     def batch(self, rows: Sequence[Image] | Image) -> Batch:
@@ -76,8 +82,8 @@ def open_image(file: Path | IO[bytes], name: str) -> PictureOfPillow:
     It is turned as its EXIF data say; what is transparent becomes black.
 
     Raises:
-        InputError: It is no such file, is damaged or too large, has more than 8 bits a channel, or colours
-            for print.
+        InputError: It is not such a file, is damaged or too large, has more than 8 bits per channel, or has
+            colours for print.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps, UnidentifiedImageError
@@ -108,7 +114,7 @@ def _require_readable(picture: ImageFile, name: str) -> None:
             f"{name}: found {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}. "
             "Shrink it."
         )
-    # Pillow would cut the 16-bit channels of a coloured PNG to 8 without a word; its decoder's name tells.
+    # Pillow silently cuts the 16-bit channels of a coloured PNG to 8; only its decoder's name shows it.
     if picture.mode.startswith(DEEP) or any(str(tile[3]).endswith(DEEP_DECODERS) for tile in picture.tile):
         raise InputError(f"{name}: found {picture.mode} of 16 bits, expected 8 bits a channel. Convert it.")
     if picture.mode in PRINTED:

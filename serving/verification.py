@@ -1,9 +1,8 @@
-"""`python -m gauntlet.serving.verification FOLDER` checks a bundle on the machine that will serve it."""
+"""Check a bundle on the machine that will serve it, as `gauntlet bundle verify` does."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +13,28 @@ import numpy.typing as npt
 import onnxruntime
 
 from gauntlet.serving.bundle import (
-    MANAGED_TASK,
     MODEL_FILE,
     PARITY_FILE,
-    Bundle,
     BundleError,
     BundleInfo,
     TensorSpec,
+    of_kind,
     read_info,
-    softmax,
 )
 from gauntlet.serving.cpu import SATURATING_CLASSES, cpu_class
-from gauntlet.serving.generation import Generator, pad_left
-from gauntlet.serving.images import ImageInputs
-from gauntlet.serving.inputs import Rows
+from gauntlet.serving.interface import GraphModel
 
 SMOKE_TEXTS = ("Good morning.", "I could not be happier with how all of this has turned out, thank you!")
-SMOKE_IMAGES = 2
-SMOKE_TOKENS = 8
+"""Texts of different lengths that any model of texts can read."""
 SHOWN_TENSORS = 4
 NEIGHBOUR_BOUND = "max_neighbour_difference"
-UNPROVED_NEIGHBOUR_DIFFERENCE = 0.05  # of a bundle whose certificate names no bound
+UNPROVED_NEIGHBOUR_DIFFERENCE = 0.05  # for a bundle whose certificate has no bound
 DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, and what was found; `fault` says what is wrong with it."""
+    """One thing that was checked, and what was found; `fault` says what is wrong with it."""
 
     name: str
     found: str
@@ -50,8 +44,8 @@ class Check:
 def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
     """Check the files' hashes, then the certificate, the graph's tensors and a prediction.
 
-    What follows from a check that failed is not looked at, and a bundle that only names an endpoint has
-    nothing but its files. `sha256` is that of `bundle.json`, if a registry has noted it.
+    The first check that fails is the last one. Of a bundle without a graph, whose model a service serves,
+    only the files are checked. `sha256` is that of `bundle.json`, if a registry has recorded it.
     """
     checks: list[Check] = []
     looks = _looks(folder, sha256)
@@ -68,22 +62,16 @@ def verify(folder: Path, sha256: str | None = None) -> tuple[Check, ...]:
 
 
 def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
-    """What each check finds, in their order; the one that fails raises."""
+    """What each check finds, in order; a check that fails raises."""
     info = read_info(folder, sha256)
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
-    if info.task == MANAGED_TASK:
+    if MODEL_FILE not in info.files:
         return
     certificate = _read_certificate(folder, info)
     yield _certificate(folder, info, certificate)
-    bound = _neighbour_bound(folder, certificate)
-    if info.task == "causal_lm":
-        generator = Generator(folder)
-        yield _tensors(folder, info, generator.decoder.session)
-        yield _continuation(generator, bound)
-        return
-    bundle = Bundle(folder)
-    yield _tensors(folder, info, bundle.session)
-    yield _prediction(bundle, bound)
+    model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
+    yield _tensors(folder, info, model.session)
+    yield model.prove(_neighbour_bound(folder, certificate))
 
 
 def _read_certificate(folder: Path, info: BundleInfo) -> Mapping[str, Any]:
@@ -101,10 +89,10 @@ def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any])
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
-    """What the bundle's certificate says.
+    """The content of the bundle's certificate.
 
     Raises:
-        BundleError: It is no JSON object.
+        BundleError: It is not a JSON object.
     """
     path = folder / PARITY_FILE
     try:
@@ -127,7 +115,7 @@ def _neighbour_bound(folder: Path, certificate: Mapping[str, Any]) -> float:
 
 
 def _cpus(folder: Path, certificate: Mapping[str, Any]) -> str:
-    """On which CPUs the certificate holds, if it says so; an answer that depends on them must be at home."""
+    """On which CPUs the certificate holds, if it says so; refuse a bundle whose answers differ here."""
     proved = certificate.get("cpu_class")
     if proved is None:
         return ""
@@ -153,55 +141,15 @@ def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSessi
     return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
-def _continuation(generator: Generator, bound: float) -> str:
-    """Two prompts of different lengths have the same next token together and alone; one is continued."""
-    prompts = generator.encode([generator.framed(text) for text in SMOKE_TEXTS])
-    together = generator.decoder.tail_logits(*pad_left(prompts), 1)[:, 0]
-    alone = np.concatenate([generator.decoder.tail_logits(*pad_left([row]), 1)[:, 0] for row in prompts])
-    if not np.isfinite(together).all():
-        raise BundleError("a next token's logits are not finite")
-    _hold_neighbours(softmax(together), softmax(alone), bound)
-    answer = generator.generate([generator.framed(SMOKE_TEXTS[0])], SMOKE_TOKENS)[0]
-    return f"{SMOKE_TEXTS[0]!r} is answered {answer!r}"
+def require_alike(together: npt.NDArray[np.float32], alone: npt.NDArray[np.float32], bound: float) -> None:
+    """Compare probabilities (N, C) of rows scored in one batch with those of the same rows scored alone.
 
-
-def _hold_neighbours(together: npt.NDArray[np.float32], alone: npt.NDArray[np.float32], bound: float) -> None:
+    Raises:
+        BundleError: They differ by more than `bound`.
+    """
     difference = float(np.abs(together - alone).max())
     if not difference <= bound:
         raise BundleError(
             f"a row's probabilities change by {difference:.3f} with the rows in its batch, expected "
             f"{bound:g} at most"
         )
-
-
-def _prediction(bundle: Bundle, bound: float) -> str:
-    rows, name = _smoke_rows(bundle.info)
-    together = bundle.probabilities(rows)
-    alone = np.concatenate([bundle.probabilities(rows[at : at + 1]) for at in range(len(rows))])
-    if not np.isfinite(together).all():
-        raise BundleError(f"{bundle.folder}: a prediction is not finite")
-    _hold_neighbours(together, alone, bound)
-    label = bundle.info.labels[int(together[1].argmax())]
-    return f"{name} is {label} ({together[1].max():.2f})"
-
-
-def _smoke_rows(info: BundleInfo) -> tuple[Rows, str]:
-    """Two rows that any model of the task takes, and what to call the second."""
-    if info.max_length is not None:
-        return SMOKE_TEXTS, repr(SMOKE_TEXTS[1])
-    inputs = ImageInputs(info.inputs[0].shape[1:], tuple(spec.name for spec in info.inputs))
-    shape = tuple(int(size) for size in inputs.row_shape)
-    noise = np.random.default_rng(0).integers(0, 256, (SMOKE_IMAGES, *shape), dtype=np.uint8)
-    return noise, "an image of noise"
-
-
-def main(folder: str) -> int:
-    """Print each check; 1 if one failed."""
-    checks = verify(Path(folder))
-    for check in checks:
-        print(f"{'FAIL' if check.fault else 'ok':4}  {check.name:12}  {check.fault or check.found}")
-    return int(any(check.fault for check in checks))
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -6,27 +6,21 @@ import importlib
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pandas as pd
 import pytest
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
 
-from gauntlet.components.validate_data.run import run as validate_data
-from gauntlet.tasks.image_classification.manifest import ImageDataset
-from gauntlet.tasks.ordinal_grading.manifest import CardDataset
-from tests import drawn_cards
+from tests import drawn_cards, warm
 from tests.drawn_images import dataset, draw, write_files
 from tests.no_folder_renames import sitecustomize
 
-if TYPE_CHECKING:  # the fake imports Google's clients, which takes seconds
+if TYPE_CHECKING:  # fixtures import the fakes, and torch and transformers, which take seconds, themselves
     from tests.fakes.cloud import FakeCloud, Trust
     from tests.fakes.gemini import FakeGemini
 
@@ -80,16 +74,38 @@ def no_folder_renames(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session", autouse=True)
 def callers_without_their_sources() -> Iterator[None]:
-    """KFP reads the sources of the whole stack for a name in a message; under pytest that takes a second."""
-    quick = SimpleNamespace(**vars(inspect) | {"stack": partial(inspect.stack, context=0)})
+    """KFP inspects the whole stack for its caller's name, which takes seconds with many modules imported."""
+
+    def stack() -> list[tuple[Any, ...]]:
+        frames = (sys._getframe(1), sys._getframe(2))
+        return [(one, one.f_code.co_filename, one.f_lineno, one.f_code.co_name) for one in frames]
+
+    quick = SimpleNamespace(**vars(inspect) | {"stack": stack})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kfp.dsl.pipeline_task.inspect", quick)
         yield
 
 
 @pytest.fixture(scope="session")
+def zygote(no_folder_renames: None) -> Iterator[None]:
+    with warm.zygote():
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_processes(zygote: None) -> Iterator[None]:
+    """Fork the programs of Gauntlet that a module's tests start: `tests.warm`."""
+    with warm.forking():
+        yield
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with random weights and a word-level tokenizer, as a folder on disk."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
     folder = tmp_path_factory.mktemp("tiny-encoder")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(word for group in CLASS_WORDS.values() for word in group)]
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
@@ -190,7 +206,7 @@ def gemini(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini
 def pushed_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the variables that name the images do to a process that is started with them."""
     for name, image in PUSHED_IMAGES.items():
-        step = importlib.import_module(f"components.{name}.component")
+        step = importlib.import_module(f"gauntlet.components.{name}.component")
         component = getattr(step, name)
         monkeypatch.setattr(component.component_spec.implementation.container, "image", image)
 
@@ -220,6 +236,9 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def image_splits(tmp_path: Path) -> Path:
     """Splits of drawn images as validate-data writes them: 74 rows for training, 22 for validation."""
+    from gauntlet.components.validate_data.run import run as validate_data
+    from gauntlet.tasks.image_classification.manifest import ImageDataset
+
     files = write_files(tmp_path / "drawn", draw(32, seed=1), draw(16, seed=2))
     section = ImageDataset.model_validate(dataset(files, checks=FEW_ROWS))
     folder = tmp_path / "image-splits"
@@ -230,6 +249,9 @@ def image_splits(tmp_path: Path) -> Path:
 @pytest.fixture
 def card_splits(tmp_path: Path) -> Path:
     """Splits of drawn cards as validate-data writes them: 60 rows for training, 20 for validation."""
+    from gauntlet.components.validate_data.run import run as validate_data
+    from gauntlet.tasks.ordinal_grading.manifest import CardDataset
+
     section = CardDataset.model_validate(drawn_cards.dataset(drawn_cards.write_cards(tmp_path / "cards")))
     folder = tmp_path / "card-splits"
     validate_data("ordinal_grading", section, folder, tmp_path / "checks", tmp_path / "report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.usage import Usage
 
 StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "max_cost reached"]
@@ -32,7 +32,7 @@ class Epoch:
 
     def score(self, metric: str) -> float:
         """The validation metric by which epochs are compared: higher is better."""
-        return as_score(metric, self.validation[metric])
+        return known_metric(metric).as_score(self.validation[metric])
 
     def tracked(self) -> dict[str, float]:
         """Every number of the epoch by the name that trackers show."""

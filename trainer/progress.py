@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gauntlet.manifests.metrics import metric_name
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.history import Epoch
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -41,7 +41,9 @@ class Progress:
     def epoch(self, epoch: Epoch, best: bool) -> None:
         """Say how an epoch ended."""
         self._printed, self._rows_printed = time.monotonic(), 0
-        figures = "  ".join(f"{metric_name(key)} {value:.4f}" for key, value in epoch.validation.items())
+        figures = "  ".join(
+            f"{known_metric(key).title} {value:.4f}" for key, value in epoch.validation.items()
+        )
         print(
             f"epoch {epoch.epoch}/{self._epochs} done  training loss {epoch.training['loss']:.4f}, "
             f"validation: {figures}  {epoch.examples_per_second:.0f} examples/s{'  (best)' if best else ''}",

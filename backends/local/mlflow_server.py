@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gauntlet.backends.content_store import keep_evidence, read_evidence, require_complete
+from gauntlet.backends.content_store import read_evidence, require_complete, store_evidence
 from gauntlet.backends.local.mlflow_database import set_environment
 from gauntlet.backends.local.registry import MlflowRegistry
 from gauntlet.backends.registry import ModelVersion
@@ -186,7 +186,7 @@ class MlflowServerRegistry(MlflowRegistry):
 
     def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
         with tempfile.TemporaryDirectory() as folder:
-            sha256 = keep_evidence(Path(folder), evidence)
+            sha256 = store_evidence(folder, evidence)
             [file] = Path(folder).iterdir()
             self._client.log_artifact(kept, str(file), EVIDENCE_FOLDER)
         return sha256
@@ -197,7 +197,7 @@ class MlflowServerRegistry(MlflowRegistry):
             with self._explained():
                 self._client.download_artifacts(run_id, EVIDENCE_FOLDER, folder)
             try:
-                return read_evidence(Path(folder, EVIDENCE_FOLDER), sha256)
+                return read_evidence(f"{folder}/{EVIDENCE_FOLDER}", sha256)
             except GauntletError as error:
                 raise GauntletError(str(error).replace(folder, self._where)) from None
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.content_store import keep_bundle, keep_evidence, read_evidence, require_bundle
+from gauntlet.backends.content_store import read_evidence, require_bundle, store_bundle, store_evidence
 from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
 from gauntlet.backends.registry import (
     BUNDLE_TAG,
@@ -24,10 +24,10 @@ from gauntlet.backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     TURNS_TAG,
-    AliasRegistry,
     AnswerScores,
     Approval,
     ModelVersion,
+    Registry,
     Scores,
     now,
     unknown_model,
@@ -40,7 +40,7 @@ _MOVE_TAG = "gauntlet.move"
 """A tag on a model while its aliases are being moved: the move, so that the next call can complete it."""
 
 
-class MlflowRegistry(AliasRegistry):
+class MlflowRegistry(Registry):
     """A `Registry` on a SQLite database that MLflow can show, with the bundles in `models/` next to it.
 
     Reading does not create a database, so a first run does not wait for one only to learn that there is no
@@ -179,13 +179,15 @@ class MlflowRegistry(AliasRegistry):
 
     def _keep(self, name: str, bundle: Path, sha256: str) -> str:
         """Copy the bundle, completely or not at all, and return what `_create` calls the copy."""
-        return str(keep_bundle(bundle, self._bundle_folder(name, sha256)))
+        folder = str(self._bundle_folder(name, sha256))
+        store_bundle(bundle, folder)
+        return folder
 
     def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
-        return keep_evidence(self._models(name), evidence)
+        return store_evidence(str(self._models(name)), evidence)
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
-        return read_evidence(self._models(version.name), sha256)
+        return read_evidence(str(self._models(version.name)), sha256)
 
     def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
         return str(self._client.create_model_version(name, kept, tags=dict(tags)).version)

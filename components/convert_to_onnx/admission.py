@@ -1,46 +1,36 @@
-"""Which candidate may ship: pure functions of its figures and the manifest's bounds."""
+"""Which candidate may ship: its results, the bounds it is held to, and the choice among those within them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from pathlib import Path
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
-from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
-from gauntlet.components.convert_to_onnx.parity import Parity
-from gauntlet.components.convert_to_onnx.timing import Latency, Timing, speedup
+from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
+from gauntlet.components.convert_to_onnx.subject import Parity, Subject
+from gauntlet.components.convert_to_onnx.timing import Clock, Latency, Timing, speedup
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.tasks.causal_lm.parity import DecoderParity
-
-
-class Compared(Protocol):
-    """A candidate against PyTorch, of any task."""
-
-    @property
-    def quality(self) -> float:
-        """How good the candidate is at the task; higher is better."""
-
-
-P = TypeVar("P", bound=Compared)
+from gauntlet.serving.verification import verify
 
 
 @dataclass(frozen=True)
-class Trial(Generic[P]):
-    """A candidate that ran, and what it showed.
+class CandidateResult:
+    """A candidate that ran, and its results.
 
     Attributes:
-        reason: The bounds that it breaks, in words; None where it is admitted.
+        reason: The bounds that it breaks, in words; None if it is admitted.
         neighbours: How much the rows and the padding of its batch change a row's answer.
-        latency_ms: By batch size. Empty where nothing was timed because nothing was admitted.
+        latency_ms: By batch size. Empty if nothing was timed because nothing was admitted.
         speedup: The faster PyTorch's median over this one's, by batch size.
-        memory_mb: The most that a process that serves it had in memory; NaN where the system does not tell.
+        memory_mb: The peak memory of a process that serves it; NaN if the system does not say.
     """
 
     graph: Graph
-    parity: P
+    parity: Parity
     reason: str | None
     neighbours: NeighbourEffect
     latency_ms: Mapping[int, Latency] = field(default_factory=dict)
@@ -57,47 +47,64 @@ class Trial(Generic[P]):
         """What its weights are stored in."""
         return self.graph.precision
 
-
-def with_speed(
-    candidate: Trial[P] | Failed, modes: Mapping[str, Mapping[int, Latency]], timing: Timing
-) -> Trial[P] | Failed:
-    """The candidate with what was measured of it; `modes` are PyTorch's latencies."""
-    if isinstance(candidate, Failed):
-        return candidate
-    latency = timing.latencies[candidate.name]
-    return replace(
-        candidate,
-        latency_ms=latency,
-        speedup=speedup(tuple(modes.values()), latency),
-        memory_mb=timing.memory_mb[candidate.name],
-    )
+    def timed(self, modes: Mapping[str, Mapping[int, Latency]], timing: Timing) -> CandidateResult:
+        """The same with what was measured of it; `modes` are PyTorch's latencies."""
+        latency = timing.latencies[self.name]
+        return replace(
+            self,
+            latency_ms=latency,
+            speedup=speedup(tuple(modes.values()), latency),
+            memory_mb=timing.memory_mb[self.name],
+        )
 
 
-def refusal(parity: Parity, precision: Precision, bounds: Conversion) -> str | None:
-    """Every bound that a candidate breaks, in words; None where it keeps them all.
+Candidate = CandidateResult | Failed
 
-    fp32 is held to its logits, where nothing but rounding may differ; all others, which are another function
-    on purpose, to their labels. Macro-F1 is held to what it may have lost at worst. A NaN breaks every bound.
+
+@dataclass(frozen=True)
+class Comparison:
+    """PyTorch and every candidate on the same rows and the same machine.
+
+    PyTorch's figures are by name, its latencies and memory by mode, such as eager and compiled;
+    `pytorch_absent` says why a mode has none. Nothing is timed if no candidate was admitted; see
+    `timing.Timing`.
     """
-    worst = parity.worst[0]
-    broken = []
-    if precision == "fp32" and not parity.max_abs_difference <= bounds.max_abs_logit_difference:
-        broken.append(
-            f"logits differ from PyTorch's by up to {parity.max_abs_difference:.3g}, over "
-            f"max_abs_logit_difference {bounds.max_abs_logit_difference:g}; worst is row {worst.row}"
-        )
-    if precision != "fp32" and not parity.label_agreement >= bounds.min_label_agreement:
-        broken.append(
-            f"{parity.disagreements} of {parity.rows} labels differ from PyTorch's, {_of_left_padded(parity)}"
-            f"so agreement {parity.label_agreement:.4f} is under min_label_agreement "
-            f"{bounds.min_label_agreement:g}; worst is row {worst.row}, {worst.candidate} for {worst.pytorch}"
-        )
-    if not parity.metric_drop_bound <= bounds.max_metric_drop:
-        broken.append(
-            f"macro-F1 falls by {parity.metric_drop:.4f} to {parity.macro_f1:.4f}, and at 95 % confidence by "
-            f"up to {parity.metric_drop_bound:.4f}, over max_metric_drop {bounds.max_metric_drop:g}"
-        )
-    return "; ".join(broken) or None
+
+    subject: Subject
+    threads: int
+    processor: str
+    candidates: Sequence[Candidate]
+    pytorch: Mapping[str, float]
+    pytorch_latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
+    pytorch_memory_mb: Mapping[str, float] = field(default_factory=dict)
+    pytorch_absent: Mapping[str, str] = field(default_factory=dict)
+    tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
+    contention: float | None = None
+    timing_threads: int | None = None
+    clock: Clock = "wall"
+
+    @property
+    def section(self) -> Conversion:
+        """What is tried, and the bounds."""
+        return self.subject.section
+
+    def without(self, refused: CandidateResult, reason: str) -> Comparison:
+        """The same with a candidate refused that was admitted before."""
+        return replace(self, candidates=refusing(self.candidates, refused, reason))
+
+
+def refusing(candidates: Sequence[Candidate], refused: CandidateResult, reason: str) -> list[Candidate]:
+    """The candidates with one refused for `reason`."""
+    return [replace(one, reason=reason) if one is refused else one for one in candidates]
+
+
+def refusal(parity: Parity, neighbours: NeighbourEffect, graph: Graph, section: Conversion) -> str | None:
+    """Every bound that a candidate breaks, in words; None if it keeps them all."""
+    found = (
+        parity.refusal(graph.precision, section.held_to(graph.name)),
+        neighbour_refusal(neighbours, section),
+    )
+    return "; ".join(reason for reason in found if reason) or None
 
 
 def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None:
@@ -116,46 +123,13 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
     return "; ".join(broken) or None
 
 
-def reasons_of(*refusals: str | None) -> str | None:
-    """All refusals in one text; None if there are none."""
-    return "; ".join(refusal for refusal in refusals if refusal) or None
-
-
-def decoder_refusal(parity: DecoderParity, precision: Precision, bounds: Conversion) -> str | None:
-    """As `refusal`, for a language model: agreement is of next tokens, the drop is perplexity's rise."""
-    broken = []
-    if precision == "fp32" and not parity.max_abs_difference <= bounds.max_abs_logit_difference:
-        broken.append(
-            f"logits differ from PyTorch's by up to {parity.max_abs_difference:.3g}, over "
-            f"max_abs_logit_difference {bounds.max_abs_logit_difference:g}"
-        )
-    if precision != "fp32" and not parity.next_token_agreement >= bounds.min_label_agreement:
-        broken.append(
-            f"the likeliest next token is PyTorch's after {parity.next_token_agreement:.4f} of the tokens, "
-            f"under min_label_agreement {bounds.min_label_agreement:g}"
-        )
-    if not parity.perplexity_change <= bounds.max_metric_drop:
-        broken.append(
-            f"perplexity rises by {parity.perplexity_change:.2%} to {parity.perplexity:.4g}, over "
-            f"max_metric_drop {bounds.max_metric_drop:g}"
-        )
-    return "; ".join(broken) or None
-
-
-def _of_left_padded(parity: Parity) -> str:
-    if not parity.left_padded_rows:
-        return ""
-    differ = f"{parity.left_padded_disagreements} of {parity.left_padded_rows}"
-    return f"and {differ} with padding on the left, "
-
-
-def admitted(candidates: Sequence[Trial[P] | Failed]) -> list[Trial[P]]:
+def admitted(candidates: Sequence[Candidate]) -> list[CandidateResult]:
     """Those that may ship.
 
     Raises:
         GauntletError: There are none; the message lists each candidate's reason.
     """
-    passed = [trial for trial in candidates if isinstance(trial, Trial) and trial.reason is None]
+    passed = [one for one in candidates if isinstance(one, CandidateResult) and one.reason is None]
     if not passed:
         width = max(len(candidate.name) for candidate in candidates)
         table = "\n".join(f"  {candidate.name:<{width}}  {candidate.reason}" for candidate in candidates)
@@ -166,25 +140,59 @@ def admitted(candidates: Sequence[Trial[P] | Failed]) -> list[Trial[P]]:
     return passed
 
 
-def best(trials: Sequence[Trial[P]], bounds: Conversion) -> Trial[P]:
+def best(results: Sequence[CandidateResult], bounds: Conversion) -> CandidateResult:
     """The smallest file, or the smallest median latency at the batch size that the objective names."""
     if bounds.objective == "size":
-        return min(trials, key=lambda trial: trial.graph.size_mb)
-    return min(trials, key=lambda trial: trial.latency_ms[bounds.objective_batch_size].median)
+        return min(results, key=lambda result: result.graph.size_mb)
+    return min(results, key=lambda result: result.latency_ms[bounds.objective_batch_size].median)
 
 
-def pareto_front(trials: Sequence[Trial[P]], batch_size: int) -> list[str]:
+def pareto_front(results: Sequence[CandidateResult], batch_size: int) -> list[str]:
     """Names of those that no other beats: as fast at `batch_size`, as good, and better in one."""
 
-    def costs(trial: Trial[P]) -> tuple[float, float]:
-        return trial.latency_ms[batch_size].median, -trial.parity.quality
+    def costs(result: CandidateResult) -> tuple[float, float]:
+        return result.latency_ms[batch_size].median, -result.parity.quality
 
     return [
-        trial.name
-        for trial in trials
+        result.name
+        for result in results
         if not any(
-            costs(other) != costs(trial)
-            and all(a <= b for a, b in zip(costs(other), costs(trial), strict=True))
-            for other in trials
+            costs(other) != costs(result)
+            and all(a <= b for a, b in zip(costs(other), costs(result), strict=True))
+            for other in results
         )
     ]
+
+
+def ship(
+    comparison: Comparison,
+    section: Conversion,
+    bundle: Path,
+    write: Callable[[CandidateResult, Comparison], object],
+    note: Callable[[Comparison, CandidateResult | None], None],
+) -> CandidateResult:
+    """Write the bundle of the best candidate that passes `gauntlet bundle verify`.
+
+    Args:
+        comparison: The candidates, compared and timed.
+        section: How to choose among them.
+        bundle: Where `write` writes a candidate's bundle.
+        write: Writes the bundle.
+        note: Writes the table of candidates with the chosen one, also if none is chosen.
+
+    Raises:
+        GauntletError: No candidate is within the bounds and passes.
+    """
+    while True:
+        try:
+            winner = best(admitted(comparison.candidates), section)
+        except GauntletError:
+            note(comparison, None)
+            shutil.rmtree(bundle, ignore_errors=True)
+            raise
+        write(winner, comparison)
+        fault = next((check.fault for check in verify(bundle) if check.fault), None)
+        if fault is None:
+            note(comparison, winner)
+            return winner
+        comparison = comparison.without(winner, f"its bundle does not pass `gauntlet bundle verify`: {fault}")

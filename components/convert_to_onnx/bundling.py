@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,124 +13,97 @@ import onnx
 import onnxruntime
 import torch
 
-from gauntlet.components.convert_to_onnx.admission import Trial, pareto_front
+from gauntlet.components.convert_to_onnx.admission import (
+    Candidate,
+    CandidateResult,
+    Comparison,
+    pareto_front,
+)
 from gauntlet.components.convert_to_onnx.candidates import Failed
-from gauntlet.components.convert_to_onnx.parity import Parity
 from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
-from gauntlet.components.convert_to_onnx.rows import Rows
-from gauntlet.components.convert_to_onnx.shipping import refusing
-from gauntlet.components.convert_to_onnx.timing import Clock, Latency
+from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.lineage import manifest_commit
-from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
-from gauntlet.manifests.conversion import Conversion
+from gauntlet.contracts import conversion as contract
 from gauntlet.serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
-    REQUIRED_FILES,
     BundleInfo,
     TensorSpec,
     file_sha256,
+    of_kind,
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
 from gauntlet.trainer.checkpoint import TrainingRecord
 
-UNKNOWN = "unknown"  # where the environment does not say
+UNKNOWN = "unknown"  # if the environment does not say
 DTYPES = {
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.UINT8: "uint8",
 }
+BOUNDS = {"max_abs_logit_difference", "min_label_agreement", "max_metric_drop", "max_neighbour_difference"}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """PyTorch and every candidate on the same rows and the same machine, and the bounds they were held to.
-
-    What is timed (see `timing.Timing`) is absent where nothing was admitted, and tokenising where rows are no
-    texts. PyTorch's figures are by mode, eager or compiled; `pytorch_absent` says why a mode has none.
-    """
-
-    bounds: Conversion
-    threads: int
-    processor: str
-    rows: Rows
-    pytorch_macro_f1: float
-    candidates: Sequence[Trial[Parity] | Failed]
-    pytorch_latency_ms: Mapping[str, Mapping[int, Latency]] = field(default_factory=dict)
-    pytorch_memory_mb: Mapping[str, float] = field(default_factory=dict)
-    pytorch_absent: Mapping[str, str] = field(default_factory=dict)
-    tokenizing_ms: Mapping[int, Latency] = field(default_factory=dict)
-    contention: float | None = None
-    timing_threads: int | None = None
-    clock: Clock = "wall"
-
-    def without(self, refused: Trial[Parity], reason: str) -> Comparison:
-        """The same with a candidate refused that was admitted before."""
-        return replace(self, candidates=refusing(self.candidates, refused, reason))
-
-
-def candidates_document(comparison: Comparison, chosen: Trial[Parity] | None) -> dict[str, Any]:
+def candidates_document(comparison: Comparison, chosen: CandidateResult | None) -> contract.Candidates:
     """The output `candidates`."""
-    document: dict[str, Any] = {
-        "threads": comparison.timing_threads or comparison.threads,
-        "clock": comparison.clock,
-        "processor": comparison.processor,
-        "rows": len(comparison.rows),
-        "pytorch": {
-            "macro_f1": comparison.pytorch_macro_f1,
-            "latency_ms": {mode: by_size(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
-            "memory_mb": known(comparison.pytorch_memory_mb),
-            "absent": dict(comparison.pytorch_absent),
-        },
-        "objective": comparison.bounds.objective,
-        "candidates": [_row(candidate, comparison.rows) for candidate in comparison.candidates],
-        "objective_batch_size": comparison.bounds.objective_batch_size,
-    }
-    if chosen is not None:
-        timed = [candidate for candidate in comparison.candidates if isinstance(candidate, Trial)]
-        document |= {
-            "chosen": chosen.name,
-            "chosen_speedup": by_size(chosen.speedup),
-            "pareto_front": pareto_front(timed, comparison.bounds.objective_batch_size),
-        }
-    if comparison.tokenizing_ms:
-        document["tokenizing_ms"] = by_size(comparison.tokenizing_ms)
-    if comparison.contention is not None:
-        document["contention"] = comparison.contention
-    return document
+    section = comparison.section
+    timed = [one for one in comparison.candidates if isinstance(one, CandidateResult)]
+    return contract.Candidates(
+        threads=comparison.timing_threads or comparison.threads,
+        clock=comparison.clock,
+        processor=comparison.processor,
+        rows=comparison.subject.compared_rows,
+        figures=comparison.subject.facts,
+        pytorch=contract.Reference(
+            figures=known(comparison.pytorch),
+            latency_ms={mode: _latencies(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
+            memory_mb=known(comparison.pytorch_memory_mb),
+            absent=comparison.pytorch_absent,
+        ),
+        objective=section.objective,
+        candidates=tuple(_row(candidate, comparison) for candidate in comparison.candidates),
+        objective_batch_size=section.objective_batch_size,
+        chosen=chosen and chosen.name,
+        chosen_speedup=chosen and chosen.speedup,
+        pareto_front=tuple(pareto_front(timed, section.objective_batch_size)) if chosen else None,
+        tokenizing_ms=_latencies(comparison.tokenizing_ms) or None,
+        contention=comparison.contention,
+    )
 
 
-def headline(chosen: Trial[Parity], bounds: Conversion) -> dict[str, float]:
+def headline(chosen: CandidateResult, batch_size: int) -> dict[str, float]:
     """The chosen candidate's figures: quality, size, and speed at the batch size that decides."""
-    size = bounds.objective_batch_size
     return {
-        **_quality(chosen),
+        **chosen.parity.figures,
         "size_mb": chosen.graph.size_mb,
-        "speedup": chosen.speedup[size],
-        "latency_ms": chosen.latency_ms[size].median,
+        "speedup": chosen.speedup[batch_size],
+        "latency_ms": chosen.latency_ms[batch_size].median,
     }
 
 
 def bundle_winner(
-    folder: Path,
-    name: str,
-    manifest_sha256: str,
-    checkpoint: Path,
-    record: TrainingRecord,
-    splits: Path,
-    winner: Trial[Parity],
-    comparison: Comparison,
+    folder: Path, name: str, manifest_sha256: str, winner: CandidateResult, comparison: Comparison
 ) -> BundleInfo:
-    """Write the bundle of the winning graph to `folder`, with its certificate and its training rows'
-    fingerprints."""
+    """Write the bundle of the winning graph to `folder`, with its certificate and the fingerprints of its
+    training rows."""
+    subject = comparison.subject
+    record, device = subject.record, subject.section.device
     model = onnx.load(winner.graph.path)
-    certificate_path = winner.graph.path.with_name(PARITY_FILE)
-    certificate = _certificate(winner, comparison)
-    if comparison.bounds.device == "cpu":
-        certificate |= portability(model)
-    write_json(certificate_path, certificate)
+    certificate = winner.graph.path.with_name(PARITY_FILE)
+    contract.Certificate(
+        candidate=winner.name,
+        model_sha256=file_sha256(winner.graph.path),
+        bounds=comparison.section.held_to(winner.name).model_dump(include=BOUNDS),
+        **{**_figures(winner), "figures": {**_figures(winner)["figures"], **winner.parity.evidence}},
+        rows=subject.compared_rows,
+        threads=comparison.threads,
+        timing_threads=comparison.timing_threads or comparison.threads,
+        clock=comparison.clock,
+        processor=comparison.processor,
+        **(portability(model) if device == "cpu" else {}),
+    ).write(certificate)
     info = BundleInfo(
         name=name,
         task=record.task,
@@ -138,18 +111,20 @@ def bundle_winner(
         inputs=tuple(tensor_of(value) for value in model.graph.input),
         outputs=tuple(tensor_of(value) for value in model.graph.output),
         max_length=record.max_length or None,
+        frame=record.frame or None,
         opset=opset_of(model),
         candidate=winner.name,
         precision=winner.precision,
-        device="gpu" if comparison.bounds.device == "gpu" else None,
-        quality=_quality(winner),
+        device="gpu" if device == "gpu" else None,
+        quality=known(winner.parity.figures),
         latency_ms={str(size): latency.median for size, latency in winner.latency_ms.items()},
-        speedup=by_size(winner.speedup),
+        speedup={str(size): speedup for size, speedup in winner.speedup.items()},
         lineage=lineage_of(record, manifest_sha256, comparison.processor),
+        **subject.bundle_fields,
     )
-    files = {name: checkpoint / name for name in REQUIRED_FILES[record.task]}
-    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate_path, **bundled_file(splits)}
-    return write_bundle(folder, info, files)
+    files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
+    files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
+    return write_bundle(folder, info, {**files, **bundled_file(subject.splits), **subject.files})
 
 
 def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> dict[str, str]:
@@ -170,84 +145,42 @@ def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> 
 
 
 def portability(model: onnx.ModelProto) -> dict[str, Any]:
-    """Where a graph was proved, and whether it gives the same answers on every class of x86-64 CPU."""
+    """The class of this CPU, and whether the graph gives the same answers on every class of x86-64 CPU."""
     return {"cpu_class": cpu_class(), "portable": not saturating_products(model.graph)}
 
 
-def _certificate(winner: Trial[Parity], comparison: Comparison) -> dict[str, Any]:
-    """What was shown of the shipped file. Rows go by number: a model that is served carries no data."""
-    return {
-        "candidate": winner.name,
-        "model_sha256": file_sha256(winner.graph.path),
-        "bounds": comparison.bounds.held_to(winner.name).model_dump(
-            include={
-                "max_abs_logit_difference",
-                "min_label_agreement",
-                "max_metric_drop",
-                "max_neighbour_difference",
-            }
-        ),
-        **_figures(winner),
-        "pytorch_macro_f1": winner.parity.pytorch_macro_f1,
-        "rows": winner.parity.rows,
-        "left_padded_rows": winner.parity.left_padded_rows,
-        "agreement_by_class": dict(winner.parity.agreement_by_class),
-        "worst_rows": [asdict(row) for row in winner.parity.worst],
-        "threads": comparison.threads,
-        "timing_threads": comparison.timing_threads or comparison.threads,
-        "clock": comparison.clock,
-        "processor": comparison.processor,
-    }
-
-
-def _row(candidate: Trial[Parity] | Failed, rows: Rows) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _row(candidate: Candidate, comparison: Comparison) -> contract.Candidate:
+    common: dict[str, Any] = {
         "name": candidate.name,
         "admitted": candidate.reason is None,
         "reason": candidate.reason,
-        "precision": candidate.precision,
     }
     if isinstance(candidate, Failed):
-        return row
-    worst = [{**asdict(row), **rows.excerpt(row.row)} for row in candidate.parity.worst]
-    return {**row, **_figures(candidate), "worst_rows": worst}
+        return contract.Candidate(**common, precision=candidate.precision)
+    worst = tuple(comparison.subject.worst_rows(candidate.parity))
+    return contract.Candidate(**common, **_figures(candidate), worst_rows=worst or None)
 
 
-def _figures(trial: Trial[Parity]) -> dict[str, Any]:
+def _figures(result: CandidateResult) -> dict[str, Any]:
     return {
-        "precision": trial.precision,
-        "size_mb": trial.graph.size_mb,
-        **_quality(trial),
-        "metric_drop_interval": trial.parity.metric_drop_interval,
-        "neighbours": asdict(trial.neighbours),
-        "fused": asdict(trial.graph.fused),
-        **known({"memory_mb": trial.memory_mb}),
-        "latency_ms": by_size(trial.latency_ms),
-        "speedup": by_size(trial.speedup),
-    }
-
-
-def _quality(trial: Trial[Parity]) -> dict[str, float]:
-    return {
-        "macro_f1": trial.parity.macro_f1,
-        "metric_drop": trial.parity.metric_drop,
-        "metric_drop_bound": trial.parity.metric_drop_bound,
-        "label_agreement": trial.parity.label_agreement,
-        "max_abs_difference": trial.parity.max_abs_difference,
+        "precision": result.precision,
+        "size_mb": result.graph.size_mb,
+        "figures": {**result.parity.figures, **result.parity.intervals},
+        "neighbours": asdict(result.neighbours),
+        "fused": asdict(result.graph.fused),
+        **known({"memory_mb": result.memory_mb}),
+        "latency_ms": _latencies(result.latency_ms),
+        "speedup": result.speedup,
     }
 
 
 def known(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures that the system tells."""
+    """The figures that are finite."""
     return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
-def by_size(figures: Mapping[int, Any]) -> dict[str, Any]:
-    """Figures by batch size as JSON has them."""
-    return {
-        str(size): asdict(figure) if isinstance(figure, Latency) else figure
-        for size, figure in figures.items()
-    }
+def _latencies(figures: Mapping[int, Latency]) -> dict[int, contract.Latency]:
+    return {size: contract.Latency(**asdict(latency)) for size, latency in figures.items()}
 
 
 def tensor_of(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,11 @@ from gauntlet.components.convert_to_onnx.export import (
     Signature,
     export_plain,
     fuse,
+    prune_embedding,
     to_fp16,
 )
-from gauntlet.components.convert_to_onnx.pruning import prune_embedding
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.conversion import STUDENT, CandidateName
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
@@ -34,9 +33,9 @@ class Source:
     """What candidates are made from.
 
     Attributes:
-        model: A classifier. A transformer is its `encoder`, with eager attention.
+        model: A transformer in it is its attribute `encoder`, with eager attention.
         calibration: Typical inputs.
-        used_ids: Token ids that the training rows use; none where rows are no texts.
+        used_ids: Token ids that the training rows use; empty if rows are not texts.
     """
 
     model: nn.Module
@@ -50,7 +49,7 @@ class Source:
         """The model's transformer.
 
         Raises:
-            ConversionError: It has none.
+            ConversionError: The model has no transformer.
         """
         encoder = getattr(self.model, "encoder", None)
         if not isinstance(encoder, nn.Module):
@@ -64,7 +63,7 @@ Make = Callable[[Source, Path, Path], object]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a graph is made from another one, its `base`; the first has none."""
+    """How a graph is made from another one, its `base`; the first has no base."""
 
     base: str
     precision: Precision
@@ -75,7 +74,7 @@ def _quantized(**scheme: bool) -> Make:
     return lambda _, base, path: quantization.quantize(base, path, quantization.Scheme(**scheme))
 
 
-# Those whose names begin with an underscore are steps on the way, which no manifest can ask for.
+# Names that begin with an underscore are intermediate steps, which no manifest can ask for.
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(
         "",
@@ -117,7 +116,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """A candidate's ONNX file; its name begins with `STUDENT` where it is made from a student."""
+    """A candidate's ONNX file; its name begins with `STUDENT` if it is made from a student."""
 
     name: str
     path: Path
@@ -127,11 +126,6 @@ class Graph:
     def precision(self) -> Precision:
         """What its weights are stored in."""
         return _recipe_of(self.name).precision
-
-    @property
-    def of_student(self) -> bool:
-        """Whether it is made from a student."""
-        return self.name.startswith(STUDENT)
 
     @property
     def size_mb(self) -> float:
@@ -161,8 +155,8 @@ def build_graphs(
 ) -> list[Graph | Failed]:
     """Make the named candidates in `folder`, in the order of the recipes; `prefix` goes before their names.
 
-    A library that fails costs its candidate and those made from it, never the step; its traceback goes to the
-    log.
+    If a library raises, the candidate and everything derived from it are skipped and the step continues; the
+    traceback goes to the log.
     """
     faults: dict[str, str] = {}
     for name in _with_bases(names):
@@ -186,19 +180,6 @@ def build_graphs(
         else Graph(prefix + name, folder / f"{name}.onnx", FusedOps.of(folder / f"{name}.onnx"))
         for name in sorted(names, key=list(RECIPES).index)
     ]
-
-
-def build_student_graphs(
-    names: Sequence[CandidateName], source: Source, checkpoint: Path, folder: Path
-) -> list[Graph | Failed]:
-    """The same of the student of the checkpoint that the source's model is of, if it has one."""
-    student = checkpoint / STUDENT_FOLDER
-    if not student.is_dir():
-        return []
-    own_folder = folder / STUDENT_FOLDER
-    own_folder.mkdir()
-    source = replace(source, model=load_model(student, attention="eager"))
-    return build_graphs(names, source, own_folder, prefix=STUDENT)
 
 
 def describe(error: Exception) -> str:

@@ -1,27 +1,24 @@
-"""ONNX graphs of a classifier: the plain export and, made from a transformer's, the fused graph.
+"""ONNX graphs of a model that is traced: the plain export and, made from a transformer's, the fused graph.
 
-Inputs of texts are `input_ids` and `attention_mask`, both int64 (B, T), that of images is `images`, uint8
-(B, C, H, W), those of cards are `front` and `back`, likewise. The first output is `logits`, float32 (B, K); a
-grader's others are those of `Grading`. B and T are dynamic. The same model gives byte-identical files.
+A kind's `Signature` names the inputs and outputs; the first output is `logits`, float32. The same model gives
+byte-identical files.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
-
-from gauntlet.tasks.ordinal_grading.manifest import SIDES
-from gauntlet.tasks.ordinal_grading.network import Grading
 
 OUTPUT = "logits"
 TOKEN_IDS = "input_ids"
@@ -32,44 +29,42 @@ FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "QAttention")
 FUSED_LAYER_NORM = ("LayerNormalization",)
 FUSED_GELU = ("BiasGelu", "Gelu", "FastGelu")
 LAYER_NORMS_PER_LAYER = 2
+UNUSED_ROW = 0  # of a pruned embedding table
+POSITIONS = "embedding/positions"
+PRUNED_IDS = "embedding/pruned_ids"
 SEGMENTS = "token_type_embeddings"  # what transformers calls the table of a token's segment
 
 
 class ConversionError(Exception):
-    """A graph that could not be made as it was asked for."""
+    """A candidate that could not be made, or whose outputs are of no use."""
 
 
 @dataclass(frozen=True)
 class Signature:
     """What a model takes and gives: inputs to trace it with, and outputs, in its order.
 
-    `dynamic_axes` names the axes of any size that the inputs have.
+    `dynamic_axes` and `output_axes` name the axes of any size that inputs and outputs have.
     """
 
     example: Mapping[str, torch.Tensor]
     dynamic_axes: Mapping[int, str]
     outputs: tuple[str, ...] = (OUTPUT,)
+    output_axes: Mapping[int, str] = field(default_factory=lambda: {0: "batch"})
 
 
 def signature_of_texts() -> Signature:
-    """Two rows, the second of which is padded."""
+    """`input_ids` and `attention_mask`, int64 (B, T): two rows, the second of which is padded."""
     attention_mask = torch.ones((EXAMPLE_ROWS, EXAMPLE_TOKENS), dtype=torch.int64)
     attention_mask[1, EXAMPLE_TOKENS // 2 :] = 0
     example = {TOKEN_IDS: torch.ones_like(attention_mask), "attention_mask": attention_mask}
     return Signature(example, {0: "batch", 1: "tokens"})
 
 
-def signature_of_images(shape: Sequence[int]) -> Signature:
-    """Two images of a shape (C, H, W)."""
-    return Signature({"images": torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8)}, {0: "batch"})
-
-
-def signature_of_cards(shape: Sequence[int]) -> Signature:
-    """Two cards, each side of a shape (C, H, W)."""
-    example: dict[str, torch.Tensor] = {
-        side: torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8) for side in SIDES
-    }
-    return Signature(example, {0: "batch"}, Grading._fields)
+def signature_of_images(shape: Sequence[int], names: Sequence[str] = ("images",)) -> Signature:
+    """Two images of a shape (C, H, W), uint8, or two of each of several inputs."""
+    return Signature(
+        {name: torch.zeros((EXAMPLE_ROWS, *shape), dtype=torch.uint8) for name in names}, {0: "batch"}
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
     attention, the optimizer fuses no attention at all (torch 2.13, onnxruntime 1.31).
     """
     with warnings.catch_warnings(), torch.no_grad():
-        # It warns of its age and of every shape that tracing reads: parity on ragged batches is the test.
+        # It warns that it is deprecated and that it reads shapes; parity on ragged batches tests the latter.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -127,7 +122,7 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
             output_names=list(signature.outputs),
             dynamic_axes={
                 **dict.fromkeys(signature.example, signature.dynamic_axes),
-                **{name: {0: "batch"} for name in signature.outputs},
+                **dict.fromkeys(signature.outputs, signature.output_axes),
             },
             opset_version=opset,
             dynamo=False,
@@ -141,7 +136,7 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
     of onnxruntime 1.31 on a CPU) takes several times as long as two.
 
     Raises:
-        ConversionError: Some layer did not fuse, so the graph would be slow for no reason that anyone sees.
+        ConversionError: Some layer did not fuse, so the graph would be slow without a visible reason.
     """
     options = FusionOptions("bert")
     # The default turns the mask into a length: a little faster, and wrong for any mask but right padding.
@@ -163,7 +158,7 @@ def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
             f"layer norm {found.layer_norm} of {expected.layer_norm}, GELU {found.gelu} of {expected.gelu}"
         )
     keep_sums_apart(optimized.model.graph)
-    look_no_segments_up(optimized.model.graph)
+    fold_segment_embedding(optimized.model.graph)
     optimized.prune_graph()
     optimized.save_model_to_file(str(path))
 
@@ -176,8 +171,8 @@ def keep_sums_apart(graph: onnx.GraphProto) -> None:
             node.op_type = "Sum"
 
 
-def look_no_segments_up(graph: onnx.GraphProto) -> None:
-    """Take the first segment's row for the lookup of a token's segment, in place: a text is one segment."""
+def fold_segment_embedding(graph: onnx.GraphProto) -> None:
+    """Replace the lookup of a token's segment by the first segment's row, in place: a text is one segment."""
     tables = {tensor.name: tensor for tensor in graph.initializer if SEGMENTS in tensor.name}
     rows = {
         node.output[0]: numpy_helper.to_array(tables[node.input[0]])[0]  # (H,)
@@ -188,6 +183,46 @@ def look_no_segments_up(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(row, f"{looked_up}/first"))
     for node in graph.node:
         node.input[:] = [f"{name}/first" if name in rows else name for name in node.input]
+
+
+def prune_embedding(plain: Path, path: Path, used_ids: frozenset[int]) -> int:
+    """Write the graph with an embedding table of `used_ids` alone; return how many rows are left.
+
+    In a model of MiniLM's size the table is half of all weights, and most of its rows belong to tokens that
+    occur in no training text, so training has not changed them. All of these tokens share one row, their
+    mean. The tokenizer stays as it is: the graph maps its ids to rows of the smaller table.
+
+    V = vocabulary, U = ids in use, H = hidden size.
+
+    Raises:
+        ConversionError: The graph does not look the input's ids up in one table, or every row is in use.
+    """
+    model = onnx.load(plain)
+    graph = model.graph
+    tables = {tensor.name: tensor for tensor in graph.initializer}
+    lookups = [
+        node
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] in tables and node.input[1] == TOKEN_IDS
+    ]
+    if len(lookups) != 1:
+        raise ConversionError(f"has {len(lookups)} tables that the input's ids are looked up in, not one")
+    lookup = lookups[0]
+    table = numpy_helper.to_array(tables[lookup.input[0]])  # (V, H)
+    used = np.array(sorted(used_ids))  # (U,)
+    if len(used) + 1 >= len(table):
+        raise ConversionError(f"has no row to prune: training uses {len(used)} of {len(table)} tokens")
+    unused = np.setdiff1d(np.arange(len(table)), used)
+    rows = np.concatenate([table[unused].mean(axis=0, keepdims=True), table[used]])  # (U + 1, H)
+    positions = np.full(len(table), UNUSED_ROW, dtype=np.int64)  # (V,)
+    positions[used] = np.arange(1, len(used) + 1)
+    tables[lookup.input[0]].CopyFrom(numpy_helper.from_array(rows.astype(table.dtype), lookup.input[0]))
+    graph.initializer.append(numpy_helper.from_array(positions, POSITIONS))
+    remap = helper.make_node("Gather", [POSITIONS, TOKEN_IDS], [PRUNED_IDS], name="embedding/prune")
+    lookup.input[1] = PRUNED_IDS
+    graph.node.insert(list(graph.node).index(lookup), remap)
+    onnx.save(model, path)
+    return len(rows)
 
 
 def to_fp16(fused: Path, path: Path) -> None:

@@ -40,7 +40,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from gauntlet.components.convert_to_onnx.export import ConversionError, count_operators
-from gauntlet.components.convert_to_onnx.parity import right_padded
+from gauntlet.components.convert_to_onnx.scoring import right_padded
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.serving.session import open_session
 

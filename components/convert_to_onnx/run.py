@@ -12,54 +12,24 @@ from pathlib import Path
 import torch
 
 from gauntlet.components.convert_to_onnx.admission import (
-    Trial,
-    admitted,
-    neighbour_refusal,
-    reasons_of,
-    refusal,
-    with_speed,
-)
-from gauntlet.components.convert_to_onnx.bundling import (
+    Candidate,
+    CandidateResult,
     Comparison,
-    bundle_winner,
-    candidates_document,
-    headline,
+    admitted,
+    refusal,
+    ship,
 )
-from gauntlet.components.convert_to_onnx.candidates import (
-    Failed,
-    Graph,
-    Source,
-    build_graphs,
-    build_student_graphs,
-    describe,
-)
-from gauntlet.components.convert_to_onnx.export import (
-    Signature,
-    signature_of_cards,
-    signature_of_images,
-    signature_of_texts,
-)
-from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect, measure_neighbours
-from gauntlet.components.convert_to_onnx.parity import Parity, Scores, compare, macro_f1, parity_batches
+from gauntlet.components.convert_to_onnx.bundling import bundle_winner, candidates_document, headline
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
+from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
-from gauntlet.components.convert_to_onnx.rows import Rows, TextRows, read_rows
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
-from gauntlet.components.convert_to_onnx.shipping import ship
-from gauntlet.components.convert_to_onnx.timing import (
-    KINDS_ON,
-    Contender,
-    Latency,
-    draw_rows,
-    measure,
-    time_tokenizing,
-)
-from gauntlet.components.step import write_json
+from gauntlet.components.convert_to_onnx.subject import Comparer, Subject
+from gauntlet.components.convert_to_onnx.timing import Latency, draw_rows, measure, time_tokenizing
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.kinds import task_kind
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model, read_record
-
-COMPILED = "compiled"
+from gauntlet.trainer.checkpoint import read_record
 
 
 def run(
@@ -74,153 +44,97 @@ def run(
 ) -> dict[str, float]:
     """Convert a checkpoint; return the chosen candidate's figures by name.
 
-    The table of candidates is written even where none is chosen.
+    The table of candidates is written even if none is chosen.
 
     Raises:
-        UsageError: The bundle is for a GPU, and there is none here.
+        UsageError: The bundle is for a GPU, and this machine has none.
         GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
     """
     require_device(section.device)
     record = read_record(checkpoint_path)
-    if record.task == "causal_lm":
-        from gauntlet.tasks.causal_lm.conversion import convert
+    open_subject = task_kind(record.task).function("conversion", "open_subject")
+    subject: Subject = open_subject(section, checkpoint_path, record, splits_path, seed)
 
-        return convert(
-            section, name, seed, manifest_sha256, checkpoint_path, record, splits_path, bundle_path,
-            candidates_path,
-        )  # fmt: skip
-    rows = read_rows(splits_path, "validation", checkpoint_path, record)
+    def note(comparison: Comparison, chosen: CandidateResult | None) -> None:
+        candidates_document(comparison, chosen).write(candidates_path)
+
     with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
         folder = Path(scratch)
-        training_rows = read_rows(splits_path, "train", checkpoint_path, record)
-        source = Source(
-            load_model(checkpoint_path, attention="eager"),
-            _signature_of(record),
-            section.opset,
-            calibration=sample(training_rows, seed),
-            used_ids=training_rows.used_ids() if isinstance(training_rows, TextRows) else frozenset(),
-        )
-        graphs = build_graphs(section.candidates, source, folder)
-        graphs += build_student_graphs(section.student.candidates, source, checkpoint_path, folder)
-        comparison = _compare_scores(section, rows, seed, checkpoint_path, graphs)
+        comparison = compare_candidates(subject, subject.build(folder))
         try:
             admitted(comparison.candidates)
         except GauntletError:
-            write_json(candidates_path, candidates_document(comparison, chosen=None))
+            note(comparison, None)
             raise
-        comparison = _compare_speed(comparison, rows, seed, checkpoint_path, folder)
-        winner = ship(
-            comparison,
-            section,
-            bundle_path,
-            write=partial(
-                bundle_winner, bundle_path, name, manifest_sha256, checkpoint_path, record, splits_path
-            ),
-            note=lambda outcome, chosen: write_json(candidates_path, candidates_document(outcome, chosen)),
-        )
-        return headline(winner, section)
+        comparison = time_candidates(comparison, folder)
+        write = partial(bundle_winner, bundle_path, name, manifest_sha256)
+        winner = ship(comparison, section, bundle_path, write, note)
+        return headline(winner, section.objective_batch_size)
 
 
-def _signature_of(record: TrainingRecord) -> Signature:
-    if record.task == "ordinal_grading":
-        return signature_of_cards(record.input_shape)
-    return signature_of_images(record.input_shape) if record.input_shape else signature_of_texts()
-
-
-def _compare_scores(
-    section: Conversion, rows: Rows, seed: int, checkpoint: Path, graphs: Sequence[Graph | Failed]
-) -> Comparison:
+def compare_candidates(subject: Subject, graphs: Sequence[Graph | Failed]) -> Comparison:
+    """Compare each graph with PyTorch on the same rows, and hold it to its bounds."""
     threads = usable_cpus()
-    torch.set_num_threads(threads)  # left alone, it takes a container's host for its own
-    ragged, rest = parity_batches(rows.lengths, seed)
-    pytorch = score(rows, pytorch_forward(load_model(checkpoint)), ragged, rest)
-    if strange := pytorch.rows_not_finite:
-        raise GauntletError(
-            f"{checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} of "
-            f"{len(rows)} validation rows, so its training went astray. Lower training.learning_rate."
-        )
-    student = None
-    if any(isinstance(graph, Graph) and graph.of_student for graph in graphs):
-        student = score(rows, pytorch_forward(load_model(checkpoint / STUDENT_FOLDER)), ragged, rest)
-    trials: list[Trial[Parity] | Failed] = []
+    torch.set_num_threads(threads)  # by default it uses all of a container's host
+    comparer = subject.comparer(threads)
+    candidates = []
     for number, graph in enumerate(graphs, start=1):
-        if isinstance(graph, Failed):
-            trials.append(graph)
-            continue
-        print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
-        try:
-            forward = onnx_forward(graph.path, threads, section.device)
-            scores = score(rows, forward, ragged, rest)
-            neighbours = measure_neighbours(rows, forward, seed)
-        except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
-            traceback.print_exc()
-            trials.append(Failed(graph.name, f"does not run: {describe(error)}"))
-            continue
-        own, teacher = (student, pytorch) if student and graph.of_student else (pytorch, None)
-        trials.append(_judge(graph, own, scores, neighbours, rows, section, seed, teacher))
+        if isinstance(graph, Graph):
+            print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
+        candidates.append(graph if isinstance(graph, Failed) else _judge(graph, comparer, subject.section))
     return Comparison(
-        bounds=section,
+        subject=subject,
         threads=threads,
-        processor=describe_device(section.device),
-        rows=rows,
-        pytorch_macro_f1=macro_f1(pytorch.right, rows.truth),
-        candidates=trials,
+        processor=describe_device(subject.section.device),
+        candidates=candidates,
+        pytorch=comparer.pytorch,
     )
 
 
-def _judge(
-    graph: Graph,
-    pytorch: Scores,
-    scores: Scores,
-    neighbours: NeighbourEffect,
-    rows: Rows,
-    bounds: Conversion,
-    seed: int,
-    teacher: Scores | None,
-) -> Trial[Parity] | Failed:
-    if strange := scores.rows_not_finite:
-        return Failed(graph.name, f"gives scores that are not finite for {strange} of {len(rows)} rows")
-    parity = compare(pytorch, scores, rows.truth, rows.labels, seed, teacher)
-    reason = reasons_of(
-        refusal(parity, graph.precision, bounds.held_to(graph.name)), neighbour_refusal(neighbours, bounds)
-    )
-    return Trial(graph, parity, reason, neighbours)
+def _judge(graph: Graph, comparer: Comparer, section: Conversion) -> Candidate:
+    try:
+        parity, neighbours = comparer.compare(graph)
+    except ConversionError as error:
+        return Failed(graph.name, str(error))
+    except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
+        traceback.print_exc()
+        return Failed(graph.name, f"does not run: {describe(error)}")
+    return CandidateResult(graph, parity, refusal(parity, neighbours, graph, section), neighbours)
 
 
-def _compare_speed(
-    comparison: Comparison, rows: Rows, seed: int, checkpoint: Path, folder: Path
-) -> Comparison:
-    """Time PyTorch and every candidate that ran; a refused one shows what its bound costs."""
-    kinds = KINDS_ON[comparison.bounds.device]
-    contenders: dict[str, Contender] = {
-        mode: Contender(kinds[mode], checkpoint, optional=mode == COMPILED)
-        for mode in comparison.bounds.pytorch
-    }
+def time_candidates(comparison: Comparison, folder: Path) -> Comparison:
+    """Time PyTorch and every candidate that ran; the times of a refused one show what its bound costs."""
+    subject, section = comparison.subject, comparison.section
+    contenders = dict(subject.pytorch)
     for candidate in comparison.candidates:
-        if isinstance(candidate, Trial):
-            contenders[candidate.name] = Contender(kinds["onnx"], candidate.graph.path)
+        if isinstance(candidate, CandidateResult):
+            contenders[candidate.name] = subject.contender(candidate.graph)
     batches = {
-        size: [rows.batch(drawn) for drawn in draw_rows(len(rows), size, seed)]
-        for size in comparison.bounds.batch_sizes
+        size: [subject.batch(drawn) for drawn in draw_rows(subject.timed_rows, size, subject.seed)]
+        for size in section.batch_sizes
     }
     timing = measure(contenders, batches, comparison.threads, folder)
     modes: dict[str, Mapping[int, Latency]] = {
-        mode: timing.latencies[mode] for mode in comparison.bounds.pytorch if mode in timing.latencies
+        mode: timing.latencies[mode] for mode in subject.pytorch if mode in timing.latencies
     }
     if not modes:
-        raise GauntletError(f"conversion.pytorch: nothing to compare with: {timing.absent[COMPILED]}")
+        reasons = "; ".join(timing.absent.values())
+        raise GauntletError(f"conversion.pytorch: nothing to compare with: {reasons}")
     return replace(
         comparison,
         pytorch_latency_ms=modes,
         pytorch_absent=timing.absent,
         pytorch_memory_mb={mode: timing.memory_mb[mode] for mode in modes},
         tokenizing_ms={
-            size: time_tokenizing(rows.batch, len(rows), size, seed)
-            for size in comparison.bounds.batch_sizes
-            if isinstance(rows, TextRows)
+            size: time_tokenizing(subject.batch, subject.timed_rows, size, subject.seed)
+            for size in section.batch_sizes
+            if subject.is_tokenized
         },
         contention=timing.contention,
         timing_threads=timing.threads,
         clock=timing.clock,
-        candidates=[with_speed(candidate, modes, timing) for candidate in comparison.candidates],
+        candidates=[
+            candidate.timed(modes, timing) if isinstance(candidate, CandidateResult) else candidate
+            for candidate in comparison.candidates
+        ],
     )

@@ -1,11 +1,11 @@
-"""How long a batch takes and how much memory it takes, PyTorch beside every candidate.
+"""How long a batch takes and how much memory it needs: PyTorch and every candidate.
 
-Each model has a process of its own, so that no runtime's threads or memory are in another's way. The
-processes take turns in rounds, each round starting with another one: a machine that gets busy slows all of
-them, and a speed-up stays a ratio of times taken together. PyTorch loses most then, as its threads wait for
-each other, so it is also measured how long the processes waited for a CPU. Where they waited, all is measured
-again with one thread each and by the time that this thread spent on a CPU, which other processes hardly
-change. Tokenising is timed apart.
+Each model runs in a process of its own, so that the runtimes do not share threads or memory. The processes
+take turns in rounds, and each round starts with another one: a machine that gets busy slows all of them, and
+a speed-up stays a ratio of times that were taken together. PyTorch loses most on a busy machine, since its
+threads wait for each other, so the time that the processes wait for a CPU is measured too. If they waited,
+everything is measured again with one thread each, by that thread's CPU time, which other processes hardly
+change. Tokenising is timed separately.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gauntlet.serving.session import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
+WORKER = "gauntlet.components.convert_to_onnx.timing_worker"
 PACKAGE_ROOT = Path(__file__).parents[2]
 MILLISECONDS = 1e3
 SECONDS_PER_CONTENDER = 1.5  # for all batch sizes together, unless the fewest batches below take longer
@@ -54,20 +55,20 @@ class Latency:
 
 
 Clock = Literal["wall", "cpu"]
-"""What a batch's seconds are of: real time, or the time that the process's one thread spent on a CPU."""
+"""What a batch's seconds measure: real time, or the CPU time of the process's one thread."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies by contender and batch size, and how busy others kept the machine meanwhile.
+    """Latencies by contender and batch size, and how busy other processes kept the machine.
 
     Attributes:
         threads: Of each contender.
-        clock: What the latencies are of; `cpu` where the machine was too busy for `wall`.
-        contention: The share of its threads' time that each contender waited for a CPU at least, when all
-            were timed by `wall`; None where the system does not say. Other processes make all contenders
-            wait. One that waits alone does so for its own threads, which began on one CPU.
-        memory_mb: The most that each contender's process had in memory, in millions of bytes.
+        clock: What the latencies measure; `cpu` if the machine was too busy for `wall`.
+        contention: The smallest share of its threads' time that any contender waited for a CPU, when all
+            were timed by `wall`; None if the system does not say. Other processes make all contenders wait. A
+            contender that waits alone waits for its own threads, which began on one CPU.
+        memory_mb: The peak memory of each contender's process, in millions of bytes.
         absent: Optional contenders that could not take part, each with the reason.
     """
 
@@ -81,33 +82,27 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a process answers: seconds of each batch, and what its threads did in all of them."""
+    """What a process answers: seconds of each batch, and how its threads spent that time."""
 
     seconds: Sequence[float]
     threads: ThreadTime
-
-
-Kind = Literal[
-    "eager", "compiled", "onnx", "generate", "generate_onnx", "eager_gpu", "compiled_gpu", "onnx_gpu"
-]
-KINDS_ON: Mapping[Device, Mapping[str, Kind]] = {
-    "cpu": {"eager": "eager", "compiled": "compiled", "onnx": "onnx"},
-    "gpu": {"eager": "eager_gpu", "compiled": "compiled_gpu", "onnx": "onnx_gpu"},
-}
-"""How a classifier's checkpoint and graph are run, by device."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
-    On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch computes in bf16,
-    or in fp16 where the GPU has no bf16.
-    `interpreter` is the Python that runs it: a benchmark's rival may need an environment of its own.
+    Attributes:
+        forward: `module:function` that loads the model; see `timing_worker.Load`. It is imported in the
+            process that is timed and whose memory is measured, so its module should import little.
+        device: On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch
+            computes in bf16, or in fp16 if the GPU has no bf16.
+        interpreter: The Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
-    kind: Kind
+    forward: str
     path: Path
+    device: Device = "cpu"
     optional: bool = False
     interpreter: str = sys.executable
 
@@ -147,14 +142,14 @@ def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, La
 def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
 ) -> Timing:
-    """Time every contender on the same batches, by batch size. `folder` takes the batches for the processes.
+    """Time every contender on the same batches, by batch size. The batches are written to `folder`.
 
     On a busy machine all are timed again, each with one thread and by the time that it spends on a CPU.
 
     Raises:
-        GauntletError: A process ended before its time.
+        GauntletError: A process ended too early.
     """
-    on_gpu = any(contender.kind.endswith("_gpu") for contender in contenders.values())
+    on_gpu = any(contender.device == "gpu" for contender in contenders.values())
     tolerated = 1.0 if on_gpu else BUSY
     timing = _measure(contenders, batches, threads, "wall", folder, tolerated)
     if timing.contention is None or timing.contention <= tolerated:
@@ -176,7 +171,7 @@ def _measure(
     folder: Path,
     tolerated: float,
 ) -> Timing:
-    """All batch sizes, or those up to the one at which contention was found to be over `tolerated`."""
+    """Time all batch sizes, but stop after the first one at which contention exceeds `tolerated`."""
     archive = folder / "batches.npz"
     np.savez(archive, allow_pickle=False, **_by_key(batches))
     with ExitStack() as stack:
@@ -236,11 +231,12 @@ class _Worker:
 
     def __init__(self, name: str, contender: Contender, archive: Path, threads: int, clock: Clock) -> None:
         self._name = name
-        module = "gauntlet.components.convert_to_onnx.timing_worker"
-        arguments = [contender.kind, str(contender.path), str(archive), str(threads), clock]
+        arguments = [
+            contender.forward, str(contender.path), str(archive), str(threads), clock, contender.device
+        ]  # fmt: skip
         path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [contender.interpreter, "-m", module, *arguments],
+            [contender.interpreter, "-m", WORKER, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -266,14 +262,14 @@ class _Worker:
         return Turn(seconds, ThreadTime(running, waiting))
 
     def memory_mb(self) -> float:
-        """The most that it had in memory so far."""
+        """Its peak memory so far."""
         return float(self._ask("memory"))
 
     def _ask(self, request: str) -> str:
         assert self._process.stdin is not None
         try:
             print(request, file=self._process.stdin, flush=True)
-        except BrokenPipeError:  # the answer that does not come says how it ended
+        except BrokenPipeError:  # it has ended: `_answer` says how
             self._fail()
         return self._answer()
 
@@ -292,7 +288,7 @@ class _Worker:
 
 
 def _least_contention(turns: Mapping[str, Mapping[int, Sequence[Turn]]]) -> float | None:
-    """That of the contender that waited least."""
+    """The contention of the contender that waited least."""
     shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
     return min((share for share in shares if share is not None), default=None)
 

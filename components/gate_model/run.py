@@ -12,7 +12,8 @@ from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.components.step import read_json, write_json, write_text
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.gates import CommonGates
-from gauntlet.serving.bundle import MANAGED_TASK, MODEL_FILE, PARITY_FILE, BundleError, read_info
+from gauntlet.manifests.kinds import task_kind
+from gauntlet.serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
 from gauntlet.serving.verification import verify
 from gauntlet.tasks.classification.manifest import Gates
 from gauntlet.tasks.language.gates import Documents, decide_language_model
@@ -45,12 +46,18 @@ def gate(
         certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
         model_sha256=info.files.get(MODEL_FILE),
         bundle_fault=next((check.fault for check in verify(bundle) if check.fault), None),
-        managed=info.task == MANAGED_TASK,
+        managed=not task_kind(info.task).is_converted,
     )
+    decision = write_verdict(gates, found, verdict, table)
+    print_table(decision)
+    return decision
+
+
+def write_verdict(gates: CommonGates, found: Documents, verdict: Path, table: Path) -> Decision:
+    """Decide by what the other steps wrote, and write the verdict and its table."""
     decision = _decide(gates, found)
     write_json(verdict, asdict(decision) | _stages(gates, found))
     write_text(table, markdown(decision))
-    print_table(decision)
     return decision
 
 

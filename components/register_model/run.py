@@ -20,13 +20,13 @@ from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.step import read_json, write_json
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.schema import Registration
-from gauntlet.serving.bundle import MANAGED_TASK, BundleError, BundleInfo, read_info
+from gauntlet.serving.bundle import BundleError, BundleInfo, read_info
 from gauntlet.tasks.therapy.stages import evidence_of
 
 PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")
 """What a version's tags take over from the bundle's lineage."""
-QUALITY = {"causal_lm": ("perplexity", "rouge_l"), MANAGED_TASK: ("rouge_l",)}
+QUALITY = {"causal_lm": ("perplexity", "rouge_l"), "managed_causal_lm": ("rouge_l",)}
 """The figures of a version by task; a classifier's is macro-F1."""
 
 

@@ -23,13 +23,13 @@ from gauntlet.backends.storage import file_system
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.artifacts import (
     Bundle,
-    Candidates,
     History,
     Training,
     Verdict,
     Version,
 )
 from gauntlet.components.write_report.record import STEPS, FinalStatus, RunRecord, Trace, step_records
+from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources
 from gauntlet.contracts.document import Document, parse_json
 from gauntlet.contracts.names import STATISTICS_FILE

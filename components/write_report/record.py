@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from gauntlet.components.write_report.artifacts import (
     Bundle,
-    Candidates,
     History,
     Training,
     Verdict,
     Version,
 )
+from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources, Statistics
 from gauntlet.manifests.kinds import TaskKind
 

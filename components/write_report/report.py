@@ -109,13 +109,13 @@ def _speed(record: RunRecord) -> tuple[Tile, ...]:
     candidates = record.candidates
     if candidates is None or candidates.winner is None:
         return ()
-    winner = candidates.winner
-    over = f"over PyTorch, batch\N{NO-BREAK SPACE}{candidates.objective_batch_size}"
+    winner, size = candidates.winner, candidates.objective_batch_size or 0
+    over = f"over PyTorch, batch\N{NO-BREAK SPACE}{size}"
     if candidates.clock == "cpu":
         over += ", by one thread's CPU time, because the machine was busy"
     precision = winner.precision or "precision unknown"
     return (
-        Tile("Speed-up", times(candidates.chosen_speedup), over),
+        Tile("Speed-up", times((winner.speedup or {}).get(size)), over),
         Tile("Model size", megabytes(winner.size_mb), f"{winner.name}, {precision}"),
     )
 

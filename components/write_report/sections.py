@@ -10,16 +10,13 @@ from markupsafe import Markup
 from gauntlet.components.train_model.report import training_section
 from gauntlet.components.validate_data.report import CHECKS
 from gauntlet.components.write_report.artifacts import (
-    Candidate,
-    Candidates,
     Figure,
     History,
-    Latency,
-    Reference,
 )
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import PROMOTE, REJECT, RunRecord, State, StepRecord
+from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
 from gauntlet.manifests.kinds import Metric
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
@@ -252,7 +249,7 @@ def _conversion(record: RunRecord) -> Markup:
 
 def latency_panels(table: Candidates) -> dict[int, Markup]:
     """A chart of all candidates and PyTorch for each batch size that anything was timed at."""
-    timed = [*table.pytorch.latency_ms.values(), *(candidate.latency_ms for candidate in table.candidates)]
+    timed = [*table.pytorch.latency_ms.values(), *(one.latency_ms or {} for one in table.candidates)]
     panels = {}
     for size in sorted({size for latencies in timed for size in latencies}):
         rows = [
@@ -260,7 +257,7 @@ def latency_panels(table: Candidates) -> dict[int, Markup]:
             for mode, latencies in table.pytorch.latency_ms.items()
         ]
         rows += [
-            _bar(one.name, one.latency_ms.get(size), one.speedup.get(size), _tone(one, table))
+            _bar(one.name, (one.latency_ms or {}).get(size), (one.speedup or {}).get(size), _tone(one, table))
             for one in table.candidates
         ]
         panels[size] = charts.bars(f"Latency of a batch of {size}", [row for row in rows if row is not None])
@@ -272,25 +269,25 @@ def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
 
     Quality is the first of the `metrics` that PyTorch was measured by.
     """
-    metric = next((one for one in metrics if is_figure(getattr(table.pytorch, one.name, None))), None)
+    metric = next((one for one in metrics if is_figure(table.pytorch.figures.get(one.name))), None)
     if metric is None:
         return NOTHING
     size = table.objective_batch_size or 0
     models: list[tuple[str, Latency | None, Figure, str]] = [
-        (f"PyTorch, {mode}", latencies.get(size), getattr(table.pytorch, metric.name), "quiet")
+        (f"PyTorch, {mode}", latencies.get(size), table.pytorch.figures[metric.name], "quiet")
         for mode, latencies in table.pytorch.latency_ms.items()
     ]
     models += [
         (
             one.name if one.admitted else f"{one.name}, refused",
-            one.latency_ms.get(size),
-            getattr(one, metric.name),
+            (one.latency_ms or {}).get(size),
+            one.figures.get(metric.name),
             _tone(one, table),
         )
         for one in table.candidates
     ]
     marks = [
-        charts.Mark(name, latency.median, quality, tone, name in table.pareto_front)
+        charts.Mark(name, latency.median, quality, tone, name in (table.pareto_front or ()))
         for name, latency, quality, tone in models
         if latency and is_figure(latency.median) and is_figure(quality)
     ]

@@ -96,8 +96,10 @@ def predict(
     ] = False,
 ) -> None:
     """Score texts or images with a registered bundle, or have its language model answer."""
-    from gauntlet.backends.factory import open_registry
-    from gauntlet.pipelines.prediction import print_predictions
+    from gauntlet.backends.factory import bundle_folder, open_registry
+    from gauntlet.backends.registry import BUNDLE_TAG
+    from gauntlet.serving.bundle import open_model
+    from gauntlet.serving.interface import InputError, Request
 
     store = open_registry(gauntlet_home().registry_uri)
     name = _model_name(store, model)
@@ -106,8 +108,22 @@ def predict(
         raise UsageError(f"{name}: no version is {alias}. See `gauntlet registry`, then `gauntlet promote`.")
     given = _from_stdin(as_json) if rows == ["-"] else rows
     _require_readable(given)
-    print_predictions(asked, given, max_new_tokens, as_json)
+    with bundle_folder(asked) as folder:
+        try:
+            answers = open_model(folder, asked.tags.get(BUNDLE_TAG)).answer(Request(given, max_new_tokens))
+        except InputError as error:
+            raise UsageError(str(error)) from None
+    if as_json:
+        print_json(answer.content for answer in answers)
+    else:
+        table = borderless(*answers[0].cells)
+        for answer in answers:
+            table.add_row(*map(plain, answer.cells.values()))
+        console.print(table)
     notes = errors if as_json else console
+    for number, answer in enumerate(answers, start=1):
+        if answer.note is not None:
+            notes.print(f"text {number}: {answer.note}")
     notes.print(styled("[dim]{} version {}[/]", asked.name, asked.version))
 
 
@@ -209,10 +225,9 @@ def _rows(versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
 
 def _quality(version: ModelVersion) -> dict[str, str]:
     """The metrics that register-model has recorded as tags of the version."""
-    from gauntlet.manifests.kinds import kinds
+    from gauntlet.manifests.kinds import registered_metrics
 
-    names = dict.fromkeys(metric.name for kind in kinds().values() for metric in kind.metrics)
-    return {name: version.tags[name] for name in names if name in version.tags}
+    return {name: version.tags[name] for name in registered_metrics() if name in version.tags}
 
 
 def _print_history(versions: Sequence[ModelVersion]) -> None:

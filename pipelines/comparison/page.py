@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Interval, Paired
 from gauntlet.components.write_report.sections import bill
-from gauntlet.manifests.metrics import LOWER_IS_BETTER
+from gauntlet.manifests.kinds import TaskKind
 from gauntlet.pages.charts import Series, curves, present
 from gauntlet.pages.formatting import (
     ABSENT,
@@ -93,8 +93,8 @@ def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
     return Comparison(
         first=first,
         second=second,
-        tested=_differences(first.metrics, second.metrics, paired.intervals),
-        validated=_differences(_kept_epoch(first), _kept_epoch(second), {}),
+        tested=_differences(first.kind, first.metrics, second.metrics, paired.intervals),
+        validated=_differences(first.kind, _kept_epoch(first), _kept_epoch(second), {}),
         paired=paired,
         settings=different_settings(first, second),
         costs=costs(first, second),
@@ -172,12 +172,15 @@ def _kept_epoch(run: ComparedRun) -> Figures:
     return epochs[(run.history.best_epoch or 1) - 1].validation if epochs else {}
 
 
-def _differences(first: Figures, second: Figures, intervals: Mapping[str, Interval]) -> dict[str, Difference]:
+def _differences(
+    kind: TaskKind, first: Figures, second: Figures, intervals: Mapping[str, Interval]
+) -> dict[str, Difference]:
     return {
-        key: Difference(
-            words(key), first.get(key), second.get(key), intervals.get(key), key in LOWER_IS_BETTER
+        name: Difference(
+            metric.title, first.get(name), second.get(name), intervals.get(name), metric.better == "lower"
         )
-        for key in dict.fromkeys([*first, *second])
+        for name in dict.fromkeys([*first, *second])
+        for metric in [kind.metric(name)]
     }
 
 
@@ -198,10 +201,10 @@ def _shipped(run: ComparedRun) -> Mapping[str, str]:
     if candidates is None or candidates.winner is None:
         return {}
     winner, size = candidates.winner, candidates.objective_batch_size or 0
-    latency = winner.latency_ms[size].median if size in winner.latency_ms else None
+    latency = (winner.latency_ms or {}).get(size)
     return {
         "Shipped": winner.name,
         "Model size": megabytes(winner.size_mb),
-        f"Latency, batch {size}": milliseconds(latency),
-        "Speed-up over PyTorch": times(candidates.chosen_speedup),
+        f"Latency, batch {size}": milliseconds(latency.median if latency else None),
+        "Speed-up over PyTorch": times((winner.speedup or {}).get(size)),
     }

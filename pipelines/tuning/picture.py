@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.trainer.tuning.study import Trial, best_trial
 
@@ -61,7 +61,7 @@ def _draw_progress(axes: Axes, trials: Sequence[Trial], metric: str) -> None:
         scores = [*best_so_far[-1:], *([trial.score] if trial.state == "complete" else [])]
         best_so_far.append(max((score for score in scores if not math.isnan(score)), default=math.nan))
     order = [float(number) for number in range(1, len(trials) + 1)]
-    values = [as_score(metric, score) for score in best_so_far]
+    values = [known_metric(metric).as_score(score) for score in best_so_far]
     axes.step(order, values, where="post", color=BEST, label="best so far")
     _scatter(axes, order, trials, metric)
     axes.set(xlabel="trials in the order in which they ended", ylabel=metric)
@@ -106,7 +106,7 @@ def _scatter(axes: Axes, places: Sequence[float], trials: Sequence[Trial], metri
             scores = [floor if label == "off the scale" else trials[at].score for at in chosen]
             axes.scatter(
                 [places[at] for at in chosen],
-                [as_score(metric, score) for score in scores],
+                [known_metric(metric).as_score(score) for score in scores],
                 s=size,
                 marker=marker,
                 facecolors=face,

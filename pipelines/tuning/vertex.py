@@ -18,7 +18,7 @@ import yaml
 from gauntlet.components.images import TRAINER_IMAGE
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.metrics import LOWER_IS_BETTER
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.schema import Manifest, as_parameter
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.training import Resources, trained_here
@@ -71,7 +71,10 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
         "parallelTrialCount": jobs,
         "studySpec": {
             "metrics": [
-                {"metricId": metric, "goal": "MINIMIZE" if metric in LOWER_IS_BETTER else "MAXIMIZE"}
+                {
+                    "metricId": metric,
+                    "goal": "MAXIMIZE" if known_metric(metric).better == "higher" else "MINIMIZE",
+                }
             ],
             "parameters": [
                 _parameter(key, dimension, is_whole(training, key))

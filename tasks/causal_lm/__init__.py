@@ -5,14 +5,16 @@ from __future__ import annotations
 from math import inf
 
 from gauntlet.manifests.kinds import Metric, TaskKind
+from gauntlet.tasks.language import ANSWER_METRICS
 
 KIND = TaskKind(
     interface=1,
     name="causal_lm",
     title="Causal language model",
     metrics=(
-        Metric("perplexity", "perplexity", better="lower", domain=(1.0, inf)),
-        Metric("rouge_l", "ROUGE-L"),
+        Metric("perplexity", "perplexity", better="lower", domain=(1.0, inf), digits=2, registered=True),
+        Metric("token_accuracy", "token accuracy"),
+        *ANSWER_METRICS,
     ),
     manifest="gauntlet.tasks.causal_lm.manifest:LanguageManifest",
     data="gauntlet.tasks.causal_lm.data",

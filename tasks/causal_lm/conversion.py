@@ -1,62 +1,46 @@
-"""The step convert-to-onnx for a language model: the same order, with tokens for classes.
+"""Converts causal language models: candidates are compared by logits, next tokens and perplexity.
 
-B = batch, T = tokens.
+B = batch, T = tokens, V = vocabulary. Padding may be on either side, except where a prompt is continued.
 """
 
 from __future__ import annotations
 
-import tempfile
+import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
-from gauntlet.components.convert_to_onnx.admission import (
-    Trial,
-    admitted,
-    decoder_refusal,
-    neighbour_refusal,
-    reasons_of,
-    with_speed,
-)
-from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, describe
 from gauntlet.components.convert_to_onnx.export import ConversionError, FusedOps
-from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect, neighbour_effect
-from gauntlet.components.convert_to_onnx.processor import describe_processor
-from gauntlet.components.convert_to_onnx.shipping import ship
-from gauntlet.components.convert_to_onnx.timing import Contender, Timing, draw_rows, measure
-from gauntlet.components.convert_to_onnx.timing_worker import NEW_TOKENS
-from gauntlet.components.step import write_json
+from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect, neighbour_effect
+from gauntlet.components.convert_to_onnx.subject import Compared, Subject
+from gauntlet.components.convert_to_onnx.timing import Batch, Contender
 from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
-from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.generation import Decoder, Floats, pad_left
-from gauntlet.serving.tokenizer import open_tokenizer
-from gauntlet.tasks.causal_lm.bundling import (
-    PYTORCH,
-    Candidate,
-    Tried,
-    bundle_winner,
-    document,
-    quality_of,
-)
-from gauntlet.tasks.causal_lm.decoder import export_decoder
-from gauntlet.tasks.causal_lm.parity import ScoredBatch, compare, pytorch_logits
-from gauntlet.tasks.causal_lm.quantization import (
+from gauntlet.serving.generation import Decoder, Floats, Tokens, pad_left, token_losses
+from gauntlet.serving.texts import open_tokenizer
+from gauntlet.tasks.causal_lm import timing
+from gauntlet.tasks.causal_lm.decoder import (
+    export_decoder,
     quantize_int8,
     quantize_per_token,
     quantize_weights,
 )
-from gauntlet.tasks.causal_lm.training import network_of
+from gauntlet.tasks.causal_lm.timing import NEW_TOKENS
+from gauntlet.tasks.causal_lm.training import ADAPTER_FOLDER, network_of
 from gauntlet.tasks.language.language_models import context_of
-from gauntlet.tasks.language.packing import token_rows
-from gauntlet.trainer.checkpoint import TrainingRecord
+from gauntlet.tasks.language.packing import TokenRow, token_rows
 from gauntlet.trainer.splits import read_split
 
 PARITY_ROWS = 16
@@ -65,66 +49,116 @@ COMPANY_SIZES = (2, 5)
 COMPANY_TOKENS = 128  # at most this much of a row is read, alone and in each batch size
 CACHED_TOKENS = 4  # of each row that go one by one through the cache
 TIMED_PROMPT_TOKENS = 128
+PYTORCH = "eager"
 
 
-def convert(
-    section: Conversion,
-    name: str,
-    seed: int,
-    manifest_sha256: str,
-    checkpoint: Path,
-    record: TrainingRecord,
-    splits: Path,
-    bundle: Path,
-    candidates: Path,
-) -> dict[str, float]:
-    """Convert a checkpoint; return the chosen candidate's figures by name. See `run.run`.
+@dataclass(frozen=True)
+class DecoderSubject(Subject):
+    """A language model, some of its conversations to compare on, and their prompts to time."""
 
-    Raises:
-        GauntletError: No candidate is within the bounds, or the checkpoint itself is of no use.
-    """
-    threads = usable_cpus()
-    torch.set_num_threads(threads)
-    tokenizer = open_tokenizer(checkpoint / TOKENIZER_FILE).tokenizer
-    rows = token_rows(read_split(splits, "validation"), tokenizer, record.max_length)
-    network = network_of(checkpoint)
-    with tempfile.TemporaryDirectory(prefix="gauntlet-convert-") as scratch:
-        folder = Path(scratch)
-        graphs = build(section, network, folder)
-        order = np.random.default_rng(seed).permutation(len(rows))[:PARITY_ROWS]
-        drawn = [rows[at].whole for at in order]
-        trials = []
-        for number, graph in enumerate(graphs, start=1):
-            print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
-            trials.append(_try(graph, network, drawn, threads, section))
-        theirs = [trial.parity.pytorch_perplexity for trial in trials if isinstance(trial, Trial)]
-        tried = Tried(section, describe_processor(), len(drawn), theirs[0] if theirs else np.nan, trials)
-        try:
-            admitted(tried.candidates)
-        except GauntletError:
-            write_json(candidates, document(tried, None))
-            raise
-        prompts = timed_prompts([row.prompt for row in rows], context_of(network))
-        del network
-        tried = _timed(tried, checkpoint, prompts, threads, seed, folder)
-        winner = ship(
-            tried,
-            section,
-            bundle,
-            write=partial(bundle_winner, bundle, name, manifest_sha256, checkpoint, record, splits),
-            note=lambda outcome, chosen: write_json(candidates, document(outcome, chosen)),
-        )
-        size = section.objective_batch_size
-        return {
-            **quality_of(winner.parity),
-            "size_mb": winner.graph.size_mb,
-            "speedup": winner.speedup[size],
-            "latency_ms": winner.latency_ms[size].median,
-        }
+    @cached_property
+    def rows(self) -> Sequence[TokenRow]:
+        """The validation split as tokens."""
+        tokenizer = open_tokenizer(self.checkpoint / TOKENIZER_FILE).tokenizer
+        return token_rows(read_split(self.splits, "validation"), tokenizer, self.record.max_length)
+
+    @property
+    def compared(self) -> list[Sequence[int]]:
+        """The rows that candidates are compared on."""
+        order = np.random.default_rng(self.seed).permutation(len(self.rows))[:PARITY_ROWS]
+        return [self.rows[at].whole for at in order]
+
+    @property
+    def compared_rows(self) -> int:
+        """At most `PARITY_ROWS`."""
+        return min(PARITY_ROWS, len(self.rows))
+
+    @property
+    def timed_rows(self) -> int:
+        """All rows: prompts are drawn from them."""
+        return len(self.rows)
+
+    @cached_property
+    def prompts(self) -> list[Sequence[int]]:
+        """The prompts whose continuation is timed."""
+        return timed_prompts([row.prompt for row in self.rows], context_of(network_of(self.checkpoint)))
+
+    def batch(self, rows: Indices) -> Batch:
+        """Prompts, padded on the left."""
+        ids, mask = pad_left([self.prompts[row] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def build(self, folder: Path) -> list[Graph | Failed]:
+        """Make the section's candidates in `folder`; one that cannot be made does not stop the others.
+
+        Raises:
+            GauntletError: The model cannot be exported at all.
+        """
+        return build(self.section, network_of(self.checkpoint), folder)
+
+    def comparer(self, threads: int) -> DecoderComparer:
+        """See `subject.Subject`."""
+        return DecoderComparer(network_of(self.checkpoint), self.compared, threads)
+
+    @property
+    def pytorch(self) -> Mapping[str, Contender]:
+        """transformers, greedily and with its cache."""
+        return {PYTORCH: Contender(f"{timing.__name__}:generating", self.checkpoint)}
+
+    def contender(self, graph: Graph) -> Contender:
+        """The graph as serving runs it."""
+        return Contender(f"{timing.__name__}:generating_onnx", graph.path)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """How many tokens each timed prompt is continued by."""
+        return {"new_tokens": NEW_TOKENS}
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The adapters, if the model was trained with some."""
+        return {path.name: path for path in sorted((self.checkpoint / ADAPTER_FOLDER).glob("*"))}
+
+    @property
+    def bundle_fields(self) -> Mapping[str, Any]:
+        """The repetition penalty, if there is one."""
+        penalty = self.section.repetition_penalty
+        return {} if penalty == 1 else {"repetition_penalty": penalty}
+
+
+open_subject = DecoderSubject
+
+
+class DecoderComparer:
+    """Compares graphs with the network, batch by batch: all logits at once would not fit into memory."""
+
+    def __init__(self, network: PreTrainedModel, rows: Sequence[Sequence[int]], threads: int) -> None:
+        self._network, self._rows, self._threads = network, rows, threads
+        self._perplexity = math.nan
+
+    @property
+    def pytorch(self) -> dict[str, float]:
+        """PyTorch's perplexity; NaN until a candidate was compared."""
+        return {"perplexity": self._perplexity}
+
+    def compare(self, graph: Graph) -> Compared:
+        """See `subject.Comparer`."""
+        decoder = Decoder(graph.path, self._threads)
+        parity = compare(self._scored(decoder))
+        self._perplexity = parity.pytorch_perplexity
+        return Compared(parity, measure_neighbours(decoder, self._rows))
+
+    def _scored(self, decoder: Decoder) -> Iterator[ScoredBatch]:
+        """Both models' logits, the last tokens of each row through the cache."""
+        for start in range(0, len(self._rows), PARITY_BATCH):
+            ids, mask = pad_left(self._rows[start : start + PARITY_BATCH])
+            prompt = max(1, ids.shape[1] - CACHED_TOKENS)
+            theirs = pytorch_logits(self._network, ids, mask, prompt)
+            yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
 
 
 def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:
-    """Make the section's candidates in `folder`; one that fails costs itself, never the step.
+    """Make the section's candidates in `folder`; see `DecoderSubject.build`.
 
     Raises:
         GauntletError: The model cannot be exported at all.
@@ -157,30 +191,8 @@ def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[G
     return made
 
 
-def _try(
-    graph: Graph | Failed,
-    network: PreTrainedModel,
-    rows: Sequence[Sequence[int]],
-    threads: int,
-    bounds: Conversion,
-) -> Candidate:
-    if isinstance(graph, Failed):
-        return graph
-    try:
-        decoder = Decoder(graph.path, threads)
-        parity = compare(_scored(decoder, network, rows))
-        neighbours = measure_neighbours(decoder, rows)
-    except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
-        traceback.print_exc()
-        return Failed(graph.name, f"does not run: {describe(error)}")
-    reason = reasons_of(
-        decoder_refusal(parity, graph.precision, bounds), neighbour_refusal(neighbours, bounds)
-    )
-    return Trial(graph, parity, reason, neighbours)
-
-
 def measure_neighbours(decoder: Decoder, rows: Sequence[Sequence[int]]) -> NeighbourEffect:
-    """How much other prompts in the batch, and the padding that they need, change the next token.
+    """How much the other prompts of a batch, and the padding that they need, change the next token.
 
     If all rows have one length, every other row is halved, so that there is padding.
     """
@@ -196,46 +208,119 @@ def measure_neighbours(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Neigh
     return neighbour_effect(last(1), [last(size) for size in COMPANY_SIZES])
 
 
-def _scored(
-    decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
-) -> Iterator[ScoredBatch]:
-    """Both models' logits, the last tokens of each row through the cache."""
-    for start in range(0, len(rows), PARITY_BATCH):
-        ids, mask = pad_left(rows[start : start + PARITY_BATCH])
-        prompt = max(1, ids.shape[1] - CACHED_TOKENS)
-        theirs = pytorch_logits(network, ids, mask, prompt)
-        yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
-
-
 def timed_prompts(prompts: Sequence[Sequence[int]], context: int) -> list[Sequence[int]]:
-    """The end of each prompt, which leaves room for `NEW_TOKENS` in the model's context."""
+    """The end of each prompt, short enough to leave room for `NEW_TOKENS` in the model's context."""
     length = max(1, min(TIMED_PROMPT_TOKENS, context - NEW_TOKENS))
     return [prompt[-length:] for prompt in prompts]
 
 
-def _timed(
-    tried: Tried, checkpoint: Path, prompts: Sequence[Sequence[int]], threads: int, seed: int, folder: Path
-) -> Tried:
-    """Time how PyTorch and every candidate that ran continue the same prompts by `NEW_TOKENS`."""
-    contenders = {PYTORCH: Contender("generate", checkpoint)}
-    for candidate in tried.candidates:
-        if isinstance(candidate, Trial):
-            contenders[candidate.name] = Contender("generate_onnx", candidate.graph.path)
-    batches = {
-        size: [
-            dict(zip(("input_ids", "attention_mask"), pad_left([prompts[row] for row in drawn]), strict=True))
-            for drawn in draw_rows(len(prompts), size, seed)
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Tokens and mask (B, T), and both models' logits of them (B, T, V)."""
+
+    input_ids: Tokens
+    attention_mask: Tokens
+    pytorch: Floats
+    candidate: Floats
+
+
+@dataclass(frozen=True)
+class DecoderParity:
+    """How closely a graph follows PyTorch on the same texts; padding is not counted.
+
+    Attributes:
+        tokens: How many tokens' logits were compared.
+        max_abs_difference: The largest difference of any of their logits.
+        next_token_agreement: Share of the tokens after which both predict the same next token.
+        pytorch_perplexity: PyTorch's perplexity, over all tokens except each text's first.
+        perplexity: The graph's perplexity.
+    """
+
+    tokens: int
+    max_abs_difference: float
+    next_token_agreement: float
+    pytorch_perplexity: float
+    perplexity: float
+
+    @property
+    def quality(self) -> float:
+        """The candidate's perplexity, negated."""
+        return -self.perplexity
+
+    @property
+    def perplexity_change(self) -> float:
+        """As a share of PyTorch's perplexity; positive if the graph is worse."""
+        return self.perplexity / self.pytorch_perplexity - 1
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """See `subject.Parity`."""
+        return {
+            "perplexity": self.perplexity,
+            "perplexity_change": self.perplexity_change,
+            "next_token_agreement": self.next_token_agreement,
+            "max_abs_difference": self.max_abs_difference,
+            "compared_tokens": self.tokens,
+        }
+
+    intervals: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    evidence: ClassVar[Mapping[str, Any]] = {}
+
+    def refusal(self, precision: Precision, bounds: Conversion) -> str | None:
+        """As `subject.Parity`: agreement is of next tokens, and the drop is the rise of perplexity."""
+        broken = []
+        if precision == "fp32" and not self.max_abs_difference <= bounds.max_abs_logit_difference:
+            broken.append(
+                f"logits differ from PyTorch's by up to {self.max_abs_difference:.3g}, over "
+                f"max_abs_logit_difference {bounds.max_abs_logit_difference:g}"
+            )
+        if precision != "fp32" and not self.next_token_agreement >= bounds.min_label_agreement:
+            broken.append(
+                f"the likeliest next token is PyTorch's after {self.next_token_agreement:.4f} of the tokens, "
+                f"under min_label_agreement {bounds.min_label_agreement:g}"
+            )
+        if not self.perplexity_change <= bounds.max_metric_drop:
+            broken.append(
+                f"perplexity rises by {self.perplexity_change:.2%} to {self.perplexity:.4g}, over "
+                f"max_metric_drop {bounds.max_metric_drop:g}"
+            )
+        return "; ".join(broken) or None
+
+
+def compare(batches: Iterable[ScoredBatch]) -> DecoderParity:
+    """Compare batch by batch, so that only one batch needs to be in memory."""
+    tokens, same, largest = 0, 0, 0.0
+    losses: list[npt.NDArray[np.float64]] = []
+    for batch in batches:
+        real = batch.attention_mask.astype(bool)
+        theirs, ours = batch.pytorch[real], batch.candidate[real]  # (tokens, V)
+        tokens += len(theirs)
+        same += int((theirs.argmax(axis=1) == ours.argmax(axis=1)).sum())
+        largest = max(largest, float(np.abs(theirs - ours).max()))
+        losses.append(
+            np.stack(
+                [token_losses(logits, batch.input_ids, real) for logits in (batch.pytorch, batch.candidate)]
+            )
+        )
+    theirs_mean, ours_mean = np.concatenate(losses, axis=1).mean(axis=1)
+    return DecoderParity(tokens, largest, same / tokens, math.exp(theirs_mean), math.exp(ours_mean))
+
+
+def pytorch_logits(model: PreTrainedModel, input_ids: Tokens, attention_mask: Tokens, prompt: int) -> Floats:
+    """PyTorch's logits (B, T, V): the first `prompt` columns at once, then one by one through its cache."""
+    ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    bounds = [0, *range(prompt, ids.shape[1] + 1)]
+    with torch.inference_mode():
+        parts = [
+            model(
+                input_ids=ids[:, start:stop],
+                attention_mask=mask[:, :stop],
+                position_ids=positions[:, start:stop],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+            for start, stop in pairwise(bounds)
         ]
-        for size in tried.bounds.batch_sizes
-    }
-    timing: Timing = measure(contenders, batches, threads, folder)
-    modes = {PYTORCH: timing.latencies[PYTORCH]}
-    return replace(
-        tried,
-        pytorch_latency_ms=timing.latencies[PYTORCH],
-        pytorch_memory_mb=timing.memory_mb[PYTORCH],
-        contention=timing.contention,
-        threads=timing.threads,
-        clock=timing.clock,
-        candidates=[with_speed(candidate, modes, timing) for candidate in tried.candidates],
-    )
+    return np.asarray(torch.cat(parts, dim=1).numpy(), dtype=np.float32)

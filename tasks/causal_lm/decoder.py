@@ -1,4 +1,4 @@
-"""One ONNX graph of a causal language model and its KV cache, for prefill and for decoding.
+"""One ONNX graph of a causal language model and its KV cache, for prefill and for decoding, also quantised.
 
 B = batch, T = new tokens, P = tokens in the cache, K = tokens whose logits are wanted, V = vocabulary,
 H = key and value heads, D = size of a head. All but H, D and V are dynamic; P = 0 is the prefill.
@@ -23,17 +23,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.components.convert_to_onnx.quantization import in_blocks, per_token
 from gauntlet.serving.generation import METADATA_KEY, PAST, PRESENT
 from gauntlet.tasks.language.language_models import context_of, require_convertible, stop_tokens
 
@@ -41,18 +45,18 @@ OPSET = 23  # the first with Attention, which takes the cache, and RotaryEmbeddi
 ATTENTION = "onnx_attention"  # our name for an attention function, beside transformers' "eager" and "sdpa"
 UNSUPPORTED_ATTENTION = ("sliding_window", "softcap", "s_aux")
 ROTARY_PARAMETERS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
-EXAMPLE = (2, 3, 5)  # B, T and P that the export traces; a size of 1 would be taken for a constant
+EXAMPLE = (2, 3, 5)  # B, T and P that the export traces; it would take a size of 1 for a constant
 
 
 class _CachelessLayer(DynamicLayer):  # type: ignore[misc]
-    """Hands on the new keys and values alone: the attention node joins them to the cache."""
+    """Passes on only the new keys and values: the attention node appends them to the cache."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
 
 class DecoderGraph(nn.Module):
-    """The model with the inputs and outputs of its graph; `attend` is its attention while it is traced."""
+    """The model with the inputs and outputs of its graph; `attend` is its attention during tracing."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -110,11 +114,11 @@ class DecoderGraph(nn.Module):
 def export_decoder(model: PreTrainedModel, path: Path) -> None:
     """Write a causal language model's graph. The model is left in evaluation mode.
 
-    The dynamo exporter is used on purpose: the TorchScript one's graph computes the same, with four times the
-    nodes, nearly all of them about shapes.
+    The dynamo exporter is used on purpose: the TorchScript exporter's graph computes the same with four times
+    the nodes, nearly all of them for shapes.
 
     Raises:
-        ConversionError: The model is none that this can export, or an operator of it is not.
+        ConversionError: The model or one of its operators cannot be exported.
     """
     heads, layers, size = _cache_shape(model)
     batch, tokens, cached = EXAMPLE
@@ -145,20 +149,20 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever tracing may raise; its cause is what the model did
+    except Exception as error:  # whatever tracing may raise; its cause is the model's own error
         cause = error.__cause__ or error
         first_line = str(cause).strip().partition("\n")[0]
         raise ConversionError(f"could not be exported: {type(cause).__name__}: {first_line}") from error
     assert program is not None
     proto = ONNXModel(program.model_proto)
-    proto.replace_gemm_with_matmul()  # what quantisation knows
+    proto.replace_gemm_with_matmul()  # the only product that quantisation knows
     onnx.helper.set_model_props(proto.model, {METADATA_KEY: json.dumps(_facts(model))})
     save(proto.model, path)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings, such as one for each operator of torchvision, which no decoder has.
+    """Hide the exporter's warnings, such as one for each operator of torchvision, which decoders do not use.
 
     The terminal shows a step's last line as its state.
     """
@@ -199,7 +203,7 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
 
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What generation has to know of the model and no tensor says."""
+    """What generation has to know about the model and the tensors do not show."""
     return {
         "context": context_of(model),
         "stop_tokens": stop_tokens(model),
@@ -208,7 +212,7 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
 
 @contextmanager
 def _as_nodes(graph: DecoderGraph) -> Iterator[None]:
-    """Attention, and rotary positions where the model has the usual ones, as one node each."""
+    """Export attention, and rotary positions if the model has the usual ones, as one node each."""
     model, module = graph.model, sys.modules[type(graph.model).__module__]
     attention = model.config._attn_implementation
     rotary = getattr(module, "apply_rotary_pos_emb", None)
@@ -245,3 +249,61 @@ def is_usual_rotary(rotary: Any) -> bool:
         rotary(q, k, angles.cos(), angles.sin()), rotate(q, k, angles.cos(), angles.sin()), strict=True
     )
     return all(torch.allclose(theirs, ours, atol=1e-6) for theirs, ours in pairs)
+
+
+def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
+    """Store the matrices of all products, with 4 bits the embedding too, one scale to a block of weights.
+
+    onnxruntime has no embedding of 8 bits.
+    """
+    operators = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
+    save(in_blocks(load_for_quantizing(graph), bits, operators), path)
+
+
+def quantize_per_token(graph: Path, path: Path) -> None:
+    """Store the matrices of all products and the embedding in int8; activations get one scale to a token.
+
+    Raises:
+        ConversionError: It has no matrix product with constant weights.
+    """
+    model = load_for_quantizing(graph)
+    if not per_token(model):
+        raise ConversionError("has no matrix product with constant weights")
+    save(model, path)
+
+
+def quantize_int8(graph: Path, path: Path) -> None:
+    """Store the matrices of all products in int8, one scale to a column; activations get one to a tensor.
+
+    Weights have 7 bits; `components.convert_to_onnx.quantization` says why.
+    """
+    model = load_for_quantizing(graph)
+    add_pre_process_metadata(model)  # exporting did all that the quantiser's own preparation does
+    temporary = path.with_name(path.name + ".tmp")
+    quantize_dynamic(
+        model,
+        temporary,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        reduce_range=True,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    temporary.replace(path)
+
+
+def load_for_quantizing(path: Path) -> onnx.ModelProto:
+    """A graph whose matrices are all constants.
+
+    A head that is tied to the embedding is its transpose, which quantisers take for an activation.
+    """
+    model = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    transposed = [
+        node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights
+    ]
+    for node in transposed:
+        order = next((list(attribute.ints) for attribute in node.attribute), None)
+        values = numpy_helper.to_array(weights[node.input[0]]).transpose(order)
+        model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
+    return model

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.step import replacing, write_json, write_text
-from gauntlet.components.training_rows import TestRows as Fingerprints
+from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
 from gauntlet.components.training_rows import trained_on
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
-from gauntlet.serving.inputs import InputError, Rows
+from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.rows import TestRows, read_test_rows

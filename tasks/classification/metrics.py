@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from gauntlet.components.pictures import thumbnail
-from gauntlet.serving.inputs import Image, Rows
+from gauntlet.serving.interface import Image, Rows
 from gauntlet.tasks.ordinal_grading.metrics import quadratic_weighted_kappa
 
 Indices = npt.NDArray[np.int64]

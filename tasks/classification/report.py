@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +31,13 @@ if TYPE_CHECKING:
 
 SCORES = Scores
 CANDIDATE_COLUMNS = (
-    Column("Same label", lambda candidate: percent(candidate.label_agreement, 1)),
+    Column("Same label", lambda candidate: percent(candidate.figures.get("label_agreement"), 1)),
     Column(
         "Macro-F1",
-        lambda candidate: decimal(candidate.macro_f1, 4),
-        lambda pytorch: decimal(pytorch.macro_f1, 4),
+        lambda candidate: decimal(candidate.figures.get("macro_f1"), 4),
+        lambda pytorch: decimal(pytorch.figures.get("macro_f1"), 4),
     ),
-    Column(
-        "Drop, 95 % interval",
-        lambda candidate: (
-            f"{signed(candidate.metric_drop, 4)}, "
-            f"{signed(candidate.metric_drop_interval[0])} … {signed(candidate.metric_drop_interval[1])}"
-        ),
-    ),
+    Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
 EVALUATION = "gauntlet.tasks.classification:evaluation.html.jinja"
 METRICS = ("macro_f1", "weighted_f1", "accuracy")
@@ -174,6 +168,11 @@ def confusions(scores: Scores) -> tuple[tuple[str, Sequence[Sequence[Cell]]], ..
         for title, model in titled
         if model.confusion and {len(model.confusion), *map(len, model.confusion)} == {size}
     )
+
+
+def _drop(figures: Mapping[str, Any]) -> str:
+    low, high = figures.get("metric_drop_interval") or (None, None)
+    return f"{signed(figures.get('metric_drop'), 4)}, {signed(low)} … {signed(high)}"
 
 
 def _cells(row: Sequence[int], true: int) -> Iterator[Cell]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gauntlet.manifests.errors import DataError
-from gauntlet.serving.inputs import Rows
+from gauntlet.serving.interface import Rows
 from gauntlet.trainer.splits import holds_cards, read_cards, read_images, read_split
 
 IMAGES_FILE = "test.npz"

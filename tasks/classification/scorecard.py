@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gauntlet.components import bootstrap
 from gauntlet.components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
 from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
-from gauntlet.serving.inputs import Rows
+from gauntlet.serving.interface import Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import (
     Figures,

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from gauntlet.components.pictures import data_uri
 from gauntlet.serving.bundle import Bundle
-from gauntlet.serving.inputs import Image
+from gauntlet.serving.interface import Image
 
 PLACES = (16, 12)  # along the height and the width of a side
 COVERED = 2  # places that one cover takes, along either

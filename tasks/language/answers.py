@@ -17,8 +17,7 @@ from tokenizers import Tokenizer
 from gauntlet.components.training_rows import Flags
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
-from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left
-from gauntlet.tasks.causal_lm.parity import token_losses
+from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left, token_losses
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.packing import TokenRow, token_rows
 from gauntlet.trainer.splits import read_split

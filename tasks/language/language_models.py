@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from gauntlet.backends.storage import PACKAGE_SCHEME
 from gauntlet.manifests.errors import UsageError
-from gauntlet.serving.tokenizer import largest_id, without_padding_and_truncation
+from gauntlet.serving.texts import largest_id, without_padding_and_truncation
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
 from gauntlet.trainer.hub import HUB_ERRORS, not_found
 

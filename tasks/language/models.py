@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gauntlet.components.training_rows import Flags, TestRows, trained_on
+from gauntlet.components.training_rows import Flags, RowFingerprints, trained_on
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.serving.bundle import MANAGED_TASK, read_info
+from gauntlet.serving.bundle import read_info
 from gauntlet.tasks.causal_lm.evaluation import LocalModel
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
+from gauntlet.tasks.managed_causal_lm import KIND as MANAGED
 from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel
 
 
@@ -53,7 +54,7 @@ def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = 
         BundleError: The bundle is incomplete or altered.
         UsageError: A vendor serves it, and nobody is logged in there.
     """
-    if read_info(bundle, sha256).task == MANAGED_TASK:
+    if read_info(bundle, sha256).task == MANAGED.name:
         return ManagedModel(bundle, settings)
     return LocalModel(bundle, settings, sha256)
 
@@ -65,7 +66,7 @@ def answer_as_champion(
     prompts: Prompts,
     settings: LanguageEvaluation,
     seed: int,
-    tested: TestRows | None = None,
+    tested: RowFingerprints | None = None,
 ) -> Contender | str | None:
     """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
 

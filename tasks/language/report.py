@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 ROWS = "rows"
 SCORES = LanguageScores
 CANDIDATE_COLUMNS = (
-    Column("Same next token", lambda candidate: percent(candidate.next_token_agreement, 1)),
+    Column("Same next token", lambda candidate: percent(candidate.figures.get("next_token_agreement"), 1)),
     Column(
         "Perplexity of all tokens",
-        lambda candidate: decimal(candidate.perplexity),
-        lambda pytorch: decimal(pytorch.perplexity),
+        lambda candidate: decimal(candidate.figures.get("perplexity")),
+        lambda pytorch: decimal(pytorch.figures.get("perplexity")),
     ),
-    Column("Rise", lambda candidate: percent(candidate.perplexity_change, 2)),
+    Column("Rise", lambda candidate: percent(candidate.figures.get("perplexity_change"), 2)),
 )
 SHOWN_ANSWERS = 8
 IN_TILES = {"perplexity": 2, "rouge_l": 3}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gauntlet.manifests.kinds import Metric, TaskKind
+from gauntlet.manifests.kinds import TaskKind
+from gauntlet.tasks.language import ANSWER_METRICS
 
 KIND = TaskKind(
     interface=1,
     name="managed_causal_lm",
     title="Managed language model",
-    metrics=(Metric("rouge_l", "ROUGE-L"),),
+    metrics=ANSWER_METRICS,
     manifest="gauntlet.tasks.managed_causal_lm.manifest:ManagedManifest",
     data="gauntlet.tasks.managed_causal_lm.data",
     training="gauntlet.tasks.managed_causal_lm.training",

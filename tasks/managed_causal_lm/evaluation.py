@@ -11,11 +11,13 @@ from pathlib import Path
 from gauntlet.backends.google.gemini import Drawing, Gemini
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.step import read_json
-from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, read_info
+from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
+from gauntlet.tasks.managed_causal_lm import KIND
+from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class ManagedModel:
 
     def unlike(self, other: Path) -> str | None:
         """A model with tokens of its own has its prompts rendered otherwise."""
-        return None if read_info(other).task == MANAGED_TASK else "is no managed model"
+        return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:
         """As a request of one turn."""

@@ -24,8 +24,10 @@ from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.schema import canonical_json
-from gauntlet.serving.bundle import ENDPOINT_FILE, MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.serving.bundle import BundleInfo, write_bundle
+from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
+from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 from gauntlet.trainer.preemption import noticing_sigterm
 from gauntlet.trainer.splits import read_split, read_statistics
 
@@ -276,7 +278,7 @@ def _write_bundle(
     }
     info = BundleInfo(
         name=name,
-        task=MANAGED_TASK,
+        task=KIND.name,
         labels=(),
         inputs=(),
         outputs=(),

@@ -30,7 +30,7 @@ from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
-from gauntlet.serving.inputs import InputError
+from gauntlet.serving.interface import InputError
 from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
 from gauntlet.tasks.ordinal_grading.hashing import BITS, alike, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset

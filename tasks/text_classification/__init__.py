@@ -9,8 +9,9 @@ KIND = TaskKind(
     name="text_classification",
     title="Text classification",
     metrics=(
-        Metric("macro_f1", "macro-F1"),
+        Metric("macro_f1", "macro-F1", registered=True),
         Metric("accuracy", "accuracy"),
+        Metric("weighted_f1", "weighted F1"),
     ),
     manifest="gauntlet.tasks.text_classification.manifest:TextManifest",
     data="gauntlet.tasks.text_classification.data",

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from gauntlet.serving.tokenizer import largest_id
+from gauntlet.serving.texts import largest_id
 from gauntlet.tasks.classification.class_weights import (
     balanced_chances,
     class_weights,

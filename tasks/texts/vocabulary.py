@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.serving.tokenizer import OpenedTokenizer, TokenizerError, largest_id, open_tokenizer
+from gauntlet.serving.texts import OpenedTokenizer, TokenizerError, largest_id, open_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"

@@ -1,24 +1,22 @@
+"""What every registry does alike. A new backend is one more parameter of the fixture `tested`."""
+
 from __future__ import annotations
 
-import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gauntlet.backends.content_store import keep_bundle
-from gauntlet.backends.factory import open_registry
+from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.local.mlflow_database import open_client
-from gauntlet.backends.local.registry import MlflowRegistry, all_pages
-from gauntlet.backends.registry import Approval, ModelVersion, turns
+from gauntlet.backends.registry import Approval, turns
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
-
-MODEL = "emotion"
+from gauntlet.serving.bundle import file_sha256, read_info
+from tests.backends import registries
+from tests.backends.registries import RegistryCase, make_bundle
+from tests.fakes.mlflow_server import LoopbackMlflow
 
 
 @pytest.fixture(scope="module")
@@ -28,510 +26,275 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
-@pytest.fixture
-def database(empty_database: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackMlflow]:
+    with LoopbackMlflow(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running
+
+
+ON_A_SERVER = pytest.param("mlflow-server", marks=pytest.mark.acceptance)
+"""A minute of requests. `make test` tests what a server does otherwise than SQLite: test_mlflow_server."""
+
+
+@pytest.fixture(params=["sqlite", ON_A_SERVER, "vertex"])
+def tested(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryCase:
+    if request.param == "vertex":
+        return registries.vertex(request.getfixturevalue("cloud"))
+    if request.param == "mlflow-server":
+        name = request.node.originalname.removeprefix("test_")
+        return registries.mlflow_server(request.getfixturevalue("server"), name)
     folder = tmp_path / "home"
     folder.mkdir()
-    return Path(shutil.copyfile(empty_database, folder / "gauntlet.db"))
-
-
-@pytest.fixture
-def registry(database: Path) -> MlflowRegistry:
-    return MlflowRegistry(f"sqlite:///{database}")
-
-
-def make_bundle(folder: Path, content: str = "weights") -> Path:
-    source = folder.with_name(folder.name + "-source")
-    source.write_text(content)
-    info = BundleInfo(
-        name=MODEL,
-        task="text_classification",
-        labels=("sadness", "joy"),
-        inputs=(),
-        outputs=(),
-        max_length=128,
-        opset=17,
-        candidate="fused",
-        precision="fp32",
-        quality={"macro_f1": 0.9},
-        latency_ms={"1": 2.0},
-        speedup={"1": 3.0},
-        lineage={"git_commit": "abc"},
+    return registries.sqlite(
+        Path(shutil.copyfile(request.getfixturevalue("empty_database"), folder / "gauntlet.db"))
     )
-    write_bundle(folder, info, {"model.onnx": source, "tokenizer.json": source})
-    return folder
-
-
-def register(registry: MlflowRegistry, tmp_path: Path, run_id: str) -> ModelVersion:
-    return registry.register(MODEL, make_bundle(tmp_path / run_id, run_id), {"run_id": run_id})
-
-
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def aliases(registry: MlflowRegistry) -> dict[str, str]:
-    """alias → version, of all versions."""
-    return {alias: v.version for v in registry.versions(MODEL) for alias in v.aliases}
-
-
-# --- an empty registry ---
-
-
-def test_reading_before_anything_is_registered_makes_no_database(tmp_path: Path) -> None:
-    registry = open_registry(f"sqlite:///{tmp_path / 'new' / 'gauntlet.db'}")
-
-    assert registry.champion(MODEL) is None
-    assert registry.names() == []
-    with pytest.raises(UsageError, match=r"model 'emotion': not in .*gauntlet\.db, which has none yet"):
-        registry.versions(MODEL)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_registry_of_an_unknown_kind_is_refused_with_what_is_supported() -> None:
-    with pytest.raises(UsageError, match=r"registry URI: found 'redis://p'.*sqlite:///.*or vertex://"):
-        open_registry("redis://p")
 
 
 # --- registering ---
 
 
 def test_a_registered_bundle_is_a_challenger_with_its_own_verified_copy(
-    registry: MlflowRegistry, database: Path, tmp_path: Path
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
+    files = {path.name for path in bundle.iterdir()}
     sha256 = file_sha256(bundle / "bundle.json")
 
-    version = registry.register(MODEL, bundle, {"run_id": "run-1", "macro_f1": "0.9"})
+    version = tested.registry.register(tested.model, bundle, {"run_id": "run-1", "macro_f1": "0.9"})
     shutil.rmtree(bundle)
 
-    assert (version.name, version.version, version.aliases) == (MODEL, "1", ("challenger",))
-    assert version.tags == {"run_id": "run-1", "macro_f1": "0.9", "bundle_sha256": sha256}
-    assert version.bundle_uri == str(database.parent / "models" / MODEL / sha256)
-    assert read_info(Path(version.bundle_uri)).labels == ("sadness", "joy")
+    assert (version.name, version.version) == (tested.model, "1")
+    assert tested.aliases == {"challenger": "1"}
+    assert version.tags.items() >= {"run_id": "run-1", "macro_f1": "0.9", "bundle_sha256": sha256}.items()
     assert timedelta() <= datetime.now(UTC) - version.created < timedelta(minutes=1)
-    assert registry.champion(MODEL) is None
+    with bundle_folder(version) as folder:
+        assert read_info(folder, sha256).labels == ("sadness", "joy")
+        assert {path.name for path in folder.iterdir()} == files
+    assert tested.registry.champion(tested.model) is None
+    assert tested.model in tested.registry.names()
 
 
-def test_registering_the_same_bundle_for_the_same_run_creates_nothing(
-    registry: MlflowRegistry, database: Path, tmp_path: Path
+def test_a_bundle_of_the_same_run_is_registered_once_and_of_another_run_shares_the_copy(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    first = registry.register(MODEL, bundle, {"run_id": "run-1"})
+    first = tested.registry.register(tested.model, bundle, {"run_id": "run-1"})
 
-    assert registry.register(MODEL, bundle, {"run_id": "run-1"}) == first
-    assert registry.versions(MODEL) == [first]
-    assert len(list((database.parent / "models" / MODEL).iterdir())) == 1
+    assert tested.registry.register(tested.model, bundle, {"run_id": "run-1"}) == first
+    assert tested.registry.versions(tested.model) == [first]
+    second = tested.registry.register(tested.model, bundle, {"run_id": "run-2"})
 
-
-def test_the_same_bundle_from_another_run_is_another_version_of_the_same_copy(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    first = registry.register(MODEL, bundle, {"run_id": "run-1"})
-
-    second = registry.register(MODEL, bundle, {"run_id": "run-2"})
-
-    assert (first.version, second.version) == ("1", "2")
+    assert [version.version for version in tested.registry.versions(tested.model)] == ["2", "1"]
     assert second.bundle_uri == first.bundle_uri
+    assert tested.aliases == {"challenger": "2"}
 
 
-def test_a_bundle_that_is_champion_is_not_registered_again_and_rollback_leads_to_the_one_before(
-    registry: MlflowRegistry, tmp_path: Path
+def test_versions_are_listed_newest_first_by_number_and_the_newest_is_the_challenger(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
-    for run in ("january", "june"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
-    before = registry.versions(MODEL)
-
-    again = registry.register(MODEL, tmp_path / "june", {"run_id": "a-sunday-in-june"})
-
-    assert (again.version, again.aliases, again.tags["run_id"]) == ("2", ("champion",), "june")
-    assert registry.versions(MODEL) == before
-    assert registry.rollback(MODEL).champion.tags["run_id"] == "january"
-
-
-def test_a_bundle_that_was_rolled_back_is_left_alone_when_another_run_registers_it(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    for run in ("january", "june"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
-    registry.rollback(MODEL)
-
-    again = registry.register(MODEL, tmp_path / "june", {"run_id": "a-sunday-in-june"})
-
-    assert (again.version, again.aliases) == ("2", ("previous",))
-    assert aliases(registry) == {"champion": "1", "previous": "2"}
-
-
-def test_another_version_of_the_champions_bundle_is_not_promoted_over_it(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    register(registry, tmp_path, "january")
-    registry.promote(MODEL)
-    bundle = make_bundle(tmp_path / "june", "june")
-    for run in ("june", "a-sunday-in-june"):
-        registry.register(MODEL, bundle, {"run_id": run})
-    registry.promote(MODEL, "2")
-
-    move = registry.promote(MODEL, "3")
-
-    assert (move.moved, move.champion.version) == (False, "2")
-    assert registry.rollback(MODEL).champion.version == "1"
-
-
-def test_versions_are_listed_newest_first_and_the_newest_is_the_challenger(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
     for number in range(11):
-        register(registry, tmp_path, f"run-{number}")
+        tested.registry.register(tested.model, bundle, {"run_id": f"run-{number}"})
 
-    assert [version.version for version in registry.versions(MODEL)] == [str(n) for n in range(11, 0, -1)]
-    assert aliases(registry) == {"challenger": "11"}
-    assert registry.names() == [MODEL]
+    listed = [version.version for version in tested.registry.versions(tested.model)]
+    assert listed == [str(number) for number in range(11, 0, -1)]
+    assert tested.aliases == {"challenger": "11"}
 
 
-def test_an_incomplete_bundle_is_refused_and_leaves_nothing(
-    registry: MlflowRegistry, database: Path, tmp_path: Path
+def test_a_bundle_that_is_or_was_champion_is_not_registered_again(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
+    tested.promote(tmp_path, "january", "june")
+    before = tested.registry.versions(tested.model)
+
+    again = tested.registry.register(tested.model, tmp_path / "june", {"run_id": "a-sunday-in-june"})
+
+    assert (again.version, again.tags["run_id"]) == ("2", "june")
+    assert "champion" in again.aliases
+    assert tested.registry.versions(tested.model) == before
+    assert tested.registry.rollback(tested.model).champion.tags["run_id"] == "january"
+    for run_id in ("a-sunday-in-june", "june"):
+        again = tested.registry.register(tested.model, tmp_path / "june", {"run_id": run_id})
+        assert (again.version, again.aliases) == ("2", ("previous",))
+    assert tested.aliases == {"champion": "1", "previous": "2"}
+
+
+def test_an_incomplete_bundle_is_refused_and_leaves_nothing(tested: RegistryCase, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     (bundle / "model.onnx").write_text("other weights")
 
     with pytest.raises(GauntletError, match=rf"{bundle}/model\.onnx: sha256 is .*Convert the model again"):
-        registry.register(MODEL, bundle, {"run_id": "run-1"})
+        tested.registry.register(tested.model, bundle, {"run_id": "run-1"})
 
-    assert registry.names() == []
-    assert files_below(database.parent / "models") == []
-
-
-def test_a_copy_that_fails_leaves_nothing(registry: MlflowRegistry, database: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", "weights" * 10_000)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # bytes: less than the weights have
-    try:
-        with pytest.raises(GauntletError, match=r"File too large\. Make room"):
-            keep_bundle(bundle, database.parent / "models" / MODEL / file_sha256(bundle / "bundle.json"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    assert registry.names() == []
-    assert files_below(database.parent / "models") == []
+    assert tested.model not in tested.registry.names()
 
 
-def test_a_copy_that_was_altered_in_the_registry_is_replaced_when_registered_again(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    version = register(registry, tmp_path, "run-1")
-    (Path(version.bundle_uri) / "model.onnx").write_text("tampered")
+def test_evidence_is_returned_as_it_was_registered(tested: RegistryCase, tmp_path: Path) -> None:
+    evidence = {"figures": {"macro_f1": 0.9}, "champion": None}
+    bundle = make_bundle(tmp_path / "bundle")
+    version = tested.registry.register(tested.model, bundle, {"run_id": "run-1"}, evidence)
+    assert tested.registry.evidence(version) == evidence
 
-    register(registry, tmp_path, "run-1")
-
-    assert (Path(version.bundle_uri) / "model.onnx").read_text() == "run-1"
-
-
-def test_bundles_are_found_after_the_registry_folder_was_moved(
-    registry: MlflowRegistry, database: Path, tmp_path: Path
-) -> None:
-    register(registry, tmp_path, "run-1")
-    registry.promote(MODEL)
-    moved = shutil.copytree(database.parent, tmp_path / "elsewhere")
-    shutil.rmtree(database.parent)
-
-    champion = MlflowRegistry(f"sqlite:///{moved}/gauntlet.db").champion(MODEL)
-
-    assert champion is not None
-    assert read_info(Path(champion.bundle_uri)).name == MODEL
+    without = tested.registry.register(tested.model, bundle, {"run_id": "run-2"})
+    assert tested.registry.evidence(without) is None
 
 
 # --- promoting ---
 
 
-def test_promotion_moves_the_aliases(registry: MlflowRegistry, tmp_path: Path) -> None:
-    register(registry, tmp_path, "run-1")
-    first = registry.promote(MODEL)
-    register(registry, tmp_path, "run-2")
-    assert aliases(registry) == {"champion": "1", "challenger": "2"}
+def test_promotion_moves_champion_and_previous(tested: RegistryCase, tmp_path: Path) -> None:
+    tested.register(tmp_path, "run-1")
+    first = tested.registry.promote(tested.model)
+    tested.register(tmp_path, "run-2")
+    assert tested.aliases == {"champion": "1", "challenger": "2"}
 
-    second = registry.promote(MODEL)
+    second = tested.registry.promote(tested.model)
 
-    assert aliases(registry) == {"champion": "2", "previous": "1"}
-    assert (first.moved, str(first)) == (True, "emotion 1 is champion")
-    assert (second.moved, str(second)) == (True, "emotion 2 is champion, 1 is previous")
-    champion = registry.champion(MODEL)
-    assert champion == second.champion
-    assert champion == registry.by_alias(MODEL, "champion")
+    assert tested.aliases == {"champion": "2", "previous": "1"}
+    assert (first.moved, str(first)) == (True, f"{tested.model} 1 is champion")
+    assert (second.moved, str(second)) == (True, f"{tested.model} 2 is champion, 1 is previous")
+    champion = tested.registry.champion(tested.model)
+    assert champion == second.champion == tested.registry.by_alias(tested.model, "champion")
 
-
-def test_a_version_can_be_promoted_past_the_challenger(registry: MlflowRegistry, tmp_path: Path) -> None:
-    for run in ("run-1", "run-2", "run-3"):
-        register(registry, tmp_path, run)
-
-    registry.promote(MODEL, "2")
-
-    assert aliases(registry) == {"champion": "2", "challenger": "3"}
+    again = tested.registry.promote(tested.model, "2")
+    assert (again.moved, str(again)) == (False, f"{tested.model} 2 is already champion: nothing to move")
+    assert tested.aliases == {"champion": "2", "previous": "1"}
 
 
-def test_promoting_the_champion_changes_nothing_and_says_so(registry: MlflowRegistry, tmp_path: Path) -> None:
-    for run in ("run-1", "run-2"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
+def test_a_version_can_be_promoted_past_the_challenger(tested: RegistryCase, tmp_path: Path) -> None:
+    for run_id in ("run-1", "run-2", "run-3"):
+        tested.register(tmp_path, run_id)
 
-    again = registry.promote(MODEL, "2")
+    tested.registry.promote(tested.model, "2")
 
-    assert (again.moved, str(again)) == (False, "emotion 2 is already champion: nothing to move")
-    assert aliases(registry) == {"champion": "2", "previous": "1"}
+    assert tested.aliases == {"champion": "2", "challenger": "3"}
 
 
-def test_a_version_whose_bundle_is_gone_or_altered_never_becomes_champion(
-    registry: MlflowRegistry, tmp_path: Path
+def test_another_version_of_the_champions_bundle_is_not_promoted_over_it(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
-    for run_id in ("run-1", "run-2"):
-        register(registry, tmp_path, run_id)
-        registry.promote(MODEL)
-    second, first = registry.versions(MODEL)
-    manifest = Path(first.bundle_uri) / "bundle.json"
-    manifest.write_text(manifest.read_text().replace("sadness", "madness"))
+    tested.promote(tmp_path, "january")
+    bundle = make_bundle(tmp_path / "june", "june")
+    for run_id in ("june", "a-sunday-in-june"):
+        tested.registry.register(tested.model, bundle, {"run_id": run_id})
+    tested.registry.promote(tested.model, "2")
 
+    move = tested.registry.promote(tested.model, "3")
+
+    assert (move.moved, move.champion.version) == (False, "2")
+    assert tested.registry.rollback(tested.model).champion.version == "1"
+
+
+def test_a_model_that_was_compared_with_another_champion_is_not_promoted(
+    tested: RegistryCase, tmp_path: Path
+) -> None:
+    tested.promote(tmp_path, "run-1", "run-2")
+    tested.register(tmp_path, "run-3")
+
+    with pytest.raises(GauntletError, match="compared with champion 1, but the champion is 2 by now"):
+        tested.registry.promote(tested.model, "3", compared_with="1")
+
+    assert tested.aliases["champion"] == "2"
+
+
+def test_a_version_whose_bundle_is_missing_or_altered_gets_no_alias(
+    tested: RegistryCase, tmp_path: Path
+) -> None:
+    tested.promote(tmp_path, "run-1", "run-2")
+    bundle = tested.registry.versions(tested.model)[-1].bundle_uri
+    before = tested.aliases
+
+    tested.alter(bundle, "model.onnx", b"tampered")
+    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*model\.onnx: sha256 is"):
+        tested.registry.rollback(tested.model)
+    altered = (tmp_path / "run-1" / "bundle.json").read_bytes().replace(b"sadness", b"madness")
+    tested.alter(bundle, "bundle.json", altered)
     with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*the registry says"):
-        registry.rollback(MODEL)
-    shutil.rmtree(first.bundle_uri)
-    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*no such file"):
-        registry.promote(MODEL, "1")
-    assert aliases(registry) == {"champion": second.version, "previous": "1"}
+        tested.registry.rollback(tested.model)
+    tested.remove(bundle)
+    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*no such"):
+        tested.registry.promote(tested.model, "1")
+    with pytest.raises(GauntletError, match=r"version 1 cannot become staging.*no such"):
+        tested.registry.stage(tested.model, "1")
+
+    assert tested.aliases == before
 
 
-def test_a_copy_whose_bundle_json_was_altered_in_the_registry_is_replaced(
-    registry: MlflowRegistry, tmp_path: Path
+def test_a_staged_version_becomes_champion_in_the_name_of_its_approver(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
-    kept = Path(register(registry, tmp_path, "run-1").bundle_uri) / "bundle.json"
-    original = kept.read_text()
-    kept.write_text(original.replace("sadness", "madness"))
-    registry.register(MODEL, tmp_path / "run-1", {"run_id": "run-1"})
-    assert kept.read_text() == original
+    tested.register(tmp_path, "run-1")
+
+    assert set(tested.registry.stage(tested.model, "1").aliases) >= {"challenger", "staging"}
+    approval = Approval("Ada", "tried by hand")
+    tags = tested.registry.promote(tested.model, "1", compared_with=None, approval=approval).champion.tags
+
+    assert (tags["approved_by"], tags["promotion_reason"]) == ("Ada", "tried by hand")
+    assert datetime.fromisoformat(tags["approved_at"]).tzinfo is not None
+    assert tested.aliases == {"champion": "1", "staging": "1"}
 
 
-def test_promoting_without_a_challenger_names_the_versions_there_are(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    register(registry, tmp_path, "run-1")
-    registry.promote(MODEL)
-
-    with pytest.raises(UsageError, match=r"'emotion': has no challenger to promote.*its versions: 1\."):
-        registry.promote(MODEL)
-
-
-def test_an_unknown_version_or_model_is_refused_with_the_known_ones(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    register(registry, tmp_path, "run-1")
+def test_what_does_not_exist_is_refused_with_what_does(tested: RegistryCase, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"model '{tested.model}': not in .*, which has"):
+        tested.registry.versions(tested.model)
+    tested.register(tmp_path, "run-1")
+    with pytest.raises(UsageError, match="has had no champion before now"):
+        tested.registry.rollback(tested.model)
+    tested.registry.promote(tested.model)
 
     with pytest.raises(UsageError, match=r"has no version '7', only 1\."):
-        registry.promote(MODEL, "7")
+        tested.registry.promote(tested.model, "7")
+    with pytest.raises(UsageError, match=r"has no challenger to promote.*its versions: 1\."):
+        tested.registry.promote(tested.model)
+    with pytest.raises(UsageError, match="has had no champion before 1"):
+        tested.registry.rollback(tested.model)
     for wrong in ("emotoin", "../x", "it's", ""):
-        with pytest.raises(UsageError, match=r"not in .*, which has emotion\. Run its pipeline first"):
-            registry.promote(wrong)
+        with pytest.raises(
+            UsageError, match=rf"not in .*, which has .*{tested.model}.*Run its pipeline first"
+        ):
+            tested.registry.promote(wrong)
         with pytest.raises(UsageError, match="not in"):
-            registry.rollback(wrong)
-        assert registry.champion(wrong) is None
+            tested.registry.rollback(wrong)
+        assert tested.registry.champion(wrong) is None
 
 
 # --- rolling back ---
 
 
-def test_rolling_back_swaps_champion_and_previous_and_a_second_time_needs_the_version(
-    registry: MlflowRegistry, tmp_path: Path
+def test_rollback_swaps_champion_and_previous_and_a_second_one_needs_the_version(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
-    for run in ("run-1", "run-2", "run-3"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
+    name = tested.model
+    tested.promote(tmp_path, "run-1", "run-2", "run-3")
 
-    back = registry.rollback(MODEL)
-    assert str(back) == "emotion 2 is champion, 3 is previous"
+    assert str(tested.registry.rollback(name)) == f"{name} 2 is champion, 3 is previous"
+    with pytest.raises(UsageError, match=f"gauntlet rollback {name} --version 3"):
+        tested.registry.rollback(name)
+    assert tested.aliases == {"champion": "2", "previous": "3"}
 
-    with pytest.raises(UsageError, match="gauntlet rollback emotion --version 3"):
-        registry.rollback(MODEL)
-    assert aliases(registry) == {"champion": "2", "previous": "3"}
-
-    assert str(registry.rollback(MODEL, "1")) == "emotion 1 is champion, 2 is previous"
-    assert registry.rollback(MODEL, "1").moved is False
-    registry.promote(MODEL, "3")
-    assert registry.rollback(MODEL).champion.version == "1"
-    made = [(turn.version, turn.kind) for turn in turns(registry.versions(MODEL))]
+    assert str(tested.registry.rollback(name, "1")) == f"{name} 1 is champion, 2 is previous"
+    assert tested.registry.rollback(name, "1").moved is False
+    tested.registry.promote(name, "3")
+    assert tested.registry.rollback(name).champion.version == "1"
+    made = [(turn.version, turn.kind) for turn in turns(tested.registry.versions(name))]
     moves = ["promote", "promote", "promote", "rollback", "rollback", "promote", "rollback"]
     assert made == list(zip("1232131", moves, strict=True))
 
 
-def test_a_version_that_has_never_been_champion_is_promoted_and_not_rolled_back_to(
-    registry: MlflowRegistry, tmp_path: Path
+def test_a_version_that_has_never_been_champion_is_not_rolled_back_to(
+    tested: RegistryCase, tmp_path: Path
 ) -> None:
-    register(registry, tmp_path, "run-1")
-    registry.promote(MODEL)
-    register(registry, tmp_path, "run-2")
+    tested.promote(tmp_path, "run-1")
+    tested.register(tmp_path, "run-2")
     with pytest.raises(UsageError, match="version 2 has never been champion"):
-        registry.rollback(MODEL, "2")
+        tested.registry.rollback(tested.model, "2")
     with pytest.raises(UsageError, match="no version '7'"):
-        registry.rollback(MODEL, "7")
+        tested.registry.rollback(tested.model, "7")
 
 
-def test_who_approves_a_promotion_and_why_is_recorded_on_the_version(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    register(registry, tmp_path, "run-1")
-    tags = registry.promote(MODEL, approval=Approval("Ada", "the timing was disturbed")).champion.tags
-    assert (tags["approved_by"], tags["promotion_reason"]) == ("Ada", "the timing was disturbed")
-    assert datetime.fromisoformat(tags["approved_at"]).tzinfo is not None
+# --- which registry ---
 
 
-def test_the_first_champion_cannot_be_rolled_back(registry: MlflowRegistry, tmp_path: Path) -> None:
-    register(registry, tmp_path, "run-1")
-    with pytest.raises(UsageError, match="has had no champion before now"):
-        registry.rollback(MODEL)
-    registry.promote(MODEL)
-
-    with pytest.raises(UsageError, match="has had no champion before 1"):
-        registry.rollback(MODEL)
-
-
-def test_a_version_that_was_rolled_back_does_not_become_challenger_by_registering_it_again(
-    registry: MlflowRegistry, tmp_path: Path
-) -> None:
-    for run in ("run-1", "run-2"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
-    registry.rollback(MODEL)
-
-    assert register(registry, tmp_path, "run-2").aliases == ("previous",)
-
-
-# --- dying half-way ---
-
-
-class Killed(BaseException):
-    """What a killed process sees: nothing after this."""
-
-
-class DyingClient:
-    """MLflow's client in a process that is killed at its n-th write, from 0."""
-
-    def __init__(self, client: Any, writes: int) -> None:
-        self.client = client
-        self.writes_left = writes
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.client, name)
-        if not name.startswith(("set_", "create_", "delete_")):
-            return method
-
-        def write(*arguments: Any, **named: Any) -> Any:
-            if self.writes_left == 0:
-                raise Killed
-            self.writes_left -= 1
-            return method(*arguments, **named)
-
-        return write
-
-
-class DyingRegistry(MlflowRegistry):
-    def __init__(self, database: Path, writes: int) -> None:
-        super().__init__(f"sqlite:///{database}")
-        self._writes = writes
-
-    @cached_property
-    def _client(self) -> Any:
-        return DyingClient(open_client(self._database), self._writes)
-
-
-def moments_of_death(
-    database: Path, tmp_path: Path, action: Callable[[MlflowRegistry], object]
-) -> list[MlflowRegistry]:
-    """One copy of the registry per write of `action`, as it is when the process dies at that write."""
-    survivors: list[MlflowRegistry] = []
-    while True:
-        folder = tmp_path / f"death-{len(survivors)}"
-        shutil.copytree(database.parent, folder)
-        try:
-            action(DyingRegistry(folder / "gauntlet.db", writes=len(survivors)))
-        except Killed:
-            survivors.append(MlflowRegistry(f"sqlite:///{folder}/gauntlet.db"))
-        else:
-            return survivors
-
-
-@pytest.fixture
-def with_two_champions(registry: MlflowRegistry, tmp_path: Path) -> MlflowRegistry:
-    for run in ("run-1", "run-2"):
-        register(registry, tmp_path, run)
-        registry.promote(MODEL)
-    return registry
-
-
-def test_a_promotion_killed_at_any_write_keeps_a_champion_and_is_finished_by_the_next(
-    with_two_champions: MlflowRegistry, database: Path, tmp_path: Path
-) -> None:
-    register(with_two_champions, tmp_path, "run-3")
-    deaths = moments_of_death(database, tmp_path, lambda registry: registry.promote(MODEL))
-
-    assert len(deaths) == 7
-    for survivor in deaths:
-        half_way = aliases(survivor)
-        assert half_way["champion"] in {"2", "3"}
-        assert half_way.get("previous") != half_way["champion"]
-        assert survivor.promote(MODEL).moved
-        assert aliases(survivor) == {"champion": "3", "previous": "2"}
-
-
-def test_a_rollback_killed_at_any_write_keeps_a_champion_and_is_finished_by_the_next(
-    with_two_champions: MlflowRegistry, database: Path, tmp_path: Path
-) -> None:
-    deaths = moments_of_death(database, tmp_path, lambda registry: registry.rollback(MODEL))
-
-    assert len(deaths) == 5
-    for survivor in deaths:
-        assert aliases(survivor)["champion"] in {"1", "2"}
-        assert survivor.rollback(MODEL).moved
-        assert aliases(survivor) == {"champion": "1", "previous": "2"}
-
-
-def test_a_registration_killed_at_any_write_is_completed_by_running_it_again(
-    database: Path, tmp_path: Path
-) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    deaths = moments_of_death(
-        database, tmp_path, lambda registry: registry.register(MODEL, bundle, {"run_id": "run-1"})
-    )
-
-    assert len(deaths) == 3  # the model, the version, the alias
-    for survivor in deaths:
-        assert survivor.champion(MODEL) is None
-        version = survivor.register(MODEL, bundle, {"run_id": "run-1"})
-        assert (version.version, version.aliases) == ("1", ("challenger",))
-        assert len(survivor.versions(MODEL)) == 1
-
-
-def test_a_copy_that_was_cut_short_is_no_bundle_of_the_registry(
-    registry: MlflowRegistry, database: Path, tmp_path: Path
-) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    sha256 = file_sha256(bundle / "bundle.json")
-    half = database.parent / "models" / MODEL / sha256
-    half.mkdir(parents=True)
-    (half / "model.onnx").write_text("wei")
-    (half / "of-another-time").write_text("")
-
-    version = registry.register(MODEL, bundle, {"run_id": "run-1"})
-
-    assert [path.name for path in half.parent.iterdir()] == [sha256]
-    kept = Path(version.bundle_uri)
-    assert {path.name for path in kept.iterdir()} == {"bundle.json", *read_info(kept).files}
-
-
-def test_everything_a_paged_search_finds_is_returned_in_order() -> None:
-    class Page(list[int]):
-        def __init__(self, found: list[int], token: str | None) -> None:
-            super().__init__(found)
-            self.token = token
-
-    pages = {None: Page([1, 2], "a"), "a": Page([3], "b"), "b": Page([], None)}
-
-    assert all_pages(lambda token: pages[token]) == [1, 2, 3]
+def test_a_registry_of_an_unknown_kind_is_refused_with_what_is_supported() -> None:
+    with pytest.raises(UsageError, match=r"registry URI: found 'redis://p'.*sqlite:///.*or vertex://"):
+        open_registry("redis://p")

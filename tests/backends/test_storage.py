@@ -154,7 +154,7 @@ def test_an_address_is_read_over_http_and_is_never_a_folder(address: str) -> Non
     [
         (404, UsageError, "no such file"),
         (403, UsageError, "permission denied"),
-        (500, GauntletError, "out of reach, or broke off"),
+        (500, GauntletError, "cannot be reached, or the transfer failed"),
     ],
 )
 def test_an_http_refusal_is_explained(address: str, status: int, error: type[Exception], words: str) -> None:
@@ -163,7 +163,7 @@ def test_an_http_refusal_is_explained(address: str, status: int, error: type[Exc
 
 
 def test_a_host_out_of_reach_is_a_failure_that_a_retry_may_cure() -> None:
-    with pytest.raises(GauntletError, match="out of reach") as caught:
+    with pytest.raises(GauntletError, match="cannot be reached") as caught:
         storage.read_bytes("http://127.0.0.1:1/train.csv")
     assert caught.value.exit_code == 1
 

@@ -194,7 +194,7 @@ def test_a_store_out_of_reach_fails_the_step(
     uri = server.uri
     server.shutdown()
     server.server_close()
-    with pytest.raises(GauntletError, match="out of reach"):
+    with pytest.raises(GauntletError, match="cannot be reached"):
         fingerprint(texts(uri))
     assert not (tmp_path / "sources").exists()
 

@@ -18,19 +18,18 @@ import onnx
 import pytest
 import torch
 
-from gauntlet.components.convert_to_onnx.admission import refusal
-from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
-from gauntlet.components.convert_to_onnx.rows import ImageRows
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, score
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.training import EarlyStopping
+from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.classification.evaluation import evaluate
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
 from gauntlet.tasks.images.augmentation import affine_maps, moved
+from gauntlet.tasks.images.conversion import open_subject
 from gauntlet.tasks.images.networks import ImageClassifier
 from gauntlet.trainer.checkpoint import load_model, read_record
 from gauntlet.trainer.run import TrainingRun, train
@@ -103,11 +102,12 @@ def exported(trained: Trained, fault: Fault, folder: Path) -> Path:
 
 def refused(trained: Trained, graph: Path) -> str | None:
     """What conversion says of a graph, beside PyTorch on the validation split."""
-    rows = ImageRows.read(trained.splits, "validation", read_record(trained.checkpoint))
+    record = read_record(trained.checkpoint)
+    rows = open_subject(Conversion(), trained.checkpoint, record, trained.splits, seed=0).rows
     ragged, rest = parity_batches(rows.lengths, seed=0)
     pytorch = score(rows, pytorch_forward(load_model(trained.checkpoint)), ragged, rest)
     candidate = score(rows, onnx_forward(graph, 1), ragged, rest)
-    return refusal(compare(pytorch, candidate, rows.truth, BARS, seed=0), "fp32", Conversion())
+    return compare(pytorch, candidate, rows.truth, BARS, seed=0).refusal("fp32", Conversion())
 
 
 def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gauntlet.components.training_rows import (
 )
 from gauntlet.components.validate_data.run import run
 from gauntlet.components.validate_data.text import KEY_FORM, normalise
-from gauntlet.serving.bundle import MANAGED_TASK, BundleInfo, write_bundle
+from gauntlet.serving.bundle import BundleInfo, write_bundle
 from gauntlet.tasks.text_classification.manifest import TextDataset
 
 PRINTS = ["5b37ad52ad02248d", "e7850fd669e4ca36", "c08ac997e627f1fd", "658e5562f447b921", "73bb5f85a8a65043"]
@@ -50,7 +50,7 @@ def bundle_of(folder: Path, splits: Path | None) -> tuple[Path, BundleInfo]:
     (folder.parent / "endpoint.json").write_text("{}")
     info = BundleInfo(
         name="moods",
-        task=MANAGED_TASK,
+        task="managed_causal_lm",
         labels=(),
         inputs=(),
         outputs=(),

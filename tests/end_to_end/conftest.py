@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class System:
             text=True,
             timeout=3000,
             check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, -1)),
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_size_limit, -1)),
         )
 
     def run(self, *overrides: str, file_size_limit: int = -1) -> subprocess.CompletedProcess[str]:

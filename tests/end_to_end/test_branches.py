@@ -14,6 +14,7 @@ from tests.conftest import class_rows
 from tests.end_to_end.conftest import System
 
 # One step at a tiny rate leaves the encoder as good as untrained.
+pytestmark = pytest.mark.usefixtures("warm_processes")
 WEAK = ("training.epochs=1", "training.learning_rate=1.0e-6")
 
 

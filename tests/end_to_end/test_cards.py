@@ -17,6 +17,7 @@ from gauntlet.serving.bundle import Bundle
 from tests.drawn_cards import HEIGHT, WIDTH, dataset, write_cards
 from tests.end_to_end.conftest import System
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 PER_GRADE = {"train": 10, "val": 3, "test": 4}
 
 

@@ -18,6 +18,8 @@ from gauntlet.pipelines.local.processes import PREFIX, remove_abandoned
 from gauntlet.pipelines.training import STEPS
 from tests.end_to_end.conftest import System
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 
 def processes_of(folder: Path) -> list[int]:
     """Processes whose command line names the folder."""

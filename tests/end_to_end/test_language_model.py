@@ -14,6 +14,8 @@ from gauntlet.pipelines.home import Home
 from tests.end_to_end.conftest import System
 from tests.language_models import conversations, write_jsonl, write_llama
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 
 def manifest_content(model: Path, data: Path) -> dict[str, Any]:
     return {

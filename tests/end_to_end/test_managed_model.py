@@ -19,6 +19,7 @@ from tests.end_to_end.conftest import System
 from tests.fakes.gemini import PARENT, Answer, FakeGemini
 from tests.language_models import conversations, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 QUESTION = re.compile(r"How do (\w+) make you feel when you are (\w+)\?")
 
 

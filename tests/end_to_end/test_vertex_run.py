@@ -23,6 +23,7 @@ from tests.fakes.execution import Execution
 from tests.fakes.google_api import Failure
 from tests.pipelines.test_cli import gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 REUSABLE = {"validate-data", "train-model", "convert-to-onnx"}
 PLACE = f"projects/demo/locations/{FakeCloud.LOCATION}"
 REGISTRY = f"vertex://demo/{FakeCloud.LOCATION}?staging=gs://bucket/gauntlet"

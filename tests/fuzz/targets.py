@@ -22,9 +22,8 @@ from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.trigger import receiver
 from gauntlet.pipelines.trigger.events import read_delivery
 from gauntlet.serving.bundle import BundleError
-from gauntlet.serving.inputs import InputError
-from gauntlet.serving.texts import TextInputs
-from gauntlet.serving.tokenizer import TokenizerError
+from gauntlet.serving.interface import InputError
+from gauntlet.serving.texts import TextInputs, TokenizerError
 from gauntlet.tasks.image_classification.manifest import ImageDataset
 from gauntlet.tasks.language.data import read_table as read_conversations
 from gauntlet.tasks.language.manifest import ConversationDataset

@@ -165,7 +165,7 @@ def test_evidence_that_was_altered_or_lost_promotes_nothing(
     assert "found another sha256 than the registry has" in capsys.readouterr().err
     evidence.unlink()
     assert gauntlet("promote", MODEL, "--to", "staging") == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
     assert aliases(store) == {"challenger": "1"}
 
 

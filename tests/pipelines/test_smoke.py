@@ -16,6 +16,7 @@ from gauntlet.pipelines.smoke.run import Smoke, smoke_table
 from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
 from tests.pipelines.test_cli import ROOT, gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 MANIFESTS = sorted(path for path in (ROOT / "manifests").glob("*.yaml") if path.stem != "gemini_lm")
 
 

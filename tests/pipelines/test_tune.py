@@ -21,6 +21,7 @@ from gauntlet.trainer.tuning.study import best_trial, finished_trials, open_stud
 from tests.conftest import LABELS, class_rows
 from tests.pipelines.test_cli import gauntlet
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "epochs": {"low": 2, "high": 3},

@@ -197,12 +197,20 @@ def test_an_answer_that_is_lost_after_a_schedule_was_made_makes_no_second_one(
     assert [schedule.state for schedule in there(place)] == [State.PAUSED]
 
 
-def test_a_schedule_that_was_not_made_is_said_not_to_be(
+def test_a_schedule_that_was_not_made_is_made_by_a_retry(place: FakeCloud, write: Callable[..., str]) -> None:
+    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)]
+    assert apply(write()) == 0
+    assert len(there(place)) == 1
+
+
+def test_a_service_that_stays_down_makes_no_schedule_and_says_so(
     place: FakeCloud, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)]
+    place.api.failures["CreateSchedule"] = [Failure(grpc.StatusCode.UNAVAILABLE)] * 100
     assert apply(write()) == 1
-    assert "no schedule was made" in capsys.readouterr().err
+    assert "cannot be reached (told to fail)" in capsys.readouterr().err
+    place.api.failures.clear()
+    assert there(place) == []
     assert apply(write()) == 0
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.images import read_image
-from gauntlet.serving.inputs import InputError
+from gauntlet.serving.interface import InputError
 from gauntlet.serving.verification import verify
 from tests.image_bundles import write_image_bundle
 
@@ -69,7 +69,9 @@ def test_an_image_bundle_passes_every_check(folder: Path) -> None:
 def test_a_task_that_nobody_knows_is_refused(folder: Path) -> None:
     content = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(content | {"task": "sound_classification"}))
-    with pytest.raises(BundleError, match="task: found 'sound_classification', expected one of text_class"):
+    with pytest.raises(
+        BundleError, match="task: found 'sound_classification', expected one of causal_lm, image"
+    ):
         read_info(folder)
 
 

@@ -10,8 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from gauntlet import manifests
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import main
-from gauntlet.serving.texts import TextInputs
-from gauntlet.serving.tokenizer import TokenizerError, largest_id, open_tokenizer
+from gauntlet.serving.texts import TextInputs, TokenizerError, largest_id, open_tokenizer
 from gauntlet.tasks.language.language_models import LanguageModelFiles, load_tokenizer
 from gauntlet.tasks.texts.vocabulary import check_local_model, require_embedded
 from tests.language_models import write_llama

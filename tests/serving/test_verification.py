@@ -83,8 +83,8 @@ PROGRAM = """
 import sys, sysconfig
 for name in ("torch", "transformers", "pandas", "onnx", "sklearn", "kfp", "pydantic"):
     sys.modules[name] = None
-from gauntlet.serving.verification import main
-code = main(sys.argv[1])
+from gauntlet.serving.__main__ import main
+code = main(["verify", sys.argv[1]])
 installed = sysconfig.get_path("purelib")
 print(*sorted({name.partition(".")[0] for name, module in list(sys.modules.items())
                if (getattr(module, "__file__", None) or "").startswith(installed) and name[0] != "_"}))

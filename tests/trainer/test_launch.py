@@ -19,6 +19,8 @@ from gauntlet.trainer.launch import Cluster, Ending, cut_finer, devices_here, ro
 from gauntlet.trainer.run import TrainingRun
 from tests.trainer.conftest import STEPS, Trainings
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 # As https://cloud.google.com/vertex-ai/docs/training/distributed-training shows it, with two worker pools.
 SPEC = {
     "cluster": {

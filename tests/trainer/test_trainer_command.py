@@ -13,6 +13,8 @@ import yaml
 
 from gauntlet.trainer.checkpoint import load_model, read_record
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 
 @pytest.fixture
 def manifest(tiny_encoder: Path, tmp_path: Path) -> Path:

@@ -27,7 +27,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gauntlet.backends.local.mlflow_database import locked
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.search import Dimension, Search, Value, nearest_on_grid
 from gauntlet.manifests.training import Training
 from gauntlet.trainer.tuning.job import TuningJob
@@ -67,7 +67,7 @@ class Trial:
 
     def shown_score(self, metric: str) -> float:
         """The metric as it is: a loss is negated in `score`."""
-        return as_score(metric, self.score)
+        return known_metric(metric).as_score(self.score)
 
 
 def open_study(database: Path, name: str) -> optuna.Study:

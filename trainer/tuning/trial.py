@@ -10,7 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.metrics import as_score
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
 from gauntlet.trainer.history import tracked_name
 from gauntlet.trainer.loop import fit
@@ -80,6 +80,6 @@ class TrialTracker:
         value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
-        self._trial.report(as_score(self._metric, value), step)
+        self._trial.report(known_metric(self._metric).as_score(value), step)
         if step < self._epochs and self._trial.should_prune():
             raise optuna.TrialPruned

@@ -139,5 +139,5 @@ def test_on_a_gpu_every_candidate_is_proven_and_timed_there(
     assert document["pytorch"]["absent"] == {}
     served = Bundle(tmp_path / "bundle")
     assert GPU_PROVIDER in served.session.get_providers()
-    without_torch = [sys.executable, "-m", "gauntlet.serving.verification", str(tmp_path / "bundle")]
+    without_torch = [sys.executable, "-m", "gauntlet.serving", "verify", str(tmp_path / "bundle")]
     subprocess.run(without_torch, cwd=ROOT, check=True)

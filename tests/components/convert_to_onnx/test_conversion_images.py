@@ -15,14 +15,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gauntlet.components.convert_to_onnx.admission import refusal
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import signature_of_images
-from gauntlet.components.convert_to_onnx.parity import compare, parity_batches
-from gauntlet.components.convert_to_onnx.rows import ImageRows, read_rows
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample, score
+from gauntlet.components.convert_to_onnx.scoring import (
+    onnx_forward,
+    parity_batches,
+    pytorch_forward,
+    sample,
+)
 from gauntlet.manifests.conversion import CandidateName, Conversion
 from gauntlet.serving.session import open_session
+from gauntlet.tasks.classification.conversion import compare, score
+from gauntlet.tasks.images.conversion import ImageRows, open_subject
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig
 from gauntlet.trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
 from tests.drawn_images import SHAPES, SIDE, draw
@@ -145,7 +149,7 @@ def judged(checkpoint: Path, path: Path, rows: ImageRows) -> str | None:
     candidate = score(rows, onnx_forward(path, 1), ragged, rest)
     assert len(pytorch.left) == 0, "nothing pads an image"
     parity = compare(pytorch, candidate, rows.truth, SHAPES, seed=0)
-    return refusal(parity, "fp32", Conversion(max_metric_drop=1.0))
+    return parity.refusal("fp32", Conversion(max_metric_drop=1.0))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_a_model_left_in_training_mode_is_exported_in_eval_mode_all_the_same(
 
 def test_rows_are_read_as_validate_data_wrote_them(image_splits: Path, checkpoint: Path) -> None:
     record = TrainingRecord("image_classification", SHAPES, 0, 1, "", "", input_shape=SHAPE)
-    read = read_rows(image_splits, "validation", checkpoint, record)
+    read = open_subject(Conversion(), checkpoint, record, image_splits, seed=0).rows
     with np.load(image_splits / "validation.npz") as arrays:
         np.testing.assert_array_equal(read.batch(np.array([2, 0]))["images"][:, 0], arrays["images"][[2, 0]])
         assert read.excerpt(2) == {"file_row": int(arrays["row"][2])}

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.components.convert_to_onnx.neighbours import measure_neighbours, neighbour_effect
+from gauntlet.components.convert_to_onnx.scoring import measure_neighbours, neighbour_effect
 from gauntlet.components.convert_to_onnx.timing import Batch
 
 

@@ -3,14 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gauntlet.components.convert_to_onnx.parity import (
-    Parity,
-    Scores,
-    compare,
-    left_padded,
-    macro_f1,
-    parity_batches,
-)
+from gauntlet.components.convert_to_onnx.scoring import left_padded, parity_batches
+from gauntlet.tasks.classification.conversion import LabelParity, Scores, compare, macro_f1
 
 LABELS = ("calm", "angry", "glad")
 TRUTH = np.array([0, 0, 1, 1, 2])
@@ -22,7 +16,7 @@ CANDIDATE = np.array([[3, 1, 0], [2, 2.5, 0], [0, 4, 1], [1, 0.5, 3], [0, 1, 7]]
 NONE = np.empty((0, 3), dtype=np.float32)
 
 
-def compared(pytorch: np.ndarray, candidate: np.ndarray, truth: np.ndarray) -> Parity:
+def compared(pytorch: np.ndarray, candidate: np.ndarray, truth: np.ndarray) -> LabelParity:
     return compare(Scores(pytorch, NONE), Scores(candidate, NONE), truth, LABELS, seed=0)
 
 

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
-from gauntlet.components.convert_to_onnx.admission import Trial
+from gauntlet.components.convert_to_onnx.admission import CandidateResult, refusing, ship
 from gauntlet.components.convert_to_onnx.processor import describe_processor
 from gauntlet.components.convert_to_onnx.run import run
-from gauntlet.components.convert_to_onnx.shipping import refusing, ship
 from gauntlet.components.convert_to_onnx.timing import BUSY
 from gauntlet.manifests.conversion import Conversion, StudentConversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Bundle, file_sha256
 from gauntlet.trainer.checkpoint import load_model
 from tests.components.convert_to_onnx.conftest import save_checkpoint
-from tests.components.convert_to_onnx.test_conversion_admission import trial
+from tests.components.convert_to_onnx.test_conversion_admission import result
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 WORDS = (
     "quiet",
     "lake",
@@ -325,17 +325,17 @@ class Shipping:
         self.bundle, self.valid, self.damaged = bundle, valid, damaged
         self.noted: list[tuple[dict[str, str | None], str | None]] = []
 
-    def write(self, winner: Trial[Any], outcome: Two) -> None:
+    def write(self, winner: CandidateResult, outcome: Two) -> None:
         shutil.rmtree(self.bundle, ignore_errors=True)
         shutil.copytree(self.valid, self.bundle)
         if winner.name in self.damaged:
             (self.bundle / "parity.json").write_text("{}")  # another sha256 than bundle.json says
 
-    def note(self, outcome: Two, chosen: Trial[Any] | None) -> None:
+    def note(self, outcome: Two, chosen: CandidateResult | None) -> None:
         self.noted.append(({one.name: one.reason for one in outcome.candidates}, chosen and chosen.name))
 
-    def ship(self) -> Trial[Any]:
-        both = Two([trial("int8", {1: 1.0}), trial("fused", {1: 2.0})])
+    def ship(self) -> CandidateResult:
+        both = Two([result("int8", {1: 1.0}), result("fused", {1: 2.0})])
         return ship(both, BY_LATENCY, self.bundle, self.write, self.note)
 
 

@@ -12,6 +12,7 @@ import pytest
 from gauntlet.components.convert_to_onnx.timing import (
     BUSY,
     FEWEST_BATCHES,
+    WORKER,
     Contender,
     Latency,
     Turn,
@@ -27,6 +28,7 @@ from gauntlet.components.convert_to_onnx.timing import (
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import ThreadTime
 
+EAGER = f"{WORKER}:eager_forward"
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 
 
@@ -87,7 +89,9 @@ def test_a_process_that_dies_is_an_error_that_names_its_model(tmp_path: Path) ->
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(GauntletError, match="the process that times fused ended with exit code 1 before"):
-        measure({"fused": Contender("onnx", broken)}, {1: [BATCH]}, threads=1, folder=tmp_path)
+        measure(
+            {"fused": Contender(f"{WORKER}:onnx_forward", broken)}, {1: [BATCH]}, threads=1, folder=tmp_path
+        )
 
 
 def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
@@ -95,7 +99,10 @@ def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
 ) -> None:
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"no graph")
-    contenders = {"eager": Contender("eager", checkpoint), "other": Contender("onnx", broken, optional=True)}
+    contenders = {
+        "eager": Contender(EAGER, checkpoint),
+        "other": Contender(f"{WORKER}:onnx_forward", broken, optional=True),
+    }
     timing = measure(contenders, {1: [BATCH]}, threads=1, folder=tmp_path)
     assert timing.latencies.keys() == {"eager"}
     assert "the process that times other ended with exit code" in timing.absent["other"]
@@ -123,7 +130,7 @@ def test_on_a_busy_machine_all_is_timed_again_with_one_thread_by_its_time_on_a_c
     if not Path("/proc/self/schedstat").is_file():
         pytest.skip("this system does not tell how long a process waits for a CPU")
     batches = {1: [BATCH] * 100, 2: [{name: np.tile(rows, (2, 1)) for name, rows in BATCH.items()}] * 100}
-    timing = measure({"eager": Contender("eager", checkpoint)}, batches, threads=2, folder=tmp_path)
+    timing = measure({"eager": Contender(EAGER, checkpoint)}, batches, threads=2, folder=tmp_path)
     assert timing.contention is not None and timing.contention > BUSY
     assert (timing.clock, timing.threads) == ("cpu", 1)
     assert timing.latencies["eager"].keys() == {1, 2}
@@ -132,7 +139,7 @@ def test_on_a_busy_machine_all_is_timed_again_with_one_thread_by_its_time_on_a_c
 def test_memory_is_the_most_that_the_process_had(tmp_path: Path, checkpoint: Path) -> None:
     if not Path("/proc/self/status").is_file():
         pytest.skip("this system does not tell")
-    timing = measure({"eager": Contender("eager", checkpoint)}, {1: [BATCH]}, threads=1, folder=tmp_path)
+    timing = measure({"eager": Contender(EAGER, checkpoint)}, {1: [BATCH]}, threads=1, folder=tmp_path)
     assert 100 < timing.memory_mb["eager"] < 2_000  # torch alone takes a few hundred
 
 
@@ -146,7 +153,8 @@ def test_tokenizing_is_timed_for_batches_of_the_size() -> None:
 
 def test_timing_a_graph_does_not_load_torch(tmp_path: Path) -> None:
     program = (
-        "import sys; from components.convert_to_onnx import timing_worker; import serving.bundle; "
+        "import sys; from gauntlet.components.convert_to_onnx import timing_worker; "
+        "from gauntlet.tasks.causal_lm import timing; import gauntlet.serving.bundle; "
         "print('torch' in sys.modules)"
     )
     root = Path(__file__).parents[3]

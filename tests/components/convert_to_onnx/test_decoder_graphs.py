@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,16 +30,17 @@ from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
 from gauntlet.serving.generation import Decoder, Tokens, pad_left
 from gauntlet.serving.session import open_session
-from gauntlet.tasks.causal_lm.conversion import measure_neighbours
-from gauntlet.tasks.causal_lm.decoder import DecoderGraph, export_decoder, is_usual_rotary
-from gauntlet.tasks.causal_lm.parity import (
+from gauntlet.tasks.causal_lm.conversion import (
     DecoderParity,
     ScoredBatch,
     compare,
-    pytorch_continuations,
+    measure_neighbours,
     pytorch_logits,
 )
-from gauntlet.tasks.causal_lm.quantization import (
+from gauntlet.tasks.causal_lm.decoder import (
+    DecoderGraph,
+    export_decoder,
+    is_usual_rotary,
     quantize_int8,
     quantize_per_token,
     quantize_weights,
@@ -49,6 +50,25 @@ REPOSITORY = Path(__file__).parents[3]
 WORDS, LAYERS, COLUMNS, STOP = 64, 2, 12, 7
 PROMPTS = [[3, 1, 4], [15, 9, 26, 5, 35, 8, 9, 7, 9], [32], [38, 46, 26, 43, 38, 32]]
 TokensAndMask = tuple[Tokens, Tokens]
+
+
+def pytorch_continuations(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int]
+) -> list[list[int]]:
+    """What `model.generate` adds greedily to prompts, padded on the left, without what ends a text."""
+    ids, mask = (torch.from_numpy(array) for array in pad_left(prompts))
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=[*stop_tokens, -1],  # -1 is no token: an empty list would mean the model's own
+            pad_token_id=0,
+        )
+    rows = found[:, ids.shape[1] :].tolist()
+    ends = [next((at for at, token in enumerate(row) if token in stop_tokens), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
 def llama() -> PreTrainedModel:

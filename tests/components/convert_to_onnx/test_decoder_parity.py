@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from gauntlet.serving.generation import Floats, Tokens
-from gauntlet.tasks.causal_lm.parity import ScoredBatch, compare, token_losses
+from gauntlet.serving.generation import Floats, Tokens, token_losses
+from gauntlet.tasks.causal_lm.conversion import ScoredBatch, compare
 
 WORDS = 11
 

@@ -36,6 +36,7 @@ from gauntlet.tasks.language.manifest import ConversationDataset, LanguageEvalua
 from gauntlet.trainer.run import TrainingRun, train
 from tests.language_models import conversations, write_jsonl, write_llama
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 PENALTY = 2.0
 
 

@@ -30,7 +30,9 @@ def test_every_step_of_a_promoted_run_succeeded_and_every_artifact_is_read(tmp_p
     assert record.checks is not None and record.checks.passed
     assert record.history is not None and record.history.best_epoch == 3
     assert record.training is not None and record.training.encoder == "sentence-transformers/all-MiniLM-L6-v2"
-    assert record.candidates is not None and record.candidates.chosen_speedup == pytest.approx(9.84 / 1.89)
+    assert record.candidates is not None and record.candidates.chosen_speedup == {
+        1: pytest.approx(9.84 / 1.89)
+    }
     assert record.bundle is not None and record.bundle.lineage["git_commit"] == "9377eda0c2f4"
     assert record.scores is not None and record.scores.champion is not None
     assert record.scores.champion.version == "2"

@@ -15,25 +15,22 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from gauntlet.components.convert_to_onnx.admission import Trial
-from gauntlet.components.convert_to_onnx.bundling import Comparison as Conversions
+from gauntlet.components.convert_to_onnx.admission import CandidateResult
+from gauntlet.components.convert_to_onnx.admission import Comparison as Conversions
 from gauntlet.components.convert_to_onnx.bundling import candidates_document
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import FusedOps
-from gauntlet.components.convert_to_onnx.neighbours import NeighbourEffect
-from gauntlet.components.convert_to_onnx.parity import Parity
-from gauntlet.components.convert_to_onnx.rows import TextRows
+from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import RULE_ADVICE
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.dataset import RowCheck
-from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.classification.conversion import LabelParity
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
+from gauntlet.tasks.text_classification.conversion import open_subject
 from gauntlet.trainer.checkpoint import TrainingRecord
 from gauntlet.trainer.history import Epoch, History, Step
 from gauntlet.trainer.usage import Usage
@@ -77,28 +74,32 @@ def as_read(document: dict[str, Any]) -> dict[str, Any]:
 def candidates(folder: Path) -> dict[str, Any]:
     (folder / "plain.onnx").write_bytes(b"0" * 2_000_000)
     latency = {1: Latency(2.0, 3.0, 50)}
-    trial = Trial(
+    result = CandidateResult(
         Graph("plain", folder / "plain.onnx", FusedOps(0, 0, 0)),
-        Parity(60, 30, 1e-6, 0, 0, {"calm": 1.0}, 0.9, 0.9, (-0.01, 0.01), 0.008, ()),
+        LabelParity(60, 30, 1e-6, 0, 0, {"calm": 1.0}, 0.9, 0.9, (-0.01, 0.01), 0.008, ()),
         "its logits differ",
         NeighbourEffect(60, 0.01, 0),
         latency,
         {1: 5.0},
         memory_mb=90.0,
     )
+    made_from = TrainingRecord("text_classification", CLASSES, 7, 1, "d" * 64, "e" * 64, max_length=64)
+    texts = pd.DataFrame({"text": ["text"] * 60, "label": LABELS})
+    texts.to_parquet(folder / "validation.parquet")
+    Tokenizer(WordLevel({})).save(str(folder / "tokenizer.json"))
+    subject = open_subject(Conversion(batch_sizes=(1,)), folder, made_from, folder, seed=7)
     conversions = Conversions(
-        Conversion(batch_sizes=(1,)),
+        subject,
         threads=2,
         processor="a CPU",
-        rows=TextRows(["text"] * 60, LABELS, CLASSES, TextInputs(Tokenizer(WordLevel({})))),
-        pytorch_macro_f1=0.9,
-        candidates=[trial],
+        pytorch={"macro_f1": 0.9},
+        candidates=[result],
         pytorch_latency_ms={"eager": {1: Latency(10.0, 12.0, 50)}},
         pytorch_memory_mb={"eager": 400.0},
         pytorch_absent={"compiled": "there is no compiler"},
         tokenizing_ms={1: Latency(0.1, 0.2, 50)},
     )
-    return candidates_document(conversions, trial)
+    return candidates_document(conversions, result).as_json()
 
 
 def history() -> dict[str, Any]:
@@ -131,19 +132,6 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     ]
 
 
-def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
-    runs.finish(tmp_path / runs.JOB / "convert-to-onnx", {"candidates": candidates(tmp_path)})
-    record = collect(str(tmp_path), runs.JOB, runs.TASK)
-    # What is a language model's alone.
-    assert record.unreadable == () and sorted(absent(record.candidates)) == [
-        ".candidates[0].next_token_agreement",
-        ".candidates[0].perplexity",
-        ".candidates[0].perplexity_change",
-        ".pytorch.perplexity",
-    ]
-    assert record.candidates is not None and record.candidates.chosen_speedup == 5.0
-
-
 def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
     made_from = TrainingRecord(
         task="text_classification",
@@ -161,15 +149,6 @@ def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
     of_managed_models_alone = [".training_tokens", ".usd_per_million_tokens"]
     assert record.unreadable == ()
     assert [*absent(record.history), *absent(record.training)] == of_managed_models_alone
-
-
-def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
-    rows = pd.Index([3, 4])
-    result = judge_rows("leakage", RowCheck(), Finding(rows, rows, ["row 3"]), rows_read=60, dropped=2)
-    content = {"passed": False, "checks": [result.as_json()], "resolution": "With 41 test rows …"}
-    runs.write(tmp_path / runs.JOB / "validate-data", "checks", content)
-    record = collect(str(tmp_path), runs.JOB, runs.TASK)
-    assert record.unreadable == () and list(absent(record.checks)) == []
 
 
 @pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])

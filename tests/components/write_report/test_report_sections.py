@@ -10,11 +10,11 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from gauntlet.components.write_report.artifacts import Candidates
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import RunRecord
 from gauntlet.components.write_report.sections import latency_panels, pareto, sections
+from gauntlet.contracts.conversion import Candidates
 from gauntlet.tasks.classification.report import confusions, evaluation, metric_rows
 
 

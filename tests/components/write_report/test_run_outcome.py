@@ -125,7 +125,7 @@ def test_a_run_on_this_machine_is_judged_again_or_resumed_by_its_own_name(tmp_pa
 def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) -> None:
     record, _ = ended(tmp_path, runs.promoted, "SUCCEEDED")
     assert record.candidates is not None
-    busy = replace(record, candidates=replace(record.candidates, clock="cpu"))
+    busy = replace(record, candidates=record.candidates.model_copy(update={"clock": "cpu"}))
     quiet, told = ({tile.label: tile.detail for tile in tiles(one)} for one in (record, busy))
     assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's CPU time, because the machine was busy"
     page = render(busy, name="emotion", run_id="1", manifest_sha256="0")

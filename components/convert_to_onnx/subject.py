@@ -1,0 +1,182 @@
+"""What convert-to-onnx asks of a task kind: a `Subject`, from `open_subject` of the kind's conversion module.
+
+docs/how-to/add_a_task_kind.md says what a kind has to write.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, Source, build_graphs
+from gauntlet.components.convert_to_onnx.export import Signature
+from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
+from gauntlet.components.convert_to_onnx.timing import WORKER, Batch, Contender
+from gauntlet.manifests.conversion import Conversion
+from gauntlet.trainer.checkpoint import TrainingRecord, load_model
+
+COMPILED = "compiled"
+
+
+class Parity(Protocol):
+    """How closely a candidate follows PyTorch, in the kind's own figures."""
+
+    @property
+    def quality(self) -> float:
+        """How good the candidate is at the task; higher is better."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The figures by name: in the table of candidates, the certificate, the bundle and the tracker."""
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]:
+        """Confidence intervals by name, for the table and the certificate."""
+
+    @property
+    def evidence(self) -> Mapping[str, Any]:
+        """What else the certificate says. Rows go by number: a served model carries no data."""
+
+    def refusal(self, precision: Precision, bounds: Conversion) -> str | None:
+        """Every bound that the candidate breaks, in words; None if it keeps them all. NaN breaks a bound."""
+
+
+class Compared(NamedTuple):
+    """What comparing one candidate gave."""
+
+    parity: Parity
+    neighbours: NeighbourEffect
+
+
+class Comparer(Protocol):
+    """PyTorch's outputs on the compared rows, and what is compared with them."""
+
+    @property
+    def pytorch(self) -> Mapping[str, float]:
+        """PyTorch's own figures, as far as they are known by now."""
+
+    def compare(self, graph: Graph) -> Compared:
+        """Run a candidate.
+
+        Raises:
+            ConversionError: The candidate's outputs are of no use.
+            Exception: Whatever ONNX Runtime raises for a graph that it cannot run.
+        """
+
+
+@dataclass(frozen=True)
+class Subject(ABC):
+    """A checkpoint to convert and the rows that its candidates are compared and timed on."""
+
+    section: Conversion
+    checkpoint: Path
+    record: TrainingRecord
+    splits: Path
+    seed: int
+
+    @property
+    @abstractmethod
+    def compared_rows(self) -> int:
+        """How many rows of the validation split candidates are compared on."""
+
+    @property
+    def timed_rows(self) -> int:
+        """How many rows `batch` can be asked for."""
+        return self.compared_rows
+
+    @abstractmethod
+    def batch(self, rows: Indices) -> Batch:
+        """The model's inputs of some rows, as timing uses them."""
+
+    @abstractmethod
+    def comparer(self, threads: int) -> Comparer:
+        """Score the rows with PyTorch, so that candidates can be compared with it.
+
+        Raises:
+            GauntletError: PyTorch's own outputs are of no use.
+        """
+
+    @abstractmethod
+    def build(self, folder: Path) -> list[Graph | Failed]:
+        """Make the section's candidates in `folder`.
+
+        Raises:
+            GauntletError: The model cannot be exported at all.
+        """
+
+    @property
+    @abstractmethod
+    def pytorch(self) -> Mapping[str, Contender]:
+        """The ways to run the checkpoint itself that a speed-up is taken over, by name."""
+
+    @abstractmethod
+    def contender(self, graph: Graph) -> Contender:
+        """How a candidate is timed."""
+
+    @property
+    def is_tokenized(self) -> bool:
+        """Whether `batch` tokenises texts, so that the time of this is measured too."""
+        return False
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """More that the table of candidates says about how all were compared."""
+        return {}
+
+    def worst_rows(self, parity: Parity) -> Sequence[Mapping[str, Any]]:  # noqa: ARG002
+        """The rows on which a candidate is furthest from PyTorch, as the table shows them."""
+        return ()
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """More files for the bundle, beside the graph and those that the kind's `FILES` names."""
+        return {}
+
+    @property
+    def bundle_fields(self) -> Mapping[str, Any]:
+        """More fields of `bundle.json`."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TracedSubject(Subject):
+    """A model that `load_model` gives, traced from example inputs to one graph with the output `logits`."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+
+    @property
+    @abstractmethod
+    def calibration(self) -> Sequence[Batch]:
+        """Typical inputs, from the training split."""
+
+    def source(self) -> Source:
+        """What candidates are made from."""
+        return Source(
+            load_model(self.checkpoint, attention="eager"),
+            self.signature,
+            self.section.opset,
+            self.calibration,
+        )
+
+    def build(self, folder: Path) -> list[Graph | Failed]:
+        """Make the section's candidates in `folder`."""
+        return build_graphs(self.section.candidates, self.source(), folder)
+
+    @property
+    def pytorch(self) -> Mapping[str, Contender]:
+        """The ways to run the checkpoint itself that a speed-up is taken over, by name."""
+        device = self.section.device
+        return {
+            mode: Contender(f"{WORKER}:{mode}_forward", self.checkpoint, device, optional=mode == COMPILED)
+            for mode in self.section.pytorch
+        }
+
+    def contender(self, graph: Graph) -> Contender:
+        """How a candidate is timed."""
+        return Contender(f"{WORKER}:onnx_forward", graph.path, self.section.device)

@@ -1,0 +1,67 @@
+"""Converts image classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gauntlet.components.convert_to_onnx.export import Signature, signature_of_images
+from gauntlet.components.convert_to_onnx.scoring import Indices
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.serving.images import ImageInputs
+from gauntlet.tasks.classification.conversion import ClassifierSubject
+from gauntlet.trainer.splits import read_images
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Images (N, C, H, W), or of several `inputs` (N, inputs, C, H, W), with the pixels of the file.
+
+    `file_rows` (N,) are their rows in the file.
+    """
+
+    images: npt.NDArray[np.uint8]
+    truth: Indices
+    file_rows: Indices
+    labels: Sequence[str]
+    inputs: tuple[str, ...] = ("images",)
+    are_padded = False
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """All images have one size."""
+        return [1] * len(self)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Indices) -> Batch:
+        """The images."""
+        return ImageInputs(self.images.shape[-3:], self.inputs).batch(self.images[rows])
+
+    def excerpt(self, row: int) -> Mapping[str, Any]:
+        """Its row in the file."""
+        return {"file_row": int(self.file_rows[row])}
+
+
+@dataclass(frozen=True)
+class ImageSubject(ClassifierSubject):
+    """An image classifier."""
+
+    def read_rows(self, split: SplitName) -> ImageRows:
+        """Read the images of a split."""
+        read = read_images(self.splits, split)
+        return ImageRows(read.images, read.labels, read.rows, self.record.labels)
+
+    @property
+    def signature(self) -> Signature:
+        """Images in, logits out."""
+        return signature_of_images(self.record.input_shape)
+
+
+open_subject = ImageSubject

@@ -1,0 +1,140 @@
+"""Converts text classifiers, and the students that were distilled from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
+from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
+from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.manifests.conversion import STUDENT, CandidateName
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.serving.bundle import TOKENIZER_FILE
+from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.classification.conversion import ClassifierSubject, LabelComparer, Scores
+from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model
+from gauntlet.trainer.splits import read_split
+
+EXCERPT_CHARACTERS = 160
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Texts, tokenised as serving does."""
+
+    texts: Sequence[str]
+    truth: Indices
+    labels: Sequence[str]
+    inputs: TextInputs
+    are_padded = True
+
+    @classmethod
+    def read(cls, splits: Path, split: SplitName, checkpoint: Path, record: TrainingRecord) -> TextRows:
+        """Read a split that validate-data wrote, and the tokenizer of the checkpoint."""
+        frame = read_split(splits, split)
+        return cls(
+            texts=frame["text"].tolist(),
+            truth=frame["label"].to_numpy(dtype=np.int64),
+            labels=record.labels,
+            inputs=TextInputs.open(checkpoint / TOKENIZER_FILE, record.max_length),
+        )
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Characters."""
+        return [len(text) for text in self.texts]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, rows: Indices) -> Batch:
+        """Token ids and masks, padded to the longest of the rows."""
+        return self.inputs.batch([self.texts[row] for row in rows])
+
+    def excerpt(self, row: int) -> Mapping[str, Any]:
+        """The beginning of the text."""
+        return {"text": self.texts[row][:EXCERPT_CHARACTERS]}
+
+    def used_ids(self) -> frozenset[int]:
+        """The token ids of all rows, padded as one batch."""
+        encodings = self.inputs.tokenizer.encode_batch(list(self.texts))
+        return frozenset(token for encoding in encodings for token in encoding.ids)
+
+
+@dataclass(frozen=True)
+class TextSubject(ClassifierSubject):
+    """A text classifier, with its student if it has one."""
+
+    is_tokenized = True
+
+    def read_rows(self, split: SplitName) -> TextRows:
+        """Read the texts of a split."""
+        return TextRows.read(self.splits, split, self.checkpoint, self.record)
+
+    @property
+    def signature(self) -> Signature:
+        """Token ids and a mask in, logits out."""
+        return signature_of_texts()
+
+    @property
+    def student(self) -> Path | None:
+        """The checkpoint of the student."""
+        folder = self.checkpoint / STUDENT_FOLDER
+        return folder if folder.is_dir() else None
+
+    def source(self) -> Source:
+        """What candidates are made from."""
+        rows = self.read_rows("train")
+        model = load_model(self.checkpoint, attention="eager")
+        return Source(model, self.signature, self.section.opset, sample(rows, self.seed), rows.used_ids())
+
+    def build(self, folder: Path) -> list[Graph | Failed]:
+        """Make the candidates of the model and of its student."""
+        source = self.source()
+        graphs = build_graphs(self.section.candidates, source, folder)
+        if self.student is None:
+            return graphs
+        return graphs + build_student_graphs(self.section.student.candidates, source, self.student, folder)
+
+    def comparer(self, threads: int) -> LabelComparer:
+        """See `subject.Subject`."""
+        return TeacherComparer(self, threads)
+
+
+class TeacherComparer(LabelComparer):
+    """Compares a student's graphs with the student, and their macro-F1 with the teacher's."""
+
+    def __init__(self, subject: TextSubject, threads: int) -> None:
+        super().__init__(subject, threads)
+        self._student = subject.student
+
+    @cached_property
+    def _student_scores(self) -> Scores:
+        assert self._student is not None
+        return self.scores(pytorch_forward(load_model(self._student)))
+
+    def references(self, graph: Graph) -> tuple[Scores, Scores | None]:
+        """The student's scores and the teacher's, or the model's own."""
+        if graph.name.startswith(STUDENT):
+            return self._student_scores, self._scores
+        return super().references(graph)
+
+
+def build_student_graphs(
+    names: Sequence[CandidateName], source: Source, student: Path, folder: Path
+) -> list[Graph | Failed]:
+    """Make candidates of the student of the source's model."""
+    own_folder = folder / STUDENT_FOLDER
+    own_folder.mkdir()
+    source = replace(source, model=load_model(student, attention="eager"))
+    return build_graphs(names, source, own_folder, prefix=STUDENT)
+
+
+open_subject = TextSubject

@@ -1,0 +1,52 @@
+"""Verdicts of the committed manifests, recorded with what the other steps wrote for them.
+
+`tests/recorded/SYSTEM.json` has the section `gates`, the documents that gate-model reads, and the verdict
+and the table that it wrote for four models: the first one, one beside a champion, one that is worse than the
+champion, and one whose champion could not be scored.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gauntlet.components.gate_model.run import write_verdict
+from gauntlet.manifests.tasks import gates_of
+from gauntlet.tasks.language.gates import Documents
+
+RECORDED = Path(__file__).parents[2] / "recorded"
+
+
+def recorded_runs() -> list[Any]:
+    return [
+        pytest.param(path, run, id=f"{path.stem}-{run}")
+        for path in sorted(RECORDED.glob("*.json"))
+        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]
+    ]
+
+
+@pytest.mark.parametrize(("path", "run"), recorded_runs())
+def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, tmp_path: Path) -> None:
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    found = Documents(
+        scores=recorded["runs"][run]["scores"],
+        candidates=recorded["candidates"],
+        history=recorded["history"],
+        certificate=recorded["parity"],
+        model_sha256=recorded["bundle"]["model_sha256"],
+        bundle_fault=None,
+        managed=recorded["bundle"]["task"] == "managed_causal_lm",
+    )
+    verdict, table = tmp_path / "verdict", tmp_path / "table"
+    write_verdict(gates_of(recorded["task"], recorded["gates"]), found, verdict, table)
+    expected = json.dumps(recorded["runs"][run]["verdict"], indent=2, ensure_ascii=False)
+    assert verdict.read_text(encoding="utf-8") == expected
+    assert table.read_text(encoding="utf-8").split("\n") == recorded["runs"][run]["table"]
+
+
+def test_every_committed_manifest_is_recorded() -> None:
+    manifests = {path.stem for path in (RECORDED.parents[1] / "manifests").glob("*.yaml")}
+    assert {path.stem for path in RECORDED.glob("*.json")} == manifests
