@@ -25,6 +25,7 @@ from gauntlet.pages.formatting import (
 from gauntlet.pages.page import Masthead, Section, partial
 from gauntlet.pages.page import render as render_page
 from gauntlet.pipelines.comparison.runs import ComparedRun
+from gauntlet.trainer.curves import validation_metrics
 
 TEMPLATE = "gauntlet.pipelines.comparison:comparison.html.jinja"
 TONES = {"A": "accent", "B": "second"}
@@ -147,7 +148,9 @@ def costs(first: ComparedRun, second: ComparedRun) -> tuple[tuple[str, str, str]
 def charts(first: ComparedRun, second: ComparedRun) -> dict[str, Markup]:
     """Loss and every validation metric by epoch, both runs in one picture; the training split is dashed."""
     drawn = {}
-    for metric in dict.fromkeys(["loss", *first.history.metrics, *second.history.metrics]):
+    for metric in dict.fromkeys(
+        ["loss", *validation_metrics(first.history), *validation_metrics(second.history)]
+    ):
         title = capitalize_first(words(metric))
         series = [
             _curve(name, run, metric, split)

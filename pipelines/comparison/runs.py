@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from gauntlet.components.write_report.artifacts import History
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.comparison import Evaluated
 from gauntlet.components.write_report.record import RunRecord as CollectedRun
+from gauntlet.contracts.training import History
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.section import flatten

@@ -24,10 +24,10 @@ from gauntlet.components.write_report.comparison import (
     Interval,
     Paired,
 )
-from gauntlet.components.write_report.scores import Scores
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import count, signed
 from gauntlet.pages.page import Cell, partial
+from gauntlet.tasks.classification.scores import Scores
 
 Indices = npt.NDArray[np.int64]
 
