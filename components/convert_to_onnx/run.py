@@ -29,7 +29,7 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.trainer.checkpoint import read_record
+from gauntlet.trainer.saved_model import read_record
 
 
 def run(

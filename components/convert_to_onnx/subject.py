@@ -15,8 +15,9 @@ from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precis
 from gauntlet.components.convert_to_onnx.export import Signature
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import WORKER, Batch, Contender
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.trainer.checkpoint import TrainingRecord, load_model
+from gauntlet.trainer.saved_model import load_model
 
 COMPILED = "compiled"
 

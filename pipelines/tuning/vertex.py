@@ -96,7 +96,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                         "args": [
                             f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",
                             f"--splits={staging}/{SPLITS_FOLDER}",
-                            "--checkpoints=",  # trial 3 of another job must not go on from this job's trial 3
+                            "--resume-dir=",  # trial 3 of another job must not resume this job's trial 3
                         ],
                     },
                 }

@@ -35,7 +35,7 @@ from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
 RESAMPLES = 2_000

@@ -14,12 +14,13 @@ from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
 from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.classification.conversion import ClassifierSubject, LabelComparer, Scores
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 from gauntlet.trainer.splits import read_split
 
 EXCERPT_CHARACTERS = 160

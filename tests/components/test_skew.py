@@ -31,8 +31,8 @@ from gauntlet.tasks.image_classification.manifest import Augmentation, ImageData
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.conversion import open_subject
 from gauntlet.tasks.images.networks import ImageClassifier
-from gauntlet.trainer.checkpoint import load_model, read_record
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_images
 from tests.drawn_images import SIDE, Drawn, dataset, write_files
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
@@ -89,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         augmentation=Augmentation(rotation=5, shift=0.05),
         early_stopping=EarlyStopping(metric="accuracy", patience=6),
     )
-    run = TrainingRun(recipe, "drawn", "image_classification", 3, splits, checkpoint, checkpoint_uri="")
+    run = TrainingRun(recipe, "drawn", "image_classification", 3, splits, checkpoint, resume_dir="")
     return Trained(splits, checkpoint, json.loads(json.dumps(train(run))))
 
 

@@ -1,8 +1,12 @@
-"""The folder of training states: written whole, checked before use, thinned out as training goes on.
+"""States of a training, from which it resumes: what a state holds, its files, and the folder of states.
 
-Each state is a folder named after where it stands. Its `manifest.json`, with every other file's sha256, is
-written last, so a state without one is incomplete. No folder is renamed: on a disk the files are written
-where they belong, to a bucket they are uploaded.
+A state is all that the next optimizer step depends on. The order of an epoch's rows is a function of (seed,
+epoch), and the counters of early stopping and of the plateau schedule are functions of the history, so none
+of these is saved.
+
+Each state is a folder named by its epoch and batch. Its `manifest.json`, with every other file's sha256, is
+written last, so a state without one is incomplete. No folder is renamed: on a disk files are written in
+place, to a bucket they are uploaded.
 """
 
 from __future__ import annotations
@@ -13,35 +17,102 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from gauntlet.backends import storage
+from gauntlet.contracts.training import Step, TrainingHistory
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.training import Checkpoints
-from gauntlet.trainer.replica import Snapshot, Tensors
-from gauntlet.trainer.state import (
-    STATE_FILES,
-    LoopState,
-    read_snapshot,
-    read_state,
-    read_weights,
-    write_state,
-)
+from gauntlet.manifests.training import Resume
+from gauntlet.trainer.replica import Snapshot
+from gauntlet.trainer.task import Tensors
 
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+RANDOM_FILE = "random.safetensors"
+STATE_FILE = "state.json"
+STATE_FILES = (MODEL_FILE, OPTIMIZER_FILE, RANDOM_FILE, STATE_FILE)
 MANIFEST_FILE = "manifest.json"
 FORMAT = "gauntlet-training-state-2"
 NAME_PATTERN = re.compile(r"epoch-(\d{4,})-batch-(\d{6,})")
 
 
+@dataclass
+class LoopState:
+    """Where the training loop stands between two optimizer steps.
+
+    Attributes:
+        epoch: The epoch being trained, from 1; one more than the last when all are done.
+        cursor: How many of the epoch's batches are done.
+        loss_sum: The epoch's training loss so far, summed over rows.
+        weight_seen: The sum of the weights of the losses in `loss_sum`.
+        tally: The sums over the same rows that training metrics need; empty before the first step.
+        rows_seen: The number of these rows.
+        epoch_seconds: Training time of the epoch so far.
+        seconds: Time of the whole training, across interruptions.
+        scaler: The loss scale of fp16.
+        history: The validated epochs and all steps.
+    """
+
+    epoch: int = 1
+    cursor: int = 0
+    loss_sum: float = 0.0
+    weight_seen: float = 0
+    tally: list[float] = field(default_factory=list)
+    rows_seen: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    scaler: dict[str, float] = field(default_factory=dict)
+    history: TrainingHistory = field(default_factory=TrainingHistory)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps of all epochs."""
+        return len(self.history.steps)
+
+    @property
+    def train_loss(self) -> float:
+        """The epoch's mean so far."""
+        return self.loss_sum / self.weight_seen
+
+    def take_step(
+        self, loss_sum: float, tally: Sequence[float], rows: int, weight: float, rate: float
+    ) -> None:
+        """Count one optimizer step on `rows` rows, whose losses have the total weight `weight`."""
+        self.cursor += 1
+        self.loss_sum += loss_sum
+        self.weight_seen += weight
+        self.tally = [a + b for a, b in zip_longest(self.tally, tally, fillvalue=0.0)]
+        self.rows_seen += rows
+        step = Step(step=self.steps_taken + 1, loss=loss_sum / weight, learning_rate=rate)
+        self.history.steps.append(step)
+
+    def start_next_epoch(self) -> None:
+        """Go to the start of the epoch after this one."""
+        self.epoch += 1
+        self.cursor, self.loss_sum, self.weight_seen, self.rows_seen, self.epoch_seconds = 0, 0.0, 0, 0, 0.0
+        self.tally = []
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**vars(self), "history": self.history.model_dump()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**content, "history": TrainingHistory.model_validate(content["history"])})
+
+
 @dataclass(frozen=True, order=True)
 class Position:
-    """Where a state stands: `batch` batches of `epoch` are done; none when the epoch before it ended."""
+    """The position of a state: `batch` batches of `epoch` are done; 0 right after the epoch before it."""
 
     epoch: int
     batch: int
@@ -64,7 +135,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state whose files are here and are what its manifest says."""
+    """A state whose files are on this machine and match its manifest."""
 
     name: str
     folder: Path
@@ -74,11 +145,45 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """A state to go on from, and the weights of each phase's best epoch until then, by epoch."""
+    """A state to resume from, and the weights of each phase's best epoch so far, by epoch."""
 
     state: LoopState
     snapshot: Snapshot
     best_weights: Mapping[int, Tensors]
+
+
+def write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint: Mapping[str, str]) -> None:
+    """Write `STATE_FILES` into an existing folder.
+
+    Raises:
+        OSError, SafetensorError: They cannot be written, for example because the disk is full.
+    """
+    save_file(snapshot.model, folder / MODEL_FILE)
+    save_file(snapshot.optimizer, folder / OPTIMIZER_FILE)
+    save_file(snapshot.generators, folder / RANDOM_FILE)
+    content = {"fingerprint": dict(fingerprint), "state": state.to_json()}
+    (folder / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_state(folder: Path) -> tuple[LoopState, dict[str, str]]:
+    """The state of the loop and the fingerprint of the run that wrote it.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: `state.json` is not what `write_state` writes.
+    """
+    content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return LoopState.from_json(content["state"]), dict(content["fingerprint"])
+
+
+def read_weights(folder: Path) -> Tensors:
+    """A state's weights."""
+    weights: Tensors = load_file(folder / MODEL_FILE)
+    return weights
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """A state's tensors."""
+    return Snapshot(read_weights(folder), load_file(folder / OPTIMIZER_FILE), load_file(folder / RANDOM_FILE))
 
 
 class StateStore:
@@ -86,11 +191,11 @@ class StateStore:
 
     Args:
         uri: The folder that holds them; it need not exist.
-        fingerprint: The settings that must be the same for a run to go on from a state.
-        plan: How often to write one and which to keep.
+        fingerprint: The settings that must be equal for a run to resume from a state.
+        plan: How often to write a state and which to keep.
     """
 
-    def __init__(self, uri: str, fingerprint: Mapping[str, str], plan: Checkpoints) -> None:
+    def __init__(self, uri: str, fingerprint: Mapping[str, str], plan: Resume) -> None:
         self.uri = uri
         self._fingerprint = fingerprint
         self._plan = plan
@@ -98,14 +203,14 @@ class StateStore:
         self._best_epoch_before = 0
 
     def due(self, steps_taken: int) -> bool:
-        """Whether a state is to be written after so many steps, within an epoch."""
+        """Whether a state is to be written after this step within an epoch."""
         return self._plan.every_steps is not None and steps_taken % self._plan.every_steps == 0
 
     def save(self, state: LoopState, snapshot: Snapshot) -> None:
-        """Write a state, then remove those that it makes superfluous.
+        """Write a state, then remove the states that are no longer needed.
 
         Raises:
-            GauntletError: It cannot be written; those before it are untouched.
+            GauntletError: It cannot be written; older states are unchanged.
         """
         position = Position(state.epoch, state.cursor)
         with self._writing(position.name) as folder:
@@ -125,11 +230,11 @@ class StateStore:
     def newest(self) -> Found | None:
         """The newest state that can be used, if there is one.
 
-        The best epochs' weights may lie in older states; without them a state cannot be used.
+        It needs the best epochs' weights, which may lie in older states.
 
         Raises:
             UsageError: The newest state is of a run with other settings.
-            GauntletError: The service that holds the states could not be reached.
+            GauntletError: The storage service is unavailable.
         """
         with tempfile.TemporaryDirectory() as scratch:
             positions = sorted(self._positions(), reverse=True)
@@ -159,10 +264,10 @@ class StateStore:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """The folder to write a state's files into: its own on a disk, one to upload from for a bucket."""
+        """The folder to write a state's files into: its own on a disk, a temporary one for a bucket."""
         folder = self._local / name if self._local else Path(tempfile.mkdtemp())
         try:
-            storage.delete(self._uri(name), first=MANIFEST_FILE)  # one that was refused, or is written again
+            storage.delete(self._uri(name), first=MANIFEST_FILE)  # an older one that was refused
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
             if not self._local:
@@ -170,8 +275,8 @@ class StateStore:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise GauntletError(
-                f"{self.uri}: the training state could not be written ({error}). Those before it are intact: "
-                "make room, then run the same command again to resume from there."
+                f"{self.uri}: the training state could not be written ({error}). Older states are intact: "
+                "make room, then run the same command again to resume."
             ) from None
         finally:
             if not self._local:
@@ -181,7 +286,7 @@ class StateStore:
         """A state's files on this machine, checked against its manifest.
 
         Raises:
-            Refused: It is incomplete, or its content is not what was written.
+            Refused: It is incomplete or damaged.
         """
         uri = self._uri(position.name)
         folder = self._local / position.name if self._local else scratch / position.name
@@ -212,7 +317,7 @@ class StateStore:
         if different:
             raise UsageError(
                 f"{found.name}: this training began with other settings: {'; '.join(different)}. "
-                "Set them back to resume from there, or name another folder for new checkpoints."
+                "Set them back to resume from there, or name another folder for new states."
             )
 
 
@@ -222,11 +327,11 @@ def expendable(
     best_epochs: Collection[int],
     keep_every_epochs: int | None,
 ) -> list[Position]:
-    """The states that may go once `newest` is complete, oldest first.
+    """The states that may be removed once `newest` is complete, oldest first.
 
-    Kept are the newest, the one before it should the newest be damaged, those of `best_epochs` (the best
-    epoch as either of the two knows it), and every `keep_every_epochs`-th epoch's. What lies after the newest
-    was refused and is out of date.
+    The newest is kept, and the one before it in case the newest is damaged; the states of `best_epochs` (the
+    best epoch as of either of the two), and every `keep_every_epochs`-th epoch's. States after the newest
+    were refused and are out of date.
     """
     kept = set(sorted(position for position in positions if position <= newest)[-2:])
     kept |= {Position(epoch + 1, 0) for epoch in best_epochs}

@@ -1,6 +1,7 @@
-"""Attention with dropout on a CPU, for which torch's fused attention falls back to a slower composition.
+"""Attention with dropout on a CPU.
 
-That one draws its masks with `torch.bernoulli`, a whole number for each element on one thread.
+For it, torch's fused attention falls back to a slower composition, which draws masks with `torch.bernoulli`:
+a whole number per element, on one thread.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from gauntlet.trainer.dropout import dropped
+from gauntlet.trainer.cpu.kernels import dropped
 
-ATTENTION = "sdpa_but_for_dropout_on_a_cpu"
+ATTENTION = "sdpa_with_cpu_dropout"
 
 # B = batch, A = heads, T = tokens, D = size of a head.
 
@@ -31,13 +32,13 @@ def attention_forward(
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """As transformers calls it: query, key and value (B, A, T, D), mask (B, 1, T, T) true where to look.
+    """Attention, called by transformers: query, key and value (B, A, T, D), mask (B, 1, T, T).
 
-    Returns (B, T, A, D), and no weights.
+    The mask is True where a token is seen. Returns (B, T, A, D), and no weights.
     """
     is_causal = getattr(module, "is_causal", True) and attention_mask is None
     is_plain = key.shape == query.shape and not is_causal and settings.get("position_bias") is None
-    if dropout == 0.0 or query.device.type != "cpu" or not is_plain:
+    if dropout == 0.0 or not is_plain:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **settings
         )
@@ -45,7 +46,7 @@ def attention_forward(
     scores = (query * scale) @ key.transpose(2, 3)  # (B, A, T, T)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    with torch.autocast("cpu", enabled=False):  # it would have weights of fp32, to be rounded right after
+    with torch.autocast("cpu", enabled=False):  # it would make the weights fp32, then round them
         weights = dropped(functional.softmax(scores, dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 

@@ -1,4 +1,4 @@
-"""Training on a machine that others use too: OpenMP threads that give way.
+"""OpenMP threads that yield the CPU sooner while other processes use the machine too.
 
 In GNU OpenMP a thread that waits for the others spins for `GOMP_SPINCOUNT` turns before it sleeps. On an idle
 machine spinning is faster. On a shared machine the spinning thread uses up the time slice that the thread it
@@ -19,9 +19,9 @@ import torch
 from gauntlet.trainer.process import SPINS
 
 BUSY = 0.25
-"""The share of its time that this process waits for a CPU, from which on the machine is shared."""
+"""The machine counts as shared if this process waits for a CPU for more than this share of its time."""
 QUIET = 0.10
-"""The share up to which it is not."""
+"""It no longer counts as shared if it waits for less than this share."""
 OPERATOR_ROWS = 32_768  # at::internal::GRAIN_SIZE: an operator this large per thread is divided among threads
 
 
@@ -38,7 +38,7 @@ class ShortSpins:
         return bool(self._pools)
 
     def start(self) -> None:
-        """Open as many pools as it takes to have more threads than CPUs; they sleep until `stop`."""
+        """Open pools until there are more threads than CPUs; they sleep until `stop`."""
         if self._pools or torch.get_num_threads() == 1:  # a single thread never waits for another
             return
         self._end = threading.Event()
@@ -68,11 +68,11 @@ class ShortSpins:
 
 
 class Contention:
-    """Shortens spinning while the machine is shared, if how threads wait was left to Gauntlet."""
+    """Shortens spinning while the machine is shared, unless the environment sets how threads wait."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         is_ours = os.environ.get("GOMP_SPINCOUNT") == str(SPINS) and "OMP_WAIT_POLICY" not in os.environ
-        self._adapts = is_ours and device.type == "cpu" and hasattr(os, "sched_getaffinity")
+        self._adapts = is_ours and hasattr(os, "sched_getaffinity")
         self._spins = ShortSpins()
         self._told = False
 
@@ -80,7 +80,7 @@ class Contention:
         """Choose how long threads spin from the share of the last seconds that they waited for a CPU.
 
         Returns:
-            What to tell people, the first time that the machine is found to be shared.
+            A message for the log, the first time that the machine is shared.
         """
         if not self._adapts or waited is None:
             return None
@@ -97,5 +97,5 @@ class Contention:
         return None
 
     def finish(self) -> None:
-        """Leave the process as it was."""
+        """Restore the process's settings."""
         self._spins.stop()
