@@ -17,6 +17,7 @@ from gauntlet.components.write_report.artifacts import Figure
 from gauntlet.components.write_report.figures import is_figure, words
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.pipelines.comparison.runs import ComparedRun
+from gauntlet.tasks.classification.metrics import resample
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -128,13 +129,9 @@ def paired_rows(first: ComparedRun, second: ComparedRun) -> PairedRows | str:
 
 def paired_intervals(rows: PairedRows) -> Intervals:
     """How far each difference might be from what was found, on other rows of the same kind."""
-    first, second = bootstrap.resample(
-        rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED
-    )
-    sampled = {
-        name: getattr(second, name) - getattr(first, name) for name in ("accuracy", "macro_f1", "weighted_f1")
-    }
-    class_f1 = second.class_f1 - first.class_f1
+    first, second = resample(rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED)
+    sampled = {name: second[name] - first[name] for name in ("accuracy", "macro_f1", "weighted_f1")}
+    class_f1 = second["class_f1"] - first["class_f1"]
     return Intervals(
         metrics={name: bootstrap.interval(values, CONFIDENCE) for name, values in sampled.items()},
         class_f1={

@@ -25,8 +25,8 @@ from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
-from gauntlet.contracts.training import Epoch, Step, TrainingHistory, TrainingRecord, Usage
 from gauntlet.components.write_report.next_steps import rule_advice
+from gauntlet.contracts.training import Epoch, Step, TrainingHistory, TrainingRecord, Usage
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import RowCheck
 from gauntlet.tasks.classification.conversion import LabelParity
