@@ -71,8 +71,8 @@ class Compared:
 class LanguageScorecard:
     """The whole evaluation. Without `champion`, none is registered or `champion_error` says why it failed.
 
-    `therapy` is the judgement of the evaluators for conversations, if the manifest asks for it. `not_measured`
-    says why a metric is missing, by its name. `tokens` are those of the references, if they are known.
+    `therapy` is the judgement of the evaluators for conversations, if the manifest asks for it.
+    `not_measured` says why a metric is missing, by its name. `tokens` are those of the references, if known.
     """
 
     rows: int

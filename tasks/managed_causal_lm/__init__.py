@@ -17,5 +17,4 @@ KIND = TaskKind(
     gates="gauntlet.tasks.managed_causal_lm.gates",
     report="gauntlet.tasks.language.report",
     serving="gauntlet.tasks.managed_causal_lm.serving",
-    tiny="gauntlet.tasks.managed_causal_lm.tiny",
 )
