@@ -60,7 +60,7 @@ types: $(READY)
 # The committed pipeline specs are what the manifests compile to today.
 compiled: $(READY)
 	rm -rf $(VENV)/compiled
-	$(BIN)/gauntlet compile manifests/*.yaml --platform both --output $(VENV)/compiled
+	$(BIN)/gauntlet compile manifests/*.yaml --platform both --output $(VENV)/compiled > /dev/null
 	diff -ru compiled $(VENV)/compiled || \
 	  { echo "stale: run 'gauntlet compile manifests/*.yaml --platform both' and commit it"; exit 1; }
 
@@ -98,6 +98,7 @@ lock:
 	$(COMPILE) $(TORCH_CPU) --constraint requirements.lock $$(cat $(LOCK)/locked) \
 	  $(LOCK)/torch-cpu.in --output-file requirements-torch-cpu.lock
 	echo $(TORCH) | $(COMPILE) --constraint requirements.lock - --output-file requirements-torch-cuda.lock
+	$(COMPILE) --constraint requirements.lock serving/pyproject.toml --output-file serving/requirements.lock
 	rm -rf $(LOCK)
 
 # Both images, from this checkout, and a compiled step in each. PYTHON_IMAGE: another base image than the pinned one.
@@ -119,4 +120,4 @@ base-images:
 	done
 
 clean:
-	rm -rf $(VENV) .gauntlet build *.egg-info
+	rm -rf $(VENV) .gauntlet build *.egg-info serving/build serving/*.egg-info

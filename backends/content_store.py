@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gauntlet.backends import storage
 from gauntlet.backends.factory import bundle_folder
 from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
-from gauntlet.backends.storage import join, read_bytes, replace_folder, upload
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 
@@ -49,93 +48,67 @@ def require_bundle(version: ModelVersion, alias: str) -> None:
         ) from None
 
 
-def keep_bundle(bundle: Path, kept: Path) -> Path:
-    """Copy the bundle to the folder `kept`, `bundle.json` last. An altered or incomplete copy is replaced.
+def store_bundle(bundle: Path, folder_uri: str) -> None:
+    """Copy a bundle to a folder whose name is the bundle's sha256, unless it is there.
+
+    `bundle.json` is written last, so a folder with that file is complete. A folder on this machine is checked
+    for alterations, and replaced if it has any. After a failure, such as a full disk, no part of it stays.
 
     Raises:
-        GauntletError: The bundle is incomplete or altered, or the disk is full.
+        GauntletError: The bundle is incomplete or altered, the disk is full, or the bucket is unavailable.
     """
     from gauntlet.serving.bundle import BUNDLE_FILE, BundleError, read_info
 
-    with suppress(BundleError):
-        read_info(kept, sha256=kept.name)
-        return kept
-    require_complete(bundle, sha256=kept.name)
+    sha256, here = storage.file_name(folder_uri), storage.local_path(folder_uri)
+    if here is not None:
+        with suppress(BundleError):
+            read_info(here, sha256)
+            return
+    require_complete(bundle, sha256)
+    if here is None:
+        with suppress(UsageError):
+            stored = storage.read_bytes(storage.join(folder_uri, BUNDLE_FILE))
+            if hashlib.sha256(stored).hexdigest() == sha256:
+                return
+        storage.upload(bundle, folder_uri, last=BUNDLE_FILE)
+        return
     try:
-        replace_folder(bundle, str(kept), last=BUNDLE_FILE)
-    except BaseException:  # a full disk, Ctrl-C: leave no incomplete copy
-        shutil.rmtree(kept, ignore_errors=True)
+        storage.replace_folder(bundle, folder_uri, last=BUNDLE_FILE)
+    except BaseException:  # a full disk, Ctrl-C
+        storage.delete(folder_uri, first=BUNDLE_FILE)
         raise
-    return kept
 
 
-def keep_evidence(folder: Path, evidence: Mapping[str, Any]) -> str:
-    """Write the evidence, completely or not at all, and return its sha256."""
+def store_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
+    """Write evidence to a folder, and return its sha256."""
     content = json.dumps(evidence, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     sha256 = hashlib.sha256(content).hexdigest()
-    kept = _file(folder, sha256)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_name(kept.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(kept)
+    with suppress(GauntletError):
+        read_evidence(folder_uri, sha256)
+        return sha256  # a complete file is not written again
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, _file_name(sha256)).write_bytes(content)
+        storage.upload(Path(folder), folder_uri)
     return sha256
 
 
-def read_evidence(folder: Path, sha256: str) -> dict[str, Any]:
+def read_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
     """The evidence with this sha256.
 
     Raises:
         GauntletError: The file is missing or was altered.
     """
-    file = _file(folder, sha256)
+    uri = storage.join(folder_uri, _file_name(sha256))
     repair = "Run the pipeline again: without this file the version has no evidence."
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise GauntletError(f"{file}: {error.strerror or error}. {repair}") from None
+        content = storage.read_bytes(uri)
+    except UsageError as error:
+        raise GauntletError(f"{error}. {repair}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise GauntletError(f"{file}: found another sha256 than the registry has. {repair}")
+        raise GauntletError(f"{uri}: found another sha256 than the registry has. {repair}")
     evidence: dict[str, Any] = json.loads(content)
     return evidence
 
 
-def upload_bundle(bundle: Path, kept: str) -> None:
-    """Copy the bundle to the URI `kept` with `bundle.json` last, so a folder with that file is complete.
-
-    Raises:
-        GauntletError: The bundle is incomplete or altered, or the bucket is unavailable.
-    """
-    from gauntlet.serving.bundle import BUNDLE_FILE
-
-    require_complete(bundle)
-    with suppress(UsageError):
-        if read_bytes(join(kept, BUNDLE_FILE)) == (bundle / BUNDLE_FILE).read_bytes():
-            return
-    upload(bundle, kept, last=BUNDLE_FILE)
-
-
-def upload_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
-    """Write the evidence to a folder in a bucket, and return its sha256."""
-    with tempfile.TemporaryDirectory() as folder:
-        sha256 = keep_evidence(Path(folder), evidence)
-        upload(Path(folder), folder_uri)
-    return sha256
-
-
-def fetch_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
-    """The evidence with this sha256, from a folder in a bucket.
-
-    Raises:
-        GauntletError: The file is missing or was altered.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        name = _file(Path(folder), sha256).name
-        (Path(folder) / name).write_bytes(read_bytes(join(folder_uri, name)))
-        try:
-            return read_evidence(Path(folder), sha256)
-        except GauntletError as error:
-            raise GauntletError(str(error).replace(folder, folder_uri)) from None
-
-
-def _file(folder: Path, sha256: str) -> Path:
-    return folder / f"{sha256}.evidence.json"
+def _file_name(sha256: str) -> str:
+    return f"{sha256}.evidence.json"

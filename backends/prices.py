@@ -1,24 +1,25 @@
-"""What a machine costs, so that a paid step has a price before it starts.
+"""What the machines of Vertex AI have and cost, so that a paid step has a price before it starts.
 
-The table holds list prices: on demand, USD an hour, us-central1, without discounts, disks or network.
-They are for budgets and are not a bill; check them against the pages before relying on them.
+Prices are list prices: on demand, USD per hour, us-central1, without discounts, disks or network. They are
+for budgets and not for billing; check them against these pages before you rely on them.
 
-- https://cloud.google.com/compute/all-pricing: the figures of the table below.
-- https://cloud.google.com/vertex-ai/generative-ai/pricing: what tuning a Gemini model costs, as other pages
-  quote it: it could not be reached when the figures were taken.
-- https://cloud.google.com/vertex-ai/pricing: Vertex AI sells the same machines with a management fee on top.
-  The fee follows from what this page lists for custom training: 0.21849885 for n1-standard-4 (Compute
-  Engine: 0.189999) and 0.4025 for a T4 (0.35). One third-party figure for A2 machines is 4 % above it.
+- https://cloud.google.com/compute/all-pricing: Compute Engine's prices, in the table below.
+- https://cloud.google.com/vertex-ai/docs/training/configure-compute: the accelerators of each machine.
+- https://cloud.google.com/vertex-ai/generative-ai/pricing: tuning of Gemini models. The page could not be
+  reached when the prices were taken, so they are as other pages quote them.
+- https://cloud.google.com/vertex-ai/pricing: Vertex AI adds a management fee. It follows from the prices of
+  custom training on this page: 0.21849885 for n1-standard-4 (Compute Engine: 0.189999) and 0.4025 for a T4
+  (0.35). One third-party price for A2 machines is 4 % higher.
 
-Prices change, other regions cost more, and contracts differ: `GAUNTLET_PRICES` names a YAML file whose
-entries, final USD an hour, are added to the table or replace what it has:
+Prices change, other regions cost more, and contracts differ. `GAUNTLET_PRICES` names a YAML file whose
+entries, final prices in USD per hour, are added to the table or replace its entries:
 
     machines:
       g2-standard-8: {usd_per_hour: 0.98, accelerator_type: NVIDIA_L4, accelerator_count: 1}
     accelerators:
       NVIDIA_TESLA_T4: 0.40
     tuning:
-      gemini-2.5-flash: 5.00     # USD a million tokens, in each epoch
+      gemini-2.5-flash: 5.00     # USD per million tokens, in each epoch
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ TUNING_PRICES_PAGE = "https://cloud.google.com/vertex-ai/generative-ai/pricing"
 PRICES_VARIABLE = "GAUNTLET_PRICES"
 
 MANAGEMENT_FEE = 1.15
-"""Vertex AI custom training over Compute Engine, on machines and accelerators alike."""
+"""The price of Vertex AI custom training over that of Compute Engine, for machines and accelerators."""
 
 ATTACHES_ACCELERATORS = "n1-"
-"""The one machine family that accelerators are attached to; others have theirs built in, or none."""
+"""The only machine family that accelerators can be attached to. Others have them built in, or none."""
 
 Usd = Annotated[float, Field(gt=0)]
 
 
 class Machine(Section):
-    """A machine type: its price with what is built in, and the accelerators that are."""
+    """A machine type: its price, with its accelerators, and the accelerators that are built in."""
 
     usd_per_hour: Usd
     accelerator_type: str | None = None
@@ -65,9 +66,9 @@ class Machine(Section):
 
 
 class PriceTable(Section):
-    """Machines by type, and accelerators that can be attached by type, USD an hour.
+    """USD per hour of machines and of accelerators that can be attached, by type.
 
-    `tuning` is USD a million training tokens, counted anew in each epoch, by managed model.
+    `tuning` is USD per million training tokens, counted again in each epoch, by managed model.
     """
 
     machines: dict[str, Machine] = Field(default_factory=dict)
@@ -75,8 +76,8 @@ class PriceTable(Section):
     tuning: dict[str, Usd] = Field(default_factory=dict)
 
 
-# machine type → (Compute Engine USD an hour, accelerator built in, how many)
-_COMPUTE_ENGINE_MACHINES: dict[str, tuple[float, str | None, int]] = {
+# machine type → (Compute Engine USD per hour if known, accelerator built in, how many)
+_MACHINES: dict[str, tuple[float | None, str | None, int]] = {
     "n1-standard-4": (0.189999, None, 0),
     "n1-standard-8": (0.379998, None, 0),
     "n1-standard-16": (0.759996, None, 0),
@@ -99,6 +100,7 @@ _COMPUTE_ENGINE_MACHINES: dict[str, tuple[float, str | None, int]] = {
     "a2-highgpu-2g": (7.346770, "NVIDIA_TESLA_A100", 2),
     "a2-highgpu-4g": (14.693540, "NVIDIA_TESLA_A100", 4),
     "a2-highgpu-8g": (29.387080, "NVIDIA_TESLA_A100", 8),
+    "a2-megagpu-16g": (None, "NVIDIA_TESLA_A100", 16),
     "a2-ultragpu-1g": (5.068798, "NVIDIA_A100_80GB", 1),
     "a2-ultragpu-2g": (10.137596, "NVIDIA_A100_80GB", 2),
     "a2-ultragpu-4g": (20.275192, "NVIDIA_A100_80GB", 4),
@@ -107,7 +109,17 @@ _COMPUTE_ENGINE_MACHINES: dict[str, tuple[float, str | None, int]] = {
     "a3-highgpu-2g": (22.122500, "NVIDIA_H100_80GB", 2),
     "a3-highgpu-4g": (44.245000, "NVIDIA_H100_80GB", 4),
     "a3-highgpu-8g": (88.490000, "NVIDIA_H100_80GB", 8),
+    "a3-megagpu-8g": (None, "NVIDIA_H100_MEGA_80GB", 8),
+    "a3-ultragpu-8g": (None, "NVIDIA_H200_141GB", 8),
+    "a4-highgpu-8g": (None, "NVIDIA_B200", 8),
+    "g4-standard-48": (None, "NVIDIA_RTX_PRO_6000", 1),
+    "g4-standard-96": (None, "NVIDIA_RTX_PRO_6000", 2),
+    "g4-standard-192": (None, "NVIDIA_RTX_PRO_6000", 4),
+    "g4-standard-384": (None, "NVIDIA_RTX_PRO_6000", 8),
 }
+
+BUILT_IN = {name: (kind, count) for name, (_, kind, count) in _MACHINES.items() if kind is not None}
+"""Machine types with accelerators. A job has to request exactly these, although they are built in."""
 
 _COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
     "NVIDIA_TESLA_T4": 0.35,
@@ -118,7 +130,8 @@ LIST_PRICES = PriceTable(
         name: Machine(
             usd_per_hour=round(usd * MANAGEMENT_FEE, 6), accelerator_type=built_in, accelerator_count=count
         )
-        for name, (usd, built_in, count) in _COMPUTE_ENGINE_MACHINES.items()
+        for name, (usd, built_in, count) in _MACHINES.items()
+        if usd is not None
     },
     accelerators={name: round(usd * MANAGEMENT_FEE, 6) for name, usd in _COMPUTE_ENGINE_ACCELERATORS.items()},
     tuning={"gemini-2.5-pro": 25.0, "gemini-2.5-flash": 5.0},
@@ -127,7 +140,7 @@ LIST_PRICES = PriceTable(
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that a step can cost: every attempt runs until its deadline."""
+    """The most that a step can cost, which is when every attempt runs until its deadline."""
 
     usd_per_hour: float
     hours: float
@@ -147,10 +160,10 @@ class Estimate:
 
 
 def current_prices() -> PriceTable:
-    """The list prices, with what the file named by `GAUNTLET_PRICES` adds or replaces.
+    """The list prices, with the additions and replacements of the file that `GAUNTLET_PRICES` names.
 
     Raises:
-        ManifestError: That file has faults; all of them are named.
+        ManifestError: That file has faults; the message lists all of them.
         UsageError: It cannot be read or is not YAML.
     """
     file = os.environ.get(PRICES_VARIABLE)
@@ -165,7 +178,7 @@ def current_prices() -> PriceTable:
 
 
 def prices_source() -> str:
-    """Where the current prices come from, and of what day they are."""
+    """Where the current prices come from, and their date."""
     own = os.environ.get(PRICES_VARIABLE)
     return (
         f"List prices of {PRICES_DATE}, on demand, us-central1, with Vertex AI's fee of "
@@ -183,9 +196,9 @@ def tuning_price_source(model: str) -> str:
 
 
 def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:
-    """USD an hour of one replica, by `prices` or else by `current_prices()`.
+    """USD per hour of one replica, by `prices` or else by `current_prices()`.
 
-    An accelerator that the machine type has built in is in the machine's price and is not charged again.
+    The price of a machine includes its built-in accelerators.
 
     Raises:
         UsageError: The machine or the accelerator is unknown, or the two do not go together.
@@ -194,7 +207,7 @@ def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float
     machine = table.machines.get(resources.machine_type)
     if machine is None:
         raise UsageError(
-            f"machine_type {resources.machine_type}: no price is known, so no budget can be held. "
+            f"machine_type {resources.machine_type}: no price is known, so its cost cannot be limited. "
             f"Known are {', '.join(table.machines)}. Add others in a file named by {PRICES_VARIABLE}."
         )
     if resources.accelerator_type is None:
@@ -206,22 +219,22 @@ def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float
 
 
 def tuning_rate(model: str) -> float:
-    """USD a million training tokens of a managed model.
+    """USD per million training tokens of a managed model.
 
     Raises:
-        UsageError: No price of it is known.
+        UsageError: Its price is unknown.
     """
     known = current_prices().tuning
     if model not in known:
         raise UsageError(
-            f"training.model {model}: no price of tuning it is known, so no budget can be held. Known are "
-            f"{', '.join(known)}. Add others under `tuning` in a file named by {PRICES_VARIABLE}."
+            f"training.model {model}: no price of tuning it is known, so its cost cannot be limited. "
+            f"Known are {', '.join(known)}. Add others under `tuning` in a file named by {PRICES_VARIABLE}."
         )
     return known[model]
 
 
 def estimate(resources: Resources, retries: int = 0) -> Estimate:
-    """The most that a step on `resources` can cost, when each retry may run for `max_hours` again.
+    """The most that a step on `resources` can cost. Each retry may run for `max_hours` again.
 
     Raises:
         UsageError: As `hourly_rate`.
@@ -233,13 +246,13 @@ def estimate(resources: Resources, retries: int = 0) -> Estimate:
 def over_budget(
     resources: Resources, file: str, retries: int = 0, key: str = "training.resources"
 ) -> Fault | None:
-    """The fault of a step that may cost more than its `max_cost_usd`; none when it fits.
+    """The fault of a step that may cost more than its `max_cost_usd`; None when it cannot.
 
     Args:
-        resources: What the step runs on, with its deadline and its budget.
-        file: The manifest that a fault is to name.
+        resources: The step's machine, deadline and budget.
+        file: The manifest, which the fault names.
         retries: Attempts after the first.
-        key: Where `resources` stand in that manifest.
+        key: The key of `resources` in that manifest.
 
     Raises:
         UsageError: As `hourly_rate`.
@@ -265,7 +278,7 @@ def _require_built_in(resources: Resources, machine: Machine) -> None:
         raise UsageError(
             f"{resources.machine_type} has {machine.accelerator_count} × {machine.accelerator_type} built in "
             f"and cannot take {resources.accelerator_count} × {resources.accelerator_type}. "
-            f"Ask for what it has, or for another machine_type."
+            "Request the built-in ones, or use another machine_type."
         )
 
 
@@ -280,7 +293,7 @@ def _attached_rate(resources: Resources, table: PriceTable) -> float:
     if wanted not in table.accelerators:
         built_in = {m.accelerator_type: None for m in table.machines.values() if m.accelerator_type}
         raise UsageError(
-            f"accelerator_type {wanted}: no price is known, so no budget can be held. "
+            f"accelerator_type {wanted}: no price is known, so its cost cannot be limited. "
             f"Known are {', '.join([*table.accelerators, *built_in])}. "
             f"Add others in a file named by {PRICES_VARIABLE}."
         )

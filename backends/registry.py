@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from gauntlet.manifests.errors import GauntletError, UsageError
 
@@ -124,14 +124,21 @@ def went_through_stages(version: ModelVersion | None) -> bool:
     return version is not None and EVIDENCE_TAG in version.tags
 
 
-class Registry(Protocol):
-    """A model registry. `uri` of the constructor is the registry's; nothing is read or created by it.
+class Registry(ABC):
+    """A model registry. A backend implements the abstract methods.
 
     A failure that is not a bug is a GauntletError; a UsageError when a retry cannot help.
     """
 
-    def __init__(self, uri: str) -> None: ...
+    @abstractmethod
+    def __init__(self, uri: str) -> None:
+        """Check the URI. Nothing is read or created.
 
+        Raises:
+            UsageError: It is not the URI of such a registry.
+        """
+
+    @abstractmethod
     def register(
         self,
         name: str,
@@ -151,72 +158,29 @@ class Registry(Protocol):
             tags: The version's tags.
             evidence: The figures that a promotion by stages is judged by, as JSON.
             scores: The scores, for a registry that can show them.
+
+        Raises:
+            GauntletError: The bundle is incomplete or altered.
         """
-
-    def champion(self, name: str) -> ModelVersion | None:
-        """The champion; None when no version of `name` has been promoted."""
-
-    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that an alias points to, or None."""
-
-    def versions(self, name: str) -> list[ModelVersion]:
-        """All versions, newest first. An unknown name is a UsageError."""
-
-    def names(self) -> list[str]:
-        """The names of all models, sorted."""
-
-    def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """The version's evidence, after its sha256 was checked; None when it has none."""
-
-    def stage(self, name: str, version: str) -> ModelVersion:
-        """Point the alias `staging` to a version."""
-
-    def promote(
-        self,
-        name: str,
-        version: str | None = None,
-        compared_with: str | None = ANY_CHAMPION,
-        approval: Approval | None = None,
-    ) -> Move:
-        """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
-
-        Args:
-            name: The model's name.
-            version: The version to promote; None for the challenger.
-            compared_with: The version of the champion that the gate compared it with; None if there was no
-                champion. If the champion is another one by now, nothing is moved and a GauntletError raised.
-            approval: Recorded on the version, with the time.
-        """
-
-    def rollback(self, name: str, version: str | None = None) -> Move:
-        """Make `previous`, or a `version` that has been champion, the champion again.
-
-        Directly after a rollback `version` is required, because `previous` is then the version that was just
-        rolled back.
-        """
-
-
-class AliasRegistry(ABC):
-    """The part of a `Registry` that all backends with aliases share: staging, promotion and rollback.
-
-    `_move` records the move in the registry before it moves the first alias, so that `_finish_move` can
-    complete a move that was interrupted.
-    """
-
-    def champion(self, name: str) -> ModelVersion | None:
-        """The version with the alias `champion`."""
-        return self.by_alias(name, CHAMPION)
 
     @abstractmethod
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that an alias points to; None also for a name that the backend does not accept."""
+        """The version that an alias points to, or None; None also for a name that the backend refuses."""
 
     @abstractmethod
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions by descending number. For an unknown name raise `unknown_model`."""
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of all models, sorted."""
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The champion; None when no version of `name` has been promoted."""
+        return self.by_alias(name, CHAMPION)
+
     def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """Read the file whose sha256 the version has as a tag.
+        """The version's evidence; None when it has none.
 
         Raises:
             GauntletError: The file is missing or was altered.
@@ -245,7 +209,16 @@ class AliasRegistry(ABC):
         compared_with: str | None = ANY_CHAMPION,
         approval: Approval | None = None,
     ) -> Move:
-        """Complete an interrupted promotion first. If that was the requested one, nothing more is moved.
+        """Make `version`, or else the challenger, the champion; the old champion becomes `previous`.
+
+        An interrupted promotion is completed first, and may be the requested one.
+
+        Args:
+            name: The model's name.
+            version: The version to promote; None for the challenger.
+            compared_with: The version of the champion that the gate compared it with; None if there was no
+                champion. If the champion is another one by now, nothing is moved.
+            approval: Recorded on the version, with the time.
 
         Raises:
             UsageError: There is no such model or version, or no challenger.
@@ -263,11 +236,13 @@ class AliasRegistry(ABC):
             return self._moved("promote", target, champion, approval)
 
     def rollback(self, name: str, version: str | None = None) -> Move:
-        """Complete an interrupted rollback first. If that was the requested one, nothing more is moved.
+        """Make `previous`, or a `version` that has been champion, the champion again.
+
+        Directly after a rollback `version` is required, because `previous` is then the version that was just
+        rolled back. An interrupted rollback is completed, instead of being undone.
 
         Raises:
-            UsageError: There is no such model or version, no champion before this one, or the champion is one
-                by a rollback and no version was given.
+            UsageError: There is no such model or version, no champion before this one, or no `version`.
             GauntletError: The bundle was altered, or another process promoted another version at the same
                 time.
         """
@@ -314,7 +289,10 @@ class AliasRegistry(ABC):
     def _move(
         self, kind: str, target: ModelVersion, champion: ModelVersion | None, approval: Approval | None
     ) -> None:
-        """Move `champion` and `previous`, and record the turn, `PROMOTED_TAG` and the approval as tags."""
+        """Move `champion` and `previous`, and record the turn, `PROMOTED_TAG` and the approval as tags.
+
+        Before the first alias is moved, the move is recorded where `_finish_move` finds it.
+        """
 
     @abstractmethod
     def _finish_move(self, name: str) -> str | None:

@@ -1,34 +1,38 @@
-"""Files wherever they lie: read, list and delete by URI, and copy a folder there and back.
+"""Files by URI, on this machine or in a bucket: read, list, delete, and copy folders.
 
-A URI is an absolute path, one of the kinds in `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for
-a file inside an installed Python package. fsspec is the one implementation for this machine and for Google
-Cloud alike, so there is no interface to choose from. Its chains of file systems (`simplecache::gs://…`) and
-its other kinds, some of which expand templates or run commands, are not opened. `data_uris.py` decides which
-files may be opened when data name them.
+A URI is an absolute path, one of `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for a file in an
+installed Python package. fsspec's chains of file systems (`simplecache::gs://…`) and its other schemes are
+refused, because some of them expand templates or run commands. `data_uris.py` decides which files may be
+opened when the data name them.
 
-Every failure is a `GauntletError` that names the URI: a `UsageError` when asking again cannot help
-(nothing there, no permission, an unknown scheme), a plain `GauntletError` when the service was out of reach.
+Every failure is a `GauntletError` that names the URI: a `UsageError` when a retry cannot help (no such file,
+no permission, an unknown scheme), a plain `GauntletError` when the service cannot be reached.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
+import ipaddress
 import logging
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-from gauntlet.backends.redirects import http_client
 from gauntlet.manifests.errors import GauntletError, UsageError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
@@ -45,8 +49,8 @@ IDENTIFYING = (
     "Digest",
     "Last-Modified",
 )
-"""What stores say of a file that changes with its content, the most exact first."""
-OWN_CA = "If the server's certificate is of your company's own CA, set SSL_CERT_FILE to the CA's certificate"
+"""Keys of a store's file information that change with the content, the most exact first."""
+OWN_CA = "If the server uses a private CA, set SSL_CERT_FILE to the CA's certificate"
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -55,8 +59,8 @@ def read_bytes(uri: str) -> bytes:
     """The whole content of one file.
 
     Raises:
-        UsageError: There is no such file, it may not be read, or nothing here opens this kind of URI.
-        GauntletError: The service that holds it could not be reached, or broke off.
+        UsageError: There is no such file, it may not be read, or its kind of URI is not supported.
+        GauntletError: The service cannot be reached, or the transfer failed.
     """
     if uri.startswith(PACKAGE_SCHEME):
         resource = _resource(uri)
@@ -75,15 +79,14 @@ def read_bytes(uri: str) -> bytes:
 
 
 def identities(uris: Iterable[str]) -> dict[str, str | None]:
-    """For each file something that changes when its content does; None for a file that is not there or may
-    not be read.
+    """For each file a text that changes when its content does; None for a missing or unreadable file.
 
-    It is what the store says without sending the file (`IDENTIFYING`), else the sha256 of the content. Where
-    several files lie in one folder, the folder is listed once.
+    It comes from the store's file information (`IDENTIFYING`) if that has it, else it is the sha256 of the
+    content. A folder with several of the files is listed once.
 
     Raises:
-        UsageError: A file may not be looked at, or nothing here opens this kind of URI.
-        GauntletError: The store is out of reach.
+        UsageError: This account lacks a permission, or the kind of URI is not supported.
+        GauntletError: The store cannot be reached.
     """
     by_folder: dict[str, list[str]] = {}
     for uri in dict.fromkeys(uris):
@@ -105,7 +108,7 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
                 listed = {file_name(entry["name"]): entry for entry in files.ls(path, detail=True)}
             except FileNotFoundError:
                 listed = {}
-    except UsageError:  # an account may read files in a folder that it may not list
+    except UsageError:  # this account may be able to read the files without listing the folder
         yield from ((uri, _identity(uri)) for uri in uris)
         return
     for uri in uris:
@@ -120,7 +123,7 @@ def _identity(uri: str) -> str | None:
             try:
                 said = _said_by_store(files.info(path))
             except FileNotFoundError:
-                said = None  # over HTTP also when the server is out of reach, which reading tells apart
+                said = None  # over HTTP also when the server cannot be reached, which reading the file shows
         if said is not None:
             return said
     try:
@@ -138,11 +141,11 @@ def _sha256(uri: str) -> str:
 
 
 def is_folder(uri: str) -> bool:
-    """Whether the URI is a folder; an `http(s)` address never is, for it cannot be listed reliably.
+    """Whether the URI is a folder. An `http(s)` address is not one, because it cannot be listed reliably.
 
     Raises:
-        UsageError: There is neither a file nor a folder, or it may not be looked at.
-        GauntletError: The service could not be reached.
+        UsageError: There is neither a file nor a folder, or this account lacks a permission.
+        GauntletError: The service cannot be reached.
     """
     if uri.startswith(HTTP_SCHEMES):
         return False
@@ -163,13 +166,13 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
 
     Raises:
         UsageError: There is no such folder, or it may not be listed.
-        GauntletError: The service could not be reached.
+        GauntletError: The service cannot be reached.
     """
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
         here = local_path(folder_uri)
-        if here is not None:  # fsspec takes a link for neither a file nor a folder
+        if here is not None:  # fsspec lists a link neither as a file nor as a folder
             return tuple(sorted(entry.name for entry in here.iterdir() if entry.is_file()))
         files, path = file_system(folder_uri)
         entries = files.ls(path, detail=True)
@@ -177,11 +180,11 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
 
 
 def list_folders(folder_uri: str) -> tuple[str, ...]:
-    """Names of the folders directly inside a folder, sorted; none when it does not exist yet.
+    """Names of the folders directly inside a folder, sorted; empty when it does not exist.
 
     Raises:
         UsageError: It may not be listed.
-        GauntletError: The service could not be reached.
+        GauntletError: The service cannot be reached.
     """
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
@@ -194,7 +197,7 @@ def list_folders(folder_uri: str) -> tuple[str, ...]:
 
 
 def local_path(uri: str) -> Path | None:
-    """The file or folder as a path when it lies on this machine."""
+    """The path of a file or folder on this machine; None for other URIs."""
     if "://" in uri and not uri.startswith(FILE_SCHEME):
         return None
     with _explained(uri):
@@ -206,7 +209,7 @@ def download(folder_uri: str, folder: Path) -> None:
 
     Raises:
         UsageError: There is no such folder, or it may not be read.
-        GauntletError: The service could not be reached.
+        GauntletError: The service cannot be reached.
     """
     for name in list_files(folder_uri):
         with _explained(join(folder_uri, name)):
@@ -215,11 +218,11 @@ def download(folder_uri: str, folder: Path) -> None:
 
 
 def delete(folder_uri: str, first: str) -> None:
-    """Delete a folder, its file `first` before all others; no such folder is no failure.
+    """Delete a folder, if it exists, and its file `first` before all others.
 
     Raises:
         UsageError: It may not be deleted.
-        GauntletError: The service could not be reached.
+        GauntletError: The service cannot be reached.
     """
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
@@ -232,12 +235,12 @@ def delete(folder_uri: str, first: str) -> None:
 def upload(folder: Path, uri: str, last: str | None = None) -> None:
     """Copy a folder's files, at any depth, to the folder `uri`; files of the same name are replaced.
 
-    Readers take a folder that holds the file `last` for complete. An older one is deleted before anything is
-    written, and the new one is copied when all others are there, so a copy that was cut short has none.
+    Readers regard a folder with the file `last` as complete. An old one is deleted before anything is
+    written, and the new one is copied after all others, so an interrupted copy has none.
 
     Raises:
         UsageError: It may not be written there.
-        GauntletError: The service could not be reached.
+        GauntletError: The service cannot be reached.
     """
     with _explained(uri):
         files, target = file_system(uri)
@@ -252,14 +255,14 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
 
 
 def replace_folder(folder: Path, uri: str, last: str) -> None:
-    """Delete the folder `uri` and copy `folder` there, file by file, with the file `last` as the last one.
+    """Delete the folder `uri` and copy `folder` there, file by file, with the file `last` at the end.
 
     No folder is renamed: gcsfuse, behind `/gcs` on Vertex AI, refuses that in a bucket of a flat namespace
     (https://github.com/GoogleCloudPlatform/gcsfuse/blob/master/docs/semantics.md).
 
     Raises:
         UsageError: It may not be written there.
-        GauntletError: The service could not be reached, or the disk is full.
+        GauntletError: The service cannot be reached, or the disk is full.
     """
     delete(uri, first=last)
     upload(folder, uri, last)
@@ -271,14 +274,20 @@ def join(folder_uri: str, name: str) -> str:
 
 
 def file_name(uri: str) -> str:
-    """The last part of a URI, without an address's query."""
+    """The last part of a URI, without the query of an HTTP address."""
     path = uri.split("?", 1)[0] if uri.startswith(HTTP_SCHEMES) else uri
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
+def package_of(uri: str) -> str:
+    """The package that a `package://` URI names. `manifests` is the one that Gauntlet installs."""
+    package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
+    return "gauntlet.manifests" if package == "manifests" else package
+
+
 def _resource(uri: str) -> Path:
-    """Where it lies. The package is not imported: one that carries a model may lack what would run it."""
-    package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
+    """The path of a package's file. The package is not imported, because its dependencies may be missing."""
+    package, path = package_of(uri), uri.removeprefix(PACKAGE_SCHEME).partition("/")[2]
     try:
         spec = find_spec(package)
     except (ModuleNotFoundError, ValueError):
@@ -292,9 +301,9 @@ def _resource(uri: str) -> Path:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it. What it raises is the store's own, and not explained."""
-    # gcsfs would first ask a second service for each bucket's type, for a minute where that is out of reach,
-    # and log the traceback of every attempt, though the last error reaches the user anyway.
+    """The file system of a URI and the path in it. Its methods raise the store's own exceptions."""
+    # Otherwise gcsfs asks a second service for each bucket's type, which takes a minute when that service
+    # cannot be reached, and logs a traceback of every attempt, although the user sees the last error.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     here = local_path(uri)
@@ -313,10 +322,10 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 def _installation(uri: str) -> str:
-    """How to get the package that opens a kind of URI, by fsspec's list of them."""
+    """Advice how to install the package for a kind of URI, from fsspec's list."""
     known = known_implementations.get(uri.partition("://")[0], {})
     package = str(known.get("class", "fsspec")).partition(".")[0]
-    if package == "fsspec":  # it is in fsspec, and what it lacks is in the message
+    if package == "fsspec":  # fsspec has it, and the message names the missing dependency
         return "Install it, or copy the data to a path or to gs://"
     return f"`pip install {package}`, or copy the data to a path or to gs://"
 
@@ -325,15 +334,15 @@ def _installation(uri: str) -> str:
 def _explained(uri: str) -> Iterator[None]:
     """Turn what fsspec and the libraries below it raise into one message.
 
-    Each store raises errors of its own, some of no common base (aiohttp, httpx, google.auth), which is why
-    the last clause is broad: all of them mean that the bytes did not get through.
+    Stores raise their own exceptions without a common base class (aiohttp, httpx, google.auth), so the last
+    clause is broad: all of them mean that the transfer failed.
     """
     try:
         yield
     except GauntletError:
         raise
     except FileNotFoundError:
-        raise UsageError(f"{uri}: no such file or folder. Correct the path, or put the data there") from None
+        raise UsageError(f"{uri}: no such file or folder. Correct the path, or copy the data there") from None
     except IsADirectoryError:
         raise UsageError(f"{uri}: found a folder, expected a file") from None
     except NotADirectoryError:
@@ -360,5 +369,43 @@ def _explained(uri: str) -> Iterator[None]:
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
         advice = OWN_CA if "CERTIFICATE_VERIFY_FAILED" in cause else "Check the address and the network"
         raise GauntletError(
-            f"{uri}: out of reach, or broke off ({cause}). {advice}, then run again"
+            f"{uri}: cannot be reached, or the transfer failed ({cause}). {advice}, then run again"
         ) from None
+
+
+# --- redirects ---
+# A server of public data may answer with a redirect. One to a private network, such as a cloud's metadata
+# server or a service behind a firewall, is not followed. Such a host is asked only if the manifest names it.
+
+
+async def http_client(**options: Any) -> aiohttp.ClientSession:
+    """The HTTP client for fsspec."""
+    import aiohttp
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_require_public)
+    return aiohttp.ClientSession(trace_configs=[tracing], **options)
+
+
+async def _require_public(session: object, context: object, redirect: Any) -> None:  # noqa: ARG001
+    """Raise a UsageError unless the redirect stays on its host or leads only to public addresses."""
+    from yarl import URL
+
+    location = redirect.response.headers.get("Location") or redirect.response.headers.get("URI", "")
+    target = redirect.url.join(URL(location))
+    if target.host == redirect.url.host:
+        return
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    inner = [address for address in (str(entry[4][0]) for entry in found) if not _is_public(address)]
+    if inner:
+        raise UsageError(
+            f"{redirect.url}: found a redirect to {target}, which is {inner[0]}, an address of a private "
+            "network. It is not followed. If the data lie there, name that address in the manifest"
+        )
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_global

@@ -33,7 +33,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class TestRows:
+class RowFingerprints:
     """Fingerprints of the test rows and of their near-duplicates.
 
     Attributes:
@@ -60,7 +60,7 @@ def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Map
 
     Args:
         folder: The folder of the splits.
-        kind: See `TestRows`.
+        kind: See `RowFingerprints`.
         table: The rows with `split` and `key`, in the order in which the splits hold them.
         groups: The group of every key that was read.
     """
@@ -99,16 +99,18 @@ def bundled_file(splits: Path) -> dict[str, Path]:
     return {TRAINING_ROWS_FILE: path} if path.is_file() else {}
 
 
-def read_test_rows(splits: Path) -> TestRows | None:
+def read_test_rows(splits: Path) -> RowFingerprints | None:
     """The fingerprints of the test split; None if an older release wrote the splits."""
     path = splits / TEST_ROWS_FILE
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as arrays:
-        return TestRows(str(arrays["kind"]), arrays["fingerprints"], arrays["groups"], arrays["row_groups"])
+        return RowFingerprints(
+            str(arrays["kind"]), arrays["fingerprints"], arrays["groups"], arrays["row_groups"]
+        )
 
 
-def trained_on(bundle: Path, info: BundleInfo, tested: TestRows | None) -> Flags | str:
+def trained_on(bundle: Path, info: BundleInfo, tested: RowFingerprints | None) -> Flags | str:
     """Which test rows the model of a verified bundle was trained on, (N,), or why that is unknown."""
     if tested is None:
         return "the splits were made by an older release, which wrote no fingerprints of test rows"

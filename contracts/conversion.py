@@ -1,7 +1,7 @@
 """What convert-to-onnx writes: the table of candidates, and the certificate of the one that was bundled.
 
-What a task kind says of its candidates, such as macro-F1 or perplexity, lies beside the other keys. In these
-models it is in `figures`, by key.
+The figures of a task kind, such as macro-F1 or perplexity, are keys like the others in the files. These
+models have them in `figures`, by key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Neighbours(Document):
 
 
 class WithFigures(Document):
-    """A document with figures of a task kind beside its own keys. A field without a value is left out."""
+    """A document with figures of a task kind among its keys. A field without a value is left out."""
 
     written_by: ClassVar[str] = "convert-to-onnx"
     always_written: ClassVar[frozenset[str]] = frozenset()
@@ -97,7 +97,7 @@ class Reference(WithFigures):
 
 
 class Candidates(WithFigures):
-    """The output `candidates`.
+    """The output `candidates`. If a service trains the model, nothing is converted: `figures` says so.
 
     Attributes:
         clock: What latencies measure: real time, or the CPU time of one thread on a busy machine.
@@ -109,15 +109,15 @@ class Candidates(WithFigures):
         contention: How busy other processes kept the machine; see `timing.Timing`.
     """
 
-    threads: int
-    clock: Literal["wall", "cpu"] = "wall"
-    processor: str = ""
-    rows: int
+    threads: int | None = None
+    clock: Literal["wall", "cpu"] | None = None
+    processor: str | None = None
+    rows: int | None = None
     figures: Mapping[str, Any] = Field(default_factory=dict)
     pytorch: Reference = Field(default_factory=Reference)
-    objective: str
+    objective: str | None = None
     candidates: tuple[Candidate, ...] = ()
-    objective_batch_size: int
+    objective_batch_size: int | None = None
     chosen: str | None = None
     chosen_speedup: Mapping[int, float] | None = None
     pareto_front: tuple[str, ...] | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("gauntlet")
+try:
+    __version__ = version("gauntlet")
+except PackageNotFoundError:  # where models are only served
+    __version__ = version("gauntlet-serving")

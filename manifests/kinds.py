@@ -81,7 +81,8 @@ class TaskKind:
         gates: The table of gate rules.
         report: The kind's sections of the run report.
         serving: Requests to model inputs, and outputs to answers. Never imports torch.
-        tiny: A manifest and data that train in seconds, for `gauntlet smoke` and tests.
+        tiny: Settings and data with which a manifest of the kind trains in seconds, for `gauntlet smoke`.
+            None if training costs money.
     """
 
     interface: int
@@ -96,7 +97,7 @@ class TaskKind:
     gates: str
     report: str
     serving: str
-    tiny: str
+    tiny: str | None = None
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that is not in the table, that a higher value is better."""
@@ -185,7 +186,9 @@ def kind_names() -> tuple[str, ...]:
 @functools.cache
 def installed_kinds() -> tuple[InstalledKind, ...]:
     """The task kinds of all installed distributions by name, those that cannot be used among them."""
-    found = [_loaded(point) for point in metadata.entry_points(group=GROUP)]
+    # gauntlet and gauntlet-serving announce the same built-in kinds.
+    points = {(point.name, point.value): point for point in metadata.entry_points(group=GROUP)}
+    found = [_loaded(point) for point in points.values()]
     by_name: dict[str, list[InstalledKind]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)

@@ -16,8 +16,9 @@ import fsspec
 import pandas as pd
 import pytest
 
+from gauntlet.tasks.image_classification.tiny import write_files
 from tests import drawn_cards, warm
-from tests.drawn_images import dataset, draw, write_files
+from tests.drawn_images import dataset, draw
 from tests.no_folder_renames import sitecustomize
 
 if TYPE_CHECKING:  # fixtures import the fakes, and torch and transformers, which take seconds, themselves

@@ -20,12 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gauntlet.backends.content_store import (
-    fetch_evidence,
-    require_bundle,
-    upload_bundle,
-    upload_evidence,
-)
+from gauntlet.backends.content_store import read_evidence, require_bundle, store_bundle, store_evidence
 from gauntlet.backends.google.calls import ask, ask_once, find_or_make, vertex_client
 from gauntlet.backends.google.errors import explained
 from gauntlet.backends.google.jobs import PipelineJobs
@@ -39,10 +34,10 @@ from gauntlet.backends.registry import (
     PROMOTED_TAG,
     RUN_TAG,
     TURNS_TAG,
-    AliasRegistry,
     AnswerScores,
     Approval,
     ModelVersion,
+    Registry,
     Scores,
     now,
     unknown_model,
@@ -74,7 +69,7 @@ TEXT_GENERATION = f"{SCHEMAS}general_text_generation_metrics_1.0.0.yaml"
 EVALUATION_NAME = "test split"
 
 
-class VertexRegistry(AliasRegistry):
+class VertexRegistry(Registry):
     """A `Registry` in one project and region of Vertex AI.
 
     Every write is idempotent; one whose answer may be lost is looked for before it is repeated. Vertex AI has
@@ -133,15 +128,15 @@ class VertexRegistry(AliasRegistry):
         from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
-        kept = join(self._kept(name), sha256)
-        upload_bundle(bundle, kept)
+        bundle_uri = join(self._folder(name), sha256)
+        store_bundle(bundle, bundle_uri)
         if evidence is not None:
-            tags = {**tags, EVIDENCE_TAG: upload_evidence(self._kept(name), evidence)}
+            tags = {**tags, EVIDENCE_TAG: store_evidence(self._folder(name), evidence)}
         identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
         with explained(self._location.host):
             version = find_or_make(
                 lambda: self._registered(name, identity),
-                lambda: self._upload(name, kept, {**tags, **identity}),
+                lambda: self._upload(name, bundle_uri, {**tags, **identity}),
             )
             if scores is not None and version.tags.get(RUN_TAG) == identity[RUN_TAG]:
                 self._import_evaluation(version, scores)
@@ -283,9 +278,9 @@ class VertexRegistry(AliasRegistry):
         return vertex_client("ModelServiceClient", self._location)
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
-        return fetch_evidence(self._kept(version.name), sha256)
+        return read_evidence(self._folder(version.name), sha256)
 
-    def _kept(self, name: str) -> str:
+    def _folder(self, name: str) -> str:
         return join(self._staging, f"models/{name}")
 
     def _resource(self, version: ModelVersion) -> str:

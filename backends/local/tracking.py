@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
 from gauntlet.backends.local.mlflow_server import MlflowServer
@@ -25,20 +25,6 @@ STATES_TAG = "states_sha256"
 
 SECONDS_BETWEEN_WRITES = 10.0
 """For steps' metrics. A batch of any size costs about 50 ms, for a transaction and a wait for the disk."""
-
-
-class Store(Protocol):
-    """Where MLflow stores runs."""
-
-    @property
-    def client(self) -> Any:
-        """MLflow's client."""
-
-    def explained(self) -> AbstractContextManager[None]:
-        """Turn a failure of the store into one message."""
-
-    def experiment_id(self, name: str) -> str:
-        """The id of an experiment, which is created if it does not exist."""
 
 
 class DatabaseTracker:
@@ -95,7 +81,9 @@ class MlflowRun:
         GauntletError: The database or the server failed.
     """
 
-    def __init__(self, store: Store, request: RunRequest, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: DatabaseTracker | MlflowServer, request: RunRequest, tags: Mapping[str, str]
+    ) -> None:
         states = hashlib.sha256(request.states.encode()).hexdigest() if request.states else None
         self._store = store
         self._client: Any = store.client

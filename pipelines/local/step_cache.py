@@ -41,7 +41,7 @@ from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
-PACKAGES = ("manifests", "backends", "trainer", "components", "serving")
+PACKAGES = ("manifests", "contracts", "backends", "trainer", "components", "tasks", "serving")
 """The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
@@ -225,7 +225,7 @@ def code_version() -> str:
     """A hash of the package's files without the manifests that it ships."""
     digest = hashlib.sha256()
     for package in PACKAGES:
-        spec = find_spec(package)
+        spec = find_spec(f"gauntlet.{package}")
         assert spec is not None and spec.submodule_search_locations
         root = Path(spec.submodule_search_locations[0])
         for file in _files(root):

@@ -1,6 +1,6 @@
 """Which accelerators Vertex AI has and which machines take them.
 
-The names are the API's own enum. The pairs are of
+The names are those of the API. What is built into a machine is in `backends.prices`, with its price.
 https://cloud.google.com/vertex-ai/docs/training/configure-compute, of 2026-10-07.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
+from gauntlet.backends.prices import ATTACHES_ACCELERATORS, BUILT_IN
 from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.training import Resources
 
@@ -15,29 +16,6 @@ ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
 
 ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
 """How many of each an N1 machine takes."""
-
-BUILT_IN = {
-    "g2-standard-4": ("NVIDIA_L4", 1),
-    "g2-standard-8": ("NVIDIA_L4", 1),
-    "g2-standard-12": ("NVIDIA_L4", 1),
-    "g2-standard-16": ("NVIDIA_L4", 1),
-    "g2-standard-24": ("NVIDIA_L4", 2),
-    "g2-standard-32": ("NVIDIA_L4", 1),
-    "g2-standard-48": ("NVIDIA_L4", 4),
-    "g2-standard-96": ("NVIDIA_L4", 8),
-    **{f"a2-highgpu-{count}g": ("NVIDIA_TESLA_A100", count) for count in (1, 2, 4, 8)},
-    "a2-megagpu-16g": ("NVIDIA_TESLA_A100", 16),
-    **{f"a2-ultragpu-{count}g": ("NVIDIA_A100_80GB", count) for count in (1, 2, 4, 8)},
-    **{f"a3-highgpu-{count}g": ("NVIDIA_H100_80GB", count) for count in (1, 2, 4, 8)},
-    "a3-megagpu-8g": ("NVIDIA_H100_MEGA_80GB", 8),
-    "a3-ultragpu-8g": ("NVIDIA_H200_141GB", 8),
-    "a4-highgpu-8g": ("NVIDIA_B200", 8),
-    "g4-standard-48": ("NVIDIA_RTX_PRO_6000", 1),
-    "g4-standard-96": ("NVIDIA_RTX_PRO_6000", 2),
-    "g4-standard-192": ("NVIDIA_RTX_PRO_6000", 4),
-    "g4-standard-384": ("NVIDIA_RTX_PRO_6000", 8),
-}
-"""Machines that come with accelerators, which a job has to ask for nevertheless, exactly so many."""
 
 ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
 
@@ -109,7 +87,7 @@ def machine_fault(machine: str, accelerator: str | None, count: int) -> str | No
         return f"accelerator {fault}"
     if machine.startswith(ACCELERATED_FAMILIES):
         return _built_in_fault(machine, accelerator, count)
-    if accelerator is not None and not machine.startswith("n1-"):
+    if accelerator is not None and not machine.startswith(ATTACHES_ACCELERATORS):
         return f"{machine} takes no accelerators: only n1 machines have them attached"
     if accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
         return f"{machine} does not take {count} × {accelerator}"

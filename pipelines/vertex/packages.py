@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder
+from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder, package_of
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import PATH_KEYS
 
@@ -46,7 +46,7 @@ def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str
 
 
 def _faults(key: str, uri: str) -> Iterator[str]:
-    package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
+    package = package_of(uri)
     top = package.partition(".")[0]
     providers = _providers().get(top, [top])
     if not {canonicalize_name(name) for name in providers} & distributions_in_images():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gauntlet.backends.content_store import keep_bundle
+from gauntlet.backends.content_store import store_bundle
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.backends.local.registry import MlflowRegistry, all_pages
@@ -111,7 +111,8 @@ def test_a_copy_that_fails_leaves_nothing(registry: MlflowRegistry, database: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # bytes: less than the weights have
     try:
         with pytest.raises(GauntletError, match=r"File too large\. Make room"):
-            keep_bundle(bundle, database.parent / "models" / MODEL / file_sha256(bundle / "bundle.json"))
+            sha256 = file_sha256(bundle / "bundle.json")
+            store_bundle(bundle, str(database.parent / "models" / MODEL / sha256))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -45,9 +45,8 @@ def tested(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryCase:
         return registries.mlflow_server(request.getfixturevalue("server"), name)
     folder = tmp_path / "home"
     folder.mkdir()
-    return registries.sqlite(
-        Path(shutil.copyfile(request.getfixturevalue("empty_database"), folder / "gauntlet.db"))
-    )
+    shutil.copyfile(request.getfixturevalue("empty_database"), folder / "gauntlet.db")
+    return registries.on_disk(f"sqlite:///{folder}/gauntlet.db")
 
 
 # --- registering ---
@@ -212,9 +211,9 @@ def test_a_version_whose_bundle_is_missing_or_altered_gets_no_alias(
     with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*the registry says"):
         tested.registry.rollback(tested.model)
     tested.remove(bundle)
-    with pytest.raises(GauntletError, match="version 1 cannot become champion.*no such"):
+    with pytest.raises(GauntletError, match=r"version 1 cannot become champion.*no such"):
         tested.registry.promote(tested.model, "1")
-    with pytest.raises(GauntletError, match="version 1 cannot become staging.*no such"):
+    with pytest.raises(GauntletError, match=r"version 1 cannot become staging.*no such"):
         tested.registry.stage(tested.model, "1")
 
     assert tested.aliases == before

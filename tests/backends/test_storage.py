@@ -92,9 +92,9 @@ def test_any_fsspec_scheme_works() -> None:
 
 
 def test_a_file_inside_an_installed_package_is_read() -> None:
-    assert storage.read_bytes("package://manifests/schema.py").startswith(b'"""The manifest')
-    assert storage.is_folder("package://manifests")
-    assert "schema.py" in storage.list_files("package://manifests")
+    assert storage.read_bytes("package://gauntlet.manifests/schema.py").startswith(b'"""The manifest')
+    assert storage.is_folder("package://gauntlet.manifests")
+    assert "schema.py" in storage.list_files("package://gauntlet.manifests")
 
 
 def test_a_package_need_not_be_one_that_can_be_imported_here(
@@ -112,7 +112,7 @@ def test_a_package_need_not_be_one_that_can_be_imported_here(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("package://manifests/data/absent.csv", "holds no such file"),
+        ("package://gauntlet.manifests/data/absent.csv", "holds no such file"),
         ("package://no_such_package/a.csv", "no installed package no_such_package"),
         ("package://", "expected package://PACKAGE/PATH"),
         ("/no/such/file.csv", "no such file"),
@@ -154,7 +154,7 @@ def test_an_address_is_read_over_http_and_is_never_a_folder(address: str) -> Non
     [
         (404, UsageError, "no such file"),
         (403, UsageError, "permission denied"),
-        (500, GauntletError, "out of reach, or broke off"),
+        (500, GauntletError, "cannot be reached, or the transfer failed"),
     ],
 )
 def test_an_http_refusal_is_explained(address: str, status: int, error: type[Exception], words: str) -> None:
@@ -163,7 +163,7 @@ def test_an_http_refusal_is_explained(address: str, status: int, error: type[Exc
 
 
 def test_a_host_out_of_reach_is_a_failure_that_a_retry_may_cure() -> None:
-    with pytest.raises(GauntletError, match="out of reach") as caught:
+    with pytest.raises(GauntletError, match="cannot be reached") as caught:
         storage.read_bytes("http://127.0.0.1:1/train.csv")
     assert caught.value.exit_code == 1
 

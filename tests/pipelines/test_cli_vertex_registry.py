@@ -133,7 +133,7 @@ def test_a_champion_that_is_gone_is_a_failure_of_it_and_a_bucket_out_of_reach_is
     assert isinstance(outcome, ChampionFailure)
     assert "cannot be read: gs://bucket/gauntlet/models/moods/" in outcome.reason
 
-    with pytest.raises(GauntletError, match="out of reach"):
+    with pytest.raises(GauntletError, match="cannot be reached"):
         score_champion(replace(champion, bundle_uri="http://127.0.0.1:1/bundle"), LABELS, TEXTS)
 
 

@@ -44,8 +44,8 @@ def test_the_images_hold_what_every_shipped_manifest_reads(path: Path) -> None:
         ("package://no_such_package/rows.csv", "the images hold no package no_such_package"),
         ("package://", "the images hold no package (none)"),
         (
-            "package://manifests/data/absent.csv",
-            "dataset.uri: package://manifests/data/absent.csv: the package holds",
+            "package://gauntlet.manifests/data/absent.csv",
+            "dataset.uri: package://gauntlet.manifests/data/absent.csv: the package holds",
         ),
     ],
 )

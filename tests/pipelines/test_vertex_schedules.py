@@ -70,6 +70,10 @@ def test_applying_makes_a_schedule_and_applying_again_changes_nothing(
     place: FakeCloud, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(start="2027-01-01T00:00:00+01:00", end="2027-12-31T00:00:00+01:00")
+    assert apply(path, "--diff", "--json") == 0
+    [change] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (change["key"], change["found"]) == ("schedule", "none")
+    assert there(place) == []
     assert apply(path) == 0
     [made] = there(place)
     assert made.cron == "TZ=Europe/Amsterdam 0 2 * * 0"

@@ -183,7 +183,7 @@ Run = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
+def run(warm_processes: None) -> Iterator[Run]:
     """Makes attempts one after the other, each in a process of its own, and says how they ended."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.trainer.interrupted"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import FusedOps
 from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import Latency
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.next_steps import RULE_ADVICE
+from gauntlet.components.write_report.next_steps import rule_advice
 from gauntlet.contracts.training import Epoch, Step, TrainingHistory, TrainingRecord, Usage
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import RowCheck
 from gauntlet.tasks.classification.conversion import LabelParity
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
 from gauntlet.tasks.text_classification.conversion import open_subject
@@ -211,11 +211,11 @@ def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: 
     }
     certificate = {**document["candidates"][0], "bounds": bounds, "model_sha256": "0" * 64}
     gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
-    documents = (as_read(scorecard()), document, history(), certificate)
-    verdict = decide(gates, read_figures(*documents, "0" * 64, bundle_fault=None))
-    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
+    documents = (gates.model_dump(), as_read(scorecard()), document, history(), certificate)
+    verdict = decide(RULES, Documents(*documents, "0" * 64, bundle_fault=None))
+    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": verdict.as_json()})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.verdict is not None
     assert record.verdict.decision == decision
-    assert {rule.rule for rule in record.verdict.rules} <= set(RULE_ADVICE)
+    assert {rule.rule for rule in record.verdict.rules} <= set(rule_advice("text_classification"))
     assert list(absent(record.verdict.rules)) == []

@@ -283,7 +283,7 @@ def test_a_list_that_is_none_is_one_message(step: Step, content: str, said: str)
 def test_a_store_out_of_reach_ends_the_step_with_its_name(step: Step) -> None:
     address = "http://127.0.0.1:1/3.jpg"
     step.change(lambda splits: splits["train"][3].update(front=address))
-    with pytest.raises(GauntletError, match=f"{address}: out of reach") as caught:
+    with pytest.raises(GauntletError, match=f"{address}: cannot be reached") as caught:
         step.run(roots=["http://127.0.0.1:1"])
     assert caught.value.exit_code == 1, "not the data's fault"
 
