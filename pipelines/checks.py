@@ -1,4 +1,4 @@
-"""What is checked before a manifest is run: that its data and models are there, and what it may cost."""
+"""What is checked before a manifest is run: its data and models, and what it may cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def packaged_manifests() -> list[Path]:
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
-    """A command on a manifest, as a shell takes it."""
+    """A command on a manifest, quoted for a shell."""
     settings = [part for override in overrides or () for part in ("--set", override)]
     return shlex.join(["gauntlet", verb, str(path), *options, *settings])
 
@@ -27,7 +27,7 @@ def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options
 def require_data(manifest: Manifest, path: Path) -> None:
     """Refuse data, or a pretrained model, that are missing on this machine before anything is written.
 
-    validate-data checks what lies elsewhere.
+    validate-data checks data and models that are elsewhere.
     """
     manifest.require_model(str(path))
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
@@ -71,7 +71,7 @@ def require_affordable(manifest: Manifest, file: str) -> None:
 
 
 def without_price(file: str, error: UsageError) -> Fault:
-    """The fault of a machine, or of a managed model, that the price table does not know."""
+    """The fault of a machine, or of a managed model, that is not in the price table."""
     return Fault(file, "training", "no price", "a machine, or a managed model, with a price", str(error))
 
 

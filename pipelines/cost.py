@@ -1,4 +1,4 @@
-"""What training may cost at most, as a table: one column a manifest."""
+"""What training may cost at most, as a table with a column for each manifest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cost:
 
     @property
     def left_usd(self) -> float:
-        """What is left of the budget when all of the estimate is spent; negative: it is too small."""
+        """The budget minus the estimate; negative if the budget is too small."""
         return self.resources.max_cost_usd - self.most.usd
 
     def as_json(self) -> dict[str, object]:

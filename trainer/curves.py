@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 from gauntlet.manifests.kinds import known_metric
 
-# Without a fixed salt and date the same history would give different bytes.
+# With a fixed salt and date the same history gives the same bytes.
 mpl.rcParams["svg.hashsalt"] = "gauntlet"
 
 
 def curves_page(history: dict[str, Any]) -> str:
-    """A page that holds nothing but the picture."""
+    """An HTML page with the picture alone."""
     return f'<!doctype html><meta charset="utf-8"><title>Training curves</title>{curves_svg(history)}'
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
-
-STATISTICS_FILE = "statistics.json"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +159,8 @@ class MlflowServerRegistry(MlflowRegistry):
         return self._server.client
 
     @property
-    def _is_there(self) -> bool:
-        return True
+    def _reader(self) -> ServerReader:
+        return ServerReader(self._server.client)
 
     def _explained(self) -> AbstractContextManager[None]:
         return self._server.explained()
@@ -219,6 +219,47 @@ class MlflowServerRegistry(MlflowRegistry):
         return self._client.create_run(
             experiment, tags={SHA256_TAG: sha256}, run_name=f"{name}-{sha256[:12]}"
         )
+
+
+class ServerReader:
+    """Reads the model registry of a server as `DatabaseReader` reads that of a database."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def names(self) -> list[str]:
+        """The names of all models."""
+        models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
+        return [model.name for model in models]
+
+    def model(self, name: str) -> Any:
+        """MLflow's registered model with its aliases and tags, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def versions(self, name: str, number: str | None = None) -> list[Any]:
+        """All versions of a model, or the one with a number."""
+        if number is not None:
+            return [self._client.get_model_version(name, number)]
+        return all_pages(lambda token: self._client.search_model_versions(f"name='{name}'", page_token=token))
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Everything that a search of MLflow's finds, which it gives a page at a time."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
 
 
 def download_bundle(bundle_uri: str, folder: Path) -> Path:

@@ -125,7 +125,7 @@ def tune(
 def smoke(paths: ManifestPaths = None) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
     from gauntlet.pipelines.checks import packaged_manifests
-    from gauntlet.pipelines.smoke.run import smoke_all, smoke_table
+    from gauntlet.pipelines.smoke import smoke_all, smoke_table
 
     try:
         smokes = smoke_all(paths or packaged_manifests(), gauntlet_home(), console)

@@ -1,6 +1,6 @@
 """The study as a Vertex AI hyperparameter tuning job.
 
-A spec of the job and nothing else, so that the command line tool takes it as it is
+The file is a spec of the job and nothing else, so that the command line tool accepts it
 (`gcloud ai hp-tuning-jobs create --config`) and so does the service (`POST`).
 Its keys:
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.hyperparameterTuningJobs
@@ -33,18 +33,18 @@ TRIALS_FOLDER = "trials"
 def compile_tuning_job(
     manifest: Manifest, search: Search, trials: int, jobs: int, staging: str, path: Path
 ) -> None:
-    """Write the spec as YAML, whole or not at all.
+    """Write the spec as YAML, atomically.
 
     Args:
         manifest: What a trial trains.
         search: The space.
-        trials: How many trials in all.
-        jobs: How many at the same time.
-        staging: A folder in a bucket that holds `splits`; each trial's model goes to `trials` there.
-        path: Where to.
+        trials: The number of trials.
+        jobs: The number of trials at the same time.
+        staging: A folder in a bucket that contains `splits`; each trial's model goes to `trials` there.
+        path: The new file.
 
     Raises:
-        UsageError: `staging` is in no bucket, or the encoder lies on this machine.
+        UsageError: `staging` is not in a bucket, or the encoder is on this machine.
     """
     if not staging.startswith("gs://"):
         raise UsageError(
@@ -96,7 +96,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
                         "args": [
                             f"--manifest={json.dumps(as_parameter(manifest), ensure_ascii=False)}",
                             f"--splits={staging}/{SPLITS_FOLDER}",
-                            "--checkpoints=",  # trial 3 of another job must not go on from this job's trial 3
+                            "--resume-dir=",  # trial 3 of another job must not resume this job's trial 3
                         ],
                     },
                 }

@@ -19,9 +19,12 @@ from gauntlet.tasks.language.answers import (
     answer_texts,
     read_token_prompts,
 )
+from gauntlet.tasks.language.evaluation import evaluate, registry_scores
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
+
+__all__ = ["evaluate", "open_model", "registry_scores"]
 
 
 class LocalModel:
@@ -106,3 +109,8 @@ class LocalModel:
     def ask(self, texts: Sequence[str]) -> Sequence[str]:
         """By the likeliest tokens."""
         return answer_texts(self._generator, texts, self._settings)
+
+
+def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> LocalModel:
+    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    return LocalModel(bundle, settings, sha256)

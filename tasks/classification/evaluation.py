@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gauntlet.components.evaluate_model import Evaluated
 from gauntlet.components.step import replacing, write_json, write_text
 from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
@@ -23,13 +25,12 @@ from gauntlet.tasks.classification.scorecard import (
     ChampionFailure,
     ChampionPredictions,
     OfGrader,
-    Scorecard,
     assess,
 )
 from gauntlet.tasks.images.occlusion import occlusion_picture
 
 if TYPE_CHECKING:
-    from gauntlet.backends.registry import ModelVersion
+    from gauntlet.backends.registry import ModelVersion, Scores
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -44,7 +45,7 @@ def evaluate(
     scores: Path,
     predictions: Path,
     report: Path,
-) -> Scorecard:
+) -> Evaluated:
     """Score the bundle and the champion of `name` on the test split and write the three outputs.
 
     Raises:
@@ -71,7 +72,23 @@ def evaluate(
         print(f"{figure:>22}  {value:.4f}")
     if scorecard.champion_error:
         print(f"warning: {scorecard.champion_error}")
-    return scorecard
+    matrix = [list(row) for row in scorecard.challenger.confusion]
+    return Evaluated(scorecard.headline(), (list(scorecard.labels), matrix))
+
+
+def registry_scores(scores: Mapping[str, Any]) -> Scores | None:
+    """What a registry may show with the version; None if it has no confusion matrix."""
+    from gauntlet.backends.registry import Scores
+
+    challenger = scores["challenger"]
+    if "confusion" not in challenger:
+        return None
+    return Scores(
+        labels=tuple(scores["labels"]),
+        accuracy=challenger["accuracy"],
+        macro_f1=challenger["macro_f1"],
+        confusion=tuple(tuple(row) for row in challenger["confusion"]),
+    )
 
 
 def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Probabilities]:

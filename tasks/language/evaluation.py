@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from gauntlet.components.evaluate_model import Evaluated
 from gauntlet.components.step import replacing, write_json, write_text
 from gauntlet.components.training_rows import read_test_rows, trained_on
 from gauntlet.manifests.errors import GauntletError
@@ -16,8 +19,11 @@ from gauntlet.tasks.language.conversations import ask_probes, judge_conversation
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.models import answer_as_champion, asked_of, open_model
 from gauntlet.tasks.language.report import render
-from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard, assess
+from gauntlet.tasks.language.scorecard import Contender, assess
 from gauntlet.tasks.therapy.judge import load_judge
+
+if TYPE_CHECKING:
+    from gauntlet.backends.registry import AnswerScores
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
@@ -34,7 +40,7 @@ def evaluate(
     scores: Path,
     predictions: Path,
     report: Path,
-) -> LanguageScorecard:
+) -> Evaluated:
     """Ask the three and write the outputs; `predictions` becomes a folder with `PREDICTIONS_FILE`.
 
     Raises:
@@ -78,7 +84,15 @@ def evaluate(
     print(scorecard.training_overlap.summary)
     if scorecard.champion_error:
         print(f"warning: {scorecard.champion_error}")
-    return scorecard
+    return Evaluated(scorecard.headline())
+
+
+def registry_scores(scores: Mapping[str, Any]) -> AnswerScores | None:
+    """What a registry may show with the version; None if it has no BLEU."""
+    from gauntlet.backends.registry import AnswerScores
+
+    bleu = scores["challenger"].get("bleu")
+    return None if bleu is None else AnswerScores(bleu=bleu["value"])
 
 
 def write_predictions(

@@ -8,13 +8,11 @@ from typing import Protocol
 
 from gauntlet.components.training_rows import Flags, RowFingerprints, trained_on
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.kinds import task_kind
 from gauntlet.serving.bundle import read_info
-from gauntlet.tasks.causal_lm.evaluation import LocalModel
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
-from gauntlet.tasks.managed_causal_lm import KIND as MANAGED
-from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel
 
 
 class AnsweringModel(Protocol):
@@ -54,9 +52,9 @@ def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = 
         BundleError: The bundle is incomplete or altered.
         UsageError: A vendor serves it, and nobody is logged in there.
     """
-    if read_info(bundle, sha256).task == MANAGED.name:
-        return ManagedModel(bundle, settings)
-    return LocalModel(bundle, settings, sha256)
+    kind = task_kind(read_info(bundle, sha256).task)
+    model: AnsweringModel = kind.function("evaluation", "open_model")(bundle, settings, sha256)
+    return model
 
 
 def answer_as_champion(

@@ -14,10 +14,13 @@ from gauntlet.components.step import read_json
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
+from gauntlet.tasks.language.evaluation import evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
 from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
+
+__all__ = ["evaluate", "open_model", "registry_scores"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,8 @@ class ManagedModel:
         if silent := answers.count(""):
             print(f"warning: {silent} of {len(answers)} prompts were not answered, by the vendor's filter")
         return answers
+
+
+def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
+    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    return ManagedModel(bundle, settings)

@@ -1,6 +1,6 @@
 """Metrics of a grader that need no torch, for evaluate-model. N = rows.
 
-NaN stands for no label.
+NaN means no label.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 def quadratic_weighted_kappa(
     labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], grades: int
 ) -> float:
-    """Cohen's kappa with quadratic weights; 0 if neither varies, because then no agreement is by skill."""
+    """Cohen's kappa with quadratic weights; 0 if neither input varies, since kappa is undefined then."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         kappa = cohen_kappa_score(
@@ -26,7 +26,7 @@ def quadratic_weighted_kappa(
 
 
 def mean_known_error(found: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float | None:
-    """The mean absolute error of values (N, M) where both are numbers; None where they never are."""
+    """The mean absolute error of the values (N, M) where both are finite; None if there are none."""
     errors = np.abs(found - targets)
     known = np.isfinite(errors)
     return float(errors[known].mean()) if known.any() else None

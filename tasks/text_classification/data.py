@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 
 from gauntlet.backends import storage
@@ -241,45 +240,15 @@ def _find_value(rows: pd.DataFrame, name: str, failing: pd.Index[int], labels: S
 
 
 def _failing_rows(table: pd.DataFrame, dataset: TextDataset) -> dict[str, pd.Index[int]]:
-    """Index of the rows that fail each check, by one lazy pandera validation.
-
-    pandera puts failing values into its messages, so it gets lengths instead of texts.
-    """
-    length = dataset.checks.text_length
-    schema = pandera.DataFrameSchema(
-        {
-            "faulty": pandera.Column(bool, pandera.Check.eq(False, error="encoding")),
-            "characters": pandera.Column(
-                "Int64",
-                pandera.Check.in_range(length.min_chars, length.max_chars, error="text_length"),
-                nullable=False,
-            ),
-            "label": pandera.Column(
-                "str", pandera.Check.isin(dataset.labels, error="unknown_labels"), nullable=False
-            ),
-        }
-    )
-    measured = pd.DataFrame(
-        {
-            "faulty": table["fault"].notna(),
-            "characters": table["text"].str.len().astype("Int64"),
-            "label": table["label"],
-        }
-    )
-    try:
-        schema.validate(measured, lazy=True)
-        cases = pd.DataFrame({"check": [], "index": []})
-    except pandera.errors.SchemaErrors as error:
-        cases = error.failure_cases
-    return {
-        name: pd.Index(cases.loc[cases["check"] == reported, "index"].unique(), dtype="int64").sort_values()
-        for name, reported in {
-            "encoding": "encoding",
-            "empty_values": "not_nullable",  # pandera's own name
-            "unknown_labels": "unknown_labels",
-            "text_length": "text_length",
-        }.items()
+    """Index of the rows that fail each check."""
+    text, label, bounds = table["text"], table["label"], dataset.checks.text_length
+    fails = {
+        "encoding": table["fault"].notna(),
+        "empty_values": text.isna() | label.isna(),
+        "unknown_labels": label.notna() & ~label.isin(dataset.labels),
+        "text_length": text.notna() & ~text.str.len().between(bounds.min_chars, bounds.max_chars),
     }
+    return {name: table.index[failing] for name, failing in fails.items()}
 
 
 def _unknown(found: pd.Series[str], labels: Sequence[str]) -> list[str]:

@@ -642,6 +642,11 @@ def test_a_managed_models_run_has_no_step_that_never_comes(
     assert gauntlet("status") == 0
     output = capsys.readouterr().out
     assert "train-model" in output and "convert-to-onnx" not in output
+    assert gauntlet("status", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows] == [
+        line.split()[0] for line in output.splitlines()[1 : len(rows) + 1]
+    ]
 
 
 def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(

@@ -78,7 +78,7 @@ def test_a_kill_while_a_state_is_written_costs_only_it(trainings: Trainings, run
 def test_sigterm_ends_training_after_the_step_with_143(trainings: Trainings, run: Run, at: int) -> None:
     terminated, finished, undisturbed = run(
         [
-            trainings.attempt("resumed", "terminate", at, "training.checkpoints.every_steps=100"),
+            trainings.attempt("resumed", "terminate", at, "training.resume.every_steps=100"),
             trainings.attempt("resumed"),
             trainings.undisturbed(),
         ]

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from gauntlet.components.gate_model.run import write_verdict
-from gauntlet.manifests.tasks import gates_of
-from gauntlet.tasks.language.gates import Documents
+from gauntlet.components.gate_model.rules import Documents
+from gauntlet.components.gate_model.run import judge_by_kind
+from gauntlet.components.gate_model.table import markdown
+from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.schema import section_of
 
 RECORDED = Path(__file__).parents[2] / "recorded"
 
@@ -32,19 +34,19 @@ def recorded_runs() -> list[Any]:
 def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, tmp_path: Path) -> None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     found = Documents(
+        gates=section_of(recorded["bundle"]["task"], "gates", recorded["gates"]).model_dump(),
         scores=recorded["runs"][run]["scores"],
         candidates=recorded["candidates"],
         history=recorded["history"],
         certificate=recorded["parity"],
         model_sha256=recorded["bundle"]["model_sha256"],
         bundle_fault=None,
-        managed=recorded["bundle"]["task"] == "managed_causal_lm",
     )
-    verdict, table = tmp_path / "verdict", tmp_path / "table"
-    write_verdict(gates_of(recorded["task"], recorded["gates"]), found, verdict, table)
+    verdict = judge_by_kind(task_kind(recorded["bundle"]["task"]), found)
+    verdict.write(tmp_path / "verdict")
     expected = json.dumps(recorded["runs"][run]["verdict"], indent=2, ensure_ascii=False)
-    assert verdict.read_text(encoding="utf-8") == expected
-    assert table.read_text(encoding="utf-8").split("\n") == recorded["runs"][run]["table"]
+    assert (tmp_path / "verdict").read_text(encoding="utf-8") == expected
+    assert markdown(verdict).split("\n") == recorded["runs"][run]["table"]
 
 
 def test_every_committed_manifest_is_recorded() -> None:

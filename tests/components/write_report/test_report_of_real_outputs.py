@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,18 @@ from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import FusedOps
 from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import Latency
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.next_steps import RULE_ADVICE
+from gauntlet.components.write_report.next_steps import rule_advice
+from gauntlet.contracts.training import Epoch, Step, TrainingHistory, TrainingRecord, Usage
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import RowCheck
 from gauntlet.tasks.classification.conversion import LabelParity
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
 from gauntlet.tasks.text_classification.conversion import open_subject
-from gauntlet.trainer.checkpoint import TrainingRecord
-from gauntlet.trainer.history import Epoch, History, Step
-from gauntlet.trainer.usage import Usage
 
 CLASSES = ("calm", "angry", "glad")
 LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
@@ -85,7 +83,15 @@ def candidates(folder: Path) -> dict[str, Any]:
         {1: 5.0},
         memory_mb=90.0,
     )
-    made_from = TrainingRecord("text_classification", CLASSES, 7, 1, "d" * 64, "e" * 64, max_length=64)
+    made_from = TrainingRecord(
+        task="text_classification",
+        labels=CLASSES,
+        seed=7,
+        epoch=1,
+        data_sha256="d" * 64,
+        training_sha256="e" * 64,
+        max_length=64,
+    )
     texts = pd.DataFrame({"text": ["text"] * 60, "label": LABELS})
     texts.to_parquet(folder / "validation.parquet")
     Tokenizer(WordLevel({})).save(str(folder / "tokenizer.json"))
@@ -106,13 +112,32 @@ def candidates(folder: Path) -> dict[str, Any]:
 
 def history() -> dict[str, Any]:
     metrics = {"macro_f1": 0.6, "weighted_f1": 0.6, "accuracy": 0.6}
-    epoch = Epoch(1, {"loss": 0.5, **metrics}, {"loss": 0.4, **metrics}, 100.0, 6.0)
+    epoch = Epoch(
+        epoch=1,
+        training={"loss": 0.5, **metrics},
+        validation={"loss": 0.4, **metrics},
+        examples_per_second=100.0,
+        seconds=6.0,
+    )
     # The step adds the machine and its price to what the loop knows.
     machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
     machine |= {"max_hours": 4.0, "max_cost_usd": 10.0, "host": "here"}
-    usage = Usage(6.0, 64, 5.0, 12.8, 0.5, 0.1, 1.0, 0.9, 8.0)
-    found = History([epoch], [Step(1, 0.7, 1e-4)], 1, confusion=[[5, 1], [0, 2]], seconds=6.0, usage=usage)
-    return found.to_json() | machine
+    usage = Usage(
+        seconds=6.0,
+        rows=64,
+        step_seconds=5.0,
+        examples_per_second=12.8,
+        cpu_utilisation=0.5,
+        cpu_wait=0.1,
+        peak_memory_gb=1.0,
+        gpu_utilisation=0.9,
+        peak_gpu_memory_gb=8.0,
+    )
+    step = Step(step=1, loss=0.7, learning_rate=1e-4)
+    found = TrainingHistory(
+        epochs=[epoch], steps=[step], best_epoch=1, confusion=[[5, 1], [0, 2]], seconds=6.0, usage=usage
+    )
+    return found.as_json() | machine
 
 
 def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
@@ -186,11 +211,11 @@ def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: 
     }
     certificate = {**document["candidates"][0], "bounds": bounds, "model_sha256": "0" * 64}
     gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
-    documents = (as_read(scorecard()), document, history(), certificate)
-    verdict = decide(gates, read_figures(*documents, "0" * 64, bundle_fault=None))
-    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
+    documents = (gates.model_dump(), as_read(scorecard()), document, history(), certificate)
+    verdict = decide(RULES, Documents(*documents, "0" * 64, bundle_fault=None))
+    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": verdict.as_json()})
     record = collect(str(tmp_path), runs.JOB)
     assert record.unreadable == () and record.verdict is not None
     assert record.verdict.decision == decision
-    assert {rule.rule for rule in record.verdict.rules} <= set(RULE_ADVICE)
+    assert {rule.rule for rule in record.verdict.rules} <= set(rule_advice("text_classification"))
     assert list(absent(record.verdict.rules)) == []

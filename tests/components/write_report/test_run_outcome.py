@@ -9,21 +9,16 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.headline import tiles
-from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
+from gauntlet.components.write_report.next_steps import next_steps, rule_advice
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
 from gauntlet.components.write_report.render import render
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Gates
-from gauntlet.tasks.language.gates import Documents, decide_language_model
-from gauntlet.tasks.language.manifest import LanguageGates
-from gauntlet.tasks.ordinal_grading.manifest import GradingGates
-from gauntlet.tasks.therapy.manifest import Production
-from gauntlet.tasks.therapy.stages import judge_stage
 
 
 def ended(
@@ -136,8 +131,8 @@ def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) 
 
 @pytest.mark.parametrize(("clock", "words"), [("cpu", "by one thread's CPU time"), ("wall", "PyTorch")])
 def test_the_gates_table_says_what_a_speed_up_was_timed_by(clock: str, words: str) -> None:
-    figures = read_figures({}, {"clock": clock}, {}, {}, None)
-    [rule] = [rule for rule in decide(Gates(min_macro_f1=0.5), figures).rules if rule.rule == "speedup"]
+    documents = Documents(Gates(min_macro_f1=0.5).model_dump(), {}, {"clock": clock})
+    [rule] = [rule for rule in decide(RULES, documents).rules if rule.rule == "speedup"]
     assert words in str(rule.note)
 
 
@@ -158,16 +153,10 @@ def test_steps_whose_outputs_came_from_another_run_are_reused_and_name_it(tmp_pa
     )
 
 
-def test_there_is_advice_for_every_rule_of_the_gate() -> None:
-    nothing = Documents({}, {}, {}, {}, model_sha256=None)
-    judged = (
-        *decide(
-            GradingGates(min_macro_f1=0.5, min_qwk=0.5, max_mae=1), read_figures({}, {}, {}, {}, None)
-        ).rules,
-        *decide_language_model(LanguageGates(max_perplexity=10), nothing).rules,
-        *judge_stage(Production(), {}),
-    )
-    assert set(RULE_ADVICE) == {rule.rule for rule in judged}
+@pytest.mark.parametrize("task", ["text_classification", "ordinal_grading", "causal_lm"])
+def test_there_is_advice_for_every_rule_of_the_gate(task: str) -> None:
+    assert all(rule_advice(task).values())
+    assert rule_advice(None) == rule_advice("of_a_plug_in_that_is_not_installed") == {}
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
