@@ -81,7 +81,9 @@ class MlflowRun:
         GauntletError: The database or the server failed.
     """
 
-    def __init__(self, store: DatabaseTracker | MlflowServer, request: RunRequest, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: DatabaseTracker | MlflowServer, request: RunRequest, tags: Mapping[str, str]
+    ) -> None:
         states = hashlib.sha256(request.states.encode()).hexdigest() if request.states else None
         self._store = store
         self._client: Any = store.client
