@@ -199,7 +199,7 @@ def test_rows_of_one_time_are_in_one_split() -> None:
 
 
 def test_a_new_near_duplicate_of_an_old_row_stays_with_it() -> None:
-    carved = carve(_timed(range(100), Likeness({"k99": [("k3", 0.95)]})), BOTH, FRACTIONS, 10)
+    carved = carve(_timed(range(100), Pairs({"k99": [("k3", 0.95)]})), BOTH, FRACTIONS, 10)
     assert carved.set_index("key")["split"]["k99"] == "train"
 
 
