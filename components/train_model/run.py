@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gauntlet.components.step import write_json, write_text
 from gauntlet.components.train_model.place import free_volume, mark_finished, placed
-from gauntlet.trainer.curves import curves_page
+from gauntlet.components.train_model.report import training_page
 from gauntlet.trainer.history import tracked_name
 from gauntlet.trainer.launch import launch
 from gauntlet.trainer.run import TrainingRun
@@ -23,7 +23,7 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
     if history is None:
         return {}
     write_json(history_path, history)
-    write_text(curves_path, curves_page(history))
+    write_text(curves_path, training_page(history, training_run.name))
     mark_finished(training_run)
     best = history["epochs"][history["best_epoch"] - 1]
     return {tracked_name(metric): value for metric, value in best["validation"].items()} | {

@@ -6,10 +6,10 @@ import shlex
 from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
-from gauntlet.components.write_report.artifacts import Check, Checks
-from gauntlet.components.write_report.figures import words
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import STEPS, RunRecord
+from gauntlet.contracts.data import CheckResult, Checks
+from gauntlet.pages.formatting import words
 from gauntlet.tasks.therapy.stages import RULES as STAGE_RULES
 
 RULE_ADVICE = {
@@ -135,14 +135,8 @@ def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:
-    task = record.bundle.task if record.bundle is not None else None
-    if task == "ordinal_grading":
-        return NextStep("Grade a card with the new champion.", f"gauntlet predict {model} FRONT.jpg BACK.jpg")
-    if task == "image_classification":
-        return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
-    if record.language_scores is not None:
-        return NextStep("Ask the new champion a question.", f'gauntlet predict {model} "QUESTION"')
-    return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "TEXT"')
+    text, given = record.kind.function("report", "TRY_IT") if record.kind else ("Try the new champion.", "…")
+    return NextStep(text, f"gauntlet predict {model} {given}")
 
 
 def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
@@ -217,7 +211,7 @@ def run_again(record: RunRecord) -> str:
     return record.run_command or RUN_AGAIN
 
 
-def _advice(check: Check) -> str:
+def _advice(check: CheckResult) -> str:
     balancing = [f"`{key}`" for key in check.settings if key.startswith("training.")]
     if check.check in CHECK_ADVICE:
         other = f" {' or '.join(balancing)} corrects for their size in training." if balancing else ""

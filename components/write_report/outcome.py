@@ -7,10 +7,9 @@ from typing import Literal
 
 from gauntlet.backends.registry import CHALLENGER, CHAMPION, STAGING
 from gauntlet.components.write_report.artifacts import Version
-from gauntlet.components.write_report.figures import words
-from gauntlet.components.write_report.progress import FAILURE
-from gauntlet.components.write_report.record import RunRecord, StepRecord
+from gauntlet.components.write_report.record import FAILURE, RunRecord, StepRecord
 from gauntlet.manifests.errors import DataError, RejectedError
+from gauntlet.pages.formatting import words
 
 Kind = Literal["promoted", "registered", "unchanged", "rejected", "data refused", "failed", "cancelled"]
 

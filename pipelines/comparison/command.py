@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.step import write_text
-from gauntlet.components.write_report.figures import NBSP, decimal, signed
-from gauntlet.pipelines.comparison.differences import CONFIDENCE, Difference
+from gauntlet.components.write_report.comparison import CONFIDENCE, Difference
+from gauntlet.pages.formatting import NBSP, decimal, signed
 from gauntlet.pipelines.comparison.page import Comparison, compare, render, shown_interval
 from gauntlet.pipelines.comparison.runs import read_pair
 from gauntlet.pipelines.home import Home
@@ -41,8 +41,12 @@ def compare_runs(home: Home, first: str, second: str, console: LiteralConsole, a
 def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     """The rows of all tables, each with the name of its table."""
     for setting in comparison.settings:
-        yield {"table": "settings", **asdict(setting)}
-    tables = {"test": comparison.tested, "classes": comparison.classes, "validation": comparison.validated}
+        yield {"table": "settings", **setting._asdict()}
+    tables = {
+        "test": comparison.tested.values(),
+        "classes": comparison.paired.classes,
+        "validation": comparison.validated.values(),
+    }
     for table, rows in tables.items():
         for row in rows:
             yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
@@ -66,9 +70,9 @@ def _print(comparison: Comparison, console: LiteralConsole) -> None:
         costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
     for table in (
         settings,
-        _table("test split", comparison.tested),
-        _table("class, F1", comparison.classes),
-        _table("validation", comparison.validated),
+        _table("test split", comparison.tested.values()),
+        _table("class, F1", comparison.paired.classes),
+        _table("validation", comparison.validated.values()),
         costs,
     ):
         if table.row_count:
@@ -79,7 +83,8 @@ def _print(comparison: Comparison, console: LiteralConsole) -> None:
     console.say(styled("[bold]{}[/]{}", comparison.headline, evidence))
 
 
-def _table(title: str, rows: Sequence[Difference]) -> Table:
+def _table(title: str, rows: Iterable[Difference]) -> Table:
+    rows = list(rows)
     has_intervals = any(row.interval for row in rows)
     columns = [title, "A", "B", "B − A", *([f"{CONFIDENCE:.0%} interval"] if has_intervals else [])]
     table = borderless(*columns)

@@ -1,76 +1,63 @@
-"""Two runs as one page: figures side by side, curves in one picture, what is taken for what more often."""
+"""Two runs as one page: figures side by side, curves in one picture, what changed in the answers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from gauntlet.components.write_report.artifacts import Figure
-from gauntlet.components.write_report.bill import bill
-from gauntlet.components.write_report.charts import LineChart, Series, line_chart
-from gauntlet.components.write_report.figures import (
+from markupsafe import Markup
+
+from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Interval, Paired
+from gauntlet.components.write_report.sections import bill
+from gauntlet.manifests.kinds import TaskKind
+from gauntlet.pages.charts import Series, curves, present
+from gauntlet.pages.formatting import (
     ABSENT,
     capitalize_first,
     decimal,
-    is_figure,
     megabytes,
     milliseconds,
     signed,
     times,
     words,
 )
-from gauntlet.components.write_report.render import page_environment, render_page
-from gauntlet.pipelines.comparison.answers import answer_intervals
-from gauntlet.pipelines.comparison.differences import (
-    CONFIDENCE,
-    Difference,
-    Interval,
-    PairedRows,
-    Setting,
-    class_f1,
-    different_settings,
-    metrics_of_test_split,
-    metrics_of_validation_split,
-    paired_intervals,
-    paired_rows,
-)
+from gauntlet.pages.page import Masthead, Section, partial
+from gauntlet.pages.page import render as render_page
 from gauntlet.pipelines.comparison.runs import ComparedRun
 
-TEMPLATE = "compare.html.jinja"
-STYLES = {"A": "line-accent", "B": "line-second"}
-DECISIVE = words("macro_f1")
+TEMPLATE = "gauntlet.pipelines.comparison:comparison.html.jinja"
+TONES = {"A": "accent", "B": "second"}
+
+Figures = Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """How many more rows B has than A in a cell of the confusion; the tone says whether that is better."""
+class Setting(NamedTuple):
+    """A key of the manifest whose value differs; empty where a run has none."""
 
-    change: int
-    tone: str
-    shade: float
+    key: str
+    first: str
+    second: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is told of two runs. `unpaired` says why differences have no intervals, if they have none."""
+    """All that is known of two runs side by side; `tested` and `validated` are by metric."""
 
     first: ComparedRun
     second: ComparedRun
-    tested: tuple[Difference, ...]
-    validated: tuple[Difference, ...]
-    classes: tuple[Difference, ...]
-    rows: PairedRows | None
-    unpaired: str
+    tested: Mapping[str, Difference]
+    validated: Mapping[str, Difference]
+    paired: Paired
     settings: tuple[Setting, ...]
     costs: tuple[tuple[str, str, str], ...]
-    charts: tuple[LineChart, ...]
+    charts: Mapping[str, Markup]
 
     @property
     def decisive(self) -> Difference | None:
         """The metric of the test split that says which run is better."""
-        named = (row for row in self.tested if row.name == DECISIVE)
-        return next(named, None) or next(iter(self.tested), None)
+        named = self.tested.get(self.first.kind.metrics[0].name)
+        return named or next(iter(self.tested.values()), None)
 
     @property
     def headline(self) -> str:
@@ -88,10 +75,10 @@ class Comparison:
         """The figure behind the headline."""
         row = self.decisive
         if row is None or row.difference is None:
-            return self.unpaired
+            return self.paired.unpaired
         change = f"{row.name} {signed(row.difference, 4)}"
         if row.interval is None:
-            return f"{change}: {self.unpaired}"
+            return f"{change}: {self.paired.unpaired}"
         return f"{change}, {CONFIDENCE:.0%} interval {shown_interval(row)}"
 
 
@@ -101,27 +88,14 @@ def shown_interval(row: Difference) -> str:
 
 
 def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
-    """Hold two runs of one task side by side."""
-    rows, intervals, unpaired = None, None, ""
-    metric_intervals: Mapping[str, Interval] = {}
-    if first.answers is not None or second.answers is not None:
-        of_answers = answer_intervals(first, second)
-        unpaired = of_answers if isinstance(of_answers, str) else ""
-        metric_intervals = {} if isinstance(of_answers, str) else of_answers
-    else:
-        found = paired_rows(first, second)
-        unpaired = found if isinstance(found, str) else ""
-        rows = found if isinstance(found, PairedRows) else None
-        intervals = paired_intervals(rows) if rows else None
-        metric_intervals = intervals.metrics if intervals else {}
+    """Compare two runs of one task kind."""
+    paired = _paired(first, second)
     return Comparison(
         first=first,
         second=second,
-        tested=metrics_of_test_split(first, second, metric_intervals),
-        validated=metrics_of_validation_split(first, second),
-        classes=class_f1(first, second, intervals),
-        rows=rows,
-        unpaired=unpaired,
+        tested=_differences(first.kind, first.metrics, second.metrics, paired.intervals),
+        validated=_differences(first.kind, _kept_epoch(first), _kept_epoch(second), {}),
+        paired=paired,
         settings=different_settings(first, second),
         costs=costs(first, second),
         charts=charts(first, second),
@@ -130,15 +104,36 @@ def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
 
 def render(comparison: Comparison) -> str:
     """The page, with nothing loaded from anywhere."""
-    rows = comparison.rows
-    return render_page(
-        page_environment("gauntlet.pipelines.comparison").get_template(TEMPLATE),
-        comparison=comparison,
-        confidence=CONFIDENCE,
-        shown_interval=shown_interval,
-        outcomes=rows.outcomes if rows else {},
-        confusion=confusion_cells(rows) if rows else (),
+    first, second = comparison.first, comparison.second
+    shown = Markup('<span class="key {}"></span><span class="mono">{}</span> · {}')
+    masthead = Masthead(
+        name="Two runs",
+        kind=first.kind.title,
+        headline=comparison.headline,
+        lead=comparison.evidence,
+        facts={
+            "A": shown.format("ours", first.run_id, first.outcome),
+            "B": shown.format("theirs", second.run_id, second.outcome),
+        },
     )
+    sections = [
+        Section(part, title, partial(TEMPLATE, part=part, comparison=comparison, confidence=CONFIDENCE))
+        for part, title in (
+            ("test", "On the test split"),
+            ("settings", "What was set differently"),
+            ("training", "Training"),
+            *((("classes", "Classes"),) if comparison.paired.classes else ()),
+            ("cost", "Cost and speed"),
+        )
+    ]
+    return render_page(masthead, sections)
+
+
+def different_settings(first: ComparedRun, second: ComparedRun) -> tuple[Setting, ...]:
+    """The keys of the manifests with different values, in the order of the first."""
+    keys = dict.fromkeys([*first.settings, *second.settings])
+    pairs = (Setting(key, first.settings.get(key, ""), second.settings.get(key, "")) for key in keys)
+    return tuple(setting for setting in pairs if setting.first != setting.second)
 
 
 def costs(first: ComparedRun, second: ComparedRun) -> tuple[tuple[str, str, str], ...]:
@@ -149,51 +144,52 @@ def costs(first: ComparedRun, second: ComparedRun) -> tuple[tuple[str, str, str]
     )
 
 
-def charts(first: ComparedRun, second: ComparedRun) -> tuple[LineChart, ...]:
-    """Loss and every validation metric by epoch, those of both runs in one picture; training is dashed."""
-    metrics = dict.fromkeys(["loss", *first.history.metrics, *second.history.metrics])
-    drawn = (
-        line_chart(
-            capitalize_first(words(metric)),
-            "epoch",
-            [
-                _curve(name, run, metric, split)
-                for split in ("validation", "training")
-                for name, run in (("A", first), ("B", second))
-            ],
-        )
-        for metric in metrics
-    )
-    return tuple(chart for chart in drawn if chart is not None)
+def charts(first: ComparedRun, second: ComparedRun) -> dict[str, Markup]:
+    """Loss and every validation metric by epoch, both runs in one picture; the training split is dashed."""
+    drawn = {}
+    for metric in dict.fromkeys(["loss", *first.history.metrics, *second.history.metrics]):
+        title = capitalize_first(words(metric))
+        series = [
+            _curve(name, run, metric, split)
+            for split in ("validation", "training")
+            for name, run in (("A", first), ("B", second))
+        ]
+        drawn[title] = curves(title, "epoch", series)
+    return {title: chart for title, chart in drawn.items() if chart}
 
 
-def confusion_cells(rows: PairedRows) -> tuple[tuple[Cell, ...], ...]:
-    """The change of the confusion; shaded by its share of the true class's rows, as a square root."""
-    change = rows.confusion_change.tolist()
-    sizes = [int((rows.truth == at).sum()) for at in range(len(rows.classes))]
-    return tuple(
-        tuple(
-            Cell(
-                change=count,
-                tone="good" if (count > 0) == (true == predicted) else "bad",
-                shade=round(math.sqrt(abs(count) / size), 4) if size else 0.0,
-            )
-            for predicted, count in enumerate(counts)
+def _paired(first: ComparedRun, second: ComparedRun) -> Paired:
+    for name, run in (("A", first), ("B", second)):
+        if run.evaluated is None:
+            return Paired(unpaired=f"{name} was not evaluated on its test split: {run.outcome}")
+    paired: Paired = first.kind.function("report", "compare")(first.evaluated, second.evaluated)
+    return paired
+
+
+def _kept_epoch(run: ComparedRun) -> Figures:
+    """Validation metrics of the epoch that was kept; none of a model whose vendor does not publish them."""
+    epochs = run.history.epochs
+    return epochs[(run.history.best_epoch or 1) - 1].validation if epochs else {}
+
+
+def _differences(
+    kind: TaskKind, first: Figures, second: Figures, intervals: Mapping[str, Interval]
+) -> dict[str, Difference]:
+    return {
+        name: Difference(
+            metric.title, first.get(name), second.get(name), intervals.get(name), metric.better == "lower"
         )
-        for true, (counts, size) in enumerate(zip(change, sizes, strict=True))
-    )
+        for name in dict.fromkeys([*first, *second])
+        for metric in [kind.metric(name)]
+    }
 
 
 def _curve(name: str, run: ComparedRun, metric: str, split: str) -> Series:
-    points = tuple(
-        (float(epoch.epoch), value)
-        for epoch in run.history.epochs
-        if is_figure(value := getattr(epoch, split).get(metric))
-    )
+    points = present((float(epoch.epoch), getattr(epoch, split).get(metric)) for epoch in run.history.epochs)
     value = decimal(points[-1][1]) if points else ""
     if split == "training":
-        return Series(f"{name}, training", f"{STYLES[name]} dashed", points, value)
-    return Series(name, STYLES[name], points, value)
+        return Series(f"{name}, training", points, TONES[name], value, is_dashed=True)
+    return Series(name, points, TONES[name], value)
 
 
 def _bill(run: ComparedRun) -> Mapping[str, str]:
@@ -205,10 +201,10 @@ def _shipped(run: ComparedRun) -> Mapping[str, str]:
     if candidates is None or candidates.winner is None:
         return {}
     winner, size = candidates.winner, candidates.objective_batch_size or 0
-    latency: Figure = winner.latency_ms[size].median if size in winner.latency_ms else None
+    latency = (winner.latency_ms or {}).get(size)
     return {
         "Shipped": winner.name,
         "Model size": megabytes(winner.size_mb),
-        f"Latency, batch {size}": milliseconds(latency),
-        "Speed-up over PyTorch": times(candidates.chosen_speedup),
+        f"Latency, batch {size}": milliseconds(latency.median if latency else None),
+        "Speed-up over PyTorch": times((winner.speedup or {}).get(size)),
     }

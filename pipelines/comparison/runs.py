@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import yaml
 
-from gauntlet.components.step import read_json
 from gauntlet.components.write_report.artifacts import History
 from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.comparison import Evaluated
 from gauntlet.components.write_report.record import RunRecord as CollectedRun
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.section import flatten
 from gauntlet.pipelines.home import MANIFEST_FILE, STEPS_FOLDER, Home, RunRecord
 
@@ -29,22 +26,18 @@ class ComparedRun:
         outcome: How it ended, in words.
         settings: Every key of its manifest, joined by dots, with its value as text.
         history: Of its training.
-        metrics: Of the shipped model on the test split, by the task's names; empty without an evaluation.
-        labels: The names of the classes; empty without an evaluation, or where rows have no class.
-        predictions: The shipped model's answers to the test split, a row each; None without an evaluation, or
-            where answers are texts.
-        answers: Of a language model, what it answered each test prompt; None likewise.
+        evaluated: Of the shipped model on the test split; None without an evaluation.
+        metrics: The figures of the evaluation, by metric.
     """
 
     run_id: str
+    kind: TaskKind
     outcome: str
     settings: Mapping[str, str]
     collected: CollectedRun
     history: History
-    metrics: Mapping[str, float]
-    labels: tuple[str, ...]
-    predictions: pd.DataFrame | None
-    answers: list[dict[str, Any]] | None = None
+    evaluated: Evaluated | None
+    metrics: Mapping[str, float | None]
 
 
 def read_pair(home: Home, first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
@@ -59,10 +52,10 @@ def read_pair(home: Home, first: str, second: str) -> tuple[ComparedRun, Compare
     if records[0] == records[1]:
         raise UsageError(f"run {records[0].run_id!r}: found twice, expected two runs. See `gauntlet runs`.")
     runs = [_read(home.run_folder(record.run_id), record) for record in records]
-    tasks = [run.settings.get("task", "unknown") for run in runs]
-    if tasks[0] != tasks[1]:
+    kinds = [run.kind.name for run in runs]
+    if kinds[0] != kinds[1]:
         raise UsageError(
-            f"{runs[0].run_id} is a run of the task {tasks[0]} and {runs[1].run_id} of {tasks[1]}: no figure "
+            f"{runs[0].run_id} is a run of the task {kinds[0]} and {runs[1].run_id} of {kinds[1]}: no figure "
             "of the two compares. Name two runs of one task."
         )
     return runs[0], runs[1]
@@ -73,50 +66,29 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
     if record.finished is None or record.state != "finished":
         action = "Wait for its end" if state == "running" else "Run it again"
         raise UsageError(f"run {record.run_id!r}: found {state}, expected a finished run. {action}.")
+    try:
+        settings = flatten(yaml.safe_load((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
+    kind = task_kind(settings.get("task", "unknown"))
     steps = folder / STEPS_FOLDER
-    collected = collect(str(steps), next((path.name for path in sorted(steps.glob("*"))), ""))
+    collected = collect(str(steps), next((path.name for path in sorted(steps.glob("*"))), ""), kind.name)
     history = collected.history
     if history is None or not (history.epochs or history.training_tokens):
         raise UsageError(
             f"run {record.run_id!r}: found no training history, expected one: it ended with {state!r}. "
             + " ".join(collected.unreadable)
         )
-    evaluation = Path(collected.step("evaluate-model").folder or "")
-    try:
-        settings = flatten(yaml.safe_load((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
-        evaluated = (evaluation / "scores").is_file()
-        scores = read_json(evaluation / "scores") if evaluated else {"challenger": {}}
-        return ComparedRun(
-            run_id=record.run_id,
-            outcome=state,
-            settings=settings,
-            collected=collected,
-            history=history,
-            metrics=_numbers(scores["challenger"]),
-            labels=tuple(map(str, scores.get("labels", ()))),
-            predictions=_table(evaluation / "predictions"),
-            answers=_answers(evaluation / "predictions" / "predictions.json"),
-        )
-    except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
-
-
-def _table(path: Path) -> pd.DataFrame | None:
-    return pd.read_parquet(path) if path.is_file() else None
-
-
-def _answers(path: Path) -> list[dict[str, Any]] | None:
-    if not path.is_file():
-        return None
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return rows
-
-
-def _numbers(content: Mapping[str, object]) -> dict[str, float]:
-    """The metrics that are numbers, or that hold one as their `value` beside its interval."""
-    values = {key: value.get("value") if isinstance(value, dict) else value for key, value in content.items()}
-    return {
-        key: float(value)
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    evaluation, evaluated = collected.step("evaluate-model").folder, None
+    if collected.scores is not None and evaluation is not None:
+        evaluated = Evaluated(collected.scores, Path(evaluation) / "predictions")
+    return ComparedRun(
+        run_id=record.run_id,
+        kind=kind,
+        outcome=state,
+        settings=settings,
+        collected=collected,
+        history=history,
+        evaluated=evaluated,
+        metrics=kind.function("report", "metrics")(collected.scores) if evaluated else {},
+    )

@@ -41,7 +41,7 @@ from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
-PACKAGES = ("manifests", "backends", "trainer", "components", "serving")
+PACKAGES = ("manifests", "pages", "backends", "trainer", "components", "serving")
 """The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),

@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 from gauntlet.serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import worst_mistakes
-from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, OfGrader, assess
 from gauntlet.tasks.images.occlusion import PLACES, RAISES, occlusion_map, occlusion_picture
 from gauntlet.tasks.ordinal_grading.manifest import GRADES
@@ -127,7 +127,7 @@ def test_the_scorecard_of_a_grader_has_scikit_learns_figures_and_compares_by_kap
     assert [mistake.text for mistake in scorecard.mistakes] == ["card 0", "card 1"]
     content = scorecard.as_json()
     assert "centering_error" not in content["champion"]["grades"]
-    page = render(scorecard, "cards")
+    page = evaluation_page(scorecard, "cards")
     assert f"{kappa:.4f}" in page
     assert "orange where covering" in page
 

@@ -22,6 +22,7 @@ from step_outputs import (
     verdict,
 )
 
+TASK = "text_classification"
 FIRST_END = datetime(2026, 11, 21, 9, 0, 4, tzinfo=UTC).timestamp()
 FIRST_SECONDS = 4
 # kfp.local names a job after the local time at which it starts

@@ -11,11 +11,11 @@ import finished_runs as runs
 from test_report_page import html_of
 
 from gauntlet.components.write_report.artifacts import History, Usage
-from gauntlet.components.write_report.bill import bill
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import outcome
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
+from gauntlet.components.write_report.sections import bill
 
 HISTORY = History(
     stopped="max_cost reached",
@@ -81,7 +81,7 @@ def test_the_page_of_a_local_run_says_that_nothing_was_bought(tmp_path: Path) ->
 
 def test_the_page_of_a_run_in_the_cloud_does_not(tmp_path: Path) -> None:
     runs.promoted(runs.local(tmp_path))
-    record = replace(collect(str(tmp_path), runs.JOB), pipeline_root="gs://bucket/runs")
+    record = replace(collect(str(tmp_path), runs.JOB, runs.TASK), pipeline_root="gs://bucket/runs")
     text = text_of(render(record, name="emotion", run_id="run-17", manifest_sha256="a" * 64))
     assert "Cost $0.0081" in text
     assert "nothing was bought" not in text
@@ -89,7 +89,7 @@ def test_the_page_of_a_run_in_the_cloud_does_not(tmp_path: Path) -> None:
 
 def test_a_rejected_model_whose_training_was_cut_short_has_advice_on_the_limit(tmp_path: Path) -> None:
     runs.rejected(runs.local(tmp_path))
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.history is not None
     cut = replace(record, history=replace(record.history, stopped="max_cost reached"))
     steps = next_steps(cut, outcome(cut))

@@ -24,11 +24,9 @@ from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import RULE_ADVICE
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.dataset import RowCheck
 from gauntlet.tasks.classification.conversion import LabelParity
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
@@ -117,7 +115,7 @@ def history() -> dict[str, Any]:
 
 def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     runs.finish(tmp_path / runs.JOB / "evaluate-model", {"scores": scorecard()})
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.unreadable == () and record.scores is not None
     # A challenger has no version, a text no picture and no grade; without a champion's error there is none.
     assert sorted(absent(record.scores)) == [
@@ -134,19 +132,6 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     ]
 
 
-def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
-    runs.finish(tmp_path / runs.JOB / "convert-to-onnx", {"candidates": candidates(tmp_path)})
-    record = collect(str(tmp_path), runs.JOB)
-    # What is a language model's alone.
-    assert record.unreadable == () and sorted(absent(record.candidates)) == [
-        ".candidates[0].next_token_agreement",
-        ".candidates[0].perplexity",
-        ".candidates[0].perplexity_change",
-        ".pytorch.perplexity",
-    ]
-    assert record.candidates is not None and record.candidates.chosen_speedup == 5.0
-
-
 def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
     made_from = TrainingRecord(
         task="text_classification",
@@ -160,19 +145,10 @@ def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
     )
     outputs = {"history": history(), "checkpoint/training.json": made_from.as_json()}
     runs.finish(tmp_path / runs.JOB / "train-model", outputs)
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     of_managed_models_alone = [".training_tokens", ".usd_per_million_tokens"]
     assert record.unreadable == ()
     assert [*absent(record.history), *absent(record.training)] == of_managed_models_alone
-
-
-def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
-    rows = pd.Index([3, 4])
-    result = judge_rows("leakage", RowCheck(), Finding(rows, rows, ["row 3"]), rows_read=60, dropped=2)
-    content = {"passed": False, "checks": [result.as_json()], "resolution": "With 41 test rows …"}
-    runs.write(tmp_path / runs.JOB / "validate-data", "checks", content)
-    record = collect(str(tmp_path), runs.JOB)
-    assert record.unreadable == () and list(absent(record.checks)) == []
 
 
 @pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])
@@ -189,7 +165,7 @@ def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: 
     documents = (as_read(scorecard()), document, history(), certificate)
     verdict = decide(gates, read_figures(*documents, "0" * 64, bundle_fault=None))
     runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": asdict(verdict)})
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.unreadable == () and record.verdict is not None
     assert record.verdict.decision == decision
     assert {rule.rule for rule in record.verdict.rules} <= set(RULE_ADVICE)

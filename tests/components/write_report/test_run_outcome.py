@@ -12,11 +12,10 @@ import pytest
 from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.headline import tiles
 from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render, tiles
 from gauntlet.components.write_report.scores import LanguageScores, OtherModel
 from gauntlet.tasks.classification.manifest import Gates
 from gauntlet.tasks.language.gates import Documents, decide_language_model
@@ -30,7 +29,7 @@ def ended(
     root: Path, build: Callable[[runs.FolderOf], None], final: str = "FAILED"
 ) -> tuple[RunRecord, Outcome]:
     build(runs.local(root))
-    record = collect(str(root), runs.JOB, FinalStatus(final))
+    record = collect(str(root), runs.JOB, runs.TASK, FinalStatus(final))
     return record, outcome(record)
 
 
@@ -126,7 +125,7 @@ def test_a_run_on_this_machine_is_judged_again_or_resumed_by_its_own_name(tmp_pa
 def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) -> None:
     record, _ = ended(tmp_path, runs.promoted, "SUCCEEDED")
     assert record.candidates is not None
-    busy = replace(record, candidates=replace(record.candidates, clock="cpu"))
+    busy = replace(record, candidates=record.candidates.model_copy(update={"clock": "cpu"}))
     quiet, told = ({tile.label: tile.detail for tile in tiles(one)} for one in (record, busy))
     assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's CPU time, because the machine was busy"
     page = render(busy, name="emotion", run_id="1", manifest_sha256="0")
@@ -235,7 +234,7 @@ def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path:
         challenger={}, baseline=OtherModel(), champion=OtherModel("version 2", version="2")
     )
     record, _ = ended(tmp_path, runs.promoted)
-    record = replace(record, scores=None, language_scores=champion)
+    record = replace(record, scores=champion)
     assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
     assert "gauntlet rollback emotion" in commands(record, outcome(record))
     rejected = outcome(replace(record, version=None))
