@@ -11,9 +11,15 @@ import pyarrow as pa
 
 from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, group_names
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
-from gauntlet.components.validate_data.duplicates import Likeness, find_exact, find_leaks
-from gauntlet.components.validate_data.splits import json_line, origin
+from gauntlet.components.validate_data.checks import (
+    SHOWN_EXAMPLES,
+    CheckedTable,
+    Examination,
+    Finding,
+    json_line,
+    origin,
+)
+from gauntlet.components.validate_data.duplicates import NothingAlike, find_exact, find_leaks
 from gauntlet.components.validate_data.text import find_fault
 from gauntlet.contracts.data import Statistics as CommonStatistics
 from gauntlet.manifests.dataset import SPLITS, SplitName
@@ -25,7 +31,7 @@ from gauntlet_token_classification.manifest import TokenDataset
 
 SUFFIXES = (".conll", ".conll2003", ".bio", ".iob", ".iob2", ".tsv", ".txt")
 DOCUMENT_START = "-DOCSTART-"
-EQUAL_ONLY, EQUAL = Likeness({}), 1.0
+EQUAL_ONLY, EQUAL = NothingAlike(), 1.0
 """Two sentences are alike only if they have the same words."""
 
 LEAST_ROWS = 1
