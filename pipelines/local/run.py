@@ -190,9 +190,7 @@ def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, h
 
 def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write the pipeline's arguments; a run that has this file can be resumed."""
-    temporary = folder / f"{ARGUMENTS_FILE}.tmp"
-    temporary.write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    temporary.replace(folder / ARGUMENTS_FILE)
+    write_text(folder / ARGUMENTS_FILE, json.dumps(arguments, indent=2))
 
 
 def _run(

@@ -18,8 +18,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from gauntlet.components.write_report.comparison import Difference
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.comparison.page import Comparison, compare, render
-from gauntlet.pipelines.comparison.runs import read_pair
+from gauntlet.pipelines.comparison import Comparison, compare, read_pair, render
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.tasks.classification.comparison import PairedRows, confusion_cells, paired_rows
 from gauntlet.tasks.classification.manifest import Evaluation

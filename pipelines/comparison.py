@@ -1,19 +1,33 @@
-"""Two runs as one page: figures side by side, curves in one picture, what changed in the answers."""
+"""`gauntlet compare`: two runs side by side, in the terminal and on a page with charts.
+
+A is the first run, B the second; a difference is B − A.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from markupsafe import Markup
+from rich.table import Table
+from rich.text import Text
 
-from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Interval, Paired
+from gauntlet.components.step import write_text
+from gauntlet.components.write_report.collect import collect
+from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Evaluated, Interval, Paired
+from gauntlet.components.write_report.record import RunRecord as CollectedRun
 from gauntlet.components.write_report.sections import bill
-from gauntlet.manifests.kinds import TaskKind
+from gauntlet.contracts.training import History
+from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.kinds import TaskKind, task_kind
+from gauntlet.manifests.section import flatten
 from gauntlet.pages.charts import Series, curves, present
 from gauntlet.pages.formatting import (
     ABSENT,
+    NBSP,
     capitalize_first,
     decimal,
     megabytes,
@@ -24,13 +38,91 @@ from gauntlet.pages.formatting import (
 )
 from gauntlet.pages.page import Masthead, Section, partial
 from gauntlet.pages.page import render as render_page
-from gauntlet.pipelines.comparison.runs import ComparedRun
+from gauntlet.pipelines.home import MANIFEST_FILE, STEPS_FOLDER, Home, RunRecord
+from gauntlet.pipelines.terminal import NAME_COLUMN, LiteralConsole, borderless, plain, print_json, styled
 from gauntlet.trainer.curves import validation_metrics
 
-TEMPLATE = "gauntlet.pipelines.comparison:comparison.html.jinja"
+TEMPLATE = "gauntlet.pipelines:comparison.html.jinja"
 TONES = {"A": "accent", "B": "second"}
 
 Figures = Mapping[str, float | None]
+COLOURS = {"good": "green", "bad": "red"}
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """What a comparison needs of a run.
+
+    Attributes:
+        outcome: How it ended, in words.
+        settings: Every key of its manifest, joined by dots, with its value as text.
+        history: Of its training.
+        evaluated: Of the shipped model on the test split; None without an evaluation.
+        metrics: The figures of the evaluation, by metric.
+    """
+
+    run_id: str
+    kind: TaskKind
+    outcome: str
+    settings: Mapping[str, str]
+    collected: CollectedRun
+    history: History
+    evaluated: Evaluated | None
+    metrics: Mapping[str, float | None]
+
+
+def read_pair(home: Home, first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
+    """Two runs by their ids, or `latest`.
+
+    Raises:
+        UsageError: One is unknown, not finished or ended before its model was trained, both are the same one,
+            or their tasks differ.
+        GauntletError: What one left cannot be read.
+    """
+    records = [home.find_run(run_id) for run_id in (first, second)]
+    if records[0] == records[1]:
+        raise UsageError(f"run {records[0].run_id!r}: found twice, expected two runs. See `gauntlet runs`.")
+    runs = [_read(home.run_folder(record.run_id), record) for record in records]
+    kinds = [run.kind.name for run in runs]
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"{runs[0].run_id} is a run of the task {kinds[0]} and {runs[1].run_id} of {kinds[1]}: no figure "
+            "of the two compares. Name two runs of one task."
+        )
+    return runs[0], runs[1]
+
+
+def _read(folder: Path, record: RunRecord) -> ComparedRun:
+    state = record.shown_state()
+    if record.finished is None or record.state != "finished":
+        action = "Wait for its end" if state == "running" else "Run it again"
+        raise UsageError(f"run {record.run_id!r}: found {state}, expected a finished run. {action}.")
+    try:
+        settings = flatten(yaml.safe_load((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise GauntletError(f"{folder}: the run cannot be read ({error}). Run it again.") from None
+    kind = task_kind(settings.get("task", "unknown"))
+    steps = folder / STEPS_FOLDER
+    collected = collect(str(steps), next((path.name for path in sorted(steps.glob("*"))), ""), kind.name)
+    history = collected.history
+    if history is None or not (history.epochs or history.training_tokens):
+        raise UsageError(
+            f"run {record.run_id!r}: found no training history, expected one: it ended with {state!r}. "
+            + " ".join(collected.unreadable)
+        )
+    evaluation, evaluated = collected.step("evaluate-model").folder, None
+    if collected.scores is not None and evaluation is not None:
+        evaluated = Evaluated(collected.scores, Path(evaluation) / "predictions")
+    return ComparedRun(
+        run_id=record.run_id,
+        kind=kind,
+        outcome=state,
+        settings=settings,
+        collected=collected,
+        history=history,
+        evaluated=evaluated,
+        metrics=kind.function("report", "metrics")(collected.scores) if evaluated else {},
+    )
 
 
 class Setting(NamedTuple):
@@ -211,3 +303,78 @@ def _shipped(run: ComparedRun) -> Mapping[str, str]:
         f"Latency, batch {size}": milliseconds(latency.median if latency else None),
         "Speed-up over PyTorch": times((winner.speedup or {}).get(size)),
     }
+
+
+def compare_runs(home: Home, first: str, second: str, console: LiteralConsole, as_json: bool = False) -> Path:
+    """Print two runs side by side, and write their page; returns its path.
+
+    Raises:
+        UsageError: The runs cannot be compared; see `read_pair`.
+    """
+    comparison = compare(*read_pair(home, first, second))
+    ids = comparison.first.run_id, comparison.second.run_id
+    page = home.folder / "comparisons" / f"{ids[0]}--{ids[1]}.html"
+    write_text(page, render(comparison))
+    if as_json:
+        print_json(_rows(comparison))
+        return page
+    _print(comparison, console)
+    console.say(f"page: {page}")
+    return page
+
+
+def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
+    """The rows of all tables, each with the name of its table."""
+    for setting in comparison.settings:
+        yield {"table": "settings", **setting._asdict()}
+    tables = {
+        "test": comparison.tested.values(),
+        "classes": comparison.paired.classes,
+        "validation": comparison.validated.values(),
+    }
+    for table, rows in tables.items():
+        for row in rows:
+            yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
+    for name, first, second in comparison.costs:
+        yield {
+            "table": "costs",
+            "name": name,
+            "first": first.replace(NBSP, " "),
+            "second": second.replace(NBSP, " "),
+        }
+
+
+def _print(comparison: Comparison, console: LiteralConsole) -> None:
+    for name, run in (("A", comparison.first), ("B", comparison.second)):
+        console.say(styled("{}  [bold]{}[/]  {}", name, run.run_id, run.outcome))
+    settings = borderless(NAME_COLUMN("differs in"), "A", "B")
+    for setting in comparison.settings:
+        settings.add_row(*map(plain, (setting.key, setting.first or "–", setting.second or "–")))
+    costs = borderless("cost and speed", "A", "B")
+    for row in comparison.costs:
+        costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
+    for table in (
+        settings,
+        _table("test split", comparison.tested.values()),
+        _table("class, F1", comparison.paired.classes),
+        _table("validation", comparison.validated.values()),
+        costs,
+    ):
+        if table.row_count:
+            console.print()
+            console.print(table)
+    console.print()
+    evidence = f": {comparison.evidence}" if comparison.evidence else ""
+    console.say(styled("[bold]{}[/]{}", comparison.headline, evidence))
+
+
+def _table(title: str, rows: Iterable[Difference]) -> Table:
+    rows = list(rows)
+    has_intervals = any(row.interval for row in rows)
+    columns = [title, "A", "B", "B − A", *([f"{CONFIDENCE:.0%} interval"] if has_intervals else [])]
+    table = borderless(*columns)
+    for row in rows:
+        difference = Text(signed(row.difference, 4), COLOURS.get(row.tone, ""))
+        cells = (plain(row.name), decimal(row.first, 4), decimal(row.second, 4))
+        table.add_row(*cells, difference, *([shown_interval(row)] if has_intervals else []))
+    return table
