@@ -192,6 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("--jobs", type=int, default=2)
     jobs: int = parser.parse_args().jobs
+    _judge_recorded()  # so that the libraries that it imports are there in every child
     if not survives(None):
         print("The tests fail without a mutant. Fix them first.", file=sys.stderr)
         return 1
