@@ -20,7 +20,7 @@ from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, Scoring, assess
 from gauntlet.trainer.splits import read_images, read_split
 
@@ -94,7 +94,7 @@ def evaluate(
     )
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
-    write_text(report, render(scorecard, name))
+    write_text(report, evaluation_page(scorecard, name))
     print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")

@@ -18,7 +18,7 @@ from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.conversations import ask_probes, judge_conversations
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.models import answer_as_champion, asked_of, open_model
-from gauntlet.tasks.language.report import render
+from gauntlet.tasks.language.report import evaluation_page
 from gauntlet.tasks.language.scorecard import Contender, assess
 from gauntlet.tasks.therapy.judge import load_judge
 
@@ -74,7 +74,7 @@ def evaluate(
     write_json(scores, scorecard.as_json())
     write_json(predictions / METRICS_FILE, scorecard.as_json())
     write_predictions(predictions / PREDICTIONS_FILE, prompts, tuned, baseline, champion)
-    write_text(report, render(scorecard, name, prompts, tuned, baseline))
+    write_text(report, evaluation_page(scorecard, name, prompts, tuned, baseline))
     tokens = f", {scorecard.tokens} tokens of references" if scorecard.tokens is not None else ""
     print(f"{scorecard.rows} test prompts of {scorecard.conversations} conversations{tokens}")
     for figure, value in scorecard.headline().items():

@@ -23,7 +23,7 @@ KIND = TaskKind(
     conversion="gauntlet.tasks.ordinal_grading.conversion",
     evaluation="gauntlet.tasks.ordinal_grading.evaluation",
     gates="gauntlet.tasks.ordinal_grading.gates",
-    report="gauntlet.tasks.classification.report",
+    report="gauntlet.tasks.ordinal_grading.report",
     serving="gauntlet.tasks.ordinal_grading.serving",
     tiny="gauntlet.tasks.ordinal_grading.tiny",
 )

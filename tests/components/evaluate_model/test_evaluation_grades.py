@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 from gauntlet.serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import worst_mistakes
-from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
 from gauntlet.tasks.ordinal_grading.evaluation import (
     PLACES,
@@ -129,7 +129,7 @@ def test_the_scorecard_of_a_grader_has_scikit_learns_figures_and_compares_by_kap
     assert content["paired"]["qwk_difference"] == pytest.approx(kappa)
     assert [mistake.text for mistake in scorecard.mistakes] == ["card 0", "card 1"]
     assert "centering_error" not in theirs
-    page = render(scorecard, "cards")
+    page = evaluation_page(scorecard, "cards")
     assert f"{kappa:.4f}" in page
     assert "orange where covering" in page
 
