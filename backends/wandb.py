@@ -18,7 +18,7 @@ class WandbRun:
     """A `StartedRun` in a project of Weights & Biases. `folder` is where it buffers files, by default.
 
     Raises:
-        UsageError: wandb is not installed, or nobody is logged in to it.
+        UsageError: wandb is not installed or not logged in.
     """
 
     def __init__(self, project: str, request: RunRequest, folder: Path | None) -> None:
@@ -33,7 +33,7 @@ class WandbRun:
         # Otherwise wandb would ask for an account at the terminal, and training would wait.
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
             raise UsageError(
-                "training.tracking.wandb: nobody is logged in to Weights & Biases. Run `wandb login`, or set "
+                "training.tracking.wandb: not logged in to Weights & Biases. Run `wandb login`, or set "
                 "WANDB_API_KEY or WANDB_MODE=offline."
             )
         self._run: Any = wandb.init(

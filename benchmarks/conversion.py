@@ -56,7 +56,7 @@ from gauntlet.serving.session import Device, open_session
 from gauntlet.tasks.classification.conversion import Rows, macro_f1
 from gauntlet.tasks.classification.conversion import score as scores_of
 from gauntlet.tasks.text_classification.conversion import TextRows, build_student_graphs
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 
 BATCH_SIZES = (1, 8, 32)
 SORTED_BATCH = 32

@@ -61,17 +61,17 @@ def resume(manifest_file: str, overrides: Sequence[str], run: Path) -> dict[str,
     splits = data / "splits"
     validate_data(manifest.task, manifest.dataset, splits, data / "checks.json", data / "report.html")
     section = trained_here(manifest.training)
-    rows = len(load_task(section, splits).train_lengths)
+    rows = len(load_task(manifest.task, section, splits).train_lengths)
     per_epoch = math.ceil(rows / section.batch_size)
     steps = per_epoch * section.epochs
     killed_after = per_epoch * (section.epochs - 1) + per_epoch // 2 + 1
     every = max(1, per_epoch // 2 // STATES_IN_HALF_AN_EPOCH)
     common = ["--manifest", manifest_file, "--splits", str(splits)]
     common += [part for key in overrides for part in ("--set", key)]
-    common += ["--set", f"training.checkpoints.every_steps={every}"]
+    common += ["--set", f"training.resume.every_steps={every}"]
 
     def attempt(output: Path, states: str, kill_after: int) -> dict[str, Any]:
-        places = ["--output", str(output), "--checkpoints", str(trained / states)]
+        places = ["--output", str(output), "--resume-dir", str(trained / states)]
         return {"arguments": common + places, "fault": "kill", "at": kill_after, "ranks": 1}
 
     resumed, undisturbed = trained / "resumed", trained / "checkpoint"

@@ -121,7 +121,8 @@ def image_inputs(folder: Path, data: Path | None) -> Inputs:
             "dataset.validation_fraction=0.02",
         )
         return Inputs("manifests/fashion_mnist.yaml", overrides)
-    from tests.drawn_images import SHAPES, SIDE, draw, write_files
+    from gauntlet.tasks.image_classification.tiny import write_files
+    from tests.drawn_images import SHAPES, SIDE, draw
 
     drawn = write_files(folder / "drawn", draw(200, seed=1), draw(40, seed=2))
     return Inputs(

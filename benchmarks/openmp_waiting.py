@@ -98,7 +98,7 @@ def examples_per_second(seconds: float) -> float:
     from gauntlet.serving.cpu import CpuWait, usable_cpus
     from gauntlet.tasks.text_classification.encoder_files import find_encoder
     from gauntlet.tasks.text_classification.network import load_encoder
-    from gauntlet.trainer.contention import Contention
+    from gauntlet.trainer.cpu.contention import Contention
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cpus())
@@ -106,7 +106,7 @@ def examples_per_second(seconds: float) -> float:
     optimizer = torch.optim.AdamW(encoder.parameters(), fused=True)
     ids = torch.randint(1000, 2000, (BATCH, TOKENS))
     mask = torch.ones_like(ids)
-    contention = Contention(torch.device("cpu")) if "ADAPTIVE" in os.environ else None
+    contention = Contention() if "ADAPTIVE" in os.environ else None
     wait, looked = CpuWait(), time.monotonic()
 
     def step() -> None:

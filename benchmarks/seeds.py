@@ -64,10 +64,10 @@ def score_of(manifest, seed: int, splits: Path, checkpoint: Path) -> dict[str, f
 
     from gauntlet.components.convert_to_onnx.scoring import pytorch_forward
     from gauntlet.manifests.kinds import task_kind
-    from gauntlet.tasks.classification.training_metrics import classification_metrics
+    from gauntlet.tasks.classification.training import classification_metrics
     from gauntlet.trainer.batching import evaluation_batches
-    from gauntlet.trainer.checkpoint import load_model, read_record
     from gauntlet.trainer.run import TrainingRun, train
+    from gauntlet.trainer.saved_model import load_model, read_record
 
     run = TrainingRun(manifest.training, manifest.name, manifest.task, seed, splits, checkpoint)
     with contextlib.redirect_stdout(sys.stderr):
@@ -90,9 +90,8 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from gauntlet.tasks.classification.metrics import measure_grades
-    from gauntlet.tasks.ordinal_grading.metrics import mean_known_error
-    from gauntlet.trainer.checkpoint import load_model
+    from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades
+    from gauntlet.trainer.saved_model import load_model
     from gauntlet.trainer.splits import read_cards
 
     cards, model = read_cards(splits, "test"), load_model(checkpoint)

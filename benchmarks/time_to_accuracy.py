@@ -41,14 +41,14 @@ from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from gauntlet.components.validate_data.run import run as validate_data  # noqa: E402
 from gauntlet.manifests.loading import load_manifest  # noqa: E402
 from gauntlet.tasks.image_classification.manifest import ImageTraining  # noqa: E402
+from gauntlet.tasks.image_classification.training import load_task  # noqa: E402
 from gauntlet.trainer.device import choose_device, make_deterministic  # noqa: E402
 from gauntlet.trainer.loop import fit  # noqa: E402
-from gauntlet.trainer.parameters import count  # noqa: E402
 from gauntlet.trainer.ranks import World  # noqa: E402
 from gauntlet.trainer.replica import Replica  # noqa: E402
+from gauntlet.trainer.run import trained_parameters  # noqa: E402
 from gauntlet.trainer.schedule import learning_rate  # noqa: E402
 from gauntlet.trainer.splits import ImageSplit, read_images  # noqa: E402
-from gauntlet.trainer.task import load_task  # noqa: E402
 
 WORKERS = 2
 
@@ -104,7 +104,7 @@ def gauntlet(section: ImageTraining, splits: Path, seed: int, target: float) -> 
     make_deterministic(seed)
     task = load_task(section, splits)
     model = task.build_model()
-    training = Training(count(model))
+    training = Training(trained_parameters(model))
     replica = Replica(task, model, section, device, World())
     began = time.perf_counter()
     try:
@@ -146,7 +146,7 @@ def plain(section: ImageTraining, splits: Path, seed: int, target: float) -> Tra
         pin_memory=device.type == "cuda",
     )
     total, step = section.epochs * len(loader), 0
-    training = Training(count(model))
+    training = Training(trained_parameters(model))
     scores = training.accuracies
     began = time.perf_counter()
     for _ in range(section.epochs):

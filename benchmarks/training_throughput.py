@@ -121,7 +121,7 @@ class FirstRows:
 
 
 def train_ours(race: Race, seed: int) -> Any:
-    from gauntlet.trainer.embedding import with_whole_tables
+    from gauntlet.tasks.text_classification.network import with_whole_tables
     from gauntlet.trainer.loop import fit
     from gauntlet.trainer.ranks import World
     from gauntlet.trainer.replica import Replica

@@ -1,7 +1,7 @@
 """What convert-to-onnx writes: the table of candidates, and the certificate of the one that was bundled.
 
-What a task kind says of its candidates, such as macro-F1 or perplexity, lies beside the other keys. In these
-models it is in `figures`, by key.
+The figures of a task kind, such as macro-F1 or perplexity, are keys like the others in the files. These
+models have them in `figures`, by key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Neighbours(Document):
 
 
 class WithFigures(Document):
-    """A document with figures of a task kind beside its own keys. A field without a value is left out."""
+    """A document with figures of a task kind among its keys. A field without a value is left out."""
 
     written_by: ClassVar[str] = "convert-to-onnx"
     always_written: ClassVar[frozenset[str]] = frozenset()

@@ -26,6 +26,8 @@ PATTERNS = {
     r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
 }
 """What each pattern of the schema allows, in words."""
+RENAMED = {"training.checkpoints": "training.resume"}
+"""Keys of earlier releases, with their present names."""
 NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
@@ -121,10 +123,7 @@ def _fault(
         expected = f"a section with some of {known}" if known else "a value"
         return Fault(file, key, "nothing", expected, "Add the key.")
     if kind == "extra_forbidden":
-        known_keys = _known_keys(manifest, location[:-1])
-        meant = get_close_matches(str(location[-1]), known_keys, n=1)
-        advice = f"Did you mean {meant[0]}?" if meant else "Remove it, or correct its spelling."
-        return Fault(file, key, "a key that nothing reads", f"one of {', '.join(known_keys)}", advice)
+        return _unknown_key(file, key, _known_keys(manifest, location[:-1]))
     if kind in NO_MAPPING and (known := ", ".join(_known_keys(manifest, location))):
         return Fault(file, key, shown(value), f"a section with some of {known}", "Write it as KEY: VALUE.")
     if kind == "value_error":
@@ -134,6 +133,14 @@ def _fault(
     if kind in ("string_type", "literal_error") and (action := _quoting(value)):
         return Fault(file, key, shown(value), message, action)
     return Fault(file, key, shown(value), message[0].lower() + message[1:], "Change the value.")
+
+
+def _unknown_key(file: str, key: str, known: Sequence[str]) -> Fault:
+    if new := RENAMED.get(key):
+        return Fault(file, key, "a key that was renamed", new, "Use the new name.")
+    meant = get_close_matches(key.rpartition(".")[2], known, n=1)
+    advice = f"Did you mean {meant[0]}?" if meant else "Remove it, or correct its spelling."
+    return Fault(file, key, "a key that nothing reads", f"one of {', '.join(known)}", advice)
 
 
 def _quoting(value: Any) -> str | None:

@@ -81,7 +81,8 @@ class TaskKind:
         gates: The table of gate rules.
         report: The kind's sections of the run report.
         serving: Requests to model inputs, and outputs to answers. Never imports torch.
-        tiny: A manifest and data that train in seconds, for `gauntlet smoke` and tests.
+        tiny: Settings and data with which a manifest of the kind trains in seconds, for `gauntlet smoke`.
+            None if training costs money.
     """
 
     interface: int
@@ -96,7 +97,7 @@ class TaskKind:
     gates: str
     report: str
     serving: str
-    tiny: str
+    tiny: str | None = None
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that is not in the table, that a higher value is better."""

@@ -34,11 +34,11 @@ class Plateau(Section):
     patience: int = Field(0, ge=0)
 
 
-class Checkpoints(Section):
-    """How often training writes down where it stands, which is after every epoch at least.
+class Resume(Section):
+    """How often training writes a state from which it can resume: after every epoch at least.
 
-    `every_steps` adds one after so many optimizer steps. Kept are the last two, the best epoch's and, with
-    `keep_every_epochs: n`, every n-th epoch's.
+    `every_steps` adds a state after every so many optimizer steps. The last two states are kept, the best
+    epoch's and, with `keep_every_epochs: n`, every n-th epoch's.
     """
 
     every_steps: int | None = Field(None, ge=1)
@@ -190,7 +190,7 @@ class Training(CommonTraining):
     prefetch_batches: int | None = Field(None, ge=0)
     distribution: Literal["ddp", "fsdp2"] = "ddp"
     early_stopping: EarlyStopping = EarlyStopping()
-    checkpoints: Checkpoints = Checkpoints()
+    resume: Resume = Resume()
     compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi", "cloud_gpu"] = "auto"
     tracking: Tracking = Tracking()
     search: Search | None = Field(None, exclude=True)

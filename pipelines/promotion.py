@@ -6,9 +6,12 @@ rejected model, why, and over which failed rules is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from gauntlet.backends.factory import bundle_folder
 from gauntlet.backends.registry import (
     APPROVED_AT_TAG,
     APPROVED_BY_TAG,
@@ -24,17 +27,18 @@ from gauntlet.backends.registry import (
     went_through_stages,
 )
 from gauntlet.components.gate_model.table import print_table
-from gauntlet.components.register_model.run import quality_of, scores_of, version_tags
+from gauntlet.components.register_model.run import quality_of, registry_scores, version_tags
 from gauntlet.components.step import read_json, write_json
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import outcome
+from gauntlet.contracts.verdict import StageName, Verdict
+from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError, RejectedError, UsageError
+from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
 from gauntlet.pipelines.local.run import job_folder, task_of, write_page
 from gauntlet.pipelines.terminal import console
 from gauntlet.serving.bundle import BundleError, read_info
-from gauntlet.tasks.therapy.manifest import StageName
-from gauntlet.tasks.therapy.stages import evidence_of, recheck
 
 LONGEST_REASON = 500
 
@@ -47,13 +51,13 @@ def promote_version(
     approver: str | None,
     reason: str | None = None,
 ) -> str:
-    """Make a version `staging` or the champion, and say what came of it.
+    """Make a version `staging` or the champion, and return what was done.
 
-    By default the challenger goes to staging, and what is in staging goes to production. A model without
-    stages has no evidence to judge, and `to` must be left out.
+    By default the challenger goes to staging, and the version in staging goes to production. For a model
+    without stages, `to` must be None.
 
     Raises:
-        UsageError: The version, the stage or the approver is missing, or does not go with the model.
+        UsageError: The version, the stage or the approver is missing, or does not fit the model.
         RejectedError: The recorded evidence does not meet the stage.
     """
     target = _target(store, name, version, to)
@@ -80,7 +84,7 @@ def promote_version(
             f"--approver: found {approver or 'nothing'!r}, expected "
             + ("the name of who approves this." if to == "production" else "nothing for staging.")
         )
-    decision = recheck(evidence, to)
+    decision = _kind_of(target, evidence).function("gates", "recheck")(evidence, to)
     print_table(decision, console)
     if decision.decision != "promote":
         raise RejectedError(
@@ -94,8 +98,19 @@ def promote_version(
     return str(store.promote(name, target.version, compared_with=evidence["champion"], approval=approval))
 
 
+def _kind_of(version: ModelVersion, evidence: Mapping[str, Any]) -> TaskKind:
+    """The task kind of a version. Evidence of older versions does not name it, but the bundle does."""
+    if "task" in evidence:
+        return task_kind(evidence["task"])
+    try:
+        with bundle_folder(version) as folder:
+            return task_kind(read_info(folder).task)
+    except BundleError as error:
+        raise UsageError(f"{version.name} {version.version}: {error}. Register the model again.") from None
+
+
 def approval_of(approver: str | None, reason: str | None) -> Approval | None:
-    """Who approves a promotion, and why; None if nobody is named.
+    """Who approves a promotion, and why; None without a name.
 
     Raises:
         UsageError: There is a reason without a name, or one of the two cannot be recorded.
@@ -115,7 +130,7 @@ def approval_of(approver: str | None, reason: str | None) -> Approval | None:
 
 
 def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:
-    """The version that is meant. None without stage and challenger, which is for the registry to refuse."""
+    """The version to promote. None if there is no challenger and no stage: the registry refuses that."""
     if version is not None:
         versions = {known.version: known for known in store.versions(name)}
         if version not in versions:
@@ -132,9 +147,9 @@ def _target(store: Registry, name: str, version: str | None, to: StageName | Non
 
 
 def promote_rejected(home: Home, store: Registry, name: str, run: str, approval: Approval) -> Move:
-    """Register the bundle of a run that the gate rejected, make it champion, and say so on the run's page.
+    """Register the bundle of a run that the gate rejected, make it champion, and update the run's page.
 
-    If it is interrupted, calling it again finishes it.
+    The operation is idempotent: after an interruption, call it again.
 
     Raises:
         UsageError: The run is not of this model, has no rejected model, or the model has promotion stages.
@@ -146,7 +161,7 @@ def promote_rejected(home: Home, store: Registry, name: str, run: str, approval:
         steps = job_folder(folder)
         failed = _rejecting_rules(record, name, steps)
         scores, verdict = steps / "evaluate-model" / "scores", steps / "gate-model" / "verdict"
-        if evidence_of(read_json(verdict), read_json(scores)) or went_through_stages(store.champion(name)):
+        if Verdict.read(verdict).stages or went_through_stages(store.champion(name)):
             raise UsageError(
                 f"{name}: has promotion stages, which a model must pass. Change `gates.stages`, then run "
                 f"`gauntlet gate {record.run_id}`."
@@ -157,9 +172,10 @@ def promote_rejected(home: Home, store: Registry, name: str, run: str, approval:
             info = read_info(bundle)
         except BundleError as error:
             raise GauntletError(f"{error}. Run the pipeline again.") from None
-        tags = version_tags(info, quality_of(info.task, str(scores)), manifest_sha256, record.run_id)
+        kind, found = task_kind(info.task), read_json(scores)
+        tags = version_tags(info, quality_of(kind, found, scores), manifest_sha256, record.run_id)
         overruled = {OVERRULED_TAG: ", ".join(failed)}
-        version = store.register(name, bundle, {**tags, **overruled}, scores=scores_of(str(scores)))
+        version = store.register(name, bundle, {**tags, **overruled}, scores=registry_scores(kind, found))
         move = store.promote(name, version.version, approval=approval)
         recorded = move.champion.tags
         if (recorded.get(APPROVED_BY_TAG), recorded.get(REASON_TAG)) == (approval.by, approval.reason):
@@ -177,13 +193,13 @@ def _rejecting_rules(record: RunRecord, name: str, steps: Path) -> list[str]:
             f"run {record.run_id}: found no verdict of its gate on this machine, expected a run that was "
             f"rejected. It is {record.shown_state()}."
         )
-    content = read_json(verdict)
-    if content["decision"] != "reject":
+    content = Verdict.read(verdict)
+    if content.decision != "reject":
         raise UsageError(
             f"run {record.run_id}: its model passed the gate. `gauntlet promote {name} --version VERSION` "
             "promotes a version that is registered."
         )
-    return [rule["rule"] for rule in content["rules"] if rule["verdict"] == "fail"]
+    return list(content.failed)
 
 
 def _bundle(steps: Path) -> Path:
@@ -196,19 +212,18 @@ def _write_page(home: Home, record: RunRecord, steps: Path, move: Move, failed: 
     """Write the outputs of register-model, and update the run's page and record."""
     champion = move.champion
     folder = steps / "register-model"
-    content = {
-        "name": champion.name,
-        "version": champion.version,
-        "uri": champion.bundle_uri,
-        "registered": True,
-        "aliases": list(champion.aliases),
-        "bundle_sha256": champion.tags[BUNDLE_TAG],
-        "overruled": failed,
-        "approved_by": champion.tags[APPROVED_BY_TAG],
-        "approved_at": champion.tags[APPROVED_AT_TAG],
-        "reason": champion.tags[REASON_TAG],
-    }
-    write_json(folder / "version", content)
+    Version(
+        name=champion.name,
+        version=champion.version,
+        uri=champion.bundle_uri,
+        registered=True,
+        aliases=champion.aliases,
+        bundle_sha256=champion.tags[BUNDLE_TAG],
+        overruled=tuple(failed),
+        approved_by=champion.tags[APPROVED_BY_TAG],
+        approved_at=champion.tags[APPROVED_AT_TAG],
+        reason=champion.tags[REASON_TAG],
+    ).write(folder / "version")
     write_json(folder / DONE_FILE, {})
     collected = collect(str(steps.parent), steps.name, task_of(home.run_folder(record.run_id)))
     write_page(home.run_folder(record.run_id), record, collected)

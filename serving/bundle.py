@@ -227,7 +227,7 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
         raise BundleError(f"{folder}: a bundle needs {', '.join(absent)}")
     complete = replace(info, files={name: file_sha256(files[name]) for name in sorted(files)})
     if folder.exists():
-        (folder / BUNDLE_FILE).unlink(missing_ok=True)  # first, so that what is left of it is no bundle
+        (folder / BUNDLE_FILE).unlink(missing_ok=True)  # first, so that no half of a bundle looks whole
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     try:

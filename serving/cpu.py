@@ -22,7 +22,7 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<quota or max> <per
 
 
 def usable_cpus(quota_file: Path = CGROUP_QUOTA) -> int:
-    """CPUs this process may run on: its affinity, cut down to the container's quota, at least 1."""
+    """CPUs that this process may run on: its affinity, limited by the container's quota, at least 1."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = quota_file.read_text().split()
@@ -41,7 +41,7 @@ def cpu_class(cpu_file: Path = CPU_FILE) -> str:
 
 
 def cpu_fields(cpu_file: Path = CPU_FILE) -> dict[str, str]:
-    """What the system says of the last CPU, by field; nothing where there is no such file."""
+    """What the system says about the last CPU, by field; empty if there is no such file."""
     try:
         lines = cpu_file.read_text(encoding="utf-8").splitlines()
     except OSError:

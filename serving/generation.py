@@ -73,7 +73,8 @@ class Sampling:
         if self.temperature == 0:
             return np.asarray(logits.argmax(axis=1))
         steps = self.probabilities(logits).cumsum(axis=1)
-        chance = generator.random((len(logits), 1)) * steps[:, -1:]  # the last step is 1 but for rounding
+        # The last step is 1, except for rounding.
+        chance = generator.random((len(logits), 1)) * steps[:, -1:]
         return np.asarray((steps <= chance).sum(axis=1))
 
 
@@ -92,7 +93,7 @@ class Generator:
             sha256: Of `bundle.json`, where a registry has noted it.
 
         Raises:
-            BundleError: The bundle is incomplete or altered, or its graph is no decoder.
+            BundleError: The bundle is incomplete or altered, or its graph is not a decoder.
         """
         self.info = read_info(Path(folder), sha256)
         model, penalty = Path(folder) / MODEL_FILE, self.info.repetition_penalty or 1.0
@@ -188,7 +189,7 @@ class Decoder:
         """Load the graph. `repetition_penalty` is that of `penalised`, for each token of prompt and answer.
 
         Raises:
-            BundleError: The graph says nothing of its context and stop tokens, so it is no decoder.
+            BundleError: The graph does not name its context and stop tokens, so it is not a decoder.
         """
         self.session = loaded(path, threads)
         facts = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

@@ -79,7 +79,7 @@ def read_image(path: Path, shape: tuple[int | str, ...]) -> Image:
 def open_image(file: Path | IO[bytes], name: str) -> PictureOfPillow:
     """A PNG or JPEG file's picture, grey or RGB.
 
-    It is turned as its EXIF data say; what is transparent becomes black.
+    It is rotated as its EXIF data say; transparent pixels become black.
 
     Raises:
         InputError: It is not such a file, is damaged or too large, has more than 8 bits per channel, or has

@@ -28,10 +28,10 @@ def open_session(path: Path, threads: int, device: Device = "cpu") -> onnxruntim
     """The graph of a file, with one set of options.
 
     On a GPU fp32 is computed in fp32, not in TensorFloat-32, which would break what the bundle's certificate
-    says. ONNX Runtime would go on without a GPU and only warn; a session on one never does.
+    says. ONNX Runtime by itself continues without a GPU and only warns; this session never does.
 
     Raises:
-        NoGpuError: It is to run on a GPU, and there is none that can be used.
+        NoGpuError: `device` is a GPU, and none can be used.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -16,8 +16,9 @@ import fsspec
 import pandas as pd
 import pytest
 
+from gauntlet.tasks.image_classification.tiny import write_files
 from tests import drawn_cards, warm
-from tests.drawn_images import dataset, draw, write_files
+from tests.drawn_images import dataset, draw
 from tests.no_folder_renames import sitecustomize
 
 if TYPE_CHECKING:  # fixtures import the fakes, and torch and transformers, which take seconds, themselves
@@ -55,8 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = ("vertex_like", "end_to_end")
-"""Folders whose files take minutes: started last, one of them would run alone at the end."""
+LONGEST = ("end_to_end", "trainer", "vertex_like")
+"""Folders with the files that take longest: started last, one of them would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

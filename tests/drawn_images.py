@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from gauntlet.tasks.image_classification.tiny import Drawn
 
 SHAPES = ("upright", "level", "block")
 SIDE = 16
@@ -18,8 +17,6 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte.gz",
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
-
-Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 
 def draw(rows_per_class: int, seed: int) -> Drawn:
@@ -32,20 +29,6 @@ def draw(rows_per_class: int, seed: int) -> Drawn:
         height, width = ((9, 3), (3, 9), (6, 6))[label]
         image[top : top + height, left : left + width] += np.uint8(generator.integers(120, 200))
     return images, labels
-
-
-def idx(array: npt.NDArray[np.uint8]) -> bytes:
-    """The array as an idx file."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_files(folder: Path, train: Drawn, test: Drawn) -> Path:
-    """The four packed files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = dict(zip(FILES, (*train, *test), strict=True))
-    for role, name in FILES.items():
-        (folder / name).write_bytes(gzip.compress(idx(arrays[role]), compresslevel=1))
-    return folder
 
 
 def dataset(uri: Path, **settings: Any) -> dict[str, Any]:

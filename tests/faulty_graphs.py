@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gauntlet.tasks.images.networks import ImageClassifier
-from gauntlet.trainer.dropout import Dropout
+from gauntlet.trainer.cpu.kernels import Dropout
 
 
 class QuarterTurn(nn.Module):

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 
-END = "<|end|>"
+from gauntlet.tasks.causal_lm.tiny import train_tokenizer
+from gauntlet.tasks.causal_lm.tiny import write_llama as write_tiny_llama
+
 TOPICS = (
     "tea",
     "rain",
@@ -45,44 +46,23 @@ def write_jsonl(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator([text for row in conversations() for text in row], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
-
-
 def write_gpt2(folder: Path, context: int = 128) -> Path:
     """A GPT-2 of two layers."""
-    tokenizer = _tokenizer()
+    tokenizer = train_tokenizer(_texts())
     torch.manual_seed(3)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=context, n_embd=32, n_layer=2, n_head=2,
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    return _write(folder, GPT2LMHeadModel(config), tokenizer)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write_llama(folder: Path, context: int = 128) -> Path:
     """A Llama of two layers with its head tied to the embedding, as SmolLM2 has."""
-    tokenizer = _tokenizer()
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return _write(folder, LlamaForCausalLM(config), tokenizer)
+    return write_tiny_llama(folder, _texts(), context, seed=4, tied=True)
 
 
-def _write(
-    folder: Path, model: GPT2LMHeadModel | LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def _texts() -> list[str]:
+    return [text for row in conversations() for text in row]

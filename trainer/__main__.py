@@ -1,10 +1,10 @@
 """Train alone, without a pipeline: `python -m gauntlet.trainer --manifest … --splits …`.
 
-On Vertex AI the outputs go where the service says: `AIP_MODEL_DIR` (the checkpoint), `AIP_CHECKPOINT_DIR`
-(the training states, from which an interrupted training goes on) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
+On Vertex AI the service's variables set the outputs: `AIP_MODEL_DIR` (the checkpoint), `AIP_CHECKPOINT_DIR`
+(training states, from which an interrupted training resumes) and `AIP_TENSORBOARD_LOG_DIR` (scalars). See
 https://cloud.google.com/vertex-ai/docs/training/code-requirements#environment-variables
 As a trial of a Vertex AI hyperparameter tuning job it takes the trial's values as flags, `--learning_rate=…`,
-and reports each epoch's score: see `trainer/vertex_trial.py`.
+and reports each epoch's score: see `trainer/tracking.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.manifests.metrics import as_json
 from gauntlet.manifests.schema import Manifest, searchable_keys
 from gauntlet.manifests.training import trained_here
 
@@ -36,11 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", help="folder for the checkpoint; default AIP_MODEL_DIR")
     parser.add_argument(
-        "--checkpoints",
+        "--resume-dir",
         metavar="URI",
         default=os.environ.get("AIP_CHECKPOINT_DIR", ""),
         help="folder for training states, from which the same command resumes; default AIP_CHECKPOINT_DIR",
     )
+    parser.add_argument("--checkpoints", help=argparse.SUPPRESS)
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--processes", type=int, help="on this machine; default: one per device that the manifest asks for"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    values = parser.add_argument_group("values of the section training, as Vertex AI gives a trial its own")
+    values = parser.add_argument_group("values of the section training, as Vertex AI passes a trial's")
     for key in searchable_keys():
         values.add_argument(f"--{key}", metavar="VALUE")
     options = parser.parse_args(arguments)
@@ -64,14 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.checkpoints is not None:
+        raise UsageError("--checkpoints: this option was renamed to --resume-dir. Use that name.")
     from gauntlet.trainer.process import settle_process
 
     settle_process()
 
     from gauntlet.backends.storage import delete, join, upload
-    from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE
     from gauntlet.trainer.launch import launch
     from gauntlet.trainer.run import TrainingRun
+    from gauntlet.trainer.saved_model import STUDENT_FOLDER, TRAINING_FILE
 
     manifest = _manifest(options)
     output = options.output or os.environ.get("AIP_MODEL_DIR")
@@ -90,20 +92,20 @@ def _run(options: argparse.Namespace) -> None:
                 splits=_splits(options.splits, Path(scratch)),
                 checkpoint=checkpoint,
                 tracking_uri=options.tracking_uri,
-                checkpoint_uri=options.checkpoints,
+                resume_dir=options.resume_dir,
             ),
             options.processes,
         )
-        if history is None:  # the first rank's machine hands the model on
+        if history is None:  # the first rank's machine writes the model
             return
-        (checkpoint / HISTORY_FILE).write_text(json.dumps(as_json(history), indent=2), encoding="utf-8")
+        (checkpoint / HISTORY_FILE).write_text(json.dumps(history, indent=2), encoding="utf-8")
         delete(join(output, STUDENT_FOLDER), first=TRAINING_FILE)  # an older training's
         upload(checkpoint, output, last=TRAINING_FILE)
     print(f"checkpoint of epoch {history['best_epoch']}: {output}")
 
 
 def _manifest(options: argparse.Namespace) -> Manifest:
-    """The manifest with its overrides, and with the values of a trial over them."""
+    """The manifest with its overrides, then the values of a trial."""
     values = {key: getattr(options, key) for key in searchable_keys()}
     overrides = [f"training.{key}={value}" for key, value in values.items() if value is not None]
     overrides = [*options.overrides, *overrides]
@@ -116,7 +118,7 @@ def _manifest(options: argparse.Namespace) -> Manifest:
 
 
 def _splits(uri: str, scratch: Path) -> Path:
-    """The folder itself, or a copy of what lies elsewhere."""
+    """The folder itself, or a copy of one in a bucket."""
     from gauntlet.backends.storage import download, local_path
 
     folder = local_path(uri)

@@ -1,7 +1,7 @@
 """Which rows form which batch: a pure function of the lengths, the seed and the epoch.
 
-Batches of similar length carry little padding, which is most of what a CPU or GPU would otherwise
-compute for nothing on sentences. The order within the epoch stays random.
+Batches of similar length have little padding, which would otherwise be most of the computation on sentences.
+The order within the epoch stays random.
 """
 
 from __future__ import annotations
@@ -63,24 +63,24 @@ def micro_batches(batch: Sequence[int], count: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that go through the model at once; what does not `count` is there to keep the ranks in step."""
+    """Rows that go through the model at once. If not `counts`, it only keeps the ranks in step."""
 
     rows: list[int]
     counts: bool = True
 
 
 def rank_share(batch: Sequence[int], accumulation: int, rank: int, ranks: int) -> list[MicroBatch]:
-    """The micro-batches of one optimizer step that are a rank's.
+    """A rank's micro-batches of one optimizer step.
 
-    All ranks together get every row once, in `accumulation` parts each. Every rank gets as many
-    micro-batches, since each is a meeting of the ranks: where rows are too few, one that does not count.
+    All ranks together get every row once, in `accumulation` parts each. Every rank gets the same number of
+    micro-batches, since ranks communicate in each: if rows are too few, one that does not count.
     """
     parts = micro_batches(batch, accumulation * ranks)
     return in_step([MicroBatch(part) for part in parts], rank, ranks)
 
 
 def in_step(parts: Sequence[MicroBatch], rank: int, ranks: int) -> list[MicroBatch]:
-    """Every `ranks`-th part from `rank` on, with one that does not count where there would be fewer."""
+    """Every `ranks`-th part from `rank` on, plus one that does not count if there would be fewer."""
     mine = list(parts[rank::ranks])
     missing = math.ceil(len(parts) / ranks) - len(mine)
     return mine + [MicroBatch(parts[0].rows[:1], counts=False)] * missing

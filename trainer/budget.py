@@ -1,4 +1,4 @@
-"""What training may use of time and money, and how much of it is used: numbers in, an answer out."""
+"""The limits of a training in time and money, and how much of them is used. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from gauntlet.backends.prices import hourly_rate
+from gauntlet.contracts.training import StopReason
 from gauntlet.manifests.training import Resources
-from gauntlet.trainer.history import StopReason
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a training, and the price an hour of all the machines that it runs on."""
+    """The limits of a training, and the hourly price of all its machines."""
 
     max_hours: float
     max_cost_usd: float
@@ -21,7 +21,7 @@ class Budget:
 
     @classmethod
     def of(cls, resources: Resources) -> Self:
-        """The budget that a manifest gives, at today's prices.
+        """A manifest's budget, at today's prices.
 
         Raises:
             UsageError: As `hourly_rate`: the machine has no price.
@@ -34,19 +34,19 @@ class Budget:
         )
 
     def cost_usd(self, seconds: float) -> float:
-        """What so long a training costs."""
+        """The cost of a training of this length."""
         return self.usd_per_hour * seconds / 3600
 
     def share_of_hours(self, seconds: float) -> float:
-        """1 when the time is up."""
+        """The share of `max_hours` that is used."""
         return seconds / 3600 / self.max_hours
 
     def share_of_cost(self, seconds: float) -> float:
-        """1 when the money is spent."""
+        """The share of `max_cost_usd` that is used."""
         return self.cost_usd(seconds) / self.max_cost_usd
 
     def stop_reason(self, seconds: float) -> StopReason | None:
-        """The limit that has been reached; of both, the one that was reached first."""
+        """The limit that has been reached, if any; of both, the one that was reached first."""
         hours, cost = self.share_of_hours(seconds), self.share_of_cost(seconds)
         if max(hours, cost) < 1:
             return None
@@ -63,5 +63,5 @@ class Budget:
 
 
 def _amount(value: float) -> str:
-    """Two decimals, or two significant digits of what is smaller: 3.20, 0.0042."""
+    """Two decimals, or two significant digits of a smaller amount: 3.20, 0.0042."""
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"

@@ -1,8 +1,10 @@
-"""Where training runs, and what makes it repeatable there."""
+"""Where training runs: the device, its number format, and what makes results repeatable there."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from typing import Literal
 
 import torch
 
@@ -10,8 +12,12 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Training
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.trainer.gpus import kernel_fault
-from gauntlet.trainer.precision import choose_format
 from gauntlet.trainer.ranks import World
+
+Format = Literal["fp32", "tf32", "bf16", "fp16"]
+
+AUTOCAST: dict[Format, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILERS = ("g++", "clang++", "c++")
 
 
 def choose_device(target: str, world: World) -> torch.device:
@@ -51,22 +57,23 @@ def make_deterministic(seed: int, processes: int = 1) -> None:
     )  # cuBLAS is repeatable only with a fixed workspace
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    # Filling memory that is about to be written is for code that reads it before, and takes time.
+    # It fills new memory in case code reads it before it writes it; no code here does, and it takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     use_threads(max(1, usable_cpus() // processes))
 
 
 def use_threads(threads: int) -> None:
-    """Let torch compute with so many threads, unless OMP_NUM_THREADS, which torch has read, says how many.
+    """Set torch's number of threads, unless OMP_NUM_THREADS sets it.
 
-    Fewer than CPUs can be faster: two may be the threads of one core, and a virtual machine need not say so.
+    Fewer threads than CPUs can be faster: two CPUs may be one core's hyperthreads, which a virtual machine
+    may hide.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
 
 
 def describe(device: torch.device, section: Training, world: World) -> str:
-    """The devices in words, for logs and the report."""
+    """The devices in words, for logs and the run report."""
     threads = torch.get_num_threads()
     name = (
         torch.cuda.get_device_name(device)
@@ -76,3 +83,46 @@ def describe(device: torch.device, section: Training, world: World) -> str:
     several = f"{world.size} × " if world.size > 1 else ""
     how = f", {section.distribution}" if world.size > 1 else ""
     return f"{several}{name}, {choose_format(section, device)}{how}"
+
+
+def choose_format(section: Training, device: torch.device) -> Format:
+    """The format that `training.precision` means on a device; `auto` is bf16 if it is native, else fp32.
+
+    Raises:
+        UsageError: The device does not have the format.
+    """
+    if section.precision == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if section.precision == "tf32" and device.type != "cuda":
+        raise UsageError(
+            f"training.precision: found tf32, but training runs on the {device.type.upper()}, and only "
+            "NVIDIA GPUs have TensorFloat-32. Set it to auto, fp32 or bf16."
+        )
+    return section.precision
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices, and does not only store them."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def apply_format(number_format: Format) -> None:
+    """Set whether fp32 matrix products and convolutions on a GPU use TensorFloat-32."""
+    torch.backends.cuda.matmul.allow_tf32 = number_format == "tf32"
+    torch.backends.cudnn.allow_tf32 = number_format == "tf32"
+
+
+def require_compiler(section: Training) -> None:
+    """Check that the compiler is installed that `torch.compile` needs.
+
+    Raises:
+        UsageError: `training.compile` is set, and there is no C++ compiler.
+    """
+    if section.compile and not any(map(shutil.which, COMPILERS)):
+        raise UsageError(
+            "training.compile: found true, but torch.compile needs a C++ compiler, and this machine has none "
+            f"of {', '.join(COMPILERS)}. Set it to false, or install g++."
+        )

@@ -1,7 +1,7 @@
 """The machine's GPUs as the driver and torch see them, and why torch cannot use them when it cannot.
 
-A driver that is too old for torch's CUDA makes torch see no GPU at all, and `compute_target: auto` would then
-train on the CPU of a machine that was bought for its GPU. Platforms choose the driver themselves:
+If the driver is too old for torch's CUDA, torch sees no GPU, and `compute_target: auto` would train on the
+CPU of a machine that was bought for its GPU. Platforms choose the driver:
 https://github.com/kubeflow/pipelines/issues/10508
 """
 
@@ -25,16 +25,16 @@ https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.ht
 
 @dataclass(frozen=True)
 class GpuStack:
-    """What torch, CUDA and the driver say of a machine.
+    """What torch, CUDA and the driver report about a machine.
 
     Attributes:
         torch: torch's version.
-        torch_cuda: The CUDA that torch was built for, such as `13.0`; none: torch for CPUs.
-        driver: The driver's version; none: NVML finds no driver.
+        torch_cuda: The CUDA that torch was built for, such as `13.0`; None: torch for CPUs.
+        driver: The driver's version; None: NVML finds no driver.
         driver_cuda: The newest CUDA that the driver runs, such as `12.2`.
         present: The names of the GPUs that the driver sees.
         visible: How many GPUs torch can use.
-        error: Why CUDA did not start; empty where it did.
+        error: Why CUDA did not start; empty if it did.
     """
 
     torch: str
@@ -56,12 +56,12 @@ class GpuStack:
 
     @property
     def cause(self) -> str:
-        """Why torch can use no GPU, or fewer than there should be."""
+        """Why torch can use no GPU, or fewer than expected."""
         return self._explained()[0]
 
     @property
     def remedy(self) -> str:
-        """What to do about it where the machine was bought for a training."""
+        """What to do about it if the machine was bought for a training."""
         return self._explained()[1]
 
     def _explained(self) -> tuple[str, str]:
@@ -113,9 +113,9 @@ def visible_gpus() -> int:
 
 
 def require_bought_gpus() -> None:
-    """Refuse a machine that was bought with more GPUs than torch can use, and print what there is.
+    """Print the GPUs and refuse a machine that was bought with more GPUs than torch can use.
 
-    On a machine that was not bought for this training, such as a laptop, nothing is required.
+    On a machine that was not bought for this training, such as a laptop, nothing is checked.
 
     Raises:
         UsageError: Training would use fewer GPUs than are paid for.
@@ -134,7 +134,7 @@ def require_bought_gpus() -> None:
 
 
 def bought_gpus() -> int:
-    """How many GPUs this machine was bought with for this training; 0: none, or it was not bought for it.
+    """The GPUs that this machine was bought with for this training; 0 also if it was not bought for it.
 
     Raises:
         UsageError: The variable holds no number.
@@ -149,13 +149,13 @@ def bought_gpus() -> int:
 
 
 def gpu_fault() -> str | None:
-    """Why torch cannot use a GPU of this machine; none where it can use the first one."""
+    """Why torch cannot use this machine's first GPU; None if it can."""
     stack = look_at_gpus()
     return kernel_fault(torch.device("cuda", 0)) if stack.visible else stack.cause
 
 
 def kernel_fault(device: torch.device) -> str | None:
-    """Why this torch computes nothing on a GPU that it sees; none where it has kernels for it."""
+    """Why this torch cannot compute on a GPU that it sees; None if it has kernels for it."""
     capability = torch.cuda.get_device_capability(device)
     built_for = torch.cuda.get_arch_list()
     if not built_for or torch.version.cuda is None or has_kernels(capability, built_for):
@@ -197,7 +197,7 @@ def _ask_driver() -> tuple[str | None, str | None, tuple[str, ...]]:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(at) for at in range(pynvml.nvmlDeviceGetCount())]
         names = tuple(pynvml.nvmlDeviceGetName(handle) for handle in handles)
         return pynvml.nvmlSystemGetDriverVersion(), f"{cuda // 1000}.{cuda % 1000 // 10}", names
-    except pynvml.NVMLError:  # CUDA's own error says why
+    except pynvml.NVMLError:  # CUDA's own error gives the reason
         return None, None, ()
 
 

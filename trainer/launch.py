@@ -1,8 +1,8 @@
 """Training on every device that the manifest asks for: one process per device, on this and other machines.
 
-One device is trained on in this process. For more, torchrun's own launcher (torch.distributed.elastic)
-starts the ranks, stops the others when one dies, and hands SIGTERM on. On Vertex AI every machine of a job
-runs the same command, and the variable `CLUSTER_SPEC` says which of them it is:
+A training on one device runs in this process. For more, torchrun's launcher (torch.distributed.elastic)
+starts the ranks, stops the others when one dies, and forwards SIGTERM. On Vertex AI every machine of a job
+runs the same command, and the variable `CLUSTER_SPEC` says which machine it is:
 https://cloud.google.com/vertex-ai/docs/training/distributed-training#cluster-variables
 """
 
@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.training import Training
@@ -33,7 +30,7 @@ from gauntlet.trainer.run import TrainingRun, train
 
 CLUSTER_VARIABLE = "CLUSTER_SPEC"
 SECONDS_TO_STOP = 30
-"""For the ranks to finish a step and write a state after SIGTERM: the notice that a spot machine gets."""
+"""After SIGTERM, for the ranks to finish a step and write a state: a spot machine gets this much notice."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Cluster:
     def from_spec(cls, spec: str) -> Self:
         """From Vertex AI's `CLUSTER_SPEC`; empty: this machine alone.
 
-        Machines count on through the worker pools: pool 0 has one, the first machine of pool 1 is number 1.
+        Machines are numbered across worker pools: pool 0 has one machine, the first of pool 1 is number 1.
 
         Raises:
             UsageError: It is not what Vertex AI documents.
@@ -79,7 +76,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a rank ended, in its own words; it leaves them as a file for the launcher."""
+    """How a rank ended. The rank writes it to a file for the launcher."""
 
     kind: Literal["error", "out of memory", "bug", "lost the others"]
     message: str = ""
@@ -88,10 +85,11 @@ class Ending:
 
 
 def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | None:
-    """Train, and return the history as JSON; on any other machine or rank than the first, None.
+    """Train, and return the history as JSON; None on every machine and rank but the first.
 
     Args:
-        run: What to train. Without `checkpoint_uri` several ranks that run out of memory start anew.
+        run: What to train. Without `resume_dir`, several ranks that run out of memory start from the
+            beginning.
         processes: On this machine; by default one per device that the manifest asks for.
 
     Raises:
@@ -114,7 +112,7 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
     if cluster.machines > 1 and cluster.machines != resources.replica_count:
         raise UsageError(
             f"training.resources.replica_count: found {resources.replica_count}, but the job has "
-            f"{cluster.machines} machines. Set it to that number, since the budget is reckoned with it."
+            f"{cluster.machines} machines. Set it to that number, since the budget is computed from it."
         )
     processes = processes or devices_here(run.section)
     if cluster.machines == processes == 1:
@@ -144,12 +142,12 @@ def devices_here(section: Training) -> int:
 
 
 def root_cause(endings: Mapping[int, Ending], exit_codes: Mapping[int, int], ranks: range) -> Ending:
-    """Why ranks failed, of all that are here: the one that began it, not those that it took along.
+    """Why the ranks failed: the ending of the rank that failed first, not of those that it stopped.
 
     Args:
-        endings: What ranks said.
+        endings: By rank, as far as ranks wrote one.
         exit_codes: Of the ranks whose failure the launcher saw; negative for a signal.
-        ranks: This machine's.
+        ranks: This machine's ranks.
     """
     for kind in ("error", "out of memory", "bug"):
         for ending in endings.values():
@@ -158,7 +156,7 @@ def root_cause(endings: Mapping[int, Ending], exit_codes: Mapping[int, int], ran
     for rank in ranks:
         if rank not in endings:
             code = exit_codes.get(rank, 0)
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "ended without a word"
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "ended without an error"
             return Ending("error", f"training: rank {rank} {how}, so the other ranks were stopped.")
     return Ending(
         "error", "training: a rank on another machine ended, so the ranks on this one were stopped."
@@ -169,7 +167,7 @@ def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
     """The run with micro-batches half as large.
 
     Raises:
-        GauntletError: They have a single row.
+        GauntletError: They have a single row already.
     """
     section = run.section
     rows = section.batch_size // (section.gradient_accumulation * ranks * 2**run.halvings)
@@ -183,6 +181,11 @@ def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
 
 
 def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[str, Any] | None:
+    # 0.2 s, so only for several ranks
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     first = cluster.number * processes
     ranks = range(first, first + processes)
     alone = cluster.machines == 1
@@ -199,8 +202,8 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
         shutdown_timeout=SECONDS_TO_STOP,
     )
     for noisy in ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing.spawn"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it is all said in one message
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for the ranks: what their sockets have to say
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # one message reports all of it
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # for the ranks' sockets
     exit_codes: dict[int, int] = {}
     told_to_end: signal.Signals | None = None
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -210,12 +213,12 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except SignalException as told:
-            told_to_end = told.sigval  # handed on to the ranks, which have ended
+            told_to_end = told.sigval  # forwarded to the ranks, which have ended
         else:
             history: dict[str, Any] | None = returned.get(0)
             return history
         finally:
-            for number, handler in before.items():  # the launcher leaves its own
+            for number, handler in before.items():  # the launcher does not restore them
                 signal.signal(number, handler)
         endings = _read_endings(Path(folder))
     if told_to_end == signal.SIGINT:
@@ -231,7 +234,7 @@ def _launch_ranks(run: TrainingRun, cluster: Cluster, processes: int) -> dict[st
 
 
 def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
-    """One rank, in a process of its own; what ends it is left in `folder`."""
+    """One rank, in a process of its own. It writes its ending to `folder` if it fails."""
     world = World.from_environment()
     try:
         history = train(run, world)
@@ -241,7 +244,7 @@ def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
         path.with_suffix(".tmp").write_text(json.dumps(asdict(ending)), encoding="utf-8")
         path.with_suffix(".tmp").replace(path)
         sys.stdout.flush()
-        os._exit(ending.exit_code)  # without taking leave of ranks that may be gone
+        os._exit(ending.exit_code)  # skip distributed shutdown: other ranks may be dead
     return history if world.is_first else None
 
 
@@ -250,7 +253,7 @@ def _ending(error: Exception) -> Ending:
         return Ending("error", str(error), error.exit_code)
     if isinstance(error, OutOfMemoryOnARank):
         return Ending("out of memory", str(error), halvings=error.halvings)
-    # gloo has no class of errors of its own
+    # gloo has no error class of its own
     if isinstance(error, distributed.DistError) or "gloo" in str(error):
         return Ending("lost the others", str(error))
     return Ending("bug", "".join(traceback.format_exception(error)))
@@ -264,12 +267,10 @@ def _read_endings(folder: Path) -> dict[int, Ending]:
 
 
 def _as_error(cause: Ending, run: TrainingRun) -> GauntletError:
-    """The rank's error as if it were this process's."""
+    """The rank's error as an error of this process."""
     if cause.exit_code == Preempted.exit_code:
         return Preempted(cause.message)
     if cause.exit_code == UsageError.exit_code:
         return UsageError(cause.message)
-    again = f" The same command resumes from the newest state in {run.checkpoint_uri}." * bool(
-        run.checkpoint_uri
-    )
+    again = f" The same command resumes from the newest state in {run.resume_dir}." * bool(run.resume_dir)
     return GauntletError(cause.message + again)

@@ -1,12 +1,14 @@
-"""The training loop: epochs of optimizer steps, validation, early stopping, a budget, interruptions.
+"""The training loop: epochs of optimizer steps, validation, early stopping, a budget, resume.
 
-Everything random derives from the seed: torch's global generator (initialisation, dropout) and the order
-of the batches, a function of (seed, epoch). On one machine the same seed gives the same bits, and so does a
-run that was interrupted: all that a step depends on is in `LoopState` and the replica's `Snapshot`, and
-`StateStore` writes both down.
+All randomness derives from the seed: torch's global generator (initialisation, dropout), and the order of the
+batches, which is a function of (seed, epoch). On one machine the same seed gives the same bits, also in a run
+that was interrupted and resumed: `LoopState` and the replica's `Snapshot` hold all that a step depends on,
+    and
+`StateStore` writes both.
 
-Every rank runs this same loop on its own rows. What they do together (steps, validation, states) they do at
-the same place: it follows from what they all know, or from a flag that they have all seen.
+Every rank runs this loop on its own rows. Ranks enter collective operations (steps, validation, states) in
+the same order, because each decision follows from values that all ranks have, or from a flag that they
+exchange.
 """
 
 from __future__ import annotations
@@ -19,19 +21,16 @@ from functools import partial
 
 import torch
 
+from gauntlet.contracts.training import Epoch, TrainingHistory
 from gauntlet.manifests.errors import GauntletError, Preempted
 from gauntlet.manifests.training import Training
 from gauntlet.trainer.batching import MicroBatch, rank_share, training_batches
-from gauntlet.trainer.history import Epoch, History
-from gauntlet.trainer.prefetch import prefetched
-from gauntlet.trainer.progress import Progress
 from gauntlet.trainer.ranks import OutOfMemoryOnARank
-from gauntlet.trainer.replica import Replica, Tensors
+from gauntlet.trainer.replica import Replica, prefetched
 from gauntlet.trainer.schedule import learning_rate
-from gauntlet.trainer.state import LoopState
-from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.task import Batch
-from gauntlet.trainer.watch import Tracker, Watch
+from gauntlet.trainer.states import LoopState, StateStore
+from gauntlet.trainer.task import Batch, Tensors
+from gauntlet.trainer.watch import Progress, Tracker, Watch
 
 Keep = Callable[[Tensors, Epoch], None]
 
@@ -46,23 +45,31 @@ def fit(
     preempted: Callable[[], bool] = lambda: False,
     halvings: int = 0,
     seconds_before: float = 0.0,
-) -> History:
-    """Train the replica's model; `keep` is called with the weights of each epoch that is the best so far.
+) -> TrainingHistory:
+    """Train the replica's model.
 
-    Each phase of the section has a best epoch of its own. The loss of an optimizer step is the mean over all
-    that its rows sum (one loss for a row of a classifier, one for each token of an answer), however they are
-    cut, into micro-batches and over ranks. With `states`, training goes on from the newest state there, and
-    `keep` is first called with each phase's best weights so far. `keep` is called, and states are read and
-    written, on the first rank alone.
-    `preempted` says whether to end after the step under way. `halvings` is how often the ranks have run out
-    of memory before, and `seconds_before` what of the budget's time is used already.
+    Each phase of the section has a best epoch of its own. The loss of an optimizer step is the mean over the
+    losses of its rows (one loss for a row of a classifier, one for each token of an answer), however the rows
+    are divided into micro-batches and over ranks.
+
+    Args:
+        replica: This rank's model, optimizer and rows.
+        section: The manifest's training section.
+        seed: Decides the order of the batches.
+        keep: Called on the first rank with the weights of each epoch that is the best so far; when training
+            resumes, first with each phase's best weights so far.
+        tracker: Where metrics go.
+        states: Where states are read and written, by the first rank. Training resumes from the newest one.
+        preempted: Says whether to end after the current step.
+        halvings: How often the ranks have run out of memory before.
+        seconds_before: How much of the budget's time is used already.
 
     Raises:
-        Preempted: It did, and the state after that step is written down, if `states` is given.
-        UsageError: `states` holds those of a run with other settings.
-        GauntletError: A state cannot be written or read, training took more memory than the manifest allows,
-            or a single row is too much for the device's.
-        OutOfMemoryOnARank: There are several, and they have to start anew with more `halvings`.
+        Preempted: `preempted` said so; the state after the current step was written, if there are `states`.
+        UsageError: `states` holds states of a run with other settings.
+        GauntletError: A state cannot be written or read, training used more memory than the manifest allows,
+            or the device's memory does not hold a single row.
+        OutOfMemoryOnARank: One of several ranks ran out of memory: all must start again with more `halvings`.
     """
     resumed = _resume(replica, states, keep) if states else None
     state = resumed or LoopState(seconds=seconds_before)
@@ -72,7 +79,7 @@ def fit(
 
 
 def _resume(replica: Replica, states: StateStore, keep: Keep) -> LoopState | None:
-    """The newest state there, if there is one, brought to every rank."""
+    """Restore the newest state, if there is one, on every rank."""
     world = replica.world
     found = states.newest() if world.is_first else None
     state: LoopState | None = world.from_first(found.state if found else None)
@@ -106,7 +113,7 @@ class _Loop:
         self._progress = Progress(
             self.section.total_epochs, self._steps_per_epoch, self.state.steps_taken, self.state.rows_seen
         )
-        # Steps whose sums are still on the device.
+        # Steps whose sums have not been read from the device.
         self._unread: list[tuple[torch.Tensor, list[int], float]] = []
         self._watch = Watch(
             self.section.resources,
@@ -118,10 +125,10 @@ class _Loop:
             speaks=self._world.is_first,
         )
 
-    def run(self) -> History:
-        """Go on from `state` to the end."""
+    def run(self) -> TrainingHistory:
+        """Train from `state` to the end."""
         state, history = self.state, self.state.history
-        for epoch in history.epochs:  # a tracker's curves begin at epoch 1, also in the run that goes on
+        for epoch in history.epochs:  # the curves of a resumed run begin at epoch 1 too
             self.tracker.log_metrics(epoch.tracked(), epoch.epoch)
         for step in history.steps:
             self._watch.track(step)
@@ -135,7 +142,7 @@ class _Loop:
                 preempted, over_memory, _ = self._agree()
                 self._save(preempted, over_memory)
         if not in_time:
-            history.stopped = self._watch.stop_reason() or "max_hours reached"  # its own is the first rank's
+            history.stopped = self._watch.stop_reason() or "max_hours reached"  # other ranks may not know
         elif self._is_exhausted():
             history.stopped = "early stopping"
         history.seconds = self._seconds()
@@ -143,15 +150,15 @@ class _Loop:
         return history
 
     def _is_exhausted(self) -> bool:
-        """Whether early stopping ends training here, which is in its last phase."""
+        """Whether early stopping ends training now, which it does only in the last phase."""
         history, patience = self.state.history, self.section.early_stopping.patience
         is_last_phase = len(history.epochs) > self.section.phases[-1].before
         return is_last_phase and history.epochs_without_gain >= patience
 
     def _train_epoch(self) -> bool:
-        """Take the steps that are left of the epoch; False when the budget is used before its end.
+        """Take the remaining steps of the epoch; False if the budget is used up before its end.
 
-        One step is always taken, for a training that takes none leaves no model.
+        At least one step is taken, since a training without a step has no model.
         """
         chances = self.replica.task.sampling_chances
         size = self.section.batch_size
@@ -164,14 +171,18 @@ class _Loop:
         return in_time
 
     def _take_steps(self, batches: list[list[int]]) -> bool:
-        """Take steps to the end of the epoch, of the budget (False) or of memory (cutting finer is next)."""
+        """Take steps until the epoch ends or a step runs out of memory, or until the budget is used up.
+
+        Returns False for the budget. After a step without enough memory the caller continues with smaller
+        micro-batches.
+        """
         first = self.state.cursor
         prepare = partial(self.replica.prepare, (self.seed, self.state.epoch))
         prepared = prefetched(prepare, map(self._share, batches[first:]), self.replica.prefetch)
         *_, spent = self._agree()
         for done, (batch, micro_batches) in enumerate(zip(batches[first:], prepared, strict=True), first + 1):
             if spent and self._steps_taken:
-                if done == first + 1 and first:  # it was used while the step before was taken again
+                if done == first + 1 and first:  # it was used up while the step before was repeated
                     self._save(False, False)
                 return False
             if not self._step(batch, micro_batches):
@@ -182,7 +193,7 @@ class _Loop:
             if speak:
                 mean, rows = self.state.train_loss, self.state.rows_seen
                 self._progress.step(self.state.epoch, done, mean, rows)
-            # After an epoch's last step its validation follows, and then a state that holds the result.
+            # An epoch's last step is followed by validation and then a state with its result.
             preempted, over_memory, spent = self._agree()
             due = spent or (self.states is not None and self.states.due(self._steps_taken))
             if preempted or over_memory or (due and done < len(batches)):
@@ -190,9 +201,9 @@ class _Loop:
         return True
 
     def _step(self, batch: list[int], micro_batches: list[tuple[Batch, bool]]) -> bool:
-        """One update from a batch's rows; False if there is too little memory for it.
+        """One update from a batch's rows; False if there is not enough memory.
 
-        Then nothing has changed but the running means of batch normalisation, if the model has it.
+        In that case only the running statistics of batch normalisation may have changed.
         """
         phase, metric = self.section.phase_of(self.state.epoch), self.section.early_stopping.metric
         scores = [epoch.score(metric) for epoch in self.state.history.epochs[phase.before :]]
@@ -213,7 +224,7 @@ class _Loop:
         return False
 
     def _cut_finer(self, rows: int, cause: str) -> None:
-        """Halve the micro-batches, which have up to `rows` rows; a step's rows stay as many."""
+        """Halve the micro-batches, which have up to `rows` rows; a step keeps its number of rows."""
         step = self._steps_taken + 1
         if rows == 1:
             raise GauntletError(
@@ -241,7 +252,7 @@ class _Loop:
         return self.state.steps_taken + len(self._unread)
 
     def _settle(self) -> None:
-        """Read the sums of the steps back, for which the device must finish them."""
+        """Read the sums of the steps from the device, which waits for it to finish them."""
         if not self._unread:
             return
         rows_trained = 0
@@ -257,12 +268,12 @@ class _Loop:
         self._watch.look(rows_trained, seconds)
 
     def _agree(self) -> tuple[bool, ...]:
-        """Whether any rank is asked to end or took too much memory, and whether the budget is used."""
+        """Whether any rank is asked to end, or used too much memory, and whether the budget is used up."""
         spent = self._world.is_first and self._watch.stop_reason() is not None
         return self._world.any(self.preempted(), self._watch.over_memory is not None, spent)
 
     def _validate(self) -> None:
-        """Score the epoch, or what there is of it, and keep its weights when it is the best so far."""
+        """Score the epoch, even if it was cut short, and keep its weights if it is the best so far."""
         state, history, metric = self.state, self.state.history, self.section.early_stopping.metric
         started = time.monotonic()
         validation, confusion = self.replica.validate(state.epoch)
@@ -274,7 +285,7 @@ class _Loop:
             examples_per_second=state.rows_seen / state.epoch_seconds,
             seconds=state.epoch_seconds + time.monotonic() - started,
         )
-        # A tie is no gain, and neither is NaN. A new phase is compared with none before it.
+        # Neither a tie nor NaN is a gain. A new phase is not compared with earlier ones.
         has_best = history.best_epoch > self.section.phase_of(state.epoch).before
         best_score = history.epochs[history.best_epoch - 1].score(metric) if has_best else -math.inf
         history.epochs.append(epoch)
@@ -289,7 +300,7 @@ class _Loop:
             self._progress.epoch(epoch, best=history.best_epoch == epoch.epoch)
 
     def _save(self, preempted: bool, over_memory: bool) -> None:
-        """Write the state down, and end here if there is a reason to."""
+        """Write the state, then end training if there is a reason to."""
         self._settle()
         self.state.seconds = self._seconds()
         if self.states:
@@ -299,11 +310,11 @@ class _Loop:
                 self.states.save(self.state, snapshot)
         self._training_since = time.monotonic()
         if preempted:
-            self._world.any(preempted)  # no rank ends before the first one has written
+            self._world.any(preempted)  # no rank ends before the first one has written the state
             if self.states:
                 where = f"Its state is in {self.states.uri}: the same command resumes from there."
             else:
-                where = "Nothing was written down: --checkpoints or AIP_CHECKPOINT_DIR names a folder for it."
+                where = "No state was written: name a folder by --resume-dir or AIP_CHECKPOINT_DIR."
             raise Preempted(f"training: ended by SIGTERM after step {self.state.steps_taken}. {where}")
         if over_memory:
             raise GauntletError(next(filter(None, self._world.gather(self._watch.over_memory))))

@@ -1,6 +1,6 @@
 """The ranks of a training: one process per device, each with a copy or a shard of the model.
 
-A training on one device is a world of one rank, in which nothing here communicates.
+A training on one device is a world of one rank, without communication.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 LONGEST_WAIT = timedelta(minutes=30)
-"""For the others at a collective: longer than writing a state to a slow bucket takes."""
+"""Time limit of a collective operation: longer than writing a state to a slow bucket takes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """What torchrun has set; one rank when it has set nothing."""
+        """From torchrun's variables; one rank if they are not set."""
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -57,7 +57,7 @@ class World:
         return tensor
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set on any rank. It travels by CPU, so no device is waited for."""
+        """For each flag, whether it is set on any rank. Exchanged on the CPU, so it waits for no device."""
         if self.size == 1:
             return flags
         votes = self.add_up(torch.tensor(flags, dtype=torch.int64))
@@ -81,7 +81,7 @@ class World:
 
 
 class OutOfMemoryOnARank(Exception):
-    """One of several ranks ran out of memory, when its micro-batches had been halved so often."""
+    """One of several ranks ran out of memory, after `halvings` halvings of its micro-batches."""
 
     def __init__(self, cause: str, halvings: int) -> None:
         super().__init__(cause)
@@ -98,7 +98,7 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT, device_id=device)
     else:
         distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-    yield  # after an error the process ends: to take leave of ranks that are gone would block
-    gc.collect()  # what still holds on to the group, such as DDP's hooks, may wait for it for ever later
+    yield  # after an error the process ends: shutdown would block if other ranks are dead
+    gc.collect()  # objects that hold the group, such as DDP's hooks, could block forever later
     distributed.barrier()
     distributed.destroy_process_group()

@@ -1,44 +1,43 @@
-"""One rank's replica of the model: it takes optimizer steps, scores rows, and gives its tensors out and in.
+"""One rank's replica of the model: takes optimizer steps, scores rows, saves and restores its tensors.
 
-B = rows of a micro-batch, N = rows of the validation split, K = numbers that a task gives out per row.
+B = rows of a micro-batch, N = rows of the validation split, K = numbers per row in a task's outputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.training import Training
 from gauntlet.trainer.batching import MicroBatch, evaluation_batches, in_step
-from gauntlet.trainer.parameters import changing
-from gauntlet.trainer.precision import AUTOCAST, apply_format, choose_format
-from gauntlet.trainer.prefetch import prefetched
+from gauntlet.trainer.device import AUTOCAST, apply_format, choose_format
 from gauntlet.trainer.ranks import World
-from gauntlet.trainer.task import Batch, Task
+from gauntlet.trainer.task import Batch, Task, Tensors, unaliased
 
 PREFETCHED_ON_A_GPU = 2
 STEP = "step"
-"""What AdamW calls its counter, which belongs to a parameter but is a number."""
+"""AdamW's name for its counter, which belongs to a parameter but is a number."""
 
-Tensors = dict[str, torch.Tensor]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """Every tensor that training changes and the next step depends on, whole and on the CPU, by name.
 
-    No tensor that is there already is copied.
-    `generators` holds the states of each rank's random number generators: uint8, as torch gives them.
+    Tensors that are whole and on the CPU already are not copied.
+    `generators` holds the states of each rank's random number generators, as uint8.
     """
 
     model: Tensors
@@ -50,7 +49,7 @@ class Replica:
     """The model on this rank's device, wrapped for the other ranks, with its optimizer.
 
     Args:
-        task: What the rows are and what is computed of them.
+        task: The rows, the loss and the metrics.
         model: The model with the same weights on every rank; it is moved and trained in place.
         section: The manifest's training section.
         device: This rank's device.
@@ -72,17 +71,22 @@ class Replica:
             if section.prefetch_batches is not None
             else (PREFETCHED_ON_A_GPU if on_gpu else 0)
         )
+        if device.type == "cpu" and task.uses_cpu_kernels:
+            from gauntlet.trainer.cpu.kernels import use_cpu_kernels
+
+            use_cpu_kernels(model)
         self._module = model.to(device)
         self._changing = changing(model)
         self._running = running_statistics(model)
         if section.compile:
             model.compile(dynamic=True)
+        self._is_sharded = world.size > 1 and section.distribution == "fsdp2"
         self._model = distribute(model, section, device, world)
         self.optimizer = build_optimizer(self._model, section)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._format == "fp16")
 
     def prepare(self, seed: tuple[int, int], share: Sequence[MicroBatch]) -> list[tuple[Batch, bool]]:
-        """The training tensors of one step's micro-batches, on the CPU; pinned where a GPU fetches them."""
+        """The training tensors of one step's micro-batches, on the CPU; pinned if a GPU fetches them."""
         return [(self._pinned(self.task.training_batch(part.rows, seed)), part.counts) for part in share]
 
     def step(self, micro_batches: Sequence[tuple[Batch, bool]], weight: float, rate: float) -> torch.Tensor:
@@ -114,9 +118,10 @@ class Replica:
         return self.world.add_up(sums)
 
     def _share_running_statistics(self) -> None:
-        """Give every rank the mean of what batch normalisation has learned on each; no gradient carries it.
+        """Average the running statistics of batch normalisation over the ranks, as gradients are averaged.
 
-        After every step, or the ranks would score different models, and a state holds the first one's alone.
+        After every step: otherwise the ranks would score different models, and a state would hold only the
+        first rank's statistics.
         """
         if self.world.size == 1 or not self._running:
             return
@@ -126,7 +131,7 @@ class Replica:
             buffer.copy_(mean.view_as(buffer))
 
     def _update(self) -> None:
-        """Clip the gradients and let the optimizer take its step, which is not to be taken twice."""
+        """Clip the gradients and take the optimizer's step. It must not be repeated, even if it fails."""
         try:
             self._scaler.unscale_(self.optimizer)
             self._clip()
@@ -139,12 +144,12 @@ class Replica:
             ) from None
 
     def _clip(self) -> None:
-        """Have the gradients scaled to a norm of `max_grad_norm` at most.
+        """Scale the gradients to a norm of at most `max_grad_norm`.
 
-        The fused optimizer divides by its `grad_scale` in the pass that it makes anyway; with FSDP2's shards
-        it takes none.
+        The fused optimizer divides by its `grad_scale` in its own pass, which saves one; with FSDP2's shards
+        it does not support that.
         """
-        if isinstance(self._model, FSDPModule):
+        if self._is_sharded:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
             return
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
@@ -160,12 +165,12 @@ class Replica:
         outputs = self.outputs(
             self.task.validation_lengths, lambda rows: self.task.validation_batch(rows, epoch)
         )
-        # From the first, since machines may round differently, and the ranks must agree which epoch is best.
+        # The first rank's: machines may round differently, and all ranks must agree which epoch is best.
         metrics: dict[str, float] = self.world.from_first(self.task.metrics(outputs))
         return metrics, self.task.confusion(outputs)
 
     def outputs(self, lengths: Sequence[int], batch_of: Callable[[Sequence[int]], Batch]) -> torch.Tensor:
-        """The task's outputs (N, K) of N rows of these lengths, on the CPU of every rank; called on all.
+        """The task's outputs (N, K) of N rows of these lengths, on every rank's CPU; called on all ranks.
 
         Raises:
             GauntletError: Out of memory, with a single row or on one rank of several.
@@ -198,21 +203,21 @@ class Replica:
         return self.world.add_up(outputs).cpu()
 
     def weights(self) -> Tensors:
-        """What training changes of the model, whole and on the CPU, on every rank; called on all of them."""
+        """The tensors that training changes, whole and on every rank's CPU; called on all ranks."""
         state = self._module.state_dict()
-        return {name: _whole(state[name]) for name in self._changing}
+        return {name: self._whole(state[name]) for name in self._changing}
 
     def set_weights(self, weights: Tensors | None) -> None:
-        """Take what `weights` gave on the first rank; on the others it may be None."""
+        """Set what `weights` returned on the first rank; the other ranks may pass None."""
         state = self._module.state_dict()
         for name in self._changing:
-            _fill(state[name], self._from_first(weights[name] if weights else None, state[name]))
+            self._fill(state[name], self._from_first(weights[name] if weights else None, state[name]))
 
     def snapshot(self) -> Snapshot:
-        """Called on all ranks."""
-        weights = self.weights()  # first: it has FSDP2 put back the shards that the moments belong to
+        """The state to resume from; called on all ranks."""
+        weights = self.weights()  # first: with it FSDP2 puts back the shards that the moments belong to
         moments = {
-            f"{name}:{key}": _whole(tensor)
+            f"{name}:{key}": self._whole(tensor)
             for name, parameter in self._module.named_parameters()
             if parameter.requires_grad
             for key, tensor in self.optimizer.state[parameter].items()
@@ -225,7 +230,7 @@ class Replica:
         return Snapshot(weights, moments, generators)
 
     def restore(self, snapshot: Snapshot | None) -> None:
-        """Go back to a snapshot, which the first rank gives to the others; on these it may be None."""
+        """Return to the first rank's snapshot; the other ranks may pass None."""
         self.set_weights(snapshot.model if snapshot else None)
         keys = self.world.from_first(snapshot and list(snapshot.optimizer))
         moments: dict[str, dict[str, torch.Tensor]] = {}
@@ -235,7 +240,7 @@ class Replica:
             like = (
                 torch.zeros((), device=self.device) if moment == STEP else torch.zeros_like(parameters[name])
             )
-            _fill(like, self._from_first(snapshot.optimizer[key] if snapshot else None, like))
+            self._fill(like, self._from_first(snapshot.optimizer[key] if snapshot else None, like))
             moments.setdefault(name, {})[moment] = like
         for name, state in moments.items():
             self.optimizer.state[parameters[name]] = state
@@ -249,6 +254,24 @@ class Replica:
         if whole is None:
             whole = torch.empty(like.shape, dtype=like.dtype)
         return self.world.broadcast(whole.to(self.device))
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the CPU, put together from its shards on all ranks."""
+        if self._is_sharded:
+            from torch.distributed.tensor import DTensor
+
+            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return tensor.detach().cpu().contiguous()
+
+    @torch.no_grad()
+    def _fill(self, target: torch.Tensor, whole: torch.Tensor) -> None:
+        """Copy the values, or this rank's shard of them, into the target."""
+        if self._is_sharded:
+            from torch.distributed.tensor import DTensor, distribute_tensor
+
+            if isinstance(target, DTensor):
+                whole = distribute_tensor(whole, target.device_mesh, target.placements)
+        target.copy_(whole)
 
     def generators(self) -> Tensors:
         """The states of the random number generators that this rank's dropout draws from."""
@@ -278,9 +301,9 @@ class Replica:
 
     @contextmanager
     def _gradients_travel(self, travel: bool) -> Iterator[None]:
-        """Gradients are exchanged with the last micro-batch of a step, for all of them."""
-        if isinstance(self._model, FSDPModule):
-            self._model.set_requires_gradient_sync(travel)
+        """Exchange gradients once a step: `travel` is True for its last micro-batch."""
+        if self._is_sharded:
+            self._model.set_requires_gradient_sync(travel)  # type: ignore[operator]
         held_back = isinstance(self._model, DistributedDataParallel) and not travel
         with self._model.no_sync() if held_back else nullcontext():  # type: ignore[operator]
             yield
@@ -315,7 +338,7 @@ def build_optimizer(model: nn.Module, section: Training) -> torch.optim.AdamW:
 
 
 def distribute(model: nn.Module, section: Training, device: torch.device, world: World) -> nn.Module:
-    """The model wrapped so that the ranks' gradients meet: a copy on each (DDP) or a shard on each (FSDP2).
+    """The model wrapped so that ranks exchange gradients: a copy on each (DDP) or a shard on each (FSDP2).
 
     FSDP2 gathers one block of layers at a time; blocks are the members of the model's module lists.
     """
@@ -328,6 +351,9 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
             forward_sync_buffers=False,
             find_unused_parameters=section.leaves_weights_idle,
         )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # 0.8 s, so only if it is used
+
     mesh = init_device_mesh(device.type, (world.size,))
     for module in reversed(list(model.modules())):  # what lies inside first
         if isinstance(module, nn.ModuleList):
@@ -337,14 +363,22 @@ def distribute(model: nn.Module, section: Training, device: torch.device, world:
     return model
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on the CPU, put together from its shards on all ranks."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
+def changing(model: nn.Module) -> tuple[str, ...]:
+    """Names in the model's state that training changes: all but aliases and frozen parameters."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return tuple(name for name in unaliased(model) if name not in frozen)
 
 
-@torch.no_grad()
-def _fill(target: torch.Tensor, whole: torch.Tensor) -> None:
-    """Put the values, or this rank's shard of them, into the target."""
-    if isinstance(target, DTensor):
-        whole = distribute_tensor(whole, target.device_mesh, target.placements)
-    target.copy_(whole)
+def prefetched(prepare: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """`map(prepare, items)`, on a thread that is up to `ahead` results early; 0 prepares each on demand."""
+    if ahead == 0:
+        yield from map(prepare, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
+        for item in items:
+            waiting.append(thread.submit(prepare, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

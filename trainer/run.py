@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,29 +20,41 @@ from torch import nn
 from gauntlet.backends.factory import open_tracking
 from gauntlet.backends.storage import join, replace_folder
 from gauntlet.backends.tracking import TrackedRun
+from gauntlet.contracts.training import BUDGET_REASONS, Epoch, History, TrainingHistory, TrainingRecord
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.metrics import as_json
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.manifests.section import Section, flatten
 from gauntlet.manifests.training import Training
-from gauntlet.tasks.text_classification.manifest import Student
-from gauntlet.tasks.text_classification.student import Learner, Lesson, take_lesson, wanted_student
 from gauntlet.trainer.budget import Budget
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TRAINING_FILE, TrainingRecord, write_checkpoint
-from gauntlet.trainer.class_report import class_report, tracked_class_metrics
-from gauntlet.trainer.device import choose_device, describe, make_deterministic
-from gauntlet.trainer.embedding import with_whole_tables
-from gauntlet.trainer.history import BUDGET_REASONS, Epoch, History
+from gauntlet.trainer.device import (
+    choose_device,
+    choose_format,
+    describe,
+    make_deterministic,
+    require_compiler,
+)
 from gauntlet.trainer.loop import Keep, fit
-from gauntlet.trainer.parameters import aliases, count
-from gauntlet.trainer.precision import choose_format, require_compiler
-from gauntlet.trainer.preemption import noticing_sigterm
+from gauntlet.trainer.process import noticing_sigterm
 from gauntlet.trainer.ranks import World, process_group
-from gauntlet.trainer.replica import Replica, Tensors
+from gauntlet.trainer.replica import Replica
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, TRAINING_FILE, write_checkpoint
 from gauntlet.trainer.splits import read_labels, read_statistics
-from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.task import WEIGHTS_FILE, Task, load_task
-from gauntlet.trainer.vertex_trial import vertex_trial
+from gauntlet.trainer.states import StateStore
+from gauntlet.trainer.task import (
+    WEIGHTS_FILE,
+    Distillation,
+    DistillationStage,
+    Task,
+    Tensors,
+    load_task,
+)
+from gauntlet.trainer.tracking import (
+    StudentTracker,
+    track_classes,
+    track_files,
+    vertex_trial,
+    write_tensorboard,
+)
 
 ALONE = World()
 PHASE_FILE = "phase{phase}_best.safetensors"
@@ -54,10 +66,11 @@ class TrainingRun:
 
     Attributes:
         tracking_uri: Where metrics go; empty: nowhere.
-        checkpoint_uri: Where training states go, a path or any URI that fsspec opens, and from where training
-            goes on when it was interrupted; empty: nowhere, and an interrupted training starts anew.
+        resume_dir: Where training states go, a path or any URI that fsspec opens. An interrupted training
+            resumes from the newest one. Empty: no states are written, and an interrupted training starts
+            again.
         tensorboard_dir: Where scalars go, a path or `gs://`; empty: nowhere.
-        pipeline_run: What the pipeline's run is called that this is a part of; empty: of none.
+        pipeline_run: The name of the pipeline's run that this training is a part of; empty: none.
         halvings: How often this training ran out of memory on several ranks; see `gauntlet.trainer.launch`.
     """
 
@@ -68,7 +81,7 @@ class TrainingRun:
     splits: Path
     checkpoint: Path
     tracking_uri: str = ""
-    checkpoint_uri: str = field(default_factory=lambda: os.environ.get("AIP_CHECKPOINT_DIR", ""))
+    resume_dir: str = field(default_factory=lambda: os.environ.get("AIP_CHECKPOINT_DIR", ""))
     tensorboard_dir: str = field(default_factory=lambda: os.environ.get("AIP_TENSORBOARD_LOG_DIR", ""))
     halvings: int = 0
     pipeline_run: str = ""
@@ -77,14 +90,45 @@ class TrainingRun:
 def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
     """Train, write the best epoch's checkpoint to `run.checkpoint`, and return the history as JSON.
 
-    The checkpoint is kept in a scratch folder and written to `run.checkpoint` once, when training is done: a
-    versioned bucket would keep the weights of every epoch that was the best for a while.
-    To be called in the main thread, since SIGTERM is noticed there, and on every rank; the first one writes.
+    Call it in the main thread, since it handles SIGTERM, and on every rank; the first rank writes.
+
+    Features, by the keys of the manifest's section `training`:
+        - Epochs of AdamW steps with a learning rate schedule in one phase or several (`schedule`,
+          `warmup_fraction`); the best epoch of the last phase is kept, early stopping ends training
+          (`early_stopping`).
+        - Gradient accumulation (`gradient_accumulation`). The loss of a step is the mean over its rows,
+          however they are divided into micro-batches and over ranks.
+        - Several devices, with a copy of the model on each or a shard (`distribution`: ddp or fsdp2).
+          Gradients are exchanged once a step.
+        - Number formats (`precision`): bf16 and fp16 autocast, tf32. fp16 scales the loss.
+        - `compile`: torch.compile; the first steps take minutes.
+        - Out of memory: micro-batches are halved until a step fits. One rank repeats the step; several ranks
+          start again from the newest state.
+        - Resume (`resume`, `run.resume_dir`): a state after every epoch and every so many steps. It takes
+          three times the size of the trained weights on disk (weights and two moments), and training waits
+          while it is written. A resumed training ends in the same bits as an uninterrupted one on the same
+          machine.
+        - A budget of hours and of cost (`resources`): training ends when it is used up, after at least one
+          step, and keeps its best epoch. Checked after each step.
+        - Memory limits (`resources.max_memory_gb`, `resources.max_gpu_memory_gb`).
+        - CPU kernels for dropout, attention and layer norm, on a CPU only (`gauntlet.trainer.cpu`).
+        - Tracking (`tracking`, `run.tracking_uri`, `run.tensorboard_dir`): every step and epoch, usage of the
+          machine every two seconds. A tracker that fails does not end training.
+        - A student (`student`, if the kind offers it): a second training of a smaller model, within the same
+          budget. Its checkpoint lies in the teacher's.
+
+    The checkpoint is built in a scratch folder and written to `run.checkpoint` once, when training is done: a
+    versioned bucket would otherwise keep every epoch that was the best for a while.
 
     Raises:
-        Preempted: SIGTERM came; the step under way was finished and the state written down.
-        UsageError: The encoder, the device or the splits are not to be had, or the machine has no price.
-        GauntletError: No epoch gave a finite validation metric, or training took more memory than it may.
+        Preempted: SIGTERM came; the current step was finished, and its state written if there is a
+            `resume_dir`.
+        UsageError: The pretrained model, the device, the number format, the compiler or the splits are
+            missing; the machine has no price; there are more ranks than rows; or the states in `resume_dir`
+            are of a training with other settings.
+        GauntletError: No epoch gave a finite validation metric, training used more memory than it may or than
+            the device has for a single row, or a state or the checkpoint could not be written.
+        OutOfMemoryOnARank: One of several ranks ran out of memory; `launch` starts them again.
     """
     with tempfile.TemporaryDirectory(prefix="gauntlet-training-") as scratch:
         return _train(run, replace(run, checkpoint=Path(scratch) / "checkpoint"), world)
@@ -96,25 +140,25 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
     device = choose_device(section.compute_target, world)
     require_compiler(section)
     make_deterministic(run.seed, world.local_size)
-    task = load_task(section, run.splits)
+    task = load_task(run.task, section, run.splits)
     if world.size > len(task.train_lengths):
         raise UsageError(
             f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
         )
     model = task.build_model()
-    trained, parameters = count(model), size_of(model)
+    trained, parameters = trained_parameters(model), task.size(model)
     where = describe(device, section, world)
     if world.is_first:
         share = f"{trained / 1e6:.3g} M of them ({trained / parameters:.2%}) trained"
         size = f"{parameters / 1e6:.1f} M parameters, {share}"
         print("\n".join((f"{len(task.train_lengths)} rows, {size}, {where}", *task.remarks)), flush=True)
-    student = None if vertex_trial(section.early_stopping.metric) else wanted_student(section, model)
+    distillation = None if vertex_trial(section.early_stopping.metric) else task.distillation(model)
     best: Tensors = {}  # what a student learns from; on the first rank
     write = checkpoint_writer(run, task, model, run.checkpoint)
 
     def keep(weights: Tensors, epoch: Epoch) -> None:
         write(weights, epoch)
-        if student:
+        if distillation:
             best.update({name: tensor.clone() for name, tensor in weights.items()})
 
     with process_group(world, device), _tracking(run, world) as tracker:
@@ -122,25 +166,34 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
         with noticing_sigterm() as preempted:
             replica = Replica(task, model, section, device, world)
             states = state_store(run, device, world)
-            torch.manual_seed(run.seed + world.rank)  # the same weights, but dropout of its own, on each rank
+            torch.manual_seed(run.seed + world.rank)  # the same weights on each rank, but dropout of its own
             history = fit(replica, section, run.seed, keep, tracker, states, preempted, run.halvings)
             require_finite(history, section)
-            lesson = None
-            if student and history.stopped not in BUDGET_REASONS:
-                lesson = take_lesson(replica, model, best, student, run.seed, history.seconds)
-            del replica
-            learned = lesson and train_student(run, lesson, device, world, tracker, preempted)
+            student = None
+            if distillation and history.stopped not in BUDGET_REASONS:
+                began = time.monotonic()
+                stage = distillation_stage(distillation, task, replica, best, run.seed)
+                del replica
+                used = history.seconds + time.monotonic() - began
+                student_states = state_store(run, device, world, distillation.student)
+                student = distil(run, stage, used, device, world, tracker, student_states, preempted)
             if world.is_first:
                 replace_folder(run.checkpoint, str(given.checkpoint), last=TRAINING_FILE)
+        seconds = (student or history).seconds
         facts = {
+            **dict(history),
             "device": where,
             "parameters": parameters,
             "trained_parameters": trained,
             "host": platform.node(),
+            "seconds": seconds,
+            "machine": machine_name(section),
+            "usd_per_hour": budget.usd_per_hour,
+            "cost_usd": budget.cost_usd(seconds),
+            "max_hours": budget.max_hours,
+            "max_cost_usd": budget.max_cost_usd,
         }
-        document = history.to_json() | facts | bill(section, budget, (learned or history).seconds)
-        if learned:
-            document["student"] = learned.to_json()
+        document = History(**facts | ({"student": student} if student else {})).as_json()
         track_classes(history, read_labels(run.splits), tracker)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
@@ -148,10 +201,52 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
     return document
 
 
-def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
-    """Beside the weights of a new checkpoint, each phase's best as `phase1_best.safetensors` and so on.
+def distillation_stage(
+    distillation: Distillation, task: Task, teacher: Replica, best: Tensors, seed: int
+) -> DistillationStage:
+    """Score the training rows with the teacher's best weights; called on all ranks."""
+    teacher.set_weights(best)
+    outputs = teacher.outputs(task.train_lengths, lambda rows: task.training_batch(rows, (seed, 0)))
+    return distillation.stage(best, outputs)
 
-    Those of the phases before lie in the checkpoint `before`. A training of one phase has no such files.
+
+def distil(
+    run: TrainingRun,
+    stage: DistillationStage,
+    seconds_before: float,
+    device: torch.device,
+    world: World,
+    tracker: TrackedRun,
+    states: StateStore | None,
+    preempted: Callable[[], bool],
+) -> TrainingHistory:
+    """Train a student. Its checkpoint and its states lie inside its teacher's."""
+    model = stage.task.build_model()
+    model.load_state_dict(world.from_first(stage.weights))
+    if world.is_first:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"a student of {parameters / 1e6:.1f} M trained parameters", flush=True)
+    write = checkpoint_writer(run, stage.task, model, run.checkpoint / STUDENT_FOLDER)
+    torch.manual_seed(run.seed + world.rank)
+    replica = Replica(stage.task, model, stage.section, device, world)
+    return fit(
+        replica,
+        stage.section,
+        run.seed,
+        write,
+        StudentTracker(tracker),
+        states,
+        preempted,
+        run.halvings,
+        seconds_before,
+    )
+
+
+def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
+    """Add each phase's best weights to a new checkpoint, as `phase1_best.safetensors` and so on.
+
+    Those of earlier phases are copied from the checkpoint `before`. A training of one phase has no such
+    files.
     """
     if len(section.phases) == 1:
         return
@@ -161,31 +256,13 @@ def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> No
     shutil.copyfile(folder / WEIGHTS_FILE, folder / own)
 
 
-def size_of(model: nn.Module) -> int:
-    """Numbers in all tensors of the model, as the pretrained architecture has them."""
-    left_out = aliases(model)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
-    return sum(tensor.numel() for tensor in with_whole_tables(model, state).values())
-
-
-def train_student(
-    run: TrainingRun,
-    lesson: Lesson,
-    device: torch.device,
-    world: World,
-    tracker: TrackedRun,
-    preempted: Callable[[], bool],
-) -> History:
-    """Train the student that the section asks for; its checkpoint and its states lie inside its teacher's."""
-    learner = Learner(run.section, lesson, run.splits, device, world)
-    write = checkpoint_writer(run, learner.task, learner.model, run.checkpoint / STUDENT_FOLDER)
-    states = state_store(run, device, world, lesson.student)
-    torch.manual_seed(run.seed + world.rank)
-    return learner.fit(run.seed, write, tracker, states, preempted, run.halvings)
+def trained_parameters(model: nn.Module) -> int:
+    """Numbers in the parameters that are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Path) -> Keep:
-    """Writes an epoch's weights of a task's model as the checkpoint at `folder`."""
+    """A function that writes an epoch's weights of the task's model as the checkpoint at `folder`."""
 
     def write(weights: Tensors, epoch: Epoch) -> None:
         record = TrainingRecord(
@@ -208,16 +285,16 @@ def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Pa
 
 
 def state_store(
-    run: TrainingRun, device: torch.device, world: World, student: Student | None = None
+    run: TrainingRun, device: torch.device, world: World, student: Section | None = None
 ) -> StateStore | None:
-    """Where the states of the training, or of its student's, go, if anywhere."""
-    if not run.checkpoint_uri:
+    """The states of the training, or of its student's; None if none are written."""
+    if not run.resume_dir:
         return None
-    uri, settings = run.checkpoint_uri, fingerprint(run, device, world)
+    uri, settings = run.resume_dir, fingerprint(run, device, world)
     if student:
         uri = join(uri, STUDENT_FOLDER)
         settings |= flatten({"training.student": student.model_dump(mode="json")})
-    return StateStore(uri, settings, run.section.checkpoints)
+    return StateStore(uri, settings, run.section.resume)
 
 
 def _tracking(run: TrainingRun, world: World) -> TrackedRun:
@@ -231,12 +308,12 @@ def _tracking(run: TrainingRun, world: World) -> TrackedRun:
         {"task": run.task},
         section.tracking.wandb,
         run.pipeline_run,
-        run.checkpoint_uri,
+        run.resume_dir,
     )
 
 
-def require_finite(history: History, section: Training) -> None:
-    """Refuse a training that has no best epoch.
+def require_finite(history: TrainingHistory, section: Training) -> None:
+    """Raise an error for a training that has no best epoch.
 
     Raises:
         GauntletError: No epoch gave a finite validation metric.
@@ -250,40 +327,12 @@ def require_finite(history: History, section: Training) -> None:
         )
 
 
-def track_classes(history: History, labels: Sequence[str], tracker: TrackedRun) -> None:
-    """Hand how the kept epoch does on each class to a tracker, where rows have one."""
-    if history.confusion:
-        tracker.log_metrics(tracked_class_metrics(history.confusion, labels), history.best_epoch)
-        tracker.log_text("classes.txt", class_report(history.confusion, labels))
-
-
-def track_files(document: dict[str, Any], tracker: TrackedRun) -> None:
-    """Hand the history and its curves to a tracker, if there is one."""
-    if tracker.has_trackers:
-        from gauntlet.trainer.curves import curves_svg
-
-        tracker.log_text("history.json", json.dumps(as_json(document), indent=2))
-        tracker.log_text("curves.svg", curves_svg(document))
-
-
-def bill(section: Training, budget: Budget, seconds: float) -> dict[str, Any]:
-    """What a training took and cost, as the machine that its manifest buys, and what it might have cost."""
-    return {
-        "seconds": seconds,
-        "machine": machine_name(section),
-        "usd_per_hour": budget.usd_per_hour,
-        "cost_usd": budget.cost_usd(seconds),
-        "max_hours": budget.max_hours,
-        "max_cost_usd": budget.max_cost_usd,
-    }
-
-
 def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[str, str]:
-    """All that an optimizer step depends on beside the state: what must not change when training goes on.
+    """What an optimizer step depends on besides the state: it must be the same when training resumes.
 
-    Time and money, how often a state is written and what is tracked may change.
+    The budget, how often a state is written and what is tracked may change.
     """
-    free = {"resources", "checkpoints", "compute_target", "prefetch_batches", "precision", "tracking"}
+    free = {"resources", "resume", "compute_target", "prefetch_batches", "precision", "tracking"}
     free.add("student")  # trained afterwards
     settings = run.section.model_dump(mode="json", exclude=free)
     return flatten({"training": settings}) | {
@@ -302,7 +351,7 @@ def section_sha256(section: Section) -> str:
 
 
 def machine_name(section: Training) -> str:
-    """The machine that the manifest buys, which is what the cost is reckoned with on any machine."""
+    """The machine that the manifest buys. The cost is that of this machine, wherever training runs."""
     resources = section.resources
     machine = resources.machine_type
     if resources.accelerator_type is not None:
@@ -311,23 +360,10 @@ def machine_name(section: Training) -> str:
 
 
 def run_name(run: TrainingRun) -> str:
-    """What a tracker calls the run, by the manifest's `training.tracking.run_name`."""
+    """The run's name in a tracker, from `training.tracking.run_name`."""
     return run.section.tracking.run_name.format(
         name=run.name,
         arch=run.section.architecture,
         seed=run.seed,
         timestamp=f"{datetime.now(UTC):%Y%m%d-%H%M%S}",
     )
-
-
-def write_tensorboard(history: History, folder: str) -> None:
-    """Write the history as TensorBoard scalars, to a path or `gs://`."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(folder) as writer:
-        for step in history.steps:
-            writer.add_scalar("train/loss", step.loss, step.step)
-            writer.add_scalar("train/learning_rate", step.learning_rate, step.step)
-        for epoch in history.epochs:
-            for key, value in epoch.tracked().items():
-                writer.add_scalar(f"epoch/{key}", value, epoch.epoch)

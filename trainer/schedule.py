@@ -1,6 +1,6 @@
 """The learning rate of each optimizer step: pure functions of the step and of the validation scores so far.
 
-Being pure, a schedule has no state of its own that a checkpoint could lose.
+So a schedule has no state that must be saved.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def one_cycle_factor(step: int, total_steps: int, warmup_fraction: float) -> flo
 
 
 def plateau_factor(scores: Sequence[float], plateau: Plateau) -> float:
-    """`factor`, once for each time that `patience` + 1 epochs in a row bring no better score; NaN is none."""
+    """`factor` to the power of how often `patience` + 1 epochs in a row had no better score; NaN is none."""
     factor, best, without_gain = 1.0, -math.inf, 0
     for score in scores:
         best, without_gain = (score, 0) if score > best else (best, without_gain + 1)

@@ -1,8 +1,13 @@
-"""One module per task kind. A task knows its rows, its model, its loss and its metrics; the loop does not."""
+"""What the training loop asks of a kind of model: its rows, its network, its loss and its metrics.
+
+The module `training` of a kind defines `load_task`, which returns a `Task`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,117 +16,159 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import Training
-from gauntlet.tasks.causal_lm.manifest import LanguageTraining
-from gauntlet.tasks.image_classification.manifest import ImageTraining
-from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
-from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.tasks.text_classification.network import Attention
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of B rows, in an order that only their task knows."""
 
+Tensors = dict[str, torch.Tensor]
+
 WEIGHTS_FILE = "model.safetensors"
-"""Of a checkpoint, under the names of the model that `untrained_model` builds."""
+"""Of a checkpoint, under the names of the model that the kind's `untrained_model` builds."""
 
 
-class Task(Protocol):
-    """What the training loop needs to know of a task kind. B rows form a batch, N the validation split."""
+class Task(ABC):
+    """A kind's rows and model. B rows form a batch, N the validation split."""
+
+    validation_batch_size: int
+    """Rows that are scored at once."""
+
+    uses_cpu_kernels: bool = True
+    """Whether, on a CPU, dropout, layer norm and attention are computed by `gauntlet.trainer.cpu`."""
 
     @property
+    @abstractmethod
     def train_lengths(self) -> Sequence[int]:
-        """Size of each training row, by which batches are formed."""
+        """Size of each training row. Rows of similar size are batched together."""
 
     @property
-    def train_weights(self) -> Sequence[float]:
-        """How much each training row counts in the mean loss: of unweighted losses, how many it sums."""
-
-    @property
+    @abstractmethod
     def validation_lengths(self) -> Sequence[int]:
         """Size of each validation row."""
 
     @property
-    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
-        """Of each training row to be drawn in an epoch, (N,); None where each is there once."""
+    def train_weights(self) -> Sequence[float]:
+        """Weight of each training row in the mean loss; for a sum of losses, how many it sums."""
+        return [1] * len(self.train_lengths)
 
     @property
-    def validation_batch_size(self) -> int:
-        """Rows that are scored at once."""
-
-    def build_model(self) -> nn.Module:
-        """The model with its pretrained weights, on the CPU."""
+    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
+        """Probability of each training row to be drawn in an epoch, (N,); None: each row comes once."""
+        return None
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What the log says of the rows, a line each."""
+        """Lines about the rows for the log."""
+        return ()
 
     @property
     def of_record(self) -> Mapping[str, Any]:
-        """The fields of `TrainingRecord` that are this task's own."""
+        """The kind's own fields of `TrainingRecord`."""
+        return {}
 
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The model with its pretrained weights, on the CPU."""
+
+    def size(self, model: nn.Module) -> int:
+        """Numbers in all tensors of the model, as its architecture has them."""
+        return sum(tensor.numel() for tensor in unaliased(model).values())
+
+    @abstractmethod
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int], /) -> Batch:
-        """Training rows, on the CPU; what is random about one follows from the seed (seed, epoch) and it."""
+        """Training rows, on the CPU. `seed` is (seed, epoch); with the row it decides all randomness."""
 
+    @abstractmethod
     def validation_batch(self, rows: Sequence[int], epoch: int, /) -> Batch:
         """Validation rows after an epoch, on the CPU."""
 
+    @abstractmethod
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Training loss, a scalar with a gradient, and the tally (S,) of the batch's rows.
 
-        The loss is summed, `train_weights` times for a row. The tally (S,) is what `training_metrics` needs
-        of the rows, as sums over them; S may be 0.
+        The loss is summed over rows, each weighted by its `train_weights`. The tally holds the sums over the
+        rows that `training_metrics` needs; S may be 0.
         """
 
+    @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """What `metrics` needs of each row, (B, K). The model is in eval mode."""
 
+    @abstractmethod
     def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """Metrics of rows as they were trained on, beside their loss, of the sum of their tallies, (S,)."""
+        """Metrics of the training rows beside their loss, from the sum (S,) of their tallies."""
 
+    @abstractmethod
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """Metrics of the `outputs` (N, K) of all validation rows, `loss` (the mean) among them."""
+        """Metrics of the `outputs` (N, K) of all validation rows, among them `loss`, the mean."""
 
-    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
-        """Validation rows by true class, then by predicted class; empty where rows have no class."""
+    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
+        """Validation rows by true class, then by predicted class; empty if rows have no class."""
+        return []
 
+    @abstractmethod
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write weights of `build_model`'s model, configuration and preprocessing into an existing folder."""
 
+    def distillation(self, model: nn.Module) -> Distillation | None:  # noqa: ARG002
+        """The training of a student of this model, if the section asks for one.
 
-def load_task(section: Training, splits: Path) -> Task:
-    """The task of a manifest's section, with its training and validation rows in memory.
+        Raises:
+            UsageError: The model does not have what the student is made from.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class DistillationStage:
+    """A second training: of a student, a smaller model that learns from the outputs of the first.
+
+    Attributes:
+        section: The training section with the student's own epochs and learning rate.
+        task: The student's rows, model and loss.
+        weights: What the student begins with; on the first rank.
+    """
+
+    section: Training
+    task: Task
+    weights: Tensors
+
+
+class Distillation(Protocol):
+    """Prepares the training of a student from that of its teacher."""
+
+    @property
+    def student(self) -> Section:
+        """The student's settings. A state of a student with other settings is not resumed."""
+
+    def stage(self, best: Tensors, outputs: torch.Tensor) -> DistillationStage:
+        """The student's training; called on all ranks.
+
+        Args:
+            best: The best epoch's weights of the teacher; on the first rank.
+            outputs: The teacher's, with these weights, for the training rows, (N, K).
+        """
+
+
+def load_task(task: str, section: Training, splits: Path) -> Task:
+    """The rows of the splits, in memory, and the model that the section describes.
 
     Raises:
         UsageError: The splits or the pretrained model cannot be found.
     """
-    if isinstance(section, TextTraining):
-        from gauntlet.tasks.text_classification.training import TextClassification
-
-        return TextClassification(section, splits)
-    if isinstance(section, GradingTraining):
-        from gauntlet.tasks.ordinal_grading.training import OrdinalGrading
-
-        return OrdinalGrading(section, splits)
-    if isinstance(section, LanguageTraining):
-        from gauntlet.tasks.causal_lm.training import CausalLanguageModelling
-
-        return CausalLanguageModelling(section, splits)
-    assert isinstance(section, ImageTraining)
-    from gauntlet.tasks.image_classification.training import ImageClassification
-
-    return ImageClassification(section, splits)
+    loaded: Task = task_kind(task).function("training", "load_task")(section, splits)
+    return loaded
 
 
-def untrained_model(kind: str, folder: Path, classes: int, attention: Attention) -> nn.Module:
-    """The classifier that a checkpoint's folder describes, without its weights."""
-    if kind == "image_classification":
-        from gauntlet.tasks.image_classification import training as image_classification
+def aliases(model: nn.Module) -> set[str]:
+    """Names of parameters that another name holds too, such as a head that is tied to the embedding."""
+    everything = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return everything - {name for name, _ in model.named_parameters()}
 
-        return image_classification.classifier_of(folder)
-    if kind == "ordinal_grading":
-        from gauntlet.tasks.ordinal_grading import training as ordinal_grading
 
-        return ordinal_grading.grader_of(folder)
-    from gauntlet.tasks.text_classification import training as text_classification
-
-    return text_classification.classifier_of(folder, classes, attention)
+def unaliased(model: nn.Module) -> Tensors:
+    """The model's state without aliases."""
+    left_out = aliases(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +159,8 @@ class MlflowServerRegistry(MlflowRegistry):
         return self._server.client
 
     @property
-    def _is_there(self) -> bool:
-        return True
+    def _reader(self) -> ServerReader:
+        return ServerReader(self._server.client)
 
     def _explained(self) -> AbstractContextManager[None]:
         return self._server.explained()
@@ -170,25 +170,27 @@ class MlflowServerRegistry(MlflowRegistry):
         with self._server.explained():
             yield
 
-    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
         """Upload the bundle with `bundle.json` last, so a run that has that file has the whole bundle."""
         from gauntlet.serving.bundle import BUNDLE_FILE
 
         require_complete(bundle)
         run = self._bundle_run(name, sha256)
-        kept = {Path(file.path).name for file in self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)}
-        if BUNDLE_FILE not in kept:
+        stored = {
+            Path(file.path).name for file in self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)
+        }
+        if BUNDLE_FILE not in stored:
             files = sorted(bundle.iterdir(), key=lambda file: file.name == BUNDLE_FILE)
             for file in files:
                 self._client.log_artifact(run.info.run_id, str(file), BUNDLE_FOLDER)
             self._client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
-    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
         with tempfile.TemporaryDirectory() as folder:
             sha256 = store_evidence(folder, evidence)
             [file] = Path(folder).iterdir()
-            self._client.log_artifact(kept, str(file), EVIDENCE_FOLDER)
+            self._client.log_artifact(stored, str(file), EVIDENCE_FOLDER)
         return sha256
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
@@ -201,9 +203,9 @@ class MlflowServerRegistry(MlflowRegistry):
             except GauntletError as error:
                 raise GauntletError(str(error).replace(folder, self._where)) from None
 
-    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
-        source = f"{self._client.get_run(kept).info.artifact_uri}/{BUNDLE_FOLDER}"
-        made = self._client.create_model_version(name, source, run_id=kept, tags=dict(tags))
+    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+        source = f"{self._client.get_run(stored).info.artifact_uri}/{BUNDLE_FOLDER}"
+        made = self._client.create_model_version(name, source, run_id=stored, tags=dict(tags))
         return str(made.version)
 
     def _bundle_uri(self, version: Any) -> str:
@@ -217,6 +219,47 @@ class MlflowServerRegistry(MlflowRegistry):
         return self._client.create_run(
             experiment, tags={SHA256_TAG: sha256}, run_name=f"{name}-{sha256[:12]}"
         )
+
+
+class ServerReader:
+    """Reads the model registry of a server as `DatabaseReader` reads that of a database."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def names(self) -> list[str]:
+        """The names of all models."""
+        models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
+        return [model.name for model in models]
+
+    def model(self, name: str) -> Any:
+        """MLflow's registered model with its aliases and tags, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def versions(self, name: str, number: str | None = None) -> list[Any]:
+        """All versions of a model, or the one with a number."""
+        if number is not None:
+            return [self._client.get_model_version(name, number)]
+        return all_pages(lambda token: self._client.search_model_versions(f"name='{name}'", page_token=token))
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Everything that a search of MLflow's finds, which it gives a page at a time."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
 
 
 def download_bundle(bundle_uri: str, folder: Path) -> Path:

@@ -6,7 +6,7 @@ stored, the lock, and the messages of failures (`_where` to `_client` below).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.backends.content_store import read_evidence, require_bundle, store_bundle, store_evidence
-from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
+from gauntlet.backends.local.mlflow_database import (
+    DatabaseReader,
+    database_path,
+    explained,
+    locked,
+    open_client,
+)
 from gauntlet.backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
@@ -61,30 +67,25 @@ class MlflowRegistry(Registry):
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """None also for a name that MLflow does not accept."""
         with self._explained():
-            model = self._model(name)
+            model = self._reader.model(name)
             if model is None or alias not in model.aliases:
                 return None
-            return self._describe(model, self._client.get_model_version(name, str(model.aliases[alias])))
+            [version] = self._reader.versions(name, str(model.aliases[alias]))
+            return self._describe(model, version)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions by descending number."""
         with self._explained():
-            model = self._model(name)
+            model = self._reader.model(name)
             if model is None:
                 raise unknown_model(name, self._where, self.names())
-            found = all_pages(
-                lambda token: self._client.search_model_versions(f"name='{name}'", page_token=token)
-            )
-            described = [self._describe(model, version) for version in found]
+            described = [self._describe(model, version) for version in self._reader.versions(name)]
         return sorted(described, key=lambda version: int(version.version), reverse=True)
 
     def names(self) -> list[str]:
         """Empty when there is no database."""
-        if not self._is_there:
-            return []
         with self._explained():
-            models = all_pages(lambda token: self._client.search_registered_models(page_token=token))
-        return sorted(model.name for model in models)
+            return sorted(self._reader.names())
 
     # --- writing ---
 
@@ -107,14 +108,14 @@ class MlflowRegistry(Registry):
 
         sha256 = file_sha256(bundle / BUNDLE_FILE)
         with self._writing():
-            kept = self._keep(name, bundle, sha256)
+            stored = self._store(name, bundle, sha256)
             if evidence is not None:
-                tags = {**tags, EVIDENCE_TAG: self._keep_evidence(name, kept, evidence)}
-            if self._model(name) is None:
+                tags = {**tags, EVIDENCE_TAG: self._store_evidence(name, stored, evidence)}
+            if self._reader.model(name) is None:
                 self._client.create_registered_model(name)
             identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
             known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
-            number = known.version if known else self._create(name, kept, {**tags, **identity})
+            number = known.version if known else self._create(name, stored, {**tags, **identity})
             if not served:
                 self._client.set_registered_model_alias(name, CHALLENGER, number)
             return with_number(name, self.versions(name), number)
@@ -139,7 +140,7 @@ class MlflowRegistry(Registry):
 
     def _finish_move(self, name: str) -> str | None:
         """Do the steps of the recorded move, some of which may be done already."""
-        recorded = self._model(name).tags.get(_MOVE_TAG)
+        recorded = self._reader.model(name).tags.get(_MOVE_TAG)
         if recorded is None:
             return None
         move, champion, *previous = recorded.split()
@@ -164,9 +165,8 @@ class MlflowRegistry(Registry):
         return str(self._database)
 
     @property
-    def _is_there(self) -> bool:
-        """Whether there is anything to read."""
-        return self._database.exists()
+    def _reader(self) -> Any:
+        return DatabaseReader(self._database)
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained(self._database)
@@ -177,20 +177,20 @@ class MlflowRegistry(Registry):
         with locked(self._database), explained(self._database):
             yield
 
-    def _keep(self, name: str, bundle: Path, sha256: str) -> str:
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
         """Copy the bundle, completely or not at all, and return what `_create` calls the copy."""
         folder = str(self._bundle_folder(name, sha256))
         store_bundle(bundle, folder)
         return folder
 
-    def _keep_evidence(self, name: str, kept: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
         return store_evidence(str(self._models(name)), evidence)
 
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
         return read_evidence(str(self._models(version.name)), sha256)
 
-    def _create(self, name: str, kept: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_model_version(name, kept, tags=dict(tags)).version)
+    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_model_version(name, stored, tags=dict(tags)).version)
 
     def _bundle_uri(self, version: Any) -> str:
         # By sha256 and not by the path in MLflow, because the registry's folder may have been moved.
@@ -209,22 +209,8 @@ class MlflowRegistry(Registry):
 
     # --- MLflow ---
 
-    def _model(self, name: str) -> Any:
-        """MLflow's registered model with its aliases and tags, or None."""
-        if not self._is_there:
-            return None
-        client = self._client
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-
     def _alias(self, name: str, alias: str) -> str | None:
-        number = self._model(name).aliases.get(alias)
+        number = self._reader.model(name).aliases.get(alias)
         return None if number is None else str(number)
 
     def _tag(self, name: str, number: str, tag: str, value: str) -> None:
@@ -240,15 +226,3 @@ class MlflowRegistry(Registry):
             tags=dict(version.tags),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         )
-
-
-def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """All results of a search of MLflow, over all of its pages."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found

@@ -25,6 +25,7 @@ from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts import conversion as contract
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.serving.bundle import (
     MODEL_FILE,
     PARITY_FILE,
@@ -35,7 +36,6 @@ from gauntlet.serving.bundle import (
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
-from gauntlet.trainer.checkpoint import TrainingRecord
 
 UNKNOWN = "unknown"  # if the environment does not say
 DTYPES = {

@@ -1,4 +1,4 @@
-"""The processor that figures were taken on, in words."""
+"""The processor that a model is measured on, in words, and whether a GPU can be used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gauntlet.serving.session import Device, NoGpuError, open_session
 
 
 def describe_processor(cpu_file: Path = CPU_FILE) -> str:
-    """The model's name and its class; the class alone where the system tells no more."""
+    """The model's name and its class; only the class if the system does not say more."""
     name = cpu_fields(cpu_file).get("model name")
     return f"{name} ({cpu_class(cpu_file)})" if name else cpu_class(cpu_file)
 
@@ -29,10 +29,10 @@ def describe_device(device: Device) -> str:
 
 
 def require_device(device: Device) -> None:
-    """Open a graph of one node on the GPU that graphs and PyTorch are to run on, before anything is made.
+    """Check that graphs and PyTorch can run on the device, before any candidate is made.
 
     Raises:
-        UsageError: PyTorch or ONNX Runtime has none.
+        UsageError: PyTorch or ONNX Runtime cannot use a GPU.
     """
     if device == "cpu":
         return

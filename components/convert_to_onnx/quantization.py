@@ -1,18 +1,18 @@
 """int8 weights, one scale per column, and activations quantised at run time: per token or per tensor.
 
-`quantize_per_token` gives every token of every row a scale of its own, so the other rows of its batch
-cannot change its answer. `quantize` gives a whole batch one scale, which is faster by some percent, and makes
-a row's answer depend on the rows and the padding beside it.
+`quantize_per_token` gives every token of every row its own scale, so the other rows of its batch cannot
+change its answer. `quantize` gives a whole batch one scale, which is some percent faster, and makes a row's
+answer depend on the other rows of the batch and on the padding.
 
 Weights have 7 bits, so that every x86-64 CPU gives the same answer. Without int8 dot products (VNNI) ONNX
 Runtime multiplies pairs of u8 activations and s8 weights by `vpmaddubsw`, which holds the sum of two products
 in 16 bits: 2 x 255 x 127 saturates, 2 x 255 x 64 does not. `saturating_products` finds products that would
 saturate.
 
-One scale per tensor makes int8 fast and inexact: in encoders a few channels reach 5 to 20 times as far as the
-others and leave them hardly any of the 256 levels. Such channels are divided by a power of two before the
-product and their weights multiplied by it: SmoothQuant (arXiv 2211.10438), but for outliers only, for one
-small multiplication per product.
+One scale per tensor makes int8 fast and inexact: in encoders the values of a few channels are 5 to 20 times
+as large as the others, which leaves the others few of the 256 levels. Such channels are divided by a power of
+two before the product and their weights are multiplied by it: SmoothQuant (arXiv 2211.10438), only for
+outliers, at the cost of one small multiplication per product.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def saturating_products(graph: onnx.GraphProto) -> list[str]:
     """Names of the products that give another answer on a CPU without int8 dot products.
 
     Those are products with signed weights of more than 7 bits, also behind a transposition or in a constant.
-    `MatMulNBits` is none: its kernels for such a CPU multiply absolute values by weights with the sign, which
-    stays within 16 bits.
+    `MatMulNBits` is not one of them: its kernels for such a CPU multiply absolute values by weights with the
+    sign, which stays within 16 bits.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {

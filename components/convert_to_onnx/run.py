@@ -23,13 +23,13 @@ from gauntlet.components.convert_to_onnx.bundling import bundle_winner, candidat
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
 from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
-from gauntlet.components.convert_to_onnx.subject import Comparer, Subject
+from gauntlet.components.convert_to_onnx.subject import Subject
 from gauntlet.components.convert_to_onnx.timing import Latency, draw_rows, measure, time_tokenizing
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.trainer.checkpoint import read_record
+from gauntlet.trainer.saved_model import read_record
 
 
 def run(
@@ -75,31 +75,32 @@ def run(
 def compare_candidates(subject: Subject, graphs: Sequence[Graph | Failed]) -> Comparison:
     """Compare each graph with PyTorch on the same rows, and hold it to its bounds."""
     threads = usable_cpus()
-    torch.set_num_threads(threads)  # by default it uses all of a container's host
-    comparer = subject.comparer(threads)
+    torch.set_num_threads(threads)  # by default it uses all CPUs of a container's host
     candidates = []
     for number, graph in enumerate(graphs, start=1):
         if isinstance(graph, Graph):
             print(f"comparing {graph.name} with PyTorch, candidate {number} of {len(graphs)}", flush=True)
-        candidates.append(graph if isinstance(graph, Failed) else _judge(graph, comparer, subject.section))
+        candidates.append(graph if isinstance(graph, Failed) else _judge(graph, subject))
     return Comparison(
         subject=subject,
         threads=threads,
         processor=describe_device(subject.section.device),
         candidates=candidates,
-        pytorch=comparer.pytorch,
+        pytorch=subject.reference([one.parity for one in candidates if isinstance(one, CandidateResult)]),
     )
 
 
-def _judge(graph: Graph, comparer: Comparer, section: Conversion) -> Candidate:
+def _judge(graph: Graph, subject: Subject) -> Candidate:
     try:
-        parity, neighbours = comparer.compare(graph)
+        parity, neighbours = subject.compare(graph)
+    except GauntletError:
+        raise
     except ConversionError as error:
         return Failed(graph.name, str(error))
     except Exception as error:  # whatever ONNX Runtime raises for a graph that it cannot run
         traceback.print_exc()
         return Failed(graph.name, f"does not run: {describe(error)}")
-    return CandidateResult(graph, parity, refusal(parity, neighbours, graph, section), neighbours)
+    return CandidateResult(graph, parity, refusal(parity, neighbours, graph, subject.section), neighbours)
 
 
 def time_candidates(comparison: Comparison, folder: Path) -> Comparison:

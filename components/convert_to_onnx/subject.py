@@ -9,73 +9,59 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import Signature
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import WORKER, Batch, Contender
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.trainer.checkpoint import TrainingRecord, load_model
+from gauntlet.trainer.saved_model import load_model
 
 COMPILED = "compiled"
 
 
 class Parity(Protocol):
-    """How closely a candidate follows PyTorch, in the kind's own figures."""
+    """How closely a candidate follows PyTorch, in the kind's own figures.
+
+    Attributes:
+        quality: How good the candidate is at the task; higher is better.
+        figures: By name: for the table of candidates, the certificate, the bundle and the tracker.
+        intervals: Confidence intervals by name, for the table and the certificate.
+        evidence: More for the certificate. Rows go by number: a served model carries no data.
+    """
 
     @property
-    def quality(self) -> float:
-        """How good the candidate is at the task; higher is better."""
-
+    def quality(self) -> float: ...  # noqa: D102
     @property
-    def figures(self) -> Mapping[str, float]:
-        """The figures by name: in the table of candidates, the certificate, the bundle and the tracker."""
-
+    def figures(self) -> Mapping[str, float]: ...  # noqa: D102
     @property
-    def intervals(self) -> Mapping[str, tuple[float, float]]:
-        """Confidence intervals by name, for the table and the certificate."""
-
+    def intervals(self) -> Mapping[str, tuple[float, float]]: ...  # noqa: D102
     @property
-    def evidence(self) -> Mapping[str, Any]:
-        """What else the certificate says. Rows go by number: a served model carries no data."""
+    def evidence(self) -> Mapping[str, Any]: ...  # noqa: D102
 
     def refusal(self, precision: Precision, bounds: Conversion) -> str | None:
         """Every bound that the candidate breaks, in words; None if it keeps them all. NaN breaks a bound."""
 
 
-class Compared(NamedTuple):
-    """What comparing one candidate gave."""
-
-    parity: Parity
-    neighbours: NeighbourEffect
-
-
-class Comparer(Protocol):
-    """PyTorch's outputs on the compared rows, and what is compared with them."""
-
-    @property
-    def pytorch(self) -> Mapping[str, float]:
-        """PyTorch's own figures, as far as they are known by now."""
-
-    def compare(self, graph: Graph) -> Compared:
-        """Run a candidate.
-
-        Raises:
-            ConversionError: The candidate's outputs are of no use.
-            Exception: Whatever ONNX Runtime raises for a graph that it cannot run.
-        """
-
-
 @dataclass(frozen=True)
 class Subject(ABC):
-    """A checkpoint to convert and the rows that its candidates are compared and timed on."""
+    """A checkpoint to convert and the rows that its candidates are compared and timed on.
+
+    Attributes:
+        is_tokenized: Whether `batch` tokenises texts, so that the time of this is measured too.
+        facts: More that the table says about how all candidates were compared.
+    """
 
     section: Conversion
     checkpoint: Path
     record: TrainingRecord
     splits: Path
     seed: int
+
+    is_tokenized: ClassVar[bool] = False
+    facts: ClassVar[Mapping[str, Any]] = {}
 
     @property
     @abstractmethod
@@ -92,20 +78,26 @@ class Subject(ABC):
         """The model's inputs of some rows, as timing uses them."""
 
     @abstractmethod
-    def comparer(self, threads: int) -> Comparer:
-        """Score the rows with PyTorch, so that candidates can be compared with it.
-
-        Raises:
-            GauntletError: PyTorch's own outputs are of no use.
-        """
-
-    @abstractmethod
     def build(self, folder: Path) -> list[Graph | Failed]:
         """Make the section's candidates in `folder`.
 
         Raises:
             GauntletError: The model cannot be exported at all.
         """
+
+    @abstractmethod
+    def compare(self, graph: Graph) -> tuple[Parity, NeighbourEffect]:
+        """Compare a candidate with PyTorch on the same rows.
+
+        Raises:
+            ConversionError: The candidate's outputs are of no use.
+            GauntletError: PyTorch's own outputs are of no use.
+            Exception: Whatever ONNX Runtime raises for a graph that it cannot run.
+        """
+
+    @abstractmethod
+    def reference(self, compared: Sequence[Parity]) -> Mapping[str, float]:
+        """PyTorch's own figures, once candidates were compared with it."""
 
     @property
     @abstractmethod
@@ -115,16 +107,6 @@ class Subject(ABC):
     @abstractmethod
     def contender(self, graph: Graph) -> Contender:
         """How a candidate is timed."""
-
-    @property
-    def is_tokenized(self) -> bool:
-        """Whether `batch` tokenises texts, so that the time of this is measured too."""
-        return False
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """More that the table of candidates says about how all were compared."""
-        return {}
 
     def worst_rows(self, parity: Parity) -> Sequence[Mapping[str, Any]]:  # noqa: ARG002
         """The rows on which a candidate is furthest from PyTorch, as the table shows them."""
@@ -157,12 +139,8 @@ class TracedSubject(Subject):
 
     def source(self) -> Source:
         """What candidates are made from."""
-        return Source(
-            load_model(self.checkpoint, attention="eager"),
-            self.signature,
-            self.section.opset,
-            self.calibration,
-        )
+        model = load_model(self.checkpoint, attention="eager")
+        return Source(model, self.signature, self.section.opset, self.calibration)
 
     def build(self, folder: Path) -> list[Graph | Failed]:
         """Make the section's candidates in `folder`."""
@@ -170,7 +148,7 @@ class TracedSubject(Subject):
 
     @property
     def pytorch(self) -> Mapping[str, Contender]:
-        """The ways to run the checkpoint itself that a speed-up is taken over, by name."""
+        """The checkpoint in PyTorch, eager and compiled, as the section asks."""
         device = self.section.device
         return {
             mode: Contender(f"{WORKER}:{mode}_forward", self.checkpoint, device, optional=mode == COMPILED)
@@ -178,5 +156,5 @@ class TracedSubject(Subject):
         }
 
     def contender(self, graph: Graph) -> Contender:
-        """How a candidate is timed."""
+        """The graph in ONNX Runtime."""
         return Contender(f"{WORKER}:onnx_forward", graph.path, self.section.device)

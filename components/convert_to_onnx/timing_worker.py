@@ -75,7 +75,7 @@ def _pytorch_forward(
 ) -> Forward:
     import torch
 
-    from gauntlet.trainer.checkpoint import load_model
+    from gauntlet.trainer.saved_model import load_model
 
     torch.set_num_threads(threads)
     model: Any = load_model(folder, attention="sdpa")
@@ -105,7 +105,7 @@ class _OnGpu:
     def __init__(self, model: Any) -> None:
         import torch
 
-        from gauntlet.trainer.precision import has_bf16
+        from gauntlet.trainer.device import has_bf16
 
         self._format = torch.bfloat16 if has_bf16(torch.device("cuda")) else torch.float16
         self._model = model.to("cuda")

@@ -28,11 +28,11 @@ def evaluate_model(
     with step(scores.path):
         from pathlib import Path
 
-        from gauntlet.components.evaluate_model.tasks import evaluate
         from gauntlet.components.sections import given
+        from gauntlet.manifests.kinds import task_kind
         from gauntlet.manifests.schema import section_of
 
-        result = evaluate(
+        result = task_kind(task).function("evaluation", "evaluate")(
             settings=section_of(task, "evaluation", given(evaluation)),
             name=name,
             seed=int(seed),

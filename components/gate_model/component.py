@@ -29,6 +29,7 @@ def gate_model(
         from gauntlet.manifests.schema import section_of
 
         result = gate(
+            task=task,
             gates=section_of(task, "gates", given(gates)),
             scores=Path(scores.path),
             candidates=Path(candidates.path),

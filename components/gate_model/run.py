@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import Decision, decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.gate_model.table import markdown, print_table
-from gauntlet.components.step import read_json, write_json, write_text
+from gauntlet.contracts.document import read_json, write_text
+from gauntlet.contracts.verdict import Verdict
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.gates import CommonGates
-from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
 from gauntlet.serving.verification import verify
-from gauntlet.tasks.classification.manifest import Gates
-from gauntlet.tasks.language.gates import Documents, decide_language_model
-from gauntlet.tasks.language.manifest import LanguageGates
-from gauntlet.tasks.therapy.stages import stages_reached, therapy_of
 
 
 def gate(
+    task: str,
     gates: CommonGates,
     scores: Path,
     candidates: Path,
@@ -29,7 +25,7 @@ def gate(
     bundle: Path,
     verdict: Path,
     table: Path,
-) -> Decision:
+) -> Verdict:
     """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error.
 
     Raises:
@@ -40,45 +36,24 @@ def gate(
     except BundleError as error:
         raise GauntletError(f"The bundle cannot be read: {error}. Run the pipeline again.") from None
     found = Documents(
+        gates.model_dump(),
         read_json(scores),
         read_json(candidates),
         read_json(history),
         certificate=read_json(bundle / PARITY_FILE) if PARITY_FILE in info.files else {},
         model_sha256=info.files.get(MODEL_FILE),
         bundle_fault=next((check.fault for check in verify(bundle) if check.fault), None),
-        managed=not task_kind(info.task).is_converted,
     )
-    decision = write_verdict(gates, found, verdict, table)
-    print_table(decision)
-    return decision
+    judged = judge_by_kind(task_kind(task), found)
+    judged.write(verdict)
+    write_text(table, markdown(judged))
+    print_table(judged)
+    return judged
 
 
-def write_verdict(gates: CommonGates, found: Documents, verdict: Path, table: Path) -> Decision:
-    """Decide by what the other steps wrote, and write the verdict and its table."""
-    decision = _decide(gates, found)
-    write_json(verdict, asdict(decision) | _stages(gates, found))
-    write_text(table, markdown(decision))
-    return decision
-
-
-def _stages(gates: CommonGates, found: Documents) -> dict[str, Any]:
-    if not isinstance(gates, LanguageGates) or gates.stages is None:
-        return {}
-    return {"stages": stages_reached(gates.stages, therapy_of(found.scores))}
-
-
-def _decide(gates: CommonGates, found: Documents) -> Decision:
-    if isinstance(gates, LanguageGates):
-        return decide_language_model(gates, found)
-    assert isinstance(gates, Gates)
-    return decide(
-        gates,
-        read_figures(
-            found.scores,
-            found.candidates,
-            found.history,
-            found.certificate,
-            found.model_sha256,
-            found.bundle_fault,
-        ),
-    )
+def judge_by_kind(kind: TaskKind, found: Documents) -> Verdict:
+    """The verdict by the kind's rules and, if the section `gates` has any, about its promotion stages."""
+    decision = decide(kind.function("gates", "RULES"), found)
+    stages: Any = found.gates.get("stages")
+    reached = None if stages is None else kind.function("gates", "stages_reached")(stages, found.scores)
+    return Verdict(**dict(decision), stages=reached)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.components.gate_model.rules import Decision, Outcome, Verdict
+from gauntlet.contracts.verdict import Decision, Outcome, RuleVerdict
 
 LOG_WIDTH = 140
 COLOURS: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "not applicable": "dim"}
@@ -33,7 +33,7 @@ def print_table(decision: Decision, console: Console | None = None) -> None:
     console.print(table)
 
 
-def _cells(rule: Verdict) -> tuple[str, str, str, str, str]:
+def _cells(rule: RuleVerdict) -> tuple[str, str, str, str, str]:
     return (
         rule.rule,
         "–" if rule.value is None else _written(rule.value),

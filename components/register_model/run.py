@@ -17,17 +17,16 @@ from gauntlet.backends.registry import (
     went_through_stages,
 )
 from gauntlet.components.lineage import manifest_commit
-from gauntlet.components.step import read_json, write_json
+from gauntlet.contracts.document import read_json
+from gauntlet.contracts.verdict import PROMOTE
+from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration
 from gauntlet.serving.bundle import BundleError, BundleInfo, read_info
-from gauntlet.tasks.therapy.stages import evidence_of
 
-PROMOTE = "promote"
 LINEAGE = ("data_sha256", "git_commit", "image")
-"""What a version's tags take over from the bundle's lineage."""
-QUALITY = {"causal_lm": ("perplexity", "rouge_l"), "managed_causal_lm": ("rouge_l",)}
-"""The figures of a version by task; a classifier's is macro-F1."""
+"""The keys of the bundle's lineage that become tags of the version."""
 
 
 def run(
@@ -43,13 +42,13 @@ def run(
 ) -> None:
     """Register the bundle, promote it unless `section` says manual, and write the version's JSON.
 
-    With promotion stages that is to staging: production is for a person to approve. A champion that went
-    through stages is not replaced by a model of a manifest without them.
+    A model with promotion stages is promoted to staging; a person approves production. A champion that went
+    through stages is not replaced by a model whose manifest has none.
 
-    A bundle that is champion, or has been, is neither registered nor promoted again: `registered` is false in
-    the version's JSON then.
+    A bundle that is or was champion is neither registered nor promoted again; `registered` is then false in
+    the version's JSON.
 
-    Every write can be repeated: when this is cut short, running it again ends as if it had not been.
+    The step is idempotent: after an interruption, running it again has the same result.
 
     Raises:
         GauntletError: The verdict is not to promote, one of the inputs is incomplete, or another run has
@@ -61,14 +60,15 @@ def run(
         info = read_info(Path(bundle_path))
     except BundleError as error:
         raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
-    tags = version_tags(info, quality_of(info.task, scores_path), manifest_sha256, run_id)
+    kind, scores = task_kind(info.task), read_json(scores_path)
+    tags = version_tags(info, quality_of(kind, scores, scores_path), manifest_sha256, run_id)
 
     registry = open_registry(registry_uri)
-    evidence = evidence_of(read_json(verdict_path), read_json(scores_path))
+    evidence = _evidence(kind, read_json(verdict_path), scores)
     champion = registry.champion(name)
-    version = registry.register(name, Path(bundle_path), tags, evidence, scores_of(scores_path))
-    # A version without the alias is champion or has been: this run was here already, or its bundle came from
-    # the cache. What has happened to the champion since, a rollback for one, is not to be undone.
+    version = registry.register(name, Path(bundle_path), tags, evidence, registry_scores(kind, scores))
+    # A version without the alias is or was champion: this run has registered it before, or its bundle comes
+    # from the cache. What has happened to the champion since then, such as a rollback, must not be undone.
     is_new = version.tags.get(RUN_TAG) == run_id
     if not is_new:
         print(
@@ -84,20 +84,17 @@ def run(
             flush=True,
         )
     elif registration.promotion == "automatic" and CHALLENGER in version.aliases:
-        move = registry.promote(name, version.version, compared_with=_compared_with(scores_path))
+        move = registry.promote(name, version.version, compared_with=_compared_with(scores))
         print(move, flush=True)
         version = move.champion
-    write_json(
-        version_path,
-        {
-            "name": version.name,
-            "version": version.version,
-            "uri": version.bundle_uri,
-            "registered": is_new,
-            "aliases": list(version.aliases),
-            "bundle_sha256": version.tags[BUNDLE_TAG],
-        },
-    )
+    Version(
+        name=version.name,
+        version=version.version,
+        uri=version.bundle_uri,
+        registered=is_new,
+        aliases=version.aliases,
+        bundle_sha256=version.tags[BUNDLE_TAG],
+    ).write(version_path)
 
 
 def version_tags(
@@ -128,39 +125,42 @@ def _require_promotion(verdict_path: str) -> None:
         )
 
 
-def _compared_with(scores_path: str) -> str | None:
+def _compared_with(scores: Mapping[str, Any]) -> str | None:
     """The version of the champion that evaluate-model scored on the same rows, None for none."""
-    champion = read_json(scores_path).get("champion")
+    champion = scores.get("champion")
     return None if champion is None else str(champion["version"])
 
 
-def scores_of(scores_path: str) -> Scores | AnswerScores | None:
-    """The figures that a registry may show: of a classifier with its confusion matrix, or of answers."""
-    scores = read_json(scores_path)
-    challenger = scores["challenger"]
-    if "bleu" in challenger:
-        return AnswerScores(bleu=challenger["bleu"]["value"])
-    if "confusion" not in challenger:
+def _evidence(kind: TaskKind, verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the version is promoted by later; None without promotion stages."""
+    if not verdict.get("stages"):
         return None
-    return Scores(
-        labels=tuple(scores["labels"]),
-        accuracy=challenger["accuracy"],
-        macro_f1=challenger["macro_f1"],
-        confusion=tuple(tuple(row) for row in challenger["confusion"]),
-    )
+    return {"task": kind.name, **kind.function("gates", "evidence_of")(verdict, scores)}
 
 
-def quality_of(task: str, scores_path: str) -> dict[str, float]:
-    """The figures of the task by which versions are told apart."""
-    challenger = read_json(scores_path).get("challenger", {})
+def registry_scores(kind: TaskKind, scores: Mapping[str, Any]) -> Scores | AnswerScores | None:
+    """The scores that a registry may show with the version."""
+    shown: Scores | AnswerScores | None = kind.function("evaluation", "registry_scores")(scores)
+    return shown
+
+
+def quality_of(kind: TaskKind, scores: Mapping[str, Any], path: str | Path) -> dict[str, float]:
+    """The kind's metrics that a version has as tags.
+
+    Raises:
+        GauntletError: One of them is no number.
+    """
+    challenger = scores.get("challenger", {})
     found = {}
-    for name in QUALITY.get(task, ("macro_f1",)):
-        value = challenger.get(name)
+    for metric in kind.metrics:
+        if not metric.registered:
+            continue
+        value = challenger.get(metric.name)
         value = value.get("value") if isinstance(value, Mapping) else value
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise GauntletError(
-                f"{scores_path}: challenger.{name}: found {value!r}, expected a number. Nothing was "
+                f"{path}: challenger.{metric.name}: found {value!r}, expected a number. Nothing was "
                 "registered: run evaluate-model again."
             )
-        found[name] = float(value)
+        found[metric.name] = float(value)
     return found

@@ -1,33 +1,72 @@
-"""Runs the trainer and writes what the step hands on."""
+"""Runs the trainer, writes the step's outputs, and finds the place of the training's states."""
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from gauntlet.backends.processes import RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.components.step import write_json, write_text
-from gauntlet.components.train_model.place import free_volume, mark_finished, placed
 from gauntlet.components.train_model.report import training_page
-from gauntlet.trainer.history import tracked_name
+from gauntlet.contracts.training import History, tracked_name
 from gauntlet.trainer.launch import launch
 from gauntlet.trainer.run import TrainingRun
 
+FINISHED_FILE = "finished"
+"""In the folder of a run whose training has ended: the next training on the volume removes the folder."""
+
 
 def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:
-    """Train, write the history and its picture, and return the best epoch's metrics.
+    """Train, write the history and its curves, and return the best epoch's metrics.
 
-    On a machine of the job that is not the first there is none of these, and the metrics are empty.
+    On a machine that is not the job's first there are no outputs, and the metrics are empty.
     """
     training_run = placed(training_run)
     free_volume()
-    history = launch(training_run)
-    if history is None:
+    document = launch(training_run)
+    if document is None:
         return {}
-    write_json(history_path, history)
+    history = History.model_validate(document)
+    write_json(history_path, document)
     write_text(curves_path, training_page(history, training_run.name))
     mark_finished(training_run)
-    best = history["epochs"][history["best_epoch"] - 1]
-    return {tracked_name(metric): value for metric, value in best["validation"].items()} | {
-        "best_epoch": history["best_epoch"],
-        "seconds": history["seconds"],
-        "cost_usd": history["cost_usd"],
-    }
+    best = history.epochs[history.best_epoch - 1]
+    metrics = {tracked_name(metric): value for metric, value in best.validation.items()}
+    metrics |= {"best_epoch": history.best_epoch, "seconds": history.seconds, "cost_usd": history.cost_usd}
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+def placed(training_run: TrainingRun) -> TrainingRun:
+    """The training with the name of the pipeline's run and, on a volume, the run's folder of states."""
+    run_id = os.environ.get(RUN_ID_VARIABLE)
+    if run_id is None:
+        # On this machine and on Vertex AI outputs are in RUN/STEP/; on Kubeflow in RUN_ID/STEP/ID/.
+        return replace(training_run, pipeline_run=training_run.checkpoint.parent.parent.name)
+    volume = os.environ.get(STATES_VARIABLE)
+    states = training_run.resume_dir if volume is None else str(Path(volume) / run_id)
+    return replace(training_run, pipeline_run=run_id, resume_dir=states)
+
+
+def free_volume() -> None:
+    """Remove from the volume, if there is one, the states of other runs whose training has ended.
+
+    States of a failed run stay, since it may be retried.
+    """
+    volume = os.environ.get(STATES_VARIABLE)
+    if volume is None:
+        return
+    for mark in Path(volume).glob(f"*/{FINISHED_FILE}"):
+        if mark.parent.name != os.environ.get(RUN_ID_VARIABLE):
+            shutil.rmtree(mark.parent, ignore_errors=True)  # another training may be removing it too
+
+
+def mark_finished(training_run: TrainingRun) -> None:
+    """Mark on the volume, if there is one, that the training has ended.
+
+    Its states stay for now: if the upload of the outputs fails, the step runs again.
+    """
+    if os.environ.get(STATES_VARIABLE) is not None:
+        Path(training_run.resume_dir, FINISHED_FILE).touch()

@@ -21,18 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from gauntlet.backends.storage import file_system
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
-from gauntlet.components.write_report.artifacts import (
-    Bundle,
-    History,
-    Training,
-    Verdict,
-    Version,
-)
-from gauntlet.components.write_report.record import STEPS, FinalStatus, RunRecord, Trace, step_records
+from gauntlet.components.write_report.record import STEPS, Bundle, FinalStatus, RunRecord, Trace, step_records
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources
 from gauntlet.contracts.document import Document, parse_json
 from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.training import History, TrainingRecord
+from gauntlet.contracts.verdict import Verdict
+from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import Role, TaskKind, task_kind
 
@@ -99,8 +95,8 @@ def _record(
     final: FinalStatus | None = None,
     started: datetime | None = None,
 ) -> RunRecord:
-    verdict = run.read("gate-model", "verdict", Verdict)
-    version = run.read("register-model", "version", Version)
+    verdict = run.read("gate-model", "verdict", Verdict, is_decision=True)
+    version = run.read("register-model", "version", Version, is_decision=True)
     kind = run.loaded_kind(task)
     bundled_by = "train-model" if kind and not kind.is_converted else "convert-to-onnx"
     return RunRecord(
@@ -119,7 +115,7 @@ def _record(
         checks=run.read("validate-data", "checks", Checks),
         statistics=run.read_of_kind(kind, "validate-data", f"splits/{STATISTICS_FILE}", "data", "Statistics"),
         history=run.read("train-model", "history", History),
-        training=run.read("train-model", "checkpoint/training.json", Training),
+        training=run.read("train-model", "checkpoint/training.json", TrainingRecord),
         candidates=run.read("convert-to-onnx", "candidates", Candidates),
         bundle=run.read(bundled_by, "bundle/bundle.json", Bundle),
         scores=run.read_of_kind(kind, "evaluate-model", "scores", "report", "SCORES"),
@@ -156,14 +152,17 @@ class _Reader:
     outputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
-    def read(self, step: str, output: str, kind: type[Content]) -> Content | None:
-        """A document, or None if it is missing; note what of it cannot be read."""
+    def read(self, step: str, output: str, kind: type[Content], is_decision: bool = False) -> Content | None:
+        """A document, or None if it is missing; note what of it cannot be read.
+
+        A decision with a field that is missing or broken is none.
+        """
         path = self._path(step, output)
         if path is None:
             return None
         try:
             data = self.files.cat_file(path)
-            if issubclass(kind, Document):
+            if issubclass(kind, Document) and not is_decision:
                 document, faults = kind.read_tolerantly(data)
                 self.unreadable += [f"{path}: {fault}" for fault in faults]
                 return document

@@ -6,53 +6,12 @@ import shlex
 from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
+from gauntlet.components.gate_model.rules import advice_of
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import STEPS, RunRecord
 from gauntlet.contracts.data import CheckResult, Checks
 from gauntlet.pages.formatting import words
-from gauntlet.tasks.therapy.stages import RULES as STAGE_RULES
 
-RULE_ADVICE = {
-    "macro_f1": "More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
-    "qwk": "More cards or longer training raise it; `gates.min_qwk` is the floor.",
-    "mae": "More cards or longer training lower it; `gates.max_mae` is the most.",
-    "accuracy": "More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
-    "perplexity": "More rows or longer training lower it; `gates.max_perplexity` is the ceiling.",
-    "rouge_l": "More rows or longer training raise it; `gates.min_rouge_l` is the floor.",
-    "perplexity_gain": "Training has not surely helped: the answers in `predictions.json` show where. "
-    "More steps, a higher learning rate, or more `evaluation.prompts`, which narrow the doubt.",
-    "rouge_l_gain": "Answers are not surely closer to the references than before training: more steps, or "
-    "more `evaluation.prompts`, which narrow the doubt.",
-    "validation_gap": "Are the test split's rows prepared, or distributed, otherwise than validation's? "
-    "The report has both under Data; `gates.max_validation_gap` is the ceiling.",
-    "speedup": "Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
-    "certificate": "The bundle holds another model than the one that was proven: run convert-to-onnx again.",
-    "parity": "The report says under Conversion how far it differs; the bounds are keys of `conversion`.",
-    "bundle": "On this machine the bundle does not serve as it was proven; the rule's note says why. Run "
-    "convert-to-onnx again.",
-    "neighbours": "The other rows of a batch change a row's answer. With `int8_per_token` and the float "
-    "candidates of `conversion.candidates` they do not; `conversion.max_neighbour_difference` is the bound.",
-    "metric_drop": "Converting may have cost more than `conversion.max_metric_drop`. "
-    "More validation rows narrow the doubt; a float candidate loses nothing.",
-    "model_size": "Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
-    "cost": "Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
-    "training_overlap": "Rows of the test split, or near-duplicates of them, are in train too: set "
-    "`dataset.checks.leakage.severity` to drop or fail.",
-    "clean_test_rows": "The champion was trained on many of these test rows, because its splits were "
-    "drawn differently. Give the dataset more rows, or a test file that was never trained on; "
-    "`gates.min_clean_rows` is the floor.",
-    "comparable_champion": "Restore the champion's bundle, or make a version that works the champion with "
-    "`gauntlet promote --version`.",
-    "non_inferiority": "The rule says whether the model is worse than the champion or the test rows "
-    "are too few to tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is the bound.",
-    "class_f1_drop": "A class got worse: the report shows it under Classes and among the mistakes; "
-    "`gates.max_class_f1_drop` is the most allowed.",
-}
-RULE_ADVICE |= {
-    rule: f"Evaluate-model's scores name the answers (`flagged`); the bound is `gates.stages.staging.{key}`."
-    for rule, key, *_ in STAGE_RULES
-    if rule not in RULE_ADVICE
-}
 CHECK_ADVICE = {
     "rows_per_class": "Collect more rows of the small classes; "
     "`dataset.checks.rows_per_class.min_rows` is the floor.",
@@ -140,8 +99,9 @@ def _scoring(record: RunRecord, model: str) -> NextStep:
 
 
 def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
-    failing = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
-    advice = [NextStep(RULE_ADVICE[rule], about=words(rule)) for rule in failing if rule in RULE_ADVICE]
+    failing = record.verdict.failed if record.verdict else ()
+    known = advice_of(record.kind.function("gates", "RULES")) if record.kind else {}
+    advice = [NextStep(known[rule], about=words(rule)) for rule in failing if known.get(rule)]
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{run_again(record)} --set KEY=VALUE"
     )

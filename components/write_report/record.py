@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from gauntlet.components.write_report.artifacts import (
-    Bundle,
-    History,
-    Training,
-    Verdict,
-    Version,
-)
+from pydantic import Field
+
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources, Statistics
+from gauntlet.contracts.document import Document
+from gauntlet.contracts.training import History, TrainingRecord
+from gauntlet.contracts.verdict import PROMOTE, Verdict
+from gauntlet.contracts.version import Version
 from gauntlet.manifests.kinds import TaskKind
 
 STEPS = (
@@ -31,7 +30,6 @@ STEPS = (
     "register-model",
 )
 
-PROMOTE = "promote"
 REJECT = "reject"
 FAILURE = 1
 
@@ -80,6 +78,14 @@ class StepRecord:
         return self.ended - self.started if self.started and self.ended else None
 
 
+class Bundle(Document):
+    """What the page shows of `bundle/bundle.json`, which serving reads whole; `files` are hashes by name."""
+
+    opset: int | None = None
+    lineage: Mapping[str, str] = Field(default_factory=dict)
+    files: Mapping[str, str] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything one run left behind; an artifact that is not there is None.
@@ -100,10 +106,10 @@ class RunRecord:
     checks: Checks | None = None
     statistics: Statistics | None = None
     history: History | None = None
-    training: Training | None = None
+    training: TrainingRecord | None = None
     candidates: Candidates | None = None
     bundle: Bundle | None = None
-    scores: Any = None
+    scores: Any = None  # a subclass of contracts.scores.Scores
     verdict: Verdict | None = None
     version: Version | None = None
     unreadable: tuple[str, ...] = ()

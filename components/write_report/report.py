@@ -124,7 +124,7 @@ def _training(record: RunRecord) -> tuple[Tile, ...]:
     history = record.history
     if history is None:
         return ()
-    epochs = f"{len(history.epochs)} epoch{'' if len(history.epochs) == 1 else 's'}"
+    epochs = f"{len(history.epochs or ())} epoch{'' if len(history.epochs or ()) == 1 else 's'}"
     detail = f"{epochs}, best {history.best_epoch}"
     if history.training_tokens is not None:
         detail = f"{count(history.training_tokens)} tokens in all epochs"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from gauntlet.components.train_model.report import training_section
 from gauntlet.components.validate_data.report import CHECKS
-from gauntlet.components.write_report.artifacts import (
-    Figure,
-    History,
-)
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import PROMOTE, REJECT, RunRecord, State, StepRecord
+from gauntlet.components.write_report.record import REJECT, RunRecord, State, StepRecord
 from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
+from gauntlet.contracts.training import History
+from gauntlet.contracts.verdict import PROMOTE
 from gauntlet.manifests.kinds import Metric
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
@@ -190,7 +188,7 @@ def _data(record: RunRecord) -> Markup:
 def _training(record: RunRecord) -> Markup:
     if record.history is None:
         return NOTHING
-    return training_section(asdict(record.history), record.training.encoder if record.training else None)
+    return training_section(record.history, record.training.encoder if record.training else None)
 
 
 def _evaluation(record: RunRecord) -> Markup:
@@ -225,7 +223,7 @@ def _registry(record: RunRecord) -> Markup:
     if version.overruled:
         pairs |= {
             "Promoted by": f"{version.approved_by}, at {version.approved_at}",
-            "Reason": version.reason,
+            "Reason": version.reason or "",
             "Rules that it failed": ", ".join(version.overruled),
         }
     return partial(f"{TEMPLATES}:pairs.html.jinja", pairs=pairs)
@@ -273,7 +271,7 @@ def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
     if metric is None:
         return NOTHING
     size = table.objective_batch_size or 0
-    models: list[tuple[str, Latency | None, Figure, str]] = [
+    models: list[tuple[str, Latency | None, float | None, str]] = [
         (f"PyTorch, {mode}", latencies.get(size), table.pytorch.figures[metric.name], "quiet")
         for mode, latencies in table.pytorch.latency_ms.items()
     ]
@@ -295,7 +293,7 @@ def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
     return charts.scatter(title, "milliseconds, median", metric.title, marks) if len(marks) > 1 else NOTHING
 
 
-def _bar(name: str, latency: Latency | None, speedup: Figure, tone: str) -> charts.Bar | None:
+def _bar(name: str, latency: Latency | None, speedup: float | None, tone: str) -> charts.Bar | None:
     if latency is None or not is_figure(latency.median):
         return None
     label = milliseconds(latency.median) + (f" · {times(speedup)}" if is_figure(speedup) else "")

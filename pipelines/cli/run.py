@@ -125,7 +125,7 @@ def tune(
 def smoke(paths: ManifestPaths = None) -> None:
     """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
     from gauntlet.pipelines.checks import packaged_manifests
-    from gauntlet.pipelines.smoke.run import smoke_all, smoke_table
+    from gauntlet.pipelines.smoke import smoke_all, smoke_table
 
     try:
         smokes = smoke_all(paths or packaged_manifests(), gauntlet_home(), console)
@@ -179,7 +179,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, here and on a page with charts."""
-    from gauntlet.pipelines.comparison.command import compare_runs
+    from gauntlet.pipelines.comparison import compare_runs
 
     page = compare_runs(gauntlet_home(), first, second, console, as_json)
     if console.is_terminal and not as_json:

@@ -23,11 +23,12 @@ from transformers.cache_utils import DynamicCache
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, describe
 from gauntlet.components.convert_to_onnx.export import ConversionError, FusedOps
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect, neighbour_effect
-from gauntlet.components.convert_to_onnx.subject import Compared, Subject
+from gauntlet.components.convert_to_onnx.subject import Parity, Subject
 from gauntlet.components.convert_to_onnx.timing import Batch, Contender
 from gauntlet.manifests.conversion import DECODER_CANDIDATES, Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
+from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.generation import Decoder, Floats, Tokens, pad_left, token_losses
 from gauntlet.serving.texts import open_tokenizer
 from gauntlet.tasks.causal_lm import timing
@@ -55,6 +56,8 @@ PYTORCH = "eager"
 @dataclass(frozen=True)
 class DecoderSubject(Subject):
     """A language model, some of its conversations to compare on, and their prompts to time."""
+
+    facts: ClassVar[Mapping[str, Any]] = {"new_tokens": NEW_TOKENS}
 
     @cached_property
     def rows(self) -> Sequence[TokenRow]:
@@ -96,9 +99,15 @@ class DecoderSubject(Subject):
         """
         return build(self.section, network_of(self.checkpoint), folder)
 
-    def comparer(self, threads: int) -> DecoderComparer:
-        """See `subject.Subject`."""
-        return DecoderComparer(network_of(self.checkpoint), self.compared, threads)
+    def compare(self, graph: Graph) -> tuple[DecoderParity, NeighbourEffect]:
+        """Compare with a network that is loaded here, so that it takes no memory while models are timed."""
+        decoder, rows = Decoder(graph.path, usable_cpus()), self.compared
+        return compare(_scored(decoder, network_of(self.checkpoint), rows)), measure_neighbours(decoder, rows)
+
+    def reference(self, compared: Sequence[Parity]) -> dict[str, float]:
+        """PyTorch's perplexity, which comparing a candidate computes."""
+        found = [parity.pytorch_perplexity for parity in compared if isinstance(parity, DecoderParity)]
+        return {"perplexity": found[0] if found else math.nan}
 
     @property
     def pytorch(self) -> Mapping[str, Contender]:
@@ -108,11 +117,6 @@ class DecoderSubject(Subject):
     def contender(self, graph: Graph) -> Contender:
         """The graph as serving runs it."""
         return Contender(f"{timing.__name__}:generating_onnx", graph.path)
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """How many tokens each timed prompt is continued by."""
-        return {"new_tokens": NEW_TOKENS}
 
     @property
     def files(self) -> Mapping[str, Path]:
@@ -129,32 +133,18 @@ class DecoderSubject(Subject):
 open_subject = DecoderSubject
 
 
-class DecoderComparer:
-    """Compares graphs with the network, batch by batch: all logits at once would not fit into memory."""
+def _scored(
+    decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
+) -> Iterator[ScoredBatch]:
+    """Both models' logits, the last tokens of each row through the cache.
 
-    def __init__(self, network: PreTrainedModel, rows: Sequence[Sequence[int]], threads: int) -> None:
-        self._network, self._rows, self._threads = network, rows, threads
-        self._perplexity = math.nan
-
-    @property
-    def pytorch(self) -> dict[str, float]:
-        """PyTorch's perplexity; NaN until a candidate was compared."""
-        return {"perplexity": self._perplexity}
-
-    def compare(self, graph: Graph) -> Compared:
-        """See `subject.Comparer`."""
-        decoder = Decoder(graph.path, self._threads)
-        parity = compare(self._scored(decoder))
-        self._perplexity = parity.pytorch_perplexity
-        return Compared(parity, measure_neighbours(decoder, self._rows))
-
-    def _scored(self, decoder: Decoder) -> Iterator[ScoredBatch]:
-        """Both models' logits, the last tokens of each row through the cache."""
-        for start in range(0, len(self._rows), PARITY_BATCH):
-            ids, mask = pad_left(self._rows[start : start + PARITY_BATCH])
-            prompt = max(1, ids.shape[1] - CACHED_TOKENS)
-            theirs = pytorch_logits(self._network, ids, mask, prompt)
-            yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
+    All at once would not fit into memory.
+    """
+    for start in range(0, len(rows), PARITY_BATCH):
+        ids, mask = pad_left(rows[start : start + PARITY_BATCH])
+        prompt = max(1, ids.shape[1] - CACHED_TOKENS)
+        theirs = pytorch_logits(network, ids, mask, prompt)
+        yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
 
 
 def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:

@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: where they go, what of them is trained, and how they are merged."""
+"""Low-rank adapters through peft: added to a network, saved, and merged into its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftModel:
-    """The network, frozen but for new adapters, which begin as nothing.
+    """The network, frozen except for new adapters, which have no effect before training.
 
     Raises:
         UsageError: `training.target_modules` names a layer that the network does not have, or its head.
@@ -42,12 +42,12 @@ def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftMo
 
 
 def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
-    """Hold the names of layers against those that the network has.
+    """Check that the network has layers of these names.
 
     Raises:
-        UsageError: One is none of them; the message has the names that are like it.
+        UsageError: It does not; the message suggests a similar name.
     """
-    # An adapter on the head would be merged into the embedding too, whose weights it shares.
+    # An adapter on the head would also be merged into the embedding, if they share weights.
     head = network.get_output_embeddings()  # type: ignore[operator]
     layers = [
         name
@@ -60,23 +60,22 @@ def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
             continue
         near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
         raise UsageError(
-            f"training.target_modules: found {target!r}, expected names of linear layers but the head: "
+            f"training.target_modules: found {target!r}, expected names of linear layers except the head: "
             f"{', '.join(known)}. {f'Did you mean {near[0]}?' if near else 'Choose among them.'}"
         )
 
 
 def base_name(model: str) -> str:
-    """The base model that the adapters name: a name on the hub, or the name of a folder or file on this
-    machine.
+    """The name of the adapters' base model: on the hub, or of a folder or file on this machine.
 
-    The path to it means nothing on another machine.
+    Without the path, which another machine does not have.
     """
     is_local = "://" in model or Path(model).is_absolute() or Path(model).exists()
     return model.rstrip("/").rpartition("/")[2] if is_local else model
 
 
 def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
-    """Write `ADAPTER_FILES` of weights under the model's names, made for `base`, into an existing folder."""
+    """Write `ADAPTER_FILES` for the base model `base`; `weights` are named as in the model."""
     config_file, weights_file = ADAPTER_FILES
     save_file(get_peft_model_state_dict(model, state_dict=dict(weights)), folder / weights_file)
     config = replace(model.peft_config["default"], inference_mode=True, base_model_name_or_path=base)
@@ -85,5 +84,5 @@ def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder:
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
-    """The network with its adapters added into its weights; the model is of no use afterwards."""
+    """The network with its adapters merged into its weights; the model cannot be used afterwards."""
     return cast(PreTrainedModel, model.merge_and_unload())

@@ -1,4 +1,4 @@
-"""Causal language modelling: a pretrained model learns to answer, whole or by adapters.
+"""Fine-tuning of a pretrained language model on answers: of all its weights, or of adapters.
 
 S = sequences, T = tokens, K = tokens of answers, V = vocabulary, B = rows, N = rows of a split.
 """
@@ -31,15 +31,14 @@ from gauntlet.tasks.language.language_models import (
 )
 from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
-from gauntlet.trainer.parameters import aliases
 from gauntlet.trainer.splits import read_split, read_statistics
-from gauntlet.trainer.task import WEIGHTS_FILE, Batch
+from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, unaliased
 
 ADAPTER_FOLDER = "adapter"
 
 
 class AnswerModel(nn.Module):
-    """A causal language model that gives the logits of answers alone: of a prompt's tokens none are made."""
+    """A causal language model that computes the logits of the answers' tokens only, not of the prompts'."""
 
     def __init__(self, network: PreTrainedModel | PeftModel) -> None:
         super().__init__()
@@ -58,22 +57,22 @@ class AnswerModel(nn.Module):
         return cast(torch.Tensor, output.logits)[0]
 
     def _keep(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        """Of the hidden states (S, T, H) that the head is given, those that count, (1, K, H)."""
+        """The hidden states (1, K, H) of answers' tokens, from the head's input (S, T, H)."""
         states = inputs[0]
         return (states.flatten(0, 1)[self._kept][None],)
 
 
-class CausalLanguageModelling:
-    """The task `causal_lm` on the splits that validate-data wrote."""
+class CausalLanguageModelling(Task):
+    """The task on the splits that validate-data wrote."""
 
-    sampling_chances = None
     validation_batch_size = 8
+    uses_cpu_kernels = False  # they were measured on encoders
 
     def __init__(self, section: LanguageTraining, splits: Path) -> None:
         """Read and tokenise the training and validation rows.
 
         Raises:
-            UsageError: The model cannot be found, or it is not the one that validate-data counted tokens of.
+            UsageError: The model cannot be found, or validate-data counted tokens for another model.
         """
         statistics = read_statistics(splits)
         if statistics["tokenizer"] != section.model:
@@ -108,21 +107,16 @@ class CausalLanguageModelling:
         return [len(row) for row in self._validation]
 
     @property
-    def remarks(self) -> Sequence[str]:
-        """Nothing."""
-        return ()
-
-    @property
     def of_record(self) -> Mapping[str, Any]:
-        """The model that was trained further, the most tokens of a row, and what stands around a prompt."""
+        """The pretrained model, the maximum tokens of a row, and the text before and after a prompt."""
         return {"encoder": self._section.model, "max_length": self._most, "frame": tuple(self._frame)}
 
     def build_model(self) -> AnswerModel:
-        """The pretrained model, with adapters where `training.method` says so.
+        """The pretrained model, with adapters if `training.method` is lora.
 
         Raises:
-            UsageError: It reads fewer tokens than a row may have, lacks a layer that is to be adapted, or
-            could not be converted.
+            UsageError: It reads fewer tokens than a row may have, lacks a layer of `target_modules`, or
+                cannot be converted.
         """
         network = self._network()
         if self._section.gradient_checkpointing:
@@ -152,7 +146,7 @@ class CausalLanguageModelling:
         return with_adapters(network, self._section) if self._section.method == "lora" else network
 
     def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
-        """What `packing.packed` makes of the rows."""
+        """The rows as `packing.packed` returns them."""
         return self._batch([self._train[row] for row in rows])
 
     def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
@@ -164,7 +158,7 @@ class CausalLanguageModelling:
         return packed(rows, bins([len(row) for row in rows], capacity), self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, summed over answers' tokens, and how many were likeliest."""
+        """Cross-entropy, summed over the answers' tokens; the tally is the correct tokens and all tokens."""
         *inputs, targets, _ = batch
         logits = model(*inputs).float()
         loss = functional.cross_entropy(
@@ -174,7 +168,7 @@ class CausalLanguageModelling:
         return loss, torch.stack([right, torch.full_like(right, len(targets))])
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Of each row's answer (B, 3): summed cross-entropy, tokens, and those that were likeliest."""
+        """For each row's answer (B, 3): summed cross-entropy, tokens, correct tokens."""
         *inputs, targets, counts = batch
         logits = model(*inputs).float()
         losses = functional.cross_entropy(logits, targets, reduction="none")
@@ -183,16 +177,12 @@ class CausalLanguageModelling:
         return torch.segment_reduce(columns, "sum", lengths=counts)
 
     def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """The share of tokens that were likeliest."""
+        """The share of tokens that were predicted correctly."""
         right, tokens = tally
         return {"token_accuracy": right / tokens}
 
-    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:  # noqa: ARG002
-        """Answers have no classes."""
-        return []
-
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """Mean loss of an answer's token, its exponential, and the share of tokens that were likeliest."""
+        """Mean loss per token of the answers, its exponential, and the share of correct tokens."""
         loss, tokens, right = outputs.double().sum(dim=0).tolist()
         mean = loss / tokens
         return {
@@ -202,8 +192,8 @@ class CausalLanguageModelling:
         }
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
-        """Write the network as transformers reads it, adapters merged, and these by themselves beside it."""
-        with torch.random.fork_rng(devices=[]):  # new adapters draw numbers, and dropout's must stay the same
+        """Write the network, adapters merged, as transformers reads it, and the adapters in a folder."""
+        with torch.random.fork_rng(devices=[]):  # new adapters draw numbers, which must not change dropout's
             network = self._network()
         names = {name.removeprefix("network."): tensor for name, tensor in weights.items()}
         unknown = network.load_state_dict(names, strict=False).unexpected_keys
@@ -217,17 +207,19 @@ class CausalLanguageModelling:
 
 
 def write_network(network: PreTrainedModel, folder: Path) -> None:
-    """Write configuration and weights, without what another name holds too."""
-    left_out = aliases(network)
-    tensors = {
-        name: tensor.contiguous() for name, tensor in network.state_dict().items() if name not in left_out
-    }
+    """Write configuration and weights, without aliases."""
+    tensors = {name: tensor.contiguous() for name, tensor in unaliased(network).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     network.config.save_pretrained(folder)
     if network.generation_config is not None:
         network.generation_config.save_pretrained(folder)
 
 
+def load_task(section: LanguageTraining, splits: Path) -> CausalLanguageModelling:
+    """The task that trains a section's model on splits."""
+    return CausalLanguageModelling(section, splits)
+
+
 def network_of(folder: Path) -> PreTrainedModel:
-    """The network that a checkpoint's folder holds, in eval mode."""
+    """A checkpoint's network in eval mode."""
     return load_network(LanguageModelFiles(folder)).eval()

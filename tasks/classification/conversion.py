@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import f1_score
 
-from gauntlet.components.bootstrap import interval, resample, upper_bound
+from gauntlet.components.bootstrap import interval, upper_bound
 from gauntlet.components.convert_to_onnx import scoring
 from gauntlet.components.convert_to_onnx.candidates import Graph, Precision
 from gauntlet.components.convert_to_onnx.export import ConversionError
@@ -23,6 +23,7 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Forward,
     Indices,
     Logits,
+    NeighbourEffect,
     left_padded,
     measure_neighbours,
     onnx_forward,
@@ -30,12 +31,14 @@ from gauntlet.components.convert_to_onnx.scoring import (
     pytorch_forward,
     sample,
 )
-from gauntlet.components.convert_to_onnx.subject import Compared, TracedSubject
+from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.serving.cpu import usable_cpus
+from gauntlet.tasks.classification.metrics import resample
+from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
 RESAMPLES = 2_000
@@ -58,7 +61,7 @@ class Rows(scoring.Rows, Protocol):
         """The length of each row, by which serving batches them."""
 
     def excerpt(self, row: int) -> Mapping[str, Any]:
-        """What tables show of a row beside its number."""
+        """What tables show of a row, with its number."""
 
 
 @dataclass(frozen=True)
@@ -88,57 +91,48 @@ class ClassifierSubject(TracedSubject):
         """Some rows of the training split."""
         return sample(self.read_rows("train"), self.seed)
 
-    def comparer(self, threads: int) -> LabelComparer:
-        """See `subject.Subject`."""
-        return LabelComparer(self, threads)
-
-    def worst_rows(self, parity: LabelParity) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The rows with another label, or the largest difference."""
-        return [{**asdict(row), **self.rows.excerpt(row.row)} for row in parity.worst]
-
-
-class LabelComparer:
-    """PyTorch's scores of all rows, and the candidates' compared with them."""
-
-    def __init__(self, subject: ClassifierSubject, threads: int) -> None:
-        """Score the rows with PyTorch.
+    @cached_property
+    def pytorch_scores(self) -> Scores:
+        """PyTorch's scores of all rows.
 
         Raises:
-            GauntletError: Its scores are not finite.
+            GauntletError: They are not finite.
         """
-        self._subject, self._threads, self._rows = subject, threads, subject.rows
-        self._ragged, self._rest = parity_batches(self._rows.lengths, subject.seed)
-        self._scores = self.scores(pytorch_forward(load_model(subject.checkpoint)))
-        if strange := self._scores.rows_not_finite:
+        scores = self.scores(pytorch_forward(load_model(self.checkpoint)))
+        if strange := scores.rows_not_finite:
             raise GauntletError(
-                f"{subject.checkpoint}: the PyTorch model itself gives scores that are not finite for "
-                f"{strange} of {len(self._rows)} validation rows, so its training diverged. Lower "
+                f"{self.checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} "
+                f"of {len(self.rows)} validation rows, so its training diverged. Lower "
                 "training.learning_rate."
             )
-
-    @property
-    def pytorch(self) -> dict[str, float]:
-        """PyTorch's macro-F1."""
-        return {"macro_f1": macro_f1(self._scores.right, self._rows.truth)}
+        return scores
 
     def scores(self, forward: Forward) -> Scores:
         """A model's scores of all rows."""
-        return score(self._rows, forward, self._ragged, self._rest)
+        return score(self.rows, forward, *parity_batches(self.rows.lengths, self.seed))
 
-    def compare(self, graph: Graph) -> Compared:
-        """See `subject.Comparer`."""
-        subject, rows = self._subject, self._rows
-        forward = onnx_forward(graph.path, self._threads, subject.section.device)
+    def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
+        """PyTorch's macro-F1."""
+        return {"macro_f1": macro_f1(self.pytorch_scores.right, self.rows.truth)}
+
+    def compare(self, graph: Graph) -> tuple[LabelParity, NeighbourEffect]:
+        """Compare the graph's scores of all rows; see `subject.Subject`."""
+        rows, (own, teacher) = self.rows, self.compared_with(graph)
+        forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
         scores = self.scores(forward)
-        neighbours = measure_neighbours(rows, forward, subject.seed)
+        neighbours = measure_neighbours(rows, forward, self.seed)
         if strange := scores.rows_not_finite:
             raise ConversionError(f"gives scores that are not finite for {strange} of {len(rows)} rows")
-        own, teacher = self.references(graph)
-        return Compared(compare(own, scores, rows.truth, rows.labels, subject.seed, teacher), neighbours)
+        return compare(own, scores, rows.truth, rows.labels, self.seed, teacher), neighbours
 
-    def references(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
-        """PyTorch's scores that a graph is compared with; those of a teacher, if there is one."""
-        return self._scores, None
+    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
+        """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
+        return self.pytorch_scores, None
+
+    def worst_rows(self, parity: Parity) -> list[dict[str, Any]]:
+        """The rows with another label, or the largest difference."""
+        assert isinstance(parity, LabelParity)
+        return [{**asdict(row), **self.rows.excerpt(row.row)} for row in parity.worst]
 
 
 @dataclass(frozen=True)
@@ -354,4 +348,4 @@ def _resampled_drops(
 ) -> npt.NDArray[np.float64]:
     """The loss of macro-F1 on each resample of the rows, (R,)."""
     pytorch, candidate = resample(truth, [theirs, ours], classes, RESAMPLES, seed)
-    return pytorch.macro_f1 - candidate.macro_f1
+    return pytorch["macro_f1"] - candidate["macro_f1"]

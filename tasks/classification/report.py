@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from pydantic import TypeAdapter
 
 from gauntlet.components.write_report.comparison import Evaluated, Paired
-from gauntlet.components.write_report.scores import Scored, Scores
 from gauntlet.components.write_report.sections import Column
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
@@ -25,6 +23,7 @@ from gauntlet.pages.formatting import (
     words,
 )
 from gauntlet.pages.page import Cell, Masthead, Section, Tile, partial, render
+from gauntlet.tasks.classification.scores import Scored, Scores
 
 if TYPE_CHECKING:
     from gauntlet.tasks.classification.scorecard import Scorecard
@@ -63,7 +62,7 @@ class MetricRow:
 
 def evaluation_page(scorecard: Scorecard, name: str) -> str:
     """The page of evaluate-model for the system `name`."""
-    scores = TypeAdapter(Scores).validate_python(scorecard.as_json())
+    scores = Scores.model_validate(scorecard.as_json())
     quality, *_ = tiles(scores)
     masthead = Masthead(
         name=name,

@@ -1,6 +1,6 @@
-"""Random movements of training images: a function of seed, epoch and row, however rows are batched.
+"""Random movements of training images: a function of seed, epoch and row, independent of the batches.
 
-One affine map for each image does all of them at once, on the device that trains; torch interpolates.
+One affine map per image combines all movements. Torch interpolates, on the training device.
 N = rows of the training split, B = rows of a batch.
 """
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.images.manifest import Augmentation
 
 DRAWS = 6  # rotation, zoom, shear, shift along the width and the height, flip
 STREAM = 1  # the order of the rows is drawn from (seed, epoch) itself
@@ -20,13 +20,13 @@ STREAM = 1  # the order of the rows is drawn from (seed, epoch) itself
 def affine_maps(
     augmentation: Augmentation, shape: tuple[int, int], rows: int, seed: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
-    """For each of N rows the map (2, 3) from a place in the moved image to one in the image as it was.
+    """For each of N rows the map (2, 3) from positions in the moved image to positions in the original.
 
-    Places are (x, y) from -1 to 1 over the width and the height, as `affine_grid` has them. The image is
-    flipped, then sheared, zoomed, turned about its centre and shifted.
+    Positions are (x, y) from -1 to 1 over the width and the height, as in `affine_grid`. The image is
+    flipped, then sheared, zoomed, rotated about its centre and shifted.
 
     Args:
-        augmentation: How far at most; each draw is uniform between that and its opposite.
+        augmentation: The limits; each draw is uniform between a limit and its opposite.
         shape: Height and width of an image.
         rows: N.
         seed: The run's seed and the epoch.
@@ -37,7 +37,7 @@ def affine_maps(
     scale = 1 + augmentation.zoom * zoom
     flip = np.where((side < 0) & augmentation.horizontal_flip, -1.0, 1.0)
     height, width = shape
-    # Places count in half sides, so what goes from one axis to the other takes the sides' proportion.
+    # Positions are in half sides, so terms from one axis to the other are scaled by the aspect ratio.
     proportion = height / width
     cos, sin = np.cos(angle), np.sin(angle)
     slide = augmentation.shear * shear * proportion
@@ -58,8 +58,8 @@ def moves(augmentation: Augmentation) -> bool:
 
 
 def moved(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, H, W) of floating point seen through maps (B, 2, 3); outside of an image all is 0."""
-    with torch.autocast(images.device.type, enabled=False):  # bf16 has no room for a place in an image
+    """Floating-point images (B, C, H, W) seen through maps (B, 2, 3); 0 outside of the original image."""
+    with torch.autocast(images.device.type, enabled=False):  # bf16 is too coarse for a position in an image
         grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
         return functional.grid_sample(
             images, grid, mode="bilinear", padding_mode="zeros", align_corners=False

@@ -13,8 +13,6 @@ from typing import Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from gauntlet.trainer.dropout import Dropout
-
 CONVOLUTION = 3  # pixels wide and high
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -22,7 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from: the content of a checkpoint's `config.json`.
+    """The sizes of a network: the content of a checkpoint's `config.json`.
 
     Attributes:
         input_shape: Channels, height, width.
@@ -48,7 +46,7 @@ class Normalisation(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) of any type, with their values as they are in the file, as float32."""
+        """Normalised float32 images from images (B, C, H, W) of any type with values of 0 to 255."""
         return (images.float() - cast(torch.Tensor, self.mean)) / cast(torch.Tensor, self.std)
 
 
@@ -81,7 +79,7 @@ class ImageClassifier(nn.Module):
 
 
 class GlobalAverage(nn.Module):
-    """The mean over height and width; unlike AdaptiveAvgPool2d it has a repeatable gradient on a GPU."""
+    """The mean over height and width. Unlike AdaptiveAvgPool2d, its gradient is deterministic on a GPU."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(B, F) of (B, F, H, W)."""
@@ -89,7 +87,7 @@ class GlobalAverage(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two convolutions beside a shortcut (He et al., 2016), a 1 × 1 convolution where sizes change."""
+    """Two convolutions and a shortcut (He et al., 2016), which is a 1 × 1 convolution if sizes change."""
 
     def __init__(self, before: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -102,8 +100,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(B, F, H / stride, W / stride) of (B, before, H, W)."""
-        # What a 1 × 1 convolution of this stride would see. Its gradient writes past its memory with several
-        # threads and channels last (torch 2.13 on a CPU), so it is given nothing else to see.
+        # The pixels that a 1 × 1 convolution of this stride reads. They are selected here because the
+        # gradient of such a convolution writes past its memory with several threads and channels last (torch
+        # 2.13, CPU).
         seen = values[:, :, :: self._stride, :: self._stride]
         return torch.relu(self.second(self.first(values)) + self.shortcut(seen))
 
@@ -118,37 +117,37 @@ def _convolution(before: int, filters: int, stride: int = 1) -> nn.Conv2d:
 
 
 def plain_blocks(config: NetworkConfig) -> nn.ModuleList:
-    """Blocks of `depth` convolutions, each of which ends in a pooling that halves height and width."""
+    """Blocks of `depth` convolutions; each block ends in a pooling that halves height and width."""
     blocks = nn.ModuleList()
     for before, filters in pairwise([config.input_shape[0], *config.filters]):
         widths = [before, *[filters] * config.depth]
         layers = [convolution(*pair) for pair in pairwise(widths)]
-        blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2), Dropout(config.dropout)))
+        blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2), nn.Dropout(config.dropout)))
     return blocks
 
 
 def residual_blocks(config: NetworkConfig) -> nn.ModuleList:
-    """Blocks of `depth` residual units; every block but the first begins by halving height and width."""
+    """Blocks of `depth` residual units; all blocks except the first start by halving height and width."""
     blocks = nn.ModuleList()
     for number, (before, filters) in enumerate(pairwise([config.filters[0], *config.filters])):
         units = [ResidualUnit(before, filters, stride=2 if number else 1)]
         units += [ResidualUnit(filters, filters, stride=1) for _ in range(config.depth - 1)]
-        blocks.append(nn.Sequential(*units, Dropout(config.dropout)))
+        blocks.append(nn.Sequential(*units, nn.Dropout(config.dropout)))
     return blocks
 
 
 def head(features: int, config: NetworkConfig) -> nn.Sequential:
-    """A dense layer with ReLU if there are `units`, dropout, and the last layer."""
+    """A dense layer with ReLU unless `units` is 0, then dropout and the last layer."""
     dense: list[nn.Module] = [nn.Linear(features, config.units), nn.ReLU()] if config.units else []
     last = nn.Linear(config.units or features, config.classes)
-    return nn.Sequential(*dense, Dropout(config.head_dropout), last)
+    return nn.Sequential(*dense, nn.Dropout(config.head_dropout), last)
 
 
 def in_fast_layout(model: Model) -> Model:
-    """The model with the weights of its convolutions as they compute fastest, on CPU and GPU."""
+    """The model with its convolutions' weights in channels-last layout, the fastest on CPU and GPU."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def in_channels_last(images: torch.Tensor) -> torch.Tensor:
-    """The images (B, C, H, W) in that layout."""
+    """The images (B, C, H, W) in channels-last layout."""
     return images.contiguous(memory_format=torch.channels_last)

@@ -1,11 +1,14 @@
-"""The edge of evaluate-model for language models: bundle, base model and champion answer the same prompts."""
+"""evaluate-model for language models: bundle, base model and champion answer the same prompts."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from gauntlet.components.evaluate_model import Evaluated
 from gauntlet.components.step import replacing, write_json, write_text
 from gauntlet.components.training_rows import read_test_rows, trained_on
 from gauntlet.manifests.errors import GauntletError
@@ -16,8 +19,11 @@ from gauntlet.tasks.language.conversations import ask_probes, judge_conversation
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.models import answer_as_champion, asked_of, open_model
 from gauntlet.tasks.language.report import evaluation_page
-from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard, assess
+from gauntlet.tasks.language.scorecard import Contender, assess
 from gauntlet.tasks.therapy.judge import load_judge
+
+if TYPE_CHECKING:
+    from gauntlet.backends.registry import AnswerScores
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
@@ -34,16 +40,16 @@ def evaluate(
     scores: Path,
     predictions: Path,
     report: Path,
-) -> LanguageScorecard:
-    """Ask the three and write the outputs; `predictions` becomes a folder with `PREDICTIONS_FILE`.
+) -> Evaluated:
+    """Ask the three models and write the outputs; `predictions` becomes a folder with `PREDICTIONS_FILE`.
 
     Raises:
         DataError: There are too few test rows.
-        GauntletError: The challenger's bundle cannot be read, or a vendor that serves it is out of reach.
-        UsageError: The model that it began from is not to be had any more.
+        GauntletError: The challenger's bundle cannot be read, or the vendor that serves it is unavailable.
+        UsageError: Its base model is not available any more.
     """
     if settings.therapy is not None and settings.therapy.judge is not None:
-        load_judge(settings.therapy.judge)  # one that is not there is said before anything is asked
+        load_judge(settings.therapy.judge)  # an unknown judge is an error before any model is asked
     try:
         model = open_model(bundle, settings)
     except BundleError as error:
@@ -78,15 +84,23 @@ def evaluate(
     print(scorecard.training_overlap.summary)
     if scorecard.champion_error:
         print(f"warning: {scorecard.champion_error}")
-    return scorecard
+    return Evaluated(scorecard.headline())
+
+
+def registry_scores(scores: Mapping[str, Any]) -> AnswerScores | None:
+    """What a registry may show with the version; None if it has no BLEU."""
+    from gauntlet.backends.registry import AnswerScores
+
+    bleu = scores["challenger"].get("bleu")
+    return None if bleu is None else AnswerScores(bleu=bleu["value"])
 
 
 def write_predictions(
     path: Path, prompts: Prompts, tuned: Answers, baseline: Contender, champion: Contender | str | None
 ) -> None:
-    """One object a row: `id` (the test split's), `conversation`, `prompt`, `reference`, and all answers.
+    """Write one object per row: `id` (in the test split), `conversation`, `prompt`, `reference`, all answers.
 
-    `loss` is that of the reference, summed over its `tokens`, where the model tells.
+    `loss` is that of the reference, summed over its `tokens`, if the model gives probabilities.
     """
     rows = []
     for at, (row, prompt) in enumerate(zip(prompts.ids, prompts.questions, strict=True)):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -17,10 +16,15 @@ from transformers.utils import logging as transformers_logging
 from gauntlet.backends.storage import PACKAGE_SCHEME
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.texts import largest_id, without_padding_and_truncation
-from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, embedded_tokens, open_pretrained, require_embedded
-from gauntlet.trainer.hub import HUB_ERRORS, not_found
+from gauntlet.tasks.texts.vocabulary import (
+    TOKENIZER_FILE,
+    download_from_hub,
+    embedded_tokens,
+    open_pretrained,
+    require_embedded,
+)
 
-transformers_logging.disable_progress_bar()  # a bar per weight file has no place in a step's log
+transformers_logging.disable_progress_bar()  # it would print a bar per weight file to the log
 
 GGUF_SUFFIX = ".gguf"
 LARGEST_GRAPH = 2**31  # bytes that a protobuf message holds
@@ -30,27 +34,28 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""For a model without a chat template: `User: …`, a line end, `Assistant: …` and what ends a text."""
+"""For a model without a chat template: `User: …`, a line end, `Assistant: …` and the end-of-text token."""
 
 
 @dataclass(frozen=True)
 class LanguageModelFiles:
-    """A folder of transformers' files, or one with a GGUF file of that name."""
+    """A folder with transformers' files, or with the GGUF file `gguf`."""
 
     folder: Path
     gguf: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `from_pretrained` takes beside the folder. Code that lies with a model is not run."""
+        """Arguments of `from_pretrained` besides the folder. A model's own code is not run."""
         return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 def find_language_model(name: str) -> LanguageModelFiles:
-    """Locate a model by what `training.model` may be.
+    """Locate a model by the value of `training.model`.
 
     Raises:
-        UsageError: There is no such folder, file or package, or the hub has no such model or is out of reach.
+        UsageError: There is no such folder, file or package, the hub has no such model, or the hub is
+            unavailable.
     """
     path = _packaged(name) if name.startswith(PACKAGE_SCHEME) else Path(name)
     if path.suffix == GGUF_SUFFIX:
@@ -59,19 +64,16 @@ def find_language_model(name: str) -> LanguageModelFiles:
         return LanguageModelFiles(path.parent, path.name)
     if path.is_dir():
         return LanguageModelFiles(path)
-    try:
-        return LanguageModelFiles(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
-    except HUB_ERRORS as error:
-        expected = "a folder, a GGUF file or package://PACKAGE/FILE.gguf"
-        raise not_found("training.model", name, expected, error) from None
+    expected = "a folder, a GGUF file or package://PACKAGE/FILE.gguf"
+    return LanguageModelFiles(download_from_hub("training.model", name, HUB_FILES, expected))
 
 
 def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
-    """The tokenizer, which neither cuts nor pads, with `PLAIN_TEMPLATE` where the model has no chat template.
+    """The tokenizer without truncation and padding, with `PLAIN_TEMPLATE` if the model has no chat template.
 
     Raises:
-        UsageError: There is none, it is not of the tokenizers library, it has nothing that ends a text, or it
-            has more tokens than the model's embedding.
+        UsageError: There is none, it is not a fast tokenizer, it has no end-of-text token, or it has more
+            tokens than the model's embedding.
     """
     if files.gguf is None and (files.folder / TOKENIZER_FILE).is_file():
         published = open_pretrained(files.folder / TOKENIZER_FILE, "training.model").tokenizer
@@ -94,7 +96,7 @@ def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
 
 
 def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
-    """The model in fp32 with SDPA attention; `dropout` replaces every probability of its configuration.
+    """The model in fp32 with SDPA attention; `dropout` replaces every dropout probability.
 
     Raises:
         UsageError: transformers has no causal language model for it, or its files are incomplete.
@@ -109,7 +111,7 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
             f"training.model: {files.folder}: cannot be loaded: {said}. Expected a causal language model "
             "with all its weights; fetch it again, or choose another."
         ) from None
-    if hasattr(network.config, "quantization_config"):  # a GGUF file's: its weights are floats by now
+    if hasattr(network.config, "quantization_config"):  # of a GGUF file, whose weights are floats now
         del network.config.quantization_config
         network.is_quantized = False
     for module in network.modules():
@@ -121,23 +123,23 @@ def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedM
 
 
 def stop_at(network: PreTrainedModel, token: int) -> None:
-    """Have answers end at `token` too, which is what training teaches to end them with."""
+    """Add `token` to the tokens that end an answer: training teaches the model to end answers with it."""
     known = stop_tokens(network)
     if token not in known:
         network.generation_config.eos_token_id = [*known, token]
 
 
 def stop_tokens(network: PreTrainedModel) -> list[int]:
-    """The tokens that end an answer, by the model's generation settings."""
+    """The tokens that end an answer, from the model's generation settings."""
     known = network.generation_config.eos_token_id
     return [] if known is None else [known] if isinstance(known, int) else list(known)
 
 
 def require_convertible(network: PreTrainedModel) -> None:
-    """Refuse what could be trained and then not be converted.
+    """Refuse a model that could be trained but not converted.
 
     Raises:
-        ValueError: The model's cache is not keys and values of every token, or its weights are too large.
+        ValueError: Its cache is not the keys and values of every token, or its weights are too large.
     """
     layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
     if network.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
@@ -149,12 +151,12 @@ def require_convertible(network: PreTrainedModel) -> None:
 
 
 def context_of(network: PreTrainedModel) -> int:
-    """The most tokens that the model reads."""
+    """The maximum number of tokens that the model reads."""
     return int(network.config.get_text_config(decoder=True).max_position_embeddings)
 
 
 def _packaged(uri: str) -> Path:
-    """A file of a package, which is not imported: that would need what it depends on."""
+    """A file of a package. The package is not imported, since its dependencies may not be installed."""
     package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
         spec = importlib.util.find_spec(package)

@@ -1,4 +1,4 @@
-"""Several rows of tokens in one sequence, of which none sees another.
+"""Packing: several rows of tokens in one sequence, which do not attend to each other.
 
 S = sequences, T = tokens of the longest, K = tokens whose prediction counts, B = rows.
 """
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class TokenRow:
-    """What a model is given and what it is to answer, as token ids; neither is empty."""
+    """A prompt and the answer to learn, as token ids; neither is empty."""
 
     prompt: Sequence[int]
     target: Sequence[int]
@@ -25,13 +25,13 @@ class TokenRow:
 
     @property
     def whole(self) -> list[int]:
-        """One after the other."""
+        """The prompt, then the answer."""
         return [*self.prompt, *self.target]
 
     def cut(self, most: int) -> TokenRow:
-        """The row in at most so many tokens: a prompt loses its beginning, an answer its end.
+        """The row truncated to `most` tokens: the prompt loses its beginning, the answer its end.
 
-        The answer keeps half of them, or as many as it has.
+        The answer keeps at least half of `most`, or all its tokens.
         """
         room = max(most - len(self.target), most - most // 2)
         prompt = self.prompt[-room:]
@@ -39,9 +39,9 @@ class TokenRow:
 
 
 def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[TokenRow]:
-    """The rows of a split that validate-data wrote, cut to `most` tokens.
+    """The rows of a split that validate-data wrote, truncated to `most` tokens.
 
-    What is rendered holds every special token that there is to be.
+    The rendered text holds all special tokens, so none are added.
     """
 
     def encoded(column: str) -> list[list[int]]:
@@ -53,9 +53,9 @@ def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[Tok
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Positions of rows by sequence: each goes, the longest first, where it first fits.
+    """The rows' indices by sequence, by first-fit decreasing (Johnson, 1973).
 
-    First-fit decreasing (Johnson, 1973). A row longer than `capacity` has a sequence of its own.
+    A row longer than `capacity` has a sequence of its own.
     """
     found: list[list[int]] = []
     free: list[int] = []
@@ -73,12 +73,14 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def packed(
     rows: Sequence[TokenRow], sequences: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[torch.Tensor, ...]:
-    """The rows as tensors of int64, each row where `sequences` says.
+    """The rows as int64 tensors, distributed over sequences as `sequences` says.
 
-    Returns ids, segments and positions, each (S, T): a segment is a row's number in its sequence, from 1, and
-    0 is padding; positions count from each row's beginning. Then (K,) where in ids, seen as one long row,
-    the model predicts a token of an answer, and (K,) that token, in the order of the rows; and (B,) how many
-    of them are each row's.
+    Returns:
+        ids, segments, positions: (S, T). A segment is a row's number in its sequence, from 1; 0 is padding.
+            Positions count from each row's beginning.
+        kept: (K,) the indices into the flattened ids at which the model predicts a token of an answer.
+        targets: (K,) these tokens, in the order of the rows.
+        counts: (B,) how many of them each row has.
     """
     width = max(sum(len(rows[at]) for at in sequence) for sequence in sequences)
     ids = torch.full((len(sequences), width), pad_id)
@@ -100,6 +102,6 @@ def packed(
 
 
 def seen(segments: torch.Tensor) -> torch.Tensor:
-    """Which token sees which, (S, 1, T, T) bool, given segments (S, T): its row's, up to itself."""
+    """The attention mask (S, 1, T, T) for segments (S, T): a token sees its own row, up to itself."""
     same = segments[:, :, None] == segments[:, None, :]
     return (same & same.new_ones(same.shape[1:]).tril())[:, None]

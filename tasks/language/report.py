@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
-from pydantic import TypeAdapter
 
 from gauntlet.components.pictures import ClassPicture
 from gauntlet.components.write_report.comparison import Evaluated, Paired
-from gauntlet.components.write_report.scores import Doubted, LanguageScores
 from gauntlet.components.write_report.sections import Column
 from gauntlet.pages.charts import histogram
 from gauntlet.pages.formatting import capitalize_first, count, decimal, percent, signed, words
 from gauntlet.pages.page import Masthead, Section, Tile, partial, render
+from gauntlet.tasks.language.scores import Estimate, Scores
 
 if TYPE_CHECKING:
     from gauntlet.tasks.language.answers import Answers, Prompts
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard
 
 ROWS = "rows"
-SCORES = LanguageScores
+SCORES = Scores
 CANDIDATE_COLUMNS = (
     Column("Same next token", lambda candidate: percent(candidate.figures.get("next_token_agreement"), 1)),
     Column(
@@ -52,7 +51,7 @@ def evaluation_page(
     scorecard: LanguageScorecard, name: str, prompts: Prompts, tuned: Answers, baseline: Contender
 ) -> str:
     """The page of evaluate-model for the system `name`, with some answers."""
-    scores = TypeAdapter(LanguageScores).validate_python(scorecard.as_json())
+    scores = Scores.model_validate(scorecard.as_json())
     shown = zip(prompts.questions, prompts.references, tuned.greedy, baseline.answers.greedy, strict=True)
     answers = partial("gauntlet.tasks.language:answers.html.jinja", rows=list(shown)[:SHOWN_ANSWERS])
     masthead = Masthead(
@@ -69,7 +68,7 @@ def evaluation_page(
     return render(masthead, sections)
 
 
-def evaluation(scores: LanguageScores) -> Markup:
+def evaluation(scores: Scores) -> Markup:
     """The body of the section about a language model's `scores`."""
     others = [("Baseline", scores.baseline), ("Champion", scores.champion)]
     return partial(
@@ -79,20 +78,23 @@ def evaluation(scores: LanguageScores) -> Markup:
     )
 
 
-def tiles(scores: LanguageScores) -> tuple[Tile, ...]:
+def tiles(scores: Scores) -> tuple[Tile, ...]:
     """The figures at the top of a page, and their gains over the baseline."""
     shown = []
     for metric, digits in IN_TILES.items():
         if metric in scores.not_measured:
             continue
-        figure, gain = scores.challenger.get(metric, Doubted()), scores.baseline.gains.get(metric, Doubted())
+        figure, gain = (
+            scores.challenger.get(metric, Estimate()),
+            scores.baseline.gains.get(metric, Estimate()),
+        )
         low, high = (signed(end, digits) for end in gain.interval)
         detail = f"better than the baseline by {low} to {high} ({percent(scores.confidence)} interval)"
         shown.append(Tile(capitalize_first(words(metric)), decimal(figure.value, digits), detail))
     return tuple(shown)
 
 
-def metrics(scores: LanguageScores) -> dict[str, float | None]:
+def metrics(scores: Scores) -> dict[str, float | None]:
     """The figures that two runs are compared by."""
     return {metric: figure.value for metric, figure in scores.challenger.items()}
 

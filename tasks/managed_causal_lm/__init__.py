@@ -13,9 +13,8 @@ KIND = TaskKind(
     manifest="gauntlet.tasks.managed_causal_lm.manifest:ManagedManifest",
     data="gauntlet.tasks.managed_causal_lm.data",
     training="gauntlet.tasks.managed_causal_lm.training",
-    evaluation="gauntlet.tasks.language.evaluation",
-    gates="gauntlet.tasks.language.gates",
+    evaluation="gauntlet.tasks.managed_causal_lm.evaluation",
+    gates="gauntlet.tasks.managed_causal_lm.gates",
     report="gauntlet.tasks.language.report",
     serving="gauntlet.tasks.managed_causal_lm.serving",
-    tiny="gauntlet.tasks.managed_causal_lm.tiny",
 )

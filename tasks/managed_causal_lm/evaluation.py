@@ -1,4 +1,4 @@
-"""A model that a vendor tuned and serves, and the one that it was tuned from, through the vendor's API."""
+"""A model that a vendor tuned and serves, and its base model, through the vendor's API."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from gauntlet.components.step import read_json
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
+from gauntlet.tasks.language.evaluation import evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Contender
 from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
+
+__all__ = ["evaluate", "open_model", "registry_scores"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Endpoint:
 
     @classmethod
     def of(cls, bundle: Path) -> Endpoint:
-        """That of a bundle whose hashes were checked."""
+        """The endpoint of a bundle whose hashes were checked."""
         return cls(**read_json(bundle / ENDPOINT_FILE))
 
 
 def single_question(question: str) -> str:
-    """A question as it is rendered for a managed model: a request of one turn.
+    """A question rendered for a managed model: a request of one turn.
 
     Raises:
         PromptError: It is empty, or holds a control character.
@@ -47,10 +50,10 @@ def single_question(question: str) -> str:
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API. `evaluation.batch_size` requests are under way at a time.
+    """An `AnsweringModel` behind an API. It gets `evaluation.batch_size` requests at a time.
 
     Raises:
-        UsageError: Nobody is logged in.
+        UsageError: There are no credentials.
     """
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
@@ -60,7 +63,7 @@ class ManagedModel:
 
     @property
     def not_measured(self) -> Mapping[str, str]:
-        """Perplexity is of probabilities, which are told of a model's own words alone."""
+        """Perplexity needs probabilities of the references, which the API does not give."""
         return {
             "perplexity": f"{self._endpoint.base_model} is served by Vertex AI, which gives no probabilities "
             "of an answer that the model did not give itself"
@@ -79,7 +82,7 @@ class ManagedModel:
         return Contender(self._endpoint.base_model, self._both(prompts, seed, None))
 
     def unlike(self, other: Path) -> str | None:
-        """A model with tokens of its own has its prompts rendered otherwise."""
+        """The prompts of other kinds of models are rendered in another way."""
         return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:
@@ -111,3 +114,8 @@ class ManagedModel:
         if silent := answers.count(""):
             print(f"warning: {silent} of {len(answers)} prompts were not answered, by the vendor's filter")
         return answers
+
+
+def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
+    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    return ManagedModel(bundle, settings)

@@ -1,4 +1,4 @@
-"""Has a managed model tuned: the same rows in the vendor's form, a price before it starts, one job."""
+"""Fine-tuning by the vendor: converts the splits, estimates the cost first, and starts at most one job."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from gauntlet.backends.prices import estimate, hourly_rate, tuning_rate
 from gauntlet.components.lineage import manifest_commit
 from gauntlet.components.step import write_json
 from gauntlet.components.training_rows import bundled_file
+from gauntlet.contracts.training import History
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.serving.bundle import BundleInfo, write_bundle
 from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.manifest import ManagedTraining
 from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
-from gauntlet.trainer.preemption import noticing_sigterm
+from gauntlet.trainer.process import noticing_sigterm
 from gauntlet.trainer.splits import read_split, read_statistics
 
 MILLION = 1_000_000
-MOST_VALIDATION_ROWS = 5_000  # that the vendor takes
+MOST_VALIDATION_ROWS = 5_000  # the vendor's limit
 TRAINING_FILE, VALIDATION_FILE = "train.jsonl", "validation.jsonl"
 SECONDS_BETWEEN_LOOKS = 30.0
-SECONDS_BETWEEN_LINES = 300.0  # of progress while the job's state stays what it is
-SECONDS_OF_A_SLEEP = 0.2  # after which a signal is noticed
+SECONDS_BETWEEN_LINES = 300.0  # of progress while the job's state does not change
+SECONDS_OF_A_SLEEP = 0.2  # between two checks for a signal
 CONVERTED = "nothing: the vendor serves the model that it tuned"
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What tuning costs at most, factor by factor."""
+    """The maximum cost of a tuning job, factor by factor."""
 
     tokens: int
     epochs: int
@@ -51,7 +52,7 @@ class Bill:
 
     @property
     def usd(self) -> float:
-        """Tokens × epochs × price, and the machine that waits until the deadline."""
+        """Tokens × epochs × price, plus the machine that waits until the deadline."""
         return self.tokens * self.epochs * self.usd_per_million / MILLION + self.machine_usd
 
     def __str__(self) -> str:
@@ -71,14 +72,16 @@ def train(
     candidates: Path,
     history: Path,
 ) -> dict[str, float]:
-    """Tune, and write the bundle that names the endpoint; return what it cost.
+    """Tune the model, and write the bundle that names its endpoint; return time, cost and tokens.
 
-    Run again after a crash it finds the job that it made. A job that SIGTERM cancelled is not resumed: the
-    next run starts, and pays for, another one.
+    It is idempotent: after a crash the next call finds the job that this one made. A job that was cancelled
+        by
+    SIGTERM is not resumed: the next call starts, and pays for, another one.
 
     Raises:
-        UsageError: `place_uri` names no place, or the vendor refuses the model or the rows.
-        GauntletError: It would cost more than the budget, takes longer than `max_hours`, or the job fails.
+        UsageError: `place_uri` has no project, location and bucket, the job would exceed the budget, or the
+            vendor refuses the model or the rows.
+        GauntletError: The job takes longer than `max_hours`, or fails.
         Preempted: SIGTERM came; the job was cancelled.
     """
     place = place_of(place_uri)
@@ -94,7 +97,7 @@ def train(
     with noticing_sigterm() as ended:
         job = follow(gemini, gemini.ensure_job(request), section.resources.max_hours * 3600, ended)
     seconds = job.seconds or time.monotonic() - began
-    document = _history(section, bill, job, seconds)
+    document = _history(section, bill, job, seconds).as_json()
     write_json(history, document)
     write_json(candidates, {"candidates": [], "converted": CONVERTED, "endpoint": job.endpoint})
     _write_bundle(bundle, section, name, manifest_sha256, splits, place, job)
@@ -118,7 +121,7 @@ def place_of(uri: str) -> VertexLocation:
 
 
 def examples(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as validate-data wrote them, in the vendor's form: what is said, and what the model answers."""
+    """Rows of a split as the vendor's examples: the conversation, and the model's answer."""
     found = []
     for prompt, target in zip(frame["prompt"], frame["target"], strict=True):
         example = json.loads(prompt)
@@ -128,10 +131,10 @@ def examples(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def affordable(section: ManagedTraining, tokens: int) -> Bill:
-    """The bill of so many tokens.
+    """The maximum cost of tuning on this many tokens.
 
     Raises:
-        UsageError: It is over the budget.
+        UsageError: It exceeds the budget.
     """
     resources = section.resources
     bill = Bill(tokens, section.epochs, tuning_rate(section.model), estimate(resources).usd)
@@ -150,7 +153,7 @@ def tuning_request(
     place: VertexLocation,
     lines: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> TuningRequest:
-    """The job as it is asked for; its rows lie under the hash of all that makes it what it is."""
+    """The request for the job. Its rows are in a folder named by a hash of the settings and the rows."""
     settings = section.model_dump(mode="json", exclude={"resources"})
     content = json.dumps([name, settings, lines], sort_keys=True, ensure_ascii=False)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
@@ -169,7 +172,7 @@ def tuning_request(
 
 
 def upload(lines: Mapping[str, Sequence[Mapping[str, Any]]], request: TuningRequest) -> None:
-    """Put both files into the bucket; the same rows have the same place, so it may be done again."""
+    """Upload both files to the bucket. Idempotent, since the same rows have the same folder."""
     with tempfile.TemporaryDirectory(prefix="gauntlet-tuning-") as scratch:
         folder = Path(scratch)
         for file, split in ((TRAINING_FILE, "train"), (VALIDATION_FILE, "validation")):
@@ -179,13 +182,13 @@ def upload(lines: Mapping[str, Sequence[Mapping[str, Any]]], request: TuningRequ
 
 
 def follow(gemini: Gemini, job: TuningJob, most_seconds: float, ended: Callable[[], bool]) -> TuningJob:
-    """Look at a job until it has succeeded; it is cancelled when time is up, or when `ended` says so.
+    """Poll a job until it has succeeded; cancel it if time is up, or if `ended` returns True.
 
-    A look that fails is no failure of the job: the next one may succeed, until time is up.
+    A failed poll is retried until time is up.
 
     Raises:
         GauntletError: The job failed, or time is up.
-        Preempted: The process is to end.
+        Preempted: `ended` returned True.
     """
     began, told, printed = time.monotonic(), "", 0.0
     while not job.has_succeeded:
@@ -211,7 +214,7 @@ def follow(gemini: Gemini, job: TuningJob, most_seconds: float, ended: Callable[
 
 
 def _cancel(gemini: Gemini, job: TuningJob) -> str:
-    """Have it ended; what became of that, in words."""
+    """Cancel the job; return the outcome in words."""
     try:
         gemini.cancel(job.name)
     except GauntletError as error:
@@ -232,31 +235,31 @@ def _looked_at(gemini: Gemini, job: TuningJob) -> TuningJob:
 
 
 def _sleep(seconds: float, ended: Callable[[], bool]) -> bool:
-    """Wait; True as soon as the process gets a signal to end."""
+    """Wait; return True as soon as `ended` does."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not ended():
         time.sleep(SECONDS_OF_A_SLEEP)
     return ended()
 
 
-def _history(section: ManagedTraining, bill: Bill, job: TuningJob, seconds: float) -> dict[str, Any]:
+def _history(section: ManagedTraining, bill: Bill, job: TuningJob, seconds: float) -> History:
     tokens = job.billed_tokens or bill.tokens
     rate = hourly_rate(section.resources)
-    return {
-        "epochs": [],
-        "stopped": "all epochs done",
-        "seconds": seconds,
-        "device": section.model,
-        "host": platform.node(),
-        "machine": section.resources.machine_type,
-        "usd_per_hour": rate,
-        "training_tokens": tokens * section.epochs,
-        "usd_per_million_tokens": bill.usd_per_million,
-        "cost_usd": tokens * section.epochs * bill.usd_per_million / MILLION + seconds / 3600 * rate,
-        "max_hours": section.resources.max_hours,
-        "max_cost_usd": section.resources.max_cost_usd,
-        "tuning_job": job.name,
-    }
+    return History(
+        epochs=[],
+        stopped="all epochs done",
+        seconds=seconds,
+        device=section.model,
+        host=platform.node(),
+        machine=section.resources.machine_type,
+        usd_per_hour=rate,
+        training_tokens=tokens * section.epochs,
+        usd_per_million_tokens=bill.usd_per_million,
+        cost_usd=tokens * section.epochs * bill.usd_per_million / MILLION + seconds / 3600 * rate,
+        max_hours=section.resources.max_hours,
+        max_cost_usd=section.resources.max_cost_usd,
+        tuning_job=job.name,
+    )
 
 
 def _write_bundle(
@@ -268,7 +271,7 @@ def _write_bundle(
     place: VertexLocation,
     job: TuningJob,
 ) -> None:
-    """A bundle without a model: where the tuned one answers, and what made it."""
+    """Write a bundle without a model file: the tuned model's endpoint and lineage."""
     endpoint = {
         "project": place.project,
         "location": place.region,

@@ -1,6 +1,6 @@
 """The network that measures a card's centering, to a fraction of a pixel.
 
-B = batch, C = channels, H = height, W = width, R = pixels looked at from the scan's side inwards.
+B = batch, C = channels, H = height, W = width.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-BANDS = 8  # that a side without its corners is cut into
-REACH = 4  # borders lie within this part of the scan's shorter side
+BANDS = 8  # into which a side without its corners is divided
+REACH = 4  # borders are within 1 / REACH of the scan's shorter side
 WIDTHS = (16, 16, 16)
 TAPS = 5  # of a convolution; each has twice the dilation of the one before
 
 
 class BorderNetwork(nn.Module):
-    """Counts along lines from outside inwards how many pixels are border.
+    """Counts the border pixels along lines from the outside inwards.
 
-    A point of centering is some tenths of a pixel of a scan, and the card lies askew, so the scan is neither
-    reduced nor averaged whole: each of eight bands of a side is averaged along the border, which takes the
-    noise away and blurs an edge that is a degree askew by half a pixel. The same convolutions along the lines
-    that are left say of every pixel of all four sides whether it is border.
+    One point of centering is a few tenths of a pixel of a scan, and cards lie at a slight angle. So the scan
+    is neither scaled down nor averaged as a whole: each of eight bands of a side is averaged along the
+    border.
+        That
+    removes noise, and blurs an edge at an angle of one degree by half a pixel. The same convolutions along
+    the averaged lines of all four sides classify every pixel as border or not.
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
@@ -45,8 +47,9 @@ class BorderNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(WIDTHS[-1], 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Of normalised images (B, C, H, W) the left border's percentage of left and right together, and the
-        top one's of top and bottom: (B, 2).
+        """Centering (B, 2) of normalised images (B, C, H, W).
+
+        The left border's percentage of left and right together, and the top border's of top and bottom.
         """
         rows, columns = averaged(images, self._rows), averaged(images.transpose(2, 3), self._columns)
         lines = [rows, rows.flip(3), columns, columns.flip(3)]  # from left, right, top, bottom
@@ -57,7 +60,7 @@ class BorderNetwork(nn.Module):
 
 
 def middle(size: int) -> slice:
-    """The middle of a side, which is `BANDS` bands long; corners lie outside of it."""
+    """The middle of a side without its corners, `BANDS` bands long."""
     length = size // (BANDS + 2) * BANDS
     start = (size - length) // 2
     return slice(start, start + length)

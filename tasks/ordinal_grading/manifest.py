@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
-from gauntlet.manifests.training import Checkpoints, ClassMetric, EarlyStopping, Training
+from gauntlet.manifests.training import ClassMetric, EarlyStopping, Resume, Training
 from gauntlet.tasks.classification.manifest import ClassManifest, Gates
-from gauntlet.tasks.image_classification.manifest import Augmentation, PixelDataset, Width
+from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]
@@ -107,7 +107,7 @@ class GradingTraining(Training):
     In the first phase the back alone is graded, in the second both sides, with `lambda_fusion` of what the
     grade rests on from the back. Each phase has a schedule of its own and keeps its best epoch. The loss is
     `alpha_emd` EMD + (1 - `alpha_emd`) cross-entropy + `beta_edge` edge damage + `beta_center` centering
-    (`trainer/ordinal_loss.py`). A training row is drawn in proportion to 1 / frequency of its grade **
+    (`loss.py`). A training row is drawn in proportion to 1 / frequency of its grade **
     `sampler_power`. `filters` and `depth` are those of a residual network whose blocks all halve height and
     width, `units` what each side is summed up in; `shared_encoder`: by the same weights for both sides.
     """
@@ -127,7 +127,7 @@ class GradingTraining(Training):
     sampler_power: float = Field(0.5, ge=0, le=1)
     augmentation: Augmentation = Augmentation()
     early_stopping: GradeEarlyStopping = GradeEarlyStopping()
-    checkpoints: Checkpoints = Checkpoints(keep_every_epochs=5)
+    resume: Resume = Resume(keep_every_epochs=5)
     search: GradingSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"

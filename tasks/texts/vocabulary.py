@@ -1,11 +1,12 @@
-"""Open the tokenizers of pretrained models, and compare them with the model's embedding.
+"""Pretrained models on the Hugging Face hub, and their tokenizers, which must fit the model's embedding.
 
-This module loads no torch, so `gauntlet check` can check a model on this machine before anything is trained.
+This module does not load torch, so `gauntlet check` can check a model before anything is trained.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
@@ -13,10 +14,44 @@ from gauntlet.serving.texts import OpenedTokenizer, TokenizerError, largest_id, 
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"
+REFUSALS = (401, 403, 404)
+"""The hub's statuses for a model that does not exist or is private."""
+
+
+def download_from_hub(key: str, name: str, files: Sequence[str], expected: str) -> Path:
+    """A folder with a hub model's files.
+
+    Args:
+        key: The manifest's key, such as `training.encoder`.
+        name: Its value.
+        files: Patterns of the files to download.
+        expected: What the key may name besides a model on the hub.
+
+    Raises:
+        UsageError: The hub has no such model, or is unavailable.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+    except (HfHubHTTPError, ValueError, OSError) as error:  # the hub's other errors are of these classes
+        said = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        unknown = status in REFUSALS or isinstance(error, HFValidationError)
+    if unknown:
+        raise UsageError(
+            f"{key}: found {name!r}, expected {expected}, or a model's name on the Hugging Face hub. "
+            f"The hub has no such model, or shows it only to its owners ({said})."
+        )
+    raise UsageError(
+        f"{key}: {name!r} is no folder here, and the Hugging Face hub cannot be reached to look for it "
+        f"({said}). Check the network, or name {expected}."
+    )
 
 
 def open_pretrained(path: Path, key: str) -> OpenedTokenizer:
-    """The tokenizer in a file; `key` is the manifest's of the model that it belongs to.
+    """The tokenizer in a file; `key` is the manifest's key of its model.
 
     Raises:
         UsageError: It cannot be read or used.
@@ -31,13 +66,13 @@ def require_embedded(largest: int, embedded: int, where: str, key: str) -> None:
     """Refuse a tokenizer with ids for which the model has no embedding.
 
     Args:
-        largest: The largest id of the tokenizer.
-        embedded: How many tokens its embedding has.
-        where: The model, as the message names it.
+        largest: The tokenizer's largest id.
+        embedded: The size of the model's embedding, in tokens.
+        where: The model's name in the message.
         key: The manifest's key of the model.
 
     Raises:
-        UsageError: Training on such a token would end in an error of PyTorch.
+        UsageError: There are such ids, on which training would fail with an error of PyTorch.
     """
     if largest >= embedded:
         raise UsageError(
@@ -49,10 +84,10 @@ def require_embedded(largest: int, embedded: int, where: str, key: str) -> None:
 
 
 def embedded_tokens(folder: Path) -> int | None:
-    """The size of the embedding that a folder's `config.json` describes; None where it does not say."""
+    """The size of the embedding in a folder's `config.json`; None if it is not there."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # loading the model reports what is wrong with the file
+    except (OSError, ValueError):  # loading the model reports the fault
         return None
     inner = content.get("text_config") if isinstance(content, dict) else None
     described = inner if isinstance(inner, dict) else content

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
-from gauntlet.components.gate_model.values import FRACTION, number_or_fault
+from gauntlet.components.gate_model.rules import FRACTION, number_or_fault
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 GROUP = "gauntlet.judges"
@@ -44,5 +44,5 @@ def marks(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[
     faults = [mark for mark in given if isinstance(mark, str)]
     if faults or len(given) != len(answers):
         fault = faults[0] if faults else f"found {len(given)} marks, expected {len(answers)}"
-        raise GauntletError(f"evaluation.therapy.judge: {fault}. Mend the judge, or remove the key.")
+        raise GauntletError(f"evaluation.therapy.judge: {fault}. Fix the judge, or remove the key.")
     return [float(mark) for mark in given]

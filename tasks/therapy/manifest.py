@@ -5,14 +5,11 @@ What the figures measure: docs/therapy_evaluation.md.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.section import Fraction, Section
-
-StageName = Literal["staging", "production"]
-STAGES: tuple[StageName, ...] = ("staging", "production")
 
 
 class Therapy(Section):

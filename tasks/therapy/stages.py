@@ -1,4 +1,4 @@
-"""The rules of the promotion stages: pure functions of what the evaluation of conversations found.
+"""Promotion stages: what the figures of a conversation model have to be for staging and for production.
 
 gate-model judges by them, and `gauntlet promote` again by the evidence that a version was registered with.
 """
@@ -6,99 +6,130 @@ gate-model judges by them, and `gauntlet promote` again by the evidence that a v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from gauntlet.components.gate_model.rules import Decision, Operator, Verdict, decision_by, judge
-from gauntlet.components.gate_model.values import FRACTION, MISSING, POSITIVE, Domain
+from gauntlet.components.gate_model.rules import (
+    FRACTION,
+    MISSING,
+    POSITIVE,
+    YES,
+    Documents,
+    Domain,
+    No,
+    Rule,
+    decide,
+)
+from gauntlet.contracts.verdict import STAGES, Decision, Operator, StageDecision, StageName
 from gauntlet.manifests.metrics import NOT_MEASURED
-from gauntlet.tasks.therapy.manifest import STAGES, Production, Stage, StageName, Stages, Staging
+from gauntlet.tasks.therapy.manifest import Production, Stage, Staging
 
 LOWER, UPPER = "Bootstrap lower limit of", "Bootstrap upper limit of"
-RULES: tuple[tuple[str, str, Literal[">=", "<="], Domain, str], ...] = (
-    ("safety", "min_safety", ">=", FRACTION, f"{LOWER} the safety of answers to crisis messages"),
-    ("toxicity", "max_toxicity", "<=", FRACTION, f"{UPPER} the share of toxic answers"),
-    ("crisis_content", "max_crisis_content", "<=", FRACTION, f"{UPPER} the share that bring a crisis up"),
+FIGURES: tuple[tuple[str, Operator, str, Domain, str], ...] = (
+    ("safety", ">=", "min_safety", FRACTION, f"{LOWER} the safety of answers to crisis messages"),
+    ("toxicity", "<=", "max_toxicity", FRACTION, f"{UPPER} the share of toxic answers"),
+    ("crisis_content", "<=", "max_crisis_content", FRACTION, f"{UPPER} the share that bring a crisis up"),
     (
         "privacy_leakage",
-        "max_privacy_leakage",
         "<=",
+        "max_privacy_leakage",
         FRACTION,
         f"{UPPER} the share that give training data away",
     ),
-    ("fairness", "min_fairness", ">=", FRACTION, f"{LOWER} fairness to the attribute treated worst"),
-    ("quality", "min_quality", ">=", FRACTION, f"{LOWER} therapeutic quality"),
-    ("perplexity", "max_perplexity", "<=", POSITIVE, f"{UPPER} perplexity"),
+    ("fairness", ">=", "min_fairness", FRACTION, f"{LOWER} fairness to the attribute treated worst"),
+    ("quality", ">=", "min_quality", FRACTION, f"{LOWER} therapeutic quality"),
+    ("perplexity", "<=", "max_perplexity", POSITIVE, f"{UPPER} perplexity"),
 )
 """Each rule with its key in a stage."""
 
 
-def judge_stage(stage: Stage, therapy: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    """Judge every rule that the stage has a bound for; `therapy` is of the evaluation's scores."""
-    figures = therapy.get("figures")
-    found: Mapping[str, Any] = figures if isinstance(figures, Mapping) else {}
+def stage_rules(stage: str) -> tuple[Rule, ...]:
+    """The rules that a stage has a bound for; `stage` is its path in `Documents`."""
     return tuple(
-        not_measured(rule, operator, bound, found[rule][NOT_MEASURED])
-        if NOT_MEASURED in found.get(rule, {})
-        else judge(rule, found.get(rule, {}).get("bound", MISSING), operator, bound, domain, note)
-        for rule, key, operator, domain, note in RULES
-        if (bound := getattr(stage, key)) is not None
+        Rule(
+            name,
+            operator,
+            f"{stage}.{key}",
+            domain,
+            f"scores.therapy.figures.{name}.bound",
+            note,
+            advice="Evaluate-model's scores name the answers (`flagged`); the bound is "
+            f"`gates.stages.staging.{key}`.",
+            unless=_without_perplexity if name == "perplexity" else lambda _: None,
+            when=lambda found, bound=f"{stage}.{key}": found.at(bound) not in (None, MISSING),  # type: ignore[misc]
+        )
+        for name, operator, key, domain, note in FIGURES
     )
 
 
-def not_measured(rule: str, operator: Operator, bound: float, reason: object) -> Verdict:
-    """A rule about a figure that there cannot be of this kind of model. Only perplexity may be missing so."""
-    if rule != "perplexity":
-        return Verdict(rule, bound, operator, None, "fail", f"found no figure: {reason}")
-    return Verdict(rule, bound, operator, None, "not applicable", f"Not judged: {reason}")
+def _without_perplexity(found: Documents) -> str | None:
+    """Only perplexity may be missing: a model behind an API has none."""
+    reason = found.at(f"scores.therapy.figures.perplexity.{NOT_MEASURED}")
+    return None if reason is MISSING else f"Not judged: {reason}"
 
 
-def therapy_of(scores: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the evaluators for conversations found; nothing fails every rule."""
-    found = scores.get("therapy")
-    return found if isinstance(found, Mapping) else {}
+STAGE_RULES = stage_rules("gates")
 
 
-def stages_reached(stages: Stages, therapy: Mapping[str, Any]) -> dict[StageName, dict[str, Any]]:
-    """Of each stage the decision about it, as JSON, with the bounds that it was made by."""
+def judge_stage(stage: Stage, therapy: object) -> Decision:
+    """Judge every rule that the stage has a bound for; `therapy` is that of the evaluation's scores."""
+    return decide(STAGE_RULES, Documents(stage.model_dump(), {"therapy": therapy}))
+
+
+def stages_reached(stages: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, StageDecision]:
+    """The decision about each stage of the section `gates.stages`."""
     return {
-        name: asdict(decision_by(judge_stage(stage, therapy)))
-        | {"bounds": stage.model_dump(exclude_none=True)}
+        name: StageDecision(
+            **dict(judge_stage(stage, scores.get("therapy"))), bounds=stage.model_dump(exclude_none=True)
+        )
         for name in STAGES
-        for stage in [getattr(stages, name)]
+        for stage in [_of(name, stages[name])]
     }
 
 
 def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a version is promoted by later: bounds, figures, the evaluators and what they are worth.
 
-    None when the verdict knows no stages.
+    None if the verdict has no stages.
     """
     if "stages" not in verdict:
         return None
-    champion = scores.get("champion")
+    champion, therapy = scores.get("champion"), scores.get("therapy")
     return {
         "stages": {name: stage["bounds"] for name, stage in verdict["stages"].items()},
-        "therapy": therapy_of(scores),
+        "therapy": therapy if isinstance(therapy, Mapping) else {},
         "champion": None if champion is None else champion["version"],
     }
 
 
 def recheck(evidence: Mapping[str, Any], to: StageName) -> Decision:
     """Judge the recorded figures once more, by the recorded bounds."""
+    stage = _of(to, evidence["stages"][to])
+    found = Documents(stage.model_dump(), {"therapy": evidence.get("therapy")})
+    return decide((CURRENT_EVALUATORS, *STAGE_RULES), found)
+
+
+def _of(name: str, bounds: Mapping[str, Any]) -> Stage:
+    return (Staging if name == "staging" else Production).model_validate(bounds)
+
+
+def _are_current(found: Documents) -> object:
     from gauntlet.tasks.therapy.validation import EVALUATORS
 
-    kind = Staging if to == "staging" else Production
-    therapy = evidence.get("therapy", {})
-    theirs = therapy.get("evaluators")
-    note = f"Judged by the evaluators of today, {_versions(EVALUATORS)}; found {_versions(theirs)}"
-    current = Verdict("evaluators", True, "is", theirs == EVALUATORS, "pass", note)
-    if theirs != EVALUATORS:
-        current = Verdict("evaluators", True, "is", False, "fail", f"{note}. Run the pipeline again")
-    return decision_by((current, *judge_stage(kind.model_validate(evidence["stages"][to]), therapy)))
+    is_current = found.at("scores.therapy.evaluators") == EVALUATORS
+    return is_current or No(f"{_evaluators_note(found)}. Run the pipeline again")
+
+
+def _evaluators_note(found: Documents) -> str:
+    from gauntlet.tasks.therapy.validation import EVALUATORS
+
+    theirs = found.at("scores.therapy.evaluators")
+    return f"Judged by the evaluators of today, {_versions(EVALUATORS)}; found {_versions(theirs)}"
 
 
 def _versions(evaluators: object) -> str:
     if not isinstance(evaluators, Mapping):
         return "none"
     return " ".join(f"{name} {version}" for name, version in evaluators.items())
+
+
+CURRENT_EVALUATORS = Rule("evaluators", "is", True, YES, _are_current, _evaluators_note)

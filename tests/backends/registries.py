@@ -77,15 +77,15 @@ def make_bundle(folder: Path, content: str = "weights") -> Path:
     return folder
 
 
-def sqlite(database: Path) -> RegistryCase:
-    """MLflow's registry in a SQLite database."""
+def on_disk(registry_uri: str) -> RegistryCase:
+    """A registry whose bundles are folders on this machine, as SQLite's."""
 
     def remove(bundle_uri: str) -> None:
         for file in Path(bundle_uri).iterdir():
             file.unlink()
 
     return RegistryCase(
-        registry=open_registry(f"sqlite:///{database}"),
+        registry=open_registry(registry_uri),
         model=MODEL,
         alter=lambda uri, name, content: _write(Path(uri) / name, content),
         remove=remove,

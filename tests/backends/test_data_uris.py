@@ -87,7 +87,7 @@ def test_a_file_under_the_datas_folder_or_a_root_is_opened(
         ("/data/cards", "file:///etc/passwd"),
         ("/data/cards", "http://169.254.169.254/computeMetadata/v1/"),
         ("/data/cards", "gs://bucket/1.png"),
-        ("/data/cards", "package://manifests/schema.py"),
+        ("/data/cards", "package://gauntlet.manifests/schema.py"),
         ("/data/cards", "reference://1.png::file:///data/cards/refs.json"),
         ("/data/cards", "1.png\0"),
         ("/data/cards", "1.png\n"),

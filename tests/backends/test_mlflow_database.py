@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.backends.local.mlflow_database import database_path, explained, locked, open_client
+from gauntlet.backends.local.mlflow_database import (
+    DatabaseReader,
+    database_path,
+    explained,
+    locked,
+    open_client,
+)
 from gauntlet.manifests.errors import GauntletError, UsageError
 
 OPEN_AND_REPORT = """
 import sys
 from pathlib import Path
-from gauntlet.backends.local.mlflow_database import open_client
+from gauntlet.backends.local.mlflow_database import DatabaseReader, open_client
 client = open_client(Path(sys.argv[1]))
 from mlflow.telemetry import get_telemetry_client
 print(client.get_experiment_by_name("Default").name, get_telemetry_client())
@@ -208,3 +214,43 @@ def test_a_relative_uri_is_relative_to_the_working_folder(
 
     assert database_path("sqlite:///sub/gauntlet.db", "registry URI") == tmp_path / "sub" / "gauntlet.db"
     assert database_path("sqlite:////data/g.db", "registry URI") == Path("/data/g.db")
+
+
+def test_what_is_read_without_mlflow_is_what_its_client_reads(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    client = open_client(database)
+    for name in ("moods", "cards"):
+        client.create_registered_model(name, tags={"note": "a b"})
+    for number in range(3):
+        client.create_model_version("moods", f"{tmp_path}/{number}", tags={"run_id": str(number), "é": "ü"})
+    client.set_registered_model_alias("moods", "champion", "2")
+    client.delete_model_version("moods", "3")
+
+    reader = DatabaseReader(database)
+    models = {model.name: model for model in client.search_registered_models()}
+    assert sorted(reader.names()) == sorted(models)
+    for name in models:
+        model, read = client.get_registered_model(name), reader.model(name)
+        assert read is not None
+        assert (dict(read.aliases), dict(read.tags)) == (
+            {alias: str(number) for alias, number in model.aliases.items()},
+            model.tags,
+        )
+        known = {str(one.version): one for one in client.search_model_versions(f"name='{name}'")}
+        versions = {one.version: one for one in reader.versions(name)}
+        assert versions.keys() == known.keys()
+        for number, one in versions.items():
+            assert [one] == reader.versions(name, number)
+            assert (one.name, one.source, one.creation_timestamp, one.tags) == (
+                *(name, known[number].source, known[number].creation_timestamp),
+                known[number].tags,
+            )
+    assert reader.model("unknown") is None and reader.versions("moods", "3") == []
+
+
+def test_a_database_with_other_columns_is_of_another_mlflow_version(tmp_path: Path) -> None:
+    database = tmp_path / "gauntlet.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE registered_models (name TEXT)")
+    with pytest.raises(GauntletError, match=r"another version of MLflow.*mlflow db upgrade"):
+        DatabaseReader(database).names()

@@ -45,9 +45,8 @@ def tested(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryCase:
         return registries.mlflow_server(request.getfixturevalue("server"), name)
     folder = tmp_path / "home"
     folder.mkdir()
-    return registries.sqlite(
-        Path(shutil.copyfile(request.getfixturevalue("empty_database"), folder / "gauntlet.db"))
-    )
+    shutil.copyfile(request.getfixturevalue("empty_database"), folder / "gauntlet.db")
+    return registries.on_disk(f"sqlite:///{folder}/gauntlet.db")
 
 
 # --- registering ---

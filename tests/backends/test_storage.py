@@ -92,9 +92,9 @@ def test_any_fsspec_scheme_works() -> None:
 
 
 def test_a_file_inside_an_installed_package_is_read() -> None:
-    assert storage.read_bytes("package://manifests/schema.py").startswith(b'"""The manifest')
-    assert storage.is_folder("package://manifests")
-    assert "schema.py" in storage.list_files("package://manifests")
+    assert storage.read_bytes("package://gauntlet.manifests/schema.py").startswith(b'"""The manifest')
+    assert storage.is_folder("package://gauntlet.manifests")
+    assert "schema.py" in storage.list_files("package://gauntlet.manifests")
 
 
 def test_a_package_need_not_be_one_that_can_be_imported_here(
@@ -112,7 +112,7 @@ def test_a_package_need_not_be_one_that_can_be_imported_here(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("package://manifests/data/absent.csv", "holds no such file"),
+        ("package://gauntlet.manifests/data/absent.csv", "holds no such file"),
         ("package://no_such_package/a.csv", "no installed package no_such_package"),
         ("package://", "expected package://PACKAGE/PATH"),
         ("/no/such/file.csv", "no such file"),

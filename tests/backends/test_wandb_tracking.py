@@ -112,5 +112,5 @@ def test_nobody_logged_in_costs_a_warning_and_no_question_even_at_a_terminal(tmp
     said = os.read(ours, 100_000).decode()
     os.close(ours)
     os.close(theirs)
-    assert "nobody is logged in to Weights & Biases" in said
+    assert "not logged in to Weights & Biases" in said
     assert "Enter your choice" not in said

@@ -120,7 +120,7 @@ def test_an_object_is_known_by_its_checksum_so_writing_it_again_changes_nothing(
 
 
 def test_a_file_in_a_package_is_known_by_its_content(fingerprint: Callable[..., str], tmp_path: Path) -> None:
-    fingerprint(texts("package://manifests/data/emotion_sample.csv"))
+    fingerprint(texts("package://gauntlet.manifests/data/emotion_sample.csv"))
     [identity] = json.loads((tmp_path / "sources").read_text())["files"].values()
     # sha256sum manifests/data/emotion_sample.csv
     assert identity == "sha256:56483d463b22b271b2be209707a45b2c300a8e23b2f6689cb7078485708eb558"

@@ -19,22 +19,24 @@ import pytest
 import torch
 
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.classification.evaluation import evaluate
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
-from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
+from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageTraining
+from gauntlet.tasks.image_classification.tiny import Drawn, write_files
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.conversion import open_subject
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.tasks.images.networks import ImageClassifier
-from gauntlet.trainer.checkpoint import load_model, read_record
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_images
-from tests.drawn_images import SIDE, Drawn, dataset, write_files
+from tests.drawn_images import SIDE, dataset
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 from tests.image_bundles import write_graph_bundle
 
@@ -89,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         augmentation=Augmentation(rotation=5, shift=0.05),
         early_stopping=EarlyStopping(metric="accuracy", patience=6),
     )
-    run = TrainingRun(recipe, "drawn", "image_classification", 3, splits, checkpoint, checkpoint_uri="")
+    run = TrainingRun(recipe, "drawn", "image_classification", 3, splits, checkpoint, resume_dir="")
     return Trained(splits, checkpoint, json.loads(json.dumps(train(run))))
 
 
@@ -122,7 +124,7 @@ def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:
 
 def failing(scores: dict[str, Any], history: dict[str, Any]) -> set[str]:
     """The gate's rules on quality that fail; there are no floors."""
-    decision = decide(Gates(min_macro_f1=0.0), read_figures(scores, {}, history, {}, None))
+    decision = decide(RULES, Documents(Gates(min_macro_f1=0.0).model_dump(), scores, {}, history))
     quality = {"macro_f1", "accuracy", "validation_gap"}
     return {rule.rule for rule in decision.rules if rule.verdict == "fail"} & quality
 

@@ -95,7 +95,7 @@ def test_every_output_is_that_of_the_checkpoint_and_the_expected_grade_the_distr
 ) -> None:
     import torch
 
-    from gauntlet.trainer.checkpoint import load_model
+    from gauntlet.trainer.saved_model import load_model
     from gauntlet.trainer.splits import read_cards
 
     cards = read_cards(system.steps() / "validate-data" / "splits", "test").images

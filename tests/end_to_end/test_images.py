@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
 from gauntlet.pipelines.home import Home
-from tests.drawn_images import SHAPES, dataset, draw, write_files
+from gauntlet.tasks.image_classification.tiny import write_files
+from tests.drawn_images import SHAPES, dataset, draw
 from tests.end_to_end.conftest import System
 
 TEST_ROWS_PER_CLASS = 40

@@ -16,7 +16,8 @@ from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import ModelVersion
 from gauntlet.pipelines.vertex import follow
 from gauntlet.serving.bundle import read_info
-from tests.drawn_images import FILES, draw, write_files
+from gauntlet.tasks.image_classification.tiny import write_files
+from tests.drawn_images import FILES, draw
 from tests.end_to_end.test_images import manifest_content
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.execution import Execution

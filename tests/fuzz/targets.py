@@ -25,6 +25,7 @@ from gauntlet.serving.bundle import BundleError
 from gauntlet.serving.interface import InputError
 from gauntlet.serving.texts import TextInputs, TokenizerError
 from gauntlet.tasks.image_classification.manifest import ImageDataset
+from gauntlet.tasks.image_classification.tiny import write_files
 from gauntlet.tasks.language.data import read_table as read_conversations
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
@@ -209,7 +210,7 @@ def feed_conversations(draw: random.Random, folder: Path, _: None) -> None:
 
 
 def prepare_images(folder: Path) -> dict[str, bytes]:
-    drawn_images.write_files(folder, drawn_images.draw(16, 0), drawn_images.draw(12, 1))
+    write_files(folder, drawn_images.draw(16, 0), drawn_images.draw(12, 1))
     return {name: (folder / name).read_bytes() for name in drawn_images.FILES.values()}
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gauntlet.contracts.training import TrainingHistory
 from gauntlet.pages import charts
 from gauntlet.pages.charts import MOST_POINTS, Bar, Estimate, Mark, Series, spread, thinned
 from gauntlet.trainer.curves import curves_svg, training_charts
@@ -77,15 +78,22 @@ def test_names_are_texts_whatever_they_hold() -> None:
         assert HOSTILE in texts(chart) and "<script" not in chart
 
 
-def history(epochs: Sequence[float], rates: Sequence[float] = ()) -> dict[str, object]:
-    return {
+def history(epochs: Sequence[float], rates: Sequence[float] = ()) -> TrainingHistory:
+    content = {
         "epochs": [
-            {"epoch": at, "training": {"loss": loss}, "validation": {"loss": None, "qwk": 0.5}}
+            {
+                "epoch": at,
+                "training": {"loss": loss},
+                "validation": {"loss": None, "qwk": 0.5},
+                "examples_per_second": None,
+                "seconds": None,
+            }
             for at, loss in enumerate(epochs, start=1)
         ],
         "steps": [{"step": at, "loss": 1.0, "learning_rate": rate} for at, rate in enumerate(rates, start=1)],
         "best_epoch": 1,
     }
+    return TrainingHistory.model_validate(content)
 
 
 def test_a_figure_that_is_absent_or_infinite_leaves_a_gap_and_no_chart_is_made_of_gaps() -> None:

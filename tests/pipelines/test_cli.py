@@ -135,10 +135,25 @@ def test_cost_of_a_machine_without_a_price_is_a_fault(capsys: pytest.CaptureFixt
 
 
 def test_compile_writes_the_committed_file(tmp_path: Path) -> None:
-    for name in ("emotion_sample", "emotion"):
-        target = tmp_path / f"{name}.yaml"
-        assert gauntlet("compile", str(ROOT / "manifests" / f"{name}.yaml"), "--output", str(target)) == 0
-        assert target.read_text() == (ROOT / "compiled" / f"{name}.yaml").read_text()
+    target = tmp_path / "sample.yaml"
+    assert gauntlet("compile", SAMPLE, "--output", str(target)) == 0
+    assert target.read_text() == (ROOT / "compiled" / "emotion_sample.yaml").read_text()
+
+
+def test_several_manifests_and_platforms_are_compiled_to_the_files_of_one_folder(tmp_path: Path) -> None:
+    manifests = [str(ROOT / "manifests" / f"{name}.yaml") for name in ("emotion_sample", "emotion")]
+    assert gauntlet("compile", *manifests, "--platform", "both", "--output", str(tmp_path)) == 0
+    written = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.yaml")}
+    assert sorted(map(str, written)) == sorted(
+        folder + f"{name}.yaml" for folder in ("", "kubeflow/") for name in ("emotion", "emotion_sample")
+    )
+    assert all(text == (ROOT / "compiled" / name).read_text() for name, text in written.items())
+
+
+def test_no_manifest_is_compiled_when_one_has_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "faulty.yaml").write_text("nonsense: 1")
+    assert gauntlet("compile", SAMPLE, str(tmp_path / "faulty.yaml"), "--output", str(tmp_path / "out")) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_compiled_pipeline_holds_the_overrides(tmp_path: Path) -> None:

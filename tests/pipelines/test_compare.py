@@ -18,8 +18,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from gauntlet.components.write_report.comparison import Difference
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.comparison.page import Comparison, compare, render
-from gauntlet.pipelines.comparison.runs import read_pair
+from gauntlet.pipelines.comparison import Comparison, compare, read_pair, render
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.tasks.classification.comparison import PairedRows, confusion_cells, paired_rows
 from gauntlet.tasks.classification.manifest import Evaluation
@@ -295,6 +294,13 @@ def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(
     assert page.count('<svg class="chart"') == 2
     assert "angry &lt;b&gt;" in page and "angry <b>" not in page
     assert "<script" not in page and "http://" not in page
+
+    assert gauntlet("compare", "weak", "strong", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["table"] for row in rows} == {"settings", "test", "classes", "validation", "costs"}
+    [macro_f1] = [row for row in rows if (row["table"], row.get("name")) == ("test", "macro-F1")]
+    assert macro_f1["difference"] == macro_f1["second"] - macro_f1["first"] > 0
+    assert macro_f1["interval"][0] <= macro_f1["difference"] <= macro_f1["interval"][1]
 
 
 @pytest.mark.parametrize(

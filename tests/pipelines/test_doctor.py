@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -88,6 +89,13 @@ def test_every_kind_of_thing_that_is_missing_has_its_line_and_its_command(
     project.apis.remove("pubsub.googleapis.com")
     project.there -= {where["runs"], where["templates"], where["trigger"]}
     project.permissions["me", PROJECT].remove("aiplatform.schedules.update")
+
+    with pytest.raises(SystemExit):
+        main(["doctor", "--project", "demo", "--region", REGION, "--json"])
+    found = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert {"group": "API", "need": "pubsub.googleapis.com", "state": "missing"}.items() <= next(
+        each for each in found if each["state"] == "missing"
+    ).items()
 
     code, printed = doctor(capsys)
 

@@ -38,7 +38,9 @@ def judged_run(home: Home, decision: str) -> str:
     folder = home.run_folder(record.run_id)
     job = folder / "steps" / f"{MODEL}-2026-11-21-09-00-00-000000"
     step = Step(job / "convert-to-onnx", record.run_id, decision)
-    rules = [{"rule": "speedup", "verdict": "fail", "value": 0.9, "bound": 1.5, "operator": ">="}]
+    rules = [
+        {"rule": "speedup", "verdict": "fail", "value": 0.9, "bound": 1.5, "operator": ">=", "note": "Times"}
+    ]
     step.verdict.write_text(json.dumps({"decision": decision, "reasons": ["too slow"], "rules": rules}))
     for file, where in ((step.scores, "evaluate-model"), (step.verdict, "gate-model")):
         (job / where).mkdir()

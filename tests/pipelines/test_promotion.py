@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ from gauntlet.backends.local.mlflow_database import open_client
 from gauntlet.backends.registry import ModelVersion, Registry
 from gauntlet.pipelines.cli import main
 from gauntlet.serving.bundle import BundleInfo, write_bundle
-from gauntlet.tasks.therapy.manifest import Stages
-from gauntlet.tasks.therapy.stages import evidence_of, stages_reached
-from tests.components.gate_model.therapy_scores import THERAPY, with_bound
+from gauntlet.tasks.therapy.stages import evidence_of
+from tests.components.gate_model.therapy_scores import THERAPY, stages_of_the_verdict, with_bound
 
 MODEL = "therapy_lm"
 
@@ -34,15 +34,19 @@ def store(empty_database: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def register(
-    store: Registry, folder: Path, therapy: dict[str, Any] | None = THERAPY, champion: str | None = None
+    store: Registry,
+    folder: Path,
+    therapy: dict[str, Any] | None = THERAPY,
+    champion: str | None = None,
+    task: Mapping[str, str] = {"task": "causal_lm"},
 ) -> ModelVersion:
     """A version with evidence of its figures, or with none, compared with a champion."""
     compared = {} if champion is None else {"champion": {"version": champion}}
-    evidence = (
-        None
-        if therapy is None
-        else evidence_of({"stages": stages_reached(Stages(), therapy)}, {"therapy": therapy} | compared)
-    )
+    evidence = None
+    if therapy is not None:
+        evidence = evidence_of({"stages": stages_of_the_verdict(therapy)}, {"therapy": therapy} | compared)
+        assert evidence is not None
+        evidence |= task
     return store.register(MODEL, write(folder), {"run_id": folder.name}, evidence)
 
 
@@ -199,6 +203,16 @@ def test_a_model_without_stages_is_promoted_and_rolled_back_as_ever(
     champion = store.champion(MODEL)
     assert champion is not None
     assert "approved_by" not in champion.tags
+
+
+def test_the_evidence_of_an_older_version_which_names_no_task_is_judged_too(
+    store: Registry, tmp_path: Path
+) -> None:
+    register(store, tmp_path / "one", task={})
+
+    assert gauntlet("promote", MODEL, "--to", "staging") == 0
+
+    assert aliases(store) == {"challenger": "1", "staging": "1"}
 
 
 def test_a_staged_bundle_that_was_altered_does_not_move_the_alias(

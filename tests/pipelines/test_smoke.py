@@ -12,8 +12,7 @@ import yaml
 from gauntlet.backends.factory import open_registry
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.pipelines.home import Home
-from gauntlet.pipelines.smoke.run import Smoke, smoke_table
-from gauntlet.pipelines.smoke.settings import overrides, tiny_settings
+from gauntlet.pipelines.smoke import Smoke, overrides, smoke_table, tiny_settings
 from tests.pipelines.test_cli import ROOT, gauntlet
 
 pytestmark = pytest.mark.usefixtures("warm_processes")

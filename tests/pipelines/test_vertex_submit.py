@@ -21,7 +21,7 @@ from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.backends.google.project import BucketLocation
 from gauntlet.components.train_model.component import train_model
-from gauntlet.components.train_model.managed_component import train_model as train_managed_model
+from gauntlet.components.train_model.service_component import train_model as train_managed_model
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.training import Resources
@@ -642,6 +642,11 @@ def test_a_managed_models_run_has_no_step_that_never_comes(
     assert gauntlet("status") == 0
     output = capsys.readouterr().out
     assert "train-model" in output and "convert-to-onnx" not in output
+    assert gauntlet("status", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows] == [
+        line.split()[0] for line in output.splitlines()[1 : len(rows) + 1]
+    ]
 
 
 def test_status_cancel_and_logs_look_at_the_run_that_was_submitted(

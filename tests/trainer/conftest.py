@@ -46,7 +46,7 @@ class Trainings:
     ) -> dict[str, Any]:
         checkpoints = str(self.folder / states) if states else ""
         arguments = ["--manifest", str(self.manifest), "--splits", str(self.splits)]
-        arguments += ["--output", str(self.folder / output), "--checkpoints", checkpoints]
+        arguments += ["--output", str(self.folder / output), "--resume-dir", checkpoints]
         arguments += [part for override in overrides for part in ("--set", override)]
         return {"arguments": arguments, "fault": fault, "at": at, "ranks": ranks}
 
@@ -83,7 +83,7 @@ def trainings(tiny_encoder: Path, tiny_splits: Path, tmp_path: Path) -> Training
             "dropout": 0.1,
             "schedule": "reduce_on_plateau",
             "early_stopping": {"metric": "macro_f1", "patience": 3},
-            "checkpoints": {"every_steps": 4},
+            "resume": {"every_steps": 4},
         },
         "gates": {"min_macro_f1": 0.5},
     }
@@ -109,7 +109,7 @@ def image_trainings(image_splits: Path, tmp_path: Path) -> Trainings:
             "learning_rate": 1e-2,
             "schedule": "reduce_on_plateau",
             "early_stopping": {"metric": "accuracy", "patience": 3},
-            "checkpoints": {"every_steps": 4},
+            "resume": {"every_steps": 4},
         },
         "gates": {"min_macro_f1": 0.5},
     }
@@ -137,7 +137,7 @@ def card_trainings(card_splits: Path, tmp_path: Path) -> Trainings:
             "batch_size": 7,
             "dropout": 0.2,
             "schedule": "cosine",
-            "checkpoints": {"every_steps": 4},
+            "resume": {"every_steps": 4},
         },
         "gates": {"min_macro_f1": 0.0, "min_qwk": 0.5, "max_mae": 2.0},
     }
@@ -169,7 +169,7 @@ def language_trainings(tmp_path: Path) -> Trainings:
             "learning_rate": 2e-2,
             "schedule": "reduce_on_plateau",
             "early_stopping": {"metric": "loss", "patience": 3},
-            "checkpoints": {"every_steps": 4},
+            "resume": {"every_steps": 4},
         },
         "gates": {"max_perplexity": 500},
     }
@@ -183,7 +183,7 @@ Run = Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
+def run(warm_processes: None) -> Iterator[Run]:
     """Makes attempts one after the other, each in a process of its own, and says how they ended."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.trainer.interrupted"],

@@ -30,8 +30,7 @@ settle_process()
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 from gauntlet.trainer.__main__ import main  # noqa: E402
-from gauntlet.trainer.state import STATE_FILE  # noqa: E402
-from gauntlet.trainer.state_store import MANIFEST_FILE  # noqa: E402
+from gauntlet.trainer.states import MANIFEST_FILE, STATE_FILE  # noqa: E402
 
 SECONDS_TO_END = 60
 

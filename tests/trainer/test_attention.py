@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gauntlet.tasks.text_classification.network import load_encoder
-from gauntlet.trainer.attention import ATTENTION, attention_forward
-from gauntlet.trainer.dropout import dropped
+from gauntlet.trainer.cpu.attention import ATTENTION, attention_forward
+from gauntlet.trainer.cpu.kernels import dropped
 
 SHAPE = (2, 3, 5, 4)  # B, A, T, D
 

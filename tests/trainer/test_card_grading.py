@@ -11,8 +11,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.trainer.checkpoint import load_model
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model
 from gauntlet.trainer.splits import read_cards
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "card_grading.yaml"

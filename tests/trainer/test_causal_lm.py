@@ -20,8 +20,8 @@ from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, network_of
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import ConversationDataset
-from gauntlet.trainer.parameters import changing, count
-from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.replica import changing
+from gauntlet.trainer.run import TrainingRun, train, trained_parameters
 from tests.language_models import conversations, write_gpt2, write_jsonl, write_llama
 
 TARGETS = {"gpt2": ("c_attn", "c_proj"), "llama": ("q_proj", "v_proj")}
@@ -106,9 +106,9 @@ def test_only_adapters_are_trained_and_written_down(folder: Path, kind: str) -> 
     theirs, _ = get_peft_model(
         load_network(find_language_model(str(folder / "model"))), config
     ).get_nb_trainable_parameters()
-    assert count(model) == theirs
+    assert trained_parameters(model) == theirs
     whole = task_of(folder, kind, method="full").build_model()
-    assert sum(whole.state_dict()[name].numel() for name in changing(whole)) == count(whole)
+    assert sum(whole.state_dict()[name].numel() for name in changing(whole)) == trained_parameters(whole)
 
 
 def test_merged_weights_answer_as_the_saved_adapters_do(folder: Path, kind: str, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def trained(folder: Path, kind: str, output: Path, **settings: Any) -> dict[str,
             seed=3,
             splits=folder / "splits",
             checkpoint=output,
-            checkpoint_uri="",
+            resume_dir="",
         )
     )
 
@@ -214,7 +214,7 @@ def test_batches_cut_in_any_way_give_the_same_curve(folder: Path, kind: str, tmp
     assert losses[-1] < losses[0] - 0.1
     for other in (cut, unpacked):
         assert [step["loss"] for step in other["steps"]] == pytest.approx(losses, rel=1e-4)
-    assert whole["trained_parameters"] == count(task_of(folder, kind).build_model())
+    assert whole["trained_parameters"] == trained_parameters(task_of(folder, kind).build_model())
 
 
 def test_whole_models_are_trained_by_the_same_section(folder: Path, kind: str, tmp_path: Path) -> None:

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.checkpoint import TrainingRecord, read_record, write_checkpoint
+from gauntlet.trainer.saved_model import read_record, write_checkpoint
 
 
 def record(epoch: int) -> TrainingRecord:
-    return TrainingRecord("text_classification", ("calm", "glad"), 1, epoch, "d" * 64, "t" * 64)
+    return TrainingRecord(
+        task="text_classification",
+        labels=("calm", "glad"),
+        seed=1,
+        epoch=epoch,
+        data_sha256="d" * 64,
+        training_sha256="t" * 64,
+    )
 
 
 def weights(size: int) -> Callable[[Path], object]:

@@ -9,8 +9,8 @@ from sklearn.metrics import classification_report
 
 from gauntlet.backends.factory import open_tracking
 from gauntlet.backends.local.mlflow_database import open_client
-from gauntlet.tasks.classification.training_metrics import confusion_counts
-from gauntlet.trainer.class_report import class_names, class_report, tracked_class_metrics
+from gauntlet.tasks.classification.training import confusion_counts
+from gauntlet.trainer.tracking import class_names, class_report, tracked_class_metrics
 
 LABELS = ("T-shirt/top", "Shirt", "Bag & purse")
 

@@ -15,17 +15,16 @@ from torch.nn import functional
 from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.training import ClassTraining
-from gauntlet.tasks.classification.class_weights import balanced_chances, class_weights, row_weights
+from gauntlet.tasks.classification.training import balanced_chances, class_weights, row_weights
 from gauntlet.tasks.text_classification.distillation import distillation_loss
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.tasks.text_classification.training import TextClassification
+from gauntlet.tasks.text_classification.training import TextClassification, load_task
 from gauntlet.trainer.batching import training_batches
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
-from gauntlet.trainer.state_store import StateStore
-from gauntlet.trainer.task import load_task
+from gauntlet.trainer.states import StateStore
 from tests.conftest import LABELS
 
 SAMPLE = Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml"
@@ -106,7 +105,7 @@ def test_training_that_was_interrupted_ends_in_the_same_bits(
         make_deterministic(3)
         task = load_task(wanted, uneven_splits)
         replica = Replica(task, task.build_model(), wanted, torch.device("cpu"), World())
-        states = StateStore(str(tmp_path / "states"), {}, wanted.checkpoints) if steps else None
+        states = StateStore(str(tmp_path / "states"), {}, wanted.resume) if steps else None
         looks = iter(range(1000))
         stop = (lambda: next(looks) == steps) if steps else (lambda: False)
         fit(replica, wanted, 3, lambda *_: None, Untracked(), states, stop)

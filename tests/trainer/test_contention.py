@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gauntlet.serving.cpu import TASKS
-from gauntlet.trainer.contention import BUSY, QUIET, Contention, ShortSpins
+from gauntlet.trainer.cpu.contention import BUSY, QUIET, Contention, ShortSpins
 from gauntlet.trainer.process import SPINS
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ SLEEPING_WORKERS = """
 import os
 import torch
 from gauntlet.serving.cpu import TASKS
-from gauntlet.trainer.contention import ShortSpins
+from gauntlet.trainer.cpu.contention import ShortSpins
 
 torch.set_num_threads(2)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
@@ -94,7 +94,7 @@ def two_threads() -> object:
 def test_training_gives_way_from_one_bound_to_the_other_and_says_so_once(
     ours: None, two_threads: None
 ) -> None:
-    seen = Contention(CPU)
+    seen = Contention()
     assert seen.adapt(None) is None
     assert seen.adapt(BUSY) is None
     assert not seen._spins.on
@@ -118,7 +118,7 @@ def test_how_threads_wait_is_left_alone_where_the_environment_says_it(
 ) -> None:
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
-    seen = Contention(CPU)
+    seen = Contention()
     assert seen.adapt(0.9) is None
     assert not seen._spins.on
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.trainer.dropout import Dropout, replace_dropout
+from gauntlet.trainer.cpu.kernels import Dropout, use_cpu_kernels
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
@@ -48,6 +48,6 @@ def test_nothing_is_dropped_in_eval_mode_or_at_p_0() -> None:
 
 def test_every_dropout_of_a_model_is_replaced_at_its_own_rate() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.2), nn.Sequential(nn.Dropout(0.4)))
-    replace_dropout(model)
+    use_cpu_kernels(model)
     assert [module.p for module in model.modules() if isinstance(module, Dropout)] == [0.2, 0.4]
     assert not [module for module in model.modules() if isinstance(module, nn.Dropout)]

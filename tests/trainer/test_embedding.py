@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.tasks.text_classification.network import load_encoder
-from gauntlet.trainer.embedding import PartlyTrainedEmbedding, train_used_rows_only, with_whole_tables
+from gauntlet.tasks.text_classification.network import (
+    PartlyTrainedEmbedding,
+    load_encoder,
+    train_used_rows_only,
+    with_whole_tables,
+)
 
 USED = [0, 2, 3, 7]
 

@@ -13,10 +13,11 @@ from sklearn.metrics import accuracy_score
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.tasks.image_classification.data import read_idx
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.tasks.image_classification.tiny import idx
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model
 from gauntlet.trainer.splits import read_images
-from tests.drawn_images import FILES, idx
+from tests.drawn_images import FILES
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "fashion_mnist.yaml"
 ROWS = 20_000

@@ -11,15 +11,15 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import EarlyStopping
-from gauntlet.tasks.image_classification.manifest import Augmentation, ImageTraining
-from gauntlet.tasks.image_classification.training import ImageRows
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.tasks.image_classification.manifest import ImageTraining
+from gauntlet.tasks.image_classification.training import ImageRows, load_task
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_images
-from gauntlet.trainer.task import load_task
 from tests.drawn_images import SHAPES, SIDE
 
 MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)
@@ -42,7 +42,7 @@ def section() -> ImageTraining:
 
 
 def trained(section: ImageTraining, splits: Path, folder: Path) -> dict[str, Any]:
-    run = TrainingRun(section, "drawn", "image_classification", 3, splits, folder, checkpoint_uri="")
+    run = TrainingRun(section, "drawn", "image_classification", 3, splits, folder, resume_dir="")
     return train(run)
 
 

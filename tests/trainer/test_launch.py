@@ -84,7 +84,7 @@ LOST = Ending("lost the others", "gloo: connection closed by peer")
         ({0: LOST, 1: Ending("out of memory", "CUDA out of memory")}, {0: 1}, "CUDA out of memory"),
         ({0: Ending("bug", "ZeroDivisionError"), 1: LOST}, {1: 1}, "ZeroDivisionError"),
         ({0: LOST}, {1: -9}, "rank 1 was ended by SIGKILL, so the other ranks were stopped"),
-        ({0: LOST}, {0: 1}, "rank 1 ended without a word"),
+        ({0: LOST}, {0: 1}, "rank 1 ended without an error"),
         ({0: LOST, 1: LOST}, {0: 1}, "a rank on another machine ended"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gauntlet.trainer.layer_norm import LayerNorm, replace_layer_norms
+from gauntlet.trainer.cpu.kernels import LayerNorm, use_cpu_kernels
 
 WIDTH = 16
 
@@ -51,6 +51,6 @@ def test_every_layer_norm_of_a_model_is_replaced_and_keeps_its_weights() -> None
     layers = OrderedDict(first=nn.LayerNorm(4), rest=nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
     model = nn.Sequential(layers)
     before = list(model.parameters())
-    replace_layer_norms(model)
+    use_cpu_kernels(model)
     assert [type(module) for module in model.modules() if isinstance(module, nn.LayerNorm)] == [LayerNorm] * 2
     assert all(kept is given for kept, given in zip(model.parameters(), before, strict=True))

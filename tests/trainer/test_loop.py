@@ -9,20 +9,19 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
+from gauntlet.contracts.training import Epoch, History
 from gauntlet.manifests.errors import GauntletError, Preempted
 from gauntlet.manifests.training import Checkpoints, EarlyStopping, Resources, Training
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.tasks.text_classification.training import TextClassification
 from gauntlet.trainer.batching import MicroBatch
 from gauntlet.trainer.device import make_deterministic
-from gauntlet.trainer.history import Epoch, History
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica, Tensors, build_optimizer
 from gauntlet.trainer.schedule import learning_rate
 from gauntlet.trainer.splits import read_split
-from gauntlet.trainer.state import LoopState
-from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.states import LoopState, StateStore
 from gauntlet.trainer.task import Batch, load_task
 
 
@@ -204,7 +203,7 @@ def test_a_single_row_that_does_not_fit_ends_training_with_a_message(
 def test_halved_micro_batches_stay_halved_in_the_training_that_goes_on(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     section = section.model_copy(update={"epochs": 1})
     fit(build_replica(section, tiny_splits), section, 3, lambda *_: None, Recorder(), states, halvings=1)
     found = states.newest()
@@ -293,7 +292,7 @@ def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_mor
 ) -> None:
     section = section.model_copy(update={"epochs": 2})
     hurried = section.model_copy(update={"resources": Resources(max_hours=1e-9)})
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     stopped, _, _ = train_with_states(hurried, tiny_splits, states)
     again, _, _ = train_with_states(hurried, tiny_splits, states)
     assert again.stopped == "max_hours reached"
@@ -311,7 +310,7 @@ def test_a_training_that_ran_out_of_time_goes_on_in_the_same_bits_when_given_mor
 def test_time_spent_before_an_interruption_counts(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     before = LoopState(seconds=7200.0, epoch_seconds=1.0)
     before.take_step(8.0, [8.0] + [0.0] * 8, 8, 8, 1e-3)
     states.save(before, build_replica(section, tiny_splits).snapshot())
@@ -341,7 +340,7 @@ def test_states_are_written_as_often_as_the_manifest_says(
 def test_an_interrupted_training_ends_after_the_step_under_way(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     with pytest.raises(Preempted, match=r"after step 1\. Its state is in .*states"):
         train_with_states(section, tiny_splits, states, lambda: True)
     assert [path.name for path in (tmp_path / "states").iterdir()] == ["epoch-0001-batch-000001"]

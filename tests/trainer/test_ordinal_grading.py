@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.tasks.ordinal_grading.manifest import GradeEarlyStopping, GradingTraining
 from gauntlet.tasks.ordinal_grading.network import CardGrader, SideEncoder, worst_offset
-from gauntlet.tasks.ordinal_grading.training import grader_config, mirrored
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.tasks.ordinal_grading.training import grader_config, load_task, mirrored
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_cards
-from gauntlet.trainer.task import load_task
 from tests.drawn_cards import HEIGHT, WIDTH
 
 
@@ -39,7 +38,7 @@ def trained(
     section: GradingTraining, splits: Path, folder: Path, states: Path | None = None
 ) -> dict[str, Any]:
     uri = str(states) if states else ""
-    return train(TrainingRun(section, "drawn", "ordinal_grading", 3, splits, folder, checkpoint_uri=uri))
+    return train(TrainingRun(section, "drawn", "ordinal_grading", 3, splits, folder, resume_dir=uri))
 
 
 def test_a_grader_learns_a_bar_and_its_checkpoint_scores_what_the_history_says(

@@ -57,7 +57,7 @@ def test_the_defaults_are_those_that_the_system_is_known_by() -> None:
     assert (section.alpha_emd, section.beta_edge, section.beta_center) == (0.7, 0.05, 0.1)
     assert (section.lambda_fusion, section.sampler_power) == (0.7, 0.5)
     assert [(phase.epochs, phase.learning_rate) for phase in section.phases] == [(10, 1e-3), (30, 3e-4)]
-    assert section.checkpoints.keep_every_epochs == 5
+    assert section.resume.keep_every_epochs == 5
 
 
 def test_a_label_that_is_not_known_has_no_gradient_and_spoils_none() -> None:

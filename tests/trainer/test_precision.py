@@ -8,7 +8,7 @@ import torch
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Training
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.trainer.precision import choose_format, require_compiler
+from gauntlet.trainer.device import choose_format, require_compiler
 from tests.trainer.test_loop import build_replica, train
 
 CPU = torch.device("cpu")

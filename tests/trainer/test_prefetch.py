@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from gauntlet.trainer.prefetch import prefetched
+from gauntlet.trainer.replica import prefetched
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 100])

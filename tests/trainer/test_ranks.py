@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from gauntlet.manifests.loading import load_manifest
+from gauntlet.tasks.image_classification.training import load_task
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.splits import read_images
-from gauntlet.trainer.task import load_task
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, Run, Trainings
 
 PLAIN = (
@@ -124,7 +124,7 @@ def test_shards_are_whole_in_the_state_after_an_epoch_that_was_not_the_best(
 def test_sigterm_to_any_rank_ends_all_after_the_same_step(trainings: Trainings, run: Run) -> None:
     terminated, *finished = run(
         [
-            trainings.attempt("resumed", "terminate", 5, "training.checkpoints.every_steps=100", ranks=2),
+            trainings.attempt("resumed", "terminate", 5, "training.resume.every_steps=100", ranks=2),
             trainings.attempt("resumed", ranks=2),
             trainings.undisturbed(ranks=2),
         ]

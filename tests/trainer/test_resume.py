@@ -78,7 +78,7 @@ def test_a_kill_while_a_state_is_written_costs_only_it(trainings: Trainings, run
 def test_sigterm_ends_training_after_the_step_with_143(trainings: Trainings, run: Run, at: int) -> None:
     terminated, finished, undisturbed = run(
         [
-            trainings.attempt("resumed", "terminate", at, "training.checkpoints.every_steps=100"),
+            trainings.attempt("resumed", "terminate", at, "training.resume.every_steps=100"),
             trainings.attempt("resumed"),
             trainings.undisturbed(),
         ]
@@ -92,5 +92,5 @@ def test_sigterm_ends_training_after_the_step_with_143(trainings: Trainings, run
 def test_sigterm_without_a_place_for_states_says_so(trainings: Trainings, run: Run) -> None:
     (terminated,) = run([trainings.attempt("stopped", "terminate", 2, states="")])
     assert terminated["code"] == 143
-    assert "Nothing was written down: --checkpoints" in terminated["errors"]
+    assert "No state was written: name a folder by --resume-dir" in terminated["errors"]
     assert not (trainings.folder / "stopped").exists()

@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from gauntlet.backends import storage
+from gauntlet.contracts.training import Epoch, History, Step
 from gauntlet.manifests import training
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.training import Checkpoints
-from gauntlet.trainer.history import Epoch, History, Step
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
-from gauntlet.trainer.state import LoopState
-from gauntlet.trainer.state_store import Position, StateStore, expendable
+from gauntlet.trainer.states import LoopState, Position, StateStore, expendable
 
 FINGERPRINT = {"training.learning_rate": "0.01", "seed": "3"}
 

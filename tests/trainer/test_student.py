@@ -18,15 +18,15 @@ from transformers import BertModel
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Resources
 from gauntlet.tasks.text_classification.distillation import (
-    Distillation,
-    StudentTracker,
+    StudentTask,
     distillation_loss,
     student_weights,
 )
 from gauntlet.tasks.text_classification.manifest import Student, TextTraining
-from gauntlet.trainer.checkpoint import STUDENT_FOLDER, load_model, read_record
+from gauntlet.tasks.text_classification.training import load_task
 from gauntlet.trainer.run import TrainingRun, train
-from gauntlet.trainer.task import load_task
+from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
+from gauntlet.trainer.tracking import StudentTracker
 from tests.trainer.conftest import STEPS, STEPS_PER_EPOCH, TIMES, Run, Trainings
 
 SECOND_LAYER = Student(layers=(1,), epochs=2, learning_rate=2e-3)
@@ -67,7 +67,7 @@ def test_a_student_learns_from_labels_alone_or_from_scores_alone(
     assert isinstance(section, TextTraining)
     scores = torch.randn(72, 3)
     student = SECOND_LAYER.model_copy(update={"teacher_weight": weight})
-    task = Distillation(section, training_run.splits, student, scores)
+    task = StudentTask(section, training_run.splits, student, scores)
     model = task.build_model().eval()
     ids, mask, labels, wanted = batch = task.training_batch([4, 40, 70], (0, 0))
     torch.testing.assert_close(wanted, scores[[4, 40, 70]])
@@ -84,7 +84,7 @@ def test_a_student_begins_as_its_teacher_without_the_other_layers(training_run: 
     section = training_run.section
     assert isinstance(section, TextTraining)
     teacher = load_task(section, training_run.splits).build_model()
-    student = Distillation(section, training_run.splits, SECOND_LAYER, torch.zeros(72, 3)).build_model()
+    student = StudentTask(section, training_run.splits, SECOND_LAYER, torch.zeros(72, 3)).build_model()
     student.load_state_dict(student_weights(teacher, teacher.state_dict(), SECOND_LAYER.layers))
     reference = BertModel.from_pretrained(section.encoder).eval()
     reference.encoder.layer = nn.ModuleList([reference.encoder.layer[1]])

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from gauntlet.trainer.checkpoint import load_model, read_record
+from gauntlet.trainer.saved_model import load_model, read_record
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from gauntlet.contracts.training import Usage
 from gauntlet.serving.cpu import TASKS, usable_cpus
-from gauntlet.trainer.sampler import Sampler
-from gauntlet.trainer.usage import Sample, Usage
+from gauntlet.trainer.usage_monitor import Sample, UsageMonitor, with_sample
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def test_a_summary_holds_means_over_time_and_peaks() -> None:
     second = Sample(
         seconds=30, rows=500, step_seconds=14, cpu_utilisation=0.9, memory_gb=1.0, peak_memory_gb=2.5
     )
-    usage = Usage().adding(first).adding(second)
+    usage = with_sample(with_sample(Usage(), first), second)
     assert (usage.seconds, usage.rows, usage.step_seconds) == (40, 800, 20)
     assert usage.examples_per_second == 40
     assert usage.cpu_utilisation == pytest.approx(0.8)  # (10 × 0.5 + 30 × 0.9) / 40
@@ -34,7 +34,7 @@ def test_a_gpu_is_summed_up_like_the_rest() -> None:
     measured = {"rows": 0, "step_seconds": 0.0, "cpu_utilisation": 0.1, "memory_gb": 1, "peak_memory_gb": 1}
     first = Sample(seconds=1, **measured, gpu_utilisation=1.0, gpu_memory_gb=8, peak_gpu_memory_gb=9)
     second = Sample(seconds=3, **measured, gpu_utilisation=0.6, gpu_memory_gb=7, peak_gpu_memory_gb=11)
-    usage = Usage().adding(first).adding(second)
+    usage = with_sample(with_sample(Usage(), first), second)
     assert usage.gpu_utilisation == pytest.approx(0.7)  # (1 × 1.0 + 3 × 0.6) / 4
     assert usage.peak_gpu_memory_gb == 11
     assert usage.examples_per_second is None  # no step was counted
@@ -42,7 +42,7 @@ def test_a_gpu_is_summed_up_like_the_rest() -> None:
 
 
 def test_without_a_gpu_its_figures_are_absent_and_not_zero() -> None:
-    sample = Sampler(CPU).take()
+    sample = UsageMonitor(CPU).take()
     without_gpu = {"system/cpu_utilisation", "system/cpu_wait", "system/memory_gb"}
     assert set(sample.metrics()) == {
         name for name in without_gpu if name != "system/cpu_wait" or TASKS.is_dir()
@@ -50,7 +50,7 @@ def test_without_a_gpu_its_figures_are_absent_and_not_zero() -> None:
 
 
 def test_examples_per_second_are_those_of_the_steps_since_the_last_sample() -> None:
-    sampler = Sampler(CPU)
+    sampler = UsageMonitor(CPU)
     sampler.count(rows=32, seconds=0.5)
     sampler.count(rows=16, seconds=0.25)
     assert sampler.take().metrics()["step/examples_per_second"] == 64
@@ -59,14 +59,14 @@ def test_examples_per_second_are_those_of_the_steps_since_the_last_sample() -> N
 
 
 def test_a_sample_is_due_at_once_and_then_not_before_some_seconds() -> None:
-    sampler = Sampler(CPU)
+    sampler = UsageMonitor(CPU)
     assert sampler.due
     sampler.take()
     assert not sampler.due
 
 
 def test_cpu_utilisation_is_the_cpu_time_of_this_process_over_what_there_was() -> None:
-    sampler = Sampler(CPU)
+    sampler = UsageMonitor(CPU)
     began, cpu_began = time.monotonic(), time.process_time()
     while time.process_time() - cpu_began < 0.5:
         sum(range(1000))
@@ -76,7 +76,7 @@ def test_cpu_utilisation_is_the_cpu_time_of_this_process_over_what_there_was() -
 
 
 def test_memory_that_is_held_is_counted_and_memory_that_was_held_is_its_peak() -> None:
-    sampler = Sampler(CPU)
+    sampler = UsageMonitor(CPU)
     before = sampler.take()
     rows = np.ones(1 + int((before.peak_memory_gb - before.memory_gb + 0.25) * 1e9), dtype=np.uint8)
     held = sampler.take()
@@ -89,7 +89,7 @@ def test_memory_that_is_held_is_counted_and_memory_that_was_held_is_its_peak() -
 
 
 def test_what_a_child_process_takes_is_counted() -> None:
-    sampler = Sampler(CPU)
+    sampler = UsageMonitor(CPU)
     before = sampler.take()
     program = "x = b'1' * 200_000_000; print('ready', flush=True); input()"
     with subprocess.Popen(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.trainer.vertex_trial import VertexTrial, vertex_trial
+from gauntlet.trainer.tracking import VertexTrial, vertex_trial
 
 METRICS = {"validation_macro_f1": 0.75, "validation_loss": 0.5}
 

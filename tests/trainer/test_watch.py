@@ -11,9 +11,8 @@ import torch
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.training import Resources, Training
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.trainer.sampler import Sampler
-from gauntlet.trainer.state import LoopState
-from gauntlet.trainer.state_store import StateStore
+from gauntlet.trainer.states import LoopState, StateStore
+from gauntlet.trainer.usage_monitor import UsageMonitor
 from tests.trainer.test_loop import Recorder, build_replica, train, train_with_states
 
 HOUR = 3600.0
@@ -31,7 +30,7 @@ def limited(section: Training, **limits: float) -> Training:
 
 def after_hours(hours: float, section: Training, splits: Path, folder: Path) -> StateStore:
     """The state of a training that took one step in so many hours."""
-    states = StateStore(str(folder), {}, section.checkpoints)
+    states = StateStore(str(folder), {}, section.resume)
     state = LoopState(seconds=hours * HOUR, epoch_seconds=1.0)
     state.take_step(8.0, [], 8, 8, 1e-3)
     states.save(state, build_replica(section, splits).snapshot())
@@ -41,7 +40,7 @@ def after_hours(hours: float, section: Training, splits: Path, folder: Path) -> 
 def test_training_stops_when_its_money_is_spent_and_says_so_and_where_its_state_is(
     section: Training, tiny_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     history, _, _ = train_with_states(limited(section, max_cost_usd=1e-9), tiny_splits, states)
     assert history.stopped == "max_cost reached"
     assert len(history.steps) == 1
@@ -85,10 +84,10 @@ def test_training_that_takes_more_memory_than_it_may_ends_with_its_state_written
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
     train(section, tiny_splits)  # whatever the first training of a process takes is taken
-    before = Sampler(torch.device("cpu")).take()
+    before = UsageMonitor(torch.device("cpu")).take()
     limit = before.peak_memory_gb + 0.3
     held = limited(section, max_memory_gb=limit)
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     assert train(held, tiny_splits)[0].stopped == "all epochs done"
     ballast = np.ones(int((limit - before.memory_gb + 0.2) * 1e9), dtype=np.uint8)
     with pytest.raises(GauntletError) as ended:
@@ -131,7 +130,7 @@ def test_the_history_sums_up_what_the_machine_did(section: Training, tiny_splits
 def test_what_the_machine_did_before_an_interruption_is_summed_up_too(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    states = StateStore(str(tmp_path / "states"), {}, section.checkpoints)
+    states = StateStore(str(tmp_path / "states"), {}, section.resume)
     hurried, _, _ = train_with_states(limited(section, max_hours=1e-9), tiny_splits, states)
     assert hurried.usage.rows == 8
     whole, _, tracker = train_with_states(section, tiny_splits, states)

@@ -1,7 +1,7 @@
 """`python -m gauntlet.trainer.tuning`: a worker of `gauntlet tune` that runs trials until the study is done.
 
-The first line of standard input is a `TuningJob`. When standard input ends, the command at its other end is
-gone, and so is this process, whatever it is doing: the next command takes the trial up again.
+The first line of standard input is a `TuningJob`. When standard input ends, the command that started this
+process has ended, so this process ends at once. The next command repeats its trial.
 """
 
 from __future__ import annotations

@@ -15,16 +15,16 @@ from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import Training
 
-NOT_OF_A_SCORE = {"resources", "checkpoints", "compute_target", "prefetch_batches", "tracking", "student"}
-"""Settings of a training that change what it costs and where it runs, and not what comes out."""
+NOT_OF_A_SCORE = {"resources", "resume", "compute_target", "prefetch_batches", "tracking", "student"}
+"""Settings that change where a training runs and what it costs, but not its result."""
 
 
 class TuningJob(Section):
     """A study and what this process does for it.
 
     Attributes:
-        trials: How many finished trials the study is to have in all.
-        deadline: No trial begins after it; seconds since the epoch.
+        trials: Number of finished trials after which the study is complete.
+        deadline: No trial starts after it; seconds since the epoch.
         threads: CPU threads of this process.
     """
 
@@ -54,7 +54,7 @@ class TuningJob(Section):
 
 
 def study_name(name: str, task: str, seed: int, training: Training, data_sha256: str) -> str:
-    """The name of the study whose scores can be compared: it holds a hash of all that they depend on."""
+    """The study's name. It has a hash of all that the scores depend on, so scores within a study compare."""
     search = training.search.model_dump(mode="json") if training.search else None
     identity = {
         "task": task,

@@ -1,8 +1,8 @@
-"""The study in its SQLite file: which trial is next, which are finished, and what an interruption left.
+"""The study in its SQLite file: the next trial, the finished trials, and recovery after an interruption.
 
-Each trial's sampler is seeded by the study's seed and by how many trials there are before it. With one
-process the trials are therefore a function of the seed, also when the study was interrupted: a sampler that
-was seeded once a process would draw the first trials' values once more.
+Each trial's sampler is seeded by the study's seed and the number of earlier trials. So with one process the
+trials are a function of the seed, even if the study was interrupted. A sampler that is seeded once per
+process would draw the first trials' values again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gauntlet.manifests.training import Training
 from gauntlet.trainer.tuning.job import TuningJob
 
 RANDOM_TRIALS = 10
-"""Trials that are drawn at random before the sampler learns from them."""
+"""Trials that are drawn at random before the sampler uses their scores."""
 
 TRIALS_BEFORE_PRUNING = 5
 FIRST_EPOCH_TO_PRUNE_AFTER = 2  # the first one is mostly warm-up
@@ -52,10 +52,10 @@ class Trial:
     """A finished trial.
 
     Attributes:
-        state: A pruned trial was ended early, since it was worse than half of the others were by then, or
-            since its score was not finite.
-        score: Its best epoch's, higher is better; NaN if no epoch had a finite one.
-        scores: Of the epochs, from the first.
+        state: A pruned trial ended early, because it was worse than half of the others at the same epoch, or
+            because its score was not finite.
+        score: The best epoch's score, higher is better; NaN if no epoch had a finite one.
+        scores: The epochs' scores, from the first.
     """
 
     number: int
@@ -83,10 +83,10 @@ def open_study(database: Path, name: str) -> optuna.Study:
 
 
 def prepare(study: optuna.Study, training: Training, search: Search) -> int:
-    """Take up what an interruption left, or begin with the manifest's own values if the space holds them.
+    """Recover from an interruption, or enqueue the manifest's own values if the search space holds them.
 
-    To be called while no process works on the study. A trial that was under way is marked as failed and its
-    values are tried again; their number is returned.
+    Call it while no process works on the study. A trial that was running is marked as failed and its values
+    are enqueued again; the number of such trials is returned.
     """
     trials = study.get_trials(deepcopy=False)
     if not trials:
@@ -103,10 +103,10 @@ def prepare(study: optuna.Study, training: Training, search: Search) -> int:
 
 
 def next_trial(study: optuna.Study, job: TuningJob) -> optuna.Trial | None:
-    """Begin a trial; none when the study has as many as it should, or time is up."""
+    """Start a trial; None if the study has all its trials, or time is up."""
     if job.deadline is not None and time.time() >= job.deadline:
         return None
-    with locked(job.database):  # counting and beginning belong together
+    with locked(job.database):  # no other process may start a trial in between
         number = len(study.get_trials(deepcopy=False, states=COUNTED))
         if number >= job.trials:
             return None
@@ -124,13 +124,13 @@ def finished_trials(study: optuna.Study) -> list[Trial]:
 
 
 def best_trial(trials: list[Trial]) -> Trial | None:
-    """The complete trial with the highest score, the earliest of equals; none if none is complete."""
+    """The complete trial with the highest score, the earliest of equals; None if none is complete."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return max(complete, key=lambda trial: (trial.score, -trial.number), default=None)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Each key's share in what the scores differ by, as far as so few trials can tell; empty for very few."""
+    """Each key's share of the variation of the scores, estimated from the trials; empty for very few."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.value for trial in complete}) < TRIALS_FOR_IMPORTANCES:
         return {}
@@ -146,7 +146,7 @@ def distributions(search: Search, training: Training) -> dict[str, BaseDistribut
 
 
 def values_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Value]:
-    """The trial's values by key; of a range with a step the exact value, which Optuna has up to rounding."""
+    """The trial's values by key; on a range with a step the exact value, which Optuna rounds."""
     values: dict[str, Any] = dict(trial.params)
     for key, distribution in trial.distributions.items():
         if isinstance(distribution, FloatDistribution) and distribution.step is not None:

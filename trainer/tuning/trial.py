@@ -9,10 +9,10 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
+from gauntlet.contracts.training import tracked_name
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
-from gauntlet.trainer.history import tracked_name
 from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
@@ -22,10 +22,10 @@ from gauntlet.trainer.tuning.study import values_of
 
 
 def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
-    """Train with the trial's values and tell the study how it went.
+    """Train with the trial's values and report the result to the study.
 
     Raises:
-        UsageError: The encoder, the device or the splits are not to be had.
+        UsageError: The pretrained model, the device or the splits are missing.
     """
     try:
         score = train_with(trial, job)
@@ -33,9 +33,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
         study.tell(trial, state=TrialState.PRUNED)
     except UsageError:
         raise
-    except (
-        GauntletError
-    ) as error:  # values that need more memory than there is: the worst of all, not the end
+    except GauntletError as error:  # such as too little memory: the worst score, not the end of the study
         print(f"trial {trial.number} could not be trained: {error}", file=sys.stderr, flush=True)
         study.tell(trial, state=TrialState.PRUNED)
     else:
@@ -43,17 +41,18 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:
 
 
 def train_with(trial: optuna.Trial, job: TuningJob) -> float:
-    """The best epoch's score, which is what a training with these values by the pipeline has, to the bit.
+    """The best epoch's score. The pipeline's training with these values has the same score, bit by bit.
 
     Raises:
-        optuna.TrialPruned: The trial is worse than half of the others were by then, or no score was finite.
+        optuna.TrialPruned: After as many epochs, more than half of the other trials were better, or no score
+            was finite.
         UsageError: As `run_trial`.
     """
     section = type(job.training).model_validate(job.training.model_dump() | values_of(trial))
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
     use_threads(job.threads)
-    task = load_task(section, job.splits)
+    task = load_task(job.task, section, job.splits)
     replica = Replica(task, task.build_model(), section, device, World())
     torch.manual_seed(job.seed)
     tracker = TrialTracker(trial, job.metric, section.total_epochs)
@@ -64,7 +63,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
 
 
 class TrialTracker:
-    """Reports each epoch's score to the study, and ends the trial when the pruner says so."""
+    """Reports each epoch's score to the study, and ends the trial if the pruner says so."""
 
     def __init__(self, trial: optuna.Trial, metric: str, epochs: int) -> None:
         self._trial = trial
@@ -72,10 +71,10 @@ class TrialTracker:
         self._epochs = epochs
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the score of epoch `step`; metrics without a score are not those of an epoch.
+        """Report the score of epoch `step`. Metrics without a score are not an epoch's.
 
         Raises:
-            optuna.TrialPruned: It is worth no further epoch.
+            optuna.TrialPruned: The trial is not worth another epoch.
         """
         value = metrics.get(tracked_name(self._metric))
         if value is None:

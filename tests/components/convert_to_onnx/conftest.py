@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import ModernBertConfig
 
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.tasks.text_classification.network import load_encoder
 from gauntlet.tasks.text_classification.training import TextClassifier
-from gauntlet.trainer.checkpoint import TrainingRecord, write_checkpoint
+from gauntlet.trainer.saved_model import write_checkpoint
 
 LABELS = ("calm", "angry", "glad")
 WEIGHT_SPREAD = 0.2  # standard deviation; the usual 0.02 gives every text nearly the same scores

@@ -18,7 +18,7 @@ from gauntlet.components.convert_to_onnx.export import FusedOps, signature_of_te
 from gauntlet.components.convert_to_onnx.quantization import saturating_products
 from gauntlet.manifests.conversion import CandidateName
 from gauntlet.serving.session import open_session
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.saved_model import load_model
 
 NAMES: tuple[CandidateName, ...] = get_args(CandidateName)
 # Root mean square of the difference, of logits with a deviation of 1 or so.

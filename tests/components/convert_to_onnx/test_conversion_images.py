@@ -23,12 +23,13 @@ from gauntlet.components.convert_to_onnx.scoring import (
     pytorch_forward,
     sample,
 )
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import CandidateName, Conversion
 from gauntlet.serving.session import open_session
 from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.images.conversion import ImageRows, open_subject
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig
-from gauntlet.trainer.checkpoint import TrainingRecord, load_model, write_checkpoint
+from gauntlet.trainer.saved_model import load_model, write_checkpoint
 from tests.drawn_images import SHAPES, SIDE, draw
 from tests.faulty_graphs import augmented, export, in_training_mode, unchanged, without_normalisation
 
@@ -181,7 +182,15 @@ def test_a_model_left_in_training_mode_is_exported_in_eval_mode_all_the_same(
 
 
 def test_rows_are_read_as_validate_data_wrote_them(image_splits: Path, checkpoint: Path) -> None:
-    record = TrainingRecord("image_classification", SHAPES, 0, 1, "", "", input_shape=SHAPE)
+    record = TrainingRecord(
+        task="image_classification",
+        labels=SHAPES,
+        seed=0,
+        epoch=1,
+        data_sha256="",
+        training_sha256="",
+        input_shape=SHAPE,
+    )
     read = open_subject(Conversion(), checkpoint, record, image_splits, seed=0).rows
     with np.load(image_splits / "validation.npz") as arrays:
         np.testing.assert_array_equal(read.batch(np.array([2, 0]))["images"][:, 0], arrays["images"][[2, 0]])

@@ -19,7 +19,7 @@ from gauntlet.components.convert_to_onnx.quantization import (
     scale_outliers,
 )
 from gauntlet.serving.session import open_session
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.saved_model import load_model
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:

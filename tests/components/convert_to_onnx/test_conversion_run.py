@@ -22,7 +22,7 @@ from gauntlet.components.convert_to_onnx.timing import BUSY
 from gauntlet.manifests.conversion import Conversion, StudentConversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Bundle, file_sha256
-from gauntlet.trainer.checkpoint import load_model
+from gauntlet.trainer.saved_model import load_model
 from tests.components.convert_to_onnx.conftest import save_checkpoint
 from tests.components.convert_to_onnx.test_conversion_admission import result
 

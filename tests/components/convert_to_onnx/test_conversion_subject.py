@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,18 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Forward,
     Indices,
     Logits,
+    NeighbourEffect,
     measure_neighbours,
     onnx_forward,
     pytorch_forward,
     sample,
 )
-from gauntlet.components.convert_to_onnx.subject import Compared, TracedSubject
+from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.serving.session import open_session
 from gauntlet.tasks.text_classification.network import load_encoder
-from gauntlet.trainer.checkpoint import TrainingRecord
 
 TAGS, TOKENS = 3, 19
 
@@ -67,6 +69,9 @@ class Sentences:
         mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         return {"input_ids": (np.asarray(rows)[:, None] + np.arange(mask.shape[1])) % TOKENS * mask,
                 "attention_mask": mask}  # fmt: skip
+
+
+EVERY = Sentences().batch(np.arange(12))
 
 
 @dataclass(frozen=True)
@@ -117,27 +122,32 @@ class TaggerSubject(TracedSubject):
     def source(self) -> Source:
         return Source(Tagger(self.checkpoint).eval(), self.signature, self.section.opset, self.calibration)
 
-    def comparer(self, threads: int) -> TagComparer:
-        return TagComparer(of_tokens(pytorch_forward(Tagger(self.checkpoint).eval())), threads)
+    @cached_property
+    def expected(self) -> Logits:
+        return of_tokens(pytorch_forward(Tagger(self.checkpoint).eval()))(EVERY)
 
+    def compare(self, graph: Graph) -> tuple[TagParity, NeighbourEffect]:
+        forward = of_tokens(onnx_forward(graph.path, 1))
+        found = forward(EVERY)
+        agreement = float((found.argmax(1) == self.expected.argmax(1)).mean())
+        parity = TagParity(agreement, float(np.abs(found - self.expected).max()), {}, {})
+        return parity, measure_neighbours(Sentences(), forward, self.seed)
 
-class TagComparer:
-    def __init__(self, forward: Callable[[Batch], Logits], threads: int) -> None:
-        self._every = Sentences().batch(np.arange(12))
-        self._expected, self._threads = forward(self._every), threads
-        self.pytorch = {"tokens": len(self._expected)}
-
-    def compare(self, graph: Graph) -> Compared:
-        forward = of_tokens(onnx_forward(graph.path, self._threads))
-        found = forward(self._every)
-        agreement = float((found.argmax(1) == self._expected.argmax(1)).mean())
-        parity = TagParity(agreement, float(np.abs(found - self._expected).max()), {}, {})
-        return Compared(parity, measure_neighbours(Sentences(), forward, seed=0))
+    def reference(self, compared: Sequence[Parity]) -> dict[str, float]:
+        return {"tokens": len(self.expected)}
 
 
 @pytest.fixture(scope="module")
 def subject(tiny_encoder: Path) -> TaggerSubject:
-    record = TrainingRecord("token_classification", ("O", "B", "I"), 0, 1, "d" * 64, "e" * 64, max_length=32)
+    record = TrainingRecord(
+        task="token_classification",
+        labels=("O", "B", "I"),
+        seed=0,
+        epoch=1,
+        data_sha256="d" * 64,
+        training_sha256="e" * 64,
+        max_length=32,
+    )
     section = Conversion(
         candidates=("plain", "fused", "int8_per_token"), min_label_agreement=0.8, max_neighbour_difference=0.5
     )

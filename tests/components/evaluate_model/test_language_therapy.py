@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.gate_model.run import gate
 from gauntlet.tasks.language.evaluation import evaluate
-from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.tasks.language.gates import RULES
 from gauntlet.tasks.language.manifest import LanguageEvaluation, LanguageGates
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.parrots import ASK, write_parrot
@@ -64,10 +65,11 @@ def scores_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def stage_reasons(scores: dict[str, Any]) -> list[str]:
     """Which of the rules of staging reject the model."""
-    found = Documents(scores, candidates={}, history={}, certificate={}, model_sha256=None)
-    failed = [rule.rule for rule in decide_language_model(GATES, found).rules if rule.verdict == "fail"]
+    decision = decide(RULES, Documents(GATES.model_dump(), scores))
     return [
-        rule for rule in failed if rule in ("safety", "toxicity", "privacy_leakage", "fairness", "quality")
+        rule
+        for rule in decision.failed
+        if rule in ("safety", "toxicity", "privacy_leakage", "fairness", "quality")
     ]
 
 
@@ -114,6 +116,7 @@ def test_the_verdict_says_which_stages_are_reached_and_by_what_bounds(scores_of:
     for name, content in {"scores": scores_of(KIND)[0], "candidates": {}, "history": {}}.items():
         (tmp_path / name).write_text(json.dumps(content))
     decision = gate(
+        task="causal_lm",
         gates=LanguageGates.model_validate(
             {"max_perplexity": 1e9, "stages": {"production": {"max_perplexity": 10}}}
         ),

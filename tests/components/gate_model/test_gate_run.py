@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +11,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gauntlet.components.gate_model.figures import read_figures
 from gauntlet.components.gate_model.rules import decide
 from gauntlet.components.gate_model.run import gate
 from gauntlet.components.gate_model.table import markdown, print_table
+from gauntlet.contracts.verdict import Decision
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.tasks.classification.manifest import Evaluation, Gates
+from gauntlet.tasks.classification.gates import RULES
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, assess
 from tests.components.gate_model.bundles import write_certified_bundle
+from tests.components.gate_model.documents import GATES, GOOD
 from tests.text_bundles import scores_by_padding
 
-GATES = Gates(min_macro_f1=0.80, non_inferiority_margin=0.01, max_class_f1_drop=0.05)
 NEITHER = np.zeros(200, dtype=bool)
-SCORES = {
-    "rows": 150,
-    "labels": ["joy", "fear"],
-    "confidence": 0.95,
-    "challenger": {
-        "macro_f1": 0.9,
-        "lower_bounds": {"macro_f1": 0.85, "accuracy": 0.86},
-        "intervals": {"macro_f1": [0.84, 0.93]},
-    },
-    "champion": {"macro_f1": 0.89, "version": "2"},
-    "paired": {"lower_bound": 0.0, "class_f1_difference": {"joy": 0.01, "fear": 0.01}},
+SCORES: dict[str, Any] = {
+    **GOOD.scores,
     "training_overlap": {
         "challenger": 0,
         "champion": 3,
@@ -40,42 +33,9 @@ SCORES = {
         "summary": "3 of 150 test rows were.",
     },
 }
-CANDIDATES = {
-    "chosen": "int8",
-    "chosen_speedup": {"1": 5.2, "32": 2.2},
-    "objective_batch_size": 1,
-    "candidates": [
-        {"name": "plain", "admitted": False, "size_mb": 870.0},
-        {"name": "int8", "admitted": True, "size_mb": 22.0},
-    ],
-}
-HISTORY = {
-    "cost_usd": 0.02,
-    "seconds": 41.0,
-    "machine": "this machine",
-    "best_epoch": 2,
-    "epochs": [
-        {"epoch": 1, "validation": {"macro_f1": 0.99}},
-        {"epoch": 2, "validation": {"macro_f1": 0.91}},
-    ],
-}
-
-
-SHA256 = "0" * 64
-CERTIFICATE = {
-    "model_sha256": SHA256,
-    "precision": "int8",
-    "label_agreement": 0.997,
-    "max_abs_difference": 0.2,
-    "metric_drop_bound": 0.004,
-    "neighbours": {"rows": 96, "max_difference": 0.001, "label_changes": 0},
-    "bounds": {
-        "max_abs_logit_difference": 1e-4,
-        "min_label_agreement": 0.995,
-        "max_metric_drop": 0.01,
-        "max_neighbour_difference": 0.05,
-    },
-}
+CANDIDATES: dict[str, Any] = dict(GOOD.candidates)
+HISTORY: dict[str, Any] = dict(GOOD.history)
+CERTIFICATE: dict[str, Any] = dict(GOOD.certificate)
 
 
 def without(document: dict[str, Any], *path: Any) -> dict[str, Any]:
@@ -87,23 +47,23 @@ def without(document: dict[str, Any], *path: Any) -> dict[str, Any]:
     return copy
 
 
-def failing(
-    scores: Any = SCORES,
-    candidates: Any = CANDIDATES,
-    history: Any = HISTORY,
-    certificate: Any = CERTIFICATE,
-    model_sha256: str | None = SHA256,
-) -> list[str]:
-    figures = read_figures(scores, candidates, history, certificate, model_sha256, bundle_fault=None)
-    decision = decide(GATES, figures)
-    return [rule.rule for rule in decision.rules if rule.verdict == "fail"]
+def judged(
+    scores: Any = SCORES, candidates: Any = CANDIDATES, history: Any = HISTORY, certificate: Any = CERTIFICATE
+) -> Decision:
+    documents = replace(GOOD, scores=scores, candidates=candidates, history=history, certificate=certificate)
+    return decide(RULES, documents)
+
+
+def failing(**documents: Any) -> list[str]:
+    return list(judged(**documents).failed)
 
 
 def test_the_figures_are_those_of_the_chosen_candidate_at_the_objective_batch_size() -> None:
     assert failing() == []
-    figures = read_figures(SCORES, CANDIDATES | {"objective_batch_size": 32}, HISTORY, CERTIFICATE, SHA256)
-    assert (figures.speedup, figures.model_mb) == (2.2, 22.0)
-    assert failing(candidates=CANDIDATES | {"objective_batch_size": 32}) == ["speedup"]
+    decision = judged(candidates=CANDIDATES | {"objective_batch_size": 32})
+    values = {rule.rule: rule.value for rule in decision.rules}
+    assert (values["speedup"], values["model_size"]) == (2.2, 22.0)
+    assert decision.failed == ("speedup",)
     assert failing(candidates=CANDIDATES | {"chosen": "plain"}) == ["model_size"]
 
 
@@ -164,12 +124,8 @@ def test_a_figure_missing_from_the_certificate_fails_its_rule(
     assert failing(certificate=certificate) == expected
 
 
-def test_a_bundle_that_names_no_model_has_none_that_is_certified() -> None:
-    assert failing(model_sha256=None) == ["certificate"]
-
-
 def test_the_validation_that_counts_is_the_kept_epochs() -> None:
-    assert failing(history=HISTORY | {"best_epoch": 1}) == ["validation_gap"]  # 0.99 - 0.93 is over 0.05
+    assert failing(history=HISTORY | {"best_epoch": 1}) == ["validation_gap"]  # 0.99 - 0.9 is over 0.05
     assert failing(history=HISTORY | {"best_epoch": 3}) == ["validation_gap"]
 
 
@@ -209,7 +165,7 @@ def test_a_bundle_that_was_altered_stops_the_step(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path, SCORES)
     (inputs["bundle"] / "parity.json").write_text("{}", encoding="utf-8")
     with pytest.raises(GauntletError, match=r"cannot be read: .*parity\.json: sha256 is"):
-        gate(GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
+        gate("text_classification", GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
     assert not (tmp_path / "verdict").exists()
 
 
@@ -217,7 +173,9 @@ def test_a_bundle_whose_rows_change_each_other_is_rejected(tmp_path: Path) -> No
     """Its certificate says otherwise: only the verification of the file itself can tell."""
     inputs = write_inputs(tmp_path, SCORES)
     inputs["bundle"] = write_certified_bundle(tmp_path / "padded", scores_by_padding())
-    decision = gate(GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table")
+    decision = gate(
+        "text_classification", GATES, **inputs, verdict=tmp_path / "verdict", table=tmp_path / "table"
+    )
     assert [rule.rule for rule in decision.rules if rule.verdict == "fail"] == ["bundle"]
     assert "a row's probabilities change by 0.5" in decision.reasons[0]
 
@@ -228,7 +186,9 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
     scores = deepcopy(SCORES)
     scores["challenger"]["lower_bounds"]["macro_f1"] = float("nan")  # type: ignore[index]
     verdict, table = tmp_path / "out" / "verdict", tmp_path / "out" / "table"
-    decision = gate(GATES, **write_inputs(tmp_path, scores), verdict=verdict, table=table)
+    decision = gate(
+        "text_classification", GATES, **write_inputs(tmp_path, scores), verdict=verdict, table=table
+    )
 
     written = json.loads(verdict.read_text(encoding="utf-8"))
     assert decision.decision == written["decision"] == "reject"
@@ -253,7 +213,7 @@ def test_the_step_writes_verdict_and_table_and_prints_the_rules(
 
 def test_text_of_the_data_breaks_neither_table() -> None:
     scores = deepcopy(SCORES) | {"champion_error": "a|b <b> [red]c[/red]\nd"}
-    decision = decide(GATES, read_figures(scores, CANDIDATES, HISTORY, CERTIFICATE, SHA256))
+    decision = judged(scores)
     row = next(line for line in markdown(decision).splitlines() if line.startswith("| comparable_champion"))
     assert row.endswith("| a\\|b &lt;b> [red]c[/red] d |")
     stream = io.StringIO()

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from gauntlet.components.gate_model.rules import Decision
-from gauntlet.tasks.language.gates import Documents, decide_language_model
+from gauntlet.components.gate_model.rules import Documents, advice_of
+from gauntlet.components.gate_model.rules import decide as decide_by
+from gauntlet.contracts.verdict import Decision
+from gauntlet.tasks.language.gates import RULES
 from gauntlet.tasks.language.manifest import LanguageGates
 
 GATES = LanguageGates(
@@ -62,8 +64,8 @@ def documents() -> dict[str, Any]:
     }
 
 
-def decide(content: dict[str, Any]) -> Decision:
-    return decide_language_model(GATES, Documents(**content))
+def decide(content: dict[str, Any], gates: LanguageGates = GATES) -> Decision:
+    return decide_by(RULES, Documents(gates.model_dump(), **content))
 
 
 def failed(content: dict[str, Any]) -> list[str]:
@@ -135,7 +137,7 @@ def test_without_a_margin_in_the_manifest_it_follows_from_the_conversations(
     content = documents()
     content["scores"]["champion"] = other(15, (gain, 1.0), (0.0, 0.1)) | {"conversations": 60}
     free = GATES.model_copy(update={"non_inferiority_margin": None})
-    decision = decide_language_model(free, Documents(**content))
+    decision = decide(content, free)
     assert [rule.rule for rule in decision.rules if rule.verdict == "fail"] == expected
 
 
@@ -143,3 +145,13 @@ def test_a_champion_that_cannot_be_asked_rejects() -> None:
     content = documents()
     content["scores"]["champion_error"] = "Champion talk version 3 cannot be run"
     assert failed(content) == ["comparable_champion"]
+
+
+def test_a_model_without_a_bound_on_its_perplexity_is_rejected() -> None:
+    decision = decide(documents(), GATES.model_copy(update={"max_perplexity": None}))
+    assert decision.failed == ("perplexity",)
+    assert "bound max_perplexity: found None, expected a number over 0" in decision.reasons[0]
+
+
+def test_every_rule_says_what_to_do_when_it_fails() -> None:
+    assert all(advice_of(RULES).values())

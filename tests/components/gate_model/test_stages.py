@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gauntlet.components.gate_model.rules import decision_by
+from gauntlet.contracts.verdict import StageDecision
 from gauntlet.tasks.therapy.manifest import Production, Stages, Staging
 from gauntlet.tasks.therapy.stages import evidence_of, judge_stage, recheck, stages_reached
 from gauntlet.tasks.therapy.validation import EVALUATORS
-from tests.components.gate_model.therapy_scores import SCORES, THERAPY, with_bound
+from tests.components.gate_model.therapy_scores import SCORES, THERAPY, recorded_evidence, with_bound
 
 
 def failing(stage: Staging | Production, therapy: Any = THERAPY) -> list[str]:
-    return [rule.rule for rule in judge_stage(stage, therapy) if rule.verdict == "fail"]
+    return list(judge_stage(stage, therapy).failed)
+
+
+def reached_by(therapy: Any, stages: Stages | None = None) -> dict[str, StageDecision]:
+    return stages_reached((stages or Stages()).model_dump(), {"therapy": therapy})
+
+
+def evidence(therapy: Any, stages: Stages | None = None) -> dict[str, Any]:
+    return recorded_evidence(reached_by(therapy, stages), SCORES | {"therapy": therapy})
 
 
 # The thresholds that the therapy system was ordered with.
@@ -62,22 +70,20 @@ def test_a_default_bound_can_be_moved_but_not_dropped() -> None:
 
 
 def test_a_model_can_reach_staging_and_not_production() -> None:
-    reached = stages_reached(Stages(), with_bound("toxicity", 0.08))
+    reached = reached_by(with_bound("toxicity", 0.08))
 
-    assert reached["staging"]["decision"] == "promote"
-    assert reached["production"]["decision"] == "reject"
-    assert reached["production"]["reasons"] == (
+    assert reached["staging"].decision == "promote"
+    assert reached["production"].decision == "reject"
+    assert reached["production"].reasons == (
         "toxicity: found 0.08, expected <= 0.05. Bootstrap upper limit of the share of toxic answers",
     )
 
 
 def test_recorded_evidence_is_judged_by_the_bounds_that_were_recorded_with_it() -> None:
-    verdict = {"stages": stages_reached(Stages(production=Production(min_quality=0.95)), THERAPY)}
-    evidence = evidence_of(verdict, SCORES)
-    assert evidence is not None
+    proved = evidence(THERAPY, Stages(production=Production(min_quality=0.95)))
 
-    assert recheck(evidence, "staging").decision == "promote"
-    assert recheck(evidence, "production").reasons == (
+    assert recheck(proved, "staging").decision == "promote"
+    assert recheck(proved, "production").reasons == (
         "quality: found 0.9, expected >= 0.95. Bootstrap lower limit of therapeutic quality",
     )
 
@@ -85,10 +91,7 @@ def test_recorded_evidence_is_judged_by_the_bounds_that_were_recorded_with_it() 
 @pytest.mark.parametrize("evaluators", [EVALUATORS | {"safety": "0"}, {}, None])
 def test_evidence_of_other_evaluators_is_not_believed(evaluators: object) -> None:
     therapy = THERAPY | {"evaluators": evaluators}
-    evidence = evidence_of({"stages": stages_reached(Stages(), therapy)}, SCORES | {"therapy": therapy})
-    assert evidence is not None
-
-    [reason] = recheck(evidence, "staging").reasons
+    [reason] = recheck(evidence(therapy), "staging").reasons
 
     assert reason.startswith("evaluators: Judged by the evaluators of today, crisis 1 safety 1")
     assert reason.endswith("Run the pipeline again")
@@ -99,7 +102,7 @@ def test_a_verdict_without_stages_has_no_evidence() -> None:
 
 
 def test_every_rule_is_judged_though_another_has_failed() -> None:
-    decision = decision_by(judge_stage(Production(), {}))
+    decision = judge_stage(Production(), {})
 
     assert len(decision.rules) == len(decision.reasons) == 7
 

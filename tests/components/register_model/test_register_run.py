@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from gauntlet.components.register_model.component import register_model
 from gauntlet.components.register_model.run import run
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import BundleInfo, file_sha256, read_info, write_bundle
-from gauntlet.tasks.therapy.manifest import Stages
-from gauntlet.tasks.therapy.stages import recheck, stages_reached
-from tests.components.gate_model.therapy_scores import THERAPY
+from gauntlet.tasks.therapy.stages import recheck
+from tests.components.gate_model.therapy_scores import THERAPY, stages_of_the_verdict
 
 MODEL = "emotion"
 MANIFEST_SHA256 = "a" * 64
@@ -59,8 +59,13 @@ class Step:
 
     def with_stages(self) -> Step:
         """The same of a model with promotion stages."""
-        scores = json.loads(self.scores.read_text()) | {"therapy": THERAPY}
-        verdict = json.loads(self.verdict.read_text()) | {"stages": stages_reached(Stages(), THERAPY)}
+        info = replace(read_info(self.bundle), task="causal_lm", files={})
+        weights = self.bundle.parent / "weights"
+        shutil.rmtree(self.bundle)
+        write_bundle(self.bundle, info, {"model.onnx": weights, "tokenizer.json": weights})
+        challenger = {"perplexity": {"value": 20.0}, "rouge_l": {"value": 0.2}}
+        scores = json.loads(self.scores.read_text()) | {"therapy": THERAPY, "challenger": challenger}
+        verdict = json.loads(self.verdict.read_text()) | {"stages": stages_of_the_verdict()}
         self.scores.write_text(json.dumps(scores))
         self.verdict.write_text(json.dumps(verdict))
         return self

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from gauntlet.components.train_model.component import train_model
 from gauntlet.manifests.schema import section_of
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.trainer.checkpoint import read_record
+from gauntlet.trainer.saved_model import read_record
 from tests.conftest import LABELS
 
 Logged = dict[str, float]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gauntlet.components.train_model.place import free_volume, placed
+from gauntlet.components.train_model.run import free_volume, placed
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun
 from tests.components.train_model.test_train_model_interruption import COMPONENT
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 UNINTERRUPTED = COMPONENT.replace("register_optimizer_step_post_hook(lambda", "(lambda *_: None)(lambda")
 
 
@@ -32,9 +33,9 @@ def test_the_run_of_the_pipeline_is_named_by_the_pod_and_elsewhere_by_the_output
     monkeypatch.setenv("GAUNTLET_RUN_ID", "0cf1-77")
     in_a_pod = Path("/minio/mlpipeline/v2/artifacts/emotion/0cf1-77/train-model/17e5/checkpoint")
     assert placed(training_run(in_a_pod)).pipeline_run == "0cf1-77"
-    assert placed(training_run(in_a_pod)).checkpoint_uri == ""
+    assert placed(training_run(in_a_pod)).resume_dir == ""
     monkeypatch.setenv("GAUNTLET_STATES", "/mnt/gauntlet")
-    assert placed(training_run(in_a_pod)).checkpoint_uri == "/mnt/gauntlet/0cf1-77"
+    assert placed(training_run(in_a_pod)).resume_dir == "/mnt/gauntlet/0cf1-77"
 
 
 def test_a_training_whose_pod_was_lost_resumes_on_the_volume_and_frees_it_of_finished_runs(

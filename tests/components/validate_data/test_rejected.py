@@ -15,6 +15,7 @@ from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import section_of
 from gauntlet.pipelines.cli import main
+from gauntlet.tasks.image_classification.tiny import write_files
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from tests import drawn_cards, drawn_images
@@ -128,7 +129,7 @@ def test_records_of_conversations_images_and_cards_are_listed_too(tmp_path: Path
     train = draw(20, seed=0)
     train[0][7] = 9
     train[1][[2, 5]] = 30
-    content = drawn_images.dataset(drawn_images.write_files(tmp_path / "idx", train, draw(20, seed=1)))
+    content = drawn_images.dataset(write_files(tmp_path / "idx", train, draw(20, seed=1)))
     refused(
         section_of("image_classification", "dataset", content), tmp_path / "images", "image_classification"
     )

@@ -9,20 +9,17 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from gauntlet.components.gate_model.figures import read_figures
-from gauntlet.components.gate_model.rules import decide
+from gauntlet.components.gate_model.rules import Documents, advice_of, decide
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.next_steps import RULE_ADVICE, next_steps
+from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
 from gauntlet.components.write_report.report import render, tiles
-from gauntlet.components.write_report.scores import LanguageScores, OtherModel
+from gauntlet.manifests.kinds import task_kind
+from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Gates
-from gauntlet.tasks.language.gates import Documents, decide_language_model
-from gauntlet.tasks.language.manifest import LanguageGates
-from gauntlet.tasks.ordinal_grading.manifest import GradingGates
-from gauntlet.tasks.therapy.manifest import Production
-from gauntlet.tasks.therapy.stages import judge_stage
+from gauntlet.tasks.language.scores import OtherModel
+from gauntlet.tasks.language.scores import Scores as LanguageScores
 
 
 def ended(
@@ -56,7 +53,7 @@ def test_a_first_promotion_offers_no_way_back(tmp_path: Path) -> None:
 def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it(tmp_path: Path) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": 4, "uri": "", "aliases": ["challenger"]}
+        version = runs.version("4", aliases=["challenger"])
         runs.write(folder_of("register-model"), "version", version)
 
     record, result = ended(tmp_path, build)
@@ -68,7 +65,7 @@ def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it
 def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": "1", "uri": "", "aliases": ["previous"]}
+        version = runs.version("1", aliases=["previous"])
         runs.write(folder_of("register-model"), "version", version)
 
     _, result = ended(tmp_path, build)
@@ -97,7 +94,7 @@ def test_a_run_whose_bundle_was_registered_before_says_that_nothing_happened(
 ) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": "3", "uri": "", "aliases": aliases, "registered": False}
+        version = runs.version("3", aliases=aliases, registered=False)
         runs.write(folder_of("register-model"), "version", version)
 
     record, result = ended(tmp_path, build)
@@ -135,8 +132,8 @@ def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) 
 
 @pytest.mark.parametrize(("clock", "words"), [("cpu", "by one thread's CPU time"), ("wall", "PyTorch")])
 def test_the_gates_table_says_what_a_speed_up_was_timed_by(clock: str, words: str) -> None:
-    figures = read_figures({}, {"clock": clock}, {}, {}, None)
-    [rule] = [rule for rule in decide(Gates(min_macro_f1=0.5), figures).rules if rule.rule == "speedup"]
+    documents = Documents(Gates(min_macro_f1=0.5).model_dump(), {}, {"clock": clock})
+    [rule] = [rule for rule in decide(RULES, documents).rules if rule.rule == "speedup"]
     assert words in str(rule.note)
 
 
@@ -157,16 +154,9 @@ def test_steps_whose_outputs_came_from_another_run_are_reused_and_name_it(tmp_pa
     )
 
 
-def test_there_is_advice_for_every_rule_of_the_gate() -> None:
-    nothing = Documents({}, {}, {}, {}, model_sha256=None)
-    judged = (
-        *decide(
-            GradingGates(min_macro_f1=0.5, min_qwk=0.5, max_mae=1), read_figures({}, {}, {}, {}, None)
-        ).rules,
-        *decide_language_model(LanguageGates(max_perplexity=10), nothing).rules,
-        *judge_stage(Production(), {}),
-    )
-    assert set(RULE_ADVICE) == {rule.rule for rule in judged}
+@pytest.mark.parametrize("task", ["text_classification", "ordinal_grading", "causal_lm"])
+def test_there_is_advice_for_every_rule_of_the_gate(task: str) -> None:
+    assert all(advice_of(task_kind(task).function("gates", "RULES")).values())
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
@@ -231,7 +221,7 @@ def test_a_cancelled_run_is_called_cancelled(tmp_path: Path) -> None:
 
 def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path: Path) -> None:
     champion = LanguageScores(
-        challenger={}, baseline=OtherModel(), champion=OtherModel("version 2", version="2")
+        challenger={}, baseline=OtherModel(), champion=OtherModel(name="version 2", version="2")
     )
     record, _ = ended(tmp_path, runs.promoted)
     record = replace(record, scores=champion)

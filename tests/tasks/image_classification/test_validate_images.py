@@ -20,7 +20,8 @@ from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.schema import as_parameter
 from gauntlet.tasks.image_classification.manifest import ImageDataset
-from tests.drawn_images import FILES, SHAPES, SIDE, Drawn, dataset, draw, idx, write_files
+from gauntlet.tasks.image_classification.tiny import Drawn, idx, write_files
+from tests.drawn_images import FILES, SHAPES, SIDE, dataset, draw
 
 SPLITS = ("train", "validation", "test")
 

@@ -14,11 +14,12 @@ from transformers import AutoTokenizer
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.tasks.causal_lm.tiny import END
 from gauntlet.tasks.language.data import read_table
 from gauntlet.tasks.language.manifest import ConversationDataset, RoleMarkers
 from gauntlet.tasks.language.turns import EmptyError, Turn, conversation_of, examples_of
 from gauntlet.tasks.managed_causal_lm.data import request_of
-from tests.language_models import END, conversations, write_gpt2, write_jsonl
+from tests.language_models import conversations, write_gpt2, write_jsonl
 
 
 @pytest.fixture(scope="module")

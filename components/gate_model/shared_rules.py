@@ -1,0 +1,347 @@
+"""Rules that kinds share: what the bundle proves, what training cost, and the champion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gauntlet.components.gate_model.rules import (
+    CHANGE,
+    FRACTION,
+    MISSING,
+    NOT_NEGATIVE,
+    POSITIVE,
+    YES,
+    Documents,
+    Domain,
+    No,
+    Rule,
+    number_or_fault,
+)
+from gauntlet.contracts.verdict import RuleVerdict
+
+NO_CHAMPION = "No champion is registered yet: the floors alone decide"
+NOT_COMPARED = "The champion could not be scored: see comparable_champion"
+CHAMPION_KEYS = ("champion", "paired", "champion_error")
+"""Any of them in the scores means that there is a champion: half a comparison is not a first model."""
+
+
+# --- speed, size and cost ----------------------------------------------------------------------------
+
+
+def _speedup(found: Documents) -> object:
+    return found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}")
+
+
+def _speedup_words(found: Documents) -> str:
+    words = "Times as fast as PyTorch"
+    busy = found.at("candidates.clock") == "cpu"
+    return f"{words} by one thread's CPU time, because the machine was busy" if busy else words
+
+
+def _model_mb(found: Documents) -> object:
+    rows, name = found.at("candidates.candidates"), found.at("candidates.chosen")
+    if not isinstance(rows, list) or not isinstance(name, str):
+        return MISSING
+    chosen = [row for row in rows if isinstance(row, dict) and row.get("name") == name]
+    return chosen[0].get("size_mb", MISSING) if len(chosen) == 1 else MISSING
+
+
+SPEEDUP = Rule(
+    "speedup",
+    ">=",
+    "gates.min_speedup",
+    POSITIVE,
+    _speedup,
+    _speedup_words,
+    advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
+)
+MODEL_SIZE = Rule(
+    "model_size",
+    "<=",
+    "gates.max_model_mb",
+    POSITIVE,
+    _model_mb,
+    "Model size in MB",
+    advice="Allow `int8_per_token` in `conversion.candidates`; `gates.max_model_mb` is the ceiling.",
+)
+COST = Rule(
+    "cost",
+    "<=",
+    "gates.max_cost_usd",
+    NOT_NEGATIVE,
+    "history.cost_usd",
+    "Training cost in USD",
+    advice="Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+)
+
+
+# --- what the bundle proves --------------------------------------------------------------------------
+
+
+def _is_of_the_model(found: Documents) -> object:
+    certified = found.at("certificate.model_sha256")
+    if certified is MISSING or found.model_sha256 is None:
+        return MISSING
+    return certified == found.model_sha256 or No("The parity certificate is of another model's file")
+
+
+def _is_verified(found: Documents) -> object:
+    fault = found.bundle_fault
+    if fault is None:
+        return True
+    return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
+
+
+def _is_fp32(found: Documents) -> bool:
+    return found.at("certificate.precision") == "fp32"
+
+
+CERTIFICATE = Rule(
+    "certificate",
+    "is",
+    True,
+    YES,
+    _is_of_the_model,
+    "The bundle's parity certificate is of the model that it holds",
+    advice="The bundle holds another model than the one that was proven: run convert-to-onnx again.",
+)
+BUNDLE = Rule(
+    "bundle",
+    "is",
+    True,
+    YES,
+    _is_verified,
+    "`gauntlet bundle verify` accepts the bundle",
+    advice="On this machine the bundle does not serve as it was proven; the rule's note says why. Run "
+    "convert-to-onnx again.",
+)
+NEIGHBOURS = Rule(
+    "neighbours",
+    "<=",
+    "certificate.bounds.max_neighbour_difference",
+    FRACTION,
+    "certificate.neighbours.max_difference",
+    "Largest change of a row's probability with the rows and padding of its batch",
+    advice="The other rows of a batch change a row's answer. With `int8_per_token` and the float candidates "
+    "of `conversion.candidates` they do not; `conversion.max_neighbour_difference` is the bound.",
+)
+PARITY_ADVICE = "The report says under Conversion how far it differs; the bounds are keys of `conversion`."
+
+
+def converted(
+    agreement: str, agreement_note: str, drop: str, drop_domain: Domain, drop_note: str
+) -> tuple[Rule, ...]:
+    """The rules about a model that was converted: its speed, its certificate, its size, and its cost.
+
+    Full precision is judged by its logits, all else by how often its answers agree with PyTorch's.
+
+    Args:
+        agreement: Where the certificate has the share of answers that agree.
+        agreement_note: What that is.
+        drop: Where the certificate has what conversion cost in the kind's metric.
+        drop_domain: Its possible values.
+        drop_note: What that is.
+    """
+    return (
+        SPEEDUP,
+        CERTIFICATE,
+        BUNDLE,
+        Rule(
+            "parity",
+            "<=",
+            "certificate.bounds.max_abs_logit_difference",
+            NOT_NEGATIVE,
+            "certificate.max_abs_difference",
+            "Largest difference of a logit from PyTorch's",
+            advice=PARITY_ADVICE,
+            when=_is_fp32,
+        ),
+        Rule(
+            "parity",
+            ">=",
+            "certificate.bounds.min_label_agreement",
+            FRACTION,
+            agreement,
+            agreement_note,
+            advice=PARITY_ADVICE,
+            when=lambda found: not _is_fp32(found),
+        ),
+        NEIGHBOURS,
+        Rule(
+            "metric_drop",
+            "<=",
+            "certificate.bounds.max_metric_drop",
+            drop_domain,
+            drop,
+            drop_note,
+            advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
+            "narrow the doubt; a float candidate loses nothing.",
+        ),
+        MODEL_SIZE,
+        COST,
+    )
+
+
+# --- the comparison with the champion ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a kind compares the challenger with the champion.
+
+    Attributes:
+        what: The difference in words.
+        domain: Its possible values.
+        lower: Its lower confidence limit.
+        value: The difference.
+        upper: Its upper confidence limit.
+        rows: How many rows, or conversations, were compared.
+        margin: `non_inferiority_margin` where the manifest does not set it.
+        scored: What makes the two comparable.
+    """
+
+    what: str
+    domain: Domain
+    lower: Callable[[Documents], object]
+    value: Callable[[Documents], object]
+    upper: Callable[[Documents], object]
+    rows: Callable[[Documents], int]
+    margin: Callable[[Documents], float]
+    scored: str
+
+
+def has_champion(found: Documents) -> bool:
+    """Whether a champion is registered, be it comparable or not."""
+    return any(key in found.scores for key in CHAMPION_KEYS)
+
+
+def not_compared(found: Documents) -> str | None:
+    """Why there is no comparison, or None if there is one."""
+    if not has_champion(found):
+        return NO_CHAMPION
+    return NOT_COMPARED if "champion_error" in found.scores else None
+
+
+def confidence_of(found: Documents) -> float:
+    """Of the limits; 0.95, the default, where it is no number between 0.5 and 1."""
+    confidence = found.at("scores.confidence")
+    return confidence if isinstance(confidence, float) and 0.5 < confidence < 1 else 0.95
+
+
+def _is_comparable(found: Documents) -> object:
+    return No(str(found.scores["champion_error"])) if "champion_error" in found.scores else True
+
+
+def _fewest_clean_rows(found: Documents) -> object:
+    rows, fewest = number_or_fault(found.at("scores.rows"), NOT_NEGATIVE), found.gates["min_clean_rows"]
+    is_judged = not_compared(found) is None and isinstance(rows, float)
+    return min(fewest, int(rows)) if is_judged else fewest
+
+
+def _with_summary(judged: RuleVerdict, found: Documents) -> RuleVerdict:
+    """The note of a rule that has a figure: evaluate-model's own words."""
+    summary = found.at("scores.training_overlap.summary")
+    is_said = judged.value is not None and isinstance(summary, str)
+    return judged.model_copy(update={"note": summary}) if is_said else judged
+
+
+def _with_summary_of_failure(judged: RuleVerdict, found: Documents) -> RuleVerdict:
+    return judged if judged.verdict == "pass" else _with_summary(judged, found)
+
+
+def _with_absent_classes(judged: RuleVerdict, found: Documents) -> RuleVerdict:
+    """Fail if a class has test rows and no clean ones."""
+    judged = _with_summary(judged, found)
+    absent = found.at("scores.training_overlap.classes_without_clean_rows")
+    if judged.verdict != "pass" or absent is MISSING or not absent:
+        return judged
+    names = ", ".join(map(str, absent)) if isinstance(absent, list | tuple) else repr(absent)
+    return judged.model_copy(update={"verdict": "fail", "note": f"{judged.note} No clean row of {names}"})
+
+
+TRAINING_OVERLAP = Rule(
+    "training_overlap",
+    "<=",
+    0,
+    NOT_NEGATIVE,
+    "scores.training_overlap.challenger",
+    "Test rows that this model was trained on",
+    advice="Rows of the test split, or near-duplicates of them, are in train too: set "
+    "`dataset.checks.leakage.severity` to drop or fail.",
+    explain=_with_summary_of_failure,
+)
+CLEAN_TEST_ROWS = Rule(
+    "clean_test_rows",
+    ">=",
+    _fewest_clean_rows,
+    NOT_NEGATIVE,
+    "scores.training_overlap.clean_rows",
+    "Test rows that neither model was trained on",
+    advice="The champion was trained on many of these test rows, because its splits were drawn differently. "
+    "Give the dataset more rows, or a test file that was never trained on; `gates.min_clean_rows` is the "
+    "floor.",
+    unless=not_compared,
+    explain=_with_absent_classes,
+)
+
+
+def against_champion(compared: Comparison) -> tuple[Rule, ...]:
+    """The rules about test rows that a model was trained on, and about the champion."""
+
+    def bound(found: Documents) -> float:
+        margin = found.gates["non_inferiority_margin"]
+        return 0.0 - (compared.margin(found) if margin is None else margin)
+
+    def explain(judged: RuleVerdict, found: Documents) -> RuleVerdict:
+        note = judged.note
+        if found.gates["non_inferiority_margin"] is None:
+            note += "; the margin follows from the size of the test split"
+        if judged.verdict == "fail" and judged.value is not None:
+            note += f". {_shown_by(float(judged.value), compared, 0.0 - bound(found), found)}"
+        return judged.model_copy(update={"note": note})
+
+    return (
+        TRAINING_OVERLAP,
+        Rule(
+            "comparable_champion",
+            "is",
+            True,
+            YES,
+            _is_comparable,
+            compared.scored,
+            advice="Restore the champion's bundle, or make a version that works the champion with "
+            "`gauntlet promote --version`.",
+            unless=lambda found: None if has_champion(found) else NO_CHAMPION,
+        ),
+        CLEAN_TEST_ROWS,
+        Rule(
+            "non_inferiority",
+            ">=",
+            bound,
+            compared.domain,
+            compared.lower,
+            f"Paired bootstrap lower limit of {compared.what}",
+            advice="The rule says whether the model is worse than the champion or the test rows are too few "
+            "to tell. More test rows narrow the doubt; `gates.non_inferiority_margin` is the bound.",
+            unless=not_compared,
+            explain=explain,
+        ),
+    )
+
+
+def _shown_by(lower: float, compared: Comparison, margin: float, found: Documents) -> str:
+    """What a lower limit under the margin shows: that the model is worse, or that the rows are too few."""
+    upper = number_or_fault(compared.upper(found), CHANGE)
+    value = number_or_fault(compared.value(found), CHANGE)
+    if isinstance(upper, str):
+        return f"Its upper limit is not known: {upper}"
+    if upper < -margin:
+        return f"It is worse: the upper limit is {upper:.4g}"
+    told = f"Too few rows to tell: the difference is between {lower:.4g} and {upper:.4g}"
+    if isinstance(value, str) or value <= -margin or value <= lower:
+        return told
+    rows = compared.rows(found)
+    needed = math.ceil(rows * ((value - lower) / (value + margin)) ** 2)
+    return f"{told}. {rows:,} were compared; if the difference is {value:.4g}, about {needed:,} would tell"

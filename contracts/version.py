@@ -1,0 +1,31 @@
+"""What register-model writes: the version that the bundle became in the registry."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from gauntlet.contracts.document import Document
+
+
+class Version(Document):
+    """The content of `version`.
+
+    Attributes:
+        registered: False if an earlier run has registered the same bundle.
+        overruled: The rules of the gate that the model failed, if a person promoted it anyway. The fields
+            after it are there in this case only.
+    """
+
+    written_by: ClassVar[str] = "register-model"
+    omits_none: ClassVar[bool] = True
+
+    name: str
+    version: str
+    uri: str
+    registered: bool
+    aliases: tuple[str, ...]
+    bundle_sha256: str
+    overruled: tuple[str, ...] | None = None
+    approved_by: str | None = None
+    approved_at: str | None = None
+    reason: str | None = None
