@@ -42,7 +42,7 @@ from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
 PACKAGES = ("manifests", "contracts", "pages", "backends", "trainer", "components", "tasks", "serving")
-"""The packages whose code runs in steps; `pipelines` only starts them."""
+"""The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
     *("CUDA_", "CUBLAS_", "NVIDIA_", "TORCH_", "PYTORCH_", "ORT_"),

@@ -27,6 +27,7 @@ from gauntlet.components.write_report.comparison import (
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import count, signed
 from gauntlet.pages.page import Cell, partial
+from gauntlet.tasks.classification.metrics import resample
 from gauntlet.tasks.classification.scores import Scores
 
 Indices = npt.NDArray[np.int64]
@@ -101,14 +102,12 @@ def paired_rows(first: Evaluated, second: Evaluated) -> PairedRows | str:
 
 def paired_intervals(rows: PairedRows) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Intervals of the differences on resampled rows: by metric, and by class."""
-    first, second = bootstrap.resample(
-        rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED
-    )
+    first, second = resample(rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED)
     metrics = {
-        name: bootstrap.interval(getattr(second, name) - getattr(first, name), CONFIDENCE)
+        name: bootstrap.interval(second[name] - first[name], CONFIDENCE)
         for name in ("accuracy", "macro_f1", "weighted_f1")
     }
-    of_classes = second.class_f1 - first.class_f1
+    of_classes = second["class_f1"] - first["class_f1"]
     return metrics, {
         name: bootstrap.interval(of_classes[:, at], CONFIDENCE) for at, name in enumerate(rows.classes)
     }
