@@ -18,7 +18,7 @@ SLOW = (
     *("mlflow", "torch", "transformers", "kfp", "grpc", "google.auth"),
     *("pandas", "sklearn", "matplotlib", "optuna", "sqlalchemy"),
 )
-SERVING = ("onnxruntime", "numpy")
+SERVING = ("onnxruntime",)
 SAMPLE = str(Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml")
 
 EACH = """
