@@ -328,7 +328,7 @@ def test_the_service_refuses_a_schedule_that_is_none(
     good = vertex.Schedule.to_dict(there(place)[0])
     kept = ("display_name", "cron", "max_concurrent_run_count", "create_pipeline_job_request")
     with pytest.raises(GauntletError, match=words):
-        schedules.create({key: good[key] for key in kept} | change)
+        schedules.create({key: good[key] for key in kept} | {"display_name": "another"} | change)
 
 
 def test_a_schedule_of_a_template_is_rendered_for_cloud_scheduler(
