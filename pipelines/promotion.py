@@ -36,7 +36,7 @@ from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError, RejectedError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
-from gauntlet.pipelines.local.run import job_folder, write_page
+from gauntlet.pipelines.local.run import job_folder, task_of, write_page
 from gauntlet.pipelines.terminal import console
 from gauntlet.serving.bundle import BundleError, read_info
 
@@ -225,7 +225,7 @@ def _write_page(home: Home, record: RunRecord, steps: Path, move: Move, failed: 
         reason=champion.tags[REASON_TAG],
     ).write(folder / "version")
     write_json(folder / DONE_FILE, {})
-    collected = collect(str(steps.parent), steps.name)
+    collected = collect(str(steps.parent), steps.name, task_of(home.run_folder(record.run_id)))
     write_page(home.run_folder(record.run_id), record, collected)
     ended = outcome(collected)
     home.save(replace(record, exit_code=ended.exit_code, outcome=ended.headline))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.components.write_report.artifacts import Checks
 from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
+from gauntlet.contracts.data import Checks
 from gauntlet.pipelines.local.run import RUN_LOG, FinishedRun
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain, styled
 

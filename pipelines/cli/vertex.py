@@ -261,17 +261,15 @@ def render(
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
     """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
+    from gauntlet.components.step import write_text
     from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}
-    output.mkdir(parents=True, exist_ok=True)
     for name, job in jobs.items():
         file = output / f"{name}.json"
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_text(file, json.dumps(job, indent=2) + "\n")
         console.say(f"wrote {file}")
 
 

@@ -23,7 +23,7 @@ from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import RunRecord as CollectedRun
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import SECTIONS, Manifest
@@ -190,9 +190,7 @@ def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, h
 
 def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write the pipeline's arguments; a run that has this file can be resumed."""
-    temporary = folder / f"{ARGUMENTS_FILE}.tmp"
-    temporary.write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    temporary.replace(folder / ARGUMENTS_FILE)
+    write_text(folder / ARGUMENTS_FILE, json.dumps(arguments, indent=2))
 
 
 def _run(
@@ -320,7 +318,7 @@ def _execute(
 def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
     """Read the steps' outputs, put the report into the run's folder, and record the outcome."""
     steps, job = folder / STEPS_FOLDER, job_folder(folder).name
-    collected = collect(str(steps), job)
+    collected = collect(str(steps), job, task_of(folder))
     ended = outcome(collected)
     if ended.exit_code in (0, RejectedError.exit_code):  # there is nothing to resume
         shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
@@ -338,6 +336,11 @@ def write_page(folder: Path, record: RunRecord, collected: CollectedRun) -> None
     manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
     page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
     write_text(folder / REPORT_FILE, page)
+
+
+def task_of(folder: Path) -> str:
+    """The name of the task kind of the run in a folder."""
+    return str(json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["task"])
 
 
 def git_commit() -> str:

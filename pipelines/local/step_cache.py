@@ -41,8 +41,8 @@ from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
-PACKAGES = ("manifests", "contracts", "backends", "trainer", "components", "tasks", "serving")
-"""The packages whose code runs in steps; `pipelines` only starts them."""
+PACKAGES = ("manifests", "contracts", "pages", "backends", "trainer", "components", "tasks", "serving")
+"""The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
     *("CUDA_", "CUBLAS_", "NVIDIA_", "TORCH_", "PYTORCH_", "ORT_"),

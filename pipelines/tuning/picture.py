@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gauntlet.components.step import replacing
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.trainer.tuning.study import Trial, best_trial
@@ -50,9 +51,8 @@ def draw(
             axes.set_ylabel(metric)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw_progress(axes: Axes, trials: Sequence[Trial], metric: str) -> None:

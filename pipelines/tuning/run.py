@@ -16,6 +16,7 @@ import yaml
 from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
+from gauntlet.components.step import write_text
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import read_content
@@ -320,10 +321,7 @@ def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], pa
     training |= best.values
     text = "".join(f"# {line}\n" for line in comments)
     text += yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def print_trial(

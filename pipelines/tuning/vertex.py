@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.components.step import write_text
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.kinds import known_metric
@@ -52,10 +53,7 @@ def compile_tuning_job(
         )
     require_reachable_model(manifest)
     spec = tuning_job(manifest, search, trials, jobs, staging.rstrip("/"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
 def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, staging: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import FinalStatus
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
 from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
 from gauntlet.pipelines.live import State, StepTable, StepView
 from gauntlet.pipelines.local.run import FinishedRun
@@ -93,10 +93,10 @@ def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
     """
     folder = home.run_folder(record.run_id)
     final = FinalStatus(state_of(job), job.error.message or None)
-    collected = collect(job.runtime_config.gcs_output_directory, record.run_id, final)
+    given = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    collected = collect(job.runtime_config.gcs_output_directory, record.run_id, given["task"], final)
     ended = outcome(collected)
-    sha256 = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["manifest_sha256"]
-    page = render(collected, name=record.name, manifest_sha256=sha256, run_id=record.run_id)
+    page = render(collected, record.name, record.run_id, given["manifest_sha256"])
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     refusal = _quota_refusal(job, record.run_id)

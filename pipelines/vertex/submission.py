@@ -29,6 +29,7 @@ from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_labe
 from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
+from gauntlet.components.step import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
@@ -431,8 +432,7 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
     record = replace(home.create_run(pipeline_name(manifest)), manifest_commit=submission.commit)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    arguments = json.dumps(job["runtime_config"]["parameter_values"], indent=2)
-    (folder / ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
+    write_text(folder / ARGUMENTS_FILE, json.dumps(job["runtime_config"]["parameter_values"], indent=2))
     name = f"{destination.location.parent}/pipelineJobs/{record.run_id}"
     (folder / JOB_FILE).write_text(json.dumps({"name": name}), encoding="utf-8")
     try:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.pictures import ClassPicture, data_uri
+from gauntlet.components.validate_data.checks import json_line, origin
 from gauntlet.components.validate_data.classes import count_classes
-from gauntlet.components.validate_data.splits import json_line, origin
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName

@@ -92,5 +92,5 @@ def test_sigterm_ends_training_after_the_step_with_143(trainings: Trainings, run
 def test_sigterm_without_a_place_for_states_says_so(trainings: Trainings, run: Run) -> None:
     (terminated,) = run([trainings.attempt("stopped", "terminate", 2, states="")])
     assert terminated["code"] == 143
-    assert "Nothing was written down: --checkpoints" in terminated["errors"]
+    assert "No state was written: name a folder by --resume-dir" in terminated["errors"]
     assert not (trainings.folder / "stopped").exists()
