@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -39,8 +40,9 @@ class Environment:
     def run(self, *arguments: str, program: str = "python") -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the user's folder."""
         command = [str(self.python.with_name(program)), *arguments]
+        path = os.pathsep.join([str(self.python.parent), os.defpath])
         return subprocess.run(
-            command, cwd=self.work, env={"PATH": ""}, capture_output=True, text=True, check=False
+            command, cwd=self.work, env={"PATH": path}, capture_output=True, text=True, check=False
         )
 
 

@@ -19,7 +19,8 @@ EXAMPLE = REPOSITORY / "examples" / "plugin_token_classification"
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """This checkout and, installed by pip, the plug-in."""
     folder = tmp_path_factory.mktemp("plugin")
-    shutil.copytree(EXAMPLE, folder / "example", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    built = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    shutil.copytree(EXAMPLE, folder / "example", ignore=built)
     made = Environment(folder)
     made.see(everything_but_gauntlet())
     made.install("--editable", str(REPOSITORY))
@@ -29,15 +30,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return made
 
 
-def test_a_third_partys_task_kind_runs_from_data_to_a_promoted_model_that_answers(environment: Environment) -> None:
-    listed = environment.gauntlet("tasks", "--json")
+def test_a_third_partys_task_kind_runs_from_data_to_a_promoted_model_that_answers(
+    environment: Environment,
+) -> None:
+    listed = environment.run("tasks", "--json", program="gauntlet")
     kinds = [json.loads(line) for line in listed.stdout.splitlines()]
-    [own] = [kind for kind in kinds if kind["name"] == "token_classification"]
+    [own] = [kind for kind in kinds if kind["task"] == "token_classification"]
     assert own["metrics"] == ["entity_f1", "token_accuracy"]
-    ran = environment.gauntlet("run", "manifest.yaml")
+    ran = environment.run("run", "manifest.yaml", program="gauntlet")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Promoted as version 1" in ran.stdout
-    asked = environment.gauntlet("predict", "--model", "names", "--json", "Ada Novak moved to Oslo .")
+    question = ("predict", "--model", "names", "--json", "Ada Novak moved to Oslo .")
+    asked = environment.run(*question, program="gauntlet")
     assert asked.returncode == 0, asked.stdout + asked.stderr
     entities = json.loads(asked.stdout)["entities"]
     assert [(one["text"], one["kind"]) for one in entities] == [("Ada Novak", "PER"), ("Oslo", "LOC")]
