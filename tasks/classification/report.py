@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from gauntlet.components.write_report.comparison import Evaluated, Paired
 from gauntlet.components.write_report.sections import Column
+from gauntlet.contracts.data import ClassStatistics
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
     capitalize_first,
@@ -38,7 +39,7 @@ CANDIDATE_COLUMNS = (
     ),
     Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
-EVALUATION = "gauntlet.tasks.classification:evaluation.html.jinja"
+EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
 METRICS = ("macro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
 LOWER_IS_BETTER = ("mae",)
@@ -88,6 +89,11 @@ def evaluation(scores: Scores) -> Markup:
         classes=_class_rows(scores),
         confusions=confusions(scores),
     )
+
+
+def class_counts(statistics: ClassStatistics) -> Markup:
+    """A table of the rows of each class in each split."""
+    return partial("gauntlet.tasks.classification:report.html.jinja#classes", data=statistics)
 
 
 def tiles(scores: Scores) -> tuple[Tile, ...]:
