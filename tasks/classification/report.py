@@ -12,6 +12,7 @@ from markupsafe import Markup
 from gauntlet.components.write_report.comparison import Evaluated, Paired
 from gauntlet.components.write_report.sections import Column
 from gauntlet.contracts.data import ClassStatistics
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
     capitalize_first,
@@ -42,7 +43,6 @@ CANDIDATE_COLUMNS = (
 EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
 METRICS = ("macro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
-LOWER_IS_BETTER = ("mae",)
 
 Figure = float | None
 Interval = tuple[Figure, Figure]
@@ -156,7 +156,7 @@ def metric_rows(scores: Scores) -> tuple[MetricRow, ...]:
                 theirs=champion,
                 their_interval=_interval(theirs, metric) if theirs else None,
                 difference=minus(_value(compared, metric), champion),
-                better=-1 if metric in LOWER_IS_BETTER else 1,
+                better=1 if known_metric(metric).better == "higher" else -1,
             )
         )
     return tuple(rows)
