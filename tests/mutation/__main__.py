@@ -162,7 +162,9 @@ def survives(mutant: Mutant | None) -> bool:
         sys.meta_path.insert(0, _Loader(mutant))
     try:
         _judge_recorded()
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS]))
+        code = int(
+            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--noconftest", *TESTS])
+        )
     except BaseException:
         code = 1
     os._exit(code)
