@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
+.PHONY: run test mutation smoke avx2 setup lint types compiled like-vertex fuzz acceptance lock images base-images clean
 
 run: $(READY)
 	$(BIN)/gauntlet run manifests/emotion_sample.yaml
@@ -15,6 +15,10 @@ test: lint types compiled
 	# sleep while they wait, as they share the CPUs.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not acceptance and not live and not images" \
 	  -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+
+# Changes the gate's code in one place at a time and expects its tests to notice: docs/how-to/add_a_gate.md.
+mutation: $(READY)
+	$(BIN)/python -m tests.mutation
 
 # Every system through its whole DAG, with tiny settings: docs/smoke.md.
 smoke: $(READY)

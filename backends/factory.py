@@ -104,9 +104,8 @@ def open_tracking(
         starts[tracker.title] = partial(tracker.start, request)
         folder = tracker.folder
     if wandb_project:
-        from gauntlet.backends.wandb import WandbRun
-
-        starts["Weights & Biases"] = partial(WandbRun, wandb_project, request, folder)
+        wandb_run = _load("gauntlet.backends.wandb:WandbRun")
+        starts["Weights & Biases"] = partial(wandb_run, wandb_project, request, folder)
     return TrackedRun(starts)
 
 

@@ -279,15 +279,9 @@ def file_name(uri: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def package_of(uri: str) -> str:
-    """The package that a `package://` URI names. `manifests` is the one that Gauntlet installs."""
-    package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
-    return "gauntlet.manifests" if package == "manifests" else package
-
-
 def _resource(uri: str) -> Path:
     """The path of a package's file. The package is not imported, because its dependencies may be missing."""
-    package, path = package_of(uri), uri.removeprefix(PACKAGE_SCHEME).partition("/")[2]
+    package, _, path = uri.removeprefix(PACKAGE_SCHEME).partition("/")
     try:
         spec = find_spec(package)
     except (ModuleNotFoundError, ValueError):

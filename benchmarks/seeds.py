@@ -90,8 +90,7 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from gauntlet.tasks.classification.metrics import measure_grades
-    from gauntlet.tasks.ordinal_grading.metrics import mean_known_error
+    from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades
     from gauntlet.trainer.saved_model import load_model
     from gauntlet.trainer.splits import read_cards
 

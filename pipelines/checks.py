@@ -1,16 +1,21 @@
-"""What is checked before a manifest is run: that its data and models are there, and what it may cost."""
+"""What is checked before a manifest is run: its data and models, and what it may cost."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.table import Column, Table
+
 from gauntlet import manifests
-from gauntlet.backends.prices import over_budget, tuning_rate
+from gauntlet.backends.prices import Estimate, estimate, over_budget, tuning_price_source, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.training import Resources
+from gauntlet.pipelines.terminal import borderless
 
 
 def packaged_manifests() -> list[Path]:
@@ -19,7 +24,7 @@ def packaged_manifests() -> list[Path]:
 
 
 def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options: Sequence[str] = ()) -> str:
-    """A command on a manifest, as a shell takes it."""
+    """A command on a manifest, quoted for a shell."""
     settings = [part for override in overrides or () for part in ("--set", override)]
     return shlex.join(["gauntlet", verb, str(path), *options, *settings])
 
@@ -27,7 +32,7 @@ def command_line(verb: str, path: Path, overrides: Sequence[str] | None, options
 def require_data(manifest: Manifest, path: Path) -> None:
     """Refuse data, or a pretrained model, that are missing on this machine before anything is written.
 
-    validate-data checks what lies elsewhere.
+    validate-data checks data and models that are elsewhere.
     """
     manifest.require_model(str(path))
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
@@ -71,7 +76,7 @@ def require_affordable(manifest: Manifest, file: str) -> None:
 
 
 def without_price(file: str, error: UsageError) -> Fault:
-    """The fault of a machine, or of a managed model, that the price table does not know."""
+    """The fault of a machine, or of a managed model, that is not in the price table."""
     return Fault(file, "training", "no price", "a machine, or a managed model, with a price", str(error))
 
 
@@ -91,3 +96,82 @@ def margin_note(manifest: Manifest) -> str | None:
         f"warning: {about} cannot show gates.non_inferiority_margin {given:g}: most models that are as good "
         f"as the champion would be rejected. Set {least:.2g}, leave the key out, or add test rows"
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The estimate of one manifest's training beside its budget. `note`: what the estimate leaves out."""
+
+    system: str
+    resources: Resources
+    most: Estimate
+    note: str | None
+
+    @property
+    def left_usd(self) -> float:
+        """The budget minus the estimate; negative if the budget is too small."""
+        return self.resources.max_cost_usd - self.most.usd
+
+    def as_json(self) -> dict[str, object]:
+        """The estimate as `--json` prints it."""
+        return {
+            "system": self.system,
+            "machine_type": self.resources.machine_type,
+            "accelerator_type": self.resources.accelerator_type,
+            "accelerator_count": self.resources.accelerator_count,
+            **asdict(self.most),
+            "usd": self.most.usd,
+            "budget_usd": self.resources.max_cost_usd,
+            "left_usd": self.left_usd,
+            "fits": self.left_usd >= 0,
+            "note": self.note,
+        }
+
+
+def training_cost(manifest: Manifest) -> Cost:
+    """What a manifest's training may cost.
+
+    Raises:
+        UsageError: Its machine, or the tuning of its managed model, has no price.
+    """
+    resources = manifest.training.resources
+    return Cost(manifest.name, resources, estimate(resources), _tuning_note(manifest))
+
+
+def _tuning_note(manifest: Manifest) -> str | None:
+    """The price of tuning by a service, which comes on top of the machine's."""
+    tuning = manifest.training.by_service
+    if tuning is None:
+        return None
+    return (
+        f"{manifest.name}: and {tuning_rate(tuning.model):g} USD a million training tokens in each of "
+        f"{tuning.epochs} epochs, which are counted, and held to the budget, before tuning begins. "
+        f"That price: {tuning_price_source(tuning.model)}."
+    )
+
+
+def cost_table(costs: Sequence[Cost]) -> Table:
+    """A row for each factor, their product, the budget and the verdict."""
+    columns = (Column(cost.system, justify="right", overflow="fold") for cost in costs)
+    table = borderless("training of", *columns)
+    for row in zip(*(_rows(cost) for cost in costs), strict=True):
+        table.add_row(row[0][0], *(value for _, value in row))
+    return table
+
+
+def _rows(cost: Cost) -> list[tuple[str, str]]:
+    resources, most = cost.resources, cost.most
+    accelerators = f"{resources.accelerator_count} × {resources.accelerator_type}"
+    fits = cost.left_usd >= 0
+    return [
+        ("machine", resources.machine_type),
+        ("accelerators", accelerators if resources.accelerator_count else "none"),
+        ("USD an hour", f"{most.usd_per_hour:.4f}"),
+        ("× hours at most", f"{most.hours:g}"),
+        ("× replicas", f"{most.replicas}"),
+        ("× attempts", f"{most.attempts}"),
+        ("= USD at most", f"{most.usd:.2f}"),
+        ("budget, USD", f"{resources.max_cost_usd:.2f}"),
+        ("left over, USD", f"{cost.left_usd:.2f}"),
+        ("verdict", "fits" if fits else "over budget"),
+    ]

@@ -1,4 +1,4 @@
-"""Where this machine keeps runs, models and metrics: `GAUNTLET_HOME`, by default `./.gauntlet`.
+"""The folder for runs, models and metrics on this machine: `GAUNTLET_HOME`, by default `./.gauntlet`.
 
 `GAUNTLET_REGISTRY` is the URI of another registry for the models.
 """
@@ -68,7 +68,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder and what lies where in it."""
+    """The folder, and the paths in it."""
 
     folder: Path
 
@@ -83,24 +83,24 @@ class Home:
         return os.environ.get("GAUNTLET_REGISTRY") or self.store_uri
 
     def run_folder(self, run_id: str) -> Path:
-        """Where a run's files lie."""
+        """The folder of a run's files."""
         return self.folder / "runs" / run_id
 
     @property
     def cache_folder(self) -> Path:
-        """The folder of steps' outputs that later runs may reuse."""
+        """The cache of steps' outputs, which later runs may reuse."""
         return self.folder / "cache"
 
     def tuning_folder(self, name: str) -> Path:
-        """Where the studies of the system of that name lie."""
+        """The folder of a system's studies."""
         return self.folder / "tuning" / name
 
     def validation_folder(self, name: str) -> Path:
-        """Where `gauntlet validate` writes what it finds in the data of the system of that name."""
+        """The folder of what `gauntlet validate` finds in a system's data."""
         return self.folder / "validation" / name
 
     def create_run(self, name: str) -> RunRecord:
-        """Make a new run's folder, named by the system and the time.
+        """Create a new run's folder, named by the system and the time.
 
         Raises:
             UsageError: The folder cannot be written.
@@ -125,7 +125,7 @@ class Home:
 
     @contextmanager
     def working_on(self, record: RunRecord) -> Iterator[int]:
-        """Hold the run's lock; yields its descriptor, for a child process that must hold it too.
+        """Hold the run's lock. Yields its descriptor, which a child process can inherit to hold the lock too.
 
         Raises:
             UsageError: Another process works on the run.
@@ -148,7 +148,7 @@ class Home:
         return self.run_folder(record.run_id) / LOCK_FILE
 
     def save(self, record: RunRecord) -> None:
-        """Write `run.json` whole or not at all."""
+        """Write `run.json` atomically."""
         path = self.run_folder(record.run_id) / RUN_FILE
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
@@ -162,7 +162,7 @@ class Home:
         return done
 
     def runs(self) -> list[RunRecord]:
-        """All runs, newest first. Folders without a readable record are left out."""
+        """All runs, newest first, except folders without a readable record."""
         records = []
         for path in (self.folder / "runs").glob(f"*/{RUN_FILE}"):
             try:
@@ -189,12 +189,12 @@ def gauntlet_home() -> Home:
     """The home that this process uses.
 
     Raises:
-        UsageError: Its path does not survive in a database's URI.
+        UsageError: Its path has characters that a database's URI cannot contain.
     """
     folder = Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute()
     if found := NOT_IN_A_URI.search(str(folder)):
         raise UsageError(
-            f"GAUNTLET_HOME: {folder}: found {found[0]!r}, which the URI of a database cannot hold. "
+            f"GAUNTLET_HOME: {folder}: found {found[0]!r}, which the URI of a database cannot contain. "
             "Choose a folder whose path is without it."
         )
     return Home(folder)

@@ -6,6 +6,8 @@ the pod is, which nodes it fits on and how long it may run.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from kfp import dsl, kubernetes
 
 from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
@@ -13,17 +15,66 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.platforms import Kubeflow
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
-from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
 
+# CPUs and memory of machine types: https://cloud.google.com/compute/docs/machine-resource, of 2026-10-07.
+GB_PER_CPU = {
+    "n1-standard": 3.75,
+    "n1-highmem": 6.5,
+    "e2-standard": 4.0,
+    "g2-standard": 4.0,
+}
+"""Families whose last number is the CPUs."""
+
+SIZES = {
+    "a2-highgpu-1g": (12, 85),
+    "a2-highgpu-2g": (24, 170),
+    "a2-highgpu-4g": (48, 340),
+    "a2-highgpu-8g": (96, 680),
+    "a2-megagpu-16g": (96, 1360),
+    "a2-ultragpu-1g": (12, 170),
+    "a2-ultragpu-2g": (24, 340),
+    "a2-ultragpu-4g": (48, 680),
+    "a2-ultragpu-8g": (96, 1360),
+    "a3-highgpu-1g": (26, 234),
+    "a3-highgpu-2g": (52, 468),
+    "a3-highgpu-4g": (104, 936),
+    "a3-highgpu-8g": (208, 1872),
+    "a3-megagpu-8g": (208, 1872),
+    "a3-ultragpu-8g": (224, 2952),
+}
+"""CPUs and GB of the types whose last number is the accelerators."""
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
 RUN_ID_FIELD = "metadata.labels['pipeline/runid']"
 """KFP labels each pod of a run with the run's id."""
 SHARED_MEMORY = "/dev/shm"
-UNKNOWN_MACHINE = MachineSize(cpus=4, memory_gb=16)
-"""What training gets where the size of `machine_type` is not known: as much as the other steps."""
 REQUESTED_SHARE = 0.75
 """Of a machine: the rest is for what every node runs beside pods. GKE keeps about a fifth of a small one."""
+
+
+@dataclass(frozen=True)
+class MachineSize:
+    """What a machine has, or a pod asks for."""
+
+    cpus: int
+    memory_gb: int
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs and {self.memory_gb} GB"
+
+
+UNKNOWN_MACHINE = MachineSize(cpus=4, memory_gb=16)
+"""What training gets where the size of `machine_type` is not known: as much as the other steps."""
+
+
+def machine_size(machine_type: str) -> MachineSize | None:
+    """The size of a machine type; none where it is not known here."""
+    if machine_type in SIZES:
+        return MachineSize(*SIZES[machine_type])
+    family, _, cpus = machine_type.rpartition("-")
+    if family not in GB_PER_CPU or not cpus.isdecimal():
+        return None
+    return MachineSize(int(cpus), int(int(cpus) * GB_PER_CPU[family]))
 
 
 def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds: int) -> None:

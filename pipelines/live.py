@@ -1,4 +1,4 @@
-"""The live view of a run: what kfp.local prints becomes states, times and one log per step."""
+"""The live view of a run: states, times and one log per step, read from the output of kfp.local."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SYMBOLS: dict[State, tuple[str, str]] = {
 
 @dataclass
 class StepView:
-    """What is known of one step while the run goes on. Times are of the monotonic clock, in seconds."""
+    """The state of one step during the run. Times are of the monotonic clock, in seconds."""
 
     name: str
     state: State = "waiting"
@@ -47,14 +47,14 @@ class StepView:
     reused_from: str = ""
 
     def seconds(self) -> float:
-        """Time since the start, or the time it took."""
+        """Time since the step's start; of a step that has ended, its duration."""
         if self.state == "waiting" or not self.started:
             return 0.0
         return (self.ended or time.monotonic()) - self.started
 
 
 class StepTable:
-    """The steps of a run and how far they are. Renders as a table for `rich.live.Live`."""
+    """The steps of a run and their states. Renders as a table for `rich.live.Live`."""
 
     def __init__(self, steps: Sequence[str]) -> None:
         self.steps = {name: StepView(name) for name in steps}
@@ -87,11 +87,11 @@ class RunView(StepTable):
 
     @property
     def running(self) -> StepView | None:
-        """The step that runs now."""
+        """The step that is running."""
         return self._running
 
     def feed(self, raw: str) -> StepView | None:
-        """Take one line of output; returns the step whose state it changed, if it did."""
+        """Process one line of output; returns the step whose state it changed, if any."""
         line = ANSI_CODE.sub("", raw.rstrip("\n"))
         if started := TASK_STARTED.match(line):
             return self._start(started[1])
@@ -107,7 +107,7 @@ class RunView(StepTable):
         return None
 
     def close(self) -> None:
-        """The output has ended: what still runs has died, what never started was skipped."""
+        """The output has ended: a step that is running has failed, and one that never started was skipped."""
         for step in self.steps.values():
             if step.state == "running":
                 self._end(step.name, "failed")

@@ -27,7 +27,7 @@ JUDGED_ONLY = "python3 -m gauntlet.pipelines.local.step_cache uncached kfp.dsl.e
 
 
 def exec_python(spec: PipelineSpec) -> None:
-    """Have every step's shell, those in custom jobs included, replace itself by Python."""
+    """Make the shell of every step, also in custom jobs, replace itself by Python."""
     text = json_format.MessageToJson(spec)
     assert KFP_STARTS in text, "this version of KFP starts steps by another command"
     spec.CopyFrom(json_format.Parse(text.replace(KFP_STARTS, EXECUTES), PipelineSpec()))
@@ -51,7 +51,7 @@ def reuse(spec: PipelineSpec, judged: Collection[str]) -> None:
 
 
 def command_fault(command: Sequence[str]) -> str | None:
-    """Why SIGTERM would not reach the program that a container's command starts, if it would not."""
+    """Why SIGTERM would not reach the program that a container's command starts; None if it would."""
     program, *arguments = command or [""]
     is_shell = program.rpartition("/")[2] in SHELLS
     if not is_shell or any("exec " in argument for argument in arguments[:2]):

@@ -36,7 +36,7 @@ from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError, RejectedError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord
-from gauntlet.pipelines.local.run import job_folder, write_page
+from gauntlet.pipelines.local.run import job_folder, task_of, write_page
 from gauntlet.pipelines.terminal import console
 from gauntlet.serving.bundle import BundleError, read_info
 
@@ -51,13 +51,13 @@ def promote_version(
     approver: str | None,
     reason: str | None = None,
 ) -> str:
-    """Make a version `staging` or the champion, and say what came of it.
+    """Make a version `staging` or the champion, and return what was done.
 
-    By default the challenger goes to staging, and what is in staging goes to production. A model without
-    stages has no evidence to judge, and `to` must be left out.
+    By default the challenger goes to staging, and the version in staging goes to production. For a model
+    without stages, `to` must be None.
 
     Raises:
-        UsageError: The version, the stage or the approver is missing, or does not go with the model.
+        UsageError: The version, the stage or the approver is missing, or does not fit the model.
         RejectedError: The recorded evidence does not meet the stage.
     """
     target = _target(store, name, version, to)
@@ -110,7 +110,7 @@ def _kind_of(version: ModelVersion, evidence: Mapping[str, Any]) -> TaskKind:
 
 
 def approval_of(approver: str | None, reason: str | None) -> Approval | None:
-    """Who approves a promotion, and why; None if nobody is named.
+    """Who approves a promotion, and why; None without a name.
 
     Raises:
         UsageError: There is a reason without a name, or one of the two cannot be recorded.
@@ -130,7 +130,7 @@ def approval_of(approver: str | None, reason: str | None) -> Approval | None:
 
 
 def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:
-    """The version that is meant. None without stage and challenger, which is for the registry to refuse."""
+    """The version to promote. None if there is no challenger and no stage: the registry refuses that."""
     if version is not None:
         versions = {known.version: known for known in store.versions(name)}
         if version not in versions:
@@ -147,9 +147,9 @@ def _target(store: Registry, name: str, version: str | None, to: StageName | Non
 
 
 def promote_rejected(home: Home, store: Registry, name: str, run: str, approval: Approval) -> Move:
-    """Register the bundle of a run that the gate rejected, make it champion, and say so on the run's page.
+    """Register the bundle of a run that the gate rejected, make it champion, and update the run's page.
 
-    If it is interrupted, calling it again finishes it.
+    The operation is idempotent: after an interruption, call it again.
 
     Raises:
         UsageError: The run is not of this model, has no rejected model, or the model has promotion stages.
@@ -225,7 +225,7 @@ def _write_page(home: Home, record: RunRecord, steps: Path, move: Move, failed: 
         reason=champion.tags[REASON_TAG],
     ).write(folder / "version")
     write_json(folder / DONE_FILE, {})
-    collected = collect(str(steps.parent), steps.name)
+    collected = collect(str(steps.parent), steps.name, task_of(home.run_folder(record.run_id)))
     write_page(home.run_folder(record.run_id), record, collected)
     ended = outcome(collected)
     home.save(replace(record, exit_code=ended.exit_code, outcome=ended.headline))

@@ -1,4 +1,4 @@
-"""What `gauntlet run` says at the end: the figures, the gates, the outcome, what to do next."""
+"""What `gauntlet run` prints at the end: the gates, the outcome, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.components.write_report.artifacts import Checks
 from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
+from gauntlet.contracts.data import Checks
 from gauntlet.pipelines.local.run import RUN_LOG, FinishedRun
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain, styled
 
@@ -18,7 +18,7 @@ STYLES = {"pass": "green", "fail": "red", "not applicable": "dim"}
 
 
 def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
-    """Print the gate table if the run came that far, the outcome, and where everything lies."""
+    """Print the gate table if the run has one, the outcome, and the paths of report and logs."""
     checks = finished.collected.checks
     if checks is not None and not checks.passed:
         console.print()
@@ -63,13 +63,15 @@ def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
     run_log = finished.folder / RUN_LOG
     if finished.outcome.kind == "failed" and failed is not None and run_log.is_file():
         console.say(f"        {run_log}")
-        if not (logs / f"{failed.name}.log").is_file():  # it did not start, so only the run's log says why
+        if not (
+            logs / f"{failed.name}.log"
+        ).is_file():  # it did not start, so only the run's log shows the reason
             for said in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
                 console.say(Text(plain(f"        {said}"), "dim"))
 
 
 def print_steps(steps: Sequence[NextStep], console: LiteralConsole) -> None:
-    """Print advice, each piece on a line with the command that does it."""
+    """Print each piece of advice on a line, with its command."""
     for step in steps:
         about = f"{step.about}: " if step.about else ""
         line = styled("[dim]→[/] {}", about + step.text.replace("`", ""))
@@ -79,7 +81,7 @@ def print_steps(steps: Sequence[NextStep], console: LiteralConsole) -> None:
 
 
 def _failed_checks(checks: Checks) -> Table:
-    """The checks that stopped the run, with what they found."""
+    """The checks that failed, with what they found."""
     table = Table("check", "found", "expected", "examples", show_lines=True)
     for check in checks.checks:
         if check.verdict == "fail":

@@ -228,6 +228,7 @@ def _reported(given: _Given) -> AbstractContextManager[object]:
         return nullcontext()
     report = write_report(
         name=given.name,
+        task=given.task,
         manifest_sha256=given.manifest_sha256,
         run_id=given.run_id,
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,
@@ -290,9 +291,9 @@ def _decide(
             return []
         written = write_page(
             name=given.name,
+            task=given.task,
             manifest_sha256=given.manifest_sha256,
             run_id=given.run_id,
-            managed=not given.manifest.kind.is_converted,
             sources=fingerprinted.outputs["sources"],
             checks=data.outputs["checks"],
             splits=data.outputs["splits"],

@@ -1,4 +1,4 @@
-"""`gauntlet validate`: run only the step validate-data, on this machine, without a run."""
+"""`gauntlet validate`: the step validate-data on this machine, without a run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def validate_data(manifest: Manifest, folder: Path, command: str, console: Liter
 
     Args:
         manifest: Its data are read.
-        folder: Where the files go; those of an earlier call are replaced.
+        folder: The folder for the files; those of an earlier call are replaced.
         command: The command that the advice repeats.
-        console: Where the advice goes.
+        console: Where the advice is printed.
 
     Raises:
         DataError: The data cannot be read, or a check failed.
-        UsageError: The manifest asks for what cannot be read.
-        GauntletError: The store that holds the data is out of reach.
+        UsageError: The manifest names data in a form that cannot be read.
+        GauntletError: The store with the data is unavailable.
     """
     files = [folder / name for name in (CHECKS_FILE, PAGE_FILE, REJECTED_FILE)]
     checks, page, rejected = files

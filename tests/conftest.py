@@ -56,8 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = ("vertex_like", "end_to_end")
-"""Folders whose files take minutes: started last, one of them would run alone at the end."""
+LONGEST = ("end_to_end", "trainer", "vertex_like")
+"""Folders with the files that take longest: started last, one of them would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

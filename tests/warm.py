@@ -1,11 +1,11 @@
 """Starts Gauntlet's programs in tests as forks of a process that has imported the libraries.
 
 A run of the DAG starts nine Python processes, each of which needs seconds of CPU to import torch, sklearn,
-mlflow and kfp. Within `forking`, a `subprocess.Popen` of `python -m gauntlet…`, or of a step as kfp.local
-starts it, forks instead. The new process is a child of the caller and gets the environment, the working
-folder, the descriptors, the session, the signal handlers and the command line of a new process; the libraries
-in it are imported but unused. The processes that it starts are forks too. `tests/test_warm.py` compares the
-two.
+mlflow and kfp. Within `forking`, a `subprocess.Popen` of `python -m gauntlet…`, of `python -c`, or of a step
+as kfp.local starts it, forks instead. The new process is a child of the caller and gets the environment, the
+working folder, the CPUs, the descriptors, the session, the signal handlers and the command line of a new
+process; the libraries in it are imported but unused. The processes that it starts are forks too.
+`tests/test_warm.py` compares the two.
 
 Two things differ from a new process: which modules are imported, and variables that libraries read on import,
 except those that `_read_environment_again` reads. `tests/end_to_end/test_images.py` therefore starts its
@@ -92,6 +92,7 @@ class _Program:
     """The command of the shell that KFP starts it by, or nothing; the shell writes a component to a file."""
     environment: dict[str, str]
     folder: str
+    cpus: set[int]
     descriptors: Sequence[int]
     """The number of each descriptor in the new process."""
     new_session: bool
@@ -167,6 +168,7 @@ def _fork(
         shell=started_by,
         environment=dict(os.environ if env is None else env),
         folder=str(Path.cwd() / (cwd or "")),
+        cpus=os.sched_getaffinity(0),
         descriptors=(0, 1, 2, *pass_fds),
         new_session=start_new_session,
         prepare=preexec_fn,
@@ -184,9 +186,18 @@ def _spawn(path: Any, args: Any, passfds: Any) -> int:
         return int(_exec_spawned(path, args, passfds))
     assert _zygote is not None
     module, arguments, _ = found
-    descriptors = (0, 1, 2, *passfds)
-    program = _Program(module, arguments, [], dict(os.environ), str(Path.cwd()), descriptors, False, None)
-    return _zygote.start(program, descriptors)
+    program = _Program(
+        module=module,
+        arguments=arguments,
+        shell=[],
+        environment=dict(os.environ),
+        folder=str(Path.cwd()),
+        cpus=os.sched_getaffinity(0),
+        descriptors=(0, 1, 2, *passfds),
+        new_session=False,
+        prepare=None,
+    )
+    return _zygote.start(program, program.descriptors)
 
 
 def _read_command(command: Any) -> tuple[str, list[str], list[str]] | None:
@@ -195,8 +206,10 @@ def _read_command(command: Any) -> tuple[str, list[str], list[str]] | None:
     match command:
         case [sys.executable, "-m", module, *arguments] | [sys.executable, "-P", "-m", module, *arguments]:
             pass
-        case [_, *_, "-c", code, "--multiprocessing-fork"]:
+        case [sys.executable, *_, "-c", code, "--multiprocessing-fork"]:  # with flags of the interpreter
             return "-c", [code, "--multiprocessing-fork"], []
+        case [sys.executable, "-c", code, *arguments]:
+            return "-c", [code, *arguments], []
         case ["sh", "-ec", str(script), _, *inputs] if f"{sys.executable} -m " in script:
             _, module, *arguments = shlex.split(script.rpartition(sys.executable)[2])
             assert arguments[-2:] == [COMPONENT_FILE, "$@"], script
@@ -267,6 +280,7 @@ def _become(program: _Program, descriptors: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(program.environment)
     os.chdir(program.folder)
+    os.sched_setaffinity(0, program.cpus)
     if program.prepare is not None:
         program.prepare()
     _read_environment_again()

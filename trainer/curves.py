@@ -1,56 +1,61 @@
-"""The loss and metric curves of a training history as one SVG picture."""
+"""The charts of a training, for the report and for trackers."""
 
 from __future__ import annotations
 
-import io
-from typing import Any
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Literal
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from gauntlet.manifests.kinds import known_metric
+from gauntlet.contracts.training import Epoch, TrainingHistory
+from gauntlet.pages.charts import Points, Series, curves, present, stacked
+from gauntlet.pages.formatting import decimal, general, words
 
-# With a fixed salt and date the same history gives the same bytes.
-mpl.rcParams["svg.hashsalt"] = "gauntlet"
-
-
-def curves_page(history: dict[str, Any]) -> str:
-    """An HTML page with the picture alone."""
-    return f'<!doctype html><meta charset="utf-8"><title>Training curves</title>{curves_svg(history)}'
+TONES = ("accent", "second", "idle")
 
 
-def curves_svg(history: dict[str, Any]) -> str:
-    """Training and validation loss over steps, and the validation metrics over epochs, side by side."""
-    epochs = history["epochs"]
-    steps_per_epoch = len(history["steps"]) / len(epochs)
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    loss_axes, metric_axes = figure.subplots(1, 2)
-    loss_axes.plot(
-        [step["step"] / steps_per_epoch for step in history["steps"]],
-        [step["loss"] for step in history["steps"]],
-        color="0.8",
-        linewidth=0.8,
-        label="each step",
-    )
-    numbers = [epoch["epoch"] for epoch in epochs]
-    loss_axes.plot(
-        numbers, [epoch["training"]["loss"] for epoch in epochs], marker="o", label="training, epoch mean"
-    )
-    loss_axes.plot(numbers, [epoch["validation"]["loss"] for epoch in epochs], marker="o", label="validation")
-    loss_axes.set(xlabel="epoch", ylabel="loss (nats per row)", title="Loss")
-    for key in [key for key in epochs[0]["validation"] if key != "loss"]:
-        values = [epoch["validation"][key] for epoch in epochs]
-        [line] = metric_axes.plot(numbers, values, marker="o", label=known_metric(key).title)
-        if key in epochs[0]["training"]:
-            values = [epoch["training"][key] for epoch in epochs]
-            metric_axes.plot(numbers, values, color=line.get_color(), linestyle="--", linewidth=1)
-    metric_axes.axvline(history["best_epoch"], color="0.7", linestyle=":", label="kept")
-    metric_axes.set(xlabel="epoch", title="Validation, and training as dashes")
-    for axes in (loss_axes, metric_axes):
-        axes.legend(frameon=False, fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+def training_charts(history: TrainingHistory) -> dict[str, Markup]:
+    """Charts of a history by title: by epoch, then by optimizer step; one without a number is left out."""
+    epochs, steps = history.epochs or [], history.steps or []
+    losses = [
+        _ending("training", "idle", _by_epoch(epochs, "training", "loss")),
+        _ending("validation", "accent", _by_epoch(epochs, "validation", "loss")),
+    ]
+    quality: list[Series] = []
+    for metric, tone in zip(validation_metrics(history), cycle(TONES)):
+        quality.append(_ending(words(metric), tone, _by_epoch(epochs, "validation", metric)))
+        in_training = _by_epoch(epochs, "training", metric)
+        quality.append(Series(f"{words(metric)}, training", in_training, tone, is_dashed=True))
+    step_loss = present((step.step, step.loss) for step in steps)
+    rates = present((step.step, step.learning_rate) for step in steps)
+    peak = max((rate for _, rate in rates), default=None)
+    best = (history.best_epoch, "best epoch") if history.best_epoch else None
+    charts = {
+        "Loss": curves("Loss", "epoch", losses, best),
+        "Quality on the validation split": curves("Quality on the validation split", "epoch", quality, best),
+        "Training loss": curves("Training loss", "optimizer step", [_ending("loss", "accent", step_loss)]),
+        "Learning rate": curves(
+            "Learning rate", "optimizer step", [Series("rate", rates, "second", f"peak {general(peak)}")]
+        ),
+    }
+    return {title: chart for title, chart in charts.items() if chart}
+
+
+def validation_metrics(history: TrainingHistory) -> tuple[str, ...]:
+    """The metrics of the validation split without the loss, as the first epoch names them."""
+    return tuple(name for name in (history.epochs[0].validation if history.epochs else ()) if name != "loss")
+
+
+def curves_svg(history: TrainingHistory) -> str:
+    """All charts of a history as one picture."""
+    return stacked(tuple(training_charts(history).values()))
+
+
+def _by_epoch(epochs: Sequence[Epoch], split: Literal["training", "validation"], metric: str) -> Points:
+    return present((epoch.epoch, (getattr(epoch, split) or {}).get(metric)) for epoch in epochs)
+
+
+def _ending(name: str, tone: str, points: Points) -> Series:
+    """A series whose legend shows its last value."""
+    return Series(name, points, tone, decimal(points[-1][1]) if points else "")

@@ -107,7 +107,7 @@ def track_files(document: dict[str, Any], tracker: TrackedRun) -> None:
         from gauntlet.trainer.curves import curves_svg
 
         tracker.log_text("history.json", json.dumps(document, indent=2))
-        tracker.log_text("curves.svg", curves_svg(document))
+        tracker.log_text("curves.svg", curves_svg(TrainingHistory.model_validate(document)))
 
 
 def write_tensorboard(history: TrainingHistory, folder: str) -> None:

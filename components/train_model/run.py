@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gauntlet.backends.processes import RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.components.step import write_json, write_text
+from gauntlet.components.train_model.report import training_page
 from gauntlet.contracts.training import History, tracked_name
-from gauntlet.trainer.curves import curves_page
 from gauntlet.trainer.launch import launch
 from gauntlet.trainer.run import TrainingRun
 
@@ -29,10 +29,10 @@ def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dic
     document = launch(training_run)
     if document is None:
         return {}
-    write_json(history_path, document)
-    write_text(curves_path, curves_page(document))
-    mark_finished(training_run)
     history = History.model_validate(document)
+    write_json(history_path, document)
+    write_text(curves_path, training_page(history, training_run.name))
+    mark_finished(training_run)
     best = history.epochs[history.best_epoch - 1]
     metrics = {tracked_name(metric): value for metric, value in best.validation.items()}
     metrics |= {"best_epoch": history.best_epoch, "seconds": history.seconds, "cost_usd": history.cost_usd}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from gauntlet.components.pictures import ClassPicture
 from gauntlet.contracts.data import CheckResult, CheckVerdict, Statistics
-from gauntlet.manifests.dataset import RowCheck, SplitName
+from gauntlet.manifests.dataset import Dataset, RowCheck, SplitName
 
 SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
@@ -143,3 +144,13 @@ def _passing_settings(name: str, rule: RowCheck, fraction: float) -> dict[str, A
 def percent(fraction: float) -> str:
     """Three significant digits, so that one row of 16,000 is not shown as 0 %."""
     return f"{100 * fraction:.3g} %"
+
+
+def origin(dataset: Dataset) -> dict[str, Any]:
+    """The fields of `Statistics` that say where the data come from."""
+    return dataset.model_dump(mode="json", include={"name", "version", "commit_hash", "created", "uri"})
+
+
+def json_line(value: object) -> bytes:
+    """One line of JSON, as the content hashes of the splits are fed with."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"

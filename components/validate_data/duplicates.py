@@ -36,39 +36,33 @@ class Known(Protocol):
         """An added key that is similar, with the similarity, or None."""
 
 
-class Likeness:
-    """Near-duplicates from a list of pairs, in both directions."""
-
-    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-        """Store the pairs with their similarity."""
-        self._neighbours = neighbours
+class Likeness(Protocol):
+    """Which keys are near-duplicates of each other."""
 
     def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
         """A number for each key, equal for keys that a chain of near-duplicates among them connects."""
-        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        groups = Groups(len(number_of))
-        for key, number in number_of.items():
-            for other, similarity in self._neighbours.get(key, ()):
-                if other in number_of and similarity >= at_least:
-                    groups.join(number, number_of[other])
-        return [groups.of(number_of[key]) for key in keys]
 
     def known(self, at_least: float) -> Known:
         """An empty set of keys, which later keys are compared with by this similarity."""
-        return _KnownByPairs(self._neighbours, at_least)
 
 
-class _KnownByPairs:
-    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]], at_least: float) -> None:
-        self._neighbours, self._at_least = neighbours, at_least
-        self._keys: set[str] = set()
+class NothingAlike:
+    """The likeness of keys that are alike only if they are equal."""
+
+    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:  # noqa: ARG002
+        """As `Likeness.groups`."""
+        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return [number_of[key] for key in keys]
+
+    def known(self, at_least: float) -> Known:  # noqa: ARG002
+        """As `Likeness.known`."""
+        return self
 
     def add(self, key: str) -> None:
-        self._keys.add(key)
+        """As `Known.add`; nothing is stored."""
 
-    def find(self, key: str) -> tuple[str, float] | None:
-        pairs = self._neighbours.get(key, ())
-        return next((pair for pair in pairs if pair[0] in self._keys and pair[1] >= self._at_least), None)
+    def find(self, key: str) -> None:
+        """As `Known.find`: nothing is similar."""
 
 
 class Groups:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,11 +16,10 @@ from gauntlet.components.training_rows import write_fingerprints
 from gauntlet.components.validate_data.checks import CheckedTable, Examination
 from gauntlet.components.validate_data.rejected import write_rejected
 from gauntlet.components.validate_data.report import page
-from gauntlet.components.validate_data.splits import write_splits
 from gauntlet.contracts.data import CheckResult, Checks
-from gauntlet.contracts.document import write_text
+from gauntlet.contracts.document import replacing, write_text
 from gauntlet.contracts.names import REJECTED_FILE, STATISTICS_FILE
-from gauntlet.manifests.dataset import Dataset
+from gauntlet.manifests.dataset import SPLITS, Dataset
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.kinds import task_kind
 
@@ -82,10 +84,23 @@ def run(
         print(f"warning: {result.check}: {', '.join((result.found, *result.examples[:1]))}", flush=True)
     (splits_path / STATISTICS_FILE).unlink(missing_ok=True)  # its presence says that the splits are complete
     write_fingerprints(splits_path, examined.fingerprints, checked.rows, checked.groups)
-    write_splits(splits_path, examined.content, examined.statistics)
+    _write_splits(splits_path, examined)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.statistics.rows.items())
     print(f"{section.name} {section.version}: {checked.rows_read:,} rows read, kept {counts}", flush=True)
     print(examined.resolution, flush=True)
+
+
+def _write_splits(folder: Path, examined: Examination) -> None:
+    """Write each file whole or not at all, and `statistics.json` last, which says that all are there."""
+    for split in SPLITS:
+        rows = examined.content(split)
+        suffix = "npz" if isinstance(rows, Mapping) else "parquet"
+        with replacing(folder / f"{split}.{suffix}") as temporary, temporary.open("wb") as file:
+            if isinstance(rows, Mapping):
+                np.savez(file, allow_pickle=False, **rows)
+            else:
+                pq.write_table(rows, file)
+    examined.statistics.write(folder / STATISTICS_FILE)
 
 
 def _failure(section: Dataset, checked: CheckedTable) -> str:

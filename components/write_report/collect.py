@@ -9,7 +9,6 @@ Nothing here fails for what a run did not leave: a report is due whatever happen
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -22,20 +21,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from gauntlet.backends.storage import file_system
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
-from gauntlet.components.write_report.artifacts import (
-    Bundle,
-    Candidates,
-    Checks,
-    DataSources,
-    History,
-    Statistics,
-    Training,
-    Verdict,
-    Version,
-)
-from gauntlet.components.write_report.progress import Trace, step_records
-from gauntlet.components.write_report.record import NOT_OF_MANAGED, STEPS, FinalStatus, RunRecord
-from gauntlet.components.write_report.scores import LanguageScores, Scores
+from gauntlet.components.write_report.record import STEPS, Bundle, FinalStatus, RunRecord, Trace, step_records
+from gauntlet.contracts.conversion import Candidates
+from gauntlet.contracts.data import Checks, Sources
+from gauntlet.contracts.document import Document, parse_json
+from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.training import History, TrainingRecord
+from gauntlet.contracts.verdict import Verdict
+from gauntlet.contracts.version import Version
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.kinds import Role, TaskKind, task_kind
 
 DONE_FILE = "executor_output.json"  # KFP writes it when a component's function has returned
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
@@ -47,8 +42,10 @@ LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 Content = TypeVar("Content")
 
 
-def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> RunRecord:
+def collect(pipeline_root: str, job: str, task: str, final: FinalStatus | None = None) -> RunRecord:
     """Read what the steps of `job` left under `pipeline_root`: a path, or anything fsspec opens.
+
+    `task` is the name of the task kind.
 
     Artifacts that are absent or unreadable are None in the record; the unreadable are named in it.
 
@@ -58,7 +55,7 @@ def collect(pipeline_root: str, job: str, final: FinalStatus | None = None) -> R
     files, root = file_system(pipeline_root)
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
     traces = {name: run.trace(name) for name in run.folders}
-    return _record(run, traces, pipeline_root, job, final, _local_start(job))
+    return _record(run, traces, pipeline_root, job, task, final, _local_start(job))
 
 
 @dataclass(frozen=True)
@@ -69,13 +66,14 @@ class Artifact:
     uri: str
 
 
-def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str) -> RunRecord:
+def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str, task: str) -> RunRecord:
     """Read the outputs of a run that has reached its gate, each of which KFP has copied to this machine.
 
     Args:
         artifacts: By step, then by output. A step in it has ended; which ones came from the cache and when
             each ended is not known.
         run_id: What the orchestrator calls the run.
+        task: The name of the task kind.
     """
     files, _ = file_system(posixpath.sep)
     run = _Reader(
@@ -85,7 +83,7 @@ def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: s
     traces = {step: Trace(folder, done=True) for step, folder in folders.items()}
     # Both steps run anew in each run, so what their folders share is the run's own.
     root = _shared_folder(folders["evaluate-model"], folders["gate-model"])
-    return _record(run, traces, root, run_id)
+    return _record(run, traces, root, run_id, task)
 
 
 def _record(
@@ -93,14 +91,14 @@ def _record(
     traces: Mapping[str, Trace],
     pipeline_root: str,
     job: str,
+    task: str,
     final: FinalStatus | None = None,
     started: datetime | None = None,
 ) -> RunRecord:
-    verdict = run.read("gate-model", "verdict", Verdict)
-    version = run.read("register-model", "version", Version)
-    managed = run.read("train-model", "bundle/bundle.json", Bundle)
-    bundle = managed or run.read("convert-to-onnx", "bundle/bundle.json", Bundle)
-    answers = bundle is not None and bundle.task in ("causal_lm", "managed_causal_lm")
+    verdict = run.read("gate-model", "verdict", Verdict, is_decision=True)
+    version = run.read("register-model", "version", Version, is_decision=True)
+    kind = run.loaded_kind(task)
+    bundled_by = "train-model" if kind and not kind.is_converted else "convert-to-onnx"
     return RunRecord(
         pipeline_root=pipeline_root,
         job=job,
@@ -110,17 +108,17 @@ def _record(
             registered=version is not None,
             final=final,
             run_started=started,
-            steps=[step for step in STEPS if managed is None or step != NOT_OF_MANAGED],
+            steps=steps_of(kind),
         ),
-        sources=run.read("fingerprint-data", "sources", DataSources),
+        kind=kind,
+        sources=run.read("fingerprint-data", "sources", Sources),
         checks=run.read("validate-data", "checks", Checks),
-        statistics=run.read("validate-data", "splits/statistics.json", Statistics),
+        statistics=run.read_of_kind(kind, "validate-data", f"splits/{STATISTICS_FILE}", "data", "Statistics"),
         history=run.read("train-model", "history", History),
-        training=run.read("train-model", "checkpoint/training.json", Training),
+        training=run.read("train-model", "checkpoint/training.json", TrainingRecord),
         candidates=run.read("convert-to-onnx", "candidates", Candidates),
-        bundle=bundle,
-        scores=None if answers else run.read("evaluate-model", "scores", Scores),
-        language_scores=run.read("evaluate-model", "scores", LanguageScores) if answers else None,
+        bundle=run.read(bundled_by, "bundle/bundle.json", Bundle),
+        scores=run.read_of_kind(kind, "evaluate-model", "scores", "report", "SCORES"),
         verdict=verdict,
         version=version,
         unreadable=tuple(run.unreadable),
@@ -129,16 +127,14 @@ def _record(
     )
 
 
-@dataclass(frozen=True)
-class _Failure:
+class _Failure(Document):
     """The content of `error.json`."""
 
-    message: str
-    exit_code: int
+    message: str | None
+    exit_code: int | None
 
 
-@dataclass(frozen=True)
-class _Reused:
+class _Reused(Document):
     """The content of `reused.json`."""
 
     run: str
@@ -156,15 +152,21 @@ class _Reader:
     outputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
-    def read(self, step: str, output: str, kind: type[Content]) -> Content | None:
-        """Parse a JSON output, or None if it is absent; if it is unreadable, note why."""
+    def read(self, step: str, output: str, kind: type[Content], is_decision: bool = False) -> Content | None:
+        """A document, or None if it is missing; note what of it cannot be read.
+
+        A decision with a field that is missing or broken is none.
+        """
         path = self._path(step, output)
         if path is None:
             return None
         try:
-            # NaN is no JSON: a writer of NaN has no figure
-            content = json.loads(self.files.cat_file(path), parse_constant=lambda _: None)
-            return TypeAdapter(kind).validate_python(content)
+            data = self.files.cat_file(path)
+            if issubclass(kind, Document) and not is_decision:
+                document, faults = kind.read_tolerantly(data)
+                self.unreadable += [f"{path}: {fault}" for fault in faults]
+                return document
+            return TypeAdapter(kind).validate_python(parse_json(data))
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -174,6 +176,22 @@ class _Reader:
         except (OSError, ValueError) as error:
             self.unreadable.append(f"{path}: {error}")
         return None
+
+    def loaded_kind(self, task: str) -> TaskKind | None:
+        """The task kind; if it cannot be loaded, note why."""
+        try:
+            return task_kind(task)
+        except GauntletError as error:
+            self.unreadable.append(str(error))
+            return None
+
+    def read_of_kind(self, kind: TaskKind | None, step: str, output: str, role: Role, name: str) -> Any:
+        """Like `read`, for a document that a module of the kind names."""
+        try:
+            return kind and self.read(step, output, kind.function(role, name))
+        except GauntletError as error:
+            self.unreadable.append(str(error))
+            return None
 
     def _path(self, step: str, output: str) -> str | None:
         if step in self.folders:
@@ -198,6 +216,11 @@ class _Reader:
             message=failure.message if failure else None,
             exit_code=failure.exit_code if failure else None,
         )
+
+
+def steps_of(kind: TaskKind | None) -> list[str]:
+    """The steps of the kind's DAG, which has no conversion if a service trains the model."""
+    return [step for step in STEPS if kind is None or kind.is_converted or step != "convert-to-onnx"]
 
 
 def _shared_folder(first: str, second: str) -> str:

@@ -1,162 +1,80 @@
-"""The evaluation as tables: metrics with their intervals, classes beside the champion's, the confusion."""
+"""Two evaluations of one task kind side by side: what the kind is asked, and what it answers.
+
+The first run is A, the second B, and differences are B − A.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from gauntlet.components.write_report.artifacts import Figure, Interval
-from gauntlet.components.write_report.charts import Tick, nice_ticks, tick_labels
-from gauntlet.components.write_report.figures import is_figure
-from gauntlet.components.write_report.scores import ClassScore, Scored, Scores
+from markupsafe import Markup
 
-METRICS = {"macro_f1": "Macro-F1", "weighted_f1": "Weighted F1", "accuracy": "Accuracy"}
-AXIS_TICKS = 3
+from gauntlet.pages.formatting import minus
+from gauntlet.pages.page import NOTHING
 
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
+SEED = 0
 
-@dataclass(frozen=True)
-class Whisker:
-    """A value and its interval as percentages of the axis' width."""
-
-    low: float
-    at: float
-    high: float
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class MetricRow:
-    """A metric of both models; the whiskers of all rows share one axis."""
+class Difference:
+    """A figure of both runs; `interval` is the middle 95 % of a paired bootstrap of the same rows."""
 
     name: str
-    challenger: Figure
-    interval: Interval | None
-    whisker: Whisker | None
-    champion: Figure
-    champion_interval: Interval | None
-    champion_whisker: Whisker | None
-    difference: Figure
+    first: float | None
+    second: float | None
+    interval: Interval | None = None
+    lower_is_better: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """B − A."""
+        return minus(self.second, self.first)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval is on one side of 0, so that other test rows would hardly change the sign."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def tone(self) -> str:
+        """Whether B is better (good) or worse (bad), as far as that is clear (else idle)."""
+        if self.difference is None or not self.is_clear:
+            return "idle"
+        return "good" if (self.difference > 0) != self.lower_is_better else "bad"
 
 
 @dataclass(frozen=True)
-class MetricTable:
-    """The metrics and the axis that their whiskers are drawn on."""
+class Evaluated:
+    """The evaluation of a run: the document `scores`, read by the kind's `SCORES`, and the `predictions`.
 
-    rows: tuple[MetricRow, ...]
-    ticks: tuple[Tick, ...]
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """A class of the challenger, and the champion's F1 of the same class."""
-
-    score: ClassScore
-    champion_f1: Figure
-    difference: Figure
-    interval: Interval | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A count of the confusion matrix; `share` is of its true class's rows.
-
-    `shade` is the square root of `share`, or single mistakes would not be seen.
+    `predictions` may be missing.
     """
 
-    count: int
-    share: float
-    shade: float
-    is_correct: bool
+    scores: Any
+    predictions: Path
 
 
-Matrix = tuple[tuple[Cell, ...], ...]
+@dataclass(frozen=True)
+class Paired:
+    """How surely two models differ, from their answers to the same test rows.
 
+    Attributes:
+        intervals: Of the differences of metrics, by the metric's name.
+        classes: Differences of single classes.
+        summary: A sentence about the rows that both answered.
+        body: What else a page shows of the answers.
+        unpaired: Why there are no intervals; then all else is empty.
+    """
 
-def metric_table(scores: Scores) -> MetricTable:
-    """Each metric that the challenger has."""
-    models = [scores.challenger, *([scores.champion] if scores.champion else [])]
-    shown = [edge for model in models for metric in METRICS for edge in _edges(model, metric)]
-    if not shown:
-        return MetricTable((), ())
-    values = nice_ticks(min(shown), max(shown), AXIS_TICKS)
-    axis = (values[0], values[-1])
-    rows = tuple(
-        _metric_row(scores, metric, title, axis)
-        for metric, title in METRICS.items()
-        if is_figure(getattr(scores.challenger, metric))
-    )
-    labels = zip(values, tick_labels(values), strict=True)
-    return MetricTable(rows, tuple(Tick(_share(value, axis), label) for value, label in labels))
-
-
-def class_rows(scores: Scores) -> tuple[ClassRow, ...]:
-    """Each class of the challenger, in its order."""
-    champion = {score.label: score.f1 for score in scores.champion.per_class} if scores.champion else {}
-    differences = scores.paired.class_f1_difference if scores.paired else {}
-    intervals = scores.paired.class_f1_intervals if scores.paired else {}
-    return tuple(
-        ClassRow(score, champion.get(score.label), differences.get(score.label), intervals.get(score.label))
-        for score in scores.challenger.per_class
-    )
-
-
-def confusions(scores: Scores) -> tuple[tuple[str, Matrix], ...]:
-    """The titled confusion matrices of both models, without those that are absent or of other labels."""
-    titled = [("Confusion", scores.challenger)]
-    if scores.champion is not None:
-        titled.append((f"Confusion of the champion, version {scores.champion.version}", scores.champion))
-    size = len(scores.labels)
-    return tuple(
-        (title, shaded(model))
-        for title, model in titled
-        if model.confusion and {len(model.confusion), *map(len, model.confusion)} == {size}
-    )
-
-
-def shaded(scored: Scored) -> Matrix:
-    """The confusion matrix with the share of each cell in its row; an empty class has shares of 0."""
-    return tuple(
-        tuple(_cell(number, sum(row), is_correct=true == predicted) for predicted, number in enumerate(row))
-        for true, row in enumerate(scored.confusion)
-    )
-
-
-def _cell(number: int, rows: int, is_correct: bool) -> Cell:
-    share = number / rows if rows else 0.0
-    return Cell(number, share, round(math.sqrt(share), 4), is_correct)
-
-
-def _metric_row(scores: Scores, metric: str, title: str, axis: tuple[float, float]) -> MetricRow:
-    challenger, champion = scores.challenger, scores.champion
-    ours: Figure = getattr(challenger, metric)
-    theirs: Figure = getattr(champion, metric) if champion else None
-    compared: Figure = getattr(scores.challenger_on_clean_rows or challenger, metric)
-    return MetricRow(
-        name=title,
-        challenger=ours,
-        interval=challenger.intervals.get(metric),
-        whisker=_whisker(challenger, metric, axis),
-        champion=theirs,
-        champion_interval=champion.intervals.get(metric) if champion else None,
-        champion_whisker=_whisker(champion, metric, axis) if champion else None,
-        difference=compared - theirs if is_figure(compared) and is_figure(theirs) else None,
-    )
-
-
-def _edges(model: Scored, metric: str) -> list[float]:
-    return [edge for edge in (getattr(model, metric), *model.intervals.get(metric, ())) if is_figure(edge)]
-
-
-def _whisker(model: Scored, metric: str, axis: tuple[float, float]) -> Whisker | None:
-    at: Figure = getattr(model, metric)
-    low, high = model.intervals.get(metric, (None, None))
-    if not is_figure(at):
-        return None
-    return Whisker(
-        low=_share(low if is_figure(low) else at, axis),
-        at=_share(at, axis),
-        high=_share(high if is_figure(high) else at, axis),
-    )
-
-
-def _share(value: float, axis: tuple[float, float]) -> float:
-    return round(100 * (value - axis[0]) / (axis[1] - axis[0]), 2)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    classes: tuple[Difference, ...] = ()
+    summary: str = ""
+    body: Markup = NOTHING
+    unpaired: str = ""

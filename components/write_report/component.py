@@ -8,6 +8,7 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
 def write_report(
     name: str,
+    task: str,
     manifest_sha256: str,
     run_id: str,
     pipeline_root: str,
@@ -21,11 +22,12 @@ def write_report(
     from gauntlet.components.step import step
 
     with step(report.path):
-        from gauntlet.components.write_report import run
+        from gauntlet.components.write_report import report as page
         from gauntlet.components.write_report.record import FinalStatus
 
-        ended = run.write_report(
+        ended = page.write_report(
             name=name,
+            task=task,
             manifest_sha256=manifest_sha256,
             run_id=run_id,
             pipeline_root=pipeline_root,

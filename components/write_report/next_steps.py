@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
 from gauntlet.components.gate_model.rules import advice_of
-from gauntlet.components.write_report.artifacts import Check, Checks
-from gauntlet.components.write_report.figures import words
 from gauntlet.components.write_report.outcome import Outcome
 from gauntlet.components.write_report.record import STEPS, RunRecord
-from gauntlet.manifests.kinds import kinds
+from gauntlet.contracts.data import CheckResult, Checks
+from gauntlet.pages.formatting import words
 
 CHECK_ADVICE = {
     "rows_per_class": "Collect more rows of the small classes; "
@@ -96,30 +94,18 @@ def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
 
 
 def _scoring(record: RunRecord, model: str) -> NextStep:
-    task = record.bundle.task if record.bundle is not None else None
-    if task == "ordinal_grading":
-        return NextStep("Grade a card with the new champion.", f"gauntlet predict {model} FRONT.jpg BACK.jpg")
-    if task == "image_classification":
-        return NextStep("Score an image with the new champion.", f"gauntlet predict {model} IMAGE.png")
-    if record.language_scores is not None:
-        return NextStep("Ask the new champion a question.", f'gauntlet predict {model} "QUESTION"')
-    return NextStep("Score a text with the new champion.", f'gauntlet predict {model} "TEXT"')
+    text, given = record.kind.function("report", "TRY_IT") if record.kind else ("Try the new champion.", "…")
+    return NextStep(text, f"gauntlet predict {model} {given}")
 
 
 def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
-    failing = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
-    known = rule_advice(record.bundle.task if record.bundle is not None else None)
+    failing = record.verdict.failed if record.verdict else ()
+    known = advice_of(record.kind.function("gates", "RULES")) if record.kind else {}
     advice = [NextStep(known[rule], about=words(rule)) for rule in failing if known.get(rule)]
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{run_again(record)} --set KEY=VALUE"
     )
     return (*advice, *_budget_advice(record), *_judging_again(record), again)
-
-
-def rule_advice(task: str | None) -> Mapping[str, str]:
-    """What to do about each rule that fails, as the kind's table of gates says; empty for an unknown kind."""
-    kind = kinds().get(task or "")
-    return {} if kind is None else advice_of(kind.function("gates", "RULES"))
 
 
 def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
@@ -185,7 +171,7 @@ def run_again(record: RunRecord) -> str:
     return record.run_command or RUN_AGAIN
 
 
-def _advice(check: Check) -> str:
+def _advice(check: CheckResult) -> str:
     balancing = [f"`{key}`" for key in check.settings if key.startswith("training.")]
     if check.check in CHECK_ADVICE:
         other = f" {' or '.join(balancing)} corrects for their size in training." if balancing else ""

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gauntlet.backends.registry import CHALLENGER, CHAMPION, STAGING
-from gauntlet.components.write_report.artifacts import Version
-from gauntlet.components.write_report.figures import words
-from gauntlet.components.write_report.progress import FAILURE
-from gauntlet.components.write_report.record import RunRecord, StepRecord
+from gauntlet.components.write_report.record import FAILURE, RunRecord, StepRecord
+from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import DataError, RejectedError
+from gauntlet.pages.formatting import words
 
 Kind = Literal["promoted", "registered", "unchanged", "rejected", "data refused", "failed", "cancelled"]
 
@@ -61,8 +60,9 @@ def outcome(record: RunRecord) -> Outcome:
 
 
 def _overruling(version: Version) -> Outcome:
-    headline = f"Rejected by {_listed(list(version.overruled))}, then promoted by {version.approved_by}"
-    detail = f"It is version {version.version}, promoted at {version.approved_at[:16]} UTC. {version.reason}"
+    headline = f"Rejected by {_listed(list(version.overruled or ()))}, then promoted by {version.approved_by}"
+    at = (version.approved_at or "")[:16]
+    detail = f"It is version {version.version}, promoted at {at} UTC. {version.reason}"
     return Outcome("promoted", headline, detail, 0)
 
 

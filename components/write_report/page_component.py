@@ -13,6 +13,7 @@ from gauntlet.components.images import COMPONENTS_IMAGE
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
 def write_report(
     name: str,
+    task: str,
     manifest_sha256: str,
     run_id: str,
     report: dsl.Output[dsl.HTML],
@@ -24,7 +25,6 @@ def write_report(
     bundle: dsl.Input[dsl.Model],
     scores: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
-    managed: bool,
     version: dsl.Input[dsl.Artifact] = None,
 ) -> None:
     """Write the whole run as one self-contained page, from the outputs of its steps."""
@@ -33,10 +33,11 @@ def write_report(
     from gauntlet.components.step import step
 
     with step(report.path):
-        from gauntlet.components.write_report import run
+        from gauntlet.components.write_report import report as page
         from gauntlet.components.write_report.collect import Artifact
+        from gauntlet.manifests.kinds import task_kind
 
-        converter = "train-model" if managed else "convert-to-onnx"
+        converter = "convert-to-onnx" if task_kind(task).is_converted else "train-model"
         given = [
             ("fingerprint-data", "sources", sources),
             ("validate-data", "checks", checks),
@@ -52,5 +53,5 @@ def write_report(
         for producer, output, artifact in given:
             if artifact is not None:
                 artifacts.setdefault(producer, {})[output] = Artifact(artifact.path, artifact.uri)
-        ended = run.write_page(name, manifest_sha256, run_id, artifacts, Path(report.path))
+        ended = page.write_page(name, task, manifest_sha256, run_id, artifacts, Path(report.path))
         print(ended.headline, flush=True)

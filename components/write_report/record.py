@@ -1,23 +1,24 @@
-"""What one run left behind, as data."""
+"""What one run left behind, as data, and from that how far it came.
+
+The DAG is a line with one fork at its end, so the last step that left a trace says how far the run came.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from gauntlet.components.write_report.artifacts import (
-    Bundle,
-    Candidates,
-    Checks,
-    DataSources,
-    History,
-    Statistics,
-    Training,
-    Verdict,
-    Version,
-)
-from gauntlet.components.write_report.scores import LanguageScores, Scores
+from pydantic import Field
+
+from gauntlet.contracts.conversion import Candidates
+from gauntlet.contracts.data import Checks, Sources, Statistics
+from gauntlet.contracts.document import Document
+from gauntlet.contracts.training import History, TrainingRecord
+from gauntlet.contracts.verdict import PROMOTE, Verdict
+from gauntlet.contracts.version import Version
+from gauntlet.manifests.kinds import TaskKind
 
 STEPS = (
     "fingerprint-data",
@@ -29,8 +30,12 @@ STEPS = (
     "register-model",
 )
 
-NOT_OF_MANAGED = "convert-to-onnx"
-"""The step that the DAG of a managed model does not have."""
+REJECT = "reject"
+FAILURE = 1
+
+NO_RESULT = "It ended without a result and without a message, so it was probably killed. Its log says more."
+NO_TRACE = "It left nothing behind, so it did not start or was killed at its start. The run's log says more."
+CANCELLED = "The run was cancelled before it finished."
 
 State = Literal["succeeded", "reused", "failed", "skipped", "not reached"]
 
@@ -73,12 +78,22 @@ class StepRecord:
         return self.ended - self.started if self.started and self.ended else None
 
 
+class Bundle(Document):
+    """What the page shows of `bundle/bundle.json`, which serving reads whole; `files` are hashes by name."""
+
+    opset: int | None = None
+    lineage: Mapping[str, str] = Field(default_factory=dict)
+    files: Mapping[str, str] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Everything one run left behind; an artifact that is not there is None.
 
     Attributes:
         steps: One record for each step of the DAG, in the order of `STEPS`.
+        kind: The task kind of the model; None if it cannot be loaded.
+        statistics: A document of the kind, as `scores` is.
         unreadable: Files that exist but could not be read, each with the reason.
         run_command: The shell command that started the run on this machine.
     """
@@ -86,15 +101,15 @@ class RunRecord:
     pipeline_root: str
     job: str
     steps: tuple[StepRecord, ...]
-    sources: DataSources | None = None
+    kind: TaskKind | None = None
+    sources: Sources | None = None
     checks: Checks | None = None
     statistics: Statistics | None = None
     history: History | None = None
-    training: Training | None = None
+    training: TrainingRecord | None = None
     candidates: Candidates | None = None
     bundle: Bundle | None = None
-    scores: Scores | None = None
-    language_scores: LanguageScores | None = None
+    scores: Any = None  # a subclass of contracts.scores.Scores
     verdict: Verdict | None = None
     version: Version | None = None
     unreadable: tuple[str, ...] = ()
@@ -114,10 +129,104 @@ class RunRecord:
     @property
     def champion_version(self) -> str | int | None:
         """The version that was scored on the same rows, if there was one."""
-        scores = self.scores or self.language_scores
-        return scores.champion.version if scores and scores.champion else None
+        return self.scores.champion.version if self.scores and self.scores.champion else None
 
     @property
     def failed_step(self) -> StepRecord | None:
         """The step that the run ended in, if it ended in one."""
         return next((step for step in self.steps if step.state == "failed"), None)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The outcome of one step: `done` if its function returned, a message if it failed and could write one.
+
+    `reused_from` is the run whose outputs were put in place instead of running the step.
+    """
+
+    folder: str
+    done: bool
+    ended: datetime | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    reused_from: str | None = None
+
+
+def step_records(
+    traces: Mapping[str, Trace],
+    decision: str | None,
+    registered: bool,
+    final: FinalStatus | None = None,
+    run_started: datetime | None = None,
+    steps: Sequence[str] = STEPS,
+) -> tuple[StepRecord, ...]:
+    """The record of each of the DAG's `steps`.
+
+    Args:
+        traces: By step; a step that left no folder is missing.
+        decision: What the gate's verdict says, or None if there is no readable verdict.
+        registered: Whether register-model left a readable version.
+        final: What the orchestrator says about the whole run.
+        run_started: When the first step started, if that is known.
+    """
+    reached = max((steps.index(name) for name in traces), default=-1)
+    records = [_reached(name, traces.get(name), final) for name in steps[: reached + 1]]
+    if records:
+        records[-1] = _with_result(records[-1], decision, registered)
+    if not records or records[-1].state in ("succeeded", "reused"):
+        records += _next(steps[len(records) :], decision, final)
+    records += [StepRecord(name, "not reached") for name in steps[len(records) :]]
+    return _with_starts(records, run_started)
+
+
+def _reached(name: str, trace: Trace | None, final: FinalStatus | None) -> StepRecord:
+    if trace is None:
+        return StepRecord(name, "reused")
+    if trace.done:
+        state: State = "reused" if trace.reused_from else "succeeded"
+        return StepRecord(name, state, trace.folder, ended=trace.ended, reused_from=trace.reused_from)
+    message = trace.message or (CANCELLED if _is_cancelled(final) else NO_RESULT)
+    return StepRecord(
+        name,
+        "failed",
+        trace.folder,
+        ended=trace.ended,
+        message=message,
+        exit_code=FAILURE if trace.exit_code is None else trace.exit_code,
+    )
+
+
+def _with_result(last: StepRecord, decision: str | None, registered: bool) -> StepRecord:
+    """A gate without a verdict or a registration without a version has not done its work."""
+    missing = {
+        "gate-model": "verdict" if decision not in (PROMOTE, REJECT) else None,
+        "register-model": None if registered else "version",
+    }.get(last.name)
+    if last.state != "succeeded" or missing is None:
+        return last
+    message = f"It ended, but left no readable `{missing}` in {last.folder}."
+    return replace(last, state="failed", message=message, exit_code=FAILURE)
+
+
+def _next(remaining: Sequence[str], decision: str | None, final: FinalStatus | None) -> list[StepRecord]:
+    """The step after the last one that succeeded: the branch not taken, or a step that left no trace."""
+    if not remaining:
+        return []
+    if list(remaining) == ["register-model"] and decision == REJECT:
+        return [StepRecord(remaining[0], "skipped")]
+    message = CANCELLED if _is_cancelled(final) else NO_TRACE
+    return [StepRecord(remaining[0], "failed", message=message, exit_code=FAILURE)]
+
+
+def _with_starts(records: list[StepRecord], run_started: datetime | None) -> tuple[StepRecord, ...]:
+    timed = []
+    previous_end = run_started
+    for record in records:
+        is_ordered = previous_end and record.ended and previous_end <= record.ended
+        timed.append(replace(record, started=previous_end) if is_ordered else record)
+        previous_end = record.ended or previous_end
+    return tuple(timed)
+
+
+def _is_cancelled(final: FinalStatus | None) -> bool:
+    return final is not None and final.state == "CANCELLED"

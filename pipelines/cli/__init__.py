@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from gauntlet import __version__
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
 from gauntlet.pipelines.cli import bundle, manifest, registry, run, vertex
 from gauntlet.pipelines.home import gauntlet_home
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.say(f"gauntlet {metadata.version('gauntlet')}")
+        console.say(f"gauntlet {__version__}")
         raise typer.Exit
 
 

@@ -65,8 +65,13 @@ def cost(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJs
     """Print what training may cost at most, how that is computed, and whether it fits the budget."""
     from gauntlet.backends.prices import over_budget, prices_source
     from gauntlet.manifests.loading import load_manifest
-    from gauntlet.pipelines.checks import packaged_manifests, without_price
-    from gauntlet.pipelines.cost import Cost, cost_table, training_cost
+    from gauntlet.pipelines.checks import (
+        Cost,
+        cost_table,
+        packaged_manifests,
+        training_cost,
+        without_price,
+    )
 
     costs: list[Cost] = []
     faults: list[Fault] = []

@@ -179,7 +179,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, here and on a page with charts."""
-    from gauntlet.pipelines.comparison.command import compare_runs
+    from gauntlet.pipelines.comparison import compare_runs
 
     page = compare_runs(gauntlet_home(), first, second, console, as_json)
     if console.is_terminal and not as_json:

@@ -120,7 +120,7 @@ def status(run: Run = "latest", as_json: AsJson = False) -> None:
 
     home = gauntlet_home()
     submitted = submitted_run(run, home)
-    job = PipelineJobs(submitted.place).get(submitted.name)
+    job = PipelineJobs(submitted.location).get(submitted.name)
     view = JobView(job)
     view.update(job)
     if as_json:
@@ -148,7 +148,7 @@ def cancel(run: Run) -> None:
     from gauntlet.pipelines.vertex.submission import submitted_run
 
     submitted = submitted_run(run, gauntlet_home())
-    jobs = PipelineJobs(submitted.place)
+    jobs = PipelineJobs(submitted.location)
     state = state_of(jobs.get(submitted.name))
     if state in ENDED:
         raise UsageError(f"{submitted.name}: it has ended already: {state}.")
@@ -169,13 +169,13 @@ def logs(
     if step is not None and step not in STEPS:
         raise UsageError(f"--step: found {step!r}, expected one of {', '.join(STEPS)}.")
     submitted = submitted_run(run, gauntlet_home())
-    job = PipelineJobs(submitted.place).get(submitted.name)
+    job = PipelineJobs(submitted.location).get(submitted.name)
     shown = False
     for task in job.job_detail.task_details:
         custom_job = _custom_job(task)
         if task.task_name not in STEPS or step not in (None, task.task_name) or not custom_job:
             continue
-        for line in job_log(submitted.place.project, custom_job.rpartition("/")[2]):
+        for line in job_log(submitted.location.project, custom_job.rpartition("/")[2]):
             shown = True
             console.say(f"{task.task_name}: {line}")
     if not shown:
@@ -223,7 +223,7 @@ def apply_(
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     wanted = read_schedules(path)
-    schedules = PipelineSchedules(destination.place)
+    schedules = PipelineSchedules(destination.location)
     plans = [plan(one, destination, schedules) for one in wanted]  # all, before any is changed
     rows = [{"schedule": one.schedule.name, **asdict(change)} for one in plans for change in one.changes]
     notes = errors if as_json else console
@@ -261,17 +261,15 @@ def render(
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
     """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
+    from gauntlet.components.step import write_text
     from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     jobs = {one.name: cloud_scheduler_job(one, destination) for one in read_schedules(path)}
-    output.mkdir(parents=True, exist_ok=True)
     for name, job in jobs.items():
         file = output / f"{name}.json"
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_text(file, json.dumps(job, indent=2) + "\n")
         console.say(f"wrote {file}")
 
 
@@ -325,7 +323,7 @@ def _followed(run: SubmittedRun) -> Any:
 
     try:
         with interruptible():
-            return follow(PipelineJobs(run.place), run.name, console)
+            return follow(PipelineJobs(run.location), run.name, console)
     except Interrupted:
         errors.print(f"interrupted: the run continues. End it with `gauntlet cancel {run.run_id}`.")
         raise typer.Exit(EXIT_CODE) from None

@@ -1,6 +1,8 @@
 """Executes a compiled pipeline with `kfp.local`: `python -m gauntlet.pipelines.local.execute RUN_FOLDER`.
 
-A process of its own, so that `gauntlet run` can watch its output, stop it as a group, and outlive it.
+It is a process of its own, so that `gauntlet run` can watch its output, stop it as a group, and outlive it.
+kfp.local records only whether a step succeeded, so `run_step` writes an error message if a step is killed, or
+fails before its own code begins.
 """
 
 from __future__ import annotations
@@ -30,20 +32,20 @@ from gauntlet.pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE, STEPS_FOLDER
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_THE_STEP = 8.0
-"""After SIGTERM, for the step that runs: training writes a state, and a paid job elsewhere is cancelled."""
+"""After SIGTERM, for the running step: training writes a resume state, a paid job elsewhere is cancelled."""
 EXECUTOR_INPUT = "--executor_input"
 LINES_KEPT = 12
-"""How many of a step's last lines the message has."""
+"""The number of a step's last lines in the message."""
 
 
 def execute(run_folder: Path) -> None:
     """Run the pipeline in `run_folder` with its arguments; outputs go to its `steps` folder.
 
-    The outcome is read from what the steps left there, not from here: kfp.local calls a run a success when
-    a branch was skipped by an error.
+    The outcome is read from the steps' outputs there: kfp.local calls a run a success when an error skipped a
+    branch.
     """
-    subprocess_task_handler.run_local_subprocess = run_step  # there is no public way to see how a step ended
-    warnings.simplefilter("ignore", RuntimeWarning)  # the image is not pulled, this environment stands in
+    subprocess_task_handler.run_local_subprocess = run_step  # there is no public API for how a step ended
+    warnings.simplefilter("ignore", RuntimeWarning)  # this environment is used instead of the image
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(run_folder / STEPS_FOLDER),
@@ -84,7 +86,7 @@ def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = N
 
 
 def ended(code: int, last: Sequence[str]) -> str:
-    """A message for a process that left none: how it ended, and its last lines."""
+    """A message for a process without one: how it ended, and its last lines."""
     said = "\n".join(["Its last lines:", *last]) if last else "It printed nothing."
     return f"The step's process {how_ended(code)}. {said}"
 
@@ -98,13 +100,13 @@ def step_folder(command: Sequence[str]) -> Path | None:
 
 
 def end_after_the_step(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """End when the step has, which got the same SIGTERM: without us it would be killed at once."""
+    """Exit after the step, which got the same SIGTERM. If this process exits first, the step is killed."""
     psutil.wait_procs(others_of_the_group(), timeout=SECONDS_FOR_THE_STEP)
     os._exit(128 + signal.SIGTERM)
 
 
 def others_of_the_group() -> list[psutil.Process]:
-    """The step's processes. The shell that it was started by is gone at once, so they need be no children."""
+    """The step's processes. They may not be children, because the shell that started them has exited."""
     found = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError):
@@ -114,7 +116,7 @@ def others_of_the_group() -> list[psutil.Process]:
 
 
 def end_with_parent() -> None:
-    """Kill this process group, steps included, once the command that started it is gone."""
+    """Kill this process group, steps included, when the command that started it has exited."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -36,15 +36,15 @@ SECONDS_TO_STOP = 10.0
 
 
 def safe_environment() -> dict[str, str]:
-    """This process's environment, in which no Python that it starts imports from the working folder.
+    """This process's environment, with which Python imports nothing from the working folder.
 
-    Their output is UTF-8 in any locale; a character that cannot be encoded is shown as an escape.
+    Its output is UTF-8 in any locale; a character that cannot be encoded is shown as an escape.
     """
     return os.environ | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def acquire(path: Path) -> int | None:
-    """Lock a file, which is made if it is not there, and return its descriptor; None if another holds it.
+    """Lock a file, which is created if necessary; returns its descriptor. None if another process holds it.
 
     A child process that inherits the descriptor holds the lock too, until the last of these processes ends.
     """
@@ -85,13 +85,13 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class TemporaryFolder:
-    """The folder, and the descriptor of its lock, for child processes that must hold it."""
+    """The folder, and the descriptor of its lock, which child processes inherit."""
 
     path: Path
     lock: int
 
     def environment(self) -> dict[str, str]:
-        """The variables of a process that puts its temporary files there.
+        """Environment variables that make a process use the folder for temporary files.
 
         torch keeps compiled code in its default folder, so later runs can use it.
         """
@@ -102,7 +102,7 @@ class TemporaryFolder:
 
 @contextmanager
 def temporary_folder() -> Iterator[TemporaryFolder]:
-    """A folder that is removed at the end. Folders that killed runs left are removed first."""
+    """A folder that is removed at the end. Folders of killed runs are removed first."""
     remove_abandoned()
     made = _make()
     try:
@@ -157,15 +157,15 @@ def _folder_of(lock: Path) -> Path:
 
 
 class Interrupted(BaseException):
-    """The user or the system asked the command to stop. Its text says what became of the work."""
+    """The user or the system stopped the command. Its text says what was kept."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, a signal to stop raises `Interrupted`, once."""
+    """Within the block, a signal to stop raises `Interrupted`, once."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        for number in STOP_SIGNALS:  # a second Ctrl-C must not cut the stopping short
+        for number in STOP_SIGNALS:  # a second Ctrl-C must not interrupt the cleanup
             signal.signal(number, signal.SIG_IGN)
         raise Interrupted
 
@@ -179,7 +179,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def ending(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    """End the processes, each with its group, when what is done within ends by an exception."""
+    """End the processes, each with its group, when the block ends by an exception."""
     try:
         yield
     except BaseException:
@@ -189,7 +189,7 @@ def ending(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
-    """End a process that leads its group, and the group."""
+    """End a process group by the process that leads it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

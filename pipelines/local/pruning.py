@@ -1,6 +1,6 @@
-"""Remove what nothing needs any more from a home folder: old runs with their states, and cached steps.
+"""What can be removed from a home folder: old runs with their states, and cached steps.
 
-Registered bundles lie in the registry's own folder and are never removed.
+Registered bundles are in the registry's own folder and are never removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gauntlet.pipelines.local.step_cache import ENTRIES, OBJECTS
 
 MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600
-"""For so long, an object of the cache that no entry names may belong to an entry that is being written."""
+"""An object this new that no entry names may belong to an entry that is being written."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Removal:
 
 
 def old_runs(home: Home, keep: int) -> list[Removal]:
-    """All runs of each system except the newest, those that run here, and those that may run on Vertex AI."""
+    """All runs of each system except the newest, the running ones, and those that may run on Vertex AI."""
     seen: Counter[str] = Counter()
     found = []
     for record in home.runs():

@@ -1,4 +1,4 @@
-"""A run on this machine: compile, execute through kfp.local in a process of its own, read how it ended."""
+"""A run on this machine: compile, execute by kfp.local in a process of its own, and read the outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import RunRecord as CollectedRun
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import SECTIONS, Manifest
@@ -65,7 +65,7 @@ SECONDS_BETWEEN_LINES = 15.0  # of progress where there is no terminal
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """How a run ended and where its files lie."""
+    """The outcome of a run, and its files."""
 
     record: RunRecord
     folder: Path
@@ -98,14 +98,14 @@ def run_locally(
         console: Where it is shown.
         cache: Whether steps may be reused from earlier runs.
         source: The file that the manifest was read from.
-        judged: A finished run of the manifest, whose steps before evaluate-model are taken as they are.
+        judged: A finished run of the manifest. Its outputs of the steps before evaluate-model are reused.
 
     Raises:
-        UsageError: The home folder cannot be written, or the registry is none that is supported.
+        UsageError: The home folder cannot be written, or the registry is not supported.
         Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process of the run has ended and its
             record says so.
     """
-    open_registry(registry_uri)  # refused now, and not after the training
+    open_registry(registry_uri)  # refuse it now, rather than after the training
     record = replace(
         home.create_run(manifest.name),
         cache=cache,
@@ -189,16 +189,14 @@ def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, h
 
 
 def write_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Write what the pipeline is given; a run that has the file can be resumed."""
-    temporary = folder / f"{ARGUMENTS_FILE}.tmp"
-    temporary.write_text(json.dumps(arguments, indent=2), encoding="utf-8")
-    temporary.replace(folder / ARGUMENTS_FILE)
+    """Write the pipeline's arguments; a run that has this file can be resumed."""
+    write_text(folder / ARGUMENTS_FILE, json.dumps(arguments, indent=2))
 
 
 def _run(
     manifest: Manifest, record: RunRecord, home: Home, console: LiteralConsole, lock: int
 ) -> FinishedRun:
-    """Compile, execute, and conclude a run whose folder is ready and locked."""
+    """Compile and execute a run whose folder is ready and locked, and record its outcome."""
     folder = home.run_folder(record.run_id)
     with temporary_folder() as temporary:
         sections = str(folder / SECTIONS_FOLDER)
@@ -215,7 +213,7 @@ def _run(
 
 
 def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
-    """The environment variables that tell a run's steps where to keep states and what they may reuse."""
+    """Environment variables of a run's steps: where resume states are kept, and what may be reused."""
     variables = {
         RUN_VARIABLE: record.run_id,
         "GAUNTLET_GIT_COMMIT": git_commit(),
@@ -230,15 +228,15 @@ def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
 
 
 def job_folder(folder: Path) -> Path:
-    """The folder of the steps' outputs that kfp.local made; before the run has begun, the folder above it."""
+    """The folder of the steps' outputs; before kfp.local has created it, the folder above."""
     return max((folder / STEPS_FOLDER).glob("*"), default=folder / STEPS_FOLDER)
 
 
 def tracking_uri(manifest: Manifest, home: Home) -> str:
-    """Where training is tracked: here, but for a managed model, which is tuned and tracked on Vertex AI.
+    """Where training is tracked: here, or on Vertex AI for a managed model, which is tuned there.
 
     Raises:
-        UsageError: It is managed, and the environment does not say where it is to be tuned.
+        UsageError: It is managed, and the environment does not name a project, a region and a folder.
     """
     if manifest.kind.is_converted:
         return home.store_uri
@@ -246,15 +244,15 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
     missing = [variable for variable, value in found.items() if not value]
     if missing:
         raise UsageError(
-            f"{', '.join(missing)}: found nothing, expected where a managed model is to be tuned: a project "
-            "of Google Cloud's, a region, and gs://BUCKET/FOLDER for its rows. Set them, or submit it."
+            f"{', '.join(missing)}: found nothing, expected where to tune a managed model: a Google Cloud "
+            "project, a region, and gs://BUCKET/FOLDER for its rows. Set them, or submit it."
         )
     project, region, root = found.values()
     return VertexLocation(project, region, staging=root.rstrip("/")).uri
 
 
 def _registered(folder: Path, record: RunRecord) -> str:
-    """What a run that was stopped may have left in the registry, and how to resume it."""
+    """What a stopped run may have registered, and how to resume it."""
     resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
     if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
         return (
@@ -285,7 +283,7 @@ def _execute(
         errors="replace",
         env=safe_environment() | {"PYTHONUNBUFFERED": "1", **environment},
         pass_fds=tuple(locks),
-        start_new_session=True,  # one group to stop, which Ctrl-C does not reach behind our back
+        start_new_session=True,  # a group of its own, which gets no Ctrl-C from the terminal
     )
     assert process.stdout is not None
     shown = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
@@ -294,7 +292,9 @@ def _execute(
         for line in process.stdout:
             log.write(line)
             changed = view.feed(line)
-            if view.running and line.startswith("    warning: "):  # the next line would wipe it from the view
+            if view.running and line.startswith(
+                "    warning: "
+            ):  # the next line would replace it in the view
                 warning = f"{view.running.name}: {plain(line.strip())}"
                 console.say(warning)
                 printed = time.monotonic()
@@ -310,41 +310,46 @@ def _execute(
             else:
                 continue
             printed = time.monotonic()
-        if process.wait() < 0:  # killed from outside: the step that it was running must not go on alone
+        if process.wait() < 0:  # it was killed: end the step that it was running too
             end_group(process)
         view.close()
 
 
 def _conclude(record: RunRecord, folder: Path, home: Home) -> FinishedRun:
-    """Read what the steps left, put the report where it is looked for, and record the outcome."""
+    """Read the steps' outputs, put the report into the run's folder, and record the outcome."""
     steps, job = folder / STEPS_FOLDER, job_folder(folder).name
-    collected = collect(str(steps), job)
+    collected = collect(str(steps), job, task_of(folder))
     ended = outcome(collected)
     if ended.exit_code in (0, RejectedError.exit_code):  # there is nothing to resume
         shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
     written = steps / job / "write-report" / "report"
     if written.is_file():
         shutil.copyfile(written, folder / REPORT_FILE)
-    else:  # the exit handler died or never ran: the page is made here from the same artifacts
+    else:  # the exit handler died or never ran: render the page here
         write_page(folder, record, collected)
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     return FinishedRun(finished, folder, collected, ended)
 
 
 def write_page(folder: Path, record: RunRecord, collected: CollectedRun) -> None:
-    """Write a run's report, whole or not at all, from what its steps left."""
+    """Write a run's report from its steps' outputs, atomically."""
     manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
     page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
     write_text(folder / REPORT_FILE, page)
 
 
+def task_of(folder: Path) -> str:
+    """The name of the task kind of the run in a folder."""
+    return str(json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["task"])
+
+
 def git_commit() -> str:
-    """The commit of the checkout this package runs from, `-dirty` with changes; else that of the image."""
+    """The commit of the checkout that this package runs from, `-dirty` with changes, or of the image."""
     return commit_of(Path(__file__).parent) or os.environ.get("GAUNTLET_GIT_COMMIT", "unknown")
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of the git repository that holds a folder, `-dirty` with changes; empty if none does."""
+    """The commit of the git repository of a folder, `-dirty` with changes; empty if there is none."""
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,11 +1,11 @@
 """Cache of the outputs of local runs' steps, by content: a step with the same inputs is not run again.
 
-    objects/<sha256>      a file that some step left
+    objects/<sha256>      an output file of a step
     steps/<key>.json      the files of one execution of a step, by their path in the step's folder
 
-The key is a hash of all that a step's outputs depend on: its component, its parameters, the content of its
-input artifacts and of the models that its parameters name, the package's code, the installed packages, the
-machine and the environment variables that change arithmetic.
+The key is a hash of everything that a step's outputs depend on: its component, its parameters, the content of
+its input artifacts and of the models that its parameters name, the package's code, the installed packages,
+the machine and the environment variables that change arithmetic.
 
 Files are linked between a run's folder and the cache, and copied where the disk cannot link. An entry is
 written last and atomically, when all of its objects are there, so a half-written entry is never a hit.
@@ -41,7 +41,7 @@ from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
-PACKAGES = ("manifests", "contracts", "backends", "trainer", "components", "tasks", "serving")
+PACKAGES = ("manifests", "contracts", "pages", "backends", "trainer", "components", "tasks", "serving")
 """The packages whose code steps run; `pipelines` only starts them."""
 ARITHMETIC_VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
@@ -49,7 +49,7 @@ ARITHMETIC_VARIABLES = (
 )
 GPUS = Path("/proc/driver/nvidia/gpus")
 OF_LINEAGE = {"manifest_sha256"}
-"""Parameters that only go into a bundle's lineage: a changed gate does not convert a model again."""
+"""Parameters that are only recorded as lineage: with another gate the model is not converted again."""
 OBJECTS, ENTRIES = "objects", "steps"
 OF_ONE_RUN = {DONE_FILE, ERROR_FILE, REUSED_FILE}
 CACHE_VARIABLE = "GAUNTLET_STEP_CACHE"
@@ -83,7 +83,7 @@ class StepCall:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that the outputs depend on."""
+        """A hash of everything that the outputs depend on."""
         inputs = self.executor_input.get("inputs", {})
         parameters = {
             name: given(value) if isinstance(value, dict) else value
@@ -136,7 +136,7 @@ class StepCache:
             for name, sha256 in entry.files.items():
                 found = self._object(sha256)
                 place(found, call.folder / name)
-                if hash_of(call.folder / name) != sha256:  # somebody has changed it in one of its places
+                if hash_of(call.folder / name) != sha256:  # one of its links was modified
                     found.unlink()
                     raise OSError(f"{found}: its content has changed")
         except OSError:
@@ -174,7 +174,7 @@ class StepCache:
 
 
 def copy_of(call: StepCall, source: Path, run: str) -> None:
-    """Put the outputs that the step has left in another run's folder in place.
+    """Put the step's outputs of another run in place.
 
     Raises:
         FileNotFoundError: It has not finished there.
@@ -188,14 +188,14 @@ def copy_of(call: StepCall, source: Path, run: str) -> None:
 
 
 def finish(call: StepCall, run: str, made_in: str, executor_output: str) -> None:
-    """Record that the outputs are another run's, then write the executor output, as a step does."""
+    """Record which run the outputs are from, then write the executor output, as a step does."""
     _write(call.folder / REUSED_FILE, json.dumps({"run": run}))
     moved = _replaced(json.loads(executor_output), made_in, str(call.folder))
     _write(call.folder / DONE_FILE, json.dumps(moved))
 
 
 def place(source: Path, target: Path) -> None:
-    """Link or copy a file to another place, whole or not at all."""
+    """Link or copy a file, atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -208,7 +208,7 @@ def place(source: Path, target: Path) -> None:
 
 
 def content_of(path: Path) -> list[list[str]] | None:
-    """The sha256 of each file at or below a path; None where nothing is, as for logged metrics."""
+    """The sha256 of each file at or below a path; None if there is no file, as for logged metrics."""
     if not path.exists():
         return None
     return [[file.relative_to(path).as_posix(), hash_of(file)] for file in _files(path)]
@@ -222,7 +222,7 @@ def hash_of(path: Path) -> str:
 
 @cache
 def code_version() -> str:
-    """A hash of the package's files without the manifests that it ships."""
+    """A hash of the package's files, except the packaged manifests."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         spec = find_spec(f"gauntlet.{package}")
@@ -238,12 +238,12 @@ def code_version() -> str:
 
 @cache
 def packages() -> list[str]:
-    """What is installed, with its versions."""
+    """The installed packages with their versions."""
     return sorted(f"{one.name} {one.version}" for one in distributions())
 
 
 def machine() -> list[str]:
-    """What rounding and timings depend on: the type and number of CPUs, and the GPUs."""
+    """The CPUs and GPUs, which rounding and timings depend on."""
     fields = cpu_fields()
     cpu = [fields.get("model name", ""), fields.get("flags", fields.get("Features", ""))]
     gpus = [file.read_text() for file in sorted(GPUS.glob("*/information"))]

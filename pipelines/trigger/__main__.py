@@ -11,7 +11,7 @@ from gauntlet.pipelines.local.processes import safe_environment
 
 
 def main() -> None:
-    """Become gunicorn with one worker, of one thread: a limit that two count against at once is none."""
+    """Become gunicorn with one worker and one thread: two requests at once could both stay below a limit."""
     bind = f"0.0.0.0:{os.environ.get('PORT', '8080')}"
     options = ["--preload", "--workers", "1", "--timeout", "60", "--no-control-socket"]
     application = "gauntlet.pipelines.trigger.web:create()"

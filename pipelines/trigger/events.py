@@ -1,4 +1,4 @@
-"""The event that asks for a run, and the envelopes that it arrives in.
+"""The event that requests a run, and the envelopes that it arrives in.
 
 An event is JSON, the same for every reason:
 
@@ -26,17 +26,16 @@ SPEC_VERSION = "1.0"
 
 
 class Event(Section):
-    """What is asked for.
+    """A request for a run.
 
     Attributes:
-        manifest: The name of one of the manifests that the receiver has.
-        reason: What asks. Only `manual`, a person's, does not wait for the cool-down.
-        id: What tells this event from others, if the envelope's own id does not: whoever publishes an event
-            twice gives it the same.
+        manifest: The name of one of the receiver's manifests.
+        reason: Why the run is requested. Only `manual` ignores the cool-down.
+        id: Identifies the event if the envelope's ID does not: publish the same event twice with the same ID.
         detail: For people, in the receiver's log.
         dataset_uri: New data, instead of the manifest's; under its `dataset.uri` or one of its
             `dataset.roots`.
-        dataset_version: What the new data is called.
+        dataset_version: The version of the new data.
     """
 
     manifest: Name
@@ -48,21 +47,21 @@ class Event(Section):
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The manifest's keys that the event sets, as `--set` has them."""
+        """The manifest's keys that the event sets, in the form of `--set`."""
         given = {"dataset.uri": self.dataset_uri, "dataset.version": self.dataset_version}
         return tuple(f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None)
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """An event with what names it: however often it is delivered, `id` is the same."""
+    """An event with its ID, which is the same for every redelivery."""
 
     id: str
     event: Event
 
     @property
     def job_id(self) -> str:
-        """The id of the pipeline job that this event may make, so that it makes no second one."""
+        """The ID of this event's pipeline job, so that a redelivery creates no second one."""
         digest = hashlib.sha256(self.id.encode(errors="backslashreplace")).hexdigest()[:16]
         return "-".join((self.event.manifest, self.event.reason, digest)).replace("_", "-")
 
@@ -75,7 +74,7 @@ def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
         body: The request's.
 
     Raises:
-        UsageError: It is no event; all of its faults are named.
+        UsageError: The event is not valid; all of its faults are named.
     """
     id_, data = _opened(headers, _parsed(body, "body"))
     if isinstance(data, dict) and "message" in data:
@@ -103,7 +102,7 @@ def _said(fault: Mapping[str, Any]) -> str:
 
 
 def _opened(headers: Mapping[str, str], content: Any) -> tuple[str, Any]:
-    """The id and the data of a CloudEvent; of anything else no id, and all of it."""
+    """The ID and the data of a CloudEvent; anything else has no ID and is the data itself."""
     kind = headers.get("content-type", "").partition(";")[0].strip()
     if kind == "application/cloudevents+json":
         attributes = _mapping(content, "body")
@@ -118,7 +117,7 @@ def _opened(headers: Mapping[str, str], content: Any) -> tuple[str, Any]:
         return "", content
     missing = [key for key in ("specversion", "id", "source", "type") if not attributes.get(key)]
     if missing:
-        raise UsageError(f"CloudEvent: found no {', '.join(missing)}, which each of them has.")
+        raise UsageError(f"CloudEvent: found no {', '.join(missing)}, which are required.")
     if attributes["specversion"] != SPEC_VERSION:
         raise UsageError(
             f"CloudEvent: specversion: found {attributes['specversion']!r}, expected {SPEC_VERSION!r}."
@@ -136,7 +135,7 @@ def _parsed(content: bytes, where: str) -> Any:
 def _decoded(content: object, where: str) -> bytes:
     try:
         return base64.b64decode(str(content or ""), validate=True)
-    except ValueError as error:  # binascii's own, or of a character that is not ASCII
+    except ValueError as error:  # binascii.Error, or a character that is not ASCII
         raise UsageError(f"{where}: not base64: {error}.") from None
 
 

@@ -1,14 +1,14 @@
-"""What becomes of an event: at most one pipeline job.
+"""Handles an event: it creates at most one pipeline job.
 
-| answer | when | asked again |
+| status | when | a retry |
 |---|---|---|
-| 200 | submitted, submitted before, or against a limit | no, there is nothing more to do |
-| 400 | no event, an unknown manifest, data that a manifest cannot take | cannot help |
-| 500 | the receiver may not do it, or is set up wrongly | helps once that is repaired |
-| 503 | Vertex is out of reach, busy, or a quota is used up | helps |
+| 200 | submitted, submitted before, or over a limit | is not needed |
+| 400 | no valid event, an unknown manifest, data that a manifest does not allow | does not help |
+| 500 | the receiver lacks permissions, or is configured wrongly | helps after that is fixed |
+| 503 | Vertex is unavailable or busy, or a quota is used up | helps |
 
-Nothing is remembered here. A job's id is derived from the event's, so Vertex itself refuses a second one, and
-the limits are held against the jobs that it lists.
+The receiver keeps no state. A job's ID is derived from the event's, so Vertex refuses a second job, and the
+limits are computed from the jobs that Vertex lists.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Outcome = Literal["submitted", "duplicate", "skipped", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the receiver allows each system.
+    """The limits of each system.
 
     Attributes:
-        cool_down_hours: Between the start of one run and the next, unless a person asks.
+        cool_down_hours: Between the starts of two runs, except a run with the reason `manual`.
         runs_per_day: In any 24 hours.
         budget_usd: In any 30 days, the sum of what each run may cost at most by its own budget.
     """
@@ -61,10 +61,10 @@ class Limits:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Limits:
-        """What `GAUNTLET_TRIGGER_COOL_DOWN_HOURS` and the like say.
+        """The limits in `GAUNTLET_TRIGGER_COOL_DOWN_HOURS` and the other variables.
 
         Raises:
-            UsageError: One of them is no number from 0.
+            UsageError: One of them is not a number of at least 0.
         """
         found = {field.name: environment.get(ENVIRONMENT + field.name.upper()) for field in fields(cls)}
         return cls(**{name: _number(name, text) for name, text in found.items() if text is not None})
@@ -72,9 +72,9 @@ class Limits:
     def reason_against(
         self, jobs: Sequence[ListedJob], max_cost_usd: float, by_hand: bool, now: datetime
     ) -> str | None:
-        """Why a run that may cost `max_cost_usd` is not to start now, or None.
+        """Why a run that may cost `max_cost_usd` must not start now; None if it may.
 
-        Every job counts, whatever started it and however it ended: what fails costs, too.
+        Every job counts, whatever started it and however it ended: a failed job costs money too.
         """
         last = max((job.created for job in jobs), default=None)
         if last is not None and not by_hand and now - last < timedelta(hours=self.cool_down_hours):
@@ -98,13 +98,13 @@ def _number(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"{ENVIRONMENT}{name.upper()}: found {text!r}, expected a number from 0.")
+        raise UsageError(f"{ENVIRONMENT}{name.upper()}: found {text!r}, expected a number of at least 0.")
     return value
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the sender is told, and the log: `status` is HTTP's."""
+    """The answer to the sender, which is also the log entry. `status` is the HTTP status."""
 
     status: int
     outcome: Outcome
@@ -112,24 +112,24 @@ class Answer:
     job: str = ""
 
     def as_json(self) -> bytes:
-        """A line of Cloud Logging's structured log, too."""
+        """The body of the answer, which is also an entry of Cloud Logging's structured log."""
         severity = {"refused": "ERROR", "failed": "ERROR", "skipped": "NOTICE"}.get(self.outcome, "INFO")
         return json.dumps({"severity": severity, **asdict(self)}).encode()
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Where runs go and how many are allowed."""
+    """Submits runs to a destination, within limits."""
 
     destination: Destination
     limits: Limits
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Receiver:
-        """What the environment says.
+        """The receiver that the environment variables configure.
 
         Raises:
-            UsageError: Something is missing or wrong.
+            UsageError: A variable is missing or wrong.
         """
         missing = [key for key in SETTINGS if not environment.get(key)]
         if missing:
@@ -141,7 +141,7 @@ class Receiver:
         return cls(destination, Limits.of(environment))
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Submit what a request asks for, unless it was submitted before or is against a limit."""
+        """Submit the run that a request asks for, unless it was submitted before or is over a limit."""
         try:
             delivery = read_delivery(headers, body)
             manifest = _manifest(delivery.event)
@@ -155,8 +155,8 @@ class Receiver:
             return Answer(503, "failed", str(error))
 
     def _submit(self, delivery: Delivery, manifest: Manifest) -> Answer:
-        jobs = PipelineJobs(self.destination.place)
-        name = f"{self.destination.place.parent}/pipelineJobs/{delivery.job_id}"
+        jobs = PipelineJobs(self.destination.location)
+        name = f"{self.destination.location.parent}/pipelineJobs/{delivery.job_id}"
         if jobs.find(name) is not None:
             return Answer(200, "duplicate", "this event made a job before", name)
         now = datetime.now(UTC)
@@ -176,10 +176,10 @@ class Receiver:
 
 
 def _manifest(event: Event) -> Manifest:
-    """The manifest that is meant, with what the event sets.
+    """The manifest that the event names, with the keys that it sets.
 
     Raises:
-        UsageError: There is none of that name, or it cannot be with that.
+        UsageError: There is no such manifest, or it is not valid with these keys.
     """
     folder = Path(manifests.__path__[0])
     known = sorted(path.stem for path in folder.glob("*.yaml"))

@@ -18,7 +18,7 @@ Application = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
 
 
 def create() -> Application:
-    """The application with the settings that the environment has; wrong ones end the process."""
+    """The application with the settings of the environment; wrong settings end the process."""
     try:
         receiver = Receiver.of(os.environ)
     except UsageError as error:

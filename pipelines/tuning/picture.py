@@ -1,4 +1,4 @@
-"""A study as one picture: how the best score came about, and the score over each tuned key's values."""
+"""A study as one picture: the best score over the trials, and the score over each tuned key's values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gauntlet.components.step import replacing
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.trainer.tuning.study import Trial, best_trial
@@ -19,21 +20,21 @@ PANELS_PER_ROW = 3
 COMPLETE, PRUNED, BEST = "tab:blue", "0.6", "tab:orange"
 MARGIN = 0.05
 SPREADS_SHOWN = 6.0
-"""How far below the median scores are drawn, in distances from the median to the best: one hopeless trial
-must not press all others into a line."""
+"""How far below the median scores are drawn, in distances from the median to the best, so that one very bad
+trial does not compress all others into a line."""
 
 
 def draw(
     trials: Sequence[Trial], search: Search, metric: str, importances: Mapping[str, float], path: Path
 ) -> None:
-    """Write the picture as PNG, whole or not at all.
+    """Write the picture as PNG, atomically.
 
     Args:
-        trials: All finished trials in the order in which they ended, one of them complete at least.
-        search: The space.
-        metric: What trials are compared by; a loss is drawn as it is, the lower the better.
+        trials: All finished trials in the order in which they ended, at least one of them complete.
+        search: The search space.
+        metric: The metric that trials are compared by; a loss is drawn as it is.
         importances: Shares of the keys in the score's variation; may be empty.
-        path: Where to.
+        path: The new file.
     """
     dimensions = search.dimensions()
     rows = 1 + math.ceil(len(dimensions) / PANELS_PER_ROW)
@@ -50,9 +51,8 @@ def draw(
             axes.set_ylabel(metric)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw_progress(axes: Axes, trials: Sequence[Trial], metric: str) -> None:
@@ -71,7 +71,7 @@ def _draw_progress(axes: Axes, trials: Sequence[Trial], metric: str) -> None:
 
 
 def _draw_key(axes: Axes, trials: Sequence[Trial], key: str, dimension: Dimension, metric: str) -> None:
-    """The scores over the whole of the key's values, also where no trial was."""
+    """The scores over the key's whole range, also where there is no trial."""
     if dimension.choices is not None:
         places = [float(dimension.choices.index(trial.values[key])) for trial in trials]
         axes.set_xticks(range(len(dimension.choices)), [str(choice) for choice in dimension.choices])
@@ -125,7 +125,7 @@ def _label(trial: Trial, best: Trial | None, floor: float) -> str:
 
 
 def _floor(trials: Sequence[Trial]) -> float:
-    """The lowest score that is drawn where it is."""
+    """The lowest score that is drawn at its true position."""
     scores = [trial.score for trial in trials if not math.isnan(trial.score)]
     middle = statistics.median(trial.score for trial in trials if trial.state == "complete")
     return max(min(scores), middle - SPREADS_SHOWN * (max(scores) - middle))

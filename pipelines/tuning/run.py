@@ -16,6 +16,7 @@ import yaml
 from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
+from gauntlet.components.step import write_text
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import read_content
@@ -42,15 +43,15 @@ TRIALS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is asked for.
+    """A request for a study.
 
     Attributes:
         file: The manifest's file, as the user named it.
-        content: What that file and the overrides say.
+        content: The content of that file with the overrides.
         trials: Finished trials in all, those of earlier commands included.
-        seconds: After so many no trial begins; none: no limit.
+        seconds: No trial starts after so many seconds; None: no limit.
         jobs: Processes at the same time.
-        output: Where the tuned manifest goes; none: beside the study.
+        output: The path of the tuned manifest; None: beside the study.
     """
 
     file: Path
@@ -64,7 +65,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TunedStudy:
-    """What came out. `trials` are all that are finished, in the order in which they ended."""
+    """The result. `trials` are all finished trials, in the order in which they ended."""
 
     name: str
     metric: str
@@ -78,7 +79,7 @@ def search_space(manifest: Manifest, file: Path) -> Search:
     """The manifest's search space.
 
     Raises:
-        ManifestError: It has none, or keys that no trial would read.
+        ManifestError: It has no search space, or keys in it that no trial would read.
         UsageError: Its model is not trained by this project.
     """
     training = trained_here(manifest.training)
@@ -97,7 +98,7 @@ def search_space(manifest: Manifest, file: Path) -> Search:
 def validated_splits(manifest: Manifest, folder: Path) -> Path:
     """The splits that the step validate-data makes of the manifest's data, without the test split.
 
-    A trial that read it would fail: what a study chooses by must not be what a model is judged by.
+    A trial that read it would fail: the rows that choose a model must not be those that judge it.
 
     Raises:
         DataError: A check failed; the message says what and where.
@@ -116,12 +117,12 @@ def validated_splits(manifest: Manifest, folder: Path) -> Path:
 
 
 def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
-    """Run the trials that the study lacks, then draw it and write the best trial's manifest.
+    """Run the missing trials, then draw the study and write the best trial's manifest.
 
     Raises:
         DataError: The data failed a check.
         UsageError: Another command tunes the same system, or a trial cannot run at all.
-        GauntletError: A process failed, or no trial came to its end.
+        GauntletError: A process failed, or no trial has finished.
         Interrupted: By Ctrl-C, SIGTERM or a closed terminal, after every process has ended.
     """
     manifest, training = tuning.manifest, trained_here(tuning.manifest.training)
@@ -156,7 +157,7 @@ def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedSt
 
 
 def most_it_can_cost(manifest: Manifest, trials: int) -> str:
-    """The sum by which a study is bounded: each trial is a training that runs until its deadline."""
+    """The highest cost of a study: every trial trains until its deadline."""
     resources = manifest.training.resources
     rate = hourly_rate(resources)
     return (
@@ -180,7 +181,7 @@ def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralCo
 def _run_trials(
     study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: LiteralConsole
 ) -> None:
-    """Run what is left, with a line for each trial that ends."""
+    """Run the remaining trials, and print a line for each one that ends."""
     told = {trial.number for trial in finished_trials(study)}
     left = job.trials - len(told)
     if left <= 0:
@@ -235,11 +236,11 @@ def tuning_of(
     jobs: int,
     output: Path | None,
 ) -> Tuning:
-    """What the options ask for.
+    """The request that the options describe.
 
     Raises:
         ManifestError: The manifest has no search space.
-        UsageError: `timeout` is no duration.
+        UsageError: `timeout` is not a duration.
     """
     search_space(manifest, path)
     seconds = None if timeout is None else duration(timeout)
@@ -250,7 +251,7 @@ def duration(text: str) -> float:
     """Seconds of `90s`, `30m` or `1.5h`.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It has another form.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None or not float(match[1]):
@@ -261,7 +262,7 @@ def duration(text: str) -> float:
 
 
 def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
-    """Tune on this machine and say what came out and what to do next. Raises what `tune_locally` does."""
+    """Tune on this machine, and print the result and what to do next. Raises the errors of `tune_locally`."""
     study = tune_locally(tuning, home, console)
     console.print()
     console.print(best_trials(study.trials, study.metric))
@@ -277,10 +278,10 @@ def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy
 
 
 def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: LiteralConsole) -> None:
-    """Write the study as a Vertex AI tuning job, make the splits that it reads, and say how to start it.
+    """Write the study as a Vertex AI tuning job, make the splits that it reads, and print how to start it.
 
     Raises:
-        UsageError: `staging` is in no bucket, or the encoder lies on this machine.
+        UsageError: `staging` is not in a bucket, or the encoder is on this machine.
         DataError: The data failed a check.
     """
     from gauntlet.pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
@@ -305,14 +306,14 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
 
 
 def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], path: Path) -> None:
-    """Write a manifest whole or not at all.
+    """Write the tuned manifest, atomically.
 
     Args:
-        content: The manifest as its file and the overrides have it, paths resolved, since the new file may
-            lie in another folder.
+        content: The content of the manifest with the overrides, with absolute paths, because the new file may
+            be in another folder.
         best: The trial whose values are set.
         comments: Lines for the top of the file.
-        path: Where to.
+        path: The new file.
     """
     tuned = copy.deepcopy(dict(content))
     training = tuned["training"]
@@ -320,16 +321,13 @@ def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], pa
     training |= best.values
     text = "".join(f"# {line}\n" for line in comments)
     text += yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def print_trial(
     trial: Trial, finished: int, trials: int, metric: str, is_best: bool, console: LiteralConsole
 ) -> None:
-    """One line: how many are done, the trial's number, state, score, values and time."""
+    """Print one line: how many trials are finished, and this one's number, state, score, values and time."""
     values = " ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
     line = (
         f"{finished}/{trials}  trial {trial.number} {trial.state}  {metric} {trial.shown_score(metric):.4f}  "
@@ -340,7 +338,7 @@ def print_trial(
 
 
 def best_trials(trials: Sequence[Trial], metric: str) -> Table:
-    """The trials with the highest scores, those that came to their end before the pruned ones."""
+    """The trials with the highest scores, complete ones before pruned ones."""
     ranked = sorted(trials, key=lambda trial: (trial.state == "pruned", -trial.score, trial.number))
     keys = list(trials[0].values)
     table = borderless("trial", "state", metric, "epochs done", "minutes", *keys)
@@ -357,5 +355,5 @@ def best_trials(trials: Sequence[Trial], metric: str) -> Table:
 
 
 def shown(value: Value) -> str:
-    """A value short enough to read; the tuned manifest holds it whole."""
+    """A value in short; the tuned manifest has all digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
 """The study as a Vertex AI hyperparameter tuning job.
 
-A spec of the job and nothing else, so that the command line tool takes it as it is
+The file is a spec of the job and nothing else, so that the command line tool accepts it
 (`gcloud ai hp-tuning-jobs create --config`) and so does the service (`POST`).
 Its keys:
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.hyperparameterTuningJobs
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.components.step import write_text
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.kinds import known_metric
@@ -33,18 +34,18 @@ TRIALS_FOLDER = "trials"
 def compile_tuning_job(
     manifest: Manifest, search: Search, trials: int, jobs: int, staging: str, path: Path
 ) -> None:
-    """Write the spec as YAML, whole or not at all.
+    """Write the spec as YAML, atomically.
 
     Args:
         manifest: What a trial trains.
         search: The space.
-        trials: How many trials in all.
-        jobs: How many at the same time.
-        staging: A folder in a bucket that holds `splits`; each trial's model goes to `trials` there.
-        path: Where to.
+        trials: The number of trials.
+        jobs: The number of trials at the same time.
+        staging: A folder in a bucket that contains `splits`; each trial's model goes to `trials` there.
+        path: The new file.
 
     Raises:
-        UsageError: `staging` is in no bucket, or the encoder lies on this machine.
+        UsageError: `staging` is not in a bucket, or the encoder is on this machine.
     """
     if not staging.startswith("gs://"):
         raise UsageError(
@@ -52,10 +53,7 @@ def compile_tuning_job(
         )
     require_reachable_model(manifest)
     spec = tuning_job(manifest, search, trials, jobs, staging.rstrip("/"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
 def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, staging: str) -> dict[str, Any]:

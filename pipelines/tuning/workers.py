@@ -1,4 +1,4 @@
-"""The processes that work on a study side by side."""
+"""The processes that run the trials of a study at the same time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SECONDS_FOR_OTHERS_TO_END = 5.0  # the processes of a command that was just kill
 
 @dataclass(frozen=True)
 class Worker:
-    """One process and where its output goes."""
+    """One process and its log file."""
 
     process: subprocess.Popen[str]
     log: Path
 
     def failure(self) -> GauntletError | None:
-        """Why it ended; none if it works, or ended well."""
+        """Why it failed; None if it is running or has succeeded."""
         code = self.process.poll()
         if not code:
             return None
@@ -46,12 +46,12 @@ class Worker:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[int]:
-    """Be the only command that works in the folder; gives the lock's file descriptor.
+    """Be the only command that works in the folder. Yields the lock's file descriptor.
 
-    Processes that inherit it hold the lock on, so that no other command begins while one of them lives.
+    Processes that inherit it hold the lock too, so that no other command starts while one of them lives.
 
     Raises:
-        UsageError: Another command is at work, or the folder cannot be written.
+        UsageError: Another command works there, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def alone(folder: Path) -> Iterator[int]:
 
 
 def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None]) -> None:
-    """Run processes until the study is done, and `look` at it every so often and at the end.
+    """Run processes until the study is finished, and call `look` regularly and at the end.
 
     Raises:
         GauntletError: One of them failed; the others are ended.
@@ -107,13 +107,13 @@ def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> 
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gauntlet.trainer.tuning"],
-            stdin=subprocess.PIPE,  # held open: its end tells the process that this one is gone
+            stdin=subprocess.PIPE,  # kept open: its end tells the process that this one has exited
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             env=safe_environment() | temporary.environment(),
             pass_fds=(lock, temporary.lock),
-            start_new_session=True,  # Ctrl-C does not reach it behind our back
+            start_new_session=True,  # so that it gets no Ctrl-C from the terminal
         )
     assert process.stdin is not None
     process.stdin.write(job.model_dump_json(exclude_none=True) + "\n")

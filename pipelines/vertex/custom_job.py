@@ -1,4 +1,4 @@
-"""A step as a Vertex AI custom job: the one form that has a deadline, and machines that are spot ones.
+"""A step as a Vertex AI custom job: only custom jobs have a deadline and can use spot machines.
 
 https://cloud.google.com/vertex-ai/docs/training/create-custom-job
 """
@@ -20,7 +20,7 @@ from gauntlet.manifests.schema import Manifest
 
 STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
 STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
-"""Where a training that is started again finds how far it came: beside the run's folder, not in it."""
+"""Where a restarted training finds its resume state: beside the run's folder, not in it."""
 
 
 def as_custom_job(
@@ -29,18 +29,18 @@ def as_custom_job(
     deadline_seconds: int,
     environment: Mapping[str, str],
 ) -> Callable[..., dsl.PipelineTask]:
-    """The component on the machines that the manifest buys for training, with the component's own inputs.
+    """The component on the machines that the manifest asks for, with the component's own inputs.
 
-    The job's own input `service_account`, whom it runs as, is for the pipeline to give.
+    The pipeline must also set `service_account`, the job's own input.
 
     Raises:
-        UsageError: An input of the component has the name of one of the job's, and would take its place.
+        UsageError: An input of the component has the name of one of the job's inputs.
     """
     require_free_names(component)
     resources = manifest.training.resources
-    # A machine that is taken away comes back as another one, and the others wait for it in vain.
+    # A preempted machine is replaced by another one, and the other replicas would wait for it forever.
     restarts = resources.strategy == "spot" or resources.replica_count > 1
-    # Without one, that of the pipeline's job, if it has one.
+    # Without one, Vertex uses the persistent resource of the pipeline's job, if it has one.
     own = {"persistent_resource_id": resources.persistent_resource} if resources.persistent_resource else {}
     custom_job: Callable[..., dsl.PipelineTask] = create_custom_training_job_from_component(
         component,
@@ -54,7 +54,7 @@ def as_custom_job(
         max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
         timeout=f"{deadline_seconds}s",
         restart_job_on_worker_restart=restarts,
-        base_output_directory=STATES_FOLDER,  # Vertex restarts a worker of any job, as for maintenance
+        base_output_directory=STATES_FOLDER,  # Vertex may restart a worker of any job
         env=[{"name": name, "value": value} for name, value in environment.items()],
         labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
         **own,
@@ -63,7 +63,7 @@ def as_custom_job(
 
 
 def require_free_names(component: base_component.BaseComponent) -> None:
-    """Refuse a component whose inputs the wrapper would take for its own, without a word.
+    """Refuse a component whose inputs the wrapper would silently use as its own.
 
     Raises:
         UsageError: There is such an input.

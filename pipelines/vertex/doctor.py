@@ -1,4 +1,4 @@
-"""Reports what a Google Cloud project lacks of `needs.yaml`, how that is known, and what to do."""
+"""`gauntlet doctor`: what a Google Cloud project lacks of `needs.yaml`, and the command that adds it."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Account(_Frozen):
 
 
 class Grant(_Frozen):
-    """What somebody needs to be allowed to do.
+    """Permissions that an account needs.
 
     Attributes:
         who: The name of an account, or `submitter`.
         target: `project`, or the name of a bucket, a repository or an account.
-        role: What Terraform grants; none: a role made of the permissions.
-        permissions: What of it is used.
+        role: The role that Terraform grants; None: a custom role with these permissions.
+        permissions: The permissions of the role that are used.
     """
 
     who: str
@@ -81,7 +81,7 @@ class Needs(_Frozen):
 
 @cache
 def needs() -> Needs:
-    """The file that belongs to this version."""
+    """The file of this version."""
     text = resources.files(__package__).joinpath("needs.yaml").read_text(encoding="utf-8")
     return Needs.model_validate(yaml.safe_load(text))
 
@@ -93,8 +93,8 @@ class Finding:
     Attributes:
         group: What kind of need it is.
         need: What is needed.
-        state: `not seen` is neither there nor missing, as far as this account may know.
-        action: What to do; nothing when it is there.
+        state: `not seen`: this account may not see whether it exists.
+        action: What to do; empty if it exists.
     """
 
     group: str
@@ -104,7 +104,7 @@ class Finding:
 
 
 class Examination:
-    """One look at a project.
+    """A check of one project.
 
     Raises:
         UsageError: Nobody is logged in, the project is unknown, or Vertex AI has no such region.
@@ -119,7 +119,7 @@ class Examination:
         self._resources = self._addresses()
 
     def findings(self) -> Iterator[Finding]:
-        """Everything that is needed, in the order of the file."""
+        """All needs, in the order of the file."""
         self._require_project()
         self._require_region()
         yield from self._apis()
@@ -138,7 +138,7 @@ class Examination:
         except Refused as error:
             if error.reason == "SERVICE_DISABLED":
                 raise UsageError(
-                    f"--project: {self._project}: nothing can be looked at before "
+                    f"--project: {self._project}: nothing can be checked before "
                     f"`gcloud services enable cloudresourcemanager.googleapis.com --project {self._project}`."
                 ) from None
             raise UsageError(
@@ -150,7 +150,7 @@ class Examination:
         try:
             answer = self._rest.get(f"{VERTEX}/{self._project}/locations", pageSize="200")
         except Refused:
-            return  # the API is not enabled yet, or this account needs nothing of it
+            return  # the API is not enabled yet, or this account may not use it
         regions = sorted(each["locationId"] for each in answer.get("locations", ()))
         if self._region not in regions:
             raise UsageError(f"--region: found {self._region!r}, expected one of {', '.join(regions)}.")
@@ -178,7 +178,7 @@ class Examination:
                 f"gcloud storage buckets create gs://{bucket} --location {self._region} --project "
                 f"{self._project} --uniform-bucket-level-access"
             )
-            # A bucket itself may be seen by few; what one may do with it, by all.
+            # Few accounts may see a bucket, but every account may ask for its own permissions on it.
             address = f"{self._resources[name]}/iam/testPermissions?permissions=storage.objects.get"
             yield name, _look(self._rest, address, "bucket", f"gs://{bucket}", make)
 
@@ -197,7 +197,7 @@ class Examination:
             yield name, _look(self._rest, self._resources[name], "account", email, make)
 
     def _permissions(self, who: str, there: set[str]) -> Iterator[Finding]:
-        """What one account may do with what is there, permission by permission."""
+        """What one account may do with what exists, permission by permission."""
         email = None if who == SUBMITTER else self._needs.email(who, self._project)
         rest = self._rest if email is None else self._rest.acting_as(email)
         for grant in self._needs.grants:
@@ -251,7 +251,7 @@ class Examination:
         )
 
     def _addresses(self) -> dict[str, str]:
-        """Where everything that is granted on is asked for, by its name."""
+        """The URL of everything that permissions are granted on, by its name."""
         needs, project = self._needs, quote(self._project, safe="")
         location = f"{REPOSITORIES}/{project}/locations/{self._region}/repositories"
         return {

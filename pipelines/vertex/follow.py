@@ -1,4 +1,4 @@
-"""A submitted job until it ends: its states in the live view, then what its steps left."""
+"""Follows a submitted job until it ends: its states in the live view, then the outputs of its steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import FinalStatus
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
 from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
 from gauntlet.pipelines.live import State, StepTable, StepView
 from gauntlet.pipelines.local.run import FinishedRun
@@ -28,7 +28,7 @@ STATES: dict[str, State] = {
     "PENDING": "waiting",
     "RUNNING": "running",
     "SUCCEEDED": "succeeded",
-    "SKIPPED": "succeeded",  # its result was in the cache
+    "SKIPPED": "succeeded",  # a cache hit
     "CANCEL_PENDING": "running",
     "CANCELLING": "running",
     "CANCELLED": "failed",
@@ -38,7 +38,7 @@ STATES: dict[str, State] = {
 
 
 class JobView(StepTable):
-    """The steps of a job on Vertex AI, as the service tells of them."""
+    """The steps of a job on Vertex AI and their states."""
 
     def __init__(self, job: Any) -> None:
         components = (job.pipeline_spec or {}).get("components", {})
@@ -46,7 +46,7 @@ class JobView(StepTable):
         super().__init__([step for step in STEPS if f"comp-{step}" in components] or STEPS)
 
     def update(self, job: Any) -> list[StepView]:
-        """Take the job as it is now; returns the steps whose state has changed."""
+        """Update the view from the job; returns the steps whose state has changed."""
         changed = []
         for task in job.job_detail.task_details:
             step = self.steps.get(task.task_name)
@@ -85,18 +85,18 @@ def follow(jobs: PipelineJobs, name: str, console: LiteralConsole) -> Any:
 
 
 def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
-    """Read what the steps left in the bucket, write the run's page here and record how it ended.
+    """Read the steps' outputs from the bucket, write the run's page here and record the outcome.
 
     Raises:
-        QuotaError: The job failed for a quota, before its outcome was known.
+        QuotaError: A quota stopped the job before its outcome was known.
         OSError: The bucket cannot be read.
     """
     folder = home.run_folder(record.run_id)
     final = FinalStatus(state_of(job), job.error.message or None)
-    collected = collect(job.runtime_config.gcs_output_directory, record.run_id, final)
+    given = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    collected = collect(job.runtime_config.gcs_output_directory, record.run_id, given["task"], final)
     ended = outcome(collected)
-    sha256 = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))["manifest_sha256"]
-    page = render(collected, name=record.name, manifest_sha256=sha256, run_id=record.run_id)
+    page = render(collected, record.name, record.run_id, given["manifest_sha256"])
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     finished = home.finish(record, "finished", ended.exit_code, ended.headline)
     refusal = _quota_refusal(job, record.run_id)
@@ -106,13 +106,13 @@ def conclude(job: Any, record: RunRecord, home: Home) -> FinishedRun:
 
 
 def has_trained(job: Any) -> bool:
-    """Whether the job's training is done, by itself or by an earlier run."""
+    """Whether the job's training has succeeded, or was taken from the cache."""
     states = {task.task_name: task.state.name for task in job.job_detail.task_details}
     return states.get("train-model") in ("SUCCEEDED", "SKIPPED")
 
 
 def _quota_refusal(job: Any, run_id: str) -> QuotaError | None:
-    """What a failed job says of a quota: itself, or the step that was refused its machine."""
+    """The quota error of a failed job, or of a step that got no machine; None if there is none."""
     if state_of(job) != "FAILED":
         return None
     messages = [job.error.message, *(task.error.message for task in job.job_detail.task_details)]

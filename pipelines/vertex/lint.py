@@ -1,7 +1,7 @@
-"""What the KFP compiler accepts and Vertex AI Pipelines refuses, or would run otherwise than is meant.
+"""Finds what the KFP compiler accepts but Vertex AI Pipelines refuses or runs in another way than intended.
 
-Every rule is a function from a pipeline spec to the faults that it finds. One more, of input names that a
-custom job takes for its own, is held before there is a spec: `custom_job.require_free_names`.
+Every rule is a function from a pipeline spec to the faults that it finds. One more rule, about input names
+that a custom job reserves, is checked before there is a spec: `custom_job.require_free_names`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from gauntlet.pipelines.process_one import command_fault
 from gauntlet.pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
-"""Of the wrapper around a custom job: a name that Vertex knows, and no image that it pulls."""
+"""The image of the wrapper around a custom job. Vertex recognises the name and does not pull it."""
 
-DEFAULT_TIMEOUT = "604800s"  # the wrapper's: seven days
+DEFAULT_TIMEOUT = "604800s"  # of the wrapper: seven days
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 
 
 def require_acceptable(spec: PipelineSpec, by_digest: bool = False) -> None:
-    """Refuse a spec that Vertex would refuse, or misread.
+    """Refuse a spec that Vertex would refuse, or run in another way than intended.
 
     Args:
         spec: What was compiled.
-        by_digest: Whether its images must be named by digest, as those of a job that is submitted.
+        by_digest: Whether its images must be named by digest, as in a job that is submitted.
 
     Raises:
-        UsageError: All faults.
+        UsageError: It has faults; all of them are named.
     """
     found = faults(spec, by_digest)
     if found:
@@ -43,7 +43,7 @@ def require_acceptable(spec: PipelineSpec, by_digest: bool = False) -> None:
 
 
 def faults(spec: PipelineSpec, by_digest: bool = False) -> list[str]:
-    """Everything that is wrong with it, rule by rule."""
+    """All faults of the spec, rule by rule."""
     containers = _containers(spec)
     found = [*_selected_artifacts(spec)]
     for name, container in containers.items():
@@ -56,7 +56,7 @@ def faults(spec: PipelineSpec, by_digest: bool = False) -> list[str]:
 
 
 def images(spec: PipelineSpec) -> tuple[str, ...]:
-    """Every image that a step runs in, once, those of custom jobs included."""
+    """The images of all steps, custom jobs included, each once."""
     containers = _containers(spec)
     named = [container.image for container in containers.values()]
     for _, arguments in _custom_jobs(spec, containers):
@@ -144,7 +144,7 @@ def _command_faults(commands: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:
-    """Of an unknown one the fault is said already, in better words."""
+    """An unknown accelerator is reported by `machine_fault`, in better words."""
     return {key: value for key, value in machine.items() if key != "accelerator_type"}
 
 

@@ -1,4 +1,4 @@
-"""Which accelerators Vertex AI has and which machines take them.
+"""Which accelerators Vertex AI has and which machines can have them.
 
 The names are those of the API. What is built into a machine is in `backends.prices`, with its price.
 https://cloud.google.com/vertex-ai/docs/training/configure-compute, of 2026-10-07.
@@ -15,7 +15,7 @@ from gauntlet.manifests.training import Resources
 ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
 
 ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
-"""How many of each an N1 machine takes."""
+"""How many of each an N1 machine can have."""
 
 ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
 
@@ -29,7 +29,7 @@ FLEX_START_GPUS = (
     "NVIDIA_B200",
 )
 FLEX_START_SECONDS = 7 * 24 * 3600
-"""What `flex_start` is for, and the longest job:
+"""The GPUs that `flex_start` is for, and the longest job:
 https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws"""
 
 GPU_QUOTAS = {
@@ -69,7 +69,7 @@ def needed_quotas(resources: Resources, cpus_of_a_step: int) -> dict[str, int]:
 
 
 def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
-    """Why a job could not be bought by `flex_start`, if it could not."""
+    """Why `flex_start` is not possible for a job; None if it is."""
     if accelerator not in FLEX_START_GPUS:
         return (
             f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"
@@ -80,7 +80,7 @@ def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | N
 
 
 def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
-    """Why Vertex AI would refuse the pair, or training could not use it. Unknown CPU machines pass."""
+    """Why Vertex AI would refuse the pair, or training could not use it; None if it is valid or unknown."""
     if accelerator is not None and accelerator not in ACCELERATORS:
         return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
     if accelerator is not None and (fault := accelerator_fault(accelerator)):

@@ -1,7 +1,7 @@
-"""Which packages the project's images hold, and so which files a `package://` URI can name there.
+"""Which packages the project's images contain, and so which files a `package://` URI can name there.
 
-Both images install `requirements.lock`. It is resolved from what the project's own metadata requires, so that
-metadata answers the question in a checkout and in an image alike.
+Both images install `requirements.lock`, which is resolved from the requirements in the project's own
+metadata. So that metadata says what an image contains, in a checkout and in an image.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder, package_of
+from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import PATH_KEYS
 
 PROJECT = "gauntlet"
 MODELS = "models"
-"""The extra whose packages are installed without what they require in turn."""
+"""The extra whose packages are installed without their own requirements."""
 
 
 def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str]] = PATH_KEYS) -> None:
-    """Refuse files of packages that the images lack, and files that a package does not hold.
+    """Refuse files of packages that are not in the images, and files that a package does not contain.
 
     Args:
         content: A manifest as plain types.
         keys: The sections and keys to look at.
 
     Raises:
-        UsageError: All faults.
+        UsageError: There are such files; all of them are named.
     """
     named = {f"{section}.{key}": (content.get(section) or {}).get(key) for section, key in sorted(keys)}
     found = [
@@ -46,17 +46,17 @@ def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str
 
 
 def _faults(key: str, uri: str) -> Iterator[str]:
-    package = package_of(uri)
+    package = uri.removeprefix(PACKAGE_SCHEME).partition("/")[0]
     top = package.partition(".")[0]
     providers = _providers().get(top, [top])
     if not {canonicalize_name(name) for name in providers} & distributions_in_images():
         yield (
-            f"{key}: found {uri}, and the images hold no package {package or '(none)'}, expected one that "
+            f"{key}: found {uri}, and the images contain no package {package or '(none)'}, expected one that "
             "pyproject.toml requires. Copy the file to a bucket, name a model of the Hugging Face hub, or "
             f"add the package to pyproject.toml (a model's to the extra `{MODELS}`), run `make lock` and "
             "build the images."
         )
-    elif find_spec(top) is not None:  # the images have it, and perhaps this machine does not
+    elif find_spec(top) is not None:  # the images have it, but perhaps not this machine
         try:
             is_folder(uri)
         except UsageError as error:
@@ -65,13 +65,13 @@ def _faults(key: str, uri: str) -> Iterator[str]:
 
 @cache
 def _providers() -> Mapping[str, list[str]]:
-    """The distributions that hold each top-level package."""
+    """The distributions that provide each top-level package."""
     return packages_distributions()
 
 
 @cache
 def distributions_in_images() -> frozenset[str]:
-    """The canonical names of the project's distribution and of all that it requires, directly or not."""
+    """The canonical names of the project's distribution and of its direct and indirect requirements."""
     held: set[tuple[str, frozenset[str]]] = set()
     waiting = [(PROJECT, frozenset[str]())]
     while waiting:
@@ -86,7 +86,7 @@ def distributions_in_images() -> frozenset[str]:
 
 
 def _required(distribution: str, extras: frozenset[str]) -> list[Requirement]:
-    """What a distribution requires on this platform with these extras; nothing if it is not installed."""
+    """The requirements of a distribution on this platform with these extras; none if it is not installed."""
     try:
         found = [Requirement(text) for text in requires(distribution) or ()]
     except PackageNotFoundError:

@@ -46,16 +46,15 @@ CRON_FIELDS: tuple[tuple[str, int, int, Mapping[str, int]], ...] = (
 CRON_PART = re.compile(r"(?P<low>\*|\w+)(?:-(?P<high>\w+))?(?:/(?P<step>\d+))?")
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 LIMITS = {"max_concurrent_run_count": 1, "max_concurrent_active_run_count": 1, "allow_queueing": False}
-"""One run at a time; one that is due meanwhile is left out."""
+"""One run at a time; a run that is due while another one is running is skipped."""
 
 
 class Schedule(Section):
     """When a manifest or a template is run.
 
-    With `cache: false` every step runs anew each time; otherwise those whose data and settings are unchanged
-    are taken from the cache, as they were compiled.
+    With `cache: false` every step runs each time; otherwise the cache is used as it was compiled.
 
-    Runs that were missed, while it was paused or another one still went on, are not made up for.
+    Runs that were missed, while it was paused or another run was still running, are not caught up.
     """
 
     name: Name
@@ -119,7 +118,7 @@ class Schedules(Section):
 
 
 def cron_fault(text: str) -> str | None:
-    """What is wrong with a cron expression of five fields, if anything is."""
+    """The fault of a cron expression of five fields; None if it is valid."""
     parts = text.split()
     if len(parts) != len(CRON_FIELDS):
         return f"five fields are expected (minute, hour, day, month, day of the week), not {len(parts)}"
@@ -143,7 +142,7 @@ def read_schedules(path: Path) -> tuple[Schedule, ...]:
     """The schedules of a file; manifests in it are relative to its folder.
 
     Raises:
-        ManifestError: All faults of the file.
+        ManifestError: The file has faults; all of them are named.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -173,7 +172,7 @@ def read_schedules(path: Path) -> tuple[Schedule, ...]:
 
 @dataclass(frozen=True)
 class Change:
-    """A key of a schedule that differs: what there is and what the file says."""
+    """A key of a schedule that differs: its value on Vertex AI, and in the file."""
 
     key: str
     found: str
@@ -182,13 +181,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What makes one schedule what the file says.
+    """What has to be done so that a schedule is as in the file.
 
     Attributes:
-        name: The resource's name; none: there is no such schedule yet.
+        name: The resource's name; None: there is no such schedule yet.
         message: The schedule as plain types.
         keep_sections: Writes the files that its runs' parameters name.
-        changes: All that differs.
+        changes: All keys that differ.
     """
 
     schedule: Schedule
@@ -199,10 +198,10 @@ class Plan:
 
 
 def plan(schedule: Schedule, destination: Destination, schedules: PipelineSchedules) -> Plan:
-    """Compare a schedule of the file with what is there.
+    """Compare a schedule of the file with the one on Vertex AI.
 
     Raises:
-        UsageError: Its manifest cannot be run there, or what is wanted cannot be made of what is there.
+        UsageError: Its manifest cannot run there, or the existing schedule cannot be changed that way.
         ManifestError: Its manifest has faults.
         GauntletError: The service cannot be reached.
     """
@@ -215,14 +214,14 @@ def plan(schedule: Schedule, destination: Destination, schedules: PipelineSchedu
         return Plan(schedule, None, message, keep_sections, made)
     if found.state.name == "COMPLETED":
         raise UsageError(
-            f"schedule {schedule.name}: {found.name} has ended, and cannot be begun again. Delete it, or "
-            "name this one otherwise."
+            f"schedule {schedule.name}: {found.name} has ended and cannot be restarted. Delete it, or "
+            "give this one another name."
         )
     return Plan(schedule, found.name, message, keep_sections, tuple(_changes(schedule, message, found)))
 
 
 def apply(wanted: Plan, schedules: PipelineSchedules) -> None:
-    """Make or update the schedule, and pause or resume it. Done twice it is the same."""
+    """Create or update the schedule, and pause or resume it. The operation is idempotent."""
     wanted.keep_sections()
     if wanted.name is None:
         made = schedules.create(wanted.message)
@@ -246,7 +245,7 @@ def _message(schedule: Schedule, destination: Destination, submission: Submissio
         "cron": schedule.vertex_cron,
         **LIMITS,
         "create_pipeline_job_request": {
-            "parent": destination.place.parent,
+            "parent": destination.location.parent,
             "pipeline_job": with_content_label(_job(submission, destination)),
         },
     }
@@ -257,12 +256,13 @@ def _message(schedule: Schedule, destination: Destination, submission: Submissio
 
 
 def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[str, Any]:
-    """A Cloud Scheduler job that makes the pipeline job itself, as JSON types.
+    """A Cloud Scheduler job that creates the pipeline job, as JSON types.
 
-    It asks once: the service would take a second request for a second run.
+    It never retries: the service would start a second run for a second request.
 
     Raises:
-        UsageError: The schedule has no template, which alone fits a request, or there is no service account.
+        UsageError: The schedule has no template, or there is no service account. A compiled pipeline is too
+            large for a request.
         ManifestError: The template's settings have faults.
         GauntletError: The template cannot be read.
     """
@@ -278,9 +278,9 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
             "schedule apply` instead."
         )
     if destination.service_account is None:
-        raise UsageError("--service-account: found none, expected the one that Cloud Scheduler asks as.")
+        raise UsageError("--service-account: found none, expected the one that Cloud Scheduler uses.")
     submission = _submission(schedule, destination)
-    place, job = destination.place, _job(submission, destination)
+    location, job = destination.location, _job(submission, destination)
     keep_large_sections(submission.manifest, destination.sections)
     body = {
         "displayName": job["display_name"],
@@ -293,13 +293,13 @@ def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[st
         },
     }
     return {
-        "name": f"{place.parent}/jobs/{schedule.name}",
+        "name": f"{location.parent}/jobs/{schedule.name}",
         "schedule": schedule.cron,
         "timeZone": schedule.time_zone,
         "attemptDeadline": "180s",
         "retryConfig": {"retryCount": 0},
         "httpTarget": {
-            "uri": f"https://{place.host}/v1/{place.parent}/pipelineJobs",
+            "uri": f"https://{location.host}/v1/{location.parent}/pipelineJobs",
             "httpMethod": "POST",
             "headers": {"Content-Type": "application/json"},
             "body": base64.b64encode(json.dumps(body).encode()).decode(),
@@ -330,7 +330,7 @@ def _changes(schedule: Schedule, message: dict[str, Any], found: Any) -> list[Ch
     if found.end_time and "end_time" not in message:
         raise UsageError(
             f"schedule {schedule.name}: end: found none, but {found.name} ends at "
-            f"{_shown(found.end_time)}, and Vertex AI cannot take that back. Give another end."
+            f"{_shown(found.end_time)}, and Vertex AI cannot remove an end. Give another end."
         )
     job = message["create_pipeline_job_request"]["pipeline_job"]
     there = found.create_pipeline_job_request.pipeline_job

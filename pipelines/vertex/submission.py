@@ -29,6 +29,7 @@ from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_labe
 from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
+from gauntlet.components.step import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
@@ -43,8 +44,6 @@ from gauntlet.pipelines.vertex.packages import require_packaged
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
 MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
-
-
 QUOTA = "quota"
 JOB_FILE = "job.json"
 JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
@@ -58,11 +57,11 @@ class Destination:
         root: The `gs://` folder below which steps leave their outputs.
         registry_uri: Where versions are registered.
         tracking_uri: Where training is tracked.
-        service_account: Whom the steps run as; none: the project's default.
-        training_account: Whom train-model runs as; none: as the other steps.
+        service_account: The service account of the steps; None: the project's default.
+        training_account: The service account of train-model; None: that of the other steps.
     """
 
-    place: VertexLocation
+    location: VertexLocation
     root: str
     registry_uri: str
     tracking_uri: str
@@ -80,39 +79,39 @@ class Destination:
         service_account: str | None,
         training_account: str | None = None,
     ) -> Destination:
-        """What the options say.
+        """The destination that the command's options name.
 
         Raises:
-            UsageError: One of them cannot be.
+            UsageError: An option is not valid.
         """
-        place = VertexLocation.named(project, region)
+        location = VertexLocation.named(project, region)
         if not root.startswith("gs://") or not root.removeprefix("gs://"):
             raise UsageError(f"--root: found {root!r}, expected gs://BUCKET/FOLDER.")
         root = root.rstrip("/")
         tracked = tracking or VertexLocation(project, region, staging=f"{root}/tracking").uri
         for option, uri in (("--registry", registry), ("--tracking", tracked)):
-            _require_lasting(option, uri, place)
-        open_registry(registry)  # refused now, and not by register-model, after the training
+            _require_lasting(option, uri, location)
+        open_registry(registry)  # refuse it now, rather than in register-model, after the training
         require_tracking(tracked)
         if training_account and not service_account:
             raise UsageError(
                 f"--training-account: found {training_account} without --service-account, expected both. The "
-                "account of the steps makes the training's job, so it must be one that may act as the other."
+                "steps' account creates the training's job, so it must be one that may act as the other."
             )
         accounts = {"--service-account": service_account, "--training-account": training_account}
         for option, account in accounts.items():
             if account is not None and not account.endswith(".gserviceaccount.com"):
                 raise UsageError(f"{option}: found {account!r}, expected NAME@….gserviceaccount.com.")
-        return cls(place, root, registry, tracked, service_account, training_account)
+        return cls(location, root, registry, tracked, service_account, training_account)
 
     def trains_as(self, manifest: Manifest) -> str | None:
-        """The account that train-model has of its own; none: it runs as the other steps."""
-        # A managed model is trained by a job that train-model starts, which is for the steps' account.
+        """The service account of train-model, if it is not that of the other steps."""
+        # train-model of a managed model only starts a job of the service, as the steps' account.
         return None if not manifest.kind.is_converted else self.training_account
 
     @property
     def sections(self) -> str:
-        """Where sections lie that are too large for a parameter."""
+        """The folder for sections that are too large for a parameter."""
         return f"{self.root}/sections"
 
     @property
@@ -124,10 +123,10 @@ class Destination:
 def pipeline_job(
     manifest: Manifest, spec: Mapping[str, Any], destination: Destination, template_uri: str | None = None
 ) -> dict[str, Any]:
-    """A `PipelineJob` as plain types. Labels are what its costs can be told apart by.
+    """A `PipelineJob` as plain types. Billing reports can be grouped by its labels.
 
     Raises:
-        UsageError: Training is to have an account of its own, and the spec takes none.
+        UsageError: Training has an account of its own, and the spec has no parameter for it.
     """
     given = {
         "registry_uri": destination.registry_uri,
@@ -151,7 +150,7 @@ def pipeline_job(
 
 
 def without_cache(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with no step of it taken from the cache."""
+    """The spec with caching switched off for every step."""
     changed = copy.deepcopy(dict(spec))
     for component in (changed["root"], *changed["components"].values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
@@ -160,36 +159,38 @@ def without_cache(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: str) -> dict[str, str]:
-    """The parameter of that name, where training has an account of its own."""
+    """The parameter `training_account`, if training has an account of its own."""
     if account is None:
         return {}
     if "training_account" not in spec["root"]["inputDefinitions"]["parameters"]:
         raise UsageError(
-            f"--training-account: found {account}, and {pipeline}, which was compiled when it took none. "
-            "Compile and upload it again, or leave the option and GAUNTLET_TRAINING_ACCOUNT out."
+            f"--training-account: found {account}, but {pipeline} was compiled without this parameter. "
+            "Compile and upload it again, or leave out the option and GAUNTLET_TRAINING_ACCOUNT."
         )
     return {"training_account": account}
 
 
-def _require_lasting(option: str, uri: str, place: VertexLocation) -> None:
-    """Refuse a database file: a step on Vertex AI has no disk that outlives it but a mounted bucket.
+def _require_lasting(option: str, uri: str, location: VertexLocation) -> None:
+    """Refuse a database file: the only disk that outlives a step on Vertex AI is a mounted bucket.
 
     Raises:
-        UsageError: It is one.
+        UsageError: The URI names a database file.
     """
     if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
             f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
-            f"bucket, where SQLite fails; expected {SCHEME}{place.project}/{place.region}"
+            f"bucket, where SQLite fails; expected {SCHEME}{location.project}/{location.region}"
             "?staging=gs://BUCKET/FOLDER."
         )
 
 
 def require_reachable(manifest: Manifest) -> None:
-    """Refuse what lies on this machine, out of Vertex AI's reach, or in a package that the images lack.
+    """Refuse data and models that steps on Vertex AI cannot read.
+
+    Such are paths on this machine, and files of packages that are not in the images.
 
     Raises:
-        UsageError: The dataset or the model that training begins with does.
+        UsageError: The dataset, or the pretrained model, is such.
     """
     uri = manifest.dataset.uri
     if "://" not in uri or uri.startswith("file://"):
@@ -202,10 +203,10 @@ def require_reachable(manifest: Manifest) -> None:
 
 
 def require_reachable_model(manifest: Manifest) -> None:
-    """Refuse a model that training would begin with and that a training job would not find.
+    """Refuse a pretrained model that a training job on Vertex AI cannot read.
 
     Raises:
-        UsageError: It does.
+        UsageError: It is such a model.
     """
     for section, key in MODEL_KEYS:
         value = getattr(getattr(manifest, section), key, None)
@@ -225,7 +226,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. `fault` is what to do about it; none where nothing need be done."""
+    """The result of one check. `fault` says what to do about it; None if it passed."""
 
     name: str
     found: str
@@ -233,13 +234,13 @@ class Check:
 
 
 def preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
-    """Look at everything.
+    """Check permissions, bucket, images, roles and quotas, and compute the highest cost.
 
     Raises:
         UsageError: The project or the bucket is unknown, or nobody is logged in.
         GauntletError: A service cannot be reached.
     """
-    project = GoogleProject(destination.place)
+    project = GoogleProject(destination.location)
     checks = [_permissions(project), _bucket(project, destination)]
     checks += [_image(image) for image in images]
     if destination.service_account is not None:
@@ -261,11 +262,11 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 
 def require_passed(checks: Sequence[Check]) -> None:
-    """Refuse to go on with a fault.
+    """Refuse to continue after a check that failed.
 
     Raises:
-        UsageError: All faults.
-        QuotaError: Nothing is wrong but a quota.
+        UsageError: Checks failed; all of them are named.
+        QuotaError: Only quotas are too small.
     """
     failed = [check for check in checks if check.fault]
     if failed:
@@ -286,9 +287,9 @@ def _permissions(project: GoogleProject) -> Check:
 
 
 def _bucket(project: GoogleProject, destination: Destination) -> Check:
-    location, region = project.bucket_location(destination.bucket), destination.place.region
-    found = f"gs://{destination.bucket} is in {location}"
-    if location.holds(region):
+    there, region = project.bucket_location(destination.bucket), destination.location.region
+    found = f"gs://{destination.bucket} is in {there}"
+    if there.holds(region):
         return Check("bucket", found)
     return Check("bucket", f"{found}, not in {region}", "Take one in that region, or --region.")
 
@@ -305,12 +306,14 @@ def _image(image: str) -> Check:
 
 
 def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = True) -> Iterator[Check]:
-    """What an account was given. One that makes no jobs and no models need not be a Vertex AI User."""
+    """The roles of an account. One that creates no jobs and no models need not be a Vertex AI User."""
     roles = project.roles(account)
     if roles is None:
         yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
         return
-    own = any(role.startswith(("projects/", "organizations/")) for role in roles)  # of unknown content
+    own = any(
+        role.startswith(("projects/", "organizations/")) for role in roles
+    )  # custom roles, whose permissions are unknown
     may_use = bool(roles & MAY_USE_VERTEX) or own or not uses_vertex
     found = ", ".join(sorted(roles)) or "no roles in the project"
     fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
@@ -334,9 +337,9 @@ def _quotas(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to be sent: a manifest with the spec that it was compiled to, or that a template holds.
+    """A manifest with its pipeline spec, compiled here or read from a template.
 
-    `commit` is that of the repository that holds the manifest's file, if there is one.
+    `commit` is the commit of the repository that contains the manifest's file, if there is one.
     """
 
     manifest: Manifest
@@ -345,40 +348,40 @@ class Submission:
     commit: str = ""
 
     def without_cache(self) -> Submission:
-        """The same with every step run anew. Vertex runs the spec that it is sent, even beside a template."""
+        """The same without caching. Vertex runs the spec that is sent, even if a template is named too."""
         return replace(self, spec=without_cache(self.spec))
 
 
 @dataclass(frozen=True)
 class SubmittedRun:
-    """A run on Vertex AI: the job's whole name, and the record of it that this machine has, if any."""
+    """A run on Vertex AI: the job's full name, and this machine's record of it, if there is one."""
 
     name: str
     record: RunRecord | None
 
     @property
     def run_id(self) -> str:
-        """The job's id, which names the run."""
+        """The job's ID, which is also the run's."""
         return self.name.rpartition("/")[2]
 
     @property
     def console_url(self) -> str:
         """The run's page in the Google Cloud console."""
-        place = self.place
+        location = self.location
         return (
-            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{place.region}/runs/{self.run_id}"
-            f"?project={place.project}"
+            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{location.region}/runs/{self.run_id}"
+            f"?project={location.project}"
         )
 
     @property
-    def place(self) -> VertexLocation:
-        """Where it runs."""
+    def location(self) -> VertexLocation:
+        """The project and region that it runs in."""
         _, project, _, location, *_ = self.name.split("/")
         return VertexLocation(project, location)
 
 
 def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
-    """The manifest, compiled with the images that the environment names, for where it goes.
+    """The manifest, compiled for a destination with the images that the environment names.
 
     Raises:
         UsageError: Vertex AI would not run it.
@@ -390,10 +393,10 @@ def compiled_submission(manifest: Manifest, destination: Destination) -> Submiss
 
 
 def require_sendable(submission: Submission) -> tuple[str, ...]:
-    """Refuse what Vertex AI could not run, and return the images that it would run.
+    """Refuse what Vertex AI could not run, and return the images that it would use.
 
     Raises:
-        UsageError: Something lies on this machine, or the spec has faults.
+        UsageError: Data or a model is on this machine, or the spec has faults.
     """
     require_reachable(submission.manifest)
     spec = json_format.ParseDict(submission.spec, PipelineSpec())
@@ -402,21 +405,21 @@ def require_sendable(submission: Submission) -> tuple[str, ...]:
 
 
 def check_submission(submission: Submission, destination: Destination, console: LiteralConsole) -> None:
-    """Look at everything that can be known now, and show it.
+    """Check everything that can be checked before the run, and print it.
 
     Raises:
         UsageError: Something is missing; all of it is named.
         GauntletError: A service cannot be reached.
     """
     named = require_sendable(submission)
-    pipeline_job(submission.manifest, submission.spec, destination)  # what it refuses is refused now
+    pipeline_job(submission.manifest, submission.spec, destination)  # for its own checks
     checks = preflight(submission.manifest, named, destination)
     console.print(checks_table(checks))
     require_passed(checks)
 
 
 def submit(submission: Submission, destination: Destination, home: Home) -> SubmittedRun:
-    """Send the job. Its id is the run's, so that a job whose answer is lost is not made twice.
+    """Send the job. Its ID is the run's, so a request that is retried creates no second job.
 
     Raises:
         UsageError, QuotaError, GauntletError: The service refuses; the run's record says so.
@@ -429,14 +432,13 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
     record = replace(home.create_run(pipeline_name(manifest)), manifest_commit=submission.commit)
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
-    arguments = json.dumps(job["runtime_config"]["parameter_values"], indent=2)
-    (folder / ARGUMENTS_FILE).write_text(arguments, encoding="utf-8")
-    name = f"{destination.place.parent}/pipelineJobs/{record.run_id}"
+    write_text(folder / ARGUMENTS_FILE, json.dumps(job["runtime_config"]["parameter_values"], indent=2))
+    name = f"{destination.location.parent}/pipelineJobs/{record.run_id}"
     (folder / JOB_FILE).write_text(json.dumps({"name": name}), encoding="utf-8")
     try:
-        PipelineJobs(destination.place).create(job, record.run_id)
+        PipelineJobs(destination.location).create(job, record.run_id)
     except GauntletError as error:
-        is_refused = isinstance(error, UsageError | QuotaError)  # any other may hide that it was made
+        is_refused = isinstance(error, UsageError | QuotaError)  # after any other error the job may exist
         headline = "not submitted" if is_refused else "perhaps submitted"
         home.finish(record, "finished", error.exit_code, headline)
         raise
@@ -446,10 +448,10 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
 
 
 def submitted_run(run: str, home: Home) -> SubmittedRun:
-    """The run of that id that this machine has submitted, the newest for `latest`, or any by its whole name.
+    """A run that this machine has submitted, by its ID or `latest`, or any run by its full name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such run.
     """
     if JOB_NAME.fullmatch(run):
         return SubmittedRun(run, None)

@@ -1,7 +1,7 @@
-"""Templates: compiled pipelines in a KFP repository of Artifact Registry, under a tag and known by a digest.
+"""Templates: compiled pipelines in a KFP repository of Artifact Registry, with a tag and a digest.
 
-A tag can be moved to other content; a digest cannot. So a template is submitted by its digest, and a tag
-beside it is checked: when it names something else by now, the submission is refused.
+A tag can be moved to other content; a digest cannot. So a template is submitted by its digest. If the URI has
+a tag too and the tag now points to another digest, the submission is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from gauntlet.backends.google.errors import not_logged_in, unreachable
 from gauntlet.components.sections import given
 from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
@@ -33,12 +34,12 @@ TEMPLATE = re.compile(
     r"@(?P<version>sha256:[0-9a-f]{64})"
 )
 COMPILED_IN = ("name", "task", "training.resources")
-"""What a template does not read from its parameters alone: what it is called, and the machines."""
+"""Keys that a template does not read from its parameters: its name and its machines are compiled in."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A template's repository, package and digest, and the tag that is expected to name it, if any."""
+    """A template's repository, package and digest, and the tag that should point to it, if there is one."""
 
     repository: str
     package: str
@@ -50,7 +51,7 @@ class Template:
         """Read `https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY/PACKAGE[/TAG]@sha256:…`.
 
         Raises:
-            UsageError: It is none.
+            UsageError: It has another form.
         """
         found = TEMPLATE.fullmatch(uri)
         if found is None:
@@ -62,7 +63,7 @@ class Template:
 
     @property
     def uri(self) -> str:
-        """What Vertex AI reads it from."""
+        """The URI that Vertex AI reads."""
         return f"{self.repository}/{self.package}/{self.version}"
 
     def __str__(self) -> str:
@@ -71,11 +72,11 @@ class Template:
 
 
 def upload(path: Path, repository: str, tag: str) -> Template:
-    """Keep a compiled pipeline under a tag.
+    """Upload a compiled pipeline under a tag.
 
     Raises:
         UsageError: Vertex AI would not run it, its images are not named by digest or lack a package that it
-            reads, or it may not be written.
+            reads, or this account may not write it.
         GauntletError: The repository cannot be reached.
     """
     if not REPOSITORY.fullmatch(repository.rstrip("/")):
@@ -91,11 +92,11 @@ def upload(path: Path, repository: str, tag: str) -> Template:
 
 
 def template_submission(uri: str, overrides: Sequence[str]) -> Submission:
-    """The template, with the manifest that its parameters and the overrides make.
+    """The template, with the manifest that its parameters and the overrides give.
 
     Raises:
-        UsageError: The URI is none, the tag has moved, or an override changes what is compiled in.
-        ManifestError: The parameters make no valid manifest, or one that does not fit its budget.
+        UsageError: The URI is not valid, the tag has moved, or an override changes what is compiled in.
+        ManifestError: The parameters give no valid manifest, or one that does not fit its budget.
         GauntletError: The repository cannot be reached.
     """
     template = Template.of(uri)
@@ -147,7 +148,7 @@ def _settings(spec: PipelineSpec) -> dict[str, Any]:
 
 
 def _whole(content: Any) -> Any:
-    """Whole numbers as such: a template's are all of floating point."""
+    """Whole numbers as integers: all numbers in a template are floating point."""
     if isinstance(content, dict):
         return {key: _whole(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -171,16 +172,14 @@ def _client(repository: str) -> Any:
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turn a failure of the repository's into one message."""
+    """Turn a failure of the repository into one message."""
     import requests
     from google.auth.exceptions import GoogleAuthError
 
     try:
         yield
     except GoogleAuthError as error:
-        raise UsageError(
-            f"{repository}: not logged in ({error}). Run `gcloud auth application-default login`."
-        ) from error
+        raise not_logged_in(repository, error) from error
     except requests.HTTPError as error:
         status = error.response.status_code
         if status in (401, 403, 404):
@@ -190,4 +189,4 @@ def _explained(repository: str) -> Iterator[None]:
             ) from error
         raise GauntletError(f"{repository}: answered {status}. Try again.") from error
     except requests.ConnectionError as error:
-        raise GauntletError(f"{repository}: out of reach ({error}).") from error
+        raise unreachable(repository, error) from error

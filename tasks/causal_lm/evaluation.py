@@ -1,4 +1,4 @@
-"""A bundle's own model, and the one that it was trained from, on this machine."""
+"""A bundle's own model and its base model, on this machine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class LocalModel:
         """The model that training began from, exported in fp32.
 
         Raises:
-            UsageError: It is not to be had any more.
+            UsageError: It is not available any more.
             GauntletError: It cannot be exported.
         """
         name = self._generator.info.lineage["encoder"]
@@ -90,9 +90,9 @@ class LocalModel:
             return Contender(name, answer(decoder, self._generator.tokenizer, prompts, self._settings, seed))
 
     def unlike(self, other: Path) -> str | None:
-        """Perplexities compare only where tokens, and what stands between question and answer, are the same.
+        """Perplexities compare only if both models have the same tokens and the same text after the question.
 
-        What stands before a question has the system's text in it, which is of the data.
+        The text before the question may differ: it holds the system message, which is data.
         """
         file = other / TOKENIZER_FILE
         if not file.is_file():
@@ -103,11 +103,11 @@ class LocalModel:
         return None if theirs and ours and theirs[1] == ours[1] else "has another chat template"
 
     def framed(self, question: str) -> str:
-        """Between what stands around a prompt."""
+        """The question in the model's chat template."""
         return self._generator.framed(question)
 
     def ask(self, texts: Sequence[str]) -> Sequence[str]:
-        """By the likeliest tokens."""
+        """The answers with greedy decoding."""
         return answer_texts(self._generator, texts, self._settings)
 
 

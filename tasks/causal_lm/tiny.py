@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "evaluation.max_new_tokens": 8,
 }
 FEWER_PROBES = {"evaluation.therapy.training_probes": 4}
-PACKAGED_CONVERSATIONS = "package://manifests/data/conversations_sample.json"
+PACKAGED_CONVERSATIONS = "package://gauntlet.manifests/data/conversations_sample.json"
 END = "<|end|>"
 SAMPLE = "User: What makes you feel calm?\nAssistant: Walking slowly, and talking to a friend.\n"
 LONGEST_CONTEXT = 131_072  # whatever dataset.max_tokens is

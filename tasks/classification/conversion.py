@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import f1_score
 
-from gauntlet.components.bootstrap import interval, resample, upper_bound
+from gauntlet.components.bootstrap import interval, upper_bound
 from gauntlet.components.convert_to_onnx import scoring
 from gauntlet.components.convert_to_onnx.candidates import Graph, Precision
 from gauntlet.components.convert_to_onnx.export import ConversionError
@@ -37,6 +37,7 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import usable_cpus
+from gauntlet.tasks.classification.metrics import resample
 from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
@@ -347,4 +348,4 @@ def _resampled_drops(
 ) -> npt.NDArray[np.float64]:
     """The loss of macro-F1 on each resample of the rows, (R,)."""
     pytorch, candidate = resample(truth, [theirs, ours], classes, RESAMPLES, seed)
-    return pytorch.macro_f1 - candidate.macro_f1
+    return pytorch["macro_f1"] - candidate["macro_f1"]

@@ -1,8 +1,9 @@
-"""The edge of evaluate-model: reads bundle, champion and test split, writes the step's outputs."""
+"""evaluate-model for a classifier: reads bundle, champion and test split, writes the outputs. N = rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,40 @@ from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.report import render
-from gauntlet.tasks.classification.rows import TestRows, read_test_rows
-from gauntlet.tasks.classification.scorecard import (
-    ChampionFailure,
-    ChampionPredictions,
-    OfGrader,
-    assess,
-)
-from gauntlet.tasks.images.occlusion import occlusion_picture
+from gauntlet.tasks.classification.report import evaluation_page
+from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, Scoring, assess
+from gauntlet.trainer.splits import read_images, read_split
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Scores
 
 Probabilities = npt.NDArray[np.float32]
+IMAGES_FILE = "test.npz"
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """The test split.
+
+    Attributes:
+        inputs: What a model is asked, (N).
+        labels: The true classes' indices, (N,).
+        columns: What identifies the rows among the predictions.
+    """
+
+    inputs: Rows
+    labels: npt.NDArray[np.int64]
+    columns: Mapping[str, Sequence[str] | npt.NDArray[np.int64]]
+
+
+def read_rows(splits: Path) -> HeldOutRows:
+    """Read the test split of texts or images. Predictions name an image by its row in the file."""
+    if (splits / IMAGES_FILE).is_file():
+        split = read_images(splits, "test")
+        return HeldOutRows(split.images, split.labels, {"row": split.rows})
+    frame = read_split(splits, "test")
+    texts = frame["text"].tolist()
+    return HeldOutRows(texts, frame["label"].to_numpy(dtype=np.int64), {"text": texts})
 
 
 def evaluate(
@@ -45,8 +66,12 @@ def evaluate(
     scores: Path,
     predictions: Path,
     report: Path,
+    rows: HeldOutRows | None = None,
+    scoring: Scoring | None = None,
 ) -> Evaluated:
     """Score the bundle and the champion of `name` on the test split and write the three outputs.
+
+    A kind with rows or scores of its own passes them; by default the rows are texts or images.
 
     Raises:
         DataError: The test split is empty or holds a label that the bundle does not know.
@@ -54,19 +79,22 @@ def evaluate(
     """
     from gauntlet.backends.factory import open_registry
 
-    rows = read_test_rows(splits)
+    rows = rows or read_rows(splits)
+    if not len(rows.labels):
+        raise DataError(
+            f"{splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
+        )
     classes, probabilities = score_challenger(bundle, rows)
-    of_grader = None if rows.centering is None else ask_grader(Bundle(bundle), rows.inputs, rows.centering)
     version = open_registry(registry_uri).champion(name)
     tested = read_fingerprints(splits)
     champion = None if version is None else score_champion(version, classes, rows.inputs, tested)
     own = trained_on(bundle, read_info(bundle), tested)
     scorecard = assess(
-        rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, of_grader, own
+        rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, own, scoring
     )
     write_json(scores, scorecard.as_json())
     _write_predictions(predictions, rows, classes, probabilities, champion)
-    write_text(report, render(scorecard, name))
+    write_text(report, evaluation_page(scorecard, name))
     print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")
@@ -91,7 +119,7 @@ def registry_scores(scores: Mapping[str, Any]) -> Scores | None:
     )
 
 
-def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Probabilities]:
+def score_challenger(folder: Path, rows: HeldOutRows) -> tuple[tuple[str, ...], Probabilities]:
     """The class names and the probabilities, (N, C), of the bundle that conversion made.
 
     Raises:
@@ -124,12 +152,6 @@ def score_challenger(folder: Path, rows: TestRows) -> tuple[tuple[str, ...], Pro
     return classes, probabilities
 
 
-def ask_grader(model: Bundle, rows: Rows, true_centering: npt.NDArray[np.float32]) -> OfGrader:
-    """What the bundle of a grader answers beside grades, and how it shows what its answers rest on."""
-    (centering,) = model.outputs(rows, ("centering",))
-    return OfGrader(centering, true_centering, lambda card: {"picture": occlusion_picture(model, card)})
-
-
 def score_champion(
     version: ModelVersion, classes: tuple[str, ...], rows: Rows, tested: Fingerprints | None = None
 ) -> ChampionPredictions | ChampionFailure:
@@ -138,7 +160,7 @@ def score_champion(
     A champion that fails is reported and not raised: the gate must reject for it, with this reason.
 
     Raises:
-        GauntletError: The registry's bucket is out of reach, which says nothing of the champion.
+        GauntletError: The registry's bucket is unavailable.
     """
     from gauntlet.backends.factory import bundle_folder
     from gauntlet.backends.registry import BUNDLE_TAG
@@ -182,7 +204,7 @@ def _rows_without_an_answer(probabilities: Probabilities) -> int:
 
 def _write_predictions(
     path: Path,
-    rows: TestRows,
+    rows: HeldOutRows,
     classes: tuple[str, ...],
     probabilities: Probabilities,
     champion: ChampionPredictions | ChampionFailure | None,

@@ -1,6 +1,6 @@
-"""How good a classifier is on given rows: scikit-learn's figures, and the mistakes it was surest of.
+"""How good a classifier is on given rows: scikit-learn's metrics, and the mistakes it was surest of.
 
-N = rows, C = classes. Labels and predictions are class indices, (N,).
+N = rows, C = classes, R = resamples, K = distinct outcomes. Labels and predictions are class indices, (N,).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from gauntlet.components import bootstrap
 from gauntlet.components.pictures import thumbnail
 from gauntlet.serving.interface import Image, Rows
-from gauntlet.tasks.ordinal_grading.metrics import quadratic_weighted_kappa
 
+Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 MISTAKE_CHARS = 300
 
@@ -84,25 +85,54 @@ def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figu
 
 
 @dataclass(frozen=True)
-class GradeFigures:
-    """What there is to say of classes that are steps of a scale.
+class Resamples:
+    """A model's answers in R resamples: how often each outcome is drawn, (R, K), its label, its prediction.
 
-    Attributes:
-        qwk: Cohen's kappa with quadratic weights; 0 where neither labels nor predictions vary.
-        mae: Mean distance of the predicted grade from the true one.
-        within_one: Share of rows whose distance is at most one grade.
+    `support` and `chosen` are the rows of each class by label and by prediction, (R, C).
     """
 
-    qwk: float
-    mae: float
-    within_one: float
+    counts: Floats
+    labels: Indices
+    predicted: Indices
+    support: Floats
+    chosen: Floats
 
 
-def measure_grades(labels: Indices, predicted: Indices, grades: int) -> GradeFigures:
-    """Every figure of one model."""
-    kappa = quadratic_weighted_kappa(labels, predicted, grades)
-    distance = np.abs(labels - predicted)
-    return GradeFigures(kappa, float(distance.mean()), float((distance <= 1).mean()))
+def resampled_metrics(drawn: Resamples) -> bootstrap.Metrics:
+    """Accuracy, F1 of each class and its means. A class without rows has F1 0, as in `measure`."""
+    right = np.eye(drawn.support.shape[1])[drawn.labels] * (drawn.labels == drawn.predicted)[:, None]
+    hits, either = drawn.counts @ right, drawn.support + drawn.chosen
+    class_f1 = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
+    rows = drawn.counts.sum(axis=1)
+    return {
+        "accuracy": hits.sum(axis=1) / rows,
+        "macro_f1": class_f1.mean(axis=1),
+        "weighted_f1": (class_f1 * drawn.support).sum(axis=1) / rows,
+        "class_f1": class_f1,
+    }
+
+
+def resample(
+    labels: Indices,
+    predictions: Sequence[Indices],
+    class_count: int,
+    resamples: int,
+    seed: int,
+    measure: Callable[[Resamples], bootstrap.Metrics] = resampled_metrics,
+) -> tuple[bootstrap.Metrics, ...]:
+    """Score every model of `predictions`, each (N,), on the same draws of N rows."""
+
+    def of_models(counts: Floats, outcomes: Indices) -> list[bootstrap.Metrics]:
+        truth, *answers = outcomes.T
+        return [measure(resamples_of(counts, truth, predicted, class_count)) for predicted in answers]
+
+    return bootstrap.resample(np.stack([labels, *predictions], axis=1), resamples, seed, of_models)
+
+
+def resamples_of(counts: Floats, labels: Indices, predicted: Indices, class_count: int) -> Resamples:
+    """The resamples where outcome k, (K,), counts `counts[r, k]` times in resample r."""
+    one_hot = np.eye(class_count)
+    return Resamples(counts, labels, predicted, counts @ one_hot[labels], counts @ one_hot[predicted])
 
 
 def shown(row: str | Image) -> Mapping[str, str]:

@@ -1,65 +1,223 @@
-"""The evaluation as one self-contained HTML page: no script, no network, readable in light and dark."""
+"""What pages show of a classifier's evaluation, a grader's too."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from gauntlet.tasks.classification.scorecard import ModelScores, Scorecard
+from gauntlet.components.write_report.comparison import Evaluated, Paired
+from gauntlet.components.write_report.sections import Column
+from gauntlet.pages import charts
+from gauntlet.pages.formatting import (
+    capitalize_first,
+    count,
+    decimal,
+    is_figure,
+    minus,
+    percent,
+    signed,
+    words,
+)
+from gauntlet.pages.page import Cell, Masthead, Section, Tile, partial, render
+from gauntlet.tasks.classification.scores import Scored, Scores
 
-TEMPLATE = "report.html.jinja"
-FIGURES = {"macro_f1": "Macro-F1", "weighted_f1": "Weighted F1", "accuracy": "Accuracy"}
+if TYPE_CHECKING:
+    from gauntlet.tasks.classification.scorecard import Scorecard
+
+SCORES = Scores
+CANDIDATE_COLUMNS = (
+    Column("Same label", lambda candidate: percent(candidate.figures.get("label_agreement"), 1)),
+    Column(
+        "Macro-F1",
+        lambda candidate: decimal(candidate.figures.get("macro_f1"), 4),
+        lambda pytorch: decimal(pytorch.figures.get("macro_f1"), 4),
+    ),
+    Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
+)
+EVALUATION = "gauntlet.tasks.classification:evaluation.html.jinja"
+METRICS = ("macro_f1", "weighted_f1", "accuracy")
+GRADE_METRICS = ("qwk", "mae", "within_one")
+LOWER_IS_BETTER = ("mae",)
+
+Figure = float | None
+Interval = tuple[Figure, Figure]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A count of a confusion matrix and its share of the true class's rows, which is its shade."""
+class MetricRow:
+    """A metric of both models; the difference is that on the rows that both are compared on."""
 
-    count: int
-    share: float
-    correct: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A shaded confusion matrix; `rows` are true classes."""
-
-    title: str
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    name: str
+    ours: Figure
+    interval: Interval | None
+    theirs: Figure
+    their_interval: Interval | None
+    difference: Figure
+    better: int
 
 
-def render(scorecard: Scorecard, name: str) -> str:
-    """The page for the model `name`. Texts of the data are escaped."""
-    environment = Environment(
-        loader=PackageLoader("gauntlet.components.evaluate_model", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def evaluation_page(scorecard: Scorecard, name: str) -> str:
+    """The page of evaluate-model for the system `name`."""
+    scores = Scores.model_validate(scorecard.as_json())
+    quality, *_ = tiles(scores)
+    masthead = Masthead(
+        name=name,
+        kind="evaluation on the test split",
+        headline=f"{quality.label} {quality.value}",
+        lead=f"{quality.detail}, on {count(scores.rows)} test rows of {len(scores.labels)} classes.",
     )
-    matrices = [_shade("Challenger", scorecard.challenger)]
-    if scorecard.champion is not None:
-        matrices.append(_shade(f"Champion, version {scorecard.champion.version}", scorecard.champion))
-    context: dict[str, Any] = {
-        "name": name,
-        "scorecard": scorecard,
-        "figures": FIGURES,
-        "matrices": matrices,
-    }
-    return environment.get_template(TEMPLATE).render(context)
+    return render(masthead, [Section("evaluation", "Evaluation", evaluation(scores))])
 
 
-def _shade(title: str, scores: ModelScores) -> Matrix:
-    rows = tuple(
-        (
-            figures.label,
-            tuple(
-                Cell(count, count / figures.support if figures.support else 0.0, correct=column == row)
-                for column, count in enumerate(scores.confusion[row])
-            ),
+def evaluation(scores: Scores) -> Markup:
+    """The body of the section about a classifier's `scores`."""
+    rows = metric_rows(scores)
+    return partial(
+        EVALUATION,
+        scores=scores,
+        champion=scores.champion,
+        grades=scores.challenger.grades,
+        metrics=rows,
+        decisive=words(decisive_metric(scores)),
+        paired=paired(scores),
+        chart=_interval_chart(rows),
+        classes=_class_rows(scores),
+        confusions=confusions(scores),
+    )
+
+
+def tiles(scores: Scores) -> tuple[Tile, ...]:
+    """The figures at the top of a page: the deciding metric, and its difference from the champion's."""
+    metric, confidence = decisive_metric(scores), percent(scores.confidence)
+    low, high = _interval(scores.challenger, metric) or (None, None)
+    value = decimal(_value(scores.challenger, metric))
+    quality = Tile(
+        capitalize_first(words(metric)), value, f"{confidence} interval {decimal(low)} to {decimal(high)}"
+    )
+    difference, least, _ = paired(scores)
+    if scores.champion is None or scores.paired is None:
+        return (quality,)
+    bound = f"at least {signed(least)} at {confidence} confidence"
+    return quality, Tile(f"Against version {scores.champion.version}", signed(difference), bound)
+
+
+def metrics(scores: Scores) -> dict[str, Figure]:
+    """The figures that two runs are compared by."""
+    names = ("accuracy", "macro_f1", "weighted_f1", *(GRADE_METRICS if scores.challenger.grades else ()))
+    return {metric: _value(scores.challenger, metric) for metric in names}
+
+
+def compare(first: Evaluated, second: Evaluated) -> Paired:
+    """How surely two runs differ, from their answers."""
+    from gauntlet.tasks.classification import comparison  # imports pandas, which no page needs
+
+    return comparison.compare(first, second)
+
+
+def decisive_metric(scores: Scores) -> str:
+    """The metric that champion and challenger are compared by."""
+    return "macro_f1" if scores.challenger.grades is None else "qwk"
+
+
+def paired(scores: Scores) -> tuple[Figure, Figure, Figure]:
+    """The deciding metric minus the champion's: the difference and its one-sided bounds."""
+    found = scores.paired
+    if found is None:
+        return None, None, None
+    if scores.challenger.grades is None:
+        return found.macro_f1_difference, found.lower_bound, found.upper_bound
+    return found.qwk_difference, found.qwk_lower_bound, found.qwk_upper_bound
+
+
+def metric_rows(scores: Scores) -> tuple[MetricRow, ...]:
+    """Each metric that the challenger has."""
+    ours, theirs = scores.challenger, scores.champion
+    compared = scores.challenger_on_clean_rows or ours
+    rows = []
+    for metric in (*METRICS, *(GRADE_METRICS if ours.grades else ())):
+        if not is_figure(_value(ours, metric)):
+            continue
+        champion = _value(theirs, metric) if theirs else None
+        rows.append(
+            MetricRow(
+                name=capitalize_first(words(metric)),
+                ours=_value(ours, metric),
+                interval=_interval(ours, metric),
+                theirs=champion,
+                their_interval=_interval(theirs, metric) if theirs else None,
+                difference=minus(_value(compared, metric), champion),
+                better=-1 if metric in LOWER_IS_BETTER else 1,
+            )
         )
-        for row, figures in enumerate(scores.per_class)
+    return tuple(rows)
+
+
+def confusions(scores: Scores) -> tuple[tuple[str, Sequence[Sequence[Cell]]], ...]:
+    """The titled confusion matrices of both models, without those that are absent or of other labels."""
+    titled = [("Confusion", scores.challenger)]
+    if scores.champion is not None:
+        titled.append((f"Confusion of the champion, version {scores.champion.version}", scores.champion))
+    size = len(scores.labels)
+    return tuple(
+        (title, [list(_cells(row, true)) for true, row in enumerate(model.confusion)])
+        for title, model in titled
+        if model.confusion and {len(model.confusion), *map(len, model.confusion)} == {size}
     )
-    return Matrix(title, rows)
+
+
+def _drop(figures: Mapping[str, Any]) -> str:
+    low, high = figures.get("metric_drop_interval") or (None, None)
+    return f"{signed(figures.get('metric_drop'), 4)}, {signed(low)} … {signed(high)}"
+
+
+def _cells(row: Sequence[int], true: int) -> Iterator[Cell]:
+    """Shaded by the square root of their share of the true class, or single mistakes could not be seen."""
+    for predicted, number in enumerate(row):
+        share = number / sum(row) if sum(row) else 0.0
+        tone = "good" if true == predicted else "bad"
+        yield Cell(count(number), tone, round(math.sqrt(share), 4), f"{percent(share, 1)} of the row")
+
+
+def _class_rows(scores: Scores) -> list[dict[str, Any]]:
+    """Each class of the challenger, with the champion's F1 of the same class."""
+    champion = {score.label: score.f1 for score in scores.champion.per_class} if scores.champion else {}
+    differences = scores.paired.class_f1_difference if scores.paired else {}
+    intervals = scores.paired.class_f1_intervals if scores.paired else {}
+    return [
+        {
+            "score": score,
+            "champion_f1": champion.get(score.label),
+            "difference": differences.get(score.label),
+            "interval": intervals.get(score.label),
+        }
+        for score in scores.challenger.per_class
+    ]
+
+
+def _interval_chart(rows: Sequence[MetricRow]) -> Markup:
+    estimates = [
+        charts.Estimate(row.name, value, low, high, tone)
+        for row in rows
+        for value, interval, tone in (
+            (row.ours, row.interval, "accent"),
+            (row.theirs, row.their_interval, "second"),
+        )
+        if interval and is_figure(value) and is_figure(low := interval[0]) and is_figure(high := interval[1])
+        if row.better > 0
+    ]
+    return charts.intervals("Metrics with their intervals", estimates)
+
+
+def _value(model: Scored, metric: str) -> Figure:
+    holder = model.grades if metric in GRADE_METRICS else model
+    value: Figure = getattr(holder, metric, None)
+    return value
+
+
+def _interval(model: Scored, metric: str) -> Interval | None:
+    holder = model.grades if metric in GRADE_METRICS else model
+    return holder.intervals.get(metric) if holder else None

@@ -8,9 +8,9 @@ N = rows, C = classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,15 @@ from gauntlet.serving.interface import Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import (
     Figures,
-    GradeFigures,
     Indices,
     Mistake,
+    Resamples,
     measure,
-    measure_grades,
+    resample,
+    resampled_metrics,
     shown,
     worst_mistakes,
 )
-from gauntlet.tasks.ordinal_grading.metrics import mean_known_error
 
 NOTHING_LEFT = (
     "No row is left to compare on: give the dataset a test split with rows that the champion has not seen."
@@ -38,28 +38,15 @@ NOTHING_LEFT = (
 
 
 @dataclass(frozen=True)
-class GradeScores(GradeFigures):
-    """Figures of grades with their doubt: two-sided `intervals`, and the one-sided limits that a gate reads.
-
-    `centering_error` is the mean absolute error of the borders' shares in percentage points, where known.
-    """
-
-    intervals: Mapping[str, tuple[float, float]]
-    qwk_lower_bound: float
-    mae_upper_bound: float
-    centering_error: float | None
-
-
-@dataclass(frozen=True)
 class ModelScores(Figures):
-    """Figures with their doubt: two-sided `intervals` and one-sided `lower_bounds`, by figure.
+    """Metrics with their confidence limits: two-sided `intervals` and one-sided `lower_bounds`, by metric.
 
-    `grades` is of a grader alone.
+    `further` is what the kind adds.
     """
 
     intervals: Mapping[str, tuple[float, float]]
     lower_bounds: Mapping[str, float]
-    grades: GradeScores | None
+    further: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,31 +58,45 @@ class ChampionScores(ModelScores):
 
 @dataclass(frozen=True)
 class Paired:
-    """Challenger minus champion. Bounds are one-sided, class differences by label, QWK a grader's alone."""
+    """Challenger minus champion. Bounds are one-sided, classes by label. The kind adds `further`."""
 
     macro_f1_difference: float
     lower_bound: float
     upper_bound: float
     class_f1_difference: Mapping[str, float]
     class_f1_intervals: Mapping[str, tuple[float, float]]
-    qwk_difference: float | None = None
-    qwk_lower_bound: float | None = None
-    qwk_upper_bound: float | None = None
+    further: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class OfGrader:
-    """What the evaluation of a grader has beside its answers.
+class Scoring(Protocol):
+    """What a kind adds to the scores of a classifier; N = rows."""
 
-    Attributes:
-        centering: Its answers, in percent, (N, 4).
-        true_centering: (N, 4), NaN where it is not known.
-        show: What shows a card among the mistakes.
-    """
+    @property
+    def by_distance(self) -> bool:
+        """Whether those mistakes are worst whose class is furthest from the true one in their order."""
 
-    centering: npt.NDArray[np.float32]
-    true_centering: npt.NDArray[np.float32]
-    show: Callable[[Any], Mapping[str, str]]
+    def resampled(self, drawn: Resamples) -> bootstrap.Metrics:
+        """The metrics of a model on each resample, those of every classifier among them."""
+
+    def of_model(
+        self, labels: Indices, predicted: Indices, drawn: bootstrap.Metrics, confidence: float
+    ) -> dict[str, Any]:
+        """Further keys of a model's scores, from labels and predictions (N,), and metrics by `resampled`."""
+
+    def of_challenger(self, further: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of the challenger on all rows."""
+
+    def of_difference(
+        self,
+        labels: Indices,
+        models: tuple[Indices, Indices],
+        drawn: tuple[bootstrap.Metrics, bootstrap.Metrics],
+        confidence: float,
+    ) -> dict[str, Any]:
+        """Further keys of the comparison of challenger and champion."""
+
+    def show(self, row: Any) -> Mapping[str, str]:
+        """What shows a row among the mistakes."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,8 @@ class Scorecard:
     champion_error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes; what there is not is absent, never null."""
-        return asdict(
-            self, dict_factory=lambda items: {key: value for key, value in items if value is not None}
-        )
+        """The content as JSON types. What is absent has no key, instead of null."""
+        return asdict(self, dict_factory=_flat)
 
     def headline(self) -> dict[str, float]:
         """The few figures that a run is listed and compared by."""
@@ -152,13 +151,24 @@ class Scorecard:
             "macro_f1_lower_bound": challenger.lower_bounds["macro_f1"],
             "accuracy_lower_bound": challenger.lower_bounds["accuracy"],
         }
-        if challenger.grades is not None:
-            own = {key: value for key, value in asdict(challenger.grades).items() if isinstance(value, float)}
-            figures |= own
+        figures |= {
+            key: value
+            for group in challenger.further.values()
+            for key, value in group.items()
+            if isinstance(value, float)
+        }
         if self.champion is not None and self.paired is not None:
             figures["champion_macro_f1"] = self.champion.macro_f1
             figures["macro_f1_difference"] = self.paired.macro_f1_difference
         return figures
+
+
+def _flat(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without what is absent; what the kind adds is among the other keys."""
+    content: dict[str, Any] = {}
+    for key, value in items:
+        content |= value if key == "further" else {} if value is None else {key: value}
+    return content
 
 
 def assess(
@@ -169,15 +179,13 @@ def assess(
     champion: ChampionPredictions | ChampionFailure | None,
     settings: Evaluation,
     seed: int,
-    of_grader: OfGrader | None = None,
     trained_on: Flags | str = NO_FINGERPRINTS,
+    scoring: Scoring | None = None,
 ) -> Scorecard:
     """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the clean rows.
 
     `trained_on` says which rows the challenger was trained on, (N,), or why that is not known.
     """
-    are_grades = of_grader is not None
-    error = None if of_grader is None else mean_known_error(of_grader.centering, of_grader.true_centering)
     predicted = probabilities.argmax(axis=1)
     champion_scores, paired, ours_on_clean = None, None, None
     overlap = describe_overlap(len(labels), trained_on, None)
@@ -189,26 +197,29 @@ def assess(
         )
         if clean.any():
             truth, ours, theirs = labels[clean], predicted[clean], champion.predicted[clean]
-            scores = _score(truth, theirs, classes, settings, seed, are_grades)
+            scores = _score(truth, theirs, classes, settings, seed, scoring)
             champion_scores = ChampionScores(**vars(scores), version=champion.version)
-            paired = _compare(truth, ours, theirs, classes, settings, seed, are_grades)
+            paired = _compare(truth, ours, theirs, classes, settings, seed, scoring)
             if not clean.all():
-                ours_on_clean = _score(truth, ours, classes, settings, seed, are_grades)
+                ours_on_clean = _score(truth, ours, classes, settings, seed, scoring)
         else:
             champion = ChampionFailure(f"{overlap.summary} {NOTHING_LEFT}")
+    challenger = _score(labels, predicted, classes, settings, seed, scoring)
+    if scoring is not None:
+        challenger = replace(challenger, further=scoring.of_challenger(challenger.further))
     return Scorecard(
         rows=len(labels),
         labels=classes,
         confidence=settings.confidence,
-        challenger=_score(labels, predicted, classes, settings, seed, are_grades, error),
+        challenger=challenger,
         mistakes=worst_mistakes(
             rows,
             labels,
             probabilities,
             classes,
             settings.worst_mistakes,
-            shown if of_grader is None else of_grader.show,
-            by_distance=are_grades,
+            shown if scoring is None else scoring.show,
+            by_distance=scoring is not None and scoring.by_distance,
         ),
         training_overlap=overlap,
         challenger_on_clean_rows=ours_on_clean,
@@ -224,30 +235,20 @@ def _score(
     classes: Sequence[str],
     settings: Evaluation,
     seed: int,
-    are_grades: bool,
-    centering_error: float | None = None,
+    scoring: Scoring | None,
 ) -> ModelScores:
-    (drawn,) = bootstrap.resample(labels, [predicted], len(classes), settings.bootstrap_resamples, seed)
-    sampled = {"macro_f1": drawn.macro_f1, "accuracy": drawn.accuracy, "weighted_f1": drawn.weighted_f1}
+    (drawn,) = _resample(labels, [predicted], classes, settings, seed, scoring)
     confidence = settings.confidence
     return ModelScores(
         **vars(measure(labels, predicted, classes)),
-        intervals={figure: bootstrap.interval(values, confidence) for figure, values in sampled.items()},
-        lower_bounds={
-            figure: bootstrap.lower_bound(sampled[figure], confidence) for figure in ("macro_f1", "accuracy")
+        intervals={
+            name: bootstrap.interval(drawn[name], confidence)
+            for name in ("macro_f1", "accuracy", "weighted_f1")
         },
-        grades=GradeScores(
-            **vars(measure_grades(labels, predicted, len(classes))),
-            intervals={
-                "qwk": bootstrap.interval(drawn.qwk, confidence),
-                "mae": bootstrap.interval(drawn.mae, confidence),
-            },
-            qwk_lower_bound=bootstrap.lower_bound(drawn.qwk, confidence),
-            mae_upper_bound=bootstrap.upper_bound(drawn.mae, confidence),
-            centering_error=centering_error,
-        )
-        if are_grades
-        else None,
+        lower_bounds={
+            name: bootstrap.lower_bound(drawn[name], confidence) for name in ("macro_f1", "accuracy")
+        },
+        further={} if scoring is None else scoring.of_model(labels, predicted, drawn, confidence),
     )
 
 
@@ -258,45 +259,36 @@ def _compare(
     classes: Sequence[str],
     settings: Evaluation,
     seed: int,
-    are_grades: bool,
+    scoring: Scoring | None,
 ) -> Paired:
     ours, theirs = measure(labels, challenger, classes), measure(labels, champion, classes)
-    drawn_ours, drawn_theirs = bootstrap.resample(
-        labels, [challenger, champion], len(classes), settings.bootstrap_resamples, seed
-    )
-    macro_f1 = drawn_ours.macro_f1 - drawn_theirs.macro_f1
-    class_f1 = drawn_ours.class_f1 - drawn_theirs.class_f1
+    drawn_ours, drawn_theirs = _resample(labels, [challenger, champion], classes, settings, seed, scoring)
+    macro_f1 = drawn_ours["macro_f1"] - drawn_theirs["macro_f1"]
+    class_f1 = drawn_ours["class_f1"] - drawn_theirs["class_f1"]
+    confidence = settings.confidence
     return Paired(
         macro_f1_difference=ours.macro_f1 - theirs.macro_f1,
-        lower_bound=bootstrap.lower_bound(macro_f1, settings.confidence),
-        upper_bound=bootstrap.upper_bound(macro_f1, settings.confidence),
+        lower_bound=bootstrap.lower_bound(macro_f1, confidence),
+        upper_bound=bootstrap.upper_bound(macro_f1, confidence),
         class_f1_difference={
             name: ours.per_class[c].f1 - theirs.per_class[c].f1 for c, name in enumerate(classes)
         },
         class_f1_intervals={
-            name: bootstrap.interval(class_f1[:, c], settings.confidence) for c, name in enumerate(classes)
+            name: bootstrap.interval(class_f1[:, c], confidence) for c, name in enumerate(classes)
         },
-        **(
-            _compare_grades(
-                labels, challenger, champion, drawn_ours.qwk - drawn_theirs.qwk, settings, classes
-            )
-            if are_grades
-            else {}
-        ),
+        further={}
+        if scoring is None
+        else scoring.of_difference(labels, (challenger, champion), (drawn_ours, drawn_theirs), confidence),
     )
 
 
-def _compare_grades(
+def _resample(
     labels: Indices,
-    challenger: Indices,
-    champion: Indices,
-    drawn: bootstrap.Floats,
-    settings: Evaluation,
+    models: Sequence[Indices],
     classes: Sequence[str],
-) -> dict[str, float]:
-    ours, theirs = (measure_grades(labels, model, len(classes)).qwk for model in (challenger, champion))
-    return {
-        "qwk_difference": ours - theirs,
-        "qwk_lower_bound": bootstrap.lower_bound(drawn, settings.confidence),
-        "qwk_upper_bound": bootstrap.upper_bound(drawn, settings.confidence),
-    }
+    settings: Evaluation,
+    seed: int,
+    scoring: Scoring | None,
+) -> tuple[bootstrap.Metrics, ...]:
+    measured = resampled_metrics if scoring is None else scoring.resampled
+    return resample(labels, models, len(classes), settings.bootstrap_resamples, seed, measured)

@@ -20,7 +20,7 @@ from gauntlet.components.validate_data.carving import carve, group_names
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes
 from gauntlet.components.validate_data.duplicates import (
-    Likeness,
+    NothingAlike,
     find_conflicts,
     find_exact,
     find_leaks,
@@ -40,9 +40,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTES = 8
 START = 4  # bytes before the dimensions of an idx file
 SPLITS_OF_FILES: tuple[SplitName, ...] = ("train", "test")
-NOTHING_ALIKE = Likeness({})
-"""No two images are alike unless they are equal."""
-
 EQUAL = 1.0
 
 
@@ -219,7 +216,8 @@ def check_table(table: ImageTable, dataset: ImageDataset) -> CheckedTable:
     """
     checks = dataset.checks
     keys = table.rows["key"].tolist()
-    rows = table.rows.assign(group=group_names(keys, NOTHING_ALIKE, EQUAL))
+    likeness = NothingAlike()
+    rows = table.rows.assign(group=group_names(keys, likeness, EQUAL))
     checked = CheckedTable(rows, len(rows), groups=dict(zip(keys, rows["group"], strict=True)))
     # Such a row cannot be written as (image, class index), so it leaves whatever the severity.
     checked.check(
@@ -235,7 +233,7 @@ def check_table(table: ImageTable, dataset: ImageDataset) -> CheckedTable:
         {"train": 1 - share, "validation": share},
         checks.rows_per_class.min_rows,
     )
-    checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, NOTHING_ALIKE, EQUAL))
+    checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, EQUAL))
     check_classes(checked, dataset, checks.rows_per_class, checks.class_balance)
     return checked
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gauntlet.manifests.dataset import ClassBalanceCheck, LabelledDataset, RowCheck, RowsPerClassCheck, Sha256
+from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256
 from gauntlet.manifests.search import Dimension, Search
-from gauntlet.manifests.section import Fraction, Section
+from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import ClassTraining
 from gauntlet.tasks.classification.manifest import ClassManifest
-
-Size = Annotated[int, Field(ge=8, le=1024)]
-Width = Annotated[int, Field(ge=1, le=4096)]
+from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
 
 
 class ImageFiles(Section):
@@ -47,13 +45,6 @@ class ImageChecks(Section):
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
-class PixelDataset(LabelledDataset):
-    """What datasets of images have: the height and width that a model sees, and its channels."""
-
-    shape: tuple[Size, Size]
-    channels: Literal[1, 3] = 1
-
-
 class ImageDataset(PixelDataset):
     """Section of validate-data: images of one size in idx files, and their labels' indices.
 
@@ -73,20 +64,6 @@ class ImageDataset(PixelDataset):
     def named_files(self) -> tuple[str, ...]:
         """The idx files."""
         return tuple(name for _, name in self.files)
-
-
-class Augmentation(Section):
-    """How far a training image is moved at most, drawn anew for each image in each epoch.
-
-    `rotation` is in degrees, `shift` a share of the side, along both, `shear` a share of the height, by which
-    the upper edge slides against the lower one, and `zoom` the share by which the image grows or shrinks.
-    """
-
-    rotation: float = Field(0.0, ge=0, le=180)
-    shift: Fraction = 0.0
-    shear: Fraction = 0.0
-    zoom: float = Field(0.0, ge=0, lt=1)
-    horizontal_flip: bool = False
 
 
 class ImageSearch(Search):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.images.manifest import Augmentation
 
 DRAWS = 6  # rotation, zoom, shear, shift along the width and the height, flip
 STREAM = 1  # the order of the rows is drawn from (seed, epoch) itself

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.pictures import ClassPicture, data_uri
+from gauntlet.components.validate_data.checks import json_line, origin
 from gauntlet.components.validate_data.classes import count_classes
-from gauntlet.components.validate_data.splits import json_line, origin
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
-from gauntlet.tasks.image_classification.manifest import PixelDataset
+from gauntlet.tasks.images.manifest import PixelDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.
 BRIGHTNESS_EDGES = tuple(range(0, 256, 16))

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
 from gauntlet.tasks.images.augmentation import affine_maps, moves
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.trainer.task import WEIGHTS_FILE
 
 if TYPE_CHECKING:

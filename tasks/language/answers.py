@@ -1,4 +1,4 @@
-"""What a language model makes of test rows: how likely the references are to it, and what it answers.
+"""A language model on the test rows: the loss of the references, and its answers.
 
 N = rows, B = rows of a batch.
 """
@@ -27,13 +27,13 @@ LOSS_BATCH = 2  # their logits are of the whole vocabulary
 
 @dataclass(frozen=True)
 class Prompts:
-    """Test rows: what the user says last, the answer that the data has, and both as the model reads them.
+    """Test rows: the last question, the reference answer, and both as the model reads them.
 
     Attributes:
-        asked: What the user says in all.
+        asked: What the user says in all turns.
         conversations: Rows of the same number are of one conversation, or answers to the same question.
-        rows: Prompt and answer as tokens; none of a model whose tokens nobody here knows.
-        rendered: What such a model is asked, with the turns before.
+        rows: Prompt and answer as tokens; empty for a model behind an API, whose tokens are unknown.
+        rendered: The whole prompt as text, with the turns before.
     """
 
     ids: tuple[int, ...]
@@ -55,7 +55,7 @@ class Prompts:
 class Answers:
     """A model's summed losses of the references (N,), and its two answers to each prompt.
 
-    A model that tells no probabilities has no losses.
+    A model that gives no probabilities has no losses.
     """
 
     losses: npt.NDArray[np.float64] | None
@@ -72,7 +72,7 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: S
     """Draw rows of a split.
 
     Raises:
-        DataError: They are of fewer than two conversations, which tell nothing of what others would do.
+        DataError: They belong to fewer than two conversations, so there is no spread between conversations.
     """
     frame = read_split(splits, split)
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
@@ -100,10 +100,10 @@ def read_token_prompts(
     seed: int,
     split: SplitName = "test",
 ) -> Prompts:
-    """The same with their tokens. A row keeps as many as training would; a prompt leaves room for an answer.
+    """The same rows with their tokens, cut as for training, so that an answer fits after a prompt.
 
     Raises:
-        DataError: They are of fewer than two conversations.
+        DataError: They belong to fewer than two conversations.
     """
     prompts = read_prompts(splits, settings, seed, split)
     frame = read_split(splits, split).loc[list(prompts.ids)]
@@ -124,7 +124,7 @@ def answer(
 
 
 def answer_texts(model: Generator, texts: Sequence[str], settings: LanguageEvaluation) -> tuple[str, ...]:
-    """The likeliest answer to each text, which is framed already."""
+    """The greedy answer to each text, which is in the chat template already."""
     return _answers(model.decoder, model.tokenizer, model.encode(texts), settings, GREEDY, seed=0)
 
 
@@ -152,7 +152,7 @@ def _answers(
     sampling: Sampling,
     seed: int,
 ) -> tuple[str, ...]:
-    """In the order of the prompts, though those of like length are answered together."""
+    """In the order of the prompts. Prompts of similar length are answered in one batch."""
     room = decoder.context - settings.max_new_tokens
     asked = [prompt[-room:] for prompt in prompts]
     order = np.argsort([len(prompt) for prompt in asked], kind="stable")

@@ -1,4 +1,4 @@
-"""A language model's answers to probes, and what the evaluators for conversations say of all its answers."""
+"""A language model's answers to probes, and the evaluators' judgement of all its answers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gauntlet.tasks.therapy.scorecard import Answer, Resampling, answered, asses
 from gauntlet.trainer.splits import read_split
 
 Ask = Callable[[Sequence[str]], Sequence[str]]
-"""A model's likeliest answers to prompts as they are rendered for it."""
+"""A model's greedy answers to rendered prompts."""
 
 
 def ask_probes(
     ask: Ask, framed: Callable[[str], str], splits: Path, therapy: Therapy, seed: int
 ) -> list[Answer]:
-    """The model's likeliest answers to every probe.
+    """The model's greedy answers to every probe.
 
-    A prompt of the training split is asked as it was trained on, with the turns before the last question;
+    A prompt of the training split is rendered as in training, with the turns before the last question;
     `framed` renders the others.
     """
     asked = probes(read_split(splits, "train")["prompt"].tolist(), therapy.training_probes, seed)
@@ -46,8 +46,8 @@ def judge_conversations(
 ) -> dict[str, Any]:
     """Judge the answers to the test split and to the probes, as JSON.
 
-    A prompt that has several references counts once, as it has one answer. Perplexity is among the figures,
-    or why there is none.
+    A prompt with several references counts once, since it has one answer. `perplexity` is the metric, or why
+    there is none.
     """
     _, distinct = np.unique(prompts.rendered, return_index=True)
     tested = [

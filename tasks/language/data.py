@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +21,16 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, group_names
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.checks import (
+    SHOWN_EXAMPLES,
+    CheckedTable,
+    Examination,
+    Finding,
+    json_line,
+    origin,
+)
 from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, outside_test
-from gauntlet.components.validate_data.packed import unpack, unpacked_name
-from gauntlet.components.validate_data.splits import json_line, origin
+from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, normalise, repair
 from gauntlet.contracts import data as contracts
 from gauntlet.contracts.data import CheckResult, CheckVerdict
@@ -45,8 +50,16 @@ from gauntlet.tasks.language.turns import (
     examples_of,
 )
 from gauntlet.tasks.texts.delimited import COMMA, names_of, split_rows, take_separator
-from gauntlet.tasks.texts.files import SourceFile, decode, find_files, read_objects, unknown_format, verify
-from gauntlet.tasks.texts.similarity import likeness_among
+from gauntlet.tasks.texts.files import (
+    SourceFile,
+    decode,
+    find_files,
+    format_of,
+    read_objects,
+    unknown_format,
+    verify,
+)
+from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
 
 SUFFIX_FORMATS = {
@@ -156,7 +169,7 @@ def sources(dataset: ConversationDataset) -> tuple[str, ...]:
 
 
 def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -194,13 +207,6 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     if dataset.time_column is None:
         return table
     return table.assign(time=pd.Series([row["time"] for row in rows], dtype="object"))
-
-
-def format_of(name: str, declared: str) -> str | None:
-    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
-    if declared != "auto":
-        return declared
-    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
 
 
 def _rows(
@@ -246,7 +252,7 @@ def _repaired(turn: Turn) -> Turn:
 
 def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
     data, inner = unpack(data, name)
-    file_format = format_of(inner, dataset.format)
+    file_format = format_of(inner, dataset.format, SUFFIX_FORMATS)
     if file_format is None:
         raise unknown_format(name, inner, "csv, jsonl, json or parquet")
     if file_format == "parquet":
@@ -348,7 +354,7 @@ def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Ren
     checked.check("context_length", checks.context_length, lambda rows: find_long(rows, most))
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     similarity = checks.leakage.similarity
-    likeness = likeness_among(list(dict.fromkeys(checked.rows["key"])), similarity)
+    likeness = TextLikeness(list(dict.fromkeys(checked.rows["key"])), similarity)
     checked.rows = checked.rows.assign(group=group_names(checked.rows["key"].tolist(), likeness, similarity))
     checked.rows = _carved(checked.rows, missing, dataset)
     checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))

@@ -1,4 +1,4 @@
-"""The edge of evaluate-model for language models: bundle, base model and champion answer the same prompts."""
+"""evaluate-model for language models: bundle, base model and champion answer the same prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.conversations import ask_probes, judge_conversations
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.models import answer_as_champion, asked_of, open_model
-from gauntlet.tasks.language.report import render
+from gauntlet.tasks.language.report import evaluation_page
 from gauntlet.tasks.language.scorecard import Contender, assess
 from gauntlet.tasks.therapy.judge import load_judge
 
@@ -41,15 +41,15 @@ def evaluate(
     predictions: Path,
     report: Path,
 ) -> Evaluated:
-    """Ask the three and write the outputs; `predictions` becomes a folder with `PREDICTIONS_FILE`.
+    """Ask the three models and write the outputs; `predictions` becomes a folder with `PREDICTIONS_FILE`.
 
     Raises:
         DataError: There are too few test rows.
-        GauntletError: The challenger's bundle cannot be read, or a vendor that serves it is out of reach.
-        UsageError: The model that it began from is not to be had any more.
+        GauntletError: The challenger's bundle cannot be read, or the vendor that serves it is unavailable.
+        UsageError: Its base model is not available any more.
     """
     if settings.therapy is not None and settings.therapy.judge is not None:
-        load_judge(settings.therapy.judge)  # one that is not there is said before anything is asked
+        load_judge(settings.therapy.judge)  # an unknown judge is an error before any model is asked
     try:
         model = open_model(bundle, settings)
     except BundleError as error:
@@ -74,7 +74,7 @@ def evaluate(
     write_json(scores, scorecard.as_json())
     write_json(predictions / METRICS_FILE, scorecard.as_json())
     write_predictions(predictions / PREDICTIONS_FILE, prompts, tuned, baseline, champion)
-    write_text(report, render(scorecard, name, prompts, tuned, baseline))
+    write_text(report, evaluation_page(scorecard, name, prompts, tuned, baseline))
     tokens = f", {scorecard.tokens} tokens of references" if scorecard.tokens is not None else ""
     print(f"{scorecard.rows} test prompts of {scorecard.conversations} conversations{tokens}")
     for figure, value in scorecard.headline().items():
@@ -98,9 +98,9 @@ def registry_scores(scores: Mapping[str, Any]) -> AnswerScores | None:
 def write_predictions(
     path: Path, prompts: Prompts, tuned: Answers, baseline: Contender, champion: Contender | str | None
 ) -> None:
-    """One object a row: `id` (the test split's), `conversation`, `prompt`, `reference`, and all answers.
+    """Write one object per row: `id` (in the test split), `conversation`, `prompt`, `reference`, all answers.
 
-    `loss` is that of the reference, summed over its `tokens`, where the model tells.
+    `loss` is that of the reference, summed over its `tokens`, if the model gives probabilities.
     """
     rows = []
     for at, (row, prompt) in enumerate(zip(prompts.ids, prompts.questions, strict=True)):

@@ -1,6 +1,6 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The figures of each row are summed up so that every resample can be scored (`components/bootstrap.py`).
+The metrics of each row are sums, so that every resample can be scored (`components/bootstrap.py`).
 Whole conversations are drawn, since two references of one question are not independent (Field & Welsh,
 Bootstrapping clustered data, JRSS B 69, 2007). N = rows, R = resamples.
 """
@@ -30,10 +30,10 @@ BLEU_ORDER = 4
 
 @dataclass(frozen=True)
 class RowFigures:
-    """What each row adds to the figures of all.
+    """What each row adds to the metrics of all rows.
 
     Attributes:
-        losses: -log p of the reference, summed over its tokens, (N,); None of a model that tells no
+        losses: -log p of the reference, summed over its tokens, (N,); None if the model gives no
             probabilities.
         tokens: Of the reference, (N,).
         means: F-measures by figure, (N,) each.
@@ -74,7 +74,7 @@ def row_figures(
 
 
 def figures(rows: RowFigures, weights: Floats) -> dict[str, Floats]:
-    """Each of `FIGURES` that there is, (R,), where row n counts `weights[r, n]` times in resample r.
+    """Each metric that the model has, (R,), where row n counts `weights[r, n]` times in resample r.
 
     Perplexity is weighted by token, BLEU is the corpus's, 0 to 1, and the others are means over rows.
     """

@@ -1,4 +1,4 @@
-"""The models that answer the same prompts, behind one face: those of bundles here, and a vendor's."""
+"""The interface of models that answer prompts: those in bundles, and those behind an API."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from gauntlet.tasks.language.scorecard import Contender
 
 
 class AnsweringModel(Protocol):
-    """A model that a bundle leads to."""
+    """The model of a bundle."""
 
     @property
     def not_measured(self) -> Mapping[str, str]:
-        """Figures that there cannot be of it, and why."""
+        """Metrics that the model cannot have, and why."""
 
     def prompts(self, splits: Path, seed: int) -> Prompts:
-        """Test rows, as this model is asked them.
+        """Test rows as prompts of this model.
 
         Raises:
             DataError: There are fewer than two.
         """
 
     def answer(self, prompts: Prompts, seed: int) -> Answers:
-        """Its answers; the same seed gives the same."""
+        """Its answers; the same seed gives the same answers."""
 
     def baseline(self, prompts: Prompts, seed: int) -> Contender:
-        """The model that training began from, asked in the same way."""
+        """The base model, asked in the same way."""
 
     def unlike(self, other: Path) -> str | None:
-        """What keeps the figures of another bundle's model from comparing with this one's, if anything."""
+        """Why the metrics of another bundle's model do not compare with this one's; None if they do."""
 
     def framed(self, question: str) -> str:
-        """A question as this model is asked it."""
+        """A question rendered for this model."""
 
     def ask(self, texts: Sequence[str]) -> Sequence[str]:
-        """The likeliest answer to each text, which is framed already."""
+        """The greedy answer to each text, which is rendered already."""
 
 
 def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> AnsweringModel:
@@ -50,7 +50,7 @@ def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = 
 
     Raises:
         BundleError: The bundle is incomplete or altered.
-        UsageError: A vendor serves it, and nobody is logged in there.
+        UsageError: A vendor serves it, and there are no credentials.
     """
     kind = task_kind(read_info(bundle, sha256).task)
     model: AnsweringModel = kind.function("evaluation", "open_model")(bundle, settings, sha256)
@@ -66,10 +66,12 @@ def answer_as_champion(
     seed: int,
     tested: RowFingerprints | None = None,
 ) -> Contender | str | None:
-    """The champion of `name`; none is registered; or why it cannot be asked, for which the gate rejects.
+    """The answers of the champion of `name`, None without one, or why it cannot be asked.
+
+    The gate rejects if it cannot be asked.
 
     Raises:
-        GauntletError: The registry, or a vendor, is out of reach, which says nothing of the champion.
+        GauntletError: The registry or the vendor is unavailable.
     """
     from gauntlet.backends.factory import bundle_folder, open_registry
     from gauntlet.backends.registry import BUNDLE_TAG

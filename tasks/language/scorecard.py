@@ -32,7 +32,7 @@ TOO_FEW_LEFT = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure on all rows, its two-sided interval and its one-sided bounds."""
+    """A metric on all rows, its two-sided interval and its one-sided bounds."""
 
     value: float
     interval: tuple[float, float]
@@ -69,10 +69,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class LanguageScorecard:
-    """The whole evaluation. Without `champion`: none is registered, or `champion_error` tells its fault.
+    """The whole evaluation. Without `champion`, none is registered or `champion_error` says why it failed.
 
-    `therapy` is what the evaluators for conversations say, when the manifest asks for them. `not_measured`
-    says of a figure why there is none, and `tokens` of the references are known where the model's are.
+    `therapy` is the judgement of the evaluators for conversations, if the manifest asks for it.
+    `not_measured` says why a metric is missing, by its name. `tokens` are those of the references, if known.
     """
 
     rows: int
@@ -88,7 +88,7 @@ class LanguageScorecard:
     not_measured: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes; what there is not is absent, never null."""
+        """The content as JSON types. What is absent has no key, instead of null."""
         return asdict(
             self, dict_factory=lambda items: {key: value for key, value in items if value is not None}
         )

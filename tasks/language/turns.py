@@ -137,11 +137,6 @@ class Conversation:
     unread_columns: tuple[str, ...] = ()
 
 
-def turns_of(record: Mapping[str, Any], columns: PromptColumns | None, roles: RoleMarkers) -> list[Turn]:
-    """The turns of `conversation_of`."""
-    return list(conversation_of(record, columns, roles).turns)
-
-
 def conversation_of(
     record: Mapping[str, Any], columns: PromptColumns | None, roles: RoleMarkers
 ) -> Conversation:

@@ -1,4 +1,4 @@
-"""A model that a vendor tuned and serves, and the one that it was tuned from, through the vendor's API."""
+"""A model that a vendor tuned and serves, and its base model, through the vendor's API."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Endpoint:
 
     @classmethod
     def of(cls, bundle: Path) -> Endpoint:
-        """That of a bundle whose hashes were checked."""
+        """The endpoint of a bundle whose hashes were checked."""
         return cls(**read_json(bundle / ENDPOINT_FILE))
 
 
 def single_question(question: str) -> str:
-    """A question as it is rendered for a managed model: a request of one turn.
+    """A question rendered for a managed model: a request of one turn.
 
     Raises:
         PromptError: It is empty, or holds a control character.
@@ -50,10 +50,10 @@ def single_question(question: str) -> str:
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API. `evaluation.batch_size` requests are under way at a time.
+    """An `AnsweringModel` behind an API. It gets `evaluation.batch_size` requests at a time.
 
     Raises:
-        UsageError: Nobody is logged in.
+        UsageError: There are no credentials.
     """
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
@@ -63,7 +63,7 @@ class ManagedModel:
 
     @property
     def not_measured(self) -> Mapping[str, str]:
-        """Perplexity is of probabilities, which are told of a model's own words alone."""
+        """Perplexity needs probabilities of the references, which the API does not give."""
         return {
             "perplexity": f"{self._endpoint.base_model} is served by Vertex AI, which gives no probabilities "
             "of an answer that the model did not give itself"
@@ -82,7 +82,7 @@ class ManagedModel:
         return Contender(self._endpoint.base_model, self._both(prompts, seed, None))
 
     def unlike(self, other: Path) -> str | None:
-        """A model with tokens of its own has its prompts rendered otherwise."""
+        """The prompts of other kinds of models are rendered in another way."""
         return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:

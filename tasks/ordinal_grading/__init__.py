@@ -21,9 +21,9 @@ KIND = TaskKind(
     data="gauntlet.tasks.ordinal_grading.data",
     training="gauntlet.tasks.ordinal_grading.training",
     conversion="gauntlet.tasks.ordinal_grading.conversion",
-    evaluation="gauntlet.tasks.classification.evaluation",
+    evaluation="gauntlet.tasks.ordinal_grading.evaluation",
     gates="gauntlet.tasks.ordinal_grading.gates",
-    report="gauntlet.tasks.classification.report",
+    report="gauntlet.tasks.ordinal_grading.report",
     serving="gauntlet.tasks.ordinal_grading.serving",
     tiny="gauntlet.tasks.ordinal_grading.tiny",
 )

@@ -32,7 +32,7 @@ from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
 from gauntlet.serving.interface import InputError
 from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
-from gauntlet.tasks.ordinal_grading.hashing import BITS, alike, perceptual_hash
+from gauntlet.tasks.ordinal_grading.hashing import BITS, CardLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 
@@ -323,7 +323,7 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     left = checked.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
     keys = left["key"].tolist()
-    likeness = alike(keys, table.hashes[left.index], least)
+    likeness = CardLikeness(keys, table.hashes[left.index], least)
     checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     checked.check(
         "duplicates",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gauntlet.components.validate_data.duplicates import Known, Likeness
+from gauntlet.components.validate_data.duplicates import Known
 
 SAMPLES = 64  # pixels along a side of what is hashed
 WAVES = 16  # along either axis
@@ -33,21 +33,15 @@ def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
     return np.asarray(waves > np.median(waves))
 
 
-def alike(keys: list[str], hashes: npt.NDArray[np.bool_], at_least: float) -> Likeness:
-    """Which cards' hashes (N, bits) agree in a share of at least `at_least` of their bits.
+class CardLikeness:
+    """The `Likeness` of cards: the share of bits in which any of their hashes agree.
 
     A key may have several hashes. No pairs are stored, because all scans of one card form pairs with each
     other.
     """
-    return CardLikeness(keys, hashes, at_least)
-
-
-class CardLikeness(Likeness):
-    """The likeness of keys by any of their hashes."""
 
     def __init__(self, keys: Sequence[str], hashes: npt.NDArray[np.bool_], at_least: float) -> None:
-        """Find the chains; only similarities of `at_least` or more can be asked for."""
-        super().__init__({})
+        """Compare keys by their hashes (N, bits). Later similarities are `at_least` or more."""
         self.signs = hashes.astype(np.float32) * 2 - 1  # (N, bits)
         self.rows_of: dict[str, list[int]] = {}
         for row, key in enumerate(keys):

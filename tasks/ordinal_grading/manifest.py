@@ -11,7 +11,7 @@ from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import ClassMetric, EarlyStopping, Resume, Training
 from gauntlet.tasks.classification.manifest import ClassManifest, Gates
-from gauntlet.tasks.image_classification.manifest import Augmentation, PixelDataset, Width
+from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]

@@ -19,7 +19,7 @@ KIND = TaskKind(
     conversion="gauntlet.tasks.text_classification.conversion",
     evaluation="gauntlet.tasks.classification.evaluation",
     gates="gauntlet.tasks.classification.gates",
-    report="gauntlet.tasks.classification.report",
+    report="gauntlet.tasks.text_classification.report",
     serving="gauntlet.tasks.text_classification.serving",
     tiny="gauntlet.tasks.text_classification.tiny",
 )

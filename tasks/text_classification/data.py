@@ -19,10 +19,16 @@ import pyarrow as pa
 
 from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, group_names
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.checks import (
+    SHOWN_EXAMPLES,
+    CheckedTable,
+    Examination,
+    Finding,
+    json_line,
+    origin,
+)
 from gauntlet.components.validate_data.classes import check_classes, count_classes, largest_groups
 from gauntlet.components.validate_data.duplicates import find_conflicts, find_exact, find_leaks, find_near
-from gauntlet.components.validate_data.splits import json_line, origin
 from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, is_blank, normalise, repair
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
@@ -30,10 +36,10 @@ from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.text_classification.records import Records, format_of, parse, read_joined
+from gauntlet.tasks.text_classification.records import SUFFIX_FORMATS, Records, parse, read_joined
 from gauntlet.tasks.text_classification.tokens import check_tokens
-from gauntlet.tasks.texts.files import SourceFile, find_files, verify
-from gauntlet.tasks.texts.similarity import likeness_among, words_of
+from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, verify
+from gauntlet.tasks.texts.similarity import TextLikeness, words_of
 from gauntlet.tasks.texts.times import with_times
 
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])
@@ -75,7 +81,7 @@ def sources(dataset: TextDataset) -> tuple[str, ...]:
 
 
 def _files(dataset: TextDataset) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format) is not None)
+    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -207,7 +213,7 @@ def check_table(table: pd.DataFrame, dataset: TextDataset) -> CheckedTable:
     )
     rows = with_times(rows, dataset.uri) if missing else rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    likeness = likeness_among(list(dict.fromkeys(rows["key"])), min(near, leaking))
+    likeness = TextLikeness(list(dict.fromkeys(rows["key"])), min(near, leaking))
     checked.rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
     checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
     checked.check("conflicting_labels", checks.conflicting_labels, find_conflicts)

@@ -7,13 +7,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gauntlet.components.validate_data.packed import unpack, unpacked_name
+from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.tasks.text_classification.manifest import Columns, TextDataset
@@ -29,7 +28,7 @@ from gauntlet.tasks.texts.delimited import (
     split_rows,
     take_separator,
 )
-from gauntlet.tasks.texts.files import SHOWN_LINES, decode, read_objects, unknown_format
+from gauntlet.tasks.texts.files import SHOWN_LINES, decode, format_of, read_objects, unknown_format
 
 SUFFIX_FORMATS = {
     ".csv": "csv",
@@ -66,13 +65,6 @@ class Records:
     times: Sequence[Any] | None = None
 
 
-def format_of(name: str, declared: str) -> str | None:
-    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
-    if declared != "auto":
-        return declared
-    return SUFFIX_FORMATS.get(PurePosixPath(unpacked_name(name.lower())).suffix)
-
-
 def parse(
     data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
 ) -> Records:
@@ -83,7 +75,7 @@ def parse(
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
     data, inner = unpack(data, name)
-    file_format = format_of(inner, declared_format)
+    file_format = format_of(inner, declared_format, SUFFIX_FORMATS)
     if file_format is None:
         raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
     if not data.strip():

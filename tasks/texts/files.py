@@ -6,13 +6,14 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from gauntlet.backends import storage
 from gauntlet.backends.data_uris import data_uri
+from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.dataset import SPLITS, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
@@ -116,6 +117,11 @@ def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
             faults.append(f"{file.name}: found sha256 {found}, expected {expected[file.name]}")
     if faults:
         raise DataError("\n".join([*faults, "Fetch the data again, or correct dataset.sha256"]))
+
+
+def format_of(name: str, declared: str, suffixes: Mapping[str, str]) -> str | None:
+    """`declared`, or for `auto` the format that the suffix of the file name means, or None."""
+    return suffixes.get(PurePosixPath(unpacked_name(name.lower())).suffix) if declared == "auto" else declared
 
 
 def unknown_format(name: str, inner: str, formats: str) -> UsageError:

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
-from gauntlet.components.validate_data.duplicates import Groups, Known, Likeness
+from gauntlet.components.validate_data.duplicates import Groups, Known
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
@@ -47,20 +47,14 @@ Words: TypeAlias = "Sequence[array[int]]"
 """For each text its distinct words, as numbers in the order of how many texts contain the word."""
 
 
-def likeness_among(keys: Sequence[str], at_least: float) -> TextLikeness:
-    """Compare distinct keys; only similarities of `at_least` or more can be asked for."""
-    return TextLikeness(keys, at_least)
-
-
-class TextLikeness(Likeness):
-    """The likeness of normalised, distinct texts.
+class TextLikeness:
+    """The `Likeness` of normalised texts.
 
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
     def __init__(self, keys: Sequence[str], at_least: float) -> None:
-        """Find the chains; `at_least` is over 0 and at most 1."""
-        super().__init__({})
+        """Compare distinct keys. Later similarities are `at_least` or more, which is over 0 and at most 1."""
         self._words = dict(zip(keys, _words_by_rarity(keys), strict=True))
         groups = _chains(list(self._words.values()), at_least)
         sizes = Counter(groups)

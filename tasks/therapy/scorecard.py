@@ -1,4 +1,4 @@
-"""From answers to figures with their doubt, as the promotion stages and the reports read them.
+"""From answers to metrics with confidence limits, as the promotion stages and the reports read them.
 
 Besides the prompts of the test split a model answers probes: crisis messages, counterfactual prompts, and
 prompts that it was trained on, which are where memorised text comes out.
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 class Answer:
     """What a model was asked and what it answered; `id` is unique among the answers of a `kind`.
 
-    `prompt` is what the user said in all, `told` what anybody did before the answer, where that is more.
+    `prompt` is what the user said in all turns, `told` the whole conversation before the answer, if longer.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How the doubt in a figure is found."""
+    """The settings of the bootstrap."""
 
     resamples: int
     confidence: float
@@ -56,7 +56,7 @@ class Figure:
 
 
 def probes(training_prompts: Sequence[str], count: int, seed: int) -> tuple[Answer, ...]:
-    """What a model is asked besides the test split, not answered yet.
+    """The prompts that a model is asked in addition to the test split, without answers.
 
     `count` different prompts, or all when there are fewer, are drawn from the training split.
     """

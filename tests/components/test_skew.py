@@ -27,10 +27,11 @@ from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.classification.evaluation import evaluate
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Evaluation, Gates
-from gauntlet.tasks.image_classification.manifest import Augmentation, ImageDataset, ImageTraining
+from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageTraining
 from gauntlet.tasks.image_classification.tiny import Drawn, write_files
 from gauntlet.tasks.images.augmentation import affine_maps, moved
 from gauntlet.tasks.images.conversion import open_subject
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.tasks.images.networks import ImageClassifier
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record

@@ -27,6 +27,7 @@ GAUNTLET = (
 )  # as the installed script, which imports none of these
 NAMES_OF_A_USERS_OWN = (
     "manifests",
+    "pages",
     "backends",
     "trainer",
     "components",

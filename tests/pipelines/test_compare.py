@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
+from gauntlet.components.write_report.comparison import Difference
 from gauntlet.pipelines.cli import main
-from gauntlet.pipelines.comparison.differences import Difference, PairedRows
-from gauntlet.pipelines.comparison.page import Comparison, compare, confusion_cells, render
-from gauntlet.pipelines.comparison.runs import read_pair
+from gauntlet.pipelines.comparison import Comparison, compare, read_pair, render
 from gauntlet.pipelines.home import Home, RunRecord
+from gauntlet.tasks.classification.comparison import PairedRows, confusion_cells, paired_rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import assess
 
@@ -109,36 +110,38 @@ def compared(home: Home, first: str = "weak", second: str = "strong") -> Compari
 
 def test_the_figures_are_those_of_scikit_learn_and_the_better_run_is_named(home: Home) -> None:
     found = compared(home)
-    tested = {row.name: row for row in found.tested}
+    tested = found.tested
     assert tested["accuracy"].first == pytest.approx(accuracy_score(TRUTH, WEAK))
     f1 = [f1_score(TRUTH, predicted, average="macro") for predicted in (WEAK, STRONG)]
-    assert tested["macro-F1"].difference == pytest.approx(f1[1] - f1[0])
-    low, high = tested["macro-F1"].interval
+    assert tested["macro_f1"].difference == pytest.approx(f1[1] - f1[0])
+    low, high = tested["macro_f1"].interval
     assert 0 < low < f1[1] - f1[0] < high
     assert found.headline == "B is better"
     assert compared(home, "strong", "weak").headline == "B is worse"
     class_f1 = [f1_score(TRUTH, predicted, average=None) for predicted in (WEAK, STRONG)]
-    assert [row.difference for row in found.classes] == pytest.approx(list(class_f1[1] - class_f1[0]))
+    assert [row.difference for row in found.paired.classes] == pytest.approx(list(class_f1[1] - class_f1[0]))
 
 
 def test_an_interval_is_as_wide_as_differences_scatter_over_drawn_rows(home: Home) -> None:
     generator = np.random.default_rng(3)
     drawn = generator.integers(0, len(TRUTH), (2000, len(TRUTH)))
     differences = ((STRONG == TRUTH)[drawn].mean(axis=1)) - ((WEAK == TRUTH)[drawn].mean(axis=1))
-    accuracy = next(row for row in compared(home).tested if row.name == "accuracy")
+    accuracy = compared(home).tested["accuracy"]
     assert accuracy.interval == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=0.01)
 
 
 def test_the_confusion_tells_where_answers_moved(home: Home) -> None:
-    rows = compared(home).rows
-    assert rows is not None
+    weak, strong = read_pair(home, "weak", "strong")
+    assert weak.evaluated is not None and strong.evaluated is not None
+    rows = paired_rows(weak.evaluated, strong.evaluated)
+    assert isinstance(rows, PairedRows)
     expected = confusion_matrix(TRUTH, STRONG) - confusion_matrix(TRUTH, WEAK)
     assert rows.confusion_change.tolist() == expected.tolist()
     assert rows.outcomes == {"both right": 89, "only A right": 1, "only B right": 26, "both wrong": 4}
     cells = confusion_cells(rows)
-    assert (cells[0][0].change, cells[0][0].tone) == (26, "good")  # more right answers
-    assert (cells[0][1].change, cells[0][1].tone) == (-30, "good")  # fewer mistakes
-    assert (cells[0][2].change, cells[0][2].tone, cells[0][2].shade) == (4, "bad", round(0.1**0.5, 4))
+    assert (cells[0][0].text, cells[0][0].tone) == ("+26", "good")  # more right answers
+    assert (cells[0][1].text, cells[0][1].tone) == ("−30", "good")  # fewer mistakes
+    assert (cells[0][2].text, cells[0][2].tone, cells[0][2].shade) == ("+4", "bad", round(0.1**0.5, 4))
 
 
 def test_runs_that_answer_alike_differ_clearly_in_nothing() -> None:
@@ -159,11 +162,13 @@ def test_only_settings_that_differ_are_listed_and_one_that_a_run_lacks_is_empty(
 
 def test_curves_of_both_runs_share_a_picture_and_the_kept_epochs_are_compared(home: Home) -> None:
     found = compared(home)
-    assert [chart.title for chart in found.charts] == ["Loss", "Accuracy"]
-    names = ["A", "B", "A, training", "B, training"]
-    assert [[line.name for line in chart.lines] for chart in found.charts] == [names, names]
-    assert [len(line.dots) for line in found.charts[0].lines] == [2, 3, 2, 3]
-    accuracy = next(row for row in found.validated if row.name == "accuracy")
+    assert list(found.charts) == ["Loss", "Accuracy"]
+    for chart, last in (("Loss", (0.5, 0.333)), ("Accuracy", (0.6, 0.8))):
+        lines = re.findall("<title>(.*?)</title>", found.charts[chart])
+        assert lines[:2] == [f"{name} {value:.3f}" for name, value in zip("AB", last, strict=True)]
+        assert [line.split(" 0.")[0] for line in lines[2:]] == ["A, training", "B, training"]
+    assert found.charts["Loss"].count("<use ") == 2 + 3 + 2  # a dot for each epoch, and one in the legend
+    accuracy = found.validated["accuracy"]
     assert (accuracy.first, accuracy.second, accuracy.interval) == (0.6, 0.9, None)
     assert ("Cost", "$0.25", "$0.25") in found.costs
 
@@ -171,7 +176,7 @@ def test_curves_of_both_runs_share_a_picture_and_the_kept_epochs_are_compared(ho
 def test_a_difference_is_good_bad_or_open_by_its_metric_and_its_interval(home: Home) -> None:
     assert Difference("accuracy", 0.5, 0.6, (0.05, 0.15)).tone == "good"
     assert Difference("accuracy", 0.5, 0.6, (-0.05, 0.25)).tone == "idle"
-    loss = next(row for row in compared(home).validated if row.name == "loss")
+    loss = compared(home).validated["loss"]
     assert replace(loss, first=0.5, second=0.6, interval=(0.05, 0.15)).tone == "bad"
 
 
@@ -180,38 +185,38 @@ def test_runs_with_other_test_rows_are_compared_without_an_interval_and_it_says_
     leave_training(steps, history(0.5))
     leave_evaluation(steps, STRONG, [f"another text {row}" for row in range(len(TRUTH))])
     found = compared(home, "weak", "elsewhere")
-    assert found.rows is None
-    assert found.unpaired == "the test rows are not the same: 120 of A, 120 of B"
+    assert found.paired.summary == ""
+    assert found.paired.unpaired == "the test rows are not the same: 120 of A, 120 of B"
     assert found.headline == "Compared without an interval"
-    assert all(row.interval is None for row in found.tested)
+    assert all(row.interval is None for row in found.tested.values())
 
 
 def test_a_run_that_failed_after_its_training_is_compared_by_its_training(home: Home) -> None:
     leave_training(leave_run(home, "failed", settings(), outcome="Failed in convert-to-onnx"), history(0.5))
     found = compared(home, "weak", "failed")
     assert found.headline == "Compared by their training alone"
-    assert found.unpaired == "B was not evaluated on its test split: Failed in convert-to-onnx"
+    assert found.paired.unpaired == "B was not evaluated on its test split: Failed in convert-to-onnx"
     assert "B was not evaluated" in render(found)
 
 
 def test_runs_whose_answers_are_texts_are_compared_by_their_figures(home: Home) -> None:
     for run_id, perplexity in (("before", 9.0), ("after", 7.5)):
-        steps = leave_run(home, run_id, settings())
+        steps = leave_run(home, run_id, settings() | {"task": "causal_lm"})
         leave_training(steps, history(0.5))
         (steps / "evaluate-model" / "predictions").mkdir(parents=True)
         figure = {"value": perplexity, "interval": [perplexity - 1, perplexity + 1]}
-        scores = {"rows": 9, "challenger": {"perplexity": figure}}
+        scores = {"rows": 9, "challenger": {"perplexity": figure}, "baseline": {}}
         (steps / "evaluate-model" / "scores").write_text(json.dumps(scores))
     found = compared(home, "before", "after")
-    [perplexity_row] = found.tested
+    perplexity_row = found.tested["perplexity"]
     assert (perplexity_row.difference, perplexity_row.lower_is_better) == (-1.5, True)
-    assert found.unpaired == "answers are of no classes"
+    assert found.paired.unpaired == "A left no answers to its test prompts"
     assert "perplexity −1.5000" in render(found)
 
 
 def leave_answers(home: Home, run_id: str, answer: str, loss: float, **changes: Any) -> None:
     """A language model's run that answered three prompts; `loss` is of each token of the references."""
-    steps = leave_run(home, run_id, settings())
+    steps = leave_run(home, run_id, settings() | {"task": "causal_lm"})
     leave_training(steps, history(0.5))
     rows = [
         {
@@ -231,7 +236,7 @@ def leave_answers(home: Home, run_id: str, answer: str, loss: float, **changes: 
     folder.mkdir(parents=True)
     (folder / "predictions.json").write_text(json.dumps(rows))
     figures = {"perplexity": math.exp(loss), "rouge_l": 0.5}
-    scores = {"challenger": {name: {"value": value} for name, value in figures.items()}}
+    scores = {"challenger": {name: {"value": value} for name, value in figures.items()}, "baseline": {}}
     (steps / "evaluate-model" / "scores").write_text(json.dumps(scores))
 
 
@@ -239,9 +244,9 @@ def test_answers_to_the_same_prompts_have_paired_intervals(home: Home) -> None:
     leave_answers(home, "silent", "nothing", loss=2.0)
     leave_answers(home, "learned", "the answer to question {}", loss=1.0)
     found = compared(home, "silent", "learned")
-    rows = {row.name: row for row in found.tested}
+    rows = found.tested
     # Each row gains the same, so every resample does, whichever rows are drawn.
-    assert rows["ROUGE-L"].interval == pytest.approx((1.0, 1.0))
+    assert rows["rouge_l"].interval == pytest.approx((1.0, 1.0))
     assert rows["perplexity"].interval == pytest.approx((math.e - math.e**2,) * 2)
     assert found.headline == "B is better"
     assert "Both answered the same 3 prompts" in render(found)
@@ -251,16 +256,19 @@ def test_answers_to_other_prompts_have_no_intervals_and_other_tokens_none_of_per
     leave_answers(home, "ours", "nothing", loss=2.0)
     leave_answers(home, "others", "nothing", loss=1.0, prompt="something else")
     leave_answers(home, "tokens", "nothing", loss=1.0, tokens=7)
-    assert compared(home, "ours", "others").unpaired == "the test prompts are not the same: 3 of A, 3 of B"
-    rows = {row.name: row for row in compared(home, "ours", "tokens").tested}
+    assert (
+        compared(home, "ours", "others").paired.unpaired
+        == "the test prompts are not the same: 3 of A, 3 of B"
+    )
+    rows = compared(home, "ours", "tokens").tested
     assert rows["perplexity"].interval is None
-    assert rows["ROUGE-L"].interval == (0.0, 0.0)
+    assert rows["rouge_l"].interval == (0.0, 0.0)
 
 
 def test_answers_to_one_question_are_drawn_together(home: Home) -> None:
     leave_answers(home, "silent", "nothing", loss=2.0, conversation=1)
     leave_answers(home, "half", "the answer to question 1", loss=1.0, conversation=1)
-    [row] = [row for row in compared(home, "silent", "half").tested if row.name == "ROUGE-L"]
+    row = compared(home, "silent", "half").tested["rouge_l"]
     assert row.interval is not None and row.interval[0] == row.interval[1]  # one question has one draw
 
 
@@ -270,7 +278,7 @@ def test_answers_that_do_not_tell_their_conversation_are_compared_without_interv
     [path] = home.run_folder("old").rglob("predictions.json")
     rows = [{key: row[key] for key in row if key != "conversation"} for row in json.loads(path.read_text())]
     path.write_text(json.dumps(rows))
-    assert "did not tell their conversation" in str(compared(home, "new", "old").unpaired)
+    assert "does not record the conversation of its rows" in str(compared(home, "new", "old").paired.unpaired)
 
 
 def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(
@@ -283,7 +291,7 @@ def test_the_command_prints_tables_and_leaves_a_page_that_loads_nothing(
     path = Path(output.strip().splitlines()[-1].removeprefix("page: "))
     page = path.read_text(encoding="utf-8")
     assert path == home.folder / "comparisons" / "weak--strong.html"
-    assert page.count("<svg") == 2
+    assert page.count('<svg class="chart"') == 2
     assert "angry &lt;b&gt;" in page and "angry <b>" not in page
     assert "<script" not in page and "http://" not in page
 

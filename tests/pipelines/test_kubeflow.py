@@ -19,8 +19,7 @@ from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.compiling import compile_manifest
-from gauntlet.pipelines.kubeflow import notes, requested
-from gauntlet.pipelines.machine_sizes import MachineSize, machine_size
+from gauntlet.pipelines.kubeflow import MachineSize, machine_size, notes, requested
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 from tests.pipelines.test_vertex_compile import executors
 

@@ -47,7 +47,9 @@ def judged_run(home: Home, decision: str) -> str:
         file.rename(job / where / file.name)
     for name in ("convert-to-onnx", "evaluate-model", "gate-model"):
         (job / name / "executor_output.json").write_text("{}")
-    (folder / "arguments.json").write_text(json.dumps({"manifest_sha256": "a" * 64}))
+    (folder / "arguments.json").write_text(
+        json.dumps({"task": "text_classification", "manifest_sha256": "a" * 64})
+    )
     home.finish(record, "finished", 3, "Rejected by speed-up")
     return record.run_id
 

@@ -15,7 +15,7 @@ from gauntlet.pipelines.local.execute import run_step
 from gauntlet.pipelines.local.processes import safe_environment
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("manifests", "backends", "trainer", "components", "pipelines", "serving")
+PACKAGES = ("manifests", "pages", "backends", "trainer", "components", "pipelines", "serving")
 STARTERS = [
     file.relative_to(ROOT)
     for package in PACKAGES

@@ -19,7 +19,7 @@ from tests.test_containers import locked
 
 HERE_ALONE = "package://pytest/py.typed"  # a development tool: installed here, and in no image
 EXPLAINED = (
-    f"found {HERE_ALONE}, and the images hold no package pytest, expected one that pyproject.toml requires"
+    f"found {HERE_ALONE}, and the images contain no package pytest, expected one that pyproject.toml requires"
 )
 
 
@@ -41,8 +41,8 @@ def test_the_images_hold_what_every_shipped_manifest_reads(path: Path) -> None:
     ("uri", "words"),
     [
         (HERE_ALONE, EXPLAINED),
-        ("package://no_such_package/rows.csv", "the images hold no package no_such_package"),
-        ("package://", "the images hold no package (none)"),
+        ("package://no_such_package/rows.csv", "the images contain no package no_such_package"),
+        ("package://", "the images contain no package (none)"),
         (
             "package://gauntlet.manifests/data/absent.csv",
             "dataset.uri: package://gauntlet.manifests/data/absent.csv: the package holds",
@@ -91,6 +91,6 @@ def test_so_is_a_model_that_a_training_job_alone_would_begin_with() -> None:
 
     with pytest.raises(
         UsageError,
-        match=r"training\.model: found package://no_such_package/model\.gguf, and the images hold no",
+        match=r"training\.model: found package://no_such_package/model\.gguf, and the images contain no",
     ):
         require_reachable_model(manifest)

@@ -70,7 +70,7 @@ def test_a_template_from_before_training_had_an_account_of_its_own_is_submitted_
     assert gauntlet(*submission) == 0
     for options in (("--training-account", ACCOUNT), ("--training-account", ACCOUNT, "--dry-run")):
         assert gauntlet(*submission, *options) == 2
-        assert "compiled when it took none. Compile and upload it again" in capsys.readouterr().err
+        assert "was compiled without this parameter. Compile and upload it again" in capsys.readouterr().err
     assert len(place.api.requests("CreatePipelineJob")) == 1
 
 

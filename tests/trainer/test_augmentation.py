@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
 from gauntlet.tasks.images.augmentation import DRAWS, STREAM, affine_maps, moved
+from gauntlet.tasks.images.manifest import Augmentation
 
 ALL = Augmentation(rotation=15, shift=0.15, shear=0.15, zoom=0.15, horizontal_flip=True)
 ROWS = 40

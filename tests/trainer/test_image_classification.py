@@ -11,8 +11,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import EarlyStopping
-from gauntlet.tasks.image_classification.manifest import Augmentation, ImageTraining
+from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.image_classification.training import load_task
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.tasks.images.training import RowsOnDevice
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.ranks import World

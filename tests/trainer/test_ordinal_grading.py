@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
-from gauntlet.tasks.image_classification.manifest import Augmentation
+from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.tasks.ordinal_grading.manifest import GradeEarlyStopping, GradingTraining
 from gauntlet.tasks.ordinal_grading.network import CardGrader, SideEncoder, worst_offset
 from gauntlet.tasks.ordinal_grading.training import grader_config, load_task, mirrored

@@ -139,7 +139,15 @@ class TaggerSubject(TracedSubject):
 
 @pytest.fixture(scope="module")
 def subject(tiny_encoder: Path) -> TaggerSubject:
-    record = TrainingRecord("token_classification", ("O", "B", "I"), 0, 1, "d" * 64, "e" * 64, max_length=32)
+    record = TrainingRecord(
+        task="token_classification",
+        labels=("O", "B", "I"),
+        seed=0,
+        epoch=1,
+        data_sha256="d" * 64,
+        training_sha256="e" * 64,
+        max_length=32,
+    )
     section = Conversion(
         candidates=("plain", "fused", "int8_per_token"), min_label_agreement=0.8, max_neighbour_difference=0.5
     )

@@ -27,6 +27,7 @@ from gauntlet.components.convert_to_onnx.timing import (
 )
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import ThreadTime
+from tests import warm
 
 EAGER = f"{WORKER}:eager_forward"
 BATCH = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
@@ -94,6 +95,7 @@ def test_a_process_that_dies_is_an_error_that_names_its_model(tmp_path: Path) ->
         )
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
     tmp_path: Path, checkpoint: Path
 ) -> None:
@@ -106,6 +108,13 @@ def test_an_optional_contender_that_dies_is_left_out_with_the_reason(
     timing = measure(contenders, {1: [BATCH]}, threads=1, folder=tmp_path)
     assert timing.latencies.keys() == {"eager"}
     assert "the process that times other ended with exit code" in timing.absent["other"]
+
+
+@pytest.fixture
+def forked(zygote: None) -> Iterator[None]:
+    """Processes that time models are forks, which need no seconds to import torch."""
+    with warm.forking():
+        yield
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def busy_cpu() -> Iterator[None]:
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system gives nobody a CPU of their own"
 )
-@pytest.mark.usefixtures("busy_cpu")
+@pytest.mark.usefixtures("busy_cpu", "forked")
 def test_on_a_busy_machine_all_is_timed_again_with_one_thread_by_its_time_on_a_cpu(
     tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -18,7 +18,6 @@ from transformers import AutoTokenizer
 import gauntlet.components.convert_to_onnx.timing as timing_module
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.run import run as convert
-from gauntlet.components.evaluate_model.tasks import evaluate
 from gauntlet.components.gate_model.run import gate
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.conversion import Conversion
@@ -31,6 +30,7 @@ from gauntlet.tasks.causal_lm.evaluation import LocalModel
 from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.causal_lm.training import network_of
 from gauntlet.tasks.language.answers import Prompts
+from gauntlet.tasks.language.evaluation import evaluate
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import ConversationDataset, LanguageEvaluation, LanguageGates
 from gauntlet.trainer.run import TrainingRun, train
@@ -148,7 +148,7 @@ def test_evaluation_asks_both_models_and_the_gate_judges_them(
     assert rows[0]["reference"] in (folder / "first/report.html").read_text()
     gates = LanguageGates(max_perplexity=500, min_speedup=0.001, min_rouge_l=0.0)
     names = ("first/scores", "candidates", "history", "bundle", "verdict", "table")
-    decision = gate(gates, *(folder / name for name in names))
+    decision = gate("causal_lm", gates, *(folder / name for name in names))
     verdicts = {rule.rule: rule.verdict for rule in decision.rules}
     assert verdicts["perplexity_gain"] == verdicts["parity"] == verdicts["certificate"] == "pass"
 

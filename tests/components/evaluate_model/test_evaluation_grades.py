@@ -16,9 +16,15 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 from gauntlet.serving.bundle import Bundle, BundleInfo, TensorSpec, file_sha256, write_bundle
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import worst_mistakes
-from gauntlet.tasks.classification.report import render
-from gauntlet.tasks.classification.scorecard import ChampionPredictions, OfGrader, assess
-from gauntlet.tasks.images.occlusion import PLACES, RAISES, occlusion_map, occlusion_picture
+from gauntlet.tasks.classification.report import evaluation_page
+from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
+from gauntlet.tasks.ordinal_grading.evaluation import (
+    PLACES,
+    RAISES,
+    GradeScoring,
+    occlusion_map,
+    occlusion_picture,
+)
 from gauntlet.tasks.ordinal_grading.manifest import GRADES
 
 SIDE = (1, 32, 24)
@@ -107,27 +113,23 @@ def graded() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_scorecard_of_a_grader_has_scikit_learns_figures_and_compares_by_kappa() -> None:
     labels, predicted, probabilities = graded()
-    centering = np.tile(np.array([[50, 52, 49, np.nan]], dtype=np.float32), (120, 1))
-    of_grader = OfGrader(centering + 1.5, centering, lambda card: {"text": card})
+    scoring = GradeScoring(10, lambda card: {"text": card}, centering_error=1.5)
     names = [f"card {row}" for row in range(120)]
     champion = ChampionPredictions("2", np.full(120, 5))
-    scorecard = assess(names, labels, probabilities, GRADES, champion, SETTINGS, 0, of_grader)
-    grades, theirs = scorecard.challenger.grades, scorecard.champion.grades  # type: ignore[union-attr]
-    assert grades is not None
-    assert theirs is not None
-    kappa = cohen_kappa_score(labels, predicted, weights="quadratic")
-    assert grades.qwk == pytest.approx(kappa)
-    assert grades.mae == pytest.approx(mean_absolute_error(labels, predicted))
-    assert grades.qwk_lower_bound < grades.qwk
-    assert grades.mae_upper_bound > grades.mae
-    assert grades.centering_error == pytest.approx(1.5)
-    assert theirs.qwk == 0
-    assert scorecard.paired is not None
-    assert scorecard.paired.qwk_difference == pytest.approx(kappa)
-    assert [mistake.text for mistake in scorecard.mistakes] == ["card 0", "card 1"]
+    scorecard = assess(names, labels, probabilities, GRADES, champion, SETTINGS, 0, scoring=scoring)
     content = scorecard.as_json()
-    assert "centering_error" not in content["champion"]["grades"]
-    page = render(scorecard, "cards")
+    grades, theirs = content["challenger"]["grades"], content["champion"]["grades"]
+    kappa = cohen_kappa_score(labels, predicted, weights="quadratic")
+    assert grades["qwk"] == pytest.approx(kappa)
+    assert grades["mae"] == pytest.approx(mean_absolute_error(labels, predicted))
+    assert grades["qwk_lower_bound"] < grades["qwk"]
+    assert grades["mae_upper_bound"] > grades["mae"]
+    assert grades["centering_error"] == pytest.approx(1.5)
+    assert theirs["qwk"] == 0
+    assert content["paired"]["qwk_difference"] == pytest.approx(kappa)
+    assert [mistake.text for mistake in scorecard.mistakes] == ["card 0", "card 1"]
+    assert "centering_error" not in theirs
+    page = evaluation_page(scorecard, "cards")
     assert f"{kappa:.4f}" in page
     assert "orange where covering" in page
 

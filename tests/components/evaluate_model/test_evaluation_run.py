@@ -27,11 +27,11 @@ from gauntlet.tasks.classification.evaluation import (
     ChampionFailure,
     ChampionPredictions,
     evaluate,
+    read_rows,
     score_challenger,
     score_champion,
 )
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.rows import read_test_rows
 
 LABELS = ("joy", "fear")
 HAPPY = {"happy": "joy", "glad": "joy", "scared": "fear", "afraid": "fear"}
@@ -318,24 +318,27 @@ def test_a_champion_that_answers_nan_is_reported(tmp_path: Path) -> None:
 
 def test_a_challenger_that_answers_nan_stops_the_step(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", HAPPY, weight=float("nan"))
-    rows = read_test_rows(make_splits(tmp_path / "splits"))
+    rows = read_rows(make_splits(tmp_path / "splits"))
     with pytest.raises(GauntletError, match="found NaN scores for 40 of 40 test rows"):
         score_challenger(bundle, rows)
 
 
 def test_a_challenger_that_is_no_bundle_stops_the_step(tmp_path: Path) -> None:
-    rows = read_test_rows(make_splits(tmp_path / "splits"))
+    rows = read_rows(make_splits(tmp_path / "splits"))
     with pytest.raises(GauntletError, match=r"converted model cannot be read.*no such file"):
         score_challenger(tmp_path / "nowhere", rows)
 
 
 def test_a_label_that_the_bundle_does_not_know_stops_the_step(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", HAPPY)
-    rows = read_test_rows(make_splits(tmp_path / "splits", [("so happy", 0), ("?", 2)]))
+    rows = read_rows(make_splits(tmp_path / "splits", [("so happy", 0), ("?", 2)]))
     with pytest.raises(DataError, match=r"label: found class 2, expected 0 to 1, the classes joy, fear"):
         score_challenger(bundle, rows)
 
 
 def test_an_empty_test_split_stops_the_step(tmp_path: Path) -> None:
+    splits = make_splits(tmp_path / "splits", [])
+    outputs = {name: tmp_path / name for name in ("scores", "predictions", "report")}
     with pytest.raises(DataError, match="found 0 test rows"):
-        read_test_rows(make_splits(tmp_path / "splits", []))
+        evaluate(SETTINGS, "emotion", 0, "sqlite:////nowhere", tmp_path / "bundle", splits, **outputs)
+    assert not outputs["scores"].exists()

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.report import render
+from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import (
     ChampionFailure,
     ChampionPredictions,
@@ -122,9 +122,9 @@ def test_a_champion_that_was_trained_on_every_test_row_cannot_be_compared() -> N
 
 
 def test_the_report_says_that_the_differences_are_of_the_clean_rows() -> None:
-    page = render(scorecard(ChampionPredictions("4", wrong_in(0, 1, 2, 30, 31), SEEN)), "emotion")
+    page = evaluation_page(scorecard(ChampionPredictions("4", wrong_in(0, 1, 2, 30, 31), SEEN)), "emotion")
     assert "10 of 60 test rows were in the champion&#39;s training split" in page
-    assert "all differences are of the clean rows" in page
+    assert "all differences are of the 50 clean rows" in page
     assert "On the same resampled clean rows" in page
 
 
@@ -162,24 +162,24 @@ def test_the_headline_has_the_comparison_only_when_there_is_one() -> None:
 
 
 def test_the_report_shows_figures_confusion_and_mistakes_and_loads_nothing() -> None:
-    page = render(scorecard(None), "emotion")
+    page = evaluation_page(scorecard(None), "emotion")
     assert "0.9333" in page  # 56 of 60
     assert "No champion is registered yet" in page
     assert ">17</td>" in page  # joy: 17 of 20 right
     assert "row 0" in page
-    for loading in ("<script", "<link", "src=", "@import", "http"):
+    for loading in ("<script", "<link", "src=", "@import", "http:", "https:"):
         assert loading not in page
 
 
 def test_the_report_puts_the_champion_beside_the_challenger() -> None:
-    page = render(scorecard(ChampionPredictions("4", wrong_in(*range(0, 12, 2)))), "emotion")
+    page = evaluation_page(scorecard(ChampionPredictions("4", wrong_in(*range(0, 12, 2)))), "emotion")
     assert "Champion, version 4" in page
     assert page.count('<table class="matrix">') == 2
     assert "+0.0" in page
 
 
 def test_the_report_warns_of_a_champion_that_failed() -> None:
-    page = render(scorecard(ChampionFailure("version 3 cannot be read")), "emotion")
+    page = evaluation_page(scorecard(ChampionFailure("version 3 cannot be read")), "emotion")
     assert "The champion could not be compared" in page
     assert "version 3 cannot be read" in page
     assert "No champion is registered yet" not in page
@@ -188,5 +188,5 @@ def test_the_report_warns_of_a_champion_that_failed() -> None:
 def test_the_report_shows_hostile_text_as_text() -> None:
     texts = ["<script>alert(1)</script>"] * len(LABELS)
     hostile = assess(texts, LABELS, answers(wrong_in(0)), CLASSES, None, SETTINGS, seed=0)
-    assert "<script" not in render(hostile, "emotion")
-    assert "&lt;script&gt;" in render(hostile, "emotion")
+    assert "<script" not in evaluation_page(hostile, "emotion")
+    assert "&lt;script&gt;" in evaluation_page(hostile, "emotion")

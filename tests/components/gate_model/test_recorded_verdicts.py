@@ -3,6 +3,8 @@
 `tests/recorded/SYSTEM.json` has the section `gates`, the documents that gate-model reads, and the verdict
 and the table that it wrote for four models: the first one, one beside a champion, one that is worse than the
 champion, and one whose champion could not be scored.
+
+`python -m tests.components.gate_model.test_recorded_verdicts` records the verdicts again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pytest
 from gauntlet.components.gate_model.rules import Documents
 from gauntlet.components.gate_model.run import judge_by_kind
 from gauntlet.components.gate_model.table import markdown
+from gauntlet.contracts.verdict import Verdict
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.manifests.schema import section_of
 
@@ -30,10 +33,8 @@ def recorded_runs() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("path", "run"), recorded_runs())
-def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, tmp_path: Path) -> None:
-    recorded = json.loads(path.read_text(encoding="utf-8"))
-    found = Documents(
+def judged(recorded: dict[str, Any], run: str) -> Verdict:
+    documents = Documents(
         gates=section_of(recorded["bundle"]["task"], "gates", recorded["gates"]).model_dump(),
         scores=recorded["runs"][run]["scores"],
         candidates=recorded["candidates"],
@@ -42,7 +43,13 @@ def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, 
         model_sha256=recorded["bundle"]["model_sha256"],
         bundle_fault=None,
     )
-    verdict = judge_by_kind(task_kind(recorded["bundle"]["task"]), found)
+    return judge_by_kind(task_kind(recorded["bundle"]["task"]), documents)
+
+
+@pytest.mark.parametrize(("path", "run"), recorded_runs())
+def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, tmp_path: Path) -> None:
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    verdict = judged(recorded, run)
     verdict.write(tmp_path / "verdict")
     expected = json.dumps(recorded["runs"][run]["verdict"], indent=2, ensure_ascii=False)
     assert (tmp_path / "verdict").read_text(encoding="utf-8") == expected
@@ -52,3 +59,16 @@ def test_the_gate_writes_the_recorded_verdict_to_the_byte(path: Path, run: str, 
 def test_every_committed_manifest_is_recorded() -> None:
     manifests = {path.stem for path in (RECORDED.parents[1] / "manifests").glob("*.yaml")}
     assert {path.stem for path in RECORDED.glob("*.json")} == manifests
+
+
+def record() -> None:
+    for path in RECORDED.glob("*.json"):
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        for name, run in recorded["runs"].items():
+            verdict = judged(recorded, name)
+            run |= {"verdict": verdict.as_json(), "table": markdown(verdict).split("\n")}
+        path.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()

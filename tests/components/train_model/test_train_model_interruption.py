@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gauntlet.components.step import ERROR_FILE
 from gauntlet.tasks.text_classification.manifest import TextTraining
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 COMPONENT = """
 import json, os, signal, sys
 from types import SimpleNamespace

@@ -15,6 +15,7 @@ from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun
 from tests.components.train_model.test_train_model_interruption import COMPONENT
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 UNINTERRUPTED = COMPONENT.replace("register_optimizer_step_post_hook(lambda", "(lambda *_: None)(lambda")
 
 

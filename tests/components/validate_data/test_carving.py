@@ -8,11 +8,29 @@ import pandas as pd
 import pytest
 
 from gauntlet.components.validate_data.carving import carve, group_names
-from gauntlet.components.validate_data.duplicates import Likeness
+from gauntlet.components.validate_data.duplicates import Groups, Likeness, NothingAlike
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
 
-NOTHING_ALIKE = Likeness({})
+NOTHING_ALIKE = NothingAlike()
+
+
+class Pairs(NothingAlike):
+    """Near-duplicates from a list of pairs."""
+
+    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        self._neighbours = neighbours
+
+    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
+        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        groups = Groups(len(number_of))
+        for key, number in number_of.items():
+            for other, similarity in self._neighbours.get(key, ()):
+                if other in number_of and similarity >= at_least:
+                    groups.join(number, number_of[other])
+        return [groups.of(number_of[key]) for key in keys]
+
+
 FRACTIONS: dict[SplitName, float] = {"train": 0.7, "validation": 0.2, "test": 0.1}
 BOTH: tuple[SplitName, ...] = ("validation", "test")
 TEST_KEYS = ["k3", "k4", "k19", "k21", "k36"]
@@ -114,7 +132,7 @@ def test_a_training_row_stays_one_while_a_small_class_grows() -> None:
 def test_near_duplicates_and_equal_rows_stay_in_one_split() -> None:
     keys = [f"k{n}" for n in range(60)]
     chains = {key: [(keys[place + 1], 0.95)] for place, key in enumerate(keys[:-1]) if place % 3 < 2}
-    split_of = _carve(_table(keys + keys[:10], likeness=Likeness(chains)))
+    split_of = _carve(_table(keys + keys[:10], likeness=Pairs(chains)))
     assert set(split_of.values()) == {"train", "validation", "test"}
     triples = [keys[start : start + 3] for start in range(0, 60, 3)]
     assert all(len({split_of[key] for key in triple}) == 1 for triple in triples)
@@ -126,7 +144,7 @@ def test_a_new_near_duplicate_moves_its_group_only_if_its_hash_is_the_smallest()
     moved = 0
     for number in range(0, 400, 4):
         new = f"new {number}"
-        pairs = Likeness({new: [(key, 0.95) for key in keys[number : number + 3]]})
+        pairs = Pairs({new: [(key, 0.95) for key in keys[number : number + 3]]})
         group = set(group_names([*keys[number : number + 3], new], pairs, 0.9))
         assert len(group) == 1
         moved += group_names([new], NOTHING_ALIKE, 0.9)[0] in group
@@ -136,7 +154,7 @@ def test_a_new_near_duplicate_moves_its_group_only_if_its_hash_is_the_smallest()
 
 def test_a_pair_below_the_similarity_is_free_to_be_in_two_splits() -> None:
     pairs = {f"k{a}": [(f"k{b}", 0.85)] for a, b in combinations(range(100), 2)}
-    table = _table([f"k{n}" for n in range(100)], likeness=Likeness(pairs))
+    table = _table([f"k{n}" for n in range(100)], likeness=Pairs(pairs))
     assert table["group"].nunique() == 100
 
 
@@ -150,7 +168,7 @@ def test_rows_alike_to_those_of_a_given_split_stay_in_train_for_the_leakage_chec
 
 def test_a_class_of_near_duplicates_is_not_taken_from_train_to_fill_the_test_split() -> None:
     keys = [f"k{n}" for n in range(40)]
-    chain = Likeness({keys[0]: [(key, 0.95) for key in keys[1:35]]})
+    chain = Pairs({keys[0]: [(key, 0.95) for key in keys[1:35]]})
     split_of = _carve(_table(keys, likeness=chain), least=10)
     assert len({split_of[key] for key in keys[:35]}) == 1
 
@@ -181,7 +199,7 @@ def test_rows_of_one_time_are_in_one_split() -> None:
 
 
 def test_a_new_near_duplicate_of_an_old_row_stays_with_it() -> None:
-    carved = carve(_timed(range(100), Likeness({"k99": [("k3", 0.95)]})), BOTH, FRACTIONS, 10)
+    carved = carve(_timed(range(100), Pairs({"k99": [("k3", 0.95)]})), BOTH, FRACTIONS, 10)
     assert carved.set_index("key")["split"]["k99"] == "train"
 
 

@@ -225,12 +225,10 @@ class _Page(HTMLParser):
         self.tags: set[str] = set()
         self.links: list[str] = []
         self.text = ""
-        self.bars = 0
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.bars += tag == "rect"
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
 
     def handle_data(self, data: str) -> None:
@@ -253,7 +251,7 @@ def test_the_report_draws_every_filled_bin_of_every_split(tmp_path: Path, output
     statistics = json.loads((outputs.splits / "statistics.json").read_text())
     filled = sum(count > 0 for length in statistics["text_length"].values() for count in length["counts"])
     page = _Page(outputs.report)
-    assert page.bars == filled
+    assert len(re.findall(r"(?:train|validation|test): [\d,]+ texts \(", page.text)) == filled
     assert "All 10 checks let the data through" in page.text
 
 

@@ -22,6 +22,9 @@ from step_outputs import (
     verdict,
 )
 
+from gauntlet.contracts.version import Version
+
+TASK = "text_classification"
 FIRST_END = datetime(2026, 11, 21, 9, 0, 4, tzinfo=UTC).timestamp()
 FIRST_SECONDS = 4
 # kfp.local names a job after the local time at which it starts
@@ -52,14 +55,13 @@ def promoted(folder_of: FolderOf, with_champion: bool = True) -> None:
     converted(folder_of)
     evaluated(folder_of, with_champion)
     finish(folder_of("gate-model"), {"verdict": verdict(failing=(), with_champion=with_champion)})
-    version = {
-        "name": "emotion",
-        "version": "3" if with_champion else "1",
-        "uri": "models:/emotion/3",
-        "aliases": ["champion"],
-        "bundle_sha256": BUNDLE_SHA256,
-    }
-    finish(folder_of("register-model"), {"version": version})
+    finish(folder_of("register-model"), {"version": version("3" if with_champion else "1")})
+
+
+def version(number: str, **changes: Any) -> dict[str, Any]:
+    """What register-model writes of a version of the emotion system."""
+    given = {"registered": True, "aliases": ["champion"], "bundle_sha256": BUNDLE_SHA256, **changes}
+    return Version(name="emotion", version=number, uri=f"models:/emotion/{number}", **given).as_json()
 
 
 def rejected(folder_of: FolderOf) -> None:

@@ -19,18 +19,20 @@ VERTEX_TASK_ID = {name: (-1) ** at * (7_000_000_000 + at) for at, name in enumer
 
 
 def states(root: str | Path, job: str = runs.JOB, final: FinalStatus | None = None) -> list[str]:
-    return [step.state for step in collect(str(root), job, final).steps]
+    return [step.state for step in collect(str(root), job, runs.TASK, final).steps]
 
 
 def test_every_step_of_a_promoted_run_succeeded_and_every_artifact_is_read(tmp_path: Path) -> None:
     runs.promoted(runs.local(tmp_path))
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert [step.state for step in record.steps] == ["succeeded"] * 7
     assert record.statistics is not None and record.statistics.rows["test"] == 2000
     assert record.checks is not None and record.checks.passed
     assert record.history is not None and record.history.best_epoch == 3
     assert record.training is not None and record.training.encoder == "sentence-transformers/all-MiniLM-L6-v2"
-    assert record.candidates is not None and record.candidates.chosen_speedup == pytest.approx(9.84 / 1.89)
+    assert record.candidates is not None and record.candidates.chosen_speedup == {
+        1: pytest.approx(9.84 / 1.89)
+    }
     assert record.bundle is not None and record.bundle.lineage["git_commit"] == "9377eda0c2f4"
     assert record.scores is not None and record.scores.champion is not None
     assert record.scores.champion.version == "2"
@@ -45,7 +47,7 @@ def test_a_vertex_run_is_found_under_its_project_number_with_task_ids(tmp_path: 
 
     runs.promoted(folder_of)
     (tmp_path / "root" / "827804637" / "another-job").mkdir()
-    record = collect(str(tmp_path / "root"), VERTEX_JOB)
+    record = collect(str(tmp_path / "root"), VERTEX_JOB, runs.TASK)
     assert [step.state for step in record.steps] == ["succeeded"] * 7
     assert record.version is not None
 
@@ -65,7 +67,7 @@ def test_of_a_step_that_was_retried_the_attempt_that_finished_counts(tmp_path: P
     runs.fail(job / "validate-data_9", "503", exit_code=1)
     runs.validated(lambda step: job / f"{step}_1")
     runs.fail(job / "train-model_5", "out of memory", exit_code=1)
-    record = collect(str(tmp_path), VERTEX_JOB)
+    record = collect(str(tmp_path), VERTEX_JOB, runs.TASK)
     assert record.step("validate-data").state == "succeeded"
     assert record.step("train-model").message == "out of memory"
 
@@ -81,7 +83,7 @@ def test_the_failed_step_keeps_its_message_and_later_steps_were_not_reached(
     tmp_path: Path,
 ) -> None:
     runs.died_in_training(runs.local(tmp_path))
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert [step.state for step in record.steps] == ["succeeded"] * 2 + ["failed"] + ["not reached"] * 4
     assert record.failed_step is not None
     assert record.failed_step.message == "RuntimeError: CUDA error: device-side assert triggered"
@@ -90,14 +92,14 @@ def test_the_failed_step_keeps_its_message_and_later_steps_were_not_reached(
 
 def test_a_killed_step_is_failed_though_it_left_no_error(tmp_path: Path) -> None:
     runs.killed_in_training(runs.local(tmp_path))
-    failed = collect(str(tmp_path), runs.JOB).failed_step
+    failed = collect(str(tmp_path), runs.JOB, runs.TASK).failed_step
     assert failed is not None and failed.name == "train-model"
     assert "killed" in (failed.message or "")
 
 
 def test_a_step_that_left_no_folder_at_all_is_where_the_run_ended(tmp_path: Path) -> None:
     runs.validated(runs.local(tmp_path))
-    failed = collect(str(tmp_path), runs.JOB).failed_step
+    failed = collect(str(tmp_path), runs.JOB, runs.TASK).failed_step
     assert failed is not None and failed.name == "train-model" and failed.folder is None
 
 
@@ -118,7 +120,7 @@ def test_a_step_between_others_that_left_nothing_was_taken_from_the_cache(tmp_pa
 
 def test_a_cancelled_run_says_so(tmp_path: Path) -> None:
     runs.killed_in_training(runs.local(tmp_path))
-    failed = collect(str(tmp_path), runs.JOB, FinalStatus("CANCELLED")).failed_step
+    failed = collect(str(tmp_path), runs.JOB, runs.TASK, FinalStatus("CANCELLED")).failed_step
     assert failed is not None and "cancelled" in (failed.message or "")
 
 
@@ -126,7 +128,7 @@ def test_a_gate_without_a_readable_verdict_has_failed(tmp_path: Path) -> None:
     folder_of = runs.local(tmp_path)
     runs.rejected(folder_of)
     (folder_of("gate-model") / "verdict").write_text('{"decision": "rej')
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.step("gate-model").state == "failed"
     assert record.step("register-model").state == "not reached"
     assert len(record.unreadable) == 1 and "gate-model/verdict" in record.unreadable[0]
@@ -137,8 +139,9 @@ def test_an_unreadable_artifact_is_named_and_does_not_hide_the_others(tmp_path: 
     runs.promoted(folder_of)
     (folder_of("train-model") / "history").write_bytes(b"\xff\xfe")
     (folder_of("evaluate-model") / "scores").write_text('{"challenger": {"accuracy": [1]}}')
-    record = collect(str(tmp_path), runs.JOB)
-    assert record.history is None and record.scores is None and record.version is not None
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
+    assert record.history is None and record.scores.challenger.accuracy is None
+    assert record.version is not None
     assert "train-model/history" in record.unreadable[0]
     assert "challenger.accuracy" in record.unreadable[1]
 
@@ -147,29 +150,29 @@ def test_a_figure_that_is_nan_or_missing_is_absent(tmp_path: Path) -> None:
     folder_of = runs.local(tmp_path)
     runs.validated(folder_of)
     history = outputs.history()
-    history["seconds"] = float("nan")
-    del history["cost_usd"]
+    history["cost_usd"] = float("nan")
+    del history["usd_per_hour"]
     runs.finish(folder_of("train-model"), {"history": history})
-    read = collect(str(tmp_path), runs.JOB).history
-    assert read is not None and read.seconds is None and read.cost_usd is None
+    read = collect(str(tmp_path), runs.JOB, runs.TASK).history
+    assert read is not None and read.cost_usd is None and read.usd_per_hour is None
 
 
 def test_a_step_lasts_from_the_end_of_the_one_before_it(tmp_path: Path) -> None:
     runs.promoted(runs.local(tmp_path))
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     seconds = [step.duration.total_seconds() if step.duration else None for step in record.steps[2:]]
     assert seconds == pytest.approx([161, 42, 12, 0.4, 2.6], abs=1e-3)
 
 
 def test_the_first_step_lasts_from_the_time_in_the_name_of_a_local_job(tmp_path: Path) -> None:
     runs.validated(runs.local(tmp_path))
-    first, second, *_ = collect(str(tmp_path), runs.JOB).steps
+    first, second, *_ = collect(str(tmp_path), runs.JOB, runs.TASK).steps
     assert (first.duration, second.duration) == (timedelta(seconds=1), timedelta(seconds=3))
 
 
 def test_the_first_step_of_another_job_has_no_known_start(tmp_path: Path) -> None:
     runs.validated(lambda step: tmp_path / "42" / VERTEX_JOB / f"{step}_1")
-    assert collect(str(tmp_path), VERTEX_JOB).steps[0].duration is None
+    assert collect(str(tmp_path), VERTEX_JOB, runs.TASK).steps[0].duration is None
 
 
 def test_other_folders_of_the_job_are_no_steps(tmp_path: Path) -> None:

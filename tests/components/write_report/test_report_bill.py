@@ -10,12 +10,12 @@ from pathlib import Path
 import finished_runs as runs
 from test_report_page import html_of
 
-from gauntlet.components.write_report.artifacts import History, Usage
-from gauntlet.components.write_report.bill import bill
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import outcome
-from gauntlet.components.write_report.render import render
+from gauntlet.components.write_report.report import render
+from gauntlet.components.write_report.sections import bill
+from gauntlet.contracts.training import History, Usage
 
 HISTORY = History(
     stopped="max_cost reached",
@@ -26,7 +26,14 @@ HISTORY = History(
     max_hours=4.0,
     max_cost_usd=2.45,
     host="trainer-0",
-    usage=Usage(1234.4, 0.251, 0.063, 3.456, 0.87, 20.1),
+    usage=Usage(
+        examples_per_second=1234.4,
+        cpu_utilisation=0.251,
+        cpu_wait=0.063,
+        peak_memory_gb=3.456,
+        gpu_utilisation=0.87,
+        peak_gpu_memory_gb=20.1,
+    ),
 )
 
 
@@ -53,7 +60,7 @@ def test_the_bill_of_a_training_that_used_its_budget() -> None:
 
 
 def test_what_was_not_measured_has_no_line_and_what_is_unknown_a_dash() -> None:
-    assert shown(replace(HISTORY, usage=Usage(), max_hours=None, seconds=None)) == {
+    assert shown(HISTORY.model_copy(update={"usage": Usage(), "max_hours": None, "seconds": None})) == {
         "Machine": "g2-standard-8 + 1 × NVIDIA_L4",
         "Price of an hour": "$0.9817",
         "Time": "–",
@@ -81,7 +88,7 @@ def test_the_page_of_a_local_run_says_that_nothing_was_bought(tmp_path: Path) ->
 
 def test_the_page_of_a_run_in_the_cloud_does_not(tmp_path: Path) -> None:
     runs.promoted(runs.local(tmp_path))
-    record = replace(collect(str(tmp_path), runs.JOB), pipeline_root="gs://bucket/runs")
+    record = replace(collect(str(tmp_path), runs.JOB, runs.TASK), pipeline_root="gs://bucket/runs")
     text = text_of(render(record, name="emotion", run_id="run-17", manifest_sha256="a" * 64))
     assert "Cost $0.0081" in text
     assert "nothing was bought" not in text
@@ -89,9 +96,9 @@ def test_the_page_of_a_run_in_the_cloud_does_not(tmp_path: Path) -> None:
 
 def test_a_rejected_model_whose_training_was_cut_short_has_advice_on_the_limit(tmp_path: Path) -> None:
     runs.rejected(runs.local(tmp_path))
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.history is not None
-    cut = replace(record, history=replace(record.history, stopped="max_cost reached"))
+    cut = replace(record, history=record.history.model_copy(update={"stopped": "max_cost reached"}))
     steps = next_steps(cut, outcome(cut))
     assert [step.text for step in steps if step.about == "max_cost reached"] == [
         "Training ended before all its epochs; `training.resources.max_cost_usd` is the limit."

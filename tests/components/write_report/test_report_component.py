@@ -22,6 +22,7 @@ def validate_data(message: str, splits: dsl.Output[dsl.Dataset]):
 def refusing(message: str):
     report = write_report(
         name="emotion",
+        task="text_classification",
         manifest_sha256="a" * 64,
         run_id="run-17",
         pipeline_root=dsl.PIPELINE_ROOT_PLACEHOLDER,

@@ -1,39 +1,18 @@
-"""The report reads what the other steps really write: no figure of theirs is lost on the way."""
+"""The report reads what evaluate-model really writes: no figure is lost on the way."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import finished_runs as runs
 import numpy as np
-import pandas as pd
-import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
-from gauntlet.components.convert_to_onnx.admission import CandidateResult
-from gauntlet.components.convert_to_onnx.admission import Comparison as Conversions
-from gauntlet.components.convert_to_onnx.bundling import candidates_document
-from gauntlet.components.convert_to_onnx.candidates import Graph
-from gauntlet.components.convert_to_onnx.export import FusedOps
-from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
-from gauntlet.components.convert_to_onnx.timing import Latency
-from gauntlet.components.gate_model.rules import Documents, decide
-from gauntlet.components.validate_data.checks import Finding, judge_rows
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.next_steps import rule_advice
-from gauntlet.contracts.training import Epoch, Step, TrainingHistory, TrainingRecord, Usage
-from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.dataset import RowCheck
-from gauntlet.tasks.classification.conversion import LabelParity
-from gauntlet.tasks.classification.gates import RULES
-from gauntlet.tasks.classification.manifest import Evaluation, Gates
+from gauntlet.contracts.document import Document
+from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.scorecard import ChampionPredictions, assess
-from gauntlet.tasks.text_classification.conversion import open_subject
 
 CLASSES = ("calm", "angry", "glad")
 LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
@@ -41,9 +20,9 @@ LABELS = np.array([0, 1, 2] * 20, dtype=np.int64)
 
 def absent(value: object, at: str = "") -> Iterator[str]:
     """The fields of a record, at any depth, that were not found in what a step wrote."""
-    if is_dataclass(value):
-        for field in fields(value):
-            yield from absent(getattr(value, field.name), f"{at}.{field.name}")
+    if isinstance(value, Document):
+        for name in type(value).model_fields:
+            yield from absent(getattr(value, name), f"{at}.{name}")
     elif isinstance(value, tuple) and value:
         yield from absent(value[0], f"{at}[0]")
     elif isinstance(value, Mapping) and value:
@@ -65,84 +44,9 @@ def scorecard() -> dict[str, Any]:
     return scores.as_json()
 
 
-def as_read(document: dict[str, Any]) -> dict[str, Any]:
-    """As the next step reads it: tuples have become lists."""
-    read: dict[str, Any] = json.loads(json.dumps(document))
-    return read
-
-
-def candidates(folder: Path) -> dict[str, Any]:
-    (folder / "plain.onnx").write_bytes(b"0" * 2_000_000)
-    latency = {1: Latency(2.0, 3.0, 50)}
-    result = CandidateResult(
-        Graph("plain", folder / "plain.onnx", FusedOps(0, 0, 0)),
-        LabelParity(60, 30, 1e-6, 0, 0, {"calm": 1.0}, 0.9, 0.9, (-0.01, 0.01), 0.008, ()),
-        "its logits differ",
-        NeighbourEffect(60, 0.01, 0),
-        latency,
-        {1: 5.0},
-        memory_mb=90.0,
-    )
-    made_from = TrainingRecord(
-        task="text_classification",
-        labels=CLASSES,
-        seed=7,
-        epoch=1,
-        data_sha256="d" * 64,
-        training_sha256="e" * 64,
-        max_length=64,
-    )
-    texts = pd.DataFrame({"text": ["text"] * 60, "label": LABELS})
-    texts.to_parquet(folder / "validation.parquet")
-    Tokenizer(WordLevel({})).save(str(folder / "tokenizer.json"))
-    subject = open_subject(Conversion(batch_sizes=(1,)), folder, made_from, folder, seed=7)
-    conversions = Conversions(
-        subject,
-        threads=2,
-        processor="a CPU",
-        pytorch={"macro_f1": 0.9},
-        candidates=[result],
-        pytorch_latency_ms={"eager": {1: Latency(10.0, 12.0, 50)}},
-        pytorch_memory_mb={"eager": 400.0},
-        pytorch_absent={"compiled": "there is no compiler"},
-        tokenizing_ms={1: Latency(0.1, 0.2, 50)},
-    )
-    return candidates_document(conversions, result).as_json()
-
-
-def history() -> dict[str, Any]:
-    metrics = {"macro_f1": 0.6, "weighted_f1": 0.6, "accuracy": 0.6}
-    epoch = Epoch(
-        epoch=1,
-        training={"loss": 0.5, **metrics},
-        validation={"loss": 0.4, **metrics},
-        examples_per_second=100.0,
-        seconds=6.0,
-    )
-    # The step adds the machine and its price to what the loop knows.
-    machine = {"device": "cpu", "machine": "n1", "parameters": 9, "cost_usd": 0.1, "usd_per_hour": 0.2}
-    machine |= {"max_hours": 4.0, "max_cost_usd": 10.0, "host": "here"}
-    usage = Usage(
-        seconds=6.0,
-        rows=64,
-        step_seconds=5.0,
-        examples_per_second=12.8,
-        cpu_utilisation=0.5,
-        cpu_wait=0.1,
-        peak_memory_gb=1.0,
-        gpu_utilisation=0.9,
-        peak_gpu_memory_gb=8.0,
-    )
-    step = Step(step=1, loss=0.7, learning_rate=1e-4)
-    found = TrainingHistory(
-        epochs=[epoch], steps=[step], best_epoch=1, confusion=[[5, 1], [0, 2]], seconds=6.0, usage=usage
-    )
-    return found.as_json() | machine
-
-
 def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
     runs.finish(tmp_path / runs.JOB / "evaluate-model", {"scores": scorecard()})
-    record = collect(str(tmp_path), runs.JOB)
+    record = collect(str(tmp_path), runs.JOB, runs.TASK)
     assert record.unreadable == () and record.scores is not None
     # A challenger has no version, a text no picture and no grade; without a champion's error there is none.
     assert sorted(absent(record.scores)) == [
@@ -157,65 +61,3 @@ def test_no_figure_of_the_evaluation_is_lost(tmp_path: Path) -> None:
         ".paired.qwk_lower_bound",
         ".paired.qwk_upper_bound",
     ]
-
-
-def test_no_figure_of_the_conversion_is_lost(tmp_path: Path) -> None:
-    runs.finish(tmp_path / runs.JOB / "convert-to-onnx", {"candidates": candidates(tmp_path)})
-    record = collect(str(tmp_path), runs.JOB)
-    # What is a language model's alone.
-    assert record.unreadable == () and sorted(absent(record.candidates)) == [
-        ".candidates[0].next_token_agreement",
-        ".candidates[0].perplexity",
-        ".candidates[0].perplexity_change",
-        ".pytorch.perplexity",
-    ]
-    assert record.candidates is not None and record.candidates.chosen_speedup == 5.0
-
-
-def test_no_figure_of_the_training_is_lost(tmp_path: Path) -> None:
-    made_from = TrainingRecord(
-        task="text_classification",
-        labels=CLASSES,
-        seed=7,
-        epoch=1,
-        data_sha256="d" * 64,
-        training_sha256="e" * 64,
-        encoder="minilm",
-        max_length=64,
-    )
-    outputs = {"history": history(), "checkpoint/training.json": made_from.as_json()}
-    runs.finish(tmp_path / runs.JOB / "train-model", outputs)
-    record = collect(str(tmp_path), runs.JOB)
-    of_managed_models_alone = [".training_tokens", ".usd_per_million_tokens"]
-    assert record.unreadable == ()
-    assert [*absent(record.history), *absent(record.training)] == of_managed_models_alone
-
-
-def test_no_word_of_the_checks_is_lost(tmp_path: Path) -> None:
-    rows = pd.Index([3, 4])
-    result = judge_rows("leakage", RowCheck(), Finding(rows, rows, ["row 3"]), rows_read=60, dropped=2)
-    content = {"passed": False, "checks": [result.as_json()], "resolution": "With 41 test rows …"}
-    runs.write(tmp_path / runs.JOB / "validate-data", "checks", content)
-    record = collect(str(tmp_path), runs.JOB)
-    assert record.unreadable == () and list(absent(record.checks)) == []
-
-
-@pytest.mark.parametrize(("floor", "decision"), [(0.1, "promote"), (0.999, "reject")])
-def test_no_rule_of_the_gate_is_lost_and_each_has_advice(tmp_path: Path, floor: float, decision: str) -> None:
-    document = candidates(tmp_path)
-    bounds = {
-        "max_abs_logit_difference": 1e-4,
-        "min_label_agreement": 0.995,
-        "max_metric_drop": 0.01,
-        "max_neighbour_difference": 0.05,
-    }
-    certificate = {**document["candidates"][0], "bounds": bounds, "model_sha256": "0" * 64}
-    gates = Gates(min_macro_f1=floor, non_inferiority_margin=1.0, max_class_f1_drop=1.0)
-    documents = (gates.model_dump(), as_read(scorecard()), document, history(), certificate)
-    verdict = decide(RULES, Documents(*documents, "0" * 64, bundle_fault=None))
-    runs.finish(tmp_path / runs.JOB / "gate-model", {"verdict": verdict.as_json()})
-    record = collect(str(tmp_path), runs.JOB)
-    assert record.unreadable == () and record.verdict is not None
-    assert record.verdict.decision == decision
-    assert {rule.rule for rule in record.verdict.rules} <= set(rule_advice("text_classification"))
-    assert list(absent(record.verdict.rules)) == []

@@ -23,7 +23,7 @@ OUTPUTS = {
 }
 
 
-def page(tmp_path: Path, registered: bool, managed: bool = False) -> str:
+def page(tmp_path: Path, registered: bool, task: str = runs.TASK) -> str:
     """The page of the outputs that lie under `tmp_path`, as KFP gives them to the step."""
     folder_of = runs.local(tmp_path)
 
@@ -35,10 +35,10 @@ def page(tmp_path: Path, registered: bool, managed: bool = False) -> str:
     report = tmp_path / "out" / "report"
     write_report.python_func(
         name="emotion",
+        task=task,
         manifest_sha256="a" * 64,
         run_id="0cf1-77",
         report=SimpleNamespace(path=str(report)),
-        managed=managed,
         **given,
     )
     return report.read_text(encoding="utf-8")

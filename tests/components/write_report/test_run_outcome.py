@@ -9,23 +9,24 @@ from pathlib import Path
 import finished_runs as runs
 import pytest
 
-from gauntlet.components.gate_model.rules import Documents, decide
+from gauntlet.components.gate_model.rules import Documents, advice_of, decide
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.headline import tiles
-from gauntlet.components.write_report.next_steps import next_steps, rule_advice
+from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import FinalStatus, RunRecord
-from gauntlet.components.write_report.render import render
-from gauntlet.components.write_report.scores import LanguageScores, OtherModel
+from gauntlet.components.write_report.report import render, tiles
+from gauntlet.manifests.kinds import task_kind
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Gates
+from gauntlet.tasks.language.scores import OtherModel
+from gauntlet.tasks.language.scores import Scores as LanguageScores
 
 
 def ended(
     root: Path, build: Callable[[runs.FolderOf], None], final: str = "FAILED"
 ) -> tuple[RunRecord, Outcome]:
     build(runs.local(root))
-    record = collect(str(root), runs.JOB, FinalStatus(final))
+    record = collect(str(root), runs.JOB, runs.TASK, FinalStatus(final))
     return record, outcome(record)
 
 
@@ -52,7 +53,7 @@ def test_a_first_promotion_offers_no_way_back(tmp_path: Path) -> None:
 def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it(tmp_path: Path) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": 4, "uri": "", "aliases": ["challenger"]}
+        version = runs.version("4", aliases=["challenger"])
         runs.write(folder_of("register-model"), "version", version)
 
     record, result = ended(tmp_path, build)
@@ -64,7 +65,7 @@ def test_a_model_that_waits_for_a_person_is_a_success_and_says_how_to_promote_it
 def test_a_model_that_was_champion_before_is_not_called_promoted(tmp_path: Path) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": "1", "uri": "", "aliases": ["previous"]}
+        version = runs.version("1", aliases=["previous"])
         runs.write(folder_of("register-model"), "version", version)
 
     _, result = ended(tmp_path, build)
@@ -93,7 +94,7 @@ def test_a_run_whose_bundle_was_registered_before_says_that_nothing_happened(
 ) -> None:
     def build(folder_of: runs.FolderOf) -> None:
         runs.promoted(folder_of)
-        version = {"name": "emotion", "version": "3", "uri": "", "aliases": aliases, "registered": False}
+        version = runs.version("3", aliases=aliases, registered=False)
         runs.write(folder_of("register-model"), "version", version)
 
     record, result = ended(tmp_path, build)
@@ -121,7 +122,7 @@ def test_a_run_on_this_machine_is_judged_again_or_resumed_by_its_own_name(tmp_pa
 def test_the_page_says_when_a_speed_up_is_one_of_a_busy_machine(tmp_path: Path) -> None:
     record, _ = ended(tmp_path, runs.promoted, "SUCCEEDED")
     assert record.candidates is not None
-    busy = replace(record, candidates=replace(record.candidates, clock="cpu"))
+    busy = replace(record, candidates=record.candidates.model_copy(update={"clock": "cpu"}))
     quiet, told = ({tile.label: tile.detail for tile in tiles(one)} for one in (record, busy))
     assert told["Speed-up"] == f"{quiet['Speed-up']}, by one thread's CPU time, because the machine was busy"
     page = render(busy, name="emotion", run_id="1", manifest_sha256="0")
@@ -155,8 +156,7 @@ def test_steps_whose_outputs_came_from_another_run_are_reused_and_name_it(tmp_pa
 
 @pytest.mark.parametrize("task", ["text_classification", "ordinal_grading", "causal_lm"])
 def test_there_is_advice_for_every_rule_of_the_gate(task: str) -> None:
-    assert all(rule_advice(task).values())
-    assert rule_advice(None) == rule_advice("of_a_plug_in_that_is_not_installed") == {}
+    assert all(advice_of(task_kind(task).function("gates", "RULES")).values())
 
 
 def test_refused_data_names_the_checks_and_ends_with_4(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_cancelled_run_is_called_cancelled(tmp_path: Path) -> None:
 
 def test_a_language_model_names_the_champion_that_it_was_compared_with(tmp_path: Path) -> None:
     champion = LanguageScores(
-        challenger={}, baseline=OtherModel(), champion=OtherModel("version 2", version="2")
+        challenger={}, baseline=OtherModel(), champion=OtherModel(name="version 2", version="2")
     )
     record, _ = ended(tmp_path, runs.promoted)
-    record = replace(record, scores=None, language_scores=champion)
+    record = replace(record, scores=champion)
     assert outcome(record).detail.startswith("It met every rule and takes over from version 2")
     assert "gauntlet rollback emotion" in commands(record, outcome(record))
     rejected = outcome(replace(record, version=None))

@@ -17,7 +17,7 @@ from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.tasks.causal_lm.tiny import END
 from gauntlet.tasks.language.data import read_table
 from gauntlet.tasks.language.manifest import ConversationDataset, RoleMarkers
-from gauntlet.tasks.language.turns import EmptyError, Turn, examples_of, turns_of
+from gauntlet.tasks.language.turns import EmptyError, Turn, conversation_of, examples_of
 from gauntlet.tasks.managed_causal_lm.data import request_of
 from tests.language_models import conversations, write_gpt2, write_jsonl
 
@@ -42,7 +42,7 @@ def checks(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def turns(record: dict[str, Any]) -> list[Turn]:
-    return turns_of(record, None, RoleMarkers())
+    return list(conversation_of(record, None, RoleMarkers()).turns)
 
 
 def test_the_three_forms_of_a_record_say_the_same() -> None:
@@ -242,7 +242,7 @@ def test_a_record_without_a_text_says_what_it_has_instead(record: dict[str, Any]
 @pytest.mark.parametrize("name", ["Клиент", "Ms. P", "P1-x"])
 def test_a_speaker_may_have_any_name(name: str) -> None:
     roles = RoleMarkers(user=(name,))
-    found = turns_of({"text": f"{name}: Hello.\nTherapist: Hi."}, None, roles)
+    found = conversation_of({"text": f"{name}: Hello.\nTherapist: Hi."}, None, roles).turns
     assert [(turn.role, turn.text) for turn in found] == [("user", "Hello."), ("assistant", "Hi.")]
 
 

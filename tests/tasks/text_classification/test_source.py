@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.tasks.text_classification.data import read_table, resolve_label
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.text_classification.records import format_of
-from gauntlet.tasks.texts.files import find_files
+from gauntlet.tasks.text_classification.records import SUFFIX_FORMATS
+from gauntlet.tasks.texts.files import find_files, format_of
 
 LABELS = ("joy", "fear")
 
@@ -31,7 +31,7 @@ def _write(folder: Path, **contents: str) -> None:
 
 
 def is_table(name: str) -> bool:
-    return format_of(name, "auto") is not None
+    return format_of(name, "auto", SUFFIX_FORMATS) is not None
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from gauntlet.components.validate_data.text import normalise
-from gauntlet.tasks.texts.similarity import COMPARED_CHARS, likeness_among, words_of
+from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness, words_of
 
 TEMPLATE = (
     "your order {} has left our house today and will be with you in two or three working days thank you"
@@ -53,7 +53,7 @@ def _random_texts() -> list[str]:
 @pytest.mark.parametrize("at_least", [0.55, 0.7, 0.8, 0.9, 1.0])
 def test_chains_and_doubles_are_exactly_those_that_comparing_everything_finds(at_least: float) -> None:
     texts = _random_texts()
-    likeness = likeness_among(texts, 0.55)
+    likeness = TextLikeness(texts, 0.55)
     pairs = _alike(texts, at_least)
     assert bool(pairs) == (at_least < 1)
     assert _grouped(texts, likeness.groups(texts, at_least)) == _chains(texts, pairs)
@@ -74,7 +74,7 @@ def test_chains_and_doubles_are_exactly_those_that_comparing_everything_finds(at
 
 def test_nine_of_ten_words_is_a_similarity_of_nine_tenths() -> None:
     ten, nine, eight = ("a b c d e f g h i j"[:size] for size in (19, 17, 15))
-    likeness = likeness_among([ten, nine, eight], 0.9)
+    likeness = TextLikeness([ten, nine, eight], 0.9)
     assert _grouped([ten, nine, eight], likeness.groups([ten, nine, eight], 0.9)) == {
         frozenset([ten, nine]),
         frozenset([eight]),
@@ -86,7 +86,7 @@ def test_nine_of_ten_words_is_a_similarity_of_nine_tenths() -> None:
 
 
 def test_equal_keys_are_of_one_group() -> None:
-    likeness = likeness_among(["a b c", "d e f"], 0.9)
+    likeness = TextLikeness(["a b c", "d e f"], 0.9)
     first, second, again = likeness.groups(["a b c", "d e f", "a b c"], 0.9)
     assert first == again != second
 
@@ -95,7 +95,7 @@ def test_only_the_beginning_of_an_endless_text_is_compared() -> None:
     endless = " ".join(f"word{number}" for number in range(2_000_000))
     assert len(endless) > 10_000_000
     beginning = endless[:COMPARED_CHARS]
-    first, second = likeness_among([endless, beginning], 0.9).groups([endless, beginning], 0.9)
+    first, second = TextLikeness([endless, beginning], 0.9).groups([endless, beginning], 0.9)
     assert first == second
 
 
@@ -104,7 +104,7 @@ def test_memory_grows_with_the_rows_of_a_template_and_not_with_their_pairs() -> 
     for rows in (500, 4_000):
         texts = [TEMPLATE.format(100_000 + row) for row in range(rows)]
         tracemalloc.start()
-        likeness = likeness_among(texts, 0.9)
+        likeness = TextLikeness(texts, 0.9)
         assert len(set(likeness.groups(texts, 0.9))) == 1
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -146,5 +146,5 @@ def test_texts_without_spaces_that_differ_in_one_sign_are_near_duplicates(one: s
         normalise(one[: -len(other)] + other),
         normalise("完全不同的一句话，说的是别的事情"),
     ]
-    first, second, third = likeness_among(keys, 0.9).groups(keys, 0.9)
+    first, second, third = TextLikeness(keys, 0.9).groups(keys, 0.9)
     assert first == second != third

@@ -1,0 +1,32 @@
+"""What evaluate-model writes, as far as all task kinds have it in common. A kind adds its own fields."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from gauntlet.contracts.document import Document
+
+
+class OfEvaluation(Document):
+    """Base of the parts of `scores`: any field may be missing, since a report has to show the rest."""
+
+    written_by: ClassVar[str] = "evaluate-model"
+    omits_none: ClassVar[bool] = True
+
+
+class TrainingOverlap(OfEvaluation):
+    """How many test rows the models were trained on, and how many clean ones were compared."""
+
+    challenger: int | None = None
+    champion: int | None = None
+    clean_rows: int | None = None
+    summary: str = ""
+
+
+class Scores(OfEvaluation):
+    """The content of `scores`. `champion_error` says why a champion could not be compared."""
+
+    rows: int | None = None
+    confidence: float | None = None
+    champion_error: str | None = None
+    training_overlap: TrainingOverlap | None = None

@@ -1,0 +1,136 @@
+"""Pages: a masthead and sections in, one self-contained HTML file out.
+
+The run report, the pages of single steps and the comparison of two runs are all made here. A section's body
+is a partial: a template of the package that knows the content, named `package:file`, which several pages may
+show:
+
+    body = partial("gauntlet.components.gate_model:verdict.html.jinja", verdict=verdict)
+    html = render(Masthead("emotion", "verdict of the gate", "Rejected"), [Section("gate", "Gate", body)])
+
+Everything that a template is given is escaped, and the same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from gauntlet.pages import formatting
+
+NOTHING = Markup()
+CODE = re.compile(r"`([^`]+)`")
+VERDICT_TONES = {"pass": "good", "warn": "warn", "drop": "warn", "fail": "bad", "not applicable": "idle"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the top of a page, with its name and a line that says what it is of."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the macro `matrix`; `shade` is from 0 to 1."""
+
+    text: str
+    tone: str
+    shade: float
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Masthead:
+    """The top of a page.
+
+    Attributes:
+        name: Of the system that the page is about.
+        kind: What kind of page it is, such as `run report`.
+        headline: What the page says, in a few words.
+        lead: A sentence below it.
+        tone: `good`, `bad`, `warn` or `idle`: the colour of the outcome.
+        reasons: A list below the lead.
+        message: Of a failure, as it was written.
+        note: A remark below the message.
+        facts: Short values by their names; a value may be markup.
+        tiles: Figures.
+    """
+
+    name: str
+    kind: str
+    headline: str
+    lead: str = ""
+    tone: str = "idle"
+    reasons: Sequence[str] = ()
+    message: str = ""
+    note: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    tiles: Sequence[Tile] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page.
+
+    Attributes:
+        id: Its anchor.
+        title: Its heading.
+        body: A rendered partial; empty if there is nothing to show.
+        caption: Beside the heading, such as the name of the step.
+        state: A word and its tone, which stand in a chip at the right of the heading.
+        note: Why the section has less than it could.
+    """
+
+    id: str
+    title: str
+    body: Markup = NOTHING
+    caption: str = ""
+    state: tuple[str, str] | None = None
+    note: Markup = NOTHING
+
+
+def render(masthead: Masthead, sections: Sequence[Section], footer: str = "") -> str:
+    """The page. `footer` follows the remark that the page is self-contained."""
+    template = environment().get_template("gauntlet.pages:page.html.jinja")
+    page = template.render(masthead=masthead, sections=sections, footer=footer)
+    # JSON may hold half a surrogate pair, which UTF-8 cannot encode: write it as \udXXX instead of failing
+    return page.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def partial(template: str, **content: object) -> Markup:
+    """A template of any package, named `package:file`, with its content."""
+    return Markup(environment().get_template(template).render(**content))
+
+
+@functools.cache
+def environment() -> Environment:
+    """The templates of all packages, with the filters and the tones that they use."""
+    templates = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= formatting.FILTERS | {"code_spans": code_spans}
+    templates.globals |= {"verdict_tones": VERDICT_TONES}
+    return templates
+
+
+def code_spans(text: str) -> Markup:
+    """Escape a text of ours, and set what is between backquotes as code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def _source(name: str) -> str | None:
+    package, _, file = name.partition(":")
+    path = resources.files(package).joinpath("templates", file)
+    return path.read_text(encoding="utf-8") if path.is_file() else None

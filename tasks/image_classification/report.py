@@ -1,0 +1,42 @@
+"""What pages show of images and of their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from gauntlet.components.pictures import ClassPicture
+from gauntlet.tasks.classification.report import (
+    CANDIDATE_COLUMNS,
+    SCORES,
+    compare,
+    evaluation,
+    metrics,
+    tiles,
+)
+from gauntlet.tasks.images.report import images_section
+
+if TYPE_CHECKING:
+    from gauntlet.tasks.images.data import Statistics
+
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "ROWS",
+    "SCORES",
+    "TRY_IT",
+    "compare",
+    "data",
+    "evaluation",
+    "metrics",
+    "tiles",
+]
+
+ROWS = "images"
+TRY_IT = ("Score an image with the new champion.", "IMAGE.png")
+
+
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:
+    """The body of the section about a dataset."""
+    return images_section(statistics, pictures, ROWS)

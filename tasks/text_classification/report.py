@@ -1,0 +1,47 @@
+"""What pages show of texts and of their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from gauntlet.components.pictures import ClassPicture
+from gauntlet.pages.charts import histogram
+from gauntlet.pages.page import partial
+from gauntlet.tasks.classification.report import (
+    CANDIDATE_COLUMNS,
+    SCORES,
+    compare,
+    evaluation,
+    metrics,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    from gauntlet.tasks.text_classification.data import Statistics
+
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "ROWS",
+    "SCORES",
+    "TRY_IT",
+    "compare",
+    "data",
+    "evaluation",
+    "metrics",
+    "tiles",
+]
+
+ROWS = "rows"
+TRY_IT = ("Score a text with the new champion.", '"TEXT"')
+
+
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:  # noqa: ARG001
+    """The body of the section about a dataset of texts, of which there are no `pictures`."""
+    lengths = {split: length for split, length in (statistics.text_length or {}).items() if length.counts}
+    counts = {split: length.counts for split, length in lengths.items()}
+    edges = next((length.edges for length in lengths.values()), ())
+    chart = histogram("Text length", "characters", "texts", edges, counts)
+    return partial("gauntlet.tasks.text_classification:data.html.jinja", data=statistics, histogram=chart)
