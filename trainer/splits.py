@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gauntlet.contracts.data import Statistics
 from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
@@ -75,18 +74,9 @@ def read_cards(folder: Path, split: SplitName) -> CardSplit:
         )
 
 
-def read_statistics(folder: Path) -> dict[str, Any]:
-    """The statistics of the splits, among them `labels` and the content's `sha256`."""
-    path = folder / STATISTICS_FILE
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file, expected a folder written by the step validate-data.")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """Class names in the order of the label indices."""
-    return tuple(read_statistics(folder)["labels"])
+def read_statistics(folder: Path) -> Statistics:
+    """What the statistics of the splits of any task kind have, among them `labels` and `sha256`."""
+    return Statistics.read(folder / STATISTICS_FILE)
 
 
 def _existing(path: Path) -> Path:

@@ -192,6 +192,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("--jobs", type=int, default=2)
     jobs: int = parser.parse_args().jobs
+    for path in TESTS:  # so that every child has the libraries that they import
+        importlib.import_module(path.removesuffix(".py").replace("/", "."))
     if not survives(None):
         print("The tests fail without a mutant. Fix them first.", file=sys.stderr)
         return 1
