@@ -23,12 +23,12 @@ from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
+from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
 from gauntlet.tasks.ordinal_grading.loss import grading_loss, squared_emd
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
 from gauntlet.tasks.ordinal_grading.network import EVEN, CardGrader, GraderConfig, Grading
 from gauntlet.trainer.batching import sampling_chances
-from gauntlet.trainer.splits import CardSplit, read_cards
 from gauntlet.trainer.task import Batch
 
 FRONT, BACK = 0, 1  # positions in the axis of sides
@@ -50,7 +50,7 @@ class OrdinalGrading(ClassifierTask):
         Raises:
             UsageError: There are no splits.
         """
-        train, validation = read_cards(splits, "train"), read_cards(splits, "validation")
+        train, validation = read_card_split(splits, "train"), read_card_split(splits, "validation")
         self._section = section
         self.train_labels, self.validation_labels = train.labels, validation.labels
         self.row_weights = [1] * len(train.labels)

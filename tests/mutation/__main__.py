@@ -162,7 +162,9 @@ def survives(mutant: Mutant | None) -> bool:
         sys.meta_path.insert(0, _Loader(mutant))
     try:
         _judge_recorded()
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS]))
+        code = int(
+            pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--noconftest", *TESTS])
+        )
     except BaseException:
         code = 1
     os._exit(code)
@@ -198,12 +200,14 @@ def main() -> int:
         print("The tests fail without a mutant. Fix them first.", file=sys.stderr)
         return 1
     found = [mutant for module in MODULES for mutant in mutants(module)]
+    survivors = set()
     with ThreadPoolExecutor(jobs) as threads:
-        outcomes = threads.map(survives, found)
-        survivors = {mutant.name for mutant, lives in zip(found, outcomes, strict=True) if lives}
+        for number, (mutant, lives) in enumerate(zip(found, threads.map(survives, found), strict=True), 1):
+            if lives:
+                survivors.add(mutant.name)
+                known = "as listed" if mutant.name in listed() else f"{SURVIVORS.name} does not list it"
+                print(f"{number} of {len(found)} survives ({known}): {mutant.name}", flush=True)
     print(f"{len(found)} mutants, {len(found) - len(survivors)} killed, {len(survivors)} survive")
-    for name in sorted(survivors - listed()):
-        print(f"survives, and {SURVIVORS.name} does not list it: {name}")
     for name in sorted(listed() - survivors):
         print(f"listed in {SURVIVORS.name}, and does not survive: {name}")
     return int(survivors != listed())

@@ -1,13 +1,27 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
 
-from gauntlet.components.gate_model.rules import MISSING, Documents, advice_of, decide
+from gauntlet.components.gate_model.rules import (
+    CHANGE,
+    DIFFERENCE,
+    FRACTION,
+    MISSING,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Documents,
+    Domain,
+    advice_of,
+    decide,
+    number_or_fault,
+)
 from gauntlet.contracts.verdict import Decision
 from gauntlet.tasks.classification.gates import RULES
+from gauntlet.tasks.ordinal_grading.gates import QWK_DIFFERENCE
 from gauntlet.tasks.ordinal_grading.gates import RULES as GRADING_RULES
 from gauntlet.tasks.ordinal_grading.manifest import GradingGates
 from tests.components.gate_model.documents import GATES, GOOD, SHA256, changed, failing, note_of
@@ -401,3 +415,23 @@ def test_a_grader_is_compared_with_its_champion_by_kappa_and_a_classifier_by_mac
 @pytest.mark.parametrize("rules", [RULES, GRADING_RULES])
 def test_every_rule_says_what_to_do_when_it_fails(rules: Any) -> None:
     assert all(advice_of(rules).values())
+
+
+@pytest.mark.parametrize(
+    ("domain", "words", "lowest", "highest"),
+    [
+        (FRACTION, "a number from 0 to 1", 0.0, 1.0),
+        (DIFFERENCE, "a number from -1 to 1", -1.0, 1.0),
+        (QWK_DIFFERENCE, "a number from -2 to 2", -2.0, 2.0),
+        (CHANGE, "a finite number", -sys.float_info.max, sys.float_info.max),
+        (POSITIVE, "a number over 0", math.ulp(0.0), sys.float_info.max),
+        (NOT_NEGATIVE, "a number of 0 or more", 0.0, sys.float_info.max),
+    ],
+)
+def test_a_figure_is_believed_between_the_ends_of_its_domain(
+    domain: Domain, words: str, lowest: float, highest: float
+) -> None:
+    assert (number_or_fault(lowest, domain), number_or_fault(highest, domain)) == (lowest, highest)
+    for outside in (math.nextafter(lowest, -math.inf), math.nextafter(highest, math.inf)):
+        assert number_or_fault(outside, domain) == f"found {outside!r}, expected {words}"
+    assert number_or_fault(MISSING, domain) == f"found nothing, expected {words}"
