@@ -61,7 +61,7 @@ class TokenClassification(Task):
         statistics = read_statistics(splits)
         self._section = section
         self._train, self._validation = Sentences(splits, "train"), Sentences(splits, "validation")
-        tags = tuple(statistics["labels"])
+        tags = statistics.labels
         self._config = TaggerConfig(tags, section.buckets, section.width, section.layers, section.dropout)
 
     @property
