@@ -18,7 +18,7 @@ from rich.text import Text
 from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Evaluated, Interval, Paired
-from gauntlet.components.write_report.record import RunRecord as CollectedRun
+from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.sections import bill
 from gauntlet.contracts.training import History
 from gauntlet.manifests.errors import GauntletError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kfp import compiler
 
-from gauntlet.components.images import COMPONENTS_IMAGE
+from gauntlet.components.container_images import COMPONENTS_IMAGE
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.platforms import Platform
 from gauntlet.pipelines.training import training_pipeline

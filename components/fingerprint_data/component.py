@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from gauntlet.components.images import COMPONENTS_IMAGE
+from gauntlet.components.container_images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)

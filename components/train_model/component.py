@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.components.container_images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)

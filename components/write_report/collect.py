@@ -21,7 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from gauntlet.backends.storage import file_system
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
-from gauntlet.components.write_report.record import STEPS, Bundle, FinalStatus, RunRecord, Trace, step_records
+from gauntlet.components.write_report.record import (
+    STEPS,
+    Bundle,
+    CollectedRun,
+    FinalStatus,
+    Trace,
+    step_records,
+)
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import Checks, Sources
 from gauntlet.contracts.document import Document, parse_json
@@ -42,7 +49,7 @@ LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 Content = TypeVar("Content")
 
 
-def collect(pipeline_root: str, job: str, task: str, final: FinalStatus | None = None) -> RunRecord:
+def collect(pipeline_root: str, job: str, task: str, final: FinalStatus | None = None) -> CollectedRun:
     """Read what the steps of `job` left under `pipeline_root`: a path, or anything fsspec opens.
 
     `task` is the name of the task kind.
@@ -66,7 +73,9 @@ class Artifact:
     uri: str
 
 
-def collect_artifacts(artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str, task: str) -> RunRecord:
+def collect_artifacts(
+    artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str, task: str
+) -> CollectedRun:
     """Read the outputs of a run that has reached its gate, each of which KFP has copied to this machine.
 
     Args:
@@ -94,12 +103,12 @@ def _record(
     task: str,
     final: FinalStatus | None = None,
     started: datetime | None = None,
-) -> RunRecord:
+) -> CollectedRun:
     verdict = run.read("gate-model", "verdict", Verdict, is_decision=True)
     version = run.read("register-model", "version", Version, is_decision=True)
     kind = run.loaded_kind(task)
     bundled_by = "train-model" if kind and not kind.is_converted else "convert-to-onnx"
-    return RunRecord(
+    return CollectedRun(
         pipeline_root=pipeline_root,
         job=job,
         steps=step_records(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gauntlet.backends.registry import CHAMPION, STAGING
 from gauntlet.components.gate_model.rules import advice_of
 from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import STEPS, RunRecord
+from gauntlet.components.write_report.record import STEPS, CollectedRun
 from gauntlet.contracts.data import CheckResult, Checks
 from gauntlet.pages.formatting import words
 
@@ -41,7 +41,7 @@ class NextStep:
     about: str = ""
 
 
-def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
+def next_steps(record: CollectedRun, ended: Outcome) -> tuple[NextStep, ...]:
     """What the reader would do now, the most useful first."""
     match ended.kind:
         case "unchanged":
@@ -56,7 +56,7 @@ def next_steps(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
             return _after_failure(record)
 
 
-def _promotion(record: RunRecord, name: str) -> NextStep:
+def _promotion(record: CollectedRun, name: str) -> NextStep:
     """The next move of the version that was registered."""
     if record.version is not None and STAGING in record.version.aliases:
         command = f"gauntlet promote {name} --to production --approver NAME"
@@ -70,7 +70,7 @@ def _promotion(record: RunRecord, name: str) -> NextStep:
     return NextStep("Make it the champion when you are ready.", f"gauntlet promote {name}".rstrip())
 
 
-def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ...]:
+def _after_registration(record: CollectedRun, ended: Outcome) -> tuple[NextStep, ...]:
     name = record.version.name if record.version else ""
     model = f"--model {name}" if name else ""
     listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
@@ -84,7 +84,7 @@ def _after_registration(record: RunRecord, ended: Outcome) -> tuple[NextStep, ..
     return (scoring, listing, undoing)
 
 
-def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
+def _after_no_change(record: CollectedRun) -> tuple[NextStep, ...]:
     name = record.version.name if record.version else ""
     listing = NextStep("See every version and its aliases.", f"gauntlet registry --model {name}")
     if record.version is None or CHAMPION in record.version.aliases:
@@ -93,12 +93,12 @@ def _after_no_change(record: RunRecord) -> tuple[NextStep, ...]:
     return (NextStep("Make it the champion again if that is what you want.", back), listing)
 
 
-def _scoring(record: RunRecord, model: str) -> NextStep:
+def _scoring(record: CollectedRun, model: str) -> NextStep:
     text, given = record.kind.function("report", "TRY_IT") if record.kind else ("Try the new champion.", "…")
     return NextStep(text, f"gauntlet predict {model} {given}")
 
 
-def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
+def _after_rejection(record: CollectedRun) -> tuple[NextStep, ...]:
     failing = record.verdict.failed if record.verdict else ()
     known = advice_of(record.kind.function("gates", "RULES")) if record.kind else {}
     advice = [NextStep(known[rule], about=words(rule)) for rule in failing if known.get(rule)]
@@ -108,7 +108,7 @@ def _after_rejection(record: RunRecord) -> tuple[NextStep, ...]:
     return (*advice, *_budget_advice(record), *_judging_again(record), again)
 
 
-def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
+def _judging_again(record: CollectedRun) -> tuple[NextStep, ...]:
     """The commands for a rejected model of a run on this machine that do not train it again."""
     run = record.local_run
     if run is None:
@@ -125,7 +125,7 @@ def _judging_again(record: RunRecord) -> tuple[NextStep, ...]:
     )
 
 
-def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
+def _budget_advice(record: CollectedRun) -> tuple[NextStep, ...]:
     """What to do about a training that ended because its budget was used."""
     stopped = record.history.stopped if record.history else None
     if stopped not in BUDGET_KEYS:
@@ -134,12 +134,12 @@ def _budget_advice(record: RunRecord) -> tuple[NextStep, ...]:
     return (NextStep(f"Training ended before all its epochs; `{key}` is the limit.", about=stopped),)
 
 
-def _after_refusal(record: RunRecord) -> tuple[NextStep, ...]:
+def _after_refusal(record: CollectedRun) -> tuple[NextStep, ...]:
     checks = record.checks or Checks(passed=False)
     return refusal_advice(checks, run_again(record), rejected_file(record))
 
 
-def rejected_file(record: RunRecord) -> str | None:
+def rejected_file(record: CollectedRun) -> str | None:
     """The path of the file that lists the faulty rows, if there are any."""
     folder = record.step(VALIDATE_DATA).folder
     return f"{folder}/{REJECTED}" if folder and record.checks and record.checks.rejected else None
@@ -166,7 +166,7 @@ def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[
     return tuple(advice)
 
 
-def run_again(record: RunRecord) -> str:
+def run_again(record: CollectedRun) -> str:
     """The command that started the run, as far as that is known."""
     return record.run_command or RUN_AGAIN
 
@@ -182,7 +182,7 @@ def _advice(check: CheckResult) -> str:
     return ROW_ADVICE
 
 
-def _after_failure(record: RunRecord) -> tuple[NextStep, ...]:
+def _after_failure(record: CollectedRun) -> tuple[NextStep, ...]:
     failed = record.failed_step
     if failed is not None and failed.name == STEPS[-1]:
         return (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gauntlet.backends.registry import CHALLENGER, CHAMPION, STAGING
-from gauntlet.components.write_report.record import FAILURE, RunRecord, StepRecord
+from gauntlet.components.write_report.record import FAILURE, CollectedRun, StepRecord
 from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import DataError, RejectedError
 from gauntlet.pages.formatting import words
@@ -33,7 +33,7 @@ class Outcome:
     exit_code: int
 
 
-def outcome(record: RunRecord) -> Outcome:
+def outcome(record: CollectedRun) -> Outcome:
     """How the run of `record` ended."""
     failed = record.failed_step
     if failed is not None:
@@ -80,7 +80,7 @@ def _unchanged(version: Version) -> Outcome:
     return Outcome("unchanged", headline, detail, 0)
 
 
-def _failure(record: RunRecord, failed: StepRecord) -> Outcome:
+def _failure(record: CollectedRun, failed: StepRecord) -> Outcome:
     message = failed.message or ""
     exit_code = FAILURE if failed.exit_code is None else failed.exit_code
     if record.final is not None and record.final.state == "CANCELLED":
@@ -92,7 +92,7 @@ def _failure(record: RunRecord, failed: StepRecord) -> Outcome:
     return Outcome("failed", f"Failed in {failed.name}", message, exit_code)
 
 
-def _refusal_detail(record: RunRecord, failed: StepRecord) -> str:
+def _refusal_detail(record: CollectedRun, failed: StepRecord) -> str:
     failing = (
         [check.check for check in record.checks.checks if check.verdict == "fail"] if record.checks else []
     )
@@ -102,7 +102,7 @@ def _refusal_detail(record: RunRecord, failed: StepRecord) -> str:
     return f"The data failed {checks} ({_listed(failing)}), so nothing was trained."
 
 
-def _rejection(record: RunRecord) -> Outcome:
+def _rejection(record: CollectedRun) -> Outcome:
     rules = [rule.rule for rule in record.verdict.rules if rule.verdict == "fail"] if record.verdict else []
     by = f" by {_listed(rules)}" if rules else " by the gate"
     champion = record.champion_version
@@ -114,7 +114,7 @@ def _rejection(record: RunRecord) -> Outcome:
     return Outcome("rejected", f"Rejected{by}", keeps, RejectedError.exit_code)
 
 
-def _promotion_detail(record: RunRecord) -> str:
+def _promotion_detail(record: CollectedRun) -> str:
     champion = record.champion_version
     if champion is None:
         return "It met every rule. There was no champion to compare with, so the floors alone decided."

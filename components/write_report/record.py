@@ -87,7 +87,7 @@ class Bundle(Document):
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class CollectedRun:
     """Everything one run left behind; an artifact that is not there is None.
 
     Attributes:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import Artifact, collect, collect_artifacts
 from gauntlet.components.write_report.outcome import Kind, Outcome, outcome
-from gauntlet.components.write_report.record import FinalStatus, RunRecord
+from gauntlet.components.write_report.record import CollectedRun, FinalStatus
 from gauntlet.components.write_report.sections import sections
 from gauntlet.pages import page
 from gauntlet.pages.formatting import count, dollars, duration, megabytes, moment, short_hash, times
@@ -66,12 +66,12 @@ def write_page(
     return _write(collect_artifacts(artifacts, run_id, task), name, run_id, manifest_sha256, report)
 
 
-def _write(record: RunRecord, name: str, run_id: str, manifest_sha256: str, report: Path) -> Outcome:
+def _write(record: CollectedRun, name: str, run_id: str, manifest_sha256: str, report: Path) -> Outcome:
     write_text(report, render(record, name, run_id, manifest_sha256))
     return outcome(record)
 
 
-def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> str:
+def render(record: CollectedRun, name: str, run_id: str, manifest_sha256: str) -> str:
     """The page of a run of the system `name`. Whatever the run left is escaped, and the same record gives the
     same bytes."""
     ended = outcome(record)
@@ -99,13 +99,13 @@ def render(record: RunRecord, name: str, run_id: str, manifest_sha256: str) -> s
     return page.render(masthead, sections(record, ended, manifest_sha256), footer)
 
 
-def tiles(record: RunRecord) -> tuple[Tile, ...]:
+def tiles(record: CollectedRun) -> tuple[Tile, ...]:
     """The most important figures first; a step that was not reached has none."""
     quality = record.kind.function("report", "tiles")(record.scores) if record.kind and record.scores else ()
     return (*quality, *_speed(record), *_training(record), *_data(record))
 
 
-def _speed(record: RunRecord) -> tuple[Tile, ...]:
+def _speed(record: CollectedRun) -> tuple[Tile, ...]:
     candidates = record.candidates
     if candidates is None or candidates.winner is None:
         return ()
@@ -120,7 +120,7 @@ def _speed(record: RunRecord) -> tuple[Tile, ...]:
     )
 
 
-def _training(record: RunRecord) -> tuple[Tile, ...]:
+def _training(record: CollectedRun) -> tuple[Tile, ...]:
     history = record.history
     if history is None:
         return ()
@@ -134,7 +134,7 @@ def _training(record: RunRecord) -> tuple[Tile, ...]:
     )
 
 
-def _data(record: RunRecord) -> tuple[Tile, ...]:
+def _data(record: CollectedRun) -> tuple[Tile, ...]:
     shown: list[Tile] = []
     if record.statistics is not None and record.statistics.rows:
         rows = record.statistics.rows

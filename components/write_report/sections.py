@@ -11,7 +11,7 @@ from gauntlet.components.train_model.report import training_section
 from gauntlet.components.validate_data.report import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import REJECT, RunRecord, State, StepRecord
+from gauntlet.components.write_report.record import REJECT, CollectedRun, State, StepRecord
 from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
 from gauntlet.contracts.training import History
 from gauntlet.contracts.verdict import PROMOTE
@@ -75,7 +75,7 @@ class Entry:
     total: bool = False
 
 
-def sections(record: RunRecord, ended: Outcome, manifest_sha256: str) -> list[Section]:
+def sections(record: CollectedRun, ended: Outcome, manifest_sha256: str) -> list[Section]:
     """All sections of a run's page; one whose documents are missing says why."""
     trained, advice = record.step("train-model"), next_steps(record, ended)
     found = [
@@ -104,12 +104,12 @@ def bill(history: History) -> tuple[Entry, ...]:
 
 
 def _of_step(
-    record: RunRecord,
+    record: CollectedRun,
     name: str,
     title: str,
     content: object | None,
     document: str,
-    describe: Callable[[RunRecord], Markup],
+    describe: Callable[[CollectedRun], Markup],
 ) -> Section | None:
     """The section of a step that left `content` as its `document`; None if the run's DAG has no such step."""
     if name not in [step.name for step in record.steps]:
@@ -125,7 +125,7 @@ def _of_step(
     return Section(name, title, body, caption, state, note)
 
 
-def _absence(record: RunRecord, step: StepRecord, content: object | None, document: str) -> Markup:
+def _absence(record: CollectedRun, step: StepRecord, content: object | None, document: str) -> Markup:
     """Why a section has less than it could; nothing of a step that succeeded and left its document."""
     failed = record.failed_step
     if step.state == "not reached" and failed is None:
@@ -146,7 +146,7 @@ def _absence(record: RunRecord, step: StepRecord, content: object | None, docume
     return Markup(reasons[step.state]).format(failed=failed and failed.name, document=document)
 
 
-def _steps(record: RunRecord) -> Markup:
+def _steps(record: CollectedRun) -> Markup:
     decision = (
         record.verdict.decision if record.verdict and record.step("gate-model").state == "succeeded" else None
     )
@@ -163,7 +163,7 @@ def _steps(record: RunRecord) -> Markup:
     )
 
 
-def _sources(record: RunRecord) -> Markup:
+def _sources(record: CollectedRun) -> Markup:
     if record.sources is None:
         return NOTHING
     files = record.sources.files
@@ -172,7 +172,7 @@ def _sources(record: RunRecord) -> Markup:
     )
 
 
-def _data(record: RunRecord) -> Markup:
+def _data(record: CollectedRun) -> Markup:
     statistics, checks = record.statistics, record.checks
     if statistics is None and checks is None:
         return NOTHING
@@ -185,32 +185,32 @@ def _data(record: RunRecord) -> Markup:
     )
 
 
-def _training(record: RunRecord) -> Markup:
+def _training(record: CollectedRun) -> Markup:
     if record.history is None:
         return NOTHING
     return training_section(record.history, record.training.encoder if record.training else None)
 
 
-def _evaluation(record: RunRecord) -> Markup:
+def _evaluation(record: CollectedRun) -> Markup:
     if record.scores is None:
         return NOTHING
     return _of_kind(record, "evaluation", record.scores)
 
 
-def _of_kind(record: RunRecord, name: str, document: object) -> Markup:
+def _of_kind(record: CollectedRun, name: str, document: object) -> Markup:
     """What the kind's function of that name shows of one of its documents."""
     assert record.kind is not None  # or the document could not have been read
     body: Markup = record.kind.function("report", name)(document)
     return body
 
 
-def _gate(record: RunRecord) -> Markup:
+def _gate(record: CollectedRun) -> Markup:
     if record.verdict is None:
         return NOTHING
     return partial(f"{TEMPLATE}#gate", verdict=record.verdict)
 
 
-def _registry(record: RunRecord) -> Markup:
+def _registry(record: CollectedRun) -> Markup:
     version = record.version
     if version is None:
         return NOTHING
@@ -232,7 +232,7 @@ def _registry(record: RunRecord) -> Markup:
 # --- conversion ------------------------------------------------------------------------------------
 
 
-def _conversion(record: RunRecord) -> Markup:
+def _conversion(record: CollectedRun) -> Markup:
     table = record.candidates
     if table is None:
         return NOTHING
@@ -310,7 +310,7 @@ def _tone(candidate: Candidate, table: Candidates) -> str:
 # --- bill and lineage ------------------------------------------------------------------------------
 
 
-def _bill(record: RunRecord) -> Markup:
+def _bill(record: CollectedRun) -> Markup:
     if record.history is None:
         return NOTHING
     return partial(
@@ -361,13 +361,13 @@ def _machine(history: History) -> Iterator[Entry]:
             yield Entry(label, shown(figure), remark)
 
 
-def _lineage(record: RunRecord, manifest_sha256: str) -> Markup:
+def _lineage(record: CollectedRun, manifest_sha256: str) -> Markup:
     pairs = {name: value for name, value in lineage(record, manifest_sha256).items() if value}
     listed = partial(f"{TEMPLATE}#pairs", pairs=pairs)
     return partial(f"{TEMPLATE}#lineage", record=record, pairs=listed, tones=STATE_TONES)
 
 
-def lineage(record: RunRecord, manifest_sha256: str) -> dict[str, str | None]:
+def lineage(record: CollectedRun, manifest_sha256: str) -> dict[str, str | None]:
     """What the result was made from: every hash, commit, image and version that the run has recorded."""
     found: dict[str, str | None] = {"Manifest sha256": manifest_sha256}
     if record.statistics is not None:

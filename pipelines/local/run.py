@@ -22,7 +22,7 @@ from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
-from gauntlet.components.write_report.record import RunRecord as CollectedRun
+from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.report import render
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.components.container_images import TRAINER_IMAGE
 from gauntlet.components.step import write_text
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError

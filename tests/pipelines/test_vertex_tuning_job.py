@@ -14,7 +14,7 @@ import pytest
 import yaml
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec
 
-from gauntlet.components.images import TRAINER_IMAGE
+from gauntlet.components.container_images import TRAINER_IMAGE
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest

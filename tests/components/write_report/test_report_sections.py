@@ -12,13 +12,13 @@ import pytest
 
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
-from gauntlet.components.write_report.record import RunRecord
+from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.sections import latency_panels, pareto, sections
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.tasks.classification.report import confusions, evaluation, metric_rows
 
 
-def record_of(root: Path, **kwargs: bool) -> RunRecord:
+def record_of(root: Path, **kwargs: bool) -> CollectedRun:
     runs.promoted(runs.local(root), **kwargs)
     return collect(str(root), runs.JOB, runs.TASK)
 

@@ -13,7 +13,7 @@ from gauntlet.components.gate_model.rules import Documents, advice_of, decide
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.outcome import Outcome, outcome
-from gauntlet.components.write_report.record import FinalStatus, RunRecord
+from gauntlet.components.write_report.record import CollectedRun, FinalStatus
 from gauntlet.components.write_report.report import render, tiles
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.tasks.classification.gates import RULES
@@ -24,13 +24,13 @@ from gauntlet.tasks.language.scores import Scores as LanguageScores
 
 def ended(
     root: Path, build: Callable[[runs.FolderOf], None], final: str = "FAILED"
-) -> tuple[RunRecord, Outcome]:
+) -> tuple[CollectedRun, Outcome]:
     build(runs.local(root))
     record = collect(str(root), runs.JOB, runs.TASK, FinalStatus(final))
     return record, outcome(record)
 
 
-def commands(record: RunRecord, result: Outcome) -> list[str | None]:
+def commands(record: CollectedRun, result: Outcome) -> list[str | None]:
     return [step.command for step in next_steps(record, result)]
 
 
