@@ -1,7 +1,7 @@
 """What convert-to-onnx writes: the table of candidates, and the certificate of the one that was bundled.
 
-The figures of a task kind, such as macro-F1 or perplexity, are keys like the others in the files. These
-models have them in `figures`, by key.
+In the files, the figures of a task kind, such as macro-F1 or perplexity, are keys like all others. The models
+in this module collect them in `figures`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Candidate(WithFigures):
         fused: How many operators of each sort are single fused nodes.
         latency_ms: By batch size.
         speedup: The fastest PyTorch's median latency over this one's, by batch size.
-        worst_rows: The rows on which it is furthest from PyTorch.
+        worst_rows: The rows whose outputs differ most from PyTorch.
     """
 
     always_written = frozenset({"reason"})
@@ -131,7 +131,7 @@ class Candidates(WithFigures):
 
 
 class Certificate(WithFigures):
-    """`parity.json` of a bundle: what was shown of the very file that ships, and the bounds it was held to.
+    """`parity.json` of a bundle: the results for the file that ships, and the bounds that it met.
 
     Attributes:
         model_sha256: Of that file.

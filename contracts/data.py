@@ -70,7 +70,7 @@ class Checks(Document):
 
 
 class Statistics(Document):
-    """`statistics.json` beside the splits: what later steps need, and the baseline that drift is measured by.
+    """`statistics.json` in the folder of the splits: what later steps need, and the baseline for drift.
 
     A task kind adds its own fields in a subclass.
 

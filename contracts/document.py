@@ -1,7 +1,7 @@
-"""What all documents between steps have in common: how they are written, and how they are read.
+"""The base class of the documents between steps: how they are written and read.
 
-A step that needs a document reads it with `read`, which refuses a broken one with a message. The report has
-to show whatever a run left, so it reads with `read_tolerantly`: a field that is missing or broken is None.
+A step that needs a document reads it with `read`, which refuses a broken one with a message. The report must
+show whatever a run left, so it reads with `read_tolerantly`: a field that is missing or broken is None.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Document(BaseModel):
 
     @classmethod
     def read_tolerantly(cls, data: bytes | str) -> tuple[Self | None, tuple[str, ...]]:
-        """All that can be read, and what could not be read, in words; None if `data` is not a JSON object.
+        """What can be read, and in words what could not be read; None if `data` is not a JSON object.
 
         A field that is missing or broken has its default, or None where it has no default, whatever its type
         says. The same holds within nested documents.
@@ -133,7 +133,7 @@ def parse_json(data: bytes | str) -> Any:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target` that replaces it on success and is removed on failure."""
+    """A temporary file next to `target` that replaces it on success and is removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
     try:
@@ -150,7 +150,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, with null for NaN and infinity: these must not make a step fail."""
+    """Write JSON whole or not at all. NaN and infinity become null, so that they do not fail a step."""
     write_text(path, json.dumps(as_json(content), indent=2, allow_nan=False, ensure_ascii=False))
 
 

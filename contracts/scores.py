@@ -1,4 +1,4 @@
-"""What evaluate-model writes, as far as all task kinds have it in common. A kind adds its own fields."""
+"""The part of evaluate-model's document `scores` that all task kinds share. A kind adds its own fields."""
 
 from __future__ import annotations
 

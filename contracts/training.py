@@ -1,4 +1,4 @@
-"""What train-model hands on: the history of a training, and the record of the checkpoint that it made."""
+"""What train-model writes: the history of a training, and the record of the checkpoint that it made."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TrainingHistory(_OfTraining):
         earlier_best: The best epochs of the phases before.
         confusion: Of the best epoch: validation rows by true class, then by predicted class; empty if rows
             have no class.
-        out_of_memory: The steps from which on micro-batches are half as large as before.
+        out_of_memory: The steps at which memory ran out and the micro-batches were halved.
         usage: Measured, so it differs from run to run, as times do.
     """
 
@@ -158,9 +158,9 @@ class TrainingRecord(_OfTraining):
 
     Attributes:
         encoder: The pretrained model, if there is one.
-        max_length: Tokens after which a text is cut, if rows are texts.
-        frame: Of a language model: what stands before and after a single prompt.
-        input_shape: Of a model that reads images: channels, height, width.
+        max_length: The number of tokens after which a text is cut, if rows are texts.
+        frame: For a language model: the text before and after a single prompt.
+        input_shape: For a model that reads images: channels, height, width.
     """
 
     model_config = ConfigDict(extra="allow")

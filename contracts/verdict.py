@@ -41,13 +41,13 @@ class Decision(Document):
 
 
 class StageDecision(Decision):
-    """The decision about a promotion stage, and the bounds that it was made by."""
+    """The decision about a promotion stage, and the bounds that were applied."""
 
     bounds: Mapping[str, float]
 
 
 class Verdict(Decision):
-    """The content of `verdict`. `stages` is there where the section `gates` has promotion stages."""
+    """The content of `verdict`. `stages` is None unless the section `gates` has promotion stages."""
 
     stages: Mapping[str, StageDecision] | None = None
 

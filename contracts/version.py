@@ -13,7 +13,7 @@ class Version(Document):
     Attributes:
         registered: False if an earlier run has registered the same bundle.
         overruled: The rules of the gate that the model failed, if a person promoted it anyway. The fields
-            after it are there in this case only.
+            after this one are set only in that case.
     """
 
     written_by: ClassVar[str] = "register-model"

@@ -1,11 +1,11 @@
-"""Task kinds: what a step asks of the kind of model that it works on.
+"""Task kinds: what the shared steps ask of each kind of model.
 
 A kind is a folder of modules, one for each role, and a `TaskKind` that names them by import path. A
 distribution announces its kinds in the entry point group `gauntlet.tasks`; the built-in kinds do so too.
 Shared code imports a kind's modules only through `TaskKind.role`, so it names no kind, and reading a manifest
 does not load torch.
 
-docs/how-to/add_a_task_kind.md lists what each role has to define.
+docs/how-to/add_a_task_kind.md lists what each role must define.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gauntlet.manifests.errors import UsageError
 
 GROUP = "gauntlet.tasks"
 INTERFACE = 1
-"""The version of this interface. It changes when a kind that was written for it may fail with the next."""
+"""The version of this interface. It changes when kinds that were written for the last version may fail."""
 
 Role = Literal["data", "training", "conversion", "evaluation", "gates", "report", "serving", "tiny"]
 T = TypeVar("T")
@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is. Everything that is said of it in general is said here.
+    """A number that says how good a model is, and all that shared code knows about it.
 
     A step reads a metric of its kind with `TaskKind.metric`. Code that has only the name uses `known_metric`:
     the trainer, for the validation metrics, and a page or a table.
 
     Attributes:
         name: The key in documents, in the tracker and in the manifest, such as `macro_f1`.
-        title: As a table shows it within a sentence, such as `macro-F1`.
+        title: The name in tables and sentences, such as `macro-F1`.
         better: Whether a higher or a lower value is the better one.
         domain: The least and the greatest value that it can have.
         digits: How many decimals a table shows.
@@ -59,7 +59,7 @@ class Metric:
 
 
 LOSS = Metric("loss", "loss", better="lower", domain=(0.0, inf))
-"""Every kind that is trained here has it."""
+"""The metric that every kind has whose model this project trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class TaskKind:
     tiny: str | None = None
 
     def metric(self, name: str) -> Metric:
-        """What is known of a metric; of one that is not in the table, that a higher value is better."""
+        """The metric of that name. If the kind has none, one of which a higher value is better."""
         found = (one for one in (*self.metrics, LOSS) if one.name == name)
         return next(found, Metric(name, name.replace("_", " ")))
 
@@ -127,17 +127,17 @@ class TaskKind:
         return _imported(path, f"task kind {self.name}: {role}")
 
     def function(self, role: Role, name: str) -> Any:
-        """A function that the module of a role has to define.
+        """What the module of a role must define by that name: a function, a class or a constant.
 
         Raises:
-            UsageError: It does not.
+            UsageError: The module does not define it.
         """
         module = self.role(role)
         found = getattr(module, name, None)
         if found is None:
             raise UsageError(
-                f"task kind {self.name}: found no `{name}` in {module.__name__}, which the role {role} "
-                "has to define (docs/how-to/add_a_task_kind.md)"
+                f"task kind {self.name}: found no `{name}` in {module.__name__}. The role {role} must define "
+                "it: see docs/how-to/add_a_task_kind.md"
             )
         return found
 
@@ -145,7 +145,7 @@ class TaskKind:
         """The kind's manifest, a class.
 
         Raises:
-            UsageError: There is none at `manifest`.
+            UsageError: `manifest` names no class that can be imported.
         """
         path, _, name = self.manifest.partition(":")
         found = getattr(_imported(path, f"task kind {self.name}: manifest"), name, None)
@@ -159,9 +159,9 @@ class InstalledKind:
     """A task kind, or why it cannot be used, and where it comes from.
 
     Attributes:
-        name: The name of the entry point, which is that of the kind.
+        name: The name of the entry point, which is also the name of the kind.
         distribution: Name and version of the distribution that announces it.
-        kind: None where there is a `fault`.
+        kind: None if there is a `fault`.
     """
 
     name: str
@@ -191,7 +191,7 @@ def kind_names() -> tuple[str, ...]:
 
 @functools.cache
 def installed_kinds() -> tuple[InstalledKind, ...]:
-    """The task kinds of all installed distributions by name, those that cannot be used among them."""
+    """The task kinds of all installed distributions by name, including those that cannot be used."""
     # gauntlet and gauntlet-serving announce the same built-in kinds.
     points = {(point.name, point.value): point for point in metadata.entry_points(group=GROUP)}
     found = [_loaded(point) for point in points.values()]
@@ -229,7 +229,10 @@ def _fault_of(kind: object, point: metadata.EntryPoint) -> str | None:
             f"Gauntlet has version {INTERFACE}. Install a version of the plug-in for it."
         )
     if kind.name != point.name:
-        return f"{point.value} is named {kind.name!r}, and its entry point {point.name!r}: give both one name"
+        return (
+            f"{point.value} is named {kind.name!r}, but its entry point {point.name!r}. "
+            "Give both the same name."
+        )
     return None
 
 
@@ -256,16 +259,16 @@ def kinds() -> Mapping[str, TaskKind]:
 
 
 def known_metric(name: str) -> Metric:
-    """What the first kind that has a metric of that name says of it, for code that knows no kind.
+    """The metric of that name, from the first kind that has one. For code that does not know the kind.
 
-    A kind whose metric means something else than another kind's gives it another name.
+    Two kinds give a metric the same name only if it means the same.
     """
     found = (one for kind in kinds().values() for one in kind.metrics if one.name == name)
     return next(found, LOSS if name == LOSS.name else Metric(name, name.replace("_", " ")))
 
 
 def registered_metrics() -> tuple[str, ...]:
-    """The metrics that versions in the registry have as tags, of all kinds."""
+    """The metrics of all kinds that versions in the registry have as tags."""
     return tuple(
         dict.fromkeys(one.name for kind in kinds().values() for one in kind.metrics if one.registered)
     )

@@ -1,8 +1,8 @@
 """Charts of the pages, drawn by matplotlib: figures in, inline SVG out.
 
-A chart uses the colours of the page's style sheet, so it follows the reader's colour scheme; without one,
-such as in a tracker, it has those of the light scheme. Texts stay texts, each mark shows its value when it is
-pointed at, and the same figures give the same bytes. A chart without anything to draw is empty.
+A chart uses the colours of the page's style sheet, so it follows the reader's colour scheme. Outside a page,
+such as in a tracker, it uses the light scheme. Texts stay texts, a mark shows its value on hover, and the
+same figures give the same bytes. A chart without data is empty.
 """
 
 from __future__ import annotations

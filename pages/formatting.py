@@ -30,7 +30,7 @@ def is_figure(value: float | None) -> TypeGuard[float]:
 
 
 def minus(first: float | None, second: float | None) -> float | None:
-    """The difference, or None where either is no number."""
+    """The difference, or None if either is not a number."""
     return first - second if is_figure(first) and is_figure(second) else None
 
 

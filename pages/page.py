@@ -1,13 +1,13 @@
 """Pages: a masthead and sections in, one self-contained HTML file out.
 
-The run report, the pages of single steps and the comparison of two runs are all made here. A section's body
-is a partial: a template of the package that knows the content, named `package:file`, which several pages may
-show:
+This module makes the run report, the pages of single steps and the comparison of two runs. A section's body
+is a partial: a template, named `package:file`, of the package that knows the content. Several pages may show
+the same partial:
 
-    body = partial("gauntlet.components.gate_model:verdict.html.jinja", verdict=verdict)
-    html = render(Masthead("emotion", "verdict of the gate", "Rejected"), [Section("gate", "Gate", body)])
+    body = partial("gauntlet.components.validate_data:checks.html.jinja", checks=results)
+    html = render(Masthead("emotion", "data validation", "Passed"), [Section("checks", "Checks", body)])
 
-Everything that a template is given is escaped, and the same content gives the same bytes.
+All values that a template gets are escaped, and the same content gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERDICT_TONES = {"pass": "good", "warn": "warn", "drop": "warn", "fail": "bad", 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the top of a page, with its name and a line that says what it is of."""
+    """A figure at the top of a page, with its name and a line of explanation."""
 
     label: str
     value: str
@@ -84,8 +84,8 @@ class Section:
         id: Its anchor.
         title: Its heading.
         body: A rendered partial; empty if there is nothing to show.
-        caption: Beside the heading, such as the name of the step.
-        state: A word and its tone, which stand in a chip at the right of the heading.
+        caption: Next to the heading, such as the name of the step.
+        state: A word and its tone, shown as a chip to the right of the heading.
         note: Why the section has less than it could.
     """
 
@@ -130,7 +130,7 @@ def environment() -> Environment:
 
 
 def code_spans(text: str) -> Markup:
-    """Escape a text of ours, and set what is between backquotes as code."""
+    """Escape one of Gauntlet's own texts, and show what is between backquotes as code."""
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 

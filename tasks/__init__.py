@@ -1,1 +1,1 @@
-"""One folder per task kind; what several kinds share lies in folders of families."""
+"""One folder per task kind, and one per family of kinds for the code that they share."""

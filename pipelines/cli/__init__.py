@@ -3,8 +3,8 @@
 Exit codes: 0 done (of a run: promoted), 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data,
 130 interrupted.
 
-A module of this folder holds thin commands: it imports what a command needs within the command, so that
-`gauntlet --help` and the commands that only read files import no library that takes seconds.
+The commands are thin. Each imports what it needs inside its function, so that `gauntlet --help` and the
+commands that only read files import no library that takes seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Environment: GAUNTLET_HOME, where runs and models are kept (default `.gauntlet` in the working "
-    "folder); GAUNTLET_REGISTRY, another registry than that in it; GAUNTLET_PRICES, a file of prices. "
+    "folder); GAUNTLET_REGISTRY, a registry to use instead of the one in it; GAUNTLET_PRICES, a file of "
+    "prices. "
     "Exit codes: 0 done, 1 failure, 2 bad usage, 3 rejected by a gate, 4 bad data, 130 interrupted.",
 )
 for module in (manifest, run, registry, bundle, vertex):
@@ -36,7 +37,7 @@ for module in (manifest, run, registry, bundle, vertex):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code; a mistake of the user's never shows a traceback."""
+    """Run the command and exit with its code; a user's mistake never shows a traceback."""
     print_any_text()
     try:
         app(args=list(arguments) if arguments is not None else None)

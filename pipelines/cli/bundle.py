@@ -1,4 +1,4 @@
-"""The commands about a model bundle: what it is, and whether it is whole."""
+"""The commands about a model bundle: inspect and verify it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gauntlet.serving.bundle import TensorSpec
 
 app = typer.Typer()
-bundle = typer.Typer(help="Look at a model bundle.", no_args_is_help=True)
+bundle = typer.Typer(help="Inspect or verify a model bundle.", no_args_is_help=True)
 app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]

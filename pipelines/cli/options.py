@@ -32,7 +32,9 @@ RegistryUri = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking", envvar="GAUNTLET_TRACKING", help="Default: Vertex AI Experiments there."),
+    typer.Option(
+        "--tracking", envvar="GAUNTLET_TRACKING", help="Default: Vertex AI Experiments of the project."
+    ),
 ]
 ServiceAccount = Annotated[
     str | None,

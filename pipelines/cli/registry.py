@@ -23,7 +23,7 @@ app = typer.Typer()
 ModelName = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
 ]
-SameName = Annotated[str | None, typer.Option("--model", help="The same.")]
+SameName = Annotated[str | None, typer.Option("--model", help="The same as MODEL.")]
 
 
 @app.command(rich_help_panel=MODELS)
@@ -73,7 +73,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="ROW",
-            help="What to score: texts, or image files (PNG, JPEG), of cards front and back in turn; "
+            help="What to score: texts, or image files (PNG, JPEG); for cards, front and back in turn. "
             "`-` reads one per line from stdin.",
         ),
     ],
@@ -81,10 +81,10 @@ def predict(
         str | None, typer.Option("--model", help="The model's name; needed if there are several.")
     ] = None,
     alias: Annotated[
-        Literal["champion", "staging", "challenger", "previous"], typer.Option(help="Which version is asked.")
+        Literal["champion", "staging", "challenger", "previous"], typer.Option(help="Which version to use.")
     ] = "champion",
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Of a language model's answer, the most tokens.")
+        int, typer.Option(min=1, help="The most tokens of a language model's answer.")
     ] = 64,
     as_json: Annotated[
         bool,
@@ -105,7 +105,9 @@ def predict(
     name = _model_name(store, model)
     asked = store.by_alias(name, alias)
     if asked is None:
-        raise UsageError(f"{name}: no version is {alias}. See `gauntlet registry`, then `gauntlet promote`.")
+        raise UsageError(
+            f"{name}: no version has the alias {alias}. See `gauntlet registry`, then `gauntlet promote`."
+        )
     given = _from_stdin(as_json) if rows == ["-"] else rows
     _require_readable(given)
     with bundle_folder(asked) as folder:
@@ -131,7 +133,7 @@ def predict(
 def promote(
     name: ModelName = None,
     version: Annotated[
-        str | None, typer.Option(help="Default: the challenger; for production what is in staging.")
+        str | None, typer.Option(help="Default: the challenger; for production the version in staging.")
     ] = None,
     to: Annotated[
         Literal["staging", "production"] | None,
@@ -294,6 +296,6 @@ def _require_readable(given: Sequence[str]) -> None:
         raise UsageError("stdin: found nothing, expected one text or image file per line.")
     for number, text in enumerate(given, start=1):
         if not text.strip():
-            raise UsageError(f"text {number}: it is empty. Leave it out, or with `-` the line.")
+            raise UsageError(f"text {number}: it is empty. Remove it; if you use `-`, remove its line.")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")

@@ -86,13 +86,13 @@ def gate(
 @app.command(rich_help_panel=HERE)
 def tune(
     path: ManifestPath,
-    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier ones counted.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, including earlier ones.")] = 20,
     timeout: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Start no trial after it: 90s, 30m or 2h.")
+        str | None, typer.Option(metavar="DURATION", help="Start no trial after this time: 90s, 30m or 2h.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 1,
     output: Annotated[
-        Path | None, typer.Option(help="The tuned manifest. Default: best.yaml beside the study.")
+        Path | None, typer.Option(help="The tuned manifest. Default: best.yaml in the study's folder.")
     ] = None,
     then_run: Annotated[bool, typer.Option("--run", help="Run the tuned manifest at the end.")] = False,
     spec: Annotated[
@@ -123,7 +123,7 @@ def tune(
 
 @app.command(rich_help_panel=HERE)
 def smoke(paths: ManifestPaths = None) -> None:
-    """Run each system end to end with tiny settings; exit 1 when one does not reach its gate's decision."""
+    """Run each system end to end with tiny settings; exit 1 when one fails before its gate has decided."""
     from gauntlet.pipelines.checks import packaged_manifests
     from gauntlet.pipelines.smoke import smoke_all, smoke_table
 
@@ -147,7 +147,9 @@ def runs(as_json: AsJson = False) -> None:
         print_json(asdict(record) | {"outcome": record.shown_state()} for record in records)
         return
     if not records:
-        message = f"no runs in {home.folder}: `gauntlet run MANIFEST` makes one, GAUNTLET_HOME names another."
+        message = (
+            f"no runs in {home.folder}: `gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
+        )
         console.say(message)
         return
     table = borderless(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome")
@@ -206,7 +208,7 @@ def rm(
 @app.command(rich_help_panel=HERE)
 def prune(
     keep: Annotated[int, typer.Option(min=0, help="How many of each system's newest runs to keep.")] = 5,
-    days: Annotated[float, typer.Option(min=0, help="Remove cached steps not used for so many days.")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="Remove cached steps not used for this many days.")] = 30,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

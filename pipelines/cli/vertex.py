@@ -67,7 +67,7 @@ def submit(
     ] = False,
     fallback_local: Annotated[
         bool,
-        typer.Option("--fallback-local", help="If a quota refuses it, run it on this machine."),
+        typer.Option("--fallback-local", help="If a quota is too small, run on this machine."),
     ] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -100,7 +100,7 @@ def submit(
     console.say(f"submitted {run.name}")
     console.say(run.console_url)
     if not wait:
-        console.print(styled("[dim]→[/] see how far it is:  [bold]gauntlet status {}[/]", run.run_id))
+        console.print(styled("[dim]→[/] see its progress:  [bold]gauntlet status {}[/]", run.run_id))
         return
     job = _followed(run)
     assert run.record is not None, "a run that was just submitted has a record"
@@ -216,7 +216,7 @@ def apply_(
     diff: Annotated[bool, typer.Option("--diff", help="Only print what would change.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the schedules on Vertex AI what the file says."""
+    """Create and update the schedules on Vertex AI, so that they match the file."""
     from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules
     from gauntlet.pipelines.vertex.schedules import apply, plan, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
@@ -238,14 +238,14 @@ def apply_(
     for other in schedules.all():
         is_ours = CONTENT_LABEL in other.create_pipeline_job_request.pipeline_job.labels
         if is_ours and other.display_name not in names:
-            notes.say(f"{other.display_name} is not in the file, and stays as it is")
+            notes.say(f"{other.display_name} is not in the file, and was not changed")
     if diff:
         notes.print("nothing was changed" if rows else "nothing would change")
         return
     for one in plans:
         apply(one, schedules)
     applied = ", ".join(one.schedule.name for one in plans)
-    notes.say(f"as the file says: {applied}")
+    notes.say(f"schedules now match the file: {applied}")
 
 
 @schedule.command()
@@ -260,7 +260,7 @@ def render(
     tracking: TrackingUri = None,
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
-    """Write the schedules as Cloud Scheduler jobs instead, as its API takes them."""
+    """Write the schedules as Cloud Scheduler jobs, in the JSON of its API."""
     from gauntlet.components.step import write_text
     from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
@@ -279,7 +279,7 @@ def doctor(
     region: Annotated[str, typer.Option(help="Region of pipelines, such as europe-west4.")],
     as_json: AsJson = False,
 ) -> None:
-    """Report what a Google Cloud project lacks, line by line with what to do; nothing is changed."""
+    """List what a Google Cloud project lacks, and what to do about it. Nothing is changed."""
     from gauntlet.backends.google.rest import Rest
     from gauntlet.pipelines.vertex.doctor import Examination, needs
 
@@ -331,7 +331,7 @@ def _followed(run: SubmittedRun) -> Any:
 
 @contextmanager
 def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
-    """If a quota refuses what happens within, run the manifest `here` on this machine, if it is given."""
+    """If a quota is too small for the block, run the manifest `here`, if any, on this machine."""
     from gauntlet.backends.google.errors import QuotaError
 
     try:

@@ -1,1 +1,1 @@
-"""Classifiers: metrics, scores, gates and report. For kinds with one class per row."""
+"""What kinds with one class per row share: metrics, scores, gates and report."""

@@ -1,1 +1,1 @@
-"""Pixels: reading, statistics, augmentation, networks. For kinds that read images."""
+"""What kinds that read images share: statistics, augmentation, networks, conversion."""

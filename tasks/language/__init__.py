@@ -1,4 +1,4 @@
-"""Conversations and models that answer in them. For language models trained here or by a service."""
+"""What language models share, trained here or by a service: conversations, answers, scores and gates."""
 
 from __future__ import annotations
 

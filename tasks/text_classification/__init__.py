@@ -1,4 +1,4 @@
-"""Text classification: a pretrained encoder with a head of one label per text."""
+"""Text classification: a pretrained encoder with a classification head, one label per text."""
 
 from __future__ import annotations
 

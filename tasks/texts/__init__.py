@@ -1,1 +1,1 @@
-"""Texts in files: tables, records and encodings, near-duplicates, vocabularies. For kinds that read texts."""
+"""What kinds that read texts share: tables, encodings, near-duplicates, vocabularies."""

@@ -86,7 +86,7 @@ class MyManifest(TextManifest):
             KIND.format(changes="name='mine', interface=7"),
             "version 7 of the task kind interface",
         ),
-        ("mine", KIND.format(changes="name='yours'"), "is named 'yours', and its entry point 'mine'"),
+        ("mine", KIND.format(changes="name='yours'"), "is named 'yours', but its entry point 'mine'"),
         ("mine", KIND.format(changes="name='mine', role='x'"), "unexpected keyword argument 'role'"),
     ],
 )

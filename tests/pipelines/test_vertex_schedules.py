@@ -243,7 +243,7 @@ def test_several_schedules_of_one_name_and_those_not_in_the_file_are_named(
     assert apply(write()) == 0
     capsys.readouterr()
     assert apply(write(name="other")) == 0
-    assert "emotion is not in the file, and stays as it is" in capsys.readouterr().out
+    assert "emotion is not in the file, and was not changed" in capsys.readouterr().out
     there(place)[1].display_name = "emotion"
     assert apply(write()) == 2
     assert "there are several of that name" in capsys.readouterr().err
