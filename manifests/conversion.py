@@ -50,10 +50,10 @@ STUDENT = "student_"
 
 
 class StudentConversion(Section):
-    """What is made of the student that `training.student` asks for, beside the candidates of its teacher.
+    """What is made of the student that `training.student` asks for, in addition to its teacher's candidates.
 
-    A student's graph is held to the student's own PyTorch model; `max_metric_drop` is for the upper
-    confidence limit of what macro-F1 loses against the teacher's.
+    A student's graph is compared with the student's own PyTorch model. `max_metric_drop` bounds the upper
+    confidence limit of the loss in macro-F1 against the teacher.
     """
 
     candidates: tuple[CandidateName, ...] = Field(

@@ -1,6 +1,6 @@
 """The faults a user can cause, and the exit code that each one ends a command with.
 
-An error that is none of these is a bug in Gauntlet and keeps its traceback.
+Any other error is a bug in Gauntlet and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every section `training` has: the recipe, the machines that it is bought on and their limits."""
+"""What every section `training` has: the recipe, the machines to train on, and their limits."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Resources(Section):
     `notify_at` of its hours or its cost is used, and ends when all of it is. Memory is in millions of
     kilobytes, as vendors count; that of the training's process and all that it started.
 
-    On Vertex AI `strategy` is how the machines are bought: for sure, cheaper but for as long as nobody else
-    wants them (`spot`), or when there are some within `max_wait_hours` (`flex_start`); `persistent_resource`
-    is the id of one whose machines, which must be such, are used instead of new ones.
+    `strategy` selects the provisioning model of Vertex AI: `standard` (on demand), `spot` (cheaper, can be
+    preempted) or `flex_start` (queued for up to `max_wait_hours`). `persistent_resource` is the id of an
+    existing persistent resource to use instead; its machines must match the other keys.
     """
 
     machine_type: str = "n1-standard-4"

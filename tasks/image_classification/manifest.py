@@ -78,8 +78,8 @@ class ImageTraining(ClassTraining):
     """Section of train-model: a convolutional network that begins from random weights.
 
     Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two
-    (resnet). Blocks halve height and width, but for a resnet's first. `units` is the width of the dense layer
-    before the last one, 0: none. `dropout` follows each block, `head_dropout` stands before the last layer.
+    (resnet). Blocks halve height and width, except the first of a resnet. `units` is the width of the dense
+    layer before the last one, 0: none. `dropout` follows each block, `head_dropout` is before the last layer.
     """
 
     arch: Literal["plain_cnn", "resnet"] = "plain_cnn"

@@ -45,7 +45,7 @@ class LikenessCheck(RowCheck):
 
 
 class CardChecks(Section):
-    """What is checked before a model is trained, with strict defaults but for cards scanned repeatedly."""
+    """What is checked before a model is trained, with strict defaults except for cards scanned repeatedly."""
 
     missing_sides: RowCheck = RowCheck()
     unreadable_images: RowCheck = RowCheck()
