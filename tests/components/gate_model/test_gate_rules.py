@@ -517,3 +517,75 @@ def test_a_margin_by_the_rows_is_said_once() -> None:
 def test_a_difference_at_the_margin_needs_rows_without_end_so_none_are_named() -> None:
     note = note_of(judged(compared(-0.056, -0.01, 0.02)), "non_inferiority")
     assert note.endswith("Too few rows to tell: the difference is between -0.056 and 0.02")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"history.epochs": None},
+        {"history.epochs": []},
+        {"history.epochs": ["2"]},
+        {"history.best_epoch": MISSING},
+        {"history.epochs": [{"epoch": 2, "validation": {"macro_f1": 0.91}}] * 2},
+        {"history.epochs.1.validation": MISSING},
+        {"scores.challenger.intervals.macro_f1": [0.84]},
+        {"scores.challenger.intervals": MISSING},
+    ],
+)
+def test_without_one_kept_epoch_and_an_interval_the_gap_to_validation_is_not_known(
+    figures: dict[str, Any],
+) -> None:
+    note = "Macro-F1 in training's validation minus its upper limit on the test split"
+    found = "found nothing, expected a number from 0 to 1"
+    assert judged(figures).reasons == (f"validation_gap: {note}: {found}",)
+
+
+@pytest.mark.parametrize(("rows", "margin"), [(150, 0.0425), (MISSING, 0.01), ("150", 0.01)])
+@pytest.mark.parametrize("rules", [RULES, GRADING_RULES])
+def test_without_a_champion_the_margin_that_is_shown_is_of_the_test_rows(
+    rules: Any, rows: Any, margin: float
+) -> None:
+    """1.645 √(0.1 / 150) = 0.0425."""
+    first = changed(FREE, {**NO_CHAMPION, "scores.rows": rows, "scores.challenger.grades": {}})
+    first = changed(first, {"gates.min_qwk": 0.1, "gates.max_mae": 1.0})
+    rule = rule_of(decide(rules, first), "non_inferiority")
+    assert (rule.verdict, rule.bound) == ("not applicable", pytest.approx(-margin, abs=1e-4))
+
+
+def test_a_class_is_worst_by_how_far_it_exceeds_its_own_bound() -> None:
+    """Bounds: 0.05 of 200 rows, 0.1163 of 20."""
+    rows = [{"label": "joy", "support": 200}, {"label": "fear", "support": 20}]
+    drops = {CLASSES: {"joy": -0.12, "fear": -0.13}, "scores.champion.per_class": rows}
+    assert note_of(judged(drops, FREE), "class_f1_drop").endswith(
+        ": joy; the bound follows from its 200 rows"
+    )
+
+
+def test_rows_of_classes_that_are_no_counts_are_left_out() -> None:
+    rows = [
+        "fear",
+        {"label": 1, "support": 9},
+        {"label": "fear", "support": True},
+        {"label": "joy", "support": 20},
+    ]
+    drops = {CLASSES: {"joy": 0.0, "fear": 0.0}, "scores.champion.per_class": rows}
+    decision = judged(drops, FREE)
+    assert note_of(decision, "class_f1_drop").endswith(": joy; the bound follows from its 20 rows")
+    alone = judged({**drops, "scores.labels": ["fear"]}, FREE)
+    assert note_of(alone, "class_f1_drop").endswith(": fear; the bound follows from its 0 rows")
+    assert rule_of(decision, "non_inferiority").bound == pytest.approx(-0.1163, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rules", "margin"), [(RULES, 0.1149), (GRADING_RULES, 0.0812)])
+def test_the_margin_of_a_grader_is_of_all_rows_and_a_classifiers_of_its_classes(
+    rules: Any, margin: float
+) -> None:
+    """1.645 √(0.1 / n): n is 41 rows, or 4 / (1/35 + 1/6) = 20.5 for the mean of two classes."""
+    rows = [{"label": "joy", "support": 35}, {"label": "fear", "support": 6}]
+    free = {"gates.non_inferiority_margin": None, "scores.champion.per_class": rows}
+    rule = rule_of(decide(rules, changed(GRADED, free)), "non_inferiority")
+    assert rule.bound == pytest.approx(-margin, abs=1e-4)
+
+
+def test_a_quantized_model_is_held_to_the_labels_that_pytorch_gives() -> None:
+    assert note_of(certified(), "parity") == "Rows with the label that PyTorch gives them"
