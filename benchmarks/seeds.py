@@ -90,11 +90,11 @@ def grading_scores(splits: Path, checkpoint: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from gauntlet.tasks.ordinal_grading.data import read_card_split
     from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades
     from gauntlet.trainer.saved_model import load_model
-    from gauntlet.trainer.splits import read_cards
 
-    cards, model = read_cards(splits, "test"), load_model(checkpoint)
+    cards, model = read_card_split(splits, "test"), load_model(checkpoint)
     predicted, centering = [], []
     with torch.inference_mode():
         for sides in torch.from_numpy(cards.images).split(BATCH_SIZE):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from math import inf
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from gauntlet.manifests.errors import UsageError
 
@@ -108,6 +108,12 @@ class TaskKind:
     def is_converted(self) -> bool:
         """Whether the model is trained here and converted; a service trains and serves the others."""
         return self.conversion is not None
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """The top-level packages of its modules."""
+        paths = [self.manifest, *(getattr(self, role) for role in get_args(Role))]
+        return frozenset(path.split(".")[0] for path in paths if path)
 
     def role(self, role: Role) -> ModuleType:
         """The module of a role.

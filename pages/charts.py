@@ -25,6 +25,7 @@ WIDTH, HEIGHT = 500.0, 220.0
 ROW_HEIGHT = 24.0
 MOST_POINTS = 240
 MOST_DOTS = 12
+MOST_TICKS = 5
 LEAST_IN_DECIMALS = 1e-3
 COLOURS = {
     "accent": "#2c5bd4",
@@ -112,7 +113,7 @@ def curves(
         if marker is not None:
             axes.axvline(marker[0], color=COLOURS["edge"], linestyle=(0, (2, 2)), label=marker[1], zorder=0)
         axes.set_xlabel(x_label)
-        _whole_numbers(axes)
+        _ticks(axes, [x for one in drawn for x, _ in one.points])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)
 
     return _svg(title, ", ".join(map(_named, drawn)), draw)
@@ -276,10 +277,13 @@ def _named(series: Series) -> str:
     return f"{series.name} {series.value}".rstrip()
 
 
-def _whole_numbers(axes: Axes) -> None:
+def _ticks(axes: Axes, xs: Sequence[float]) -> None:
+    """Ticks of x at whole numbers only, and of y with as many decimals as it takes."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if max(xs) - min(xs) <= MOST_TICKS:
+        axes.set_xticks(range(math.ceil(min(xs)), math.floor(max(xs)) + 1))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     if max(map(abs, axes.get_ylim())) < LEAST_IN_DECIMALS:

@@ -106,8 +106,12 @@ def render(masthead: Masthead, sections: Sequence[Section], footer: str = "") ->
 
 
 def partial(template: str, **content: object) -> Markup:
-    """A template of any package, named `package:file`, with its content."""
-    return Markup(environment().get_template(template).render(**content))
+    """A template of any package, named `package:file`, or one of its blocks, `package:file#block`."""
+    name, _, block = template.partition("#")
+    found = environment().get_template(name)
+    if not block:
+        return Markup(found.render(**content))
+    return Markup("".join(found.blocks[block](found.new_context(content))))
 
 
 @functools.cache

@@ -25,16 +25,16 @@ def compile_manifest(
     image: str = COMPONENTS_IMAGE,
     sections: str | None = None,
 ) -> None:
-    """Write the manifest's training DAG as YAML, whole or not at all. `image` goes into bundles' lineage.
+    """Write the manifest's training DAG as YAML, atomically. `image` is recorded in the lineage of bundles.
 
-    `sections` is the folder whose files the spec names instead of sections that are large.
+    `sections` is the folder for sections that are too large for a parameter; the spec names files there.
 
     Raises:
-        UsageError: The platform cannot run it; all reasons are named. Or a section is large, and there is no
-            such folder.
+        UsageError: The platform cannot run it; all reasons are named. Or a section is too large, and
+            `sections` is None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler insists on the suffix
+    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         pipeline = training_pipeline(manifest, image, platform, sections)

@@ -1,7 +1,7 @@
-"""What Kubeflow's pods get beside their image and command, by kfp-kubernetes.
+"""Sets resources, nodes, secrets and deadlines of Kubeflow's pods, by kfp-kubernetes.
 
-A pod runs on nodes that the cluster already has: `training.resources` buys nothing there. It says how large
-the pod is, which nodes it fits on and how long it may run.
+A pod runs on nodes that the cluster already has, so `training.resources` buys no machine there. It sets the
+pod's size, its nodes and how long it may run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GB_PER_CPU = {
     "e2-standard": 4.0,
     "g2-standard": 4.0,
 }
-"""Families whose last number is the CPUs."""
+"""GB for each CPU, of families whose last number is the CPUs."""
 
 SIZES = {
     "a2-highgpu-1g": (12, 85),
@@ -46,15 +46,15 @@ SIZES = {
 GKE_ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 GPU_RESOURCE = "nvidia.com/gpu"
 RUN_ID_FIELD = "metadata.labels['pipeline/runid']"
-"""KFP labels each pod of a run with the run's id."""
+"""KFP labels each pod of a run with the run's ID."""
 SHARED_MEMORY = "/dev/shm"
 REQUESTED_SHARE = 0.75
-"""Of a machine: the rest is for what every node runs beside pods. GKE keeps about a fifth of a small one."""
+"""The share of a machine that a pod asks for. The node needs the rest: on GKE a fifth of a small machine."""
 
 
 @dataclass(frozen=True)
 class MachineSize:
-    """What a machine has, or a pod asks for."""
+    """The CPUs and memory of a machine or a pod."""
 
     cpus: int
     memory_gb: int
@@ -64,11 +64,11 @@ class MachineSize:
 
 
 UNKNOWN_MACHINE = MachineSize(cpus=4, memory_gb=16)
-"""What training gets where the size of `machine_type` is not known: as much as the other steps."""
+"""The size of the training pod if `machine_type` is unknown: that of the other steps."""
 
 
 def machine_size(machine_type: str) -> MachineSize | None:
-    """The size of a machine type; none where it is not known here."""
+    """The size of a machine type; None if it is unknown."""
     if machine_type in SIZES:
         return MachineSize(*SIZES[machine_type])
     family, _, cpus = machine_type.rpartition("-")
@@ -88,7 +88,7 @@ def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds:
     known = machine_size(resources.machine_type)
     size = known or UNKNOWN_MACHINE
     least = requested(size)
-    if known or resources.accelerator_type is None:  # with GPUs a guessed limit would kill the pod
+    if known or resources.accelerator_type is None:  # with GPUs a guessed limit could kill the pod
         task.set_cpu_limit(str(size.cpus)).set_memory_limit(f"{size.memory_gb}G")
     task.set_cpu_request(str(least.cpus)).set_memory_request(f"{least.memory_gb}G")
     kubernetes.set_timeout(task, deadline_seconds)
@@ -107,7 +107,7 @@ def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds:
 
 
 def furnish(task: dsl.PipelineTask, settings: Kubeflow) -> None:
-    """Give a pod of any step the cluster's secrets, and say to the step where it runs."""
+    """Give a pod of any step the cluster's secrets, and a variable that names the platform."""
     task.set_env_variable(PLATFORM_VARIABLE, KUBEFLOW)
     for secret, variables in settings.secrets.items():
         for variable, key in variables.items():
@@ -117,13 +117,13 @@ def furnish(task: dsl.PipelineTask, settings: Kubeflow) -> None:
 
 
 def requested(size: MachineSize) -> MachineSize:
-    """The part of a machine that a pod asks for, so that it fits on a node of that size."""
+    """The request of a pod that fits on a node of that size."""
     cpus = max(1, int(size.cpus * REQUESTED_SHARE))
     return MachineSize(cpus, int(size.memory_gb * REQUESTED_SHARE))
 
 
 def notes(manifest: Manifest) -> list[str]:
-    """What a reader of the manifest would not expect of Kubeflow, one sentence each."""
+    """What differs on Kubeflow from what the manifest says, one sentence each."""
     resources, settings = manifest.training.resources, manifest.platforms.kubeflow
     size = machine_size(resources.machine_type)
     asked = f"train-model's pod asks for {requested(size or UNKNOWN_MACHINE)}"
@@ -151,7 +151,7 @@ def notes(manifest: Manifest) -> list[str]:
         )
         return found + unused
     if settings.volume is None:
-        found.append("A training whose pod is lost starts anew: set platforms.kubeflow.volume to resume it.")
+        found.append("A training whose pod is lost starts again: set platforms.kubeflow.volume to resume it.")
     return found
 
 

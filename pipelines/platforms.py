@@ -26,17 +26,17 @@ from gauntlet.pipelines import kubeflow
 Platform = Literal["local", "vertex", "kubeflow"]
 
 SECONDS_TO_START_AND_END = 1_800
-"""Around a training: a machine, the image, and the model on its way to the bucket."""
+"""Time around a training: for the machine, the image, and the upload of the model."""
 
 ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
-"""What Vertex AI reads as the account that a pipeline's job was given; without one, as the default one."""
+"""A placeholder for the service account of the pipeline's job, or the default one."""
 
 RETRIES = 2
-"""Of a cheap step. A mistake of the user's is repeated as often, since no platform tells it apart."""
+"""Retries of a cheap step. No platform can tell a user's mistake from a failure, so both are retried."""
 
 
 def parameters_given_by(platform: Platform) -> dict[str, str]:
-    """Parameters that nobody is asked for there: a run's name, and accounts where there are none."""
+    """Parameters that the platform sets: a run's name, and no account where there are no accounts."""
     given: dict[Platform, dict[str, str]] = {
         "local": {"training_account": ""},
         "vertex": {"run_id": dsl.PIPELINE_JOB_NAME_PLACEHOLDER},  # the id that the job was made with
@@ -46,7 +46,7 @@ def parameters_given_by(platform: Platform) -> dict[str, str]:
 
 
 def without_parameters(function: Callable[..., None], given: Mapping[str, object]) -> Callable[..., None]:
-    """The function with these of its parameters given, and out of the signature that kfp reads."""
+    """The function with these parameters set, and without them in the signature that kfp reads."""
     signature = inspect.signature(function)
     left = [one for name, one in signature.parameters.items() if name not in given]
 
@@ -59,7 +59,7 @@ def without_parameters(function: Callable[..., None], given: Mapping[str, object
 
 
 def deadline_seconds(resources: Resources) -> int:
-    """When a training is ended from outside, should it not end by its own budget."""
+    """When the platform stops a training that has not stopped by its own budget."""
     return math.ceil(resources.max_hours * 3600) + SECONDS_TO_START_AND_END
 
 
@@ -94,7 +94,7 @@ def training_component(
 
 
 def training_inputs(platform: Platform, account: str) -> dict[str, str]:
-    """What train-model takes there beside its own inputs: the account that the custom job runs as."""
+    """The platform's own inputs of train-model: the account that the custom job runs as."""
     return {"service_account": account} if platform == "vertex" else {}
 
 
@@ -109,13 +109,13 @@ def place_training(task: dsl.PipelineTask, platform: Platform, manifest: Manifes
 
 
 def furnish(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:
-    """Give a step what the manifest's section of the platform gives to all."""
+    """Give a step the settings of the manifest's section of the platform."""
     if platform == "kubeflow":
         kubeflow.furnish(task, manifest.platforms.kubeflow)
 
 
 def notes(platform: Platform, manifest: Manifest) -> list[str]:
-    """What a reader of the manifest would not expect of the platform."""
+    """What differs on the platform from what the manifest says."""
     uri = manifest.dataset.uri
     local = [
         f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data to "
@@ -126,10 +126,10 @@ def notes(platform: Platform, manifest: Manifest) -> list[str]:
 
 
 def require_converting(platform: Platform, device: str) -> None:
-    """Look whether convert-to-onnx has there what its graphs are to run on.
+    """Check that convert-to-onnx has the device there that its graphs are for.
 
     Raises:
-        UsageError: It is to be a GPU, and the step runs on a CPU, in an image for those.
+        UsageError: The device is a GPU, and the step runs on a CPU.
     """
     if platform != "local" and device == "gpu":
         raise UsageError(
@@ -141,7 +141,7 @@ def require_converting(platform: Platform, device: str) -> None:
 def retry(task: dsl.PipelineTask, platform: Platform) -> None:
     """Run a cheap step again when it fails, as for a service that was unavailable for some minutes.
 
-    Never train-model, which would be paid for once more: its custom job is what Vertex AI restarts.
+    train-model is never retried, because it would be paid for again; Vertex AI restarts its custom job.
     https://cloud.google.com/vertex-ai/docs/pipelines/configure-retries
     """
     if platform != "local":
@@ -149,6 +149,6 @@ def retry(task: dsl.PipelineTask, platform: Platform) -> None:
 
 
 def place(task: dsl.PipelineTask, platform: Platform, cpus: int, memory_gb: int) -> None:
-    """Literal limits for a step on a CPU; kfp.local would warn that it does not hold them."""
+    """Literal limits for a step on a CPU; kfp.local would warn that it ignores them."""
     if platform != "local":
         task.set_cpu_limit(str(cpus)).set_memory_limit(f"{memory_gb}G")

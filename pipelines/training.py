@@ -240,7 +240,7 @@ def _reported(given: _Given) -> AbstractContextManager[object]:
 
 
 def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> list[dsl.PipelineTask]:
-    """On Kubeflow, where nobody runs `gauntlet submit`, a step that looks at the services before training."""
+    """On Kubeflow, where `gauntlet submit` checks nothing, a step that checks services before training."""
     if given.platform != "kubeflow":
         return []
     checked = check_services(name=given.name, registry_uri=given.registry_uri, tracking_uri=tracking_uri)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+
+if TYPE_CHECKING:  # `gauntlet check` opens tokenizers without it
+    import onnxruntime
 
 Image = npt.NDArray[np.uint8]
 """(C, H, W), its values as they are in the file; C is 1 for grey images, else 3 for red, green, blue.

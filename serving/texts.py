@@ -13,13 +13,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from gauntlet.serving.bundle import TOKENIZER_FILE, BundleError, BundleInfo
 from gauntlet.serving.interface import Batch, InputError
+
+if TYPE_CHECKING:
+    from gauntlet.serving.bundle import BundleInfo
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<PAD>", "<|pad|>")
 
@@ -110,6 +112,8 @@ class TextInputs:
         Raises:
             BundleError: The file is not a tokenizer that can be used.
         """
+        from gauntlet.serving.bundle import TOKENIZER_FILE, BundleError  # it imports onnxruntime
+
         if info.max_length is None:
             raise BundleError(f"{folder}: the key 'max_length' is missing")
         try:

@@ -157,7 +157,9 @@ def tiny_splits(tmp_path: Path) -> Path:
         frame["label"] = frame["label"].map(LABELS.index)
         frame["row"] = range(len(frame))
         frame.to_parquet(folder / f"{split}.parquet")
-    (folder / "statistics.json").write_text(json.dumps({"labels": LABELS, "sha256": "0" * 64}))
+    statistics = {"name": "moods", "version": "1", "uri": "moods.csv", "rows": {}}
+    statistics |= {"labels": LABELS, "sha256": "0" * 64}
+    (folder / "statistics.json").write_text(json.dumps(statistics))
     return folder
 
 

@@ -9,9 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
-import venv
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import distribution
@@ -24,11 +22,11 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from gauntlet.serving.bundle import file_sha256, write_bundle
+from tests.environments import Environment, everything_but_gauntlet
 from tests.image_bundles import write_image_bundle
 from tests.text_bundles import word_score_info, write_parts
 
 REPOSITORY = Path(__file__).parents[1]
-INSTALLED = Path(sysconfig.get_path("purelib"))
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SERVING = tomllib.loads((REPOSITORY / "serving/pyproject.toml").read_text())
 MANIFEST = REPOSITORY / "manifests/emotion_sample.yaml"
@@ -49,38 +47,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Environment:
-    """A virtual environment beside whose interpreter a user works, in a folder with files of usual names."""
-
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder / "venv", with_pip=False)
-        self.python = folder / "venv/bin/python"
-        self.packages = next((folder / "venv/lib").glob("python3*")) / "site-packages"
-        self.work = folder / "work"
-        (self.work / "pipelines").mkdir(parents=True)
-        for name in ("trainer.py", "serving.py", "tasks.py", "pipelines/__init__.py"):
-            (self.work / name).write_text("raise SystemExit('a file of the user was imported')\n")
-
-    def see(self, names: Sequence[str]) -> None:
-        """Link some of the installed files and folders."""
-        for name in names:
-            (self.packages / name).symlink_to(INSTALLED / name)
-
-    def install(self, *what: str) -> None:
-        """Install a wheel or a folder by pip, which is that of these tests."""
-        options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", *options]
-        done = subprocess.run([*pip, *what], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def run(self, *arguments: str, program: str = "python") -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment in the user's folder."""
-        command = [str(self.python.with_name(program)), *arguments]
-        return subprocess.run(
-            command, cwd=self.work, env={"PATH": ""}, capture_output=True, text=True, check=False
-        )
-
-
 def wheel_of(project: Path, folder: Path) -> Path:
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder)]
     done = subprocess.run(
@@ -92,15 +58,6 @@ def wheel_of(project: Path, folder: Path) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel
-
-
-def everything_but_gauntlet() -> list[str]:
-    hidden = ("gauntlet", "__editable__", "__pycache__")
-    return [
-        path.name
-        for path in INSTALLED.iterdir()
-        if not path.name.startswith(hidden) and path.suffix != ".pth"
-    ]
 
 
 def required(names: Sequence[str], seen: set[str]) -> Iterator[str]:

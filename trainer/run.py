@@ -38,7 +38,7 @@ from gauntlet.trainer.process import noticing_sigterm
 from gauntlet.trainer.ranks import World, process_group
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, TRAINING_FILE, write_checkpoint
-from gauntlet.trainer.splits import read_labels, read_statistics
+from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.states import StateStore
 from gauntlet.trainer.task import (
     WEIGHTS_FILE,
@@ -194,7 +194,7 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
             "max_cost_usd": budget.max_cost_usd,
         }
         document = History(**facts | ({"student": student} if student else {})).as_json()
-        track_classes(history, read_labels(run.splits), tracker)
+        track_classes(history, read_statistics(run.splits).labels, tracker)
         track_files(document, tracker)
     if run.tensorboard_dir and world.is_first:
         write_tensorboard(history, run.tensorboard_dir)
@@ -267,10 +267,10 @@ def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Pa
     def write(weights: Tensors, epoch: Epoch) -> None:
         record = TrainingRecord(
             task=run.task,
-            labels=read_labels(run.splits),
+            labels=read_statistics(run.splits).labels,
             seed=run.seed,
             epoch=epoch.epoch,
-            data_sha256=read_statistics(run.splits)["sha256"],
+            data_sha256=read_statistics(run.splits).sha256,
             training_sha256=section_sha256(run.section),
             **task.of_record,
         )
@@ -338,7 +338,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
     return flatten({"training": settings}) | {
         "task": run.task,
         "seed": str(run.seed),
-        "the data's sha256": read_statistics(run.splits)["sha256"],
+        "the data's sha256": read_statistics(run.splits).sha256,
         "the device": device.type,
         "the number format": choose_format(run.section, device),
         "the number of ranks": str(world.size),

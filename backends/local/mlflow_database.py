@@ -31,6 +31,8 @@ MOUNTED_BUCKETS = "/gcs"
 """Where Vertex AI and Kubeflow mount Cloud Storage."""
 LEFT_BY_WRITERS = ("-journal", "-wal", "-shm")
 OF_ANOTHER_SCHEMA = ("no such table", "no such column")
+OUT_OF_DATE = "out-of-date database schema"
+"""In the message of MLflow's schema check."""
 LOCK_SECONDS = 300.0  # creating a database takes a minute on a busy machine
 _POLL_SECONDS = 0.02
 
@@ -169,9 +171,14 @@ class DatabaseReader:
             uri = f"{self._database.as_uri()}?mode=rw"  # so that SQLite can undo what a killed writer left
             with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
-                yield lambda sql, *values: connection.execute(
-                    sql.format(here="workspace = 'default'"), values
-                ).fetchall()
+                try:
+                    yield lambda sql, *values: connection.execute(
+                        sql.format(here="workspace = 'default'"), values
+                    ).fetchall()
+                except sqlite3.OperationalError as error:
+                    if not str(error).startswith(OF_ANOTHER_SCHEMA):
+                        raise
+                    raise sqlite3.DatabaseError(OUT_OF_DATE) from error
 
 
 @contextmanager
@@ -275,7 +282,7 @@ def _require_readable(database: Path) -> None:
 def _database_failure(error: BaseException | None) -> str | None:
     """The message of SQLite, or of MLflow's schema check, in the chain of exceptions."""
     while error is not None:
-        if "out-of-date database schema" in str(error) or str(error).startswith(OF_ANOTHER_SCHEMA):
+        if OUT_OF_DATE in str(error):
             return "it was written by another version of MLflow"
         if isinstance(error, sqlite3.Error):
             return str(error)

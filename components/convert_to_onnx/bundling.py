@@ -96,7 +96,7 @@ def bundle_winner(
         candidate=winner.name,
         model_sha256=file_sha256(winner.graph.path),
         bounds=comparison.section.held_to(winner.name).model_dump(include=BOUNDS),
-        **{**_figures(winner), "figures": {**_figures(winner)["figures"], **winner.parity.evidence}},
+        **_figures(winner, winner.parity.evidence),
         rows=subject.compared_rows,
         threads=comparison.threads,
         timing_threads=comparison.timing_threads or comparison.threads,
@@ -161,11 +161,11 @@ def _row(candidate: Candidate, comparison: Comparison) -> contract.Candidate:
     return contract.Candidate(**common, **_figures(candidate), worst_rows=worst or None)
 
 
-def _figures(result: CandidateResult) -> dict[str, Any]:
+def _figures(result: CandidateResult, evidence: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "precision": result.precision,
         "size_mb": result.graph.size_mb,
-        "figures": {**result.parity.figures, **result.parity.intervals},
+        "figures": {**result.parity.figures, **result.parity.intervals, **(evidence or {})},
         "neighbours": asdict(result.neighbours),
         "fused": asdict(result.graph.fused),
         **known({"memory_mb": result.memory_mb}),

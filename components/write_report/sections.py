@@ -33,7 +33,7 @@ from gauntlet.pages.formatting import (
 )
 from gauntlet.pages.page import NOTHING, Section, partial
 
-TEMPLATES = "gauntlet.components.write_report"
+TEMPLATE = "gauntlet.components.write_report:report.html.jinja"
 STATE_TONES: dict[State, str] = {
     "succeeded": "good",
     "reused": "good",
@@ -83,7 +83,7 @@ def sections(record: RunRecord, ended: Outcome, manifest_sha256: str) -> list[Se
         Section(
             "next",
             "What to do next",
-            partial(f"{TEMPLATES}:next.html.jinja", steps=advice),
+            partial(f"{TEMPLATE}#next", steps=advice),
         ),
         _of_step(record, "fingerprint-data", "Data sources", record.sources, "sources", _sources),
         _of_step(record, "validate-data", "Data", record.statistics, "splits/statistics.json", _data),
@@ -155,7 +155,7 @@ def _steps(record: RunRecord) -> Markup:
         for name in (PROMOTE, REJECT)
     ]
     return partial(
-        f"{TEMPLATES}:steps.html.jinja",
+        f"{TEMPLATE}#steps",
         line=record.steps[:-1],
         register=record.steps[-1],
         branches=branches,
@@ -177,7 +177,7 @@ def _data(record: RunRecord) -> Markup:
     if statistics is None and checks is None:
         return NOTHING
     return partial(
-        f"{TEMPLATES}:data.html.jinja",
+        f"{TEMPLATE}#data",
         data=statistics,
         described=_of_kind(record, "data", statistics) if statistics else NOTHING,
         resolution=checks.resolution if checks else "",
@@ -207,7 +207,7 @@ def _of_kind(record: RunRecord, name: str, document: object) -> Markup:
 def _gate(record: RunRecord) -> Markup:
     if record.verdict is None:
         return NOTHING
-    return partial(f"{TEMPLATES}:gate.html.jinja", verdict=record.verdict)
+    return partial(f"{TEMPLATE}#gate", verdict=record.verdict)
 
 
 def _registry(record: RunRecord) -> Markup:
@@ -226,7 +226,7 @@ def _registry(record: RunRecord) -> Markup:
             "Reason": version.reason or "",
             "Rules that it failed": ", ".join(version.overruled),
         }
-    return partial(f"{TEMPLATES}:pairs.html.jinja", pairs=pairs)
+    return partial(f"{TEMPLATE}#pairs", pairs=pairs)
 
 
 # --- conversion ------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def _conversion(record: RunRecord) -> Markup:
     if table is None:
         return NOTHING
     return partial(
-        f"{TEMPLATES}:conversion.html.jinja",
+        f"{TEMPLATE}#conversion",
         table=table,
         columns=record.kind.function("report", "CANDIDATE_COLUMNS") if record.kind else (),
         panels=latency_panels(table),
@@ -314,7 +314,7 @@ def _bill(record: RunRecord) -> Markup:
     if record.history is None:
         return NOTHING
     return partial(
-        f"{TEMPLATES}:bill.html.jinja",
+        f"{TEMPLATE}#bill",
         history=record.history,
         local="://" not in record.pipeline_root,
         bill=bill(record.history),
@@ -363,7 +363,8 @@ def _machine(history: History) -> Iterator[Entry]:
 
 def _lineage(record: RunRecord, manifest_sha256: str) -> Markup:
     pairs = {name: value for name, value in lineage(record, manifest_sha256).items() if value}
-    return partial(f"{TEMPLATES}:lineage.html.jinja", record=record, pairs=pairs, tones=STATE_TONES)
+    listed = partial(f"{TEMPLATE}#pairs", pairs=pairs)
+    return partial(f"{TEMPLATE}#lineage", record=record, pairs=listed, tones=STATE_TONES)
 
 
 def lineage(record: RunRecord, manifest_sha256: str) -> dict[str, str | None]:

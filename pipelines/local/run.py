@@ -39,6 +39,7 @@ from gauntlet.pipelines.home import (
     STEPS_FOLDER,
     Home,
     RunRecord,
+    gauntlet_home,
 )
 from gauntlet.pipelines.live import RunView
 from gauntlet.pipelines.local.processes import (
@@ -51,7 +52,7 @@ from gauntlet.pipelines.local.processes import (
     temporary_folder,
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
-from gauntlet.pipelines.terminal import LiteralConsole, plain, styled
+from gauntlet.pipelines.terminal import LiteralConsole, console, plain, styled
 from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
@@ -76,6 +77,26 @@ class FinishedRun:
     def report(self) -> Path:
         """The run's page."""
         return self.folder / REPORT_FILE
+
+
+def run(manifest: Manifest, home: Path | None = None) -> FinishedRun:
+    """Run a manifest on this machine, as `gauntlet run` does: the result says how it ended.
+
+    Args:
+        manifest: Of `load_manifest`.
+        home: The folder of the run and of the registry; by default `GAUNTLET_HOME`, or `.gauntlet`.
+
+    Raises:
+        ManifestError: Data or a pretrained model are missing here, or the run may cost more than its budget.
+        UsageError: The home folder cannot be written.
+        Interrupted: By Ctrl-C or SIGTERM.
+    """
+    from gauntlet.pipelines.checks import require_affordable, require_data
+
+    require_affordable(manifest, manifest.name)
+    require_data(manifest, Path(manifest.name))
+    at = Home(home) if home else gauntlet_home()
+    return run_locally(manifest, at, at.registry_uri, tracking_uri(manifest, at), console)
 
 
 def run_locally(

@@ -38,6 +38,7 @@ from gauntlet.backends.prices import PRICES_VARIABLE
 from gauntlet.components.sections import given
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.collect import DONE_FILE
+from gauntlet.manifests.kinds import kinds
 from gauntlet.manifests.loading import MODEL_KEYS
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
@@ -222,15 +223,16 @@ def hash_of(path: Path) -> str:
 
 @cache
 def code_version() -> str:
-    """A hash of the package's files, except the packaged manifests."""
+    """A hash of the files of Gauntlet and of task kinds from elsewhere, except the packaged manifests."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        spec = find_spec(f"gauntlet.{package}")
-        assert spec is not None and spec.submodule_search_locations
-        root = Path(spec.submodule_search_locations[0])
+    plugins = {package for kind in kinds().values() for package in kind.packages} - {"gauntlet"}
+    for package in (*(f"gauntlet.{room}" for room in PACKAGES), *sorted(plugins)):
+        spec = find_spec(package)
+        assert spec is not None
+        root = Path((spec.submodule_search_locations or [spec.origin or ""])[0])
         for file in _files(root):
             name = file.relative_to(root.parent)
-            is_input = package == "manifests" and file.suffix != ".py"
+            is_input = package == "gauntlet.manifests" and file.suffix != ".py"
             if "__pycache__" not in name.parts and not is_input:
                 digest.update(f"{name.as_posix()} {hash_of(file)}\n".encode())
     return digest.hexdigest()

@@ -130,7 +130,7 @@ def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedSt
     folder = home.tuning_folder(manifest.name)
     with interruptible(), alone(folder) as lock:
         splits = validated_splits(manifest, folder)
-        data_sha256 = read_statistics(splits)["sha256"]
+        data_sha256 = read_statistics(splits).sha256
         name = study_name(manifest.name, manifest.task, manifest.seed, training, data_sha256)
         study = open_study(folder / DATABASE_FILE, name)
         _announce(tuning, study, prepare(study, training, search), console)

@@ -79,6 +79,7 @@ def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder:
     config_file, weights_file = ADAPTER_FILES
     save_file(get_peft_model_state_dict(model, state_dict=dict(weights)), folder / weights_file)
     config = replace(model.peft_config["default"], inference_mode=True, base_model_name_or_path=base)
+    config.target_modules = sorted(config.target_modules)  # peft makes it a set, whose order is random
     config.save_pretrained(str(folder))
     assert (folder / config_file).is_file()
 

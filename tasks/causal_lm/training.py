@@ -17,9 +17,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.causal_lm.lora import base_name, merged, save_adapters, with_adapters
 from gauntlet.tasks.causal_lm.manifest import LanguageTraining
+from gauntlet.tasks.language.data import Statistics
 from gauntlet.tasks.language.language_models import (
     LanguageModelFiles,
     context_of,
@@ -31,7 +33,7 @@ from gauntlet.tasks.language.language_models import (
 )
 from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
-from gauntlet.trainer.splits import read_split, read_statistics
+from gauntlet.trainer.splits import read_split
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, unaliased
 
 ADAPTER_FOLDER = "adapter"
@@ -74,15 +76,15 @@ class CausalLanguageModelling(Task):
         Raises:
             UsageError: The model cannot be found, or validate-data counted tokens for another model.
         """
-        statistics = read_statistics(splits)
-        if statistics["tokenizer"] != section.model:
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        if statistics.tokenizer != section.model:
             raise UsageError(
                 f"training.model: found {section.model}, but {splits} is rendered for "
-                f"{statistics['tokenizer']}. Run the pipeline from validate-data."
+                f"{statistics.tokenizer}. Run the pipeline from validate-data."
             )
         self._section = section
-        self._most: int = statistics["max_tokens"]
-        self._frame: Sequence[str] = statistics["frame"]
+        self._most = statistics.max_tokens
+        self._frame = statistics.frame
         self._files = find_language_model(section.model)
         self._tokenizer = load_tokenizer(self._files)
         self._pad_id = int(self._tokenizer.eos_token_id)

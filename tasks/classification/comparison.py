@@ -79,7 +79,9 @@ def compare(first: Evaluated, second: Evaluated) -> Paired:
         classes=class_f1(first.scores, second.scores, of_classes),
         summary=f"Both answered the same {count(len(rows.truth))} rows: {outcomes}.",
         body=partial(
-            "gauntlet.tasks.classification:change.html.jinja", labels=rows.classes, rows=confusion_cells(rows)
+            "gauntlet.tasks.classification:report.html.jinja#change",
+            labels=rows.classes,
+            rows=confusion_cells(rows),
         ),
     )
 

@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from gauntlet.components.write_report.comparison import Evaluated, Paired
 from gauntlet.components.write_report.sections import Column
+from gauntlet.contracts.data import ClassStatistics
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
     capitalize_first,
@@ -38,10 +40,9 @@ CANDIDATE_COLUMNS = (
     ),
     Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
-EVALUATION = "gauntlet.tasks.classification:evaluation.html.jinja"
+EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
 METRICS = ("macro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
-LOWER_IS_BETTER = ("mae",)
 
 Figure = float | None
 Interval = tuple[Figure, Figure]
@@ -88,6 +89,11 @@ def evaluation(scores: Scores) -> Markup:
         classes=_class_rows(scores),
         confusions=confusions(scores),
     )
+
+
+def class_counts(statistics: ClassStatistics) -> Markup:
+    """A table of the rows of each class in each split."""
+    return partial("gauntlet.tasks.classification:report.html.jinja#classes", data=statistics)
 
 
 def tiles(scores: Scores) -> tuple[Tile, ...]:
@@ -150,7 +156,7 @@ def metric_rows(scores: Scores) -> tuple[MetricRow, ...]:
                 theirs=champion,
                 their_interval=_interval(theirs, metric) if theirs else None,
                 difference=minus(_value(compared, metric), champion),
-                better=-1 if metric in LOWER_IS_BETTER else 1,
+                better=1 if known_metric(metric).better == "higher" else -1,
             )
         )
     return tuple(rows)

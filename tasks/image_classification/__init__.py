@@ -19,7 +19,7 @@ KIND = TaskKind(
     conversion="gauntlet.tasks.images.conversion",
     evaluation="gauntlet.tasks.classification.evaluation",
     gates="gauntlet.tasks.classification.gates",
-    report="gauntlet.tasks.image_classification.report",
+    report="gauntlet.tasks.images.report",
     serving="gauntlet.tasks.images.serving",
     tiny="gauntlet.tasks.image_classification.tiny",
 )

@@ -12,13 +12,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.images.augmentation import moved
+from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
-from gauntlet.trainer.splits import read_images, read_statistics
+from gauntlet.trainer.splits import read_images
 from gauntlet.trainer.task import Batch
 
 
@@ -34,13 +36,13 @@ class ImageClassification(WeightedClassifierTask):
             UsageError: There are no splits, or the network has more blocks than their images allow.
         """
         train, validation = read_images(splits, "train"), read_images(splits, "validation")
-        statistics = read_statistics(splits)
-        super().__init__(section, statistics["labels"], train.labels, validation.labels)
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        super().__init__(section, statistics.labels, train.labels, validation.labels)
         self._train = RowsOnDevice(train.images, train.labels)
         self._validation = RowsOnDevice(validation.images)
-        self._mean: list[float] = statistics["pixels"]["train"]["mean"]
-        self._std: list[float] = statistics["pixels"]["train"]["std"]
-        self._config = network_config(section, train.images.shape[1:], len(statistics["labels"]))
+        self._mean = list(statistics.pixels["train"].mean)
+        self._std = list(statistics.pixels["train"].std)
+        self._config = network_config(section, train.images.shape[1:], len(statistics.labels))
         self._maps = AugmentationMaps(section.augmentation, train.images.shape[2:], len(train.labels))
 
     @property

@@ -1,4 +1,4 @@
-"""What pages show of the statistics of images."""
+"""What pages show of images and of their classifier; a kind that reads images may use parts of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,36 @@ from markupsafe import Markup
 from gauntlet.components.pictures import ClassPicture
 from gauntlet.pages.charts import histogram
 from gauntlet.pages.page import partial
+from gauntlet.tasks.classification.report import (
+    CANDIDATE_COLUMNS,
+    SCORES,
+    class_counts,
+    compare,
+    evaluation,
+    metrics,
+    tiles,
+)
 
 if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
 
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "ROWS",
+    "SCORES",
+    "TRY_IT",
+    "compare",
+    "data",
+    "evaluation",
+    "metrics",
+    "tiles",
+]
 
-def images_section(statistics: Statistics, pictures: Sequence[ClassPicture], rows: str) -> Markup:
+ROWS = "images"
+TRY_IT = ("Score an image with the new champion.", "IMAGE.png")
+
+
+def data(statistics: Statistics, pictures: Sequence[ClassPicture] = (), rows: str = ROWS) -> Markup:
     """The body of the section about a dataset of images; `rows` is what a row is."""
     pixels = statistics.pixels or {}
     edges = next((of_split.edges for of_split in pixels.values()), ())
@@ -23,6 +47,7 @@ def images_section(statistics: Statistics, pictures: Sequence[ClassPicture], row
     return partial(
         "gauntlet.tasks.images:data.html.jinja",
         data=statistics,
+        classes=class_counts(statistics),
         pictures=pictures,
         rows=rows,
         histogram=histogram("Brightness", "mean of the pixels", rows, edges, counts),

@@ -44,7 +44,7 @@ def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Marku
     counts = {split: length.counts for split, length in lengths.items()}
     edges = next((length.edges for length in lengths.values()), ())
     chart = histogram("Length of rows", "tokens", "rows", edges, counts)
-    return partial("gauntlet.tasks.language:data.html.jinja", data=statistics, histogram=chart)
+    return partial("gauntlet.tasks.language:report.html.jinja#data", data=statistics, histogram=chart)
 
 
 def evaluation_page(
@@ -53,7 +53,7 @@ def evaluation_page(
     """The page of evaluate-model for the system `name`, with some answers."""
     scores = Scores.model_validate(scorecard.as_json())
     shown = zip(prompts.questions, prompts.references, tuned.greedy, baseline.answers.greedy, strict=True)
-    answers = partial("gauntlet.tasks.language:answers.html.jinja", rows=list(shown)[:SHOWN_ANSWERS])
+    answers = partial("gauntlet.tasks.language:report.html.jinja#answers", rows=list(shown)[:SHOWN_ANSWERS])
     masthead = Masthead(
         name=name,
         kind="evaluation on the test split",
@@ -72,7 +72,7 @@ def evaluation(scores: Scores) -> Markup:
     """The body of the section about a language model's `scores`."""
     others = [("Baseline", scores.baseline), ("Champion", scores.champion)]
     return partial(
-        "gauntlet.tasks.language:evaluation.html.jinja",
+        "gauntlet.tasks.language:report.html.jinja#evaluation",
         scores=scores,
         others=[(title, other) for title, other in others if other],
     )

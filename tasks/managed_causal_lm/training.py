@@ -294,7 +294,7 @@ def _write_bundle(
         lineage={
             "encoder": section.model,
             "manifest_sha256": manifest_sha256,
-            "data_sha256": str(read_statistics(splits)["sha256"]),
+            "data_sha256": read_statistics(splits).sha256,
             "training_sha256": hashlib.sha256(canonical_json(section).encode()).hexdigest(),
             "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", "unknown"),
             **manifest_commit(),

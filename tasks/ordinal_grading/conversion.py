@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_images
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.tasks.images.conversion import ImageRows, ImageSubject
+from gauntlet.tasks.ordinal_grading.data import read_card_split
 from gauntlet.tasks.ordinal_grading.manifest import SIDES
 from gauntlet.tasks.ordinal_grading.network import Grading
-from gauntlet.trainer.splits import read_cards
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class GraderSubject(ImageSubject):
 
     def read_rows(self, split: SplitName) -> ImageRows:
         """Read the cards of a split."""
-        cards = read_cards(self.splits, split)
+        cards = read_card_split(self.splits, split)
         return ImageRows(cards.images, cards.labels, cards.rows, self.record.labels, SIDES)
 
     @property

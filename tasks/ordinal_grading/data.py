@@ -35,6 +35,7 @@ from gauntlet.tasks.images.data import Statistics, class_pictures, describe, spl
 from gauntlet.tasks.ordinal_grading.hashing import BITS, CardLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
+from gauntlet.trainer.splits import ImageSplit, existing_file
 
 __all__ = ["Statistics", "examine", "sources"]
 
@@ -383,3 +384,34 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
         [*near.examples, *examples][:SHOWN_EXAMPLES],
         reasons=reasons,
     )
+
+
+@dataclass(frozen=True)
+class CardSplit(ImageSplit):
+    """Cards: `images` are (N, 2, C, H, W), front and back; `labels` are grades less 1.
+
+    Attributes:
+        centering: Percentages, float32 (N, 4), of front and back: the left border's share of left and right,
+            then the top border's share of top and bottom; NaN if unknown.
+        edge_damage: Worn shares of the edges of front and back, float32 (N, 2); NaN if unknown.
+        certificates: The grader's name of each card, (N,).
+    """
+
+    centering: npt.NDArray[np.float32]
+    edge_damage: npt.NDArray[np.float32]
+    certificates: npt.NDArray[np.str_]
+
+
+def read_card_split(folder: Path, split: SplitName) -> CardSplit:
+    """A split of cards as validate-data wrote it, in its order."""
+    with np.load(existing_file(folder / f"{split}.npz")) as arrays:
+        images = arrays["images"]  # (N, 2, H, W) or (N, 2, H, W, C)
+        images = images[:, :, None] if images.ndim == 4 else np.moveaxis(images, 4, 2)
+        return CardSplit(
+            images=np.ascontiguousarray(images),
+            labels=arrays["label"],
+            rows=arrays["row"],
+            centering=arrays["centering"],
+            edge_damage=arrays["edge_damage"],
+            certificates=arrays["certificate"],
+        )

@@ -26,8 +26,8 @@ from gauntlet.tasks.classification import evaluation as classifiers
 from gauntlet.tasks.classification.evaluation import HeldOutRows, registry_scores
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import Indices, Resamples
+from gauntlet.tasks.ordinal_grading.data import read_card_split
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades, resampled_grade_metrics
-from gauntlet.trainer.splits import read_cards
 
 __all__ = ["evaluate", "registry_scores"]
 
@@ -167,7 +167,7 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    cards = read_cards(splits, "test")
+    cards = read_card_split(splits, "test")
     columns = {"row": cards.rows, "certificate": cards.certificates.tolist()}
     rows = HeldOutRows(cards.images, cards.labels, columns)
     try:

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from gauntlet.components.pictures import ClassPicture
-from gauntlet.tasks.classification.report import (
-    CANDIDATE_COLUMNS,
-    SCORES,
-    compare,
-    evaluation,
-    metrics,
-    tiles,
-)
-from gauntlet.tasks.images.report import images_section
+from gauntlet.tasks.images import report as of_images
+from gauntlet.tasks.images.report import CANDIDATE_COLUMNS, SCORES, compare, evaluation, metrics, tiles
 
 if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
@@ -38,5 +31,5 @@ TRY_IT = ("Grade a card with the new champion.", "FRONT.jpg BACK.jpg")
 
 
 def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:
-    """The body of the section about a dataset."""
-    return images_section(statistics, pictures, ROWS)
+    """The body of the section about a dataset of cards."""
+    return of_images.data(statistics, pictures, ROWS)

@@ -13,20 +13,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.tasks.classification.training import (
     ClassifierTask,
     classification_metrics,
     confusion_counts,
 )
 from gauntlet.tasks.images.augmentation import moved
+from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
+from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
 from gauntlet.tasks.ordinal_grading.loss import grading_loss, squared_emd
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
 from gauntlet.tasks.ordinal_grading.network import EVEN, CardGrader, GraderConfig, Grading
 from gauntlet.trainer.batching import sampling_chances
-from gauntlet.trainer.splits import CardSplit, read_cards, read_statistics
 from gauntlet.trainer.task import Batch
 
 FRONT, BACK = 0, 1  # positions in the axis of sides
@@ -48,7 +50,7 @@ class OrdinalGrading(ClassifierTask):
         Raises:
             UsageError: There are no splits.
         """
-        train, validation = read_cards(splits, "train"), read_cards(splits, "validation")
+        train, validation = read_card_split(splits, "train"), read_card_split(splits, "validation")
         self._section = section
         self.train_labels, self.validation_labels = train.labels, validation.labels
         self.row_weights = [1] * len(train.labels)
@@ -56,10 +58,10 @@ class OrdinalGrading(ClassifierTask):
             self.chances = sampling_chances(train.labels, section.sampler_power)
         self._train, self._validation = rows_on_device(train), rows_on_device(validation)
         self._centering = validation.centering
-        statistics = read_statistics(splits)
-        self._mean: list[float] = statistics["pixels"]["train"]["mean"]
-        self._std: list[float] = statistics["pixels"]["train"]["std"]
-        self._config = grader_config(section, train.images.shape[2:], len(statistics["labels"]))
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        self._mean = list(statistics.pixels["train"].mean)
+        self._std = list(statistics.pixels["train"].std)
+        self._config = grader_config(section, train.images.shape[2:], len(statistics.labels))
         shape = self._config.input_shape[1:]
         self._maps = AugmentationMaps(section.augmentation, shape, len(train.labels), images_per_row=2)
 

@@ -13,6 +13,7 @@ from gauntlet.pages.page import partial
 from gauntlet.tasks.classification.report import (
     CANDIDATE_COLUMNS,
     SCORES,
+    class_counts,
     compare,
     evaluation,
     metrics,
@@ -44,4 +45,9 @@ def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Marku
     counts = {split: length.counts for split, length in lengths.items()}
     edges = next((length.edges for length in lengths.values()), ())
     chart = histogram("Text length", "characters", "texts", edges, counts)
-    return partial("gauntlet.tasks.text_classification:data.html.jinja", data=statistics, histogram=chart)
+    return partial(
+        "gauntlet.tasks.text_classification:data.html.jinja",
+        data=statistics,
+        classes=class_counts(statistics),
+        histogram=chart,
+    )

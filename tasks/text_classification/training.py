@@ -28,7 +28,7 @@ from gauntlet.tasks.text_classification.network import (
     with_whole_tables,
 )
 from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
-from gauntlet.trainer.splits import read_labels, read_split
+from gauntlet.trainer.splits import read_split, read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, unaliased
 
 
@@ -73,7 +73,7 @@ class TextClassification(WeightedClassifierTask):
         self._section, self._splits = section, splits
         self._encoder = find_encoder(section.encoder)
         require_positions(self._encoder, section.encoder, section.max_length)
-        labels = read_labels(splits)
+        labels = read_statistics(splits).labels
         self._classes = len(labels)
         opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
         self._pad_id, tokenizer = opened.pad_id, opened.tokenizer

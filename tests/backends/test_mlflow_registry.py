@@ -14,7 +14,8 @@ import pytest
 from gauntlet.backends.content_store import store_bundle
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.local.mlflow_database import open_client
-from gauntlet.backends.local.registry import MlflowRegistry, all_pages
+from gauntlet.backends.local.mlflow_server import all_pages
+from gauntlet.backends.local.registry import MlflowRegistry
 from gauntlet.backends.registry import ModelVersion
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.serving.bundle import file_sha256, read_info

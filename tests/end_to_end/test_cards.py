@@ -95,10 +95,10 @@ def test_every_output_is_that_of_the_checkpoint_and_the_expected_grade_the_distr
 ) -> None:
     import torch
 
+    from gauntlet.tasks.ordinal_grading.data import read_card_split
     from gauntlet.trainer.saved_model import load_model
-    from gauntlet.trainer.splits import read_cards
 
-    cards = read_cards(system.steps() / "validate-data" / "splits", "test").images
+    cards = read_card_split(system.steps() / "validate-data" / "splits", "test").images
     bundle = Bundle(system.steps() / "convert-to-onnx" / "bundle")
     names = ("logits", "distribution", "expected_grade", "centering", "edge_damage")
     found = dict(zip(names, bundle.outputs(cards, names), strict=True))

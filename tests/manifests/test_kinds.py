@@ -12,6 +12,7 @@ import pytest
 from gauntlet.manifests.errors import ManifestError, UsageError
 from gauntlet.manifests.kinds import TaskKind, installed_kinds, kind_names, task_kind
 from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.local.step_cache import code_version
 
 BUILT_IN = (
     "causal_lm",
@@ -99,6 +100,21 @@ def test_a_broken_plug_in_is_named_and_the_other_kinds_work(
         load_manifest(MANIFEST, [f"task={kind}"])
     [about_task] = [one for one in refused.value.faults if one.key == "task"]
     assert fault in about_task.action
+
+
+def test_a_changed_line_of_a_plug_in_changes_the_key_of_cached_steps(
+    install: Install, tmp_path: Path
+) -> None:
+    code_version.cache_clear()
+    without = code_version()
+    install("mine", KIND.format(changes="name='mine', data='my_plugin_code'"))
+    code_version.cache_clear()
+    first = code_version()
+    with (tmp_path / "my_plugin_code.py").open("a") as module:
+        module.write("# another line\n")
+    code_version.cache_clear()
+    assert len({without, first, code_version()}) == 3
+    code_version.cache_clear()
 
 
 def test_two_kinds_of_one_name_are_both_refused_and_named(install: Install) -> None:

@@ -314,6 +314,7 @@ def test_a_byte_order_mark_is_no_part_of_a_manifest(write) -> None:
         (["dataset.columns={text: {a: b}}"], "dataset.columns.text", "a column's name, its position from 0"),
         (["training.epoch=3"], "training.epoch", "Did you mean epochs?"),
         (["gate={}"], "gate", "Did you mean gates?"),
+        (["training.checkpoints={every_steps: 4}"], "training.checkpoints", "Use the new name."),
         (["training.qqq=3"], "training.qqq", "Remove it, or correct its spelling."),
         (["gates=0.5"], "gates", "0.5 | a section with some of max_class_f1_drop"),
         (["training.resources=large"], "training.resources", "a section with some of accelerator_count"),

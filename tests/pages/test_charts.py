@@ -103,6 +103,12 @@ def test_a_figure_that_is_absent_or_infinite_leaves_a_gap_and_no_chart_is_made_o
     assert training_charts(history([])) == {}
 
 
+@pytest.mark.parametrize(("epochs", "ticks"), [(1, ["1"]), (4, ["1", "2", "3", "4"])])
+def test_epochs_are_marked_at_whole_numbers_only(epochs: int, ticks: list[str]) -> None:
+    chart = training_charts(history([0.5] * epochs))["Quality on the validation split"]
+    assert [text for text in texts(chart) if text.isdigit()] == ticks
+
+
 def test_the_learning_rate_names_its_peak() -> None:
     shown = training_charts(history([], [0.0, 1e-4, 5e-5]))
     assert list(shown) == ["Training loss", "Learning rate"]

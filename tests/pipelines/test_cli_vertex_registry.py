@@ -18,6 +18,7 @@ from gauntlet.pipelines.cli import main
 from gauntlet.tasks.classification.evaluation import ChampionFailure, ChampionPredictions, score_champion
 from tests.components.evaluate_model.test_evaluation_run import HAPPY, LABELS, ROWS, TEXTS, make_bundle
 from tests.fakes.cloud import FakeCloud
+from tests.parrots import write_parrot
 
 MODEL = "moods"
 URI = (
@@ -36,10 +37,14 @@ CLASSIFIED = {"accuracy": 0.75, "macro_f1": 0.733333, "confusion": [[1, 1], [0, 
 
 
 def register(
-    folder: Path, run_id: str, champion: str | None = None, challenger: Mapping[str, object] = CLASSIFIED
+    folder: Path,
+    run_id: str,
+    champion: str | None = None,
+    challenger: Mapping[str, object] = CLASSIFIED,
+    bundle: Path | None = None,
 ) -> None:
     """What register-model does at the end of a run that promotes."""
-    bundle = make_bundle(folder / run_id, HAPPY, weight=2.0 + int(run_id[-1]))
+    bundle = bundle or make_bundle(folder / run_id, HAPPY, weight=2.0 + int(run_id[-1]))
     scores, verdict = folder / "scores", folder / "verdict"
     compared = {"champion": {"version": champion}} if champion else {}
     scores.write_text(json.dumps({"labels": LABELS, "challenger": challenger, **compared}))
@@ -79,7 +84,10 @@ def test_what_a_run_registers_can_be_listed_rolled_back_promoted_and_asked(
 
 
 def test_the_bleu_of_answers_is_shown_with_the_version(on_vertex: FakeCloud, tmp_path: Path) -> None:
-    register(tmp_path, "run-1", challenger={"macro_f1": 0.5, "bleu": {"value": 0.25}})
+    answers = {
+        name: {"value": value} for name, value in (("perplexity", 9.0), ("rouge_l", 0.3), ("bleu", 0.25))
+    }
+    register(tmp_path, "run-1", challenger=answers, bundle=write_parrot(tmp_path / "parrot", "I am here"))
     aiplatform.init(project="demo", location=FakeCloud.LOCATION)
     [evaluation] = aiplatform.Model(f"{MODEL}@champion").list_model_evaluations()
     assert evaluation.metrics == {"bleu": 25.0}

@@ -198,7 +198,7 @@ def test_compiling_says_what_the_pod_asks_for_and_what_kubeflow_does_not_use(
     assert "train-model's pod asks for 6 CPUs and 22 GB, 75% of n1-standard-8." in said
     assert "GKE's label cloud.google.com/gke-accelerator" in said
     assert "Not used on Kubeflow: training.resources.strategy, training.resources.boot_disk_gb." in said
-    assert "A training whose pod is lost starts anew" in said
+    assert "A training whose pod is lost starts again" in said
 
 
 def test_a_machine_of_unknown_size_gets_what_the_other_steps_get(

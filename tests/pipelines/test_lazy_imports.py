@@ -44,17 +44,13 @@ def slow_imports(commands: list[list[str]], libraries: tuple[str, ...]) -> list[
 
 def test_commands_that_only_read_files_import_no_slow_library(own_home: Path) -> None:
     own_home.mkdir()
-    commands = [
-        ["--help"],
-        ["--version"],
-        ["runs"],
-        ["registry"],
-        ["tasks"],
-        ["check", SAMPLE],
-        ["cost", SAMPLE],
-    ]
+    commands = [["--help"], ["--version"], ["runs"], ["registry"], ["tasks"], ["cost", SAMPLE]]
     for name, code, found in slow_imports(commands, SLOW + SERVING):
         assert (name, code, found) == (name, 0, [])
+
+
+def test_check_opens_a_tokenizer_without_the_engine_that_serves_models() -> None:
+    assert slow_imports([["check", SAMPLE]], (*SLOW, "onnxruntime")) == [("check", 0, [])]
 
 
 def test_a_prediction_imports_what_serving_needs_and_nothing_else(own_home: Path, tmp_path: Path) -> None:

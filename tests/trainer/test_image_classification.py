@@ -12,8 +12,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.image_classification.manifest import ImageTraining
-from gauntlet.tasks.image_classification.training import ImageRows, load_task
+from gauntlet.tasks.image_classification.training import load_task
 from gauntlet.tasks.images.manifest import Augmentation
+from gauntlet.tasks.images.training import RowsOnDevice
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
@@ -108,12 +109,12 @@ def test_an_image_moves_alike_in_whichever_batch_it_is(section: ImageTraining, i
 def test_images_stay_on_the_device_that_a_batch_of_positions_is_on(image_splits: Path) -> None:
     """`meta` is the second device that every machine has."""
     split = read_images(image_splits, "train")
-    rows = ImageRows(split)
-    images, labels = rows.on_device_of(torch.tensor([3, 1]))
+    rows = RowsOnDevice(split.images, split.labels)
+    images, labels = rows.at(torch.tensor([3, 1]))
     assert np.array_equal(images.numpy(), split.images[[3, 1]])
     assert labels.tolist() == split.labels[[3, 1]].tolist()
-    assert rows.on_device_of(torch.tensor([3, 1], device="meta"))[0].is_meta
-    assert rows._images.is_meta and rows._labels.is_meta
+    assert rows.at(torch.tensor([3, 1], device="meta"))[0].is_meta
+    assert all(tensor.is_meta for tensor in rows._tensors)
 
 
 def test_nothing_moves_in_validation(section: ImageTraining, image_splits: Path) -> None:

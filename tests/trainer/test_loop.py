@@ -9,11 +9,11 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
-from gauntlet.contracts.training import Epoch, History
+from gauntlet.contracts.training import Epoch, TrainingHistory
 from gauntlet.manifests.errors import GauntletError, Preempted
-from gauntlet.manifests.training import Checkpoints, EarlyStopping, Resources, Training
+from gauntlet.manifests.training import EarlyStopping, Resources, Resume, Training
 from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.tasks.text_classification.training import TextClassification
+from gauntlet.tasks.text_classification.training import TextClassification, load_task
 from gauntlet.trainer.batching import MicroBatch
 from gauntlet.trainer.device import make_deterministic
 from gauntlet.trainer.loop import fit
@@ -22,7 +22,7 @@ from gauntlet.trainer.replica import Replica, Tensors, build_optimizer
 from gauntlet.trainer.schedule import learning_rate
 from gauntlet.trainer.splits import read_split
 from gauntlet.trainer.states import LoopState, StateStore
-from gauntlet.trainer.task import Batch, load_task
+from gauntlet.trainer.task import Batch
 
 
 class Recorder:
@@ -39,7 +39,9 @@ class Recorder:
         return [(step, metrics[name]) for step, metrics in self.logged if name in metrics]
 
 
-def train(section: Training, splits: Path, seed: int = 3) -> tuple[History, Tensors, list[Epoch], Recorder]:
+def train(
+    section: Training, splits: Path, seed: int = 3
+) -> tuple[TrainingHistory, Tensors, list[Epoch], Recorder]:
     replica = build_replica(section, splits, seed)
     kept: list[Epoch] = []
     tracker = Recorder()
@@ -146,7 +148,7 @@ class LittleMemory(TextClassification):
 
 def train_with_little_memory(
     section: Training, splits: Path, rows: int, from_step: int = 1
-) -> tuple[History, Tensors]:
+) -> tuple[TrainingHistory, Tensors]:
     make_deterministic(3)
     task = LittleMemory(section, splits, rows, from_step)
     replica = Replica(task, task.build_model(), section, torch.device("cpu"), World())
@@ -280,7 +282,7 @@ def test_an_epoch_without_a_finite_metric_is_never_kept(section: Training, tiny_
 
 def train_with_states(
     section: Training, splits: Path, states: StateStore, preempted: Callable[[], bool] = lambda: False
-) -> tuple[History, Tensors, Recorder]:
+) -> tuple[TrainingHistory, Tensors, Recorder]:
     replica = build_replica(section, splits)
     tracker = Recorder()
     history = fit(replica, section, 3, lambda *_: None, tracker, states, preempted)
@@ -328,7 +330,7 @@ def test_time_spent_before_an_interruption_counts(
 def test_states_are_written_as_often_as_the_manifest_says(
     section: Training, tiny_splits: Path, tmp_path: Path
 ) -> None:
-    plan = Checkpoints(every_steps=7, keep_every_epochs=1)
+    plan = Resume(every_steps=7, keep_every_epochs=1)
     states = StateStore(str(tmp_path / "states"), {}, plan)
     train_with_states(section.model_copy(update={"epochs": 2}), tiny_splits, states)
     names = {path.name for path in (tmp_path / "states").iterdir()}

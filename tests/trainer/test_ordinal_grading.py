@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
 from gauntlet.tasks.images.manifest import Augmentation
+from gauntlet.tasks.ordinal_grading.data import read_card_split
 from gauntlet.tasks.ordinal_grading.manifest import GradeEarlyStopping, GradingTraining
 from gauntlet.tasks.ordinal_grading.network import CardGrader, SideEncoder, worst_offset
 from gauntlet.tasks.ordinal_grading.training import grader_config, load_task, mirrored
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record
-from gauntlet.trainer.splits import read_cards
 from tests.drawn_cards import HEIGHT, WIDTH
 
 
@@ -48,7 +48,7 @@ def test_a_grader_learns_a_bar_and_its_checkpoint_scores_what_the_history_says(
     best = history["epochs"][history["best_epoch"] - 1]
     assert best["epoch"] > section.phase1_epochs
     assert best["validation"]["qwk"] > 0.8
-    cards = read_cards(card_splits, "validation")
+    cards = read_card_split(card_splits, "validation")
     with torch.no_grad():
         sides = torch.from_numpy(cards.images)
         found = load_model(tmp_path / "checkpoint")(sides[:, 0], sides[:, 1])
@@ -201,7 +201,7 @@ def test_the_probabilities_of_the_grades_are_a_normal_curve(
     section: GradingTraining, card_splits: Path
 ) -> None:
     model = load_task(section, card_splits).build_model().eval()
-    sides = torch.from_numpy(read_cards(card_splits, "validation").images[:5])
+    sides = torch.from_numpy(read_card_split(card_splits, "validation").images[:5])
     with torch.no_grad():
         logarithms = model(sides[:, 0], sides[:, 1]).distribution.log()
     bend = logarithms.diff(n=2, dim=1)  # of the logarithm of a normal curve the same everywhere

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
@@ -12,13 +11,20 @@ import torch
 from torch import nn
 
 from gauntlet.backends import storage
-from gauntlet.contracts.training import Epoch, History, Step
+from gauntlet.contracts.training import Epoch, Step, TrainingHistory
 from gauntlet.manifests import training
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.training import Checkpoints
+from gauntlet.manifests.training import Resume
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.states import LoopState, Position, StateStore, expendable
+
+
+def epoch_of(number: int, training: dict[str, float], validation: dict[str, float]) -> Epoch:
+    return Epoch(
+        epoch=number, training=training, validation=validation, examples_per_second=50.0, seconds=0.1
+    )
+
 
 FINGERPRINT = {"training.learning_rate": "0.01", "seed": "3"}
 
@@ -27,6 +33,7 @@ class NoRows:
     """A task of which no test here asks more than this."""
 
     validation_batch_size = 1
+    uses_cpu_kernels = False
 
 
 class Training:
@@ -37,7 +44,7 @@ class Training:
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.LayerNorm(8))
         section = training.Training()
         self.replica = Replica(NoRows(), self.model, section, torch.device("cpu"), World())
-        self.store = StateStore(uri, fingerprint, Checkpoints(**plan))
+        self.store = StateStore(uri, fingerprint, Resume(**plan))
         self.state = LoopState()
         self.kept: list[tuple[int, torch.Tensor]] = []
 
@@ -49,7 +56,7 @@ class Training:
 
     def end_epoch(self, best: bool = True) -> None:
         number = self.state.epoch
-        self.state.history.epochs.append(Epoch(number, {"loss": 0.3}, {"loss": 0.4}, 50.0, 0.1))
+        self.state.history.epochs.append(epoch_of(number, {"loss": 0.3}, {"loss": 0.4}))
         self.state.history.best_epoch = number if best else self.state.history.best_epoch
         self.state.start_next_epoch()
         self.save()
@@ -115,12 +122,15 @@ def test_training_goes_on_in_the_same_bits(uri: str) -> None:
 
 
 def test_a_state_survives_json_bit_for_bit() -> None:
-    history = History(
-        steps=[Step(1, 1e-17, 2e-5)], out_of_memory=[1], best_epoch=2, confusion=[[5, 1], [0, 2]]
+    history = TrainingHistory(
+        steps=[Step(step=1, loss=1e-17, learning_rate=2e-5)],
+        out_of_memory=[1],
+        best_epoch=2,
+        confusion=[[5, 1], [0, 2]],
     )
     state = LoopState(3, 7, 0.1 + 0.2, 60, [4.0, 1.0], 56, 1 / 3, 2 / 3, {"scale": 2.0**16}, history)
-    state.history.epochs.append(Epoch(1, {"loss": 0.1}, {"loss": 0.2, "macro_f1": 0.3}, 6.0, 7.0))
-    assert LoopState.from_json(json.loads(json.dumps(asdict(state)))) == state
+    state.history.epochs.append(epoch_of(1, {"loss": 0.1}, {"loss": 0.2, "macro_f1": 0.3}))
+    assert LoopState.from_json(json.loads(json.dumps(state.to_json()))) == state
 
 
 @pytest.mark.parametrize(

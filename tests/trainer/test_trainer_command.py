@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from gauntlet.trainer.__main__ import main
 from gauntlet.trainer.saved_model import load_model, read_record
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
@@ -54,6 +55,15 @@ def test_training_alone_leaves_a_checkpoint_that_can_be_loaded(
     assert history["cost_usd"] == pytest.approx(history["usd_per_hour"] * history["seconds"] / 3600)
     logits = load_model(output)(torch.tensor([[2, 5, 3]]), torch.ones(1, 3, dtype=torch.int64))
     assert logits.shape == (1, 3)
+
+
+def test_the_option_of_earlier_releases_is_refused_with_its_new_name(
+    manifest: Path, tiny_splits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--manifest", str(manifest), "--splits", str(tiny_splits), "--checkpoints", "states"]
+    assert main([*arguments, "--output", "model"]) == 2
+    error = "error: --checkpoints: this option was renamed to --resume-dir. Use that name.\n"
+    assert capsys.readouterr().err == error
 
 
 def test_the_folders_that_vertex_names_are_honoured_and_the_weights_are_the_same_bytes(

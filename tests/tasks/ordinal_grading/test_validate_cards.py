@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
+from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
-from gauntlet.trainer.splits import CardSplit, read_cards
 from tests import drawn_cards
 from tests.drawn_cards import dataset, read_splits, write_cards, write_splits
 from tests.fakes.bucket import Bucket
@@ -51,7 +51,7 @@ class Step:
         return next(check for check in checks if check["check"] == name)
 
     def split(self, name: Any) -> CardSplit:
-        return read_cards(self.folder / "splits", name)
+        return read_card_split(self.folder / "splits", name)
 
     def change(self, alter: Callable[[Any], object]) -> None:
         splits = read_splits(self.cards)

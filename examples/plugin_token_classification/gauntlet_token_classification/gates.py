@@ -1,0 +1,56 @@
+"""The rules of the gate."""
+
+from __future__ import annotations
+
+from gauntlet.components.gate_model.rules import (
+    DIFFERENCE,
+    FRACTION,
+    NOT_NEGATIVE,
+    Documents,
+    Rule,
+    number_or_fault,
+)
+from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, converted
+from gauntlet.manifests.gates import SMALLEST_MARGIN, default_margin
+
+
+def _compared(found: Documents) -> int:
+    rows = number_or_fault(found.at("scores.champion.rows"), NOT_NEGATIVE)
+    return 0 if isinstance(rows, str) else int(rows)
+
+
+def _margin(found: Documents) -> float:
+    rows = _compared(found)
+    return default_margin([rows]) if rows else SMALLEST_MARGIN
+
+
+RULES = (
+    Rule(
+        "entity_f1",
+        ">=",
+        "gates.min_entity_f1",
+        FRACTION,
+        "scores.challenger.lower_bounds.entity_f1",
+        "Bootstrap lower limit of entity F1",
+        advice="More sentences or longer training raise it; `gates.min_entity_f1` is the floor.",
+    ),
+    *converted(
+        "certificate.label_agreement",
+        "Words with the tag that PyTorch gives them",
+        "certificate.metric_drop_bound",
+        DIFFERENCE,
+        "Bootstrap upper limit of the entity F1 that conversion lost",
+    ),
+    *against_champion(
+        Comparison(
+            what="entity F1 minus the champion's",
+            domain=DIFFERENCE,
+            lower=lambda found: found.at("scores.paired.lower_bound"),
+            value=lambda found: found.at("scores.paired.entity_f1_difference"),
+            upper=lambda found: found.at("scores.paired.upper_bound"),
+            rows=_compared,
+            margin=_margin,
+            scored="Scored on the same sentences",
+        )
+    ),
+)
