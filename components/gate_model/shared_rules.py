@@ -340,7 +340,7 @@ def _shown_by(lower: float, compared: Comparison, margin: float, found: Document
     if upper < -margin:
         return f"It is worse: the upper limit is {upper:.4g}"
     told = f"Too few rows to tell: the difference is between {lower:.4g} and {upper:.4g}"
-    if isinstance(value, str) or value <= -margin or value <= lower:
+    if isinstance(value, str) or value <= -margin:
         return told
     rows = compared.rows(found)
     needed = math.ceil(rows * ((value - lower) / (value + margin)) ** 2)

@@ -48,7 +48,7 @@ def _validation_gap(found: Documents) -> object:
 def _validated(found: Documents) -> object:
     """Macro-F1 on the validation split at the epoch that training kept."""
     epochs, best = found.at("history.epochs"), found.at("history.best_epoch")
-    if not isinstance(epochs, list) or best is MISSING:
+    if not isinstance(epochs, list):
         return MISSING
     kept = [epoch for epoch in epochs if isinstance(epoch, dict) and epoch.get("epoch") == best]
     return Documents({}, {}, history=kept[0]).at("history.validation.macro_f1") if len(kept) == 1 else MISSING

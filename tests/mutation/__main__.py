@@ -102,7 +102,10 @@ def _shown(node: ast.AST) -> str:
 
 
 def _is_prose(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr | ast.AnnAssign | ast.Import | ast.ImportFrom | ast.JoinedStr)
+    names_exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    return names_exports or isinstance(
+        node, ast.Expr | ast.AnnAssign | ast.Import | ast.ImportFrom | ast.JoinedStr
+    )
 
 
 def _changes(node: ast.AST) -> list:  # type: ignore[type-arg]

@@ -89,7 +89,7 @@ def changed(documents: Documents, figures: dict[str, Any]) -> Documents:
             if place < len(keys) - 1:
                 inner = inner[at] if isinstance(inner, list) else inner.setdefault(at, {})
             elif value is MISSING:
-                del inner[at]
+                inner.pop(at, None) if isinstance(inner, dict) else inner.pop(at)
             else:
                 inner[at] = value
         documents = replace(documents, **{name: document})

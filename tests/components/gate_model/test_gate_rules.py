@@ -19,7 +19,7 @@ from gauntlet.components.gate_model.rules import (
     decide,
     number_or_fault,
 )
-from gauntlet.contracts.verdict import Decision
+from gauntlet.contracts.verdict import Decision, RuleVerdict
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.ordinal_grading.gates import QWK_DIFFERENCE
 from gauntlet.tasks.ordinal_grading.gates import RULES as GRADING_RULES
@@ -319,6 +319,8 @@ def test_a_class_without_a_clean_row_rejects_though_there_are_enough_in_all() ->
         {f"{OVERLAP}.clean_rows": 90, f"{OVERLAP}.classes_without_clean_rows": ["fear"]}
     ).reasons
     assert reason.endswith("No clean row of fear")
+    both = {f"{OVERLAP}.clean_rows": 90, f"{OVERLAP}.classes_without_clean_rows": ["fear", "joy"]}
+    assert judged(both).reasons[0].endswith("No clean row of fear, joy")
 
 
 def compared(lower: float, value: float, upper: float) -> dict[str, Any]:
@@ -435,3 +437,155 @@ def test_a_figure_is_believed_between_the_ends_of_its_domain(
     for outside in (math.nextafter(lowest, -math.inf), math.nextafter(highest, math.inf)):
         assert number_or_fault(outside, domain) == f"found {outside!r}, expected {words}"
     assert number_or_fault(MISSING, domain) == f"found nothing, expected {words}"
+
+
+def rule_of(decision: Decision, name: str) -> RuleVerdict:
+    return next(rule for rule in decision.rules if rule.rule == name)
+
+
+def test_a_certificate_of_another_file_or_of_none_says_so() -> None:
+    other = rule_of(certified(model_sha256="1" * 64), "certificate")
+    assert (other.bound, other.operator, other.value) == (True, "is", False)
+    assert other.note == "The parity certificate is of another model's file"
+    none = rule_of(certified(model_sha256=MISSING), "certificate")
+    assert (none.bound, none.operator, none.value) == (True, "is", None)
+    assert none.note.endswith("of the model that it holds: found nothing")
+
+
+def test_a_rule_without_a_usable_bound_shows_none() -> None:
+    rule = rule_of(certified(bounds={}), "neighbours")
+    assert (rule.bound, rule.operator, rule.value) == (True, "is", None)
+
+
+@pytest.mark.parametrize(("clock", "words"), [("cpu", "by one thread's CPU time"), ("wall", "as PyTorch")])
+def test_the_rule_on_speed_says_what_it_was_timed_by(clock: str, words: str) -> None:
+    assert note_of(judged({"candidates.clock": clock}), "speedup").find(words) >= 0
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"candidates.candidates": None},
+        {"candidates.chosen": 1},
+        {"candidates.chosen": "int4"},
+        {"candidates.candidates": [{"name": "int8", "size_mb": 22.0}] * 2},
+        {"candidates.candidates": ["int8"]},
+    ],
+)
+def test_without_one_row_of_the_chosen_candidate_its_size_is_not_known(figures: dict[str, Any]) -> None:
+    assert judged(figures).reasons == (
+        "model_size: Model size in MB: found nothing, expected a number over 0",
+    )
+
+
+@pytest.mark.parametrize(("confidence", "margin"), [(0.9, 0.0633), (0.95, 0.0812), (0.51, 0.01)])
+def test_the_default_margin_is_of_the_evaluations_confidence(confidence: Any, margin: float) -> None:
+    """z √(0.1 / 41), but at least 0.01."""
+    figures = {**compared(0.0, 0.0, 0.0), "scores.confidence": confidence}
+    assert rule_of(judged(figures, FREE), "non_inferiority").bound == pytest.approx(-margin, abs=1e-4)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 0.3, 1.2, 1, "0.9", None, MISSING, math.nan])
+def test_a_confidence_that_cannot_be_is_taken_for_the_default(confidence: Any) -> None:
+    figures = {**compared(0.0, 0.0, 0.0), "scores.confidence": confidence}
+    assert rule_of(judged(figures, FREE), "non_inferiority").bound == pytest.approx(-0.0812, abs=1e-4)
+
+
+def test_a_count_that_is_missing_is_not_explained_by_the_summary() -> None:
+    decision = judged({f"{OVERLAP}.clean_rows": MISSING})
+    assert decision.reasons[0].endswith(
+        "neither model was trained on: found nothing, expected a number of 0 or more"
+    )
+    assert (
+        note_of(judged({f"{OVERLAP}.summary": 3}), "clean_test_rows")
+        == "Test rows that neither model was trained on"
+    )
+
+
+def test_a_difference_without_an_upper_limit_says_so() -> None:
+    figures = {**compared(-0.15, -0.08, 0.0), "scores.paired.upper_bound": MISSING}
+    note = note_of(judged(figures), "non_inferiority")
+    assert note.endswith("Its upper limit is not known: found nothing, expected a finite number")
+
+
+def test_a_margin_by_the_rows_is_said_once() -> None:
+    note = note_of(judged(compared(0.0, 0.0, 0.0), FREE), "non_inferiority")
+    limit = "Paired bootstrap lower limit of macro-F1 minus the champion's"
+    assert note == f"{limit}; the margin follows from the size of the test split"
+
+
+def test_a_difference_at_the_margin_needs_rows_without_end_so_none_are_named() -> None:
+    note = note_of(judged(compared(-0.056, -0.01, 0.02)), "non_inferiority")
+    assert note.endswith("Too few rows to tell: the difference is between -0.056 and 0.02")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"history.epochs": None},
+        {"history.epochs": []},
+        {"history.epochs": ["2"]},
+        {"history.best_epoch": MISSING},
+        {"history.epochs": [{"epoch": 2, "validation": {"macro_f1": 0.91}}] * 2},
+        {"history.epochs.1.validation": MISSING},
+        {"scores.challenger.intervals.macro_f1": [0.84]},
+        {"scores.challenger.intervals": MISSING},
+    ],
+)
+def test_without_one_kept_epoch_and_an_interval_the_gap_to_validation_is_not_known(
+    figures: dict[str, Any],
+) -> None:
+    note = "Macro-F1 in training's validation minus its upper limit on the test split"
+    found = "found nothing, expected a number from 0 to 1"
+    assert judged(figures).reasons == (f"validation_gap: {note}: {found}",)
+
+
+@pytest.mark.parametrize(("rows", "margin"), [(150, 0.0425), (MISSING, 0.01), ("150", 0.01)])
+@pytest.mark.parametrize("rules", [RULES, GRADING_RULES])
+def test_without_a_champion_the_margin_that_is_shown_is_of_the_test_rows(
+    rules: Any, rows: Any, margin: float
+) -> None:
+    """1.645 √(0.1 / 150) = 0.0425."""
+    first = changed(FREE, {**NO_CHAMPION, "scores.rows": rows, "scores.challenger.grades": {}})
+    first = changed(first, {"gates.min_qwk": 0.1, "gates.max_mae": 1.0})
+    rule = rule_of(decide(rules, first), "non_inferiority")
+    assert (rule.verdict, rule.bound) == ("not applicable", pytest.approx(-margin, abs=1e-4))
+
+
+def test_a_class_is_worst_by_how_far_it_exceeds_its_own_bound() -> None:
+    """Bounds: 0.05 of 200 rows, 0.1163 of 20."""
+    rows = [{"label": "joy", "support": 200}, {"label": "fear", "support": 20}]
+    drops = {CLASSES: {"joy": -0.12, "fear": -0.13}, "scores.champion.per_class": rows}
+    assert note_of(judged(drops, FREE), "class_f1_drop").endswith(
+        ": joy; the bound follows from its 200 rows"
+    )
+
+
+def test_rows_of_classes_that_are_no_counts_are_left_out() -> None:
+    rows = [
+        "fear",
+        {"label": 1, "support": 9},
+        {"label": "fear", "support": True},
+        {"label": "joy", "support": 20},
+    ]
+    drops = {CLASSES: {"joy": 0.0, "fear": 0.0}, "scores.champion.per_class": rows}
+    decision = judged(drops, FREE)
+    assert note_of(decision, "class_f1_drop").endswith(": joy; the bound follows from its 20 rows")
+    alone = judged({**drops, "scores.labels": ["fear"]}, FREE)
+    assert note_of(alone, "class_f1_drop").endswith(": fear; the bound follows from its 0 rows")
+    assert rule_of(decision, "non_inferiority").bound == pytest.approx(-0.1163, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rules", "margin"), [(RULES, 0.1149), (GRADING_RULES, 0.0812)])
+def test_the_margin_of_a_grader_is_of_all_rows_and_a_classifiers_of_its_classes(
+    rules: Any, margin: float
+) -> None:
+    """1.645 √(0.1 / n): n is 41 rows, or 4 / (1/35 + 1/6) = 20.5 for the mean of two classes."""
+    rows = [{"label": "joy", "support": 35}, {"label": "fear", "support": 6}]
+    free = {"gates.non_inferiority_margin": None, "scores.champion.per_class": rows}
+    rule = rule_of(decide(rules, changed(GRADED, free)), "non_inferiority")
+    assert rule.bound == pytest.approx(-margin, abs=1e-4)
+
+
+def test_a_quantized_model_is_held_to_the_labels_that_pytorch_gives() -> None:
+    assert note_of(certified(), "parity") == "Rows with the label that PyTorch gives them"

@@ -7,7 +7,7 @@ import pytest
 
 from gauntlet.components.gate_model.rules import Documents, advice_of
 from gauntlet.components.gate_model.rules import decide as decide_by
-from gauntlet.contracts.verdict import Decision
+from gauntlet.contracts.verdict import Decision, RuleVerdict
 from gauntlet.tasks.language.gates import RULES
 from gauntlet.tasks.language.manifest import LanguageGates
 
@@ -155,3 +155,44 @@ def test_a_model_without_a_bound_on_its_perplexity_is_rejected() -> None:
 
 def test_every_rule_says_what_to_do_when_it_fails() -> None:
     assert all(advice_of(RULES).values())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, None, "15", float("nan")])
+def test_a_gain_over_a_champion_without_a_metric_is_not_known(value: object) -> None:
+    content = documents()
+    content["scores"]["champion"] = other(15, (0.1, 1.0), (0.0, 0.1))
+    content["scores"]["champion"]["figures"]["perplexity"]["value"] = value
+    assert failed(content) == ["non_inferiority"]
+    content["scores"]["champion"]["figures"]["perplexity"]["value"] = 15
+    content["scores"]["champion"]["gains"]["perplexity"]["lower_bound"] = value if value != 0 else None
+    assert failed(content) == ["non_inferiority"]
+
+
+def rule_of(decision: Decision, name: str) -> RuleVerdict:
+    return next(rule for rule in decision.rules if rule.rule == name)
+
+
+def test_without_a_margin_the_smallest_is_shown_while_there_is_no_champion() -> None:
+    free = GATES.model_copy(update={"non_inferiority_margin": None})
+    assert rule_of(decide(documents(), free), "non_inferiority").bound == -0.01
+
+
+@pytest.mark.parametrize("conversations", [None, "60", 0])
+def test_conversations_that_are_no_count_prove_nothing(conversations: object) -> None:
+    content = documents()
+    content["scores"]["champion"] = other(15, (0.1, 1.0), (0.0, 0.1)) | {"conversations": conversations}
+    free = GATES.model_copy(update={"non_inferiority_margin": None})
+    assert rule_of(decide(content, free), "non_inferiority").bound == -1.0
+
+
+def test_too_few_conversations_are_told_from_a_worse_model() -> None:
+    """199: the distance from 0.1, a tenth of 15, to its limit, 0.2, is to shrink to 0.11, squared."""
+    content = documents()
+    content["scores"]["champion"] = other(15, (-1.5, 4.5), (0.0, 0.1)) | {"conversations": 60}
+    note = rule_of(decide(content), "non_inferiority").note
+    assert note.endswith("60 were compared; if the difference is 0.1, about 199 would tell")
+
+
+def test_a_quantized_model_is_held_to_the_tokens_that_pytorch_finds_likeliest() -> None:
+    note = rule_of(decide(documents()), "parity").note
+    assert note == "Tokens after which the likeliest next one is PyTorch's"

@@ -112,3 +112,20 @@ def test_production_asks_for_no_less_than_staging() -> None:
         Stages(production=Production(min_safety=0.7))
     with pytest.raises(ValidationError, match=r"production.max_toxicity 0.2 asks for less"):
         Stages(production=Production(max_toxicity=0.2))
+
+
+def test_only_perplexity_may_be_missing_with_a_reason() -> None:
+    therapy = deepcopy(THERAPY)
+    therapy["figures"]["perplexity"] = {"not_measured": "the API gives no probabilities"}
+    decision = judge_stage(Production(), therapy)
+    rule = next(rule for rule in decision.rules if rule.rule == "perplexity")
+    assert (rule.verdict, rule.note) == ("not applicable", "Not judged: the API gives no probabilities")
+    assert decision.decision == "promote"
+    therapy["figures"]["safety"] = {"not_measured": "nobody asked"}
+    assert failing(Production(), therapy) == ["safety"]
+
+
+def test_the_evidence_names_the_champion_that_the_version_was_compared_with() -> None:
+    scores = SCORES | {"champion": {"version": "3"}}
+    assert recorded_evidence(reached_by(THERAPY), scores)["champion"] == "3"
+    assert evidence(THERAPY)["champion"] is None
