@@ -94,13 +94,13 @@ def _after_no_change(record: CollectedRun) -> tuple[NextStep, ...]:
 
 
 def _scoring(record: CollectedRun, model: str) -> NextStep:
-    text, given = record.kind.function("report", "TRY_IT") if record.kind else ("Try the new champion.", "…")
+    text, given = record.ask_kind("report", "TRY_IT", ("Try the new champion.", "…"))
     return NextStep(text, f"gauntlet predict {model} {given}")
 
 
 def _after_rejection(record: CollectedRun) -> tuple[NextStep, ...]:
     failing = record.verdict.failed if record.verdict else ()
-    known = advice_of(record.kind.function("gates", "RULES")) if record.kind else {}
+    known = advice_of(record.ask_kind("gates", "RULES", ()))
     advice = [NextStep(known[rule], about=words(rule)) for rule in failing if known.get(rule)]
     again = NextStep(
         "Then run it again; a manifest key can be set there too.", f"{run_again(record)} --set KEY=VALUE"

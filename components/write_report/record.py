@@ -18,7 +18,8 @@ from gauntlet.contracts.document import Document
 from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import PROMOTE, Verdict
 from gauntlet.contracts.version import Version
-from gauntlet.manifests.kinds import TaskKind
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.kinds import Role, TaskKind
 
 STEPS = (
     "fingerprint-data",
@@ -119,6 +120,13 @@ class CollectedRun:
     def step(self, name: str) -> StepRecord:
         """The record of a step of the DAG."""
         return next(step for step in self.steps if step.name == name)
+
+    def ask_kind(self, role: Role, name: str, default: Any) -> Any:
+        """What a module of the task kind defines; the default if it does not, so that there is a page."""
+        try:
+            return self.kind.function(role, name) if self.kind else default
+        except UsageError:
+            return default
 
     @property
     def local_run(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import finished_runs as runs
@@ -13,6 +14,7 @@ import pytest
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome
 from gauntlet.components.write_report.record import CollectedRun
+from gauntlet.components.write_report.report import render
 from gauntlet.components.write_report.sections import latency_panels, pareto, sections
 from gauntlet.contracts.conversion import Candidates
 from gauntlet.tasks.classification.report import confusions, evaluation, metric_rows
@@ -94,3 +96,13 @@ def test_the_steps_of_the_run_lead_to_the_branch_that_the_gate_took(
     shown = [step.state for step in record.steps]
     assert {state: shown.count(state) for state in states} == states
     assert all(state in steps.body for state in states if state != "succeeded")
+
+
+def test_a_task_kind_whose_report_module_is_broken_costs_its_own_section_alone(tmp_path: Path) -> None:
+    record = record_of(tmp_path)
+    assert record.kind is not None
+    broken = replace(record, kind=replace(record.kind, report="a_module_that_is_not_there"))
+    page = render(broken, "moods", "run-1", "0" * 64)
+    assert "a_module_that_is_not_there" in page
+    assert "Try the new champion." in page
+    assert "Bootstrap lower limit of macro-F1" in page  # the gate's section
