@@ -31,7 +31,7 @@ class Decision(Document):
     written_by: ClassVar[str] = "gate-model"
 
     decision: Literal["promote", "reject"]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
     rules: tuple[RuleVerdict, ...]
 
     @property

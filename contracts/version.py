@@ -22,7 +22,7 @@ class Version(Document):
     name: str
     version: str
     uri: str
-    registered: bool
+    registered: bool = True
     aliases: tuple[str, ...]
     bundle_sha256: str
     overruled: tuple[str, ...] | None = None

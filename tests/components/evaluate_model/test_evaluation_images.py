@@ -79,8 +79,8 @@ def test_the_champion_is_scored_on_the_same_images_and_mistakes_are_pictures(
     assert pixels.shape == (8, 8)
     assert (pixels[:, :4].max(), pixels[:, 4:].min()) == (0, 11)
     page = outputs["report"].read_text()
-    assert page.count(f'<img src="{shown}"') == 1
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count(f'<img class="row" src="{shown}"') == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
 def test_predictions_hold_the_row_in_the_file_and_no_pixels(
