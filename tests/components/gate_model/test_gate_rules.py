@@ -573,6 +573,7 @@ def test_rows_of_classes_that_are_no_counts_are_left_out() -> None:
     assert note_of(decision, "class_f1_drop").endswith(": joy; the bound follows from its 20 rows")
     alone = judged({**drops, "scores.labels": ["fear"]}, FREE)
     assert note_of(alone, "class_f1_drop").endswith(": fear; the bound follows from its 0 rows")
+    assert rule_of(alone, "class_f1_drop").bound == 1.0
     assert rule_of(decision, "non_inferiority").bound == pytest.approx(-0.1163, abs=1e-4)
 
 

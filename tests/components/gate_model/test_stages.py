@@ -95,6 +95,7 @@ def test_evidence_of_other_evaluators_is_not_believed(evaluators: object) -> Non
 
     assert reason.startswith("evaluators: Judged by the evaluators of today, crisis 1 safety 1")
     assert reason.endswith("Run the pipeline again")
+    assert "; found none." in reason or isinstance(evaluators, dict)
 
 
 def test_a_verdict_without_stages_has_no_evidence() -> None:
