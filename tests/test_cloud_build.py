@@ -274,7 +274,6 @@ def test_templates_that_are_not_what_was_committed_are_not_uploaded(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "emotion_sample.yaml").write_text(text, encoding="utf-8")
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    (tmp_path / "components").symlink_to(ROOT / "components")
 
     done = run_step("golden-check", SET_BY_A_TRIGGER, tmp_path)
 

@@ -59,8 +59,6 @@ LIBRARIES = (
     "matplotlib.pyplot",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
-    "pandera.backends.pandas.register",
-    "pandera.strategies.pandas_strategies",
     "pyarrow.dataset",
     "sklearn.metrics",
     "torch.onnx._internal.torchscript_exporter.symbolic_opset20",
