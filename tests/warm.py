@@ -241,7 +241,7 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 def _serve(connection: socket.socket) -> NoReturn:
     """Fork for every request, until the other end of the socket is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _handle_interrupt(signal.SIG_DFL)
     while True:
         header, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 64)
         if not header:
@@ -316,7 +316,7 @@ def _wait_as_a_shell_does() -> None:
     """Continue in a child. This process waits for it and has no handlers for signals."""
     child = os.fork()
     if child:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _handle_interrupt(signal.SIG_DFL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
 
@@ -367,7 +367,13 @@ def _reset_signals() -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _handle_interrupt(signal.default_int_handler)
+
+
+def _handle_interrupt(handler: Any) -> None:
+    """Set the handler of SIGINT, unless it is ignored, as in a shell's background job: that is inherited."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _start_zygote(descriptors: Sequence[int]) -> None:
