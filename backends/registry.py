@@ -296,7 +296,7 @@ class Registry(ABC):
 
     @abstractmethod
     def _finish_move(self, name: str) -> str | None:
-        """Complete an interrupted move. Returns its kind, `promote` or `rollback`; None if there is none."""
+        """Complete an interrupted move. Returns `promote`, `rollback`, or None if none was."""
 
     @abstractmethod
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> Mod
     """The version with this number.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The model has no version with this number.
     """
     for version in versions:
         if version.version == number:

@@ -11,7 +11,7 @@ converted anew, its training rows calibrate, its validation rows are timed and i
 - plain: `torch.onnx.export` as it comes, then `quantize_dynamic` as it comes
 - Optimum's avx512_vnni after its O3, or the next lower level that it can quantize, made and timed by the
   interpreter of an environment of its own (it pins an older transformers). It exports the encoder alone:
-  pooling and head are left out of its times, and are computed beside it for its scores.
+  pooling and head are computed separately for its scores, and are not part of its times.
 
 With `--target gpu` PyTorch, in bf16, and the candidates for a GPU run on one; the other two rivals are made
 for CPUs and stay out. PyTorch's labels are those of fp32 on the CPU, wherever it is timed.

@@ -54,7 +54,7 @@ def main() -> None:
 
     cpus = os.cpu_count() or 1
     idle = compare("idle machine", 0, runs, seconds)
-    shared = compare(f"{BUSY_PER_CPU * cpus} busy processes beside it", BUSY_PER_CPU * cpus, runs, seconds)
+    shared = compare(f"{BUSY_PER_CPU * cpus} other busy processes", BUSY_PER_CPU * cpus, runs, seconds)
     gained, kept = shared[ADAPTIVE] / shared[SPINS], idle[ADAPTIVE] / idle[SPINS]
     met = gained >= SHARED_AIM and kept >= IDLE_AIM
     print(

@@ -69,7 +69,7 @@ class Rest:
         """The resource at a URL.
 
         Raises:
-            Refused: There is none, or it may not be read.
+            Refused: The resource does not exist, or the account may not read it.
         """
         return self._ask("GET", url, params=query)
 

@@ -127,7 +127,7 @@ class DatabaseReader:
             return [str(name) for (name,) in query("SELECT name FROM registered_models WHERE {here}")]
 
     def model(self, name: str) -> StoredModel | None:
-        """One model, or None if there is none of that name."""
+        """The model of that name, or None if it is not registered."""
         with self._opened() as query:
             if not query("SELECT name FROM registered_models WHERE {here} AND name = ?", name):
                 return None

@@ -127,7 +127,7 @@ def admitted(candidates: Sequence[Candidate]) -> list[CandidateResult]:
     """Those that may ship.
 
     Raises:
-        GauntletError: There are none; the message lists each candidate's reason.
+        GauntletError: No candidate is admitted; the message lists the reason of each.
     """
     passed = [one for one in candidates if isinstance(one, CandidateResult) and one.reason is None]
     if not passed:

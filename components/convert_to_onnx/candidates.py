@@ -1,4 +1,4 @@
-"""The candidates that a manifest names: each one's graph, or the reason why there is none."""
+"""The candidates that a manifest names: the graph of each, or the reason why it could not be made."""
 
 from __future__ import annotations
 
