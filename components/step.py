@@ -16,13 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gauntlet.contracts.document import read_json, replacing, write_json, write_text
+from gauntlet.contracts.document import write_json
 from gauntlet.manifests.errors import GauntletError, Preempted
 
 if TYPE_CHECKING:
     from kfp import dsl
-
-__all__ = ["read_json", "replacing", "write_json", "write_text"]
 
 ERROR_FILE = "error.json"
 REUSED_FILE = "reused.json"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from math import inf
 from types import ModuleType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from gauntlet.manifests.errors import UsageError
 
@@ -26,7 +26,6 @@ INTERFACE = 1
 """The version of this interface. It changes when kinds that were written for the last version may fail."""
 
 Role = Literal["data", "training", "conversion", "evaluation", "gates", "report", "serving", "tiny"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

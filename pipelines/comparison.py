@@ -15,11 +15,11 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.comparison import CONFIDENCE, Difference, Evaluated, Interval, Paired
 from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.sections import bill
+from gauntlet.contracts.document import write_text
 from gauntlet.contracts.training import History
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind

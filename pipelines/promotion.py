@@ -28,9 +28,9 @@ from gauntlet.backends.registry import (
 )
 from gauntlet.components.gate_model.table import print_table
 from gauntlet.components.register_model.run import quality_of, registry_scores, version_tags
-from gauntlet.components.step import read_json, write_json
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import outcome
+from gauntlet.contracts.document import read_json, write_json
 from gauntlet.contracts.verdict import StageName, Verdict
 from gauntlet.contracts.version import Version
 from gauntlet.manifests.errors import GauntletError, RejectedError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gauntlet.backends.factory import open_registry, open_tracking
-from gauntlet.components.step import write_text
+from gauntlet.contracts.document import write_text
 
 
 def run(name: str, registry_uri: str, tracking_uri: str, checked: Path) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gauntlet.backends.processes import RUN_ID_VARIABLE, STATES_VARIABLE
-from gauntlet.components.step import write_json, write_text
 from gauntlet.components.train_model.report import training_page
+from gauntlet.contracts.document import write_json, write_text
 from gauntlet.contracts.training import History, tracked_name
 from gauntlet.trainer.launch import launch
 from gauntlet.trainer.run import TrainingRun

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import Artifact, collect, collect_artifacts
 from gauntlet.components.write_report.outcome import Kind, Outcome, outcome
 from gauntlet.components.write_report.record import CollectedRun, FinalStatus
 from gauntlet.components.write_report.sections import sections
+from gauntlet.contracts.document import write_text
 from gauntlet.pages import page
 from gauntlet.pages.formatting import count, dollars, duration, megabytes, moment, short_hash, times
 from gauntlet.pages.page import Masthead, Tile

@@ -64,7 +64,7 @@ def gate(
     ] = None,
 ) -> None:
     """Judge a run's model again: evaluate, gate, register and report, in a new run."""
-    from gauntlet.components.step import read_json
+    from gauntlet.contracts.document import read_json
     from gauntlet.pipelines.checks import load_affordable
     from gauntlet.pipelines.local.run import require_judgeable
 

@@ -261,7 +261,7 @@ def render(
     output: Annotated[Path, typer.Option(help="A folder for one file per schedule.")] = Path("scheduler"),
 ) -> None:
     """Write the schedules as Cloud Scheduler jobs, in the JSON of its API."""
-    from gauntlet.components.step import write_text
+    from gauntlet.contracts.document import write_text
     from gauntlet.pipelines.vertex.schedules import cloud_scheduler_job, read_schedules
     from gauntlet.pipelines.vertex.submission import Destination
 

@@ -27,7 +27,8 @@ from kfp import components, local
 from kfp.local import subprocess_task_handler
 
 from gauntlet.backends.processes import how_ended
-from gauntlet.components.step import ERROR_FILE, write_json
+from gauntlet.components.step import ERROR_FILE
+from gauntlet.contracts.document import write_json
 from gauntlet.pipelines.home import ARGUMENTS_FILE, PIPELINE_FILE, STEPS_FOLDER
 
 SECONDS_BETWEEN_LOOKS = 0.5

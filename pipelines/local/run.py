@@ -19,11 +19,11 @@ from rich.live import Live
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
-from gauntlet.components.step import write_text
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.report import render
+from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import SECTIONS, Manifest

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from gauntlet.components.step import replacing
+from gauntlet.contracts.document import replacing
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.trainer.tuning.study import Trial, best_trial

@@ -16,8 +16,8 @@ import yaml
 from rich.table import Table
 
 from gauntlet.backends.prices import hourly_rate
-from gauntlet.components.step import write_text
 from gauntlet.components.validate_data.run import run as validate_data
+from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import read_content
 from gauntlet.manifests.schema import Manifest

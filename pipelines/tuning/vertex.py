@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from gauntlet.components.container_images import TRAINER_IMAGE
-from gauntlet.components.step import write_text
+from gauntlet.contracts.document import write_text
 from gauntlet.manifests.accelerators import bought_gpus_environment
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.kinds import known_metric

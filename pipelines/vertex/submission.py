@@ -29,7 +29,7 @@ from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_labe
 from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
-from gauntlet.components.step import write_text
+from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.evaluate_model import Evaluated
-from gauntlet.components.step import replacing, write_json, write_text
 from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
 from gauntlet.components.training_rows import trained_on
+from gauntlet.contracts.document import replacing, write_json, write_text
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.interface import InputError, Rows

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gauntlet.components.evaluate_model import Evaluated
-from gauntlet.components.step import replacing, write_json, write_text
 from gauntlet.components.training_rows import read_test_rows, trained_on
+from gauntlet.contracts.document import replacing, write_json, write_text
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.metrics import as_json
 from gauntlet.serving.bundle import BundleError, read_info

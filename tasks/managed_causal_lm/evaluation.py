@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gauntlet.backends.google.gemini import Drawing, Gemini
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.components.step import read_json
+from gauntlet.contracts.document import read_json
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts

@@ -9,7 +9,8 @@ import pytest
 from kfp import dsl
 from kfp.dsl.executor import Executor
 
-from gauntlet.components.step import log_figures, read_json, step, write_json
+from gauntlet.components.step import log_figures, step
+from gauntlet.contracts.document import read_json, write_json
 from gauntlet.manifests.errors import DataError
 
 
