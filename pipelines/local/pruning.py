@@ -17,7 +17,6 @@ from pathlib import Path
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.pipelines.local.step_cache import ENTRIES, OBJECTS
 
-MEGABYTE = 1e6
 SECONDS_OF_A_WRITE = 3_600
 """An object this new that no entry names may belong to an entry that is being written."""
 

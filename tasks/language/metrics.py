@@ -24,7 +24,6 @@ Floats = npt.NDArray[np.float64]
 ROUGES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
 PERPLEXITY = "perplexity"
 FIGURES = (PERPLEXITY, "rouge1", "rouge2", "rouge_l", "bleu", "sampled_rouge_l")
-LOWER_IS_BETTER = (PERPLEXITY,)
 BLEU_ORDER = 4
 
 

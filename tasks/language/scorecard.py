@@ -11,10 +11,10 @@ import numpy as np
 from gauntlet.components import bootstrap
 from gauntlet.components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
 from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
+from gauntlet.manifests.kinds import known_metric
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.metrics import (
-    LOWER_IS_BETTER,
     Floats,
     draws,
     figures,
@@ -157,7 +157,7 @@ def _compared(
 ) -> Compared:
     """Both models' figures of all rows and of each resample, paired."""
     gains = {
-        name: theirs[name] - ours[name] if name in LOWER_IS_BETTER else ours[name] - theirs[name]
+        name: theirs[name] - ours[name] if known_metric(name).better == "lower" else ours[name] - theirs[name]
         for name in ours
     }
     summed = _summed(theirs, settings), _summed(gains, settings)
