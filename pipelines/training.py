@@ -158,8 +158,8 @@ def _dag(
 ) -> Callable[..., None]:
     """The steps in their order. Where nothing is converted, train-model itself hands the bundle on."""
     converted = manifest.kind.is_converted
-    lineage = {"GAUNTLET_IMAGE": image}
-    train_model = training_component(platform, manifest, {} if converted else lineage)
+    environment = {} if converted else {"GAUNTLET_IMAGE": image}
+    train_model = training_component(platform, manifest, environment)
     conversion_default: dict = default.get("conversion", {})
 
     def pipeline(
@@ -205,7 +205,7 @@ def _dag(
                     data_fingerprint=fingerprint,
                     checkpoint=trained.outputs["checkpoint"],
                     splits=data.outputs["splits"],
-                ).set_env_variable(*next(iter(lineage.items())))
+                ).set_env_variable("GAUNTLET_IMAGE", image)
             light, heavy = _decide(
                 given, evaluation, gates, registration, fingerprinted, data, trained, bundled
             )
