@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -69,9 +69,14 @@ def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, st
 
 
 def _place(place: str) -> tuple[str, str]:
-    """File and line of a place like `train.csv line 12`; else the words after the file name as the line."""
+    """File and line of a place like `train.csv line 12`; else the words after the file name as the line.
+
+    A place that ends in the suffix of a file is that file.
+    """
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
+    if PurePosixPath(place).suffix:
+        return place, ""
     file, _, rest = place.rpartition(" ")
     if rest.isdecimal():
         file, _, unit = file.rpartition(" ")

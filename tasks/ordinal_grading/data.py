@@ -31,8 +31,8 @@ from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
 from gauntlet.serving.interface import InputError
-from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
-from gauntlet.tasks.ordinal_grading.hashing import BITS, CardLikeness, perceptual_hash
+from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
+from gauntlet.tasks.images.hashing import BITS, ImageLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 from gauntlet.trainer.splits import ImageSplit, existing_file
@@ -214,7 +214,7 @@ def _read_scans(
             return _Scan()
         try:
             data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
-            picture = open_image(io.BytesIO(data), name)
+            picture = open_image(io.BytesIO(data), name, of_scan=True)
             pixels = fitted(picture, (dataset.channels, *dataset.shape))
         except (InputError, UsageError) as error:
             return _Scan(fault=str(error))
@@ -324,7 +324,7 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     left = checked.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
     keys = left["key"].tolist()
-    likeness = CardLikeness(keys, table.hashes[left.index], least)
+    likeness = ImageLikeness(keys, table.hashes[left.index], least)
     checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     checked.check(
         "duplicates",
@@ -336,15 +336,6 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     )
     check_classes(checked, dataset, checks.rows_per_class, checks.class_balance)
     return checked
-
-
-def find_noted(rows: pd.DataFrame, column: str) -> Finding:
-    """Rows in which reading them noted a fault."""
-    faulty = rows[rows[column] != ""]
-    examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
-    return Finding(
-        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
-    )
 
 
 def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:
