@@ -66,6 +66,13 @@ def default_class_drop(rows: int, confidence: float = 0.95) -> float:
     return max(SMALLEST_CLASS_DROP, resolvable_margin([rows], confidence))
 
 
+class CommonEvaluation(Section):
+    """What the section has for every task: how much doubt is in each figure."""
+
+    bootstrap_resamples: int = Field(2_000, ge=200)
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+
+
 class CommonGates(Section):
     """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit.
 
