@@ -81,7 +81,11 @@ class Kubeflow(Section):
 
 
 class Platforms(Section):
-    """Settings by platform; Vertex AI's are in `training.resources`."""
+    """Settings of the place that a pipeline runs on; Vertex AI's are in `training.resources`.
+
+    No step reads them. They change neither a manifest's hash nor a step's parameters, so a cached result
+    stays valid.
+    """
 
     kubeflow: Kubeflow = Kubeflow()
 
@@ -95,9 +99,8 @@ class Registration(Section):
 class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
-    `name` is also the name of the pipeline and of the model in the registry. Each task kind has a subclass of
-    its own, which says what the keys of `dataset`, `training`, `evaluation` and `gates` are. `platforms` says
-    what the pipeline gets where it runs; it is not part of the hash.
+    `name` is also the name of the pipeline and of the model in the registry. Each task kind has a subclass,
+    which says what the keys of `dataset`, `training`, `evaluation` and `gates` are.
     """
 
     name: Name
@@ -121,13 +124,9 @@ class Manifest(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_shared_keys(cls, content: Any) -> Any:
-        """Add the shared keys of the dataset where they are not given.
-
-        A value of the wrong type is left out here; it is refused later, under the key that it was set for.
-        """
-        if not isinstance(content, Mapping):
-            return content
-        dataset, training = content.get("dataset"), content.get("training", {})
+        """Add them to the dataset. A value of the wrong type is refused later, under its own key."""
+        dataset = content.get("dataset") if isinstance(content, Mapping) else None
+        training = content.get("training", {}) if isinstance(content, Mapping) else None
         if not isinstance(dataset, Mapping) or not isinstance(training, Mapping):
             return content
         shared = {}
