@@ -8,8 +8,6 @@ when the data have changed and are reused when they have not. docs/decisions.md 
 are not enough.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
