@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gauntlet.manifests.metrics import NOT_MEASURED
+from gauntlet.contracts.names import NOT_MEASURED
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.scorecard import Figure

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gauntlet.components.evaluate_model import Evaluated
 from gauntlet.components.training_rows import read_test_rows, trained_on
-from gauntlet.contracts.document import replacing, write_json, write_text
+from gauntlet.contracts.document import as_json, replacing, write_json, write_text
 from gauntlet.manifests.errors import GauntletError
-from gauntlet.manifests.metrics import as_json
 from gauntlet.serving.bundle import BundleError, read_info
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.conversations import ask_probes, judge_conversations
