@@ -21,6 +21,7 @@ class TrainingOverlap(OfEvaluation):
     champion: int | None = None
     clean_rows: int | None = None
     summary: str = ""
+    classes_without_clean_rows: tuple[str, ...] = ()
 
 
 class Scores(OfEvaluation):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.components.write_report.next_steps import refusal_advice
-from gauntlet.contracts.data import Checks
-from gauntlet.contracts.names import REJECTED_FILE
+from gauntlet.contracts.data import REJECTED_FILE, Checks
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import Manifest
 from gauntlet.pipelines.summary import print_steps
