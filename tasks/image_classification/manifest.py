@@ -10,9 +10,8 @@ from pydantic import Field, model_validator
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
-from gauntlet.manifests.training import ClassTraining
 from gauntlet.serving.images import Resize
-from gauntlet.tasks.classification.manifest import ClassManifest
+from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
 from gauntlet.tasks.images.manifest import Augmentation, ImageColumns, LikenessCheck, PixelDataset, Width
 
 

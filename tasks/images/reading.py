@@ -21,14 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.backends import storage
-from gauntlet.backends.data_uris import data_uri, shown
+from gauntlet.backends.storage import data_uri, shown
 from gauntlet.components.validate_data.packed import FAULTS, NO_CONTENT
 from gauntlet.manifests.dataset import SplitFiles, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
@@ -114,6 +114,12 @@ class ImageTable:
     rows: pd.DataFrame
     form: Form
     other_files: tuple[str, ...] = ()
+
+
+class _PathColumns(Columns):
+    """The columns of a table of images, as tables of texts are read."""
+
+    content: ClassVar[str] = "image"
 
 
 @dataclass(frozen=True)
@@ -369,7 +375,7 @@ def _of_tables(source: ImageSource) -> _Found:
         name="images", version="1", uri=source.uri, files=source.files, roots=tuple(source.roots) or None
     )
     files = find_files(described, _is_table)
-    columns = Columns(text=source.columns.image, label=source.columns.label)
+    columns = _PathColumns(text=source.columns.image, label=source.columns.label)
     frames, faults = [], []
     for file in files:
         data = storage.read_bytes(file.uri)
