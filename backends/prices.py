@@ -34,7 +34,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.manifests.section import Section
+from gauntlet.manifests.section import Section, faults_of
 from gauntlet.manifests.training import Resources, require_accelerator_complete
 
 PRICES_DATE = "2026-10-07"
@@ -317,15 +317,5 @@ def _read_prices(path: Path) -> PriceTable:
     try:
         return PriceTable.model_validate(content)
     except ValidationError as error:
-        raise ManifestError(
-            [
-                Fault(
-                    file=str(path),
-                    key=".".join(str(part) for part in fault["loc"]) or "the file",
-                    found=repr(fault["input"]),
-                    expected=fault["msg"],
-                    action=f"Correct this price: {PRICES_VARIABLE} names the file.",
-                )
-                for fault in error.errors()
-            ]
-        ) from None
+        action = f"Correct this price: {PRICES_VARIABLE} names the file."
+        raise ManifestError(faults_of(str(path), error, action)) from None

@@ -12,8 +12,8 @@ Promotion and rollback only move aliases. No bundle is copied, and no version is
 The registry stores a version's bundle under the sha256 of its `bundle.json`. That file has the sha256 of
 every other file, the metrics and the lineage, so this hash identifies the whole bundle. Converting a model
 twice gives two bundles, because their timings differ. Registration is idempotent: a step that runs again
-finds its version, and a scheduled run whose bundle is a cache hit finds the version that has been champion,
-and leaves its aliases alone.
+finds its version. A scheduled run whose bundle is a cache hit finds the version that has been champion, and
+leaves its aliases as they are.
 
 `factory.open_registry` opens a registry by its URI.
 """
@@ -138,7 +138,6 @@ class Registry(ABC):
             UsageError: It is not the URI of such a registry.
         """
 
-    @abstractmethod
     def register(
         self,
         name: str,
@@ -160,8 +159,21 @@ class Registry(ABC):
             scores: The scores, for a registry that can show them.
 
         Raises:
-            GauntletError: The bundle is incomplete or altered.
+            GauntletError: The bundle is incomplete or altered, or the service refuses.
         """
+        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
+
+        sha256 = file_sha256(bundle / BUNDLE_FILE)
+        with self._writing():
+            stored = self._store(name, bundle, sha256)
+            if evidence is not None:
+                tags = {**tags, EVIDENCE_TAG: self._store_evidence(name, stored, evidence)}
+            identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
+            version = self._create(name, stored, {**tags, **identity}, scores)
+            served = version_of_bundle([version], sha256, identity[RUN_TAG])[1]
+            if not served and CHALLENGER not in version.aliases:
+                self._set_alias(version, CHALLENGER)
+            return with_number(name, self.versions(name), version.version)
 
     @abstractmethod
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
@@ -276,6 +288,20 @@ class Registry(ABC):
     @abstractmethod
     def _writing(self) -> AbstractContextManager[None]:
         """Hold the registry's lock, where it has one, and turn its failures into a GauntletError."""
+
+    @abstractmethod
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
+        """Copy a bundle, completely or not at all, and return what `_create` calls the copy. Idempotent."""
+
+    @abstractmethod
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:
+        """Store the evidence of the bundle `stored`, and return its sha256."""
+
+    @abstractmethod
+    def _create(
+        self, name: str, stored: str, tags: Mapping[str, str], scores: Scores | AnswerScores | None
+    ) -> ModelVersion:
+        """The version that `version_of_bundle` finds for these tags, or else a new one."""
 
     @abstractmethod
     def _require_bundle(self, version: ModelVersion, alias: str) -> None:
@@ -411,11 +437,9 @@ def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
     """
     found = []
     for version in versions:
-        if TURNS_TAG in version.tags:
-            noted = [turn.partition(" ") for turn in version.tags[TURNS_TAG].split(", ")]
-        else:
-            noted = [(version.tags[PROMOTED_TAG], " ", "promote")] if PROMOTED_TAG in version.tags else []
-        for at, _, kind in noted:
+        noted = version.tags.get(TURNS_TAG) or version.tags.get(PROMOTED_TAG)
+        for turn in noted.split(", ") if noted else ():
+            at, _, kind = turn.partition(" ")
             found.append(Turn(at, "rollback" if kind == "rollback" else "promote", version.version))
     return sorted(found, key=lambda turn: turn.at)
 

@@ -125,10 +125,10 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
     )
 
 
-class Setting(NamedTuple):
-    """A key of the manifest whose value differs; empty where a run has none."""
+class Row(NamedTuple):
+    """A key of the manifest, or a cost, with its value in both runs."""
 
-    key: str
+    name: str
     first: str
     second: str
 
@@ -142,8 +142,8 @@ class Comparison:
     tested: Mapping[str, Difference]
     validated: Mapping[str, Difference]
     paired: Paired
-    settings: tuple[Setting, ...]
-    costs: tuple[tuple[str, str, str], ...]
+    settings: tuple[Row, ...]
+    costs: tuple[Row, ...]
     charts: Mapping[str, Markup]
 
     @property
@@ -183,13 +183,14 @@ def shown_interval(row: Difference) -> str:
 def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
     """Compare two runs of one task kind."""
     paired = _paired(first, second)
+    settings = _beside(first.settings, second.settings, absent="")
     return Comparison(
         first=first,
         second=second,
         tested=_differences(first.kind, first.metrics, second.metrics, paired.intervals),
         validated=_differences(first.kind, _kept_epoch(first), _kept_epoch(second), {}),
         paired=paired,
-        settings=different_settings(first, second),
+        settings=tuple(row for row in settings if row.first != row.second),
         costs=costs(first, second),
         charts=charts(first, second),
     )
@@ -222,19 +223,14 @@ def render(comparison: Comparison) -> str:
     return render_page(masthead, sections)
 
 
-def different_settings(first: ComparedRun, second: ComparedRun) -> tuple[Setting, ...]:
-    """The keys of the manifests with different values, in the order of the first."""
-    keys = dict.fromkeys([*first.settings, *second.settings])
-    pairs = (Setting(key, first.settings.get(key, ""), second.settings.get(key, "")) for key in keys)
-    return tuple(setting for setting in pairs if setting.first != setting.second)
-
-
-def costs(first: ComparedRun, second: ComparedRun) -> tuple[tuple[str, str, str], ...]:
+def costs(first: ComparedRun, second: ComparedRun) -> tuple[Row, ...]:
     """What each training took and cost, and how large and fast its shipped model is."""
-    ours, theirs = ({**_bill(run), **_shipped(run)} for run in (first, second))
-    return tuple(
-        (name, ours.get(name, ABSENT), theirs.get(name, ABSENT)) for name in dict.fromkeys([*ours, *theirs])
-    )
+    return _beside(*({**_bill(run), **_shipped(run)} for run in (first, second)), absent=ABSENT)
+
+
+def _beside(first: Mapping[str, str], second: Mapping[str, str], absent: str) -> tuple[Row, ...]:
+    names = dict.fromkeys([*first, *second])
+    return tuple(Row(name, first.get(name, absent), second.get(name, absent)) for name in names)
 
 
 def charts(first: ComparedRun, second: ComparedRun) -> dict[str, Markup]:
@@ -325,8 +321,8 @@ def compare_runs(home: Home, first: str, second: str, console: LiteralConsole, a
 
 def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     """The rows of all tables, each with the name of its table."""
-    for setting in comparison.settings:
-        yield {"table": "settings", **setting._asdict()}
+    for key, first, second in comparison.settings:
+        yield {"table": "settings", "key": key, "first": first, "second": second}
     tables = {
         "test": comparison.tested.values(),
         "classes": comparison.paired.classes,
@@ -335,13 +331,9 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     for table, rows in tables.items():
         for row in rows:
             yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
-    for name, first, second in comparison.costs:
-        yield {
-            "table": "costs",
-            "name": name,
-            "first": first.replace(NBSP, " "),
-            "second": second.replace(NBSP, " "),
-        }
+    for row in comparison.costs:
+        shown = {key: value.replace(NBSP, " ") for key, value in row._asdict().items()}
+        yield {"table": "costs", **shown}
 
 
 def _print(comparison: Comparison, console: LiteralConsole) -> None:
@@ -349,7 +341,7 @@ def _print(comparison: Comparison, console: LiteralConsole) -> None:
         console.say(styled("{}  [bold]{}[/]  {}", name, run.run_id, run.outcome))
     settings = borderless(NAME_COLUMN("differs in"), "A", "B")
     for setting in comparison.settings:
-        settings.add_row(*map(plain, (setting.key, setting.first or "–", setting.second or "–")))
+        settings.add_row(*(plain(value or "–") for value in setting))
     costs = borderless("cost and speed", "A", "B")
     for row in comparison.costs:
         costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))

@@ -48,16 +48,12 @@ class PipelineJobs:
         """Create a job, or return the one that was created by the same request. Idempotent."""
         from google.api_core.exceptions import AlreadyExists, ResourceExhausted
 
-        labelled = with_content_label(job)
-        name = f"{self._location.parent}/pipelineJobs/{job_id}"
+        labelled, parent = with_content_label(job), self._location.parent
+        name = f"{parent}/pipelineJobs/{job_id}"
+        creating = self._service.create_pipeline_job
         with explained(self._location.host):
             try:
-                return ask(
-                    self._service.create_pipeline_job,
-                    parent=self._location.parent,
-                    pipeline_job=labelled,
-                    pipeline_job_id=job_id,
-                )
+                return ask(creating, parent=parent, pipeline_job=labelled, pipeline_job_id=job_id)
             except AlreadyExists:
                 found = self.get(name)
             except ResourceExhausted:
@@ -150,21 +146,17 @@ class PipelineSchedules:
     def create(self, schedule: Mapping[str, Any]) -> Any:
         """Create a schedule, or return the one of that display name."""
         with explained(self._location.host):
+            creating, parent = self._service.create_schedule, self._location.parent
             return find_or_make(
                 lambda: self.named(str(schedule["display_name"])),
-                lambda: ask_once(
-                    self._service.create_schedule, parent=self._location.parent, schedule=schedule
-                ),
+                lambda: ask_once(creating, parent=parent, schedule=schedule),
             )
 
     def update(self, name: str, schedule: Mapping[str, Any], fields: Sequence[str]) -> Any:
         """Change the given fields of a schedule."""
         with explained(self._location.host):
-            return ask(
-                self._service.update_schedule,
-                schedule={**schedule, "name": name},
-                update_mask={"paths": list(fields)},
-            )
+            changed = {**schedule, "name": name}
+            return ask(self._service.update_schedule, schedule=changed, update_mask={"paths": list(fields)})
 
     def pause(self, name: str) -> None:
         """Start no runs until the schedule is resumed."""

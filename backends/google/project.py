@@ -55,10 +55,8 @@ class BucketLocation:
 
     def holds(self, region: str) -> bool:
         """Whether the bucket is in that region, or in a dual-region or multi-region with it."""
-        if self.regions:
-            return region in self.regions
-        if self.name in DUAL_REGIONS:
-            return region in DUAL_REGIONS[self.name]
+        if regions := self.regions or DUAL_REGIONS.get(self.name):
+            return region in regions
         if self.name in MULTI_REGIONS:
             return region.startswith(MULTI_REGIONS[self.name])
         return region == self.name
@@ -87,14 +85,10 @@ class GoogleProject:
         """The permissions that the account lacks in the project."""
         from google.api_core.exceptions import Forbidden, NotFound
 
-        project = self._location.project
+        project, asking = self._location.project, self._projects.test_iam_permissions
         with explained(PROJECTS_HOST):
             try:
-                answer = ask(
-                    self._projects.test_iam_permissions,
-                    resource=f"projects/{project}",
-                    permissions=list(permissions),
-                )
+                answer = ask(asking, resource=f"projects/{project}", permissions=list(permissions))
             except (Forbidden, NotFound):
                 raise UsageError(
                     f"--project: {project}: there is no such project, or this account may not see it. "

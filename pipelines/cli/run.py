@@ -118,7 +118,7 @@ def tune(
         errors.say(f"interrupted: {left}")
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        run_here(load_affordable(tuned.manifest, None), command=command_line("run", tuned.manifest, None))
+        run_here(load_affordable(tuned, None), command=command_line("run", tuned, None))
 
 
 @app.command(rich_help_panel=HERE)
