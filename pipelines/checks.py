@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,6 +53,20 @@ def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:
     manifest = load_manifest(path, overrides or ())
     require_affordable(manifest, str(path))
     return manifest
+
+
+def load_all(paths: Sequence[Path], load: Callable[[Path], Manifest]) -> list[tuple[Path, Manifest]]:
+    """Load all manifests, or raise one `ManifestError` with the faults of all."""
+    faults: list[Fault] = []
+    manifests = []
+    for path in paths:
+        try:
+            manifests.append((path, load(path)))
+        except ManifestError as error:
+            faults += error.faults
+    if faults:
+        raise ManifestError(faults)
+    return manifests
 
 
 def require_affordable(manifest: Manifest, file: str) -> None:
