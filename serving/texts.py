@@ -145,10 +145,7 @@ class TextInputs:
 
 
 def _require_failure_of_the_library(error: BaseException) -> None:
-    """Raise an exception that is not an error of the tokenizer, such as Ctrl-C.
-
-    A panic in Rust arrives as a BaseException without a public class.
-    """
+    """Raise what is no error of the tokenizer, such as Ctrl-C. A Rust panic has no public class."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 

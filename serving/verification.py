@@ -67,19 +67,15 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
     if MODEL_FILE not in info.files:
         return
-    certificate = _read_certificate(folder, info)
-    yield _certificate(folder, info, certificate)
-    model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
-    yield _tensors(folder, info, model.session)
-    yield model.prove(_neighbour_bound(folder, certificate))
-
-
-def _read_certificate(folder: Path, info: BundleInfo) -> Mapping[str, Any]:
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    return read_certificate(folder)
+    certificate = read_certificate(folder)
+    yield _certificate(folder, info, certificate)
+    model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
+    yield _tensors(folder, info, model.session)
+    yield model.prove(_neighbour_bound(folder, certificate))
 
 
 def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:
