@@ -120,9 +120,7 @@ _MACHINES: dict[str, tuple[float | None, str | None, int]] = {
 BUILT_IN = {name: (kind, count) for name, (_, kind, count) in _MACHINES.items() if kind is not None}
 """Machine types with accelerators. A job has to request exactly these, although they are built in."""
 
-_COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
-    "NVIDIA_TESLA_T4": 0.35,
-}
+_COMPUTE_ENGINE_ACCELERATORS = {"NVIDIA_TESLA_T4": 0.35}
 
 LIST_PRICES = PriceTable(
     machines={
@@ -139,7 +137,7 @@ LIST_PRICES = PriceTable(
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that a step can cost, which is when every attempt runs until its deadline."""
+    """The most that a step can cost: every attempt runs until its deadline."""
 
     usd_per_hour: float
     hours: float
@@ -179,10 +177,10 @@ def current_prices() -> PriceTable:
 def prices_source() -> str:
     """Where the current prices come from, and their date."""
     own = os.environ.get(PRICES_VARIABLE)
+    changed = f", changed by {own}" if own else f"; a file named by {PRICES_VARIABLE} replaces them"
     return (
         f"List prices of {PRICES_DATE}, on demand, us-central1, with Vertex AI's fee of "
-        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}"
-        f"{f', changed by {own}' if own else f'; a file named by {PRICES_VARIABLE} replaces them'}."
+        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}{changed}."
     )
 
 
@@ -247,11 +245,7 @@ def over_budget(
 ) -> Fault | None:
     """The fault of a step that may cost more than its `max_cost_usd`; None when it cannot.
 
-    Args:
-        resources: The step's machine, deadline and budget.
-        file: The manifest, which the fault names.
-        retries: Attempts after the first.
-        key: The key of `resources` in that manifest.
+    The fault names the manifest's `file` and the `key` of `resources` in it.
 
     Raises:
         UsageError: As `hourly_rate`.

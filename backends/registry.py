@@ -106,7 +106,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class Move:
-    """Result of a promotion or rollback. `moved` is False when the requested version was already champion."""
+    """Result of a promotion or rollback. `moved` is False if the requested version was already champion."""
 
     champion: ModelVersion
     previous: ModelVersion | None
@@ -241,7 +241,7 @@ class Registry(ABC):
         with self._writing():
             finished = self._finish_move(name) == "promote"
             versions = self.versions(name)
-            target = version_to_promote(name, versions, version, compared_with, finished)
+            target = _version_to_promote(name, versions, version, compared_with, finished)
             champion = with_alias(versions, CHAMPION)
             if target == champion:
                 return Move(target, with_alias(versions, PREVIOUS), moved=finished)
@@ -265,7 +265,7 @@ class Registry(ABC):
             champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
             if champion is not None and finished and version in (None, champion.version):
                 return Move(champion, previous, moved=True)
-            target = version_to_roll_back_to(name, versions, version)
+            target = _version_to_roll_back_to(name, versions, version)
             if target == champion:
                 return Move(target, previous, moved=False)
             return self._moved("rollback", target, champion)
@@ -356,10 +356,10 @@ def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> Mod
     Raises:
         UsageError: The model has no version with this number.
     """
-    for version in versions:
-        if version.version == number:
-            return version
-    raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+    found = next((version for version in versions if version.version == number), None)
+    if found is None:
+        raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+    return found
 
 
 def _numbers(versions: Sequence[ModelVersion]) -> str:
@@ -388,25 +388,16 @@ def version_of_bundle(
     return min(of_run, key=lambda one: int(one.version), default=None), False
 
 
-def version_to_promote(
+def _version_to_promote(
     name: str,
     versions: Sequence[ModelVersion],
     asked: str | None,
     compared_with: str | None,
     finished: bool,
 ) -> ModelVersion:
-    """The version that a promotion makes champion. It is the current champion if nothing is to be moved.
+    """The version that `Registry.promote` makes champion; the current champion if nothing is to be moved.
 
-    Args:
-        name: The model's name.
-        versions: All of its versions.
-        asked: The version's number, or None for the challenger.
-        compared_with: As in `Registry.promote`.
-        finished: Whether an interrupted promotion, perhaps the requested one, has just been completed.
-
-    Raises:
-        UsageError: There is no such version, or no challenger.
-        GauntletError: The champion is not the one that the gate compared with.
+    `finished`: an interrupted promotion, perhaps the requested one, has just been completed.
     """
     champion, target = with_alias(versions, CHAMPION), with_alias(versions, CHALLENGER)
     if asked is not None:
@@ -450,15 +441,10 @@ def with_turn(version: ModelVersion, kind: str, at: str) -> str:
     return ", ".join(dict.fromkeys([*noted, f"{at} {kind}"]))
 
 
-def version_to_roll_back_to(
+def _version_to_roll_back_to(
     name: str, versions: Sequence[ModelVersion], asked: str | None = None
 ) -> ModelVersion:
-    """The version to roll back to: the one asked for, or the champion before this one.
-
-    Raises:
-        UsageError: There was none, it has never been champion, or the champion is one by a rollback and no
-            version is asked for.
-    """
+    """The version that `Registry.rollback` makes champion."""
     champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
     if asked is not None:
         target = with_number(name, versions, asked)

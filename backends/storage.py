@@ -2,8 +2,10 @@
 
 A URI is an absolute path, one of `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for a file in an
 installed Python package. fsspec's chains of file systems (`simplecache::gs://…`) and its other schemes are
-refused, because some of them expand templates or run commands. `data_uris.py` decides which files may be
-opened when the data name them.
+refused, because some of them expand templates or run commands.
+
+A manifest is trusted: its URIs are opened as they are. Data and events are not trusted: a list of files in
+the data could name any file of this machine or any address of its network, so `data_uri` checks each name.
 
 Every failure is a `GauntletError` that names the URI: a `UsageError` when a retry cannot help (no such file,
 no permission, an unknown scheme), a plain `GauntletError` when the service cannot be reached.
@@ -93,15 +95,15 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
     by_folder: dict[str, list[str]] = {}
     for uri in dict.fromkeys(uris):
         by_folder.setdefault(uri.rpartition("/")[0], []).append(uri)
-    return {
-        uri: identity for folder, files in by_folder.items() for uri, identity in _of_folder(folder, files)
-    }
+    found: dict[str, str | None] = {}
+    for folder, files in by_folder.items():
+        found |= _of_folder(folder, files)
+    return found
 
 
-def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | None]]:
+def _of_folder(folder_uri: str, uris: list[str]) -> dict[str, str | None]:
     if folder_uri.startswith((PACKAGE_SCHEME, *HTTP_SCHEMES)) or len(uris) == 1:
-        yield from ((uri, _identity(uri)) for uri in uris)
-        return
+        return {uri: _identity(uri) for uri in uris}
     try:
         with _explained(folder_uri):
             files, path = file_system(folder_uri)
@@ -111,11 +113,9 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
             except FileNotFoundError:
                 listed = {}
     except UsageError:  # this account may be able to read the files without listing the folder
-        yield from ((uri, _identity(uri)) for uri in uris)
-        return
-    for uri in uris:
-        entry = listed.get(file_name(uri))
-        yield uri, None if entry is None else _said_by_store(entry) or _identity(uri)
+        return {uri: _identity(uri) for uri in uris}
+    entries = {uri: listed.get(file_name(uri)) for uri in uris}
+    return {uri: entry and (_said_by_store(entry) or _identity(uri)) for uri, entry in entries.items()}
 
 
 def _identity(uri: str) -> str | None:
@@ -129,17 +129,13 @@ def _identity(uri: str) -> str | None:
         if said is not None:
             return said
     try:
-        return _sha256(uri)
+        return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
     except UsageError:
         return None
 
 
 def _said_by_store(info: Mapping[str, Any]) -> str | None:
     return next((f"{key}:{info[key]}" for key in IDENTIFYING if info.get(key)), None)
-
-
-def _sha256(uri: str) -> str:
-    return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
 
 
 def is_folder(uri: str) -> bool:
@@ -257,7 +253,7 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
 
 
 def replace_folder(folder: Path, uri: str, last: str) -> None:
-    """Delete the folder `uri` and copy `folder` there, file by file, with the file `last` at the end.
+    """Delete the folder `uri`, then `upload` to it.
 
     No folder is renamed: gcsfuse, behind `/gcs` on Vertex AI, refuses that in a bucket of a flat namespace
     (https://github.com/GoogleCloudPlatform/gcsfuse/blob/master/docs/semantics.md).
@@ -328,11 +324,7 @@ def _installation(uri: str) -> str:
 
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """Turn what fsspec and the libraries below it raise into one message.
-
-    Stores raise their own exceptions without a common base class (aiohttp, httpx, google.auth), so the last
-    clause is broad: all of them mean that the transfer failed.
-    """
+    """Turn what fsspec and stores raise into one message; stores' exceptions have no common base class."""
     try:
         yield
     except GauntletError:
@@ -373,12 +365,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, 
 
 
 def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
-    """The URI of a file that the data name: relative to the data's folder, or absolute under one of `roots`.
-
-    Args:
-        folder_uri: The folder of the data.
-        name: The name in the data.
-        roots: Other folders that the manifest allows: its `dataset.roots`.
+    """The URI of a file that the data name: in the data's folder, or absolute under one of `dataset.roots`.
 
     Raises:
         UsageError: The file is outside of these folders, by `..`, a link or its address.
