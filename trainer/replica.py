@@ -65,12 +65,8 @@ class Replica:
         self._max_grad_norm = section.max_grad_norm
         self._validation_rows = task.validation_batch_size
         self._memory_advice = section.memory_advice
-        on_gpu = device.type == "cuda"
-        self.prefetch = (
-            section.prefetch_batches
-            if section.prefetch_batches is not None
-            else (PREFETCHED_ON_A_GPU if on_gpu else 0)
-        )
+        usual = PREFETCHED_ON_A_GPU if device.type == "cuda" else 0
+        self.prefetch = usual if section.prefetch_batches is None else section.prefetch_batches
         if device.type == "cpu" and task.uses_cpu_kernels:
             from gauntlet.trainer.cpu.kernels import use_cpu_kernels
 
