@@ -134,8 +134,7 @@ def validate(
     """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
     from gauntlet.components.validate_data.run import run
     from gauntlet.components.write_report.next_steps import refusal_advice
-    from gauntlet.contracts.data import Checks
-    from gauntlet.contracts.names import REJECTED_FILE
+    from gauntlet.contracts.data import REJECTED_FILE, Checks
     from gauntlet.manifests.loading import load_manifest
     from gauntlet.pipelines.checks import command_line, require_data
     from gauntlet.pipelines.summary import print_steps

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
+from gauntlet.components.step import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import CollectedRun

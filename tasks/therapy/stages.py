@@ -19,7 +19,7 @@ from gauntlet.components.gate_model.rules import (
     Rule,
     decide,
 )
-from gauntlet.contracts.names import NOT_MEASURED
+from gauntlet.contracts.scores import NOT_MEASURED
 from gauntlet.contracts.verdict import STAGES, Decision, Operator, StageDecision, StageName
 from gauntlet.tasks.therapy.manifest import Production, Stage, Staging
 
