@@ -22,15 +22,10 @@ from gauntlet.manifests.errors import UsageError
 
 @dataclass(frozen=True)
 class Backend:
-    """One kind of backend. Import paths have the form `module:name`.
+    """One kind of backend: the beginnings of its URIs, and the import paths `module:name` of its classes.
 
-    Attributes:
-        schemes: The beginnings of its URIs.
-        example: A URI, for messages.
-        registry: The import path of its `Registry` class.
-        tracker: The import path of its `Tracker` class.
-        download: The import path of `download(bundle_uri, folder) -> Path`, which copies a bundle of the
-            registry into a folder; empty where `storage` can open the bundle's URI.
+    `download` is the import path of `download(bundle_uri, folder) -> Path`, which copies a bundle of the
+    registry into a folder; empty where `storage` can open the bundle's URI.
     """
 
     schemes: tuple[str, ...]

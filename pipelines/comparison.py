@@ -56,7 +56,6 @@ class ComparedRun:
     Attributes:
         outcome: How it ended, in words.
         settings: Every key of its manifest, joined by dots, with its value as text.
-        history: Of its training.
         evaluated: Of the shipped model on the test split; None without an evaluation.
         metrics: The figures of the evaluation, by metric.
     """
@@ -236,9 +235,8 @@ def _beside(first: Mapping[str, str], second: Mapping[str, str], absent: str) ->
 def charts(first: ComparedRun, second: ComparedRun) -> dict[str, Markup]:
     """Loss and every validation metric by epoch, both runs in one picture; the training split is dashed."""
     drawn = {}
-    for metric in dict.fromkeys(
-        ["loss", *validation_metrics(first.history), *validation_metrics(second.history)]
-    ):
+    metrics = ["loss", *validation_metrics(first.history), *validation_metrics(second.history)]
+    for metric in dict.fromkeys(metrics):
         title = capitalize_first(words(metric))
         series = [
             _curve(name, run, metric, split)
@@ -278,9 +276,9 @@ def _differences(
 def _curve(name: str, run: ComparedRun, metric: str, split: str) -> Series:
     points = present((float(epoch.epoch), getattr(epoch, split).get(metric)) for epoch in run.history.epochs)
     value = decimal(points[-1][1]) if points else ""
-    if split == "training":
-        return Series(f"{name}, training", points, TONES[name], value, is_dashed=True)
-    return Series(name, points, TONES[name], value)
+    in_training = split == "training"
+    title = f"{name}, training" if in_training else name
+    return Series(title, points, TONES[name], value, is_dashed=in_training)
 
 
 def _bill(run: ComparedRun) -> Mapping[str, str]:
@@ -302,20 +300,16 @@ def _shipped(run: ComparedRun) -> Mapping[str, str]:
 
 
 def compare_runs(home: Home, first: str, second: str, console: LiteralConsole, as_json: bool = False) -> Path:
-    """Print two runs side by side, and write their page; returns its path.
-
-    Raises:
-        UsageError: The runs cannot be compared; see `read_pair`.
-    """
+    """Print two runs side by side, and write their page; returns its path. Raises as `read_pair`."""
     comparison = compare(*read_pair(home, first, second))
-    ids = comparison.first.run_id, comparison.second.run_id
-    page = home.folder / "comparisons" / f"{ids[0]}--{ids[1]}.html"
+    name = f"{comparison.first.run_id}--{comparison.second.run_id}.html"
+    page = home.folder / "comparisons" / name
     write_text(page, render(comparison))
     if as_json:
         print_json(_rows(comparison))
-        return page
-    _print(comparison, console)
-    console.say(f"page: {page}")
+    else:
+        _print(comparison, console)
+        console.say(f"page: {page}")
     return page
 
 
@@ -323,12 +317,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     """The rows of all tables, each with the name of its table."""
     for key, first, second in comparison.settings:
         yield {"table": "settings", "key": key, "first": first, "second": second}
-    tables = {
-        "test": comparison.tested.values(),
-        "classes": comparison.paired.classes,
-        "validation": comparison.validated.values(),
-    }
-    for table, rows in tables.items():
+    for table, _, rows in _tables(comparison):
         for row in rows:
             yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
     for row in comparison.costs:
@@ -345,19 +334,21 @@ def _print(comparison: Comparison, console: LiteralConsole) -> None:
     costs = borderless("cost and speed", "A", "B")
     for row in comparison.costs:
         costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
-    for table in (
-        settings,
-        _table("test split", comparison.tested.values()),
-        _table("class, F1", comparison.paired.classes),
-        _table("validation", comparison.validated.values()),
-        costs,
-    ):
+    differences = (_table(title, rows) for _, title, rows in _tables(comparison))
+    for table in (settings, *differences, costs):
         if table.row_count:
             console.print()
             console.print(table)
     console.print()
     evidence = f": {comparison.evidence}" if comparison.evidence else ""
     console.say(styled("[bold]{}[/]{}", comparison.headline, evidence))
+
+
+def _tables(comparison: Comparison) -> Iterator[tuple[str, str, Iterable[Difference]]]:
+    """Name, title and rows of the tables of figures."""
+    yield "test", "test split", comparison.tested.values()
+    yield "classes", "class, F1", comparison.paired.classes
+    yield "validation", "validation", comparison.validated.values()
 
 
 def _table(title: str, rows: Iterable[Difference]) -> Table:

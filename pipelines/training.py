@@ -39,6 +39,7 @@ from gauntlet.components.sections import LARGEST, is_large, keep, reference
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
+from gauntlet.components.write_report.record import STEPS as REPORTED_STEPS
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
 from gauntlet.pipelines.platforms import (
@@ -55,17 +56,7 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 
-STEPS = (
-    "fingerprint-data",
-    "validate-data",
-    "train-model",
-    "convert-to-onnx",
-    "evaluate-model",
-    "gate-model",
-    "register-model",
-    "write-report",
-)
-
+STEPS = (*REPORTED_STEPS, "write-report")
 
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "

@@ -48,12 +48,7 @@ class Snapshot:
 class Replica:
     """The model on this rank's device, wrapped for the other ranks, with its optimizer.
 
-    Args:
-        task: The rows, the loss and the metrics.
-        model: The model with the same weights on every rank; it is moved and trained in place.
-        section: The manifest's training section.
-        device: This rank's device.
-        world: This rank among all.
+    `model` has the same weights on every rank; it is moved and trained in place.
     """
 
     def __init__(

@@ -162,12 +162,9 @@ def _write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint
 
 
 class StateStore:
-    """The states of one training run at a path or any URI that fsspec opens.
+    """The states of one training run in a folder at a path or any URI that fsspec opens.
 
-    Args:
-        uri: The folder that holds them; it need not exist.
-        fingerprint: The settings that must be equal for a run to resume from a state.
-        plan: How often to write a state and which to keep.
+    A run resumes from a state only if its settings, the `fingerprint`, are equal.
     """
 
     def __init__(self, uri: str, fingerprint: Mapping[str, str], plan: Resume) -> None:

@@ -248,10 +248,7 @@ class Watch:
     """Watches one training in one process, which is one rank's.
 
     Args:
-        resources: The limits of the training.
-        history: Its history, which gets the summary of its usage.
-        tracker: Where metrics go.
-        device: The device that it runs on.
+        history: Gets the summary of the training's usage.
         seconds: How long it has trained, across interruptions.
         states: The folder of its states, if they are written.
         speaks: Whether it prints; only one of several ranks does.
