@@ -182,7 +182,7 @@ def shown_interval(row: Difference) -> str:
 def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
     """Compare two runs of one task kind."""
     paired = _paired(first, second)
-    settings = _beside(first.settings, second.settings, absent="")
+    settings = _beside(first.settings, second.settings, "")
     return Comparison(
         first=first,
         second=second,
@@ -224,7 +224,8 @@ def render(comparison: Comparison) -> str:
 
 def costs(first: ComparedRun, second: ComparedRun) -> tuple[Row, ...]:
     """What each training took and cost, and how large and fast its shipped model is."""
-    return _beside(*({**_bill(run), **_shipped(run)} for run in (first, second)), absent=ABSENT)
+    ours, theirs = ({**_bill(run), **_shipped(run)} for run in (first, second))
+    return _beside(ours, theirs, ABSENT)
 
 
 def _beside(first: Mapping[str, str], second: Mapping[str, str], absent: str) -> tuple[Row, ...]:
@@ -320,8 +321,8 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     for table, _, rows in _tables(comparison):
         for row in rows:
             yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
-    for row in comparison.costs:
-        shown = {key: value.replace(NBSP, " ") for key, value in row._asdict().items()}
+    for cost in comparison.costs:
+        shown = {key: value.replace(NBSP, " ") for key, value in cost._asdict().items()}
         yield {"table": "costs", **shown}
 
 
