@@ -192,15 +192,13 @@ def tuning_price_source(model: str) -> str:
     return f"{TUNING_PRICES_PAGE}, as quoted elsewhere: check it"
 
 
-def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:
-    """USD per hour of one replica, by `prices` or else by `current_prices()`.
-
-    The price of a machine includes its built-in accelerators.
+def hourly_rate(resources: Resources) -> float:
+    """USD per hour of one replica. The price of a machine includes its built-in accelerators.
 
     Raises:
         UsageError: The machine or the accelerator is unknown, or the two do not go together.
     """
-    table = prices or current_prices()
+    table = current_prices()
     machine = table.machines.get(resources.machine_type)
     if machine is None:
         raise UsageError(
@@ -240,12 +238,8 @@ def estimate(resources: Resources, retries: int = 0) -> Estimate:
     return Estimate(rate, resources.max_hours, replicas, attempts=1 + retries)
 
 
-def over_budget(
-    resources: Resources, file: str, retries: int = 0, key: str = "training.resources"
-) -> Fault | None:
-    """The fault of a step that may cost more than its `max_cost_usd`; None when it cannot.
-
-    The fault names the manifest's `file` and the `key` of `resources` in it.
+def over_budget(resources: Resources, file: str, retries: int = 0) -> Fault | None:
+    """The fault, in the manifest `file`, of a training that may cost more than its `max_cost_usd`, or None.
 
     Raises:
         UsageError: As `hourly_rate`.
@@ -257,7 +251,7 @@ def over_budget(
     enough_usd = math.ceil(100 * most.usd) / 100
     return Fault(
         file=file,
-        key=f"{key}.max_cost_usd",
+        key="training.resources.max_cost_usd",
         found=f"{resources.max_cost_usd:g}",
         expected=f"at least {enough_usd:.2f}, as {resources.machine_type} may cost {most}",
         action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine. "

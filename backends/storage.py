@@ -7,8 +7,9 @@ refused, because some of them expand templates or run commands.
 A manifest is trusted: its URIs are opened as they are. Data and events are not trusted: a list of files in
 the data could name any file of this machine or any address of its network, so `data_uri` checks each name.
 
-Every failure is a `GauntletError` that names the URI: a `UsageError` when a retry cannot help (no such file,
-no permission, an unknown scheme), a plain `GauntletError` when the service cannot be reached.
+Every failure of these functions is a `GauntletError` that names the URI: a `UsageError` when a retry cannot
+help (no such file or folder, no permission, an unknown scheme), a plain `GauntletError` when the service
+cannot be reached or the disk is full.
 """
 
 from __future__ import annotations
@@ -55,17 +56,13 @@ IDENTIFYING = (
 )
 """Keys of a store's file information that change with the content, the most exact first."""
 OWN_CA = "If the server uses a private CA, set SSL_CERT_FILE to the CA's certificate"
+LONGEST_NAME_SHOWN = 200
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of one file.
-
-    Raises:
-        UsageError: There is no such file, it may not be read, or its kind of URI is not supported.
-        GauntletError: The service cannot be reached, or the transfer failed.
-    """
+    """The whole content of one file."""
     if uri.startswith(PACKAGE_SCHEME):
         resource = _resource(uri)
         if not resource.is_file():
@@ -87,10 +84,6 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
 
     It comes from the store's file information (`IDENTIFYING`) if that has it, else it is the sha256 of the
     content. A folder with several of the files is listed once.
-
-    Raises:
-        UsageError: This account lacks a permission, or the kind of URI is not supported.
-        GauntletError: The store cannot be reached.
     """
     by_folder: dict[str, list[str]] = {}
     for uri in dict.fromkeys(uris):
@@ -139,12 +132,7 @@ def _said_by_store(info: Mapping[str, Any]) -> str | None:
 
 
 def is_folder(uri: str) -> bool:
-    """Whether the URI is a folder. An `http(s)` address is not one, because it cannot be listed reliably.
-
-    Raises:
-        UsageError: There is neither a file nor a folder, or this account lacks a permission.
-        GauntletError: The service cannot be reached.
-    """
+    """Whether the URI is a folder. An `http(s)` address is not one, because it cannot be listed reliably."""
     if uri.startswith(HTTP_SCHEMES):
         return False
     if uri.startswith(PACKAGE_SCHEME):
@@ -160,12 +148,7 @@ def is_folder(uri: str) -> bool:
 
 
 def list_files(folder_uri: str) -> tuple[str, ...]:
-    """Names of the files directly inside a folder, sorted.
-
-    Raises:
-        UsageError: There is no such folder, or it may not be listed.
-        GauntletError: The service cannot be reached.
-    """
+    """Names of the files directly inside a folder, sorted."""
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
@@ -178,12 +161,7 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
 
 
 def list_folders(folder_uri: str) -> tuple[str, ...]:
-    """Names of the folders directly inside a folder, sorted; empty when it does not exist.
-
-    Raises:
-        UsageError: It may not be listed.
-        GauntletError: The service cannot be reached.
-    """
+    """Names of the folders directly inside a folder, sorted; empty when it does not exist."""
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
         files.invalidate_cache()  # another process may have written there since
@@ -203,12 +181,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def download(folder_uri: str, folder: Path) -> None:
-    """Copy the files directly inside `folder_uri` into an existing folder.
-
-    Raises:
-        UsageError: There is no such folder, or it may not be read.
-        GauntletError: The service cannot be reached.
-    """
+    """Copy the files directly inside `folder_uri` into an existing folder."""
     for name in list_files(folder_uri):
         with _explained(join(folder_uri, name)):
             files, path = file_system(join(folder_uri, name))
@@ -216,12 +189,7 @@ def download(folder_uri: str, folder: Path) -> None:
 
 
 def delete(folder_uri: str, first: str) -> None:
-    """Delete a folder, if it exists, and its file `first` before all others.
-
-    Raises:
-        UsageError: It may not be deleted.
-        GauntletError: The service cannot be reached.
-    """
+    """Delete a folder, if it exists, and its file `first` before all others."""
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
         if files.exists(join(path, first)):
@@ -235,10 +203,6 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
 
     Readers regard a folder with the file `last` as complete. An old one is deleted before anything is
     written, and the new one is copied after all others, so an interrupted copy has none.
-
-    Raises:
-        UsageError: It may not be written there.
-        GauntletError: The service cannot be reached.
     """
     with _explained(uri):
         files, target = file_system(uri)
@@ -257,10 +221,6 @@ def replace_folder(folder: Path, uri: str, last: str) -> None:
 
     No folder is renamed: gcsfuse, behind `/gcs` on Vertex AI, refuses that in a bucket of a flat namespace
     (https://github.com/GoogleCloudPlatform/gcsfuse/blob/master/docs/semantics.md).
-
-    Raises:
-        UsageError: It may not be written there.
-        GauntletError: The service cannot be reached, or the disk is full.
     """
     delete(uri, first=last)
     upload(folder, uri, last)
@@ -384,10 +344,10 @@ def lies_in(uri: str, roots: Sequence[str]) -> bool:
     return not _FORBIDDEN.search(uri) and any(_lies_in(uri, root) for root in roots)
 
 
-def shown(name: str, most: int = 200) -> str:
+def shown(name: str) -> str:
     """An untrusted name for messages: on one line, and cut if it is long."""
-    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:most])
-    return printable + ("…" if len(name) > most else "")
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:LONGEST_NAME_SHOWN])
+    return printable + ("…" if len(name) > LONGEST_NAME_SHOWN else "")
 
 
 def _lies_in(uri: str, root: str) -> bool:

@@ -74,11 +74,7 @@ def deadline_seconds(resources: Resources) -> int:
 def training_component(
     platform: Platform, manifest: Manifest, environment: Mapping[str, str] | None = None
 ) -> Callable[..., dsl.PipelineTask]:
-    """train-model, with the `environment` of the step itself; on Vertex AI a custom job.
-
-    Raises:
-        UsageError: An input of train-model has the name of one of the custom job's.
-    """
+    """train-model, with the `environment` of the step itself; on Vertex AI a custom job."""
     converted = manifest.kind.is_converted
     component: Callable[..., dsl.PipelineTask] = train_model if converted else train_on_service
     variables = dict(environment or {})

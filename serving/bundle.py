@@ -269,11 +269,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
 
 
 def of_kind(task: str, name: str) -> Any:
-    """What the serving module of a task kind defines by a name.
-
-    Raises:
-        BundleError: No such kind is installed, or its serving module does not define it.
-    """
+    """What the serving module of a task kind defines by a name, or a `BundleError`."""
     try:
         return task_kind(task).function("serving", name)
     except UsageError as error:
@@ -281,11 +277,7 @@ def of_kind(task: str, name: str) -> Any:
 
 
 def open_model(folder: Path, sha256: str | None = None) -> ServedModel:
-    """Verify a bundle of any task kind and load its model. See `read_info` for `sha256`.
-
-    Raises:
-        BundleError: The bundle is incomplete or altered.
-    """
+    """Verify a bundle of any task kind and load its model. See `read_info` for `sha256` and errors."""
     info = read_info(folder, sha256)
     model: ServedModel = of_kind(info.task, "open_model")(folder, sha256)
     return model
@@ -312,11 +304,7 @@ class Bundle:
         self._inputs: Inputs = of_kind(self.info.task, "open_inputs")(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:
-        """The graph's inputs of some rows.
-
-        Raises:
-            InputError: The model cannot take these rows.
-        """
+        """The graph's inputs of some rows, or an `InputError` if the model cannot take them."""
         return self._inputs.batch(rows)
 
     def cut(self, rows: Rows) -> list[int]:

@@ -110,11 +110,7 @@ class Generator:
         return before + readable(question, self._special_tokens) + after
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids. If prompts are framed, all special tokens come from the frame.
-
-        Raises:
-            PromptError: The tokenizer fails at one of the texts.
-        """
+        """Token ids, or a `PromptError`. If prompts are framed, all special tokens come from the frame."""
         plain = self.info.frame is None
         try:
             return [encoding.ids for encoding in encodings(self.tokenizer, texts, add_special_tokens=plain)]

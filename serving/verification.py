@@ -85,11 +85,7 @@ def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any])
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
-    """The content of the bundle's certificate.
-
-    Raises:
-        BundleError: It is not a JSON object.
-    """
+    """The content of the bundle's certificate, or a `BundleError` if it is not a JSON object."""
     path = folder / PARITY_FILE
     try:
         certificate = json.loads(path.read_text(encoding="utf-8"))
@@ -138,11 +134,7 @@ def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSessi
 
 
 def require_alike(together: npt.NDArray[np.float32], alone: npt.NDArray[np.float32], bound: float) -> None:
-    """Compare probabilities (N, C) of rows scored in one batch with those of the same rows scored alone.
-
-    Raises:
-        BundleError: They differ by more than `bound`.
-    """
+    """Raise a `BundleError` if probabilities (N, C) of rows in a batch differ too much from those alone."""
     difference = float(np.abs(together - alone).max())
     if not difference <= bound:
         raise BundleError(

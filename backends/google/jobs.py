@@ -112,11 +112,7 @@ class PipelineJobs:
 class PipelineSchedules:
     """The schedules of pipeline jobs of a project in a region.
 
-    The service gives a schedule its id, so a schedule is found by its display name.
-
-    Raises:
-        UsageError: Nobody is logged in, or the account lacks a permission.
-        GauntletError: The service cannot be reached, or refuses.
+    The service gives a schedule its id, so a schedule is found by its display name. Raises as `PipelineJobs`.
     """
 
     def __init__(self, location: VertexLocation) -> None:
@@ -130,11 +126,7 @@ class PipelineSchedules:
             return list(ask(self._service.list_schedules, parent=self._location.parent))
 
     def named(self, name: str) -> Any | None:
-        """The schedule of that display name, if there is one.
-
-        Raises:
-            UsageError: Several schedules have that name.
-        """
+        """The schedule of that display name, if there is one; a `UsageError` if there are several."""
         found = [schedule for schedule in self.all() if schedule.display_name == name]
         if len(found) > 1:
             several = ", ".join(schedule.name for schedule in found)
@@ -185,12 +177,7 @@ def with_content_label(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_log(project: str, job_id: str) -> Iterator[str]:
-    """The lines that a custom job printed, oldest first. Every step on Vertex AI runs as a custom job.
-
-    Raises:
-        UsageError: Nobody is logged in, or the account may not read logs.
-        GauntletError: The service cannot be reached, or refuses.
-    """
+    """The lines that a custom job printed, oldest first. Every step on Vertex AI runs as a custom job."""
     with explained(LOGGING_HOST):
         from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 

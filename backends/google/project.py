@@ -70,7 +70,7 @@ class GoogleProject:
     """A project, as far as the account that is logged in may see it.
 
     Raises:
-        UsageError: Nobody is logged in, or the project is unknown.
+        UsageError: Nobody is logged in, or the project or the bucket is unknown or may not be seen.
         GauntletError: A service cannot be reached, or refuses.
     """
 
@@ -109,11 +109,7 @@ class GoogleProject:
         return frozenset(binding.role for binding in policy.bindings if member in binding.members)
 
     def bucket_location(self, bucket: str) -> BucketLocation:
-        """Where a bucket is.
-
-        Raises:
-            UsageError: There is no such bucket, or it may not be seen.
-        """
+        """Where a bucket is."""
         from google.api_core.exceptions import Forbidden, NotFound
         from google.cloud import storage
 
@@ -163,10 +159,6 @@ def is_pushed(image: str) -> bool | None:
     """Whether a container image is in its repository; None when that is unknown, as for other registries.
 
     https://cloud.google.com/artifact-registry/docs/reference/rest/v1/projects.locations.repositories.dockerImages
-
-    Raises:
-        UsageError: Nobody is logged in.
-        GauntletError: Artifact Registry cannot be reached.
     """
     found = IMAGE.fullmatch(image)
     if found is None:

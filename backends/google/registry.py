@@ -74,11 +74,7 @@ class VertexRegistry(Registry):
     """
 
     def __init__(self, uri: str) -> None:
-        """Check the URI; nothing is asked yet.
-
-        Raises:
-            UsageError: It is not a location of Vertex AI, or has no folder for bundles.
-        """
+        """Check the URI, or raise a `UsageError` if it is no location with a folder for bundles."""
         self._location = VertexLocation.of(uri, "registry URI")
         if self._location.staging is None:
             raise UsageError(

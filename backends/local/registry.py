@@ -54,11 +54,7 @@ class MlflowRegistry(Registry):
     """
 
     def __init__(self, uri: str) -> None:
-        """Check the URI.
-
-        Raises:
-            UsageError: It is not a SQLite file that outlives this process.
-        """
+        """Check the URI, or raise a `UsageError` if it is no SQLite file that outlives this process."""
         self._database = database_path(uri, "registry URI")
 
     # --- reading ---

@@ -95,23 +95,14 @@ def tuning_of(
     jobs: int,
     output: Path | None,
 ) -> Tuning:
-    """The request that the options describe.
-
-    Raises:
-        ManifestError: The manifest has no search space.
-        UsageError: `timeout` is not a duration.
-    """
+    """The request that the options describe. Raises as `search_space` and `duration`."""
     search_space(manifest, path)
     seconds = None if timeout is None else duration(timeout)
     return Tuning(path, read_content(path, overrides), manifest, trials, seconds, jobs, output)
 
 
 def duration(text: str) -> float:
-    """Seconds of `90s`, `30m` or `1.5h`.
-
-    Raises:
-        UsageError: It has another form.
-    """
+    """Seconds of `90s`, `30m` or `1.5h`; a `UsageError` for another form."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None or not float(match[1]):
         raise UsageError(
@@ -207,11 +198,7 @@ def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[int]:
-    """Be the only command that works in the folder. Yields the lock's descriptor, which processes inherit.
-
-    Raises:
-        UsageError: Another command works there, or the folder cannot be written.
-    """
+    """Be the only command in the folder, or raise a `UsageError`; yields the lock, which children inherit."""
     deadline = time.monotonic() + SECONDS_FOR_OTHERS_TO_END
     try:
         folder.mkdir(parents=True, exist_ok=True)

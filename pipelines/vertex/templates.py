@@ -48,11 +48,7 @@ class Template:
 
     @classmethod
     def of(cls, uri: str) -> Template:
-        """Read `https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY/PACKAGE[/TAG]@sha256:…`.
-
-        Raises:
-            UsageError: It has another form.
-        """
+        """Read `…-kfp.pkg.dev/PROJECT/REPOSITORY/PACKAGE[/TAG]@sha256:…`, or raise a `UsageError`."""
         found = TEMPLATE.fullmatch(uri)
         if found is None:
             raise UsageError(
@@ -170,7 +166,6 @@ def _client(repository: str) -> Any:
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turn a failure of the repository into one message."""
     import requests
     from google.auth.exceptions import GoogleAuthError
 
