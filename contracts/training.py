@@ -161,6 +161,9 @@ class TrainingRecord(_OfTraining):
         max_length: The number of tokens after which a text is cut, if rows are texts.
         frame: For a language model: the text before and after a single prompt.
         input_shape: For a model that reads images: channels, height, width.
+        network: The class of a network of the user's own, `module:name`.
+        network_args: What it was made with.
+        network_sha256: Hash of its code.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -175,6 +178,9 @@ class TrainingRecord(_OfTraining):
     max_length: int = 0
     frame: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
+    network: str = ""
+    network_args: Mapping[str, Any] = Field(default_factory=dict)
+    network_sha256: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The content in plain JSON types, without optional fields that have no value."""

@@ -16,8 +16,9 @@ from torch import nn
 
 from gauntlet.backends.storage import replace_folder
 from gauntlet.contracts.training import TrainingRecord
-from gauntlet.manifests.errors import GauntletError
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.own_code import code_sha256
 from gauntlet.trainer.task import WEIGHTS_FILE
 
 TRAINING_FILE = "training.json"
@@ -62,8 +63,16 @@ def load_model(folder: Path, attention: str = "sdpa") -> nn.Module:
     Args:
         folder: A checkpoint.
         attention: Of a transformer: `sdpa` or `eager`. Other models ignore it.
+
+    Raises:
+        UsageError: The model is a network of the user's own, and its code has changed or is missing.
     """
     record = read_record(folder)
+    if record.network_sha256 and code_sha256(record.network) != record.network_sha256:
+        raise UsageError(
+            f"{folder}: its network is {record.network}, whose code has changed since the training. Train "
+            "again, or restore the code."
+        )
     untrained = task_kind(record.task).function("training", "untrained_model")
     model: nn.Module = untrained(folder, len(record.labels), attention)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))

@@ -5,6 +5,8 @@ Targets are class indices from 0; centering is in percent, edge damage is a shar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -36,20 +38,30 @@ def mean_smooth_l1(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
+def grade_loss(section: GradingTraining, found: Grading, grades: torch.Tensor) -> torch.Tensor:
+    """(B,): squared EMD and cross-entropy, weighted by `alpha_emd`, for true grades (B,)."""
+    cross_entropy = functional.cross_entropy(
+        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
+    )
+    return (
+        section.alpha_emd * squared_emd(found.distribution, grades) + (1 - section.alpha_emd) * cross_entropy
+    )
+
+
 def grading_loss(
     section: GradingTraining,
     found: Grading,
     grades: torch.Tensor,
     centering: torch.Tensor,
     edge_damage: torch.Tensor,
+    own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`."""
-    cross_entropy = functional.cross_entropy(
-        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
-    )
+    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`.
+
+    `own`, of logits and grades, takes the place of EMD and cross-entropy.
+    """
     return (
-        section.alpha_emd * squared_emd(found.distribution, grades)
-        + (1 - section.alpha_emd) * cross_entropy
+        (grade_loss(section, found, grades) if own is None else own(found.logits.float(), grades))
         + section.beta_edge * mean_smooth_l1(found.edge_damage, edge_damage)
         + section.beta_center * mean_smooth_l1(found.centering / CENTERING_UNIT, centering / CENTERING_UNIT)
     )

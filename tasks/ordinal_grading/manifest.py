@@ -132,6 +132,8 @@ class GradingTraining(Training):
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
     are_grades_ordered: ClassVar[bool] = True
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
 
     @property
     def architecture(self) -> str:
@@ -145,8 +147,8 @@ class GradingTraining(Training):
 
     @property
     def leaves_weights_idle(self) -> bool:
-        """Those of a front's own encoder, in the first phase."""
-        return not self.shared_encoder
+        """Those of the front alone, in the first phase."""
+        return not self.shared_encoder or self.network is not None
 
 
 class GradingGates(Gates):

@@ -71,6 +71,26 @@ class Grading(NamedTuple):
     edge_damage: torch.Tensor
 
 
+class OwnGrader(nn.Module):
+    """A network of the user's own, which gets both sides as float32 images of zero mean and unit variance."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalisation = Normalisation(mean, std)
+        self.network = network
+
+    def forward(self, front: torch.Tensor | None, back: torch.Tensor) -> Grading:
+        """Grade cards by both sides, each (B, C, H, W) with values of 0 to 255, or by their back alone.
+
+        The network returns logits, centering and edge damage, as `Grading` has them.
+        """
+        sides = (None if side is None else self.normalisation(side).contiguous() for side in (front, back))
+        logits, centering, edge_damage = self.network(*sides)
+        distribution = logits.float().softmax(dim=1)
+        grades = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=distribution.dtype)
+        return Grading(logits, distribution, (distribution * grades).sum(dim=1), centering, edge_damage)
+
+
 class SideEncoder(nn.Module):
     """A convolution and residual blocks, each of which halves height and width, then a sum over all positions
     and a dense layer.

@@ -66,7 +66,7 @@ class StudentTask(TextClassification):
         of_classes = on_device_of(self.class_weights, logits)
         of_rows = None if of_classes is None else of_classes[labels]
         imitating = distillation_loss(logits, wanted, self._student.temperature, of_rows)
-        naming = self.cross_entropy_sum(logits, labels)
+        naming = self.loss_of(logits, labels)
         return weight * imitating + (1 - weight) * naming, confusion_counts(logits, labels)
 
 

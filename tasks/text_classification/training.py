@@ -28,6 +28,8 @@ from gauntlet.tasks.text_classification.network import (
     with_whole_tables,
 )
 from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
+from gauntlet.trainer.own_network import own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_split, read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, unaliased
 
@@ -74,11 +76,11 @@ class TextClassification(WeightedClassifierTask):
         self._encoder = find_encoder(section.encoder)
         require_positions(self._encoder, section.encoder, section.max_length)
         labels = read_statistics(splits).labels
-        self._classes = len(labels)
         opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
         self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
         if (embedded := embedded_tokens(self._encoder.folder)) is not None:
             require_embedded(largest_id(tokenizer), embedded, section.encoder, "training.encoder")
+        self._vocabulary_size = largest_id(tokenizer) + 1
         tokenizer.enable_truncation(section.max_length)
         self._train = TokenizedRows(read_split(splits, "train"), tokenizer)
         self._validation = TokenizedRows(read_split(splits, "validation"), tokenizer)
@@ -109,14 +111,32 @@ class TextClassification(WeightedClassifierTask):
         """The encoder, and the tokens after which a text is truncated."""
         return {"encoder": self._section.encoder, "max_length": self._section.max_length}
 
-    def build_model(self) -> TextClassifier:
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The classes, and what the encoder's files and the section say of texts."""
+        return {
+            **super().own_arguments,
+            "vocabulary_size": self._vocabulary_size,
+            "pad_id": self._pad_id,
+            "max_length": self._section.max_length,
+            "dropout": self._section.dropout,
+        }
+
+    def build_model(self) -> nn.Module:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
+        own = own_network(self._section, self.own_arguments, encoder=self._pretrained_encoder)
+        if own is not None:
+            return own
+        encoder = self._pretrained_encoder()
+        hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
+        return TextClassifier(encoder, hidden_size, self._classes, self._section.dropout)
+
+    def _pretrained_encoder(self) -> nn.Module:
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
-        hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
-        return TextClassifier(encoder, hidden_size, self._classes, self._section.dropout)
+        return encoder
 
     def size(self, model: nn.Module) -> int:
         """With the rows of the embedding that are not trained."""
@@ -134,7 +154,7 @@ class TextClassification(WeightedClassifierTask):
         """Cross-entropy, and the confusion of the rows."""
         ids, mask, labels = batch
         logits = model(ids, mask).float()
-        return self.cross_entropy_sum(logits, labels), confusion_counts(logits, labels)
+        return self.loss_of(logits, labels), confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, C)."""
@@ -175,7 +195,14 @@ def load_task(section: TextTraining, splits: Path) -> TextClassification:
     return TextClassification(section, splits)
 
 
-def untrained_model(folder: Path, classes: int, attention: Attention) -> TextClassifier:
+def untrained_model(folder: Path, classes: int, attention: Attention) -> nn.Module:
     """The classifier whose encoder a checkpoint's folder configures, without trained weights."""
-    encoder = load_encoder(folder, attention, pretrained=False)
+
+    def untrained_encoder() -> nn.Module:
+        return load_encoder(folder, attention, pretrained=False)
+
+    own = own_network(read_record(folder), encoder=untrained_encoder)
+    if own is not None:
+        return own
+    encoder = untrained_encoder()
     return TextClassifier(encoder, encoder.config.hidden_size, classes)  # type: ignore[arg-type, union-attr]
