@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import string
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.accelerators import accelerator_fault
@@ -18,13 +16,11 @@ from gauntlet.manifests.own_code import Arguments, CodePath
 from gauntlet.manifests.search import Search, require_fitting
 from gauntlet.manifests.section import Fraction, Section
 
-ClassMetric = Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"]
-
 
 class EarlyStopping(Section):
-    """Stop after `patience` epochs without a better validation metric."""
+    """Stop after `patience` epochs without a better validation metric; a kind says which metrics it has."""
 
-    metric: ClassMetric = "macro_f1"
+    metric: str = "loss"
     patience: int = Field(2, ge=1)
 
 
@@ -205,8 +201,6 @@ class Training(CommonTraining):
     memory_advice: ClassVar[str] = "Make the model smaller"
     takes_network: ClassVar[bool] = False
     takes_loss: ClassVar[bool] = False
-    are_grades_ordered: ClassVar[bool] = False
-    """Whether the classes are steps of a scale, for which there is the metric qwk."""
 
     @property
     def architecture(self) -> str:
@@ -270,12 +264,6 @@ class Training(CommonTraining):
                 raise ValueError(f"{key}_args without {key}: name the {key}, or leave both out")
         if self.loss is not None and self.label_smoothing:
             raise ValueError(f"label_smoothing is of the loss that {self.loss} replaces: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _metric_fits(self) -> Self:
-        if self.early_stopping.metric == "qwk" and not self.are_grades_ordered:
-            raise ValueError("early_stopping.metric qwk is of grades, and these classes have no order")
         return self
 
     @model_validator(mode="after")
@@ -344,54 +332,6 @@ class OnePhaseTraining(Training):
     def plan(self) -> tuple[tuple[int, float], ...]:
         """The only phase."""
         return ((self.epochs, self.learning_rate),)
-
-
-ClassWeightsWord = Literal["none", "balanced"]
-_WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is not to have 1"
-
-
-def _class_weights(value: Any) -> Any:
-    """Refuse, with one message, a value that is neither a known word nor weights by label."""
-    if isinstance(value, Mapping):
-        weights = value.values()
-        right = all(isinstance(label, str) for label in value) and all(
-            isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
-            for weight in weights
-        )
-    else:
-        right = isinstance(value, str) and value in get_args(ClassWeightsWord)
-    if not right:
-        raise PydanticCustomError("class_weights", "{words}", {"words": _WEIGHTS_EXPECTED})
-    return value
-
-
-ClassWeights = Annotated[ClassWeightsWord | dict[str, float], BeforeValidator(_class_weights)]
-
-
-class ClassTraining(OnePhaseTraining):
-    """A section for a classifier whose classes may be of different sizes.
-
-    `class_weights` is the weight of a row in the training loss by its label: equal for all (`none`), in
-    inverse proportion to the class's training rows (`balanced`), or a number per label, 1 for a label that is
-    not named. `sampler: balanced` instead draws as many rows per epoch as there are, each class equally
-    often, so some rows repeatedly. Validation figures are computed on the rows as they are.
-    """
-
-    class_weights: ClassWeights = "none"
-    sampler: Literal["shuffle", "balanced"] = "shuffle"
-
-    takes_network: ClassVar[bool] = True
-    takes_loss: ClassVar[bool] = True
-
-    @field_validator("sampler")
-    @classmethod
-    def _balanced_once(cls, value: str, info: ValidationInfo) -> str:
-        if value == "balanced" and info.data.get("class_weights") == "balanced":
-            words = (
-                "shuffle, because class_weights is balanced: both together would correct for the sizes twice"
-            )
-            raise PydanticCustomError("sampler", "{words}", {"words": words})
-        return value
 
 
 def trained_here(training: CommonTraining) -> Training:

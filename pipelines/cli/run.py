@@ -118,7 +118,8 @@ def tune(
         errors.say(f"interrupted: {left}")
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        run_here(load_affordable(tuned.manifest, None), command=command_line("run", tuned.manifest, None))
+        tuned_manifest = load_affordable(tuned.manifest, None)
+        run_here(tuned_manifest, source=path, command=command_line("run", tuned.manifest, None))
 
 
 @app.command(rich_help_panel=HERE)

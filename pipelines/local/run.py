@@ -26,6 +26,7 @@ from gauntlet.components.write_report.report import render
 from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.own_code import MODULES_VARIABLE
 from gauntlet.manifests.schema import SECTIONS, Manifest
 from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
@@ -234,13 +235,15 @@ def _run(
 
 
 def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
-    """Environment variables of a run's steps: where resume states are kept, and what may be reused."""
+    """Environment variables of a run's steps: where states and the user's modules are, what may be reused."""
     variables = {
         RUN_VARIABLE: record.run_id,
         "GAUNTLET_GIT_COMMIT": git_commit(),
         MANIFEST_COMMIT_VARIABLE: record.manifest_commit,
         STATES_VARIABLE: os.environ.get(STATES_VARIABLE, str(home.run_folder(record.run_id) / STATES_FOLDER)),
     }
+    if record.manifest:
+        variables[MODULES_VARIABLE] = str(Path(record.manifest).parent)
     if record.cache:
         variables[CACHE_VARIABLE] = str(home.cache_folder)
     if record.judged_run:

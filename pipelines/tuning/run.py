@@ -147,7 +147,7 @@ def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedSt
             threads=max(1, usable_cpus() // tuning.jobs),
         )
         try:
-            _run_trials(study, job, tuning.jobs, folder / "logs", lock, console)
+            _run_trials(study, job, tuning, folder / "logs", lock, console)
         except Interrupted:
             finished = len(finished_trials(study))
             raise Interrupted(
@@ -179,7 +179,7 @@ def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralCo
 
 
 def _run_trials(
-    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: LiteralConsole
+    study: optuna.Study, job: TuningJob, tuning: Tuning, logs: Path, lock: int, console: LiteralConsole
 ) -> None:
     """Run the remaining trials, and print a line for each one that ends."""
     told = {trial.number for trial in finished_trials(study)}
@@ -195,7 +195,7 @@ def _run_trials(
                 is_best = trial == best_trial(trials)
                 print_trial(trial, len(told), job.trials, job.metric, is_best, console)
 
-    work(job, min(jobs, left), logs, lock, look)
+    work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
 
 
 def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gauntlet.backends.processes import how_ended
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.own_code import MODULES_VARIABLE
 from gauntlet.pipelines.local.processes import TemporaryFolder, ending, safe_environment, temporary_folder
 from gauntlet.trainer.tuning.job import TuningJob
 
@@ -76,7 +77,7 @@ def alone(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None]) -> None:
+def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None], modules: Path) -> None:
     """Run processes until the study is finished, and call `look` regularly and at the end.
 
     Raises:
@@ -87,7 +88,7 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
     processes: list[subprocess.Popen[str]] = []
     with temporary_folder() as temporary, ending(processes):
         for number in range(1, jobs + 1):
-            workers.append(_start(job, logs / f"worker-{number}.log", lock, temporary))
+            workers.append(_start(job, logs / f"worker-{number}.log", lock, temporary, modules))
             processes.append(workers[-1].process)
         while True:
             running = next((process for process in processes if process.poll() is None), None)
@@ -103,7 +104,7 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
                 continue
 
 
-def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> Worker:
+def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder, modules: Path) -> Worker:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gauntlet.trainer.tuning"],
@@ -111,7 +112,7 @@ def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            env=safe_environment() | temporary.environment(),
+            env=safe_environment() | temporary.environment() | {MODULES_VARIABLE: str(modules)},
             pass_fds=(lock, temporary.lock),
             start_new_session=True,  # so that it gets no Ctrl-C from the terminal
         )

@@ -19,8 +19,7 @@ from gauntlet.manifests.dataset import (
 )
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
-from gauntlet.manifests.training import ClassTraining
-from gauntlet.tasks.classification.manifest import ClassManifest
+from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
 
 
 def _text_columns(value: Any) -> Any:

@@ -53,7 +53,7 @@ class TokenSearch(Search):
 class EntityEarlyStopping(EarlyStopping):
     """The metrics are of the validation sentences."""
 
-    metric: Literal["entity_f1", "token_accuracy", "loss"] = "entity_f1"  # type: ignore[assignment]
+    metric: Literal["entity_f1", "token_accuracy", "loss"] = "entity_f1"
 
 
 class TokenTraining(OnePhaseTraining):
