@@ -8,6 +8,7 @@ folder, on this machine and in a bucket alike; `error.json` is left there for th
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from gauntlet.manifests.errors import GauntletError, Preempted
 if TYPE_CHECKING:
     from kfp import dsl
 
+MANIFEST_COMMIT_VARIABLE = "GAUNTLET_MANIFEST_COMMIT"
 ERROR_FILE = "error.json"
 REUSED_FILE = "reused.json"
 """A file in the folder of a step on this machine that did not run, because earlier outputs were reused."""
@@ -97,3 +99,9 @@ def _record(folder: Path, message: str, exit_code: int) -> None:
         write_json(folder / ERROR_FILE, {"message": message, "exit_code": exit_code})
     except OSError:  # a full or read-only disk: the message still reaches the log
         print(f"could not write {folder / ERROR_FILE}", file=sys.stderr, flush=True)
+
+
+def manifest_commit() -> dict[str, str]:
+    """The commit of the repository that holds the manifest, `-dirty` if it has changes; empty without one."""
+    commit = os.environ.get(MANIFEST_COMMIT_VARIABLE)
+    return {"manifest_commit": commit} if commit else {}

@@ -9,6 +9,11 @@ from pydantic import Field
 
 from gauntlet.contracts.document import Document
 
+STATISTICS_FILE = "statistics.json"
+"""In the folder of the splits; written last, so its presence says that the splits are complete."""
+
+REJECTED_FILE = "rejected.csv"
+
 CheckVerdict = Literal["pass", "warn", "drop", "fail"]
 
 

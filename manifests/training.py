@@ -75,24 +75,25 @@ class Resources(Section):
     persistent_resource: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
 
     @model_validator(mode="after")
-    def _accelerator_complete(self) -> Self:
-        if (self.accelerator_type is None) != (self.accelerator_count == 0):
-            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _accelerator_is_usable(self) -> Self:
+    def _is_possible(self) -> Self:
+        require_accelerator_complete(self.accelerator_type, self.accelerator_count)
         if self.accelerator_type is not None and (fault := accelerator_fault(self.accelerator_type)):
             raise ValueError(f"accelerator_type {fault}")
-        return self
-
-    @model_validator(mode="after")
-    def _persistent_resource_is_there(self) -> Self:
         if self.persistent_resource is not None and self.strategy != "standard":
             raise ValueError(
                 f"persistent_resource has its machines already: leave strategy {self.strategy} out"
             )
         return self
+
+
+def require_accelerator_complete(accelerator: str | None, count: int) -> None:
+    """Refuse a type without a count, or a count without a type.
+
+    Raises:
+        ValueError: One of them is missing.
+    """
+    if (accelerator is None) != (count == 0):
+        raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
 
 
 RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
@@ -285,14 +286,14 @@ class Training(CommonTraining):
     @model_validator(mode="after")
     def _target_fits_resources(self) -> Self:
         devices = self.resources.accelerator_count * self.resources.replica_count
-        if self.compute_target == "gpu_single" and devices != 1:
+        needed = {
+            "gpu_single": ("one accelerator", devices == 1),
+            "gpu_multi": ("several accelerators", devices > 1),
+        }
+        expected, fits = needed.get(self.compute_target, ("", True))
+        if not fits:
             raise ValueError(
-                f"compute_target gpu_single needs one accelerator in resources "
-                f"(accelerator_count × replica_count), not {devices}"
-            )
-        if self.compute_target == "gpu_multi" and devices < 2:
-            raise ValueError(
-                f"compute_target gpu_multi needs several accelerators in resources "
+                f"compute_target {self.compute_target} needs {expected} in resources "
                 f"(accelerator_count × replica_count), not {devices}"
             )
         if self.compute_target == "cloud_gpu" and not devices:

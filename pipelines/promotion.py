@@ -26,7 +26,7 @@ from gauntlet.backends.registry import (
     Registry,
     went_through_stages,
 )
-from gauntlet.components.gate_model.table import print_table
+from gauntlet.components.gate_model.run import print_table
 from gauntlet.components.register_model.run import quality_of, registry_scores, version_tags
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import outcome

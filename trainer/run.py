@@ -26,7 +26,6 @@ from gauntlet.manifests.own_code import code_sha256
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.manifests.section import Section, flatten
 from gauntlet.manifests.training import Training
-from gauntlet.trainer.budget import Budget
 from gauntlet.trainer.device import (
     choose_device,
     choose_format,
@@ -57,6 +56,7 @@ from gauntlet.trainer.tracking import (
     vertex_trial,
     write_tensorboard,
 )
+from gauntlet.trainer.watch import Budget
 
 ALONE = World()
 PHASE_FILE = "phase{phase}_best.safetensors"

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.contracts.data import Statistics
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE, Statistics
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
 

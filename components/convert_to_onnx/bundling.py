@@ -22,7 +22,7 @@ from gauntlet.components.convert_to_onnx.admission import (
 from gauntlet.components.convert_to_onnx.candidates import Failed
 from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
 from gauntlet.components.convert_to_onnx.timing import Latency
-from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts import conversion as contract
 from gauntlet.contracts.training import TrainingRecord

@@ -16,7 +16,7 @@ from gauntlet.backends.registry import (
     Scores,
     went_through_stages,
 )
-from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import manifest_commit
 from gauntlet.contracts.document import read_json
 from gauntlet.contracts.verdict import PROMOTE
 from gauntlet.contracts.version import Version

@@ -30,9 +30,8 @@ from gauntlet.components.write_report.record import (
     step_records,
 )
 from gauntlet.contracts.conversion import Candidates
-from gauntlet.contracts.data import Checks, Sources
+from gauntlet.contracts.data import STATISTICS_FILE, Checks, Sources
 from gauntlet.contracts.document import Document, parse_json
-from gauntlet.contracts.names import STATISTICS_FILE
 from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import Verdict
 from gauntlet.contracts.version import Version

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
-from gauntlet.components.lineage import MANIFEST_COMMIT_VARIABLE
+from gauntlet.components.step import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.outcome import Outcome, outcome
 from gauntlet.components.write_report.record import CollectedRun
@@ -28,7 +28,6 @@ from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.own_code import MODULES_VARIABLE
 from gauntlet.manifests.schema import SECTIONS, Manifest
-from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
     LOGS_FOLDER,
@@ -54,7 +53,7 @@ from gauntlet.pipelines.local.processes import (
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.terminal import LiteralConsole, console, plain, styled
-from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
+from gauntlet.pipelines.training import STEPS, compile_manifest, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
 JUDGING_SECTIONS = ("evaluation", "gates", "registration")

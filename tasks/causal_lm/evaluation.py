@@ -19,10 +19,9 @@ from gauntlet.tasks.language.answers import (
     answer_texts,
     read_token_prompts,
 )
-from gauntlet.tasks.language.evaluation import evaluate, registry_scores
+from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.language.scorecard import Contender
 
 __all__ = ["evaluate", "open_model", "registry_scores"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
 from gauntlet.components.training_rows import trained_on
@@ -57,19 +57,9 @@ def read_rows(splits: Path) -> HeldOutRows:
 
 
 def evaluate(
-    settings: Evaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-    rows: HeldOutRows | None = None,
-    scoring: Scoring | None = None,
+    run: EvaluationRun[Evaluation], rows: HeldOutRows | None = None, scoring: Scoring | None = None
 ) -> Evaluated:
-    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+    """Score the bundle and the champion on the test split and write the three outputs.
 
     A kind with rows or scores of its own passes them; by default the rows are texts or images.
 
@@ -79,22 +69,22 @@ def evaluate(
     """
     from gauntlet.backends.factory import open_registry
 
-    rows = rows or read_rows(splits)
+    rows = rows or read_rows(run.splits)
     if not len(rows.labels):
         raise DataError(
-            f"{splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
+            f"{run.splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
         )
-    classes, probabilities = score_challenger(bundle, rows)
-    version = open_registry(registry_uri).champion(name)
-    tested = read_fingerprints(splits)
+    classes, probabilities = score_challenger(run.bundle, rows)
+    version = open_registry(run.registry_uri).champion(run.name)
+    tested = read_fingerprints(run.splits)
     champion = None if version is None else score_champion(version, classes, rows.inputs, tested)
-    own = trained_on(bundle, read_info(bundle), tested)
+    own = trained_on(run.bundle, read_info(run.bundle), tested)
     scorecard = assess(
-        rows.inputs, rows.labels, probabilities, classes, champion, settings, seed, own, scoring
+        rows.inputs, rows.labels, probabilities, classes, champion, run.settings, run.seed, own, scoring
     )
-    write_json(scores, scorecard.as_json())
-    _write_predictions(predictions, rows, classes, probabilities, champion)
-    write_text(report, evaluation_page(scorecard, name))
+    write_json(run.scores, scorecard.as_json())
+    _write_predictions(run.predictions, rows, classes, probabilities, champion)
+    write_text(run.report, evaluation_page(scorecard, run.name))
     print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
     for figure, value in scorecard.headline().items():
         print(f"{figure:>22}  {value:.4f}")

@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.dataset import LabelledDataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction
 from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining, Training

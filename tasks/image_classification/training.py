@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.image_classification.manifest import ImageTraining

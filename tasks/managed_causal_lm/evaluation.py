@@ -14,9 +14,8 @@ from gauntlet.contracts.document import read_json
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
-from gauntlet.tasks.language.evaluation import evaluate, registry_scores
+from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.language.scorecard import Contender
 from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 

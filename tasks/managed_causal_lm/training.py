@@ -19,7 +19,7 @@ from gauntlet.backends import storage
 from gauntlet.backends.google.gemini import Gemini, TuningJob, TuningRequest
 from gauntlet.backends.google.location import SCHEME, VertexLocation
 from gauntlet.backends.prices import estimate, hourly_rate, tuning_rate
-from gauntlet.components.lineage import manifest_commit
+from gauntlet.components.step import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts.document import write_json
 from gauntlet.contracts.training import History

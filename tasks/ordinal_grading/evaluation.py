@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.pictures import data_uri
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Bundle, BundleError
@@ -150,28 +149,18 @@ class GradeScoring:
         }
 
 
-def evaluate(
-    settings: Evaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-) -> Evaluated:
+def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
     """As for every classifier, with the scores of a grader.
 
     Raises:
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    cards = read_card_split(splits, "test")
+    cards = read_card_split(run.splits, "test")
     columns = {"row": cards.rows, "certificate": cards.certificates.tolist()}
     rows = HeldOutRows(cards.images, cards.labels, columns)
     try:
-        model = Bundle(bundle)
+        model = Bundle(run.bundle)
     except BundleError as error:
         raise GauntletError(
             f"The converted model cannot be read: {error}. Run convert-to-onnx again."
@@ -182,6 +171,4 @@ def evaluate(
         lambda card: {"picture": occlusion_picture(model, card)},
         mean_known_error(centering, cards.centering),
     )
-    return classifiers.evaluate(
-        settings, name, seed, registry_uri, bundle, splits, scores, predictions, report, rows, scoring
-    )
+    return classifiers.evaluate(run, rows, scoring)

@@ -11,7 +11,7 @@ curve around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from gauntlet.tasks.images.networks import Normalisation, ResidualUnit, convolution
-from gauntlet.tasks.ordinal_grading.border_network import BorderNetwork
+from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 
 EVEN = 50.0  # percent: a centred card's left border of left and right together
 CENTERING_UNIT = 10.0  # percentage points that are 1 in the loss of centering
@@ -30,6 +30,14 @@ EDGE_UNIT = 0.1  # share of the edges that is 1 there
 GRADE_UNIT = 2.0  # grades that are 1 after the last layers
 LEAST_PRECISION = 0.5  # 1 / variance, in grades: the peak of a wider curve could be far off the scale
 FIRST_WEIGHTS = 0.01  # standard deviation of the last layers' weights before training
+
+BANDS = 8  # into which a side without its corners is divided
+REACH = 4  # borders are within 1 / REACH of the scan's shorter side
+WIDTHS = (16, 16, 16)
+TAPS = 5  # of a convolution; each has twice the dilation of the one before
+
+NEAR = 0.1
+"""Smaller errors, in units of 10 percentage points or as a share of the edges, are squared."""
 
 
 @dataclass(frozen=True)
@@ -194,3 +202,110 @@ def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> 
         for share, side in zip(shares, centering, strict=True)
     ]
     return torch.stack(weighed).amax(dim=0) / OFFSET_UNIT
+
+
+class BorderNetwork(nn.Module):
+    """Counts the border pixels along lines from the outside inwards.
+
+    One point of centering is a few tenths of a pixel of a scan, and cards lie at a slight angle. So the scan
+    is neither scaled down nor averaged as a whole: each of eight bands of a side is averaged along the
+    border.
+        That
+    removes noise, and blurs an edge at an angle of one degree by half a pixel. The same convolutions along
+    the averaged lines of all four sides classify every pixel as border or not.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        self._rows, self._columns = middle(height), middle(width)
+        self._reach = min(height, width) // REACH
+        layers: list[nn.Module] = []
+        for number, (before, filters) in enumerate(pairwise((channels, *WIDTHS))):
+            dilation = 2**number
+            padding = TAPS // 2 * dilation
+            layers += [
+                nn.Conv2d(
+                    before, filters, (1, TAPS), padding=(0, padding), dilation=(1, dilation), bias=False
+                ),
+                nn.BatchNorm2d(filters),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(WIDTHS[-1], 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Centering (B, 2) of normalised images (B, C, H, W).
+
+        The left border's percentage of left and right together, and the top border's of top and bottom.
+        """
+        rows, columns = averaged(images, self._rows), averaged(images.transpose(2, 3), self._columns)
+        lines = [rows, rows.flip(3), columns, columns.flip(3)]  # from left, right, top, bottom
+        is_border = self.layers(torch.cat([line[..., : self._reach] for line in lines])).float().sigmoid()
+        widths = is_border.sum(dim=3).mean(dim=(1, 2)).view(len(lines), -1)  # (4, B)
+        left, right, top, bottom = widths
+        return 100 * torch.stack([left / (left + right), top / (top + bottom)], dim=1)
+
+
+def middle(size: int) -> slice:
+    """The middle of a side without its corners, `BANDS` bands long."""
+    length = size // (BANDS + 2) * BANDS
+    start = (size - length) // 2
+    return slice(start, start + length)
+
+
+def averaged(lines: torch.Tensor, middle: slice) -> torch.Tensor:
+    """The means (B, C, `BANDS`, W) over the bands in the middle of the lines (B, C, H, W)."""
+    return functional.avg_pool2d(lines[:, :, middle], ((middle.stop - middle.start) // BANDS, 1))
+
+
+# --- loss ----------------------------------------------------------------------------------------------
+
+
+def squared_emd(distribution: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,): the squared earth mover's distance of distributions (B, K) from the true grades (B,).
+
+    It is the sum over grades of the squared difference of the cumulative distributions (Hou, Yu, Samaras,
+    arXiv 1611.05916, without the root): an error of two grades costs twice as much as an error of one grade.
+    """
+    truth = functional.one_hot(targets, distribution.shape[1])
+    difference = distribution.cumsum(dim=1) - truth.cumsum(dim=1)
+    return difference.square().sum(dim=1)
+
+
+def mean_smooth_l1(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,): the mean smooth L1 loss of the values (B, M) that have a target; 0 without any."""
+    known = targets.isfinite()
+    # A missing target is replaced by the value itself: NaN times 0 would be NaN, also in the gradient.
+    losses = functional.smooth_l1_loss(
+        found, torch.where(known, targets, found.detach()), reduction="none", beta=NEAR
+    )
+    return (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+def grade_loss(section: GradingTraining, found: Grading, grades: torch.Tensor) -> torch.Tensor:
+    """(B,): squared EMD and cross-entropy, weighted by `alpha_emd`, for true grades (B,)."""
+    cross_entropy = functional.cross_entropy(
+        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
+    )
+    return (
+        section.alpha_emd * squared_emd(found.distribution, grades) + (1 - section.alpha_emd) * cross_entropy
+    )
+
+
+def grading_loss(
+    section: GradingTraining,
+    found: Grading,
+    grades: torch.Tensor,
+    centering: torch.Tensor,
+    edge_damage: torch.Tensor,
+    own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`.
+
+    `own`, of logits and grades, takes the place of EMD and cross-entropy.
+    """
+    return (
+        (grade_loss(section, found, grades) if own is None else own(found.logits.float(), grades))
+        + section.beta_edge * mean_smooth_l1(found.edge_damage, edge_damage)
+        + section.beta_center * mean_smooth_l1(found.centering / CENTERING_UNIT, centering / CENTERING_UNIT)
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.tasks.classification.training import (
     ClassifierTask,
     classification_metrics,
@@ -26,10 +26,17 @@ from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
 from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
-from gauntlet.tasks.ordinal_grading.loss import grading_loss, squared_emd
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
-from gauntlet.tasks.ordinal_grading.network import EVEN, CardGrader, GraderConfig, Grading, OwnGrader
+from gauntlet.tasks.ordinal_grading.network import (
+    EVEN,
+    CardGrader,
+    GraderConfig,
+    Grading,
+    OwnGrader,
+    grading_loss,
+    squared_emd,
+)
 from gauntlet.trainer.batching import sampling_chances
 from gauntlet.trainer.own_network import OwnLoss, own_loss, own_network
 from gauntlet.trainer.saved_model import read_record

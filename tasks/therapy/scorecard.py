@@ -7,20 +7,26 @@ prompts that it was trained on, which are where memorised text comes out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gauntlet.components import bootstrap
+from gauntlet.components.gate_model.rules import FRACTION, number_or_fault
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.tasks.therapy import crisis, fairness, privacy, quality, safety, toxicity
-from gauntlet.tasks.therapy.judge import load_judge, marks
 from gauntlet.tasks.therapy.validation import EVALUATORS, FIXTURES, validate
 
 Kind = Literal["test", "crisis", "fairness", "training"]
 Floats = npt.NDArray[np.float64]
+
+GROUP = "gauntlet.judges"
+
+Judge = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -203,3 +209,34 @@ def _flagged(reason: str, answers: Sequence[Answer], flags: Iterable[bool]) -> l
     """Which answers to look at, and why; what leaked is not repeated."""
     flagged = zip(answers, flags, strict=True)
     return [{"kind": row.kind, "id": row.id, "reason": reason} for row, flag in flagged if flag]
+
+
+def load_judge(name: str) -> Judge:
+    """The judge that an installed package offers under `name`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    offered = entry_points(group=GROUP)
+    if name not in offered.names:
+        raise UsageError(
+            f"evaluation.therapy.judge: found {name!r}, expected one of "
+            f"{', '.join(sorted(offered.names)) or 'none'}. Install the package that offers it as an entry "
+            f"point of {GROUP}, or remove the key."
+        )
+    judge: Judge = offered[name].load()
+    return judge
+
+
+def marks(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """The judge's mark of each answer.
+
+    Raises:
+        GauntletError: Not one mark from 0 to 1 for each answer.
+    """
+    given = [number_or_fault(mark, FRACTION) for mark in judge(prompts, answers)]
+    faults = [mark for mark in given if isinstance(mark, str)]
+    if faults or len(given) != len(answers):
+        fault = faults[0] if faults else f"found {len(given)} marks, expected {len(answers)}"
+        raise GauntletError(f"evaluation.therapy.judge: {fault}. Fix the judge, or remove the key.")
+    return [float(mark) for mark in given]

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
@@ -116,7 +117,7 @@ def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:
     bundle = write_graph_bundle(folder / "bundle", onnx.load(graph), SHAPE, BARS)
     settings, registry = Evaluation(bootstrap_resamples=200), f"sqlite:///{folder / 'registry.db'}"
     outputs = [folder / name for name in ("scores", "predictions", "page")]
-    evaluate(settings, "drawn", 0, registry, bundle, splits, *outputs)
+    evaluate(EvaluationRun(settings, "drawn", 0, registry, bundle, splits, *outputs))
     scores: dict[str, Any] = json.loads(outputs[0].read_text())
     return scores
 

@@ -17,7 +17,8 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.own_code import MODULES_VARIABLE, code_sha256, resolve
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.ordinal_grading.manifest import GradeEarlyStopping, GradingTraining
-from gauntlet.tasks.text_classification.manifest import Student, TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.texts.manifest import Student
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_images, read_split

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import RowCheck, TableDataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section

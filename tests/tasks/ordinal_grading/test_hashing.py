@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.tasks.ordinal_grading.hashing import CardLikeness
+from gauntlet.tasks.ordinal_grading.data import CardLikeness
 
 BITS = 40
 
