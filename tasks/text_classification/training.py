@@ -13,10 +13,12 @@ from gauntlet.tasks.classification.training import (
     on_device_of,
 )
 from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.texts import hugging_face
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 
 untrained_model = texts.untrained_model
+import_checkpoint = hugging_face.import_checkpoint
 
 
 class TextClassification(texts.EncoderTask, WeightedClassifierTask):

@@ -252,7 +252,8 @@ def untrained_model(folder: Path, outputs: int, attention: Attention) -> nn.Modu
     def untrained_encoder() -> nn.Module:
         return load_encoder(folder, attention, pretrained=False)
 
-    own = own_network(read_record(folder), encoder=untrained_encoder)
+    known = {"folder": str(folder), "attention": attention}
+    own = own_network(read_record(folder), known, encoder=untrained_encoder)
     if own is not None:
         return own
     encoder = untrained_encoder()
