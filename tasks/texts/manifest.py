@@ -50,6 +50,9 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
+    content: ClassVar[str] = "text"
+    """What the column `text` holds, in messages."""
+
 
 class TextLengthCheck(RowCheck):
     """Characters in a text, both bounds included."""
