@@ -13,8 +13,9 @@ from gauntlet import manifests
 from gauntlet.backends.prices import Estimate, estimate, over_budget, tuning_price_source, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.own_code import resolve
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.training import Resources
+from gauntlet.manifests.training import Resources, Training
 from gauntlet.pipelines.terminal import borderless
 
 
@@ -35,6 +36,7 @@ def require_data(manifest: Manifest, path: Path) -> None:
     validate-data checks data and models that are elsewhere.
     """
     manifest.require_model(str(path))
+    require_own_code(manifest, path)
     uri, named = manifest.dataset.uri, manifest.dataset.named_files
     if "://" in uri:
         return
@@ -46,6 +48,24 @@ def require_data(manifest: Manifest, path: Path) -> None:
         raise ManifestError(
             [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
         )
+
+
+def require_own_code(manifest: Manifest, path: Path) -> None:
+    """Refuse a network or a loss of the user's own that cannot be imported on this machine.
+
+    Its package is installed, or its module lies beside the manifest, at `path`.
+    """
+    training, faults = manifest.training, []
+    own = (training.network, training.loss) if isinstance(training, Training) else ()
+    for key, code in zip(("training.network", "training.loss"), own, strict=False):
+        try:
+            if code is not None:
+                resolve(code, key, path.resolve().parent)
+        except UsageError as error:
+            words = str(error).removeprefix(f"{key}: ")
+            faults.append(Fault(str(path), key, code or "", "code that can be imported", words))
+    if faults:
+        raise ManifestError(faults)
 
 
 def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:

@@ -79,7 +79,7 @@ def smoke(path: Path, manifest: Manifest, home: Home, console: LiteralConsole) -
         settings, rows = tiny_settings(manifest, folder)
         tiny = load_manifest(path, overrides(settings))
         own = Home(folder)  # with its own registry: no smoke run may become a champion elsewhere
-        finished = run_locally(tiny, own, own.store_uri, own.store_uri, console)
+        finished = run_locally(tiny, own, own.store_uri, own.store_uri, console, source=path)
     except GauntletError as error:
         return Smoke(manifest.name, rows, "failed", time.monotonic() - began, str(error))
     return _judged(manifest.name, rows, finished, time.monotonic() - began)

@@ -36,10 +36,12 @@ from gauntlet.components.fingerprint_data.component import fingerprint_data
 from gauntlet.components.gate_model.component import gate_model
 from gauntlet.components.register_model.component import register_model
 from gauntlet.components.sections import LARGEST, is_large, keep, reference
+from gauntlet.components.train_model.import_component import train_model as import_model
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
 from gauntlet.components.write_report.record import STEPS as REPORTED_STEPS
+from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
 from gauntlet.pipelines.platforms import (
@@ -90,10 +92,11 @@ def keep_large_sections(manifest: Manifest, folder: str) -> None:
         keep(large, folder)
 
 
-def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
+def parameters(manifest: Manifest, folder: str | None = None, origin: Origin | None = None) -> dict[str, Any]:
     """The pipeline's parameters as the manifest sets them.
 
     For a large section the parameter names its file in `folder`, which `keep_large_sections` writes.
+    `origin` is that of a model that was trained elsewhere and is only judged.
 
     Raises:
         UsageError: A section is large, and there is no such folder.
@@ -115,15 +118,21 @@ def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
         "seed": manifest.seed,
         "manifest_sha256": manifest.sha256,
         **sections,
+        **({"origin": origin.as_json()} if origin else {}),
     }
 
 
 def training_pipeline(
-    manifest: Manifest, image: str, platform: Platform = "local", sections: str | None = None
+    manifest: Manifest,
+    image: str,
+    platform: Platform = "local",
+    sections: str | None = None,
+    origin: Origin | None = None,
 ) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
     `image` is the container image that the bundle's lineage names. `sections` is where large sections lie.
+    With an `origin` the model from there takes the place of a training.
     `run_id`, `registry_uri`, `tracking_uri` and `training_account` (by default that of the other steps)
     belong to a run: the caller gives them, except those that the platform sets itself.
 
@@ -132,7 +141,7 @@ def training_pipeline(
             large and `sections` is None.
     """
     require_converting(platform, manifest.conversion.device)
-    pipeline = _dag(manifest, image, platform, parameters(manifest, sections))
+    pipeline = _dag(manifest, image, platform, parameters(manifest, sections, origin))
     made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
     if platform == "local":  # where no step is a container's process 1
         reuse(made.pipeline_spec, judged=[STEPS[0]])
@@ -159,10 +168,11 @@ def _dag(
     manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
 ) -> Callable[..., None]:
     """The steps in their order. Where nothing is converted, train-model itself hands the bundle on."""
-    converted = manifest.kind.is_converted
+    converted, is_imported = manifest.kind.is_converted, "origin" in default
     environment = {} if converted else {"GAUNTLET_IMAGE": image}
     train_model = training_component(platform, manifest, environment)
     conversion_default: dict = default.get("conversion", {})
+    origin_default: dict = default.get("origin", {})
 
     def pipeline(
         run_id: str,
@@ -179,23 +189,26 @@ def _dag(
         gates: dict = default["gates"],
         registration: dict = default["registration"],
         training_account: str = ACCOUNT_OF_THE_STEPS,
+        origin: dict = origin_default,
     ) -> None:
         given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given):
             fingerprinted = fingerprint_data(dataset=dataset, task=task).set_caching_options(False)
             fingerprint = fingerprinted.outputs["Output"]
             data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
-            trained = train_model(
-                training=training,
-                name=name,
-                task=task,
-                tracking_uri=tracking_uri,
-                data_fingerprint=fingerprint,
-                splits=data.outputs["splits"],
-                **({"seed": seed} if converted else {"manifest_sha256": manifest_sha256}),
-                **training_inputs(platform, training_account),
-            )
-            place_training(trained, platform, manifest)
+            read = {"training": training, "task": task, "data_fingerprint": fingerprint}
+            read |= {"splits": data.outputs["splits"]}
+            if is_imported:
+                trained = import_model(seed=seed, origin=origin, **read)
+            else:
+                trained = train_model(
+                    name=name,
+                    tracking_uri=tracking_uri,
+                    **read,
+                    **({"seed": seed} if converted else {"manifest_sha256": manifest_sha256}),
+                    **training_inputs(platform, training_account),
+                )
+                place_training(trained, platform, manifest)
             checked = _checked(given, tracking_uri, trained)
             bundled = trained
             if converted:
@@ -215,12 +228,16 @@ def _dag(
         _place(
             given,
             light=[fingerprinted, *checked, *light],
-            heavy=[data, *own, *heavy],
-            placed=trained,
+            heavy=[data, *([trained] if is_imported else []), *own, *heavy],
+            placed=[] if is_imported else [trained],
             paid=[] if converted else heavy,
         )
 
-    given = parameters_given_by(platform)
+    given: dict[str, Any] = parameters_given_by(platform)
+    if is_imported:
+        given["training_account"] = ""
+    else:
+        given["origin"] = None
     return without_parameters(pipeline, given if converted else {**given, "conversion": None})
 
 
@@ -325,7 +342,7 @@ def _place(
     given: _Given,
     light: Sequence[dsl.PipelineTask],
     heavy: Sequence[dsl.PipelineTask],
-    placed: dsl.PipelineTask,
+    placed: Sequence[dsl.PipelineTask],
     paid: Sequence[dsl.PipelineTask] = (),
 ) -> None:
     """Give every step its CPUs and memory, except `placed`, and what the platform gives to all.
@@ -339,7 +356,7 @@ def _place(
     for task in (*light, *heavy):
         if task not in paid:
             retry(task, given.platform)
-    for task in (*light, *heavy, placed):
+    for task in (*light, *heavy, *placed):
         furnish(task, given.platform, given.manifest)
 
 
@@ -354,13 +371,14 @@ def compile_manifest(
     platform: Platform,
     image: str = COMPONENTS_IMAGE,
     sections: str | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        pipeline = training_pipeline(manifest, image, platform, sections)
+        pipeline = training_pipeline(manifest, image, platform, sections, origin)
         if platform == "vertex":
             from gauntlet.pipelines.vertex.lint import require_acceptable
 

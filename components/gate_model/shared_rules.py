@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gauntlet.components.gate_model.rules import (
@@ -25,6 +25,34 @@ NO_CHAMPION = "No champion is registered yet: the floors alone decide"
 NOT_COMPARED = "The champion could not be scored: see comparable_champion"
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
 """Any of them in the scores means that there is a champion: half a comparison is not a first model."""
+
+
+# --- models that were trained elsewhere ----------------------------------------------------------------
+
+
+def _is_imported(found: Documents) -> bool:
+    return isinstance(found.at("history.origin"), Mapping)
+
+
+def _without_pytorch(found: Documents) -> str | None:
+    """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
+    if found.at("history.origin.form") != "onnx":
+        return None
+    return "Not proved: the graph was made elsewhere, and there is no PyTorch model to compare it with"
+
+
+def _bought_elsewhere(found: Documents) -> str | None:
+    return "The model was trained elsewhere" if _is_imported(found) else None
+
+
+def _trained_on_unknown_rows(found: Documents) -> str | None:
+    """A model from elsewhere, of which nobody can say which test rows it was trained on."""
+    if not _is_imported(found) or found.at("scores.training_overlap.challenger") is not None:
+        return None
+    return (
+        "Not proved: the model was trained elsewhere, so it is not known which test rows it was trained "
+        "on. If there are any, its figures are too good"
+    )
 
 
 # --- speed, size and cost ----------------------------------------------------------------------------
@@ -56,6 +84,7 @@ SPEEDUP = Rule(
     _speedup,
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
+    unless=_without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -74,6 +103,7 @@ COST = Rule(
     "history.cost_usd",
     "Training cost in USD",
     advice="Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    unless=_bought_elsewhere,
 )
 
 
@@ -156,6 +186,7 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
+            unless=_without_pytorch,
             when=_is_fp32,
         ),
         Rule(
@@ -166,6 +197,7 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
+            unless=_without_pytorch,
             when=lambda found: not _is_fp32(found),
         ),
         NEIGHBOURS,
@@ -178,6 +210,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
+            unless=_without_pytorch,
         ),
         MODEL_SIZE,
         COST,
@@ -270,6 +303,7 @@ TRAINING_OVERLAP = Rule(
     "Test rows that this model was trained on",
     advice="Rows of the test split, or near-duplicates of them, are in train too: set "
     "`dataset.checks.leakage.severity` to drop or fail.",
+    unless=_trained_on_unknown_rows,
     explain=_with_summary_of_failure,
 )
 CLEAN_TEST_ROWS = Rule(

@@ -38,6 +38,7 @@ from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.kinds import kinds
 from gauntlet.manifests.loading import MODEL_KEYS
+from gauntlet.manifests.own_code import code_sha256
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
 PACKAGES = ("manifests", "contracts", "pages", "backends", "trainer", "components", "tasks", "serving")
@@ -97,6 +98,7 @@ class StepCall:
             "component": [self.function, hash_of(self.component)],
             "parameters": parameters,
             "models": _models(parameters),
+            **_own_code(parameters),
             "artifacts": artifacts,
             "code": code_version(),
             "packages": packages(),
@@ -263,6 +265,13 @@ def _models(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(path, str) and Path(path).is_absolute():
             found[f"{section}.{key}"] = _content_of(Path(path))
     return found
+
+
+def _own_code(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The code of the user's own network and loss; nothing where the section `training` names none."""
+    training = parameters.get("training", {})
+    named = [training[key] for key in ("network", "loss") if key in training]
+    return {"own_code": [code_sha256(path) for path in named]} if named else {}
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -25,6 +25,7 @@ from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import Fault, GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import read_content
+from gauntlet.manifests.own_code import MODULES_VARIABLE
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Search, Value
 from gauntlet.manifests.training import trained_here
@@ -160,7 +161,7 @@ def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> Path:
             threads=max(1, usable_cpus() // tuning.jobs),
         )
         try:
-            _run_trials(study, job, tuning.jobs, folder / "logs", lock, console)
+            _run_trials(study, job, tuning, folder / "logs", lock, console)
         except Interrupted:
             finished = len(finished_trials(study))
             raise Interrupted(
@@ -251,7 +252,7 @@ def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralCo
 
 
 def _run_trials(
-    study: optuna.Study, job: TuningJob, jobs: int, logs: Path, lock: int, console: LiteralConsole
+    study: optuna.Study, job: TuningJob, tuning: Tuning, logs: Path, lock: int, console: LiteralConsole
 ) -> None:
     """Run the remaining trials, and print a line for each one that ends."""
     told = {trial.number for trial in finished_trials(study)}
@@ -272,10 +273,10 @@ def _run_trials(
                 is_best = trial == best_trial(trials)
                 console.say(styled("{}  [green](best)[/]", line) if is_best else line)
 
-    _work(job, min(jobs, left), logs, lock, look)
+    _work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
 
 
-def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None]) -> None:
+def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None], modules: Path) -> None:
     """Run processes until the study is finished, and call `look` regularly and at the end.
 
     Raises:
@@ -285,7 +286,7 @@ def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], N
     processes: list[subprocess.Popen[str]] = []
     files = [logs / f"worker-{number}.log" for number in range(1, jobs + 1)]
     with temporary_folder() as temporary, ending(processes):
-        processes.extend(_start(job, log, lock, temporary) for log in files)
+        processes.extend(_start(job, log, lock, temporary, modules) for log in files)
         while True:
             running = next((process for process in processes if process.poll() is None), None)
             look()
@@ -300,7 +301,9 @@ def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], N
                 continue
 
 
-def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> subprocess.Popen[str]:
+def _start(
+    job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder, modules: Path
+) -> subprocess.Popen[str]:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gauntlet.trainer.tuning"],
@@ -308,7 +311,7 @@ def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
-            env=safe_environment() | temporary.environment(),
+            env=safe_environment() | temporary.environment() | {MODULES_VARIABLE: str(modules)},
             pass_fds=(lock, temporary.lock),
             start_new_session=True,  # so that it gets no Ctrl-C from the terminal
         )

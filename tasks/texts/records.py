@@ -115,9 +115,9 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
     faults = []
     if columns.text not in found:
-        faults.append(f"no column {columns.text}: set dataset.columns.text")
+        faults.append(f"no column {columns.text}: set dataset.columns.{columns.content}")
     elif label is None:
-        faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
+        faults.append(f"{len(others)} columns beside the {columns.content}: set dataset.columns.label")
     if label is not None and label not in found:
         faults.append(f"no column {label}: set dataset.columns.label")
     if columns.time is not None and columns.time not in found:
