@@ -192,7 +192,7 @@ class Registry(ABC):
         return self.by_alias(name, CHAMPION)
 
     def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """The version's evidence, None without any; a `GauntletError` if it is missing or was altered."""
+        """The version's evidence, if it has any; a `GauntletError` if the file is missing or was altered."""
         sha256 = version.tags.get(EVIDENCE_TAG)
         return None if sha256 is None else self._read_evidence(version, sha256)
 

@@ -137,7 +137,7 @@ class Generator:
 
 
 def readable(question: str, special_tokens: Sequence[str] = ()) -> str:
-    """A question stripped as in training, or a `PromptError` if training data may not have such a text."""
+    """A question without the space around it, or a `PromptError` for what training data may not have."""
     question = question.strip()
     if not question:
         raise PromptError("found nothing, expected a question")

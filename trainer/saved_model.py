@@ -29,7 +29,7 @@ STUDENT_FOLDER = "student"
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
-    """Write a checkpoint in a scratch folder, then replace the one at `folder`; or a `GauntletError`."""
+    """Write a checkpoint, then replace the one at `folder`; a `GauntletError` if the disk is full."""
     with tempfile.TemporaryDirectory(prefix="gauntlet-checkpoint-") as scratch:
         written = Path(scratch)
         try:

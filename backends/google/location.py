@@ -62,7 +62,7 @@ class VertexLocation:
 
     @classmethod
     def named(cls, project: str, region: str) -> VertexLocation:
-        """The location that the command line gives, or a `UsageError` if Vertex AI cannot have it."""
+        """The location that the command line gives, or a `UsageError` if Vertex AI has no such region."""
         from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
 
         location = cls(project, region)

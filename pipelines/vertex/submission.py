@@ -427,7 +427,7 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
 
 
 def submitted_run(run: str, home: Home) -> SubmittedRun:
-    """A run of this machine by its ID or `latest`, or any by its full name; else a `UsageError`."""
+    """A run of this machine by its ID or `latest`, or any run by its full name; else a `UsageError`."""
     if JOB_NAME.fullmatch(run):
         return SubmittedRun(run, None)
     record = home.find_run(run)
