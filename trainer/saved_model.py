@@ -47,11 +47,7 @@ def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[
 
 
 def read_record(folder: Path) -> TrainingRecord:
-    """Read `training.json`.
-
-    Raises:
-        GauntletError: The folder holds no complete checkpoint.
-    """
+    """Read `training.json`, or raise a `GauntletError` if the folder is no complete checkpoint."""
     path = folder / TRAINING_FILE
     try:
         return TrainingRecord.model_validate_json(path.read_bytes())
