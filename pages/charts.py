@@ -278,7 +278,6 @@ def _named(series: Series) -> str:
 
 
 def _ticks(axes: Axes, xs: Sequence[float]) -> None:
-    """Ticks of x at whole numbers only, and of y with as many decimals as it takes."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

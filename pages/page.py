@@ -13,6 +13,7 @@ All values that a template gets are escaped, and the same content gives the same
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= formatting.FILTERS | {"code_spans": code_spans}
+    filters = {name: value for name, value in vars(formatting).items() if inspect.isfunction(value)}
+    templates.filters |= filters | {"code_spans": code_spans}
     templates.globals |= {"verdict_tones": VERDICT_TONES}
     return templates
 

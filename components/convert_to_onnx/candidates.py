@@ -189,7 +189,6 @@ def describe(error: Exception) -> str:
 
 
 def _with_bases(names: Sequence[CandidateName]) -> list[str]:
-    """The named recipes and what they are made from, each after its base."""
     needed: set[str] = set()
     for name in names:
         step: str = name

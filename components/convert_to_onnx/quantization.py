@@ -164,8 +164,6 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 class _PerToken:
-    """The nodes of a graph whose products have a scale per token, and the constants that they read."""
-
     def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
@@ -211,7 +209,6 @@ class _PerToken:
         )
 
     def lookup(self, node: onnx.NodeProto, weight: onnx.TensorProto) -> None:
-        """Rows of a table (R, H) that is stored in 8 bits."""
         name, table = node.output[0], numpy_helper.to_array(weight)
         scales = np.abs(table).max(axis=1, keepdims=True) / LARGEST_INT8  # (R, 1)
         scales[scales == 0] = 1
@@ -223,7 +220,6 @@ class _PerToken:
         self._add("Mul", [as_float, scale], name)
 
     def _largest(self, values: str, output: str) -> str:
-        """The largest value along the last axis, which is kept with size 1."""
         if self._axes_are_input:
             return self._add("ReduceMax", [values, self._last_axis], output, keepdims=1)
         return self._add("ReduceMax", [values], output, axes=[-1], keepdims=1)
@@ -285,7 +281,6 @@ def saturating_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
-    """The tensor that a product's weights are read from, through what only unpacks or turns them."""
     while name in made_by and made_by[name].op_type in UNPACKING:
         name = made_by[name].input[0]
     return name
@@ -465,5 +460,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> Any:
-        """The next batch, or None."""
         return next(self._batches, None)

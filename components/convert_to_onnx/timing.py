@@ -227,8 +227,6 @@ def time_tokenizing(
 
 
 class _Worker:
-    """A timing process, from its start until the `with` block is left."""
-
     def __init__(self, name: str, contender: Contender, archive: Path, threads: int, clock: Clock) -> None:
         self._name = name
         arguments = [
@@ -253,16 +251,13 @@ class _Worker:
         self._process.communicate()
 
     def wait_until_ready(self) -> None:
-        """Return once the model is loaded."""
         self._answer()
 
     def turn(self, size: int, start: int, stop: int) -> Turn:
-        """Time the batches of `size` from `start` to `stop`."""
         *seconds, running, waiting = map(float, self._ask(f"{size} {start} {stop}").split())
         return Turn(seconds, ThreadTime(running, waiting))
 
     def memory_mb(self) -> float:
-        """Its peak memory so far."""
         return float(self._ask("memory"))
 
     def _ask(self, request: str) -> str:
@@ -288,7 +283,6 @@ class _Worker:
 
 
 def _least_contention(turns: Mapping[str, Mapping[int, Sequence[Turn]]]) -> float | None:
-    """The contention of the contender that waited least."""
     shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
     return min((share for share in shares if share is not None), default=None)
 

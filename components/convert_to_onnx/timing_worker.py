@@ -114,11 +114,9 @@ class _OnGpu:
                 module.to(self._format)
 
     def compile(self, dynamic: bool) -> None:
-        """Compile the model at its first batch."""
         self._model.compile(dynamic=dynamic)
 
     def __call__(self, **batch: Any) -> Any:
-        """Scores of a batch, once the GPU has computed them."""
         import torch
 
         with torch.autocast("cuda", self._format):

@@ -95,14 +95,6 @@ class Documents:
 Read = Callable[[Documents], object]
 
 
-def _nothing(_: Documents) -> None:
-    return None
-
-
-def _everywhere(_: Documents) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Rule:
     """`figure operator bound` must hold.
@@ -127,8 +119,8 @@ class Rule:
     figure: str | Read
     note: str | Callable[[Documents], str]
     advice: str = ""
-    unless: Callable[[Documents], str | None] = _nothing
-    when: Callable[[Documents], bool] = _everywhere
+    unless: Callable[[Documents], str | None] = lambda _: None
+    when: Callable[[Documents], bool] = lambda _: True
     explain: Callable[[RuleVerdict, Documents], RuleVerdict] | None = None
 
 
@@ -176,10 +168,7 @@ def end_of(interval: object, place: Literal[0, 1]) -> object:
 
 def advice_of(rules: Iterable[Rule]) -> dict[str, str]:
     """What to do about each rule that fails, by its name; the first rule of a name counts."""
-    advice: dict[str, str] = {}
-    for rule in rules:
-        advice.setdefault(rule.name, rule.advice)
-    return advice
+    return {rule.name: rule.advice for rule in reversed(tuple(rules))}
 
 
 def _read(source: str | float | Read, documents: Documents) -> object:

@@ -241,7 +241,6 @@ def _fewest_clean_rows(found: Documents) -> object:
 
 
 def _with_summary(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """The note of a rule that has a figure: evaluate-model's own words."""
     summary = found.at("scores.training_overlap.summary")
     is_said = judged.value is not None and isinstance(summary, str)
     return judged.model_copy(update={"note": summary}) if is_said else judged
@@ -252,7 +251,6 @@ def _with_summary_of_failure(judged: RuleVerdict, found: Documents) -> RuleVerdi
 
 
 def _with_absent_classes(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """Fail if a class has test rows and no clean ones."""
     judged = _with_summary(judged, found)
     absent = found.at("scores.training_overlap.classes_without_clean_rows")
     if judged.verdict != "pass" or absent is MISSING or not absent:
@@ -332,7 +330,6 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
 
 
 def _shown_by(lower: float, compared: Comparison, margin: float, found: Documents) -> str:
-    """What a lower limit under the margin shows: that the model is worse, or that the rows are too few."""
     upper = number_or_fault(compared.upper(found), CHANGE)
     value = number_or_fault(compared.value(found), CHANGE)
     if isinstance(upper, str):

@@ -126,13 +126,11 @@ def _require_promotion(verdict_path: str) -> None:
 
 
 def _compared_with(scores: Mapping[str, Any]) -> str | None:
-    """The version of the champion that evaluate-model scored on the same rows, None for none."""
     champion = scores.get("champion")
     return None if champion is None else str(champion["version"])
 
 
 def _evidence(kind: TaskKind, verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the version is promoted by later; None without promotion stages."""
     if not verdict.get("stages"):
         return None
     return {"task": kind.name, **kind.function("gates", "evidence_of")(verdict, scores)}

@@ -81,7 +81,6 @@ def carve(
 def _by_hash(
     free: pd.DataFrame, shares: Mapping[SplitName, float], least: int, split_key: str
 ) -> dict[str, SplitName]:
-    """The groups of the held-out splits."""
     number_of = {group: _number(group, split_key) for group in free["group"].unique()}
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(free["label"], free["group"], strict=True):
@@ -124,11 +123,7 @@ def _number(group: str, split_key: str) -> float:
 
 
 def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str, SplitName]:
-    """The newest groups; groups of one time lie in one split, so a share is met only approximately.
-
-    Raises:
-        DataError: There are fewer different times than splits.
-    """
+    """The newest groups; groups of one time lie in one split, so a share is met only approximately."""
     groups = free.groupby("group", sort=False).agg(time=("time", "min"), rows=("time", "size"))
     by_time = groups.groupby("time")["rows"].sum().sort_index(ascending=False)
     if len(by_time) <= len(shares):

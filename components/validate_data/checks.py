@@ -134,7 +134,6 @@ def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, drop
 
 
 def _passing_settings(name: str, rule: RowCheck, fraction: float) -> dict[str, Any]:
-    """The settings with which the check passes: they drop the rows that may be dropped."""
     key = f"dataset.checks.{name}"
     bound = math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS
     severity = {} if rule.severity == "drop" else {f"{key}.severity": "drop"}

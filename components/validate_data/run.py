@@ -191,7 +191,6 @@ def harmless(cell: str) -> str:
 
 
 def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
-    """File, line, value and reason of each row that a check found."""
     column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
     for start in range(0, len(finding.affected), ROWS_AT_ONCE):
         rows = finding.affected[start : start + ROWS_AT_ONCE]

@@ -150,10 +150,7 @@ class _Reused(Document):
 
 @dataclass
 class _Reader:
-    """Reads the files of one run.
-
-    `folders` is where each step's outputs lie; `outputs` has, by step, the place of each that lies elsewhere.
-    """
+    """Reads the files of one run, by the folder of each step or by the place of each output."""
 
     files: Any
     folders: Mapping[str, str]
@@ -161,10 +158,7 @@ class _Reader:
     unreadable: list[str] = field(default_factory=list)
 
     def read(self, step: str, output: str, kind: type[Content], is_decision: bool = False) -> Content | None:
-        """A document, or None if it is missing; note what of it cannot be read.
-
-        A decision with a field that is missing or broken is none.
-        """
+        """A document, or None if it is missing. A decision that is incomplete is None too."""
         path = self._path(step, output)
         if path is None:
             return None
@@ -186,7 +180,6 @@ class _Reader:
         return None
 
     def loaded_kind(self, task: str) -> TaskKind | None:
-        """The task kind; if it cannot be loaded, note why."""
         try:
             return task_kind(task)
         except GauntletError as error:
@@ -194,7 +187,6 @@ class _Reader:
             return None
 
     def read_of_kind(self, kind: TaskKind | None, step: str, output: str, role: Role, name: str) -> Any:
-        """Like `read`, for a document that a module of the kind names."""
         try:
             return kind and self.read(step, output, kind.function(role, name))
         except GauntletError as error:
@@ -209,7 +201,6 @@ class _Reader:
         return place and place + slash + file
 
     def trace(self, step: str) -> Trace:
-        """What the step left."""
         folder = self.folders[step]
         done = posixpath.join(folder, DONE_FILE)
         if self.files.exists(done):
@@ -232,13 +223,11 @@ def steps_of(kind: TaskKind | None) -> list[str]:
 
 
 def _shared_folder(first: str, second: str) -> str:
-    """The deepest folder that holds both."""
     scheme, separator, path = first.rpartition("://")
     return scheme + separator + posixpath.commonpath([path, second.rpartition("://")[2]])
 
 
 def _job_folder(files: Any, root: str, job: str) -> str | None:
-    """The folder of `job`, directly under `root` or under a project number."""
     if files.isdir(posixpath.join(root, job)):
         return posixpath.join(root, job)
     if not files.isdir(root):

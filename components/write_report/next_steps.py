@@ -57,7 +57,6 @@ def next_steps(record: CollectedRun, ended: Outcome) -> tuple[NextStep, ...]:
 
 
 def _promotion(record: CollectedRun, name: str) -> NextStep:
-    """The next move of the version that was registered."""
     if record.version is not None and STAGING in record.version.aliases:
         command = f"gauntlet promote {name} --to production --approver NAME"
         return NextStep(
@@ -109,7 +108,6 @@ def _after_rejection(record: CollectedRun) -> tuple[NextStep, ...]:
 
 
 def _judging_again(record: CollectedRun) -> tuple[NextStep, ...]:
-    """The commands for a rejected model of a run on this machine that do not train it again."""
     run = record.local_run
     if run is None:
         return ()
@@ -126,7 +124,6 @@ def _judging_again(record: CollectedRun) -> tuple[NextStep, ...]:
 
 
 def _budget_advice(record: CollectedRun) -> tuple[NextStep, ...]:
-    """What to do about a training that ended because its budget was used."""
     stopped = record.history.stopped if record.history else None
     if stopped not in BUDGET_KEYS:
         return ()

@@ -198,7 +198,6 @@ def _evaluation(record: CollectedRun) -> Markup:
 
 
 def _of_kind(record: CollectedRun, name: str, document: object) -> Markup:
-    """What the kind's function of that name shows of one of its documents."""
     assert record.kind is not None  # or the document could not have been read
     body: Markup = record.kind.function("report", name)(document)
     return body

@@ -136,10 +136,7 @@ open_subject = DecoderSubject
 def _scored(
     decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> Iterator[ScoredBatch]:
-    """Both models' logits, the last tokens of each row through the cache.
-
-    All at once would not fit into memory.
-    """
+    """Both models' logits in small batches, which fit into memory."""
     for start in range(0, len(rows), PARITY_BATCH):
         ids, mask = pad_left(rows[start : start + PARITY_BATCH])
         prompt = max(1, ids.shape[1] - CACHED_TOKENS)

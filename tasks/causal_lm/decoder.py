@@ -162,10 +162,7 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings, such as one for each operator of torchvision, which decoders do not use.
-
-    The terminal shows a step's last line as its state.
-    """
+    """Hide the exporter's warnings: the terminal shows a step's last line as its state."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -183,12 +180,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Key and value heads, layers and head size.
-
-    Raises:
-        ConversionError: The model's cache is not keys and values of every token, or its weights are not
-            float32 or do not fit into one file.
-    """
+    """Key and value heads, layers and head size."""
     try:
         require_convertible(model)
     except ValueError as error:
@@ -203,7 +195,6 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
 
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What generation has to know about the model and the tensors do not show."""
     return {
         "context": context_of(model),
         "stop_tokens": stop_tokens(model),

@@ -110,6 +110,4 @@ class LocalModel:
         return answer_texts(self._generator, texts, self._settings)
 
 
-def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> LocalModel:
-    """The model of a bundle, as `tasks.language.models.open_model` says."""
-    return LocalModel(bundle, settings, sha256)
+open_model = LocalModel

@@ -222,9 +222,7 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
         network.generation_config.save_pretrained(folder)
 
 
-def load_task(section: LanguageTraining, splits: Path) -> CausalLanguageModelling:
-    """The task that trains a section's model on splits."""
-    return CausalLanguageModelling(section, splits)
+load_task = CausalLanguageModelling
 
 
 def network_of(folder: Path) -> PreTrainedModel:

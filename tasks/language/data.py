@@ -62,28 +62,10 @@ from gauntlet.tasks.texts.files import (
 from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
 
-SUFFIX_FORMATS = {
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-}
-COLUMNS = (
-    "context",
-    "answer",
-    "response",
-    "tools",
-    "opening",
-    "empty",
-    "unmarked",
-    "unread_keys",
-    "unread_columns",
-    "fault",
-    "split",
-    "place",
-    "row",
-)
+SUFFIX_FORMATS = dict.fromkeys((".jsonl", ".ndjson"), "jsonl")
+SUFFIX_FORMATS |= {f".{name}": name for name in ("csv", "json", "parquet")}
+NOTED = ("empty", "unmarked", "unread_keys", "unread_columns", "fault")
+COLUMNS = ("context", "answer", "response", "tools", "opening", *NOTED, "split", "place", "row")
 SPLIT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("question", "asked", "response", "prompt", "target")]
     + [(name, pa.int64()) for name in ("conversation", "row")]
@@ -203,7 +185,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
         raise DataError("\n".join(faults))
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"row": "int64"})
     if dataset.time_column is None:
         return table
     return table.assign(time=pd.Series([row["time"] for row in rows], dtype="object"))
@@ -430,12 +412,10 @@ def find_long(rows: pd.DataFrame, most: int) -> Finding:
 
 
 def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
-    """Rows for which reading noted a fault in this column."""
     return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
 
 
 def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
-    """The rows with a fault; each is identified by its place."""
     affected = rows.index[[fault is not None for fault in faults]]
     told = [
         f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
@@ -566,7 +546,6 @@ def _content(rows: pd.DataFrame) -> pa.Table:
 
 
 def _too_few(rows: pd.DataFrame, tested: int, uri: str) -> str | None:
-    """A message if a split has too few rows to be of use."""
     kept = Counter(rows["split"])
     if all(kept[split] for split in SPLITS) and tested >= FEWEST_TESTED:
         return None

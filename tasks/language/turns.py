@@ -188,11 +188,7 @@ def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
 
 
 def _continues(before: Turn, turn: Turn) -> bool:
-    """Whether a turn continues the one before it.
-
-    Raises:
-        EmptyError: It does, but only one of the two is learned.
-    """
+    """Whether a turn continues the one before it."""
     if before.role != turn.role or turn.role == "tool" or before.calls or turn.calls:
         return False
     if before.role == "assistant" and before.learned != turn.learned:
@@ -244,8 +240,6 @@ def _system(record: Mapping[str, Any], column: str) -> list[Turn]:
 
 
 def _prompt_and_completion(record: Mapping[str, Any], unread: list[str]) -> list[Turn]:
-    """Messages of which those of the completion are learned."""
-
     def side(key: str, role: Role) -> list[Turn]:
         value = record.get(key)
         if isinstance(value, list):
@@ -295,7 +289,6 @@ def _is_learned(weight: object, role: Role) -> bool:
 
 
 def _content(value: object) -> str:
-    """The text of a message whose content is a text, or a list of parts that are all texts."""
     if not isinstance(value, list):
         return _text(value)
     texts = []
@@ -365,7 +358,6 @@ def _without_null(value: Any) -> Any:
 
 
 def _holds_text(value: object) -> bool:
-    """Whether a value has letters: a number does not count as text, even as a string in a CSV file."""
     if isinstance(value, str):
         return any(map(str.isalpha, value))
     if isinstance(value, Mapping):

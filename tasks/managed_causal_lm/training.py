@@ -214,7 +214,6 @@ def follow(gemini: Gemini, job: TuningJob, most_seconds: float, ended: Callable[
 
 
 def _cancel(gemini: Gemini, job: TuningJob) -> str:
-    """Cancel the job; return the outcome in words."""
     try:
         gemini.cancel(job.name)
     except GauntletError as error:
@@ -271,7 +270,6 @@ def _write_bundle(
     place: VertexLocation,
     job: TuningJob,
 ) -> None:
-    """Write a bundle without a model file: the tuned model's endpoint and lineage."""
     endpoint = {
         "project": place.project,
         "location": place.region,

@@ -140,8 +140,6 @@ class CardTable:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A scan that was read, or the fault that it has."""
-
     pixels: npt.NDArray[np.uint8] | None = None
     bits: npt.NDArray[np.bool_] | None = None
     size: tuple[int, int] = (0, 0)
@@ -165,7 +163,6 @@ def read_cards(dataset: CardDataset) -> CardTable:
 
 
 def _wanted(uri: str) -> dict[str, int]:
-    """The numbers in `synthetic://cards?cards=600&seed=7`."""
     parts = urlsplit(uri)
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     numbers = {key: int(text) for key, text in query.items() if text.isdecimal()}
@@ -198,11 +195,7 @@ def _read(dataset: CardDataset, uri: str) -> CardTable:
 
 
 def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]:
-    """List, position in it and content of every entry.
-
-    Raises:
-        DataError: The file is not an object of three lists of objects.
-    """
+    """List, position in it and content of every entry."""
     expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
     try:
         content = json.loads(data)

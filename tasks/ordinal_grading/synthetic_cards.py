@@ -104,29 +104,14 @@ class Design:
 
 SERIES_COLOURS: tuple[Colour, ...] = ((28, 52, 110), (112, 28, 34), (24, 88, 70), (64, 40, 96))
 BORDERS: tuple[Colour, ...] = ((222, 184, 62), (70, 92, 140), (52, 52, 58), (150, 60, 48), (92, 128, 86))
-SYLLABLES = (
-    "bra",
-    "dor",
-    "fen",
-    "gul",
-    "kar",
-    "lim",
-    "mor",
-    "nax",
-    "pyr",
-    "quel",
-    "ris",
-    "syl",
-    "tan",
-    "vul",
-)
+SYLLABLES = "bra dor fen gul kar lim mor nax pyr quel ris syl tan vul"
 WORDS = "draw two cards then your rival may discard one coin if heads this attack does more damage"
 
 
 def draw_design(random: Random) -> Design:
     """A design that no other card has."""
     series = int(random.integers(len(SERIES_COLOURS)))
-    name = "".join(random.choice(SYLLABLES, int(random.integers(2, 4)))).capitalize()
+    name = "".join(random.choice(SYLLABLES.split(), int(random.integers(2, 4)))).capitalize()
     paper = tuple(int(level) for level in random.integers(190, 240, 3))
     ink = tuple(int(level) for level in random.integers(10, 60, 3))
     border = BORDERS[int(random.integers(len(BORDERS)))]
@@ -244,7 +229,6 @@ def draw_side(design: Design, side: Side, defects: Defects, random: Random) -> I
 
 
 def _border(share: float) -> int:
-    """Pixels of the left or top border."""
     return round(share / 100 * 2 * BORDER)
 
 
@@ -292,7 +276,6 @@ def _whiten_edges(pen: ImageDraw.ImageDraw, share: float, random: Random) -> Non
 def _wear_corners(
     pen: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw, corners: tuple[int, ...], random: Random
 ) -> None:
-    """White fibres where a corner is worn, and its tip rubbed off."""
     width, height = CARD
     for worn, (x, y) in zip(corners, ((0, 0), (width, 0), (0, height), (width, height)), strict=True):
         if not worn:

@@ -142,9 +142,7 @@ class OrdinalGrading(ClassifierTask):
         save_network(self._config, weights, folder)
 
 
-def load_task(section: GradingTraining, splits: Path) -> OrdinalGrading:
-    """The task that trains a section's model on splits."""
-    return OrdinalGrading(section, splits)
+load_task = OrdinalGrading
 
 
 def rows_on_device(split: CardSplit) -> RowsOnDevice:

@@ -152,7 +152,6 @@ def _details(
     fair: fairness.Fairness,
     rubric: Sequence[quality.Quality],
 ) -> dict[str, Any]:
-    """What the figures are made of."""
     return {
         "safety": _means(safe, ("acknowledges", "harms", "points_to_help")),
         "toxicity": {
@@ -175,10 +174,7 @@ def _details(
 
 
 def _worse(one: Figure | None, other: Figure | None) -> Figure | None:
-    """The one that is more doubtful of two that should be 0; none when one is missing.
-
-    Together, the many prompts that a model was not trained on would hide what the few others bring out.
-    """
+    """The figure with the higher bound: together, the many prompts would hide the few that leak."""
     return None if one is None or other is None else max(one, other, key=lambda figure: figure.bound)
 
 
@@ -206,7 +202,6 @@ def _means(judged: Sequence[object], items: Sequence[str]) -> Mapping[str, float
 
 
 def _flagged(reason: str, answers: Sequence[Answer], flags: Iterable[bool]) -> list[dict[str, str]]:
-    """Which answers to look at, and why; what leaked is not repeated."""
     flagged = zip(answers, flags, strict=True)
     return [{"kind": row.kind, "id": row.id, "reason": reason} for row, flag in flagged if flag]
 
