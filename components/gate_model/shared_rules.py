@@ -136,13 +136,8 @@ def converted(
     """The rules about a model that was converted: its speed, its certificate, its size, and its cost.
 
     Full precision is judged by its logits, all else by how often its answers agree with PyTorch's.
-
-    Args:
-        agreement: Where the certificate has the share of answers that agree.
-        agreement_note: What that is.
-        drop: Where the certificate has what conversion cost in the kind's metric.
-        drop_domain: Its possible values.
-        drop_note: What that is.
+    `agreement` and `drop` are the places of that share and of the loss in the kind's metric; the notes say
+    what they are.
     """
     return (
         SPEEDUP,
@@ -192,11 +187,8 @@ class Comparison:
     """How a kind compares the challenger with the champion.
 
     Attributes:
-        what: The difference in words.
-        domain: Its possible values.
-        lower: Its lower confidence limit.
-        value: The difference.
-        upper: Its upper confidence limit.
+        what: The difference in words; `domain` are its possible values.
+        value, lower, upper: The difference and its confidence limits.
         rows: How many rows, or conversations, were compared.
         margin: `non_inferiority_margin` where the manifest does not set it.
         scored: What makes the two comparable.

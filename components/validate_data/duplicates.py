@@ -1,10 +1,8 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two rows are alike if their keys are: the table's column `key` holds a text's normal form, or an image's hash.
-Its column `shown` represents the row in examples.
-
-A test split that a file provides is never altered: scores on it must stay comparable with published ones. Its
-rows count against the bounds, and `drop` removes the rows that conflict with them instead.
+Two rows are alike if their `key` is: a text's normal form, or an image's hash. `shown` represents a row in
+examples. A test split that a file provides is never altered, so that scores on it compare with published
+ones: `drop` removes the rows that conflict with it instead.
 """
 
 from __future__ import annotations

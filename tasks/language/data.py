@@ -62,8 +62,13 @@ from gauntlet.tasks.texts.files import (
 from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
 
-SUFFIX_FORMATS = dict.fromkeys((".jsonl", ".ndjson"), "jsonl")
-SUFFIX_FORMATS |= {f".{name}": name for name in ("csv", "json", "parquet")}
+SUFFIX_FORMATS = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 NOTED = ("empty", "unmarked", "unread_keys", "unread_columns", "fault")
 COLUMNS = ("context", "answer", "response", "tools", "opening", *NOTED, "split", "place", "row")
 SPLIT_SCHEMA = pa.schema(
