@@ -1,8 +1,7 @@
 """Charts of the pages, drawn by matplotlib: figures in, inline SVG out.
 
-A chart uses the colours of the page's style sheet, so it follows the reader's colour scheme. Outside a page,
-such as in a tracker, it uses the light scheme. Texts stay texts, a mark shows its value on hover, and the
-same figures give the same bytes. A chart without data is empty.
+A chart follows the reader's colour scheme by the colours of the style sheet, and shows a mark's value on
+hover. The same figures give the same bytes. A chart without data is empty.
 """
 
 from __future__ import annotations

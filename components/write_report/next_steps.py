@@ -31,10 +31,8 @@ VALIDATE_DATA = "validate-data"
 
 @dataclass(frozen=True)
 class NextStep:
-    """A sentence, in which backquotes mark code, and the command that does it, if there is one.
-
-    `about` names the rule or the check that the advice is for.
-    """
+    """A sentence, with backquotes for code, its command if there is one, and the rule or check that it is
+    about."""
 
     text: str
     command: str | None = None
@@ -143,12 +141,10 @@ def rejected_file(record: CollectedRun) -> str | None:
 
 
 def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[NextStep, ...]:
-    """What to do about checks that failed, with one command that answers all of them.
+    """What to do about checks that failed. `command` reads the data again; one command with settings answers
+    all.
 
-    Args:
-        checks: All checks of the data.
-        command: What reads the data again; settings are added to it.
-        rejected: Where the rejected rows are listed, if there are any.
+    `rejected` is where the rejected rows are listed, if there are any.
     """
     failing = [check for check in checks.checks if check.verdict == "fail"]
     advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]

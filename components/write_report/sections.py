@@ -262,7 +262,7 @@ def latency_panels(table: Candidates) -> dict[int, Markup]:
 
 
 def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
-    """Quality against latency at the batch size that decides; empty where fewer than two models were timed.
+    """Quality against latency at the batch size that decides; empty if fewer than two models were timed.
 
     Quality is the first of the `metrics` that PyTorch was measured by.
     """
