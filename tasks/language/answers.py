@@ -1,7 +1,4 @@
-"""A language model on the test rows: the loss of the references, and its answers.
-
-N = rows, B = rows of a batch.
-"""
+"""A language model on the test rows: the loss of the references, and its answers. N = rows."""
 
 from __future__ import annotations
 
@@ -52,10 +49,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's summed losses of the references (N,), and its two answers to each prompt.
-
-    A model that gives no probabilities has no losses.
-    """
+    """Summed losses of the references (N,), None if the model gives no probabilities, and two answers to each
+    prompt."""
 
     losses: npt.NDArray[np.float64] | None
     greedy: tuple[str, ...]
@@ -68,11 +63,8 @@ class Answers:
 
 
 def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
-    """Draw rows of the test split.
-
-    Raises:
-        DataError: They belong to fewer than two conversations, so there is no spread between conversations.
-    """
+    """Draw test rows; a `DataError` if they are of one conversation, so that no spread between them can be
+    estimated."""
     frame = read_split(splits, "test")
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
@@ -94,11 +86,7 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Promp
 def read_token_prompts(
     splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
 ) -> Prompts:
-    """The same rows with their tokens, cut as for training, so that an answer fits after a prompt.
-
-    Raises:
-        DataError: They belong to fewer than two conversations.
-    """
+    """The same rows with their tokens, cut as for training."""
     prompts = read_prompts(splits, settings, seed)
     frame = read_split(splits, "test").loc[list(prompts.ids)]
     return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))

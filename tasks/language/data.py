@@ -1,6 +1,6 @@
 """Datasets of conversations: read the files, check the answers, and describe their splits.
 
-A row is one answer with all turns before it, as the model reads them; a `Renderer` makes that form.
+A row is one answer with all turns before it, as a `Renderer` makes it for the model.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ Context = Sequence[Turn]
 class Rendered:
     """The prompt and the answer as the model sees them, and how many tokens each has.
 
-    `response` is the answer as people read it: without the end token, and with calls of tools as the template
-    writes them.
+    `response` is the answer as people read it, with calls of tools as the template writes them.
     """
 
     prompt: str
@@ -166,10 +165,9 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     """Every answer of every file, and a row without an answer for each record that has a fault.
 
     Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response` (its text),
-    `tools`, `opening`; `empty`, `unmarked`, `unread_keys` and `fault` (the fault in words, or None);
-    `unread_columns` (keys of the record); `split` (of the file), `place` (file and line) and `row` (position
-    of the record in the split's files, from 0); `time` as it was found, if the manifest names its key. Texts
-    are valid Unicode: invalid characters are replaced by U+FFFD.
+    `tools`, `opening`; `NOTED`, faults in words or None (`unread_columns` are keys of the record); `split`,
+    `place` (file and line), `row` (position of the record in the split's files); `time` as it was found, if
+    the manifest names its key. Invalid characters are replaced by U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -312,8 +310,7 @@ def _parquet(data: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
 def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer) -> CheckedTable:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
-    Answers to the same opening, or to a similar one, are carved into one split. The rows that are left have
-    the columns `prompt`, `target`, `prompt_tokens` and `target_tokens` in addition to `COLUMNS`.
+    The rows that are left also have `prompt`, `target`, `prompt_tokens` and `target_tokens`.
     """
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
@@ -481,12 +478,11 @@ class TokenStatistics(Document):
 
 
 class Statistics(contracts.Statistics):
-    """The content of `statistics.json`.
+    """The content of `statistics.json`. `sha256` is of prompts and answers as they are rendered, as JSON
+    lines.
 
-    Attributes:
-        sha256: Of the rows of the three splits, as JSON lines of prompt and answer as they are rendered.
-        tokenizer: The model whose chat template and tokenizer were used.
-        frame: The text before and after a single prompt.
+    `tokenizer` names the model whose template and tokenizer were used; `frame` is the text around a single
+    prompt.
     """
 
     tokenizer: str

@@ -1,12 +1,10 @@
 """From a record of a file to the turns of a conversation, and from these to one example for each answer.
 
-A record is read by the form that it has, the first that fits:
+A record is read by the first form that fits:
 
-- a list of messages under `messages`, `conversations` or `conversation`: `role` and `content` as OpenAI's API
-  has them, or `from` and `value` as ShareGPT has them;
-- `prompt` and `completion`, each a text or a list of messages;
-- columns of texts: those of the manifest, else `KNOWN_COLUMNS`;
-- `text`, in which markers say who speaks.
+- a list of messages under `messages`, `conversations` or `conversation`, in the form of OpenAI's API or of
+ShareGPT; - `prompt` and `completion`, each a text or a list of messages; - columns of texts: those of the
+manifest, else `KNOWN_COLUMNS`; - `text`, in which markers say who speaks.
 """
 
 from __future__ import annotations
@@ -80,8 +78,7 @@ class Turn:
     Attributes:
         learned: For an answer, whether the model learns it.
         calls: For an answer, the tools that it calls, as JSON in the form of OpenAI's `tool_calls`.
-        name: For a tool, its name.
-        call_id: For a tool, the id of the call that it answers.
+        name, call_id: For a tool, its name and the id of the call that it answers.
     """
 
     role: Role
@@ -127,8 +124,8 @@ class Conversation:
 
     Attributes:
         tools: The tools that the model may call, as JSON in the form of OpenAI's `tools`.
-        unread_keys: Keys of messages that nothing reads, in words.
-        unread_columns: Keys of the record that hold text, and that nothing reads.
+        unread_keys: Keys of messages that nothing reads, in words; `unread_columns` are keys of the record
+            with text.
     """
 
     turns: tuple[Turn, ...]
@@ -164,12 +161,9 @@ def conversation_of(
 
 
 def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
-    """One example for each answer that is learned.
+    """One example for each answer that is learned; an `EmptyError` if there is none.
 
     Consecutive turns of one side are joined. An answer without a turn before it is left out.
-
-    Raises:
-        EmptyError: No answer is learned.
     """
     merged: list[Turn] = []
     for turn in turns:

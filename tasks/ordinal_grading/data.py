@@ -127,9 +127,9 @@ class CardTable:
         targets: `centering` (N, 4) and `edge_damage` (N, 2), both float32 with NaN for unknown values, and
             `certificate` (N,).
         rows: One row for each card, in the same order, numbered from 0: `label` (the grade as text), `split`,
-            `place` (list and position), `row` (the position), `key` (the certificate, or a hash of the
-            scans), `shown`, and its faults in words, empty if it has none: `missing`, `unreadable`,
-            `out_of_range`; `sizes` has the width and height of each scan.
+            `place`, `row` (the position in its list), `key` (the certificate, or a hash of the scans),
+            `shown`, and its faults in words: `missing`, `unreadable`, `out_of_range`; `sizes` has the width
+            and height of each scan.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -306,10 +306,7 @@ def _number(value: Any) -> float:
 
 
 def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
-    """Run every check, whatever the ones before it found.
-
-    The index of the rows that are left is their position in `table.pixels`.
-    """
+    """Run every check. The index of the rows that are left is their position in `table.pixels`."""
     checks = dataset.checks
     checked = CheckedTable(table.rows, len(table.rows))
     # Such a row cannot be written as (two images, grade), so it leaves whatever the severity.
@@ -433,8 +430,7 @@ def read_card_split(folder: Path, split: SplitName) -> CardSplit:
 def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
     """(BITS,): which of the lowest waves of the grey picture, without its mean, are above their median.
 
-    The method is pHash (Zauner, 2010). Size, light and compression hardly change the hash; position, cut and
-    wear do, so two cards of one design differ.
+    This is pHash (Zauner, 2010). Size, light and compression hardly change it; position, cut and wear do.
     """
     small = picture.convert("L").resize((SAMPLES, SAMPLES), Image.Resampling.BOX)
     waves = (COSINES @ np.asarray(small, dtype=np.float64) @ COSINES.T).reshape(-1)[1:]
@@ -442,11 +438,7 @@ def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
 
 
 class CardLikeness:
-    """The `Likeness` of cards: the share of bits in which any of their hashes agree.
-
-    A key may have several hashes. No pairs are stored, because all scans of one card form pairs with each
-    other.
-    """
+    """The `Likeness` of cards: the share of bits in which any of their hashes agree. No pairs are stored."""
 
     def __init__(self, keys: Sequence[str], hashes: npt.NDArray[np.bool_], at_least: float) -> None:
         """Compare keys by their hashes (N, bits). Later similarities are `at_least` or more."""

@@ -2,10 +2,9 @@
 
     python -m gauntlet.tasks.ordinal_grading.synthetic_cards --out FOLDER --cards 2000 --seed 7
 
-writes JPEG files and a `splits.json` as `docs/card_grading.md` describes it. A card is drawn front and back
-at twice the scan's size, worn, rotated slightly, lit and scanned. The grade follows from the defects by
-`grade_of`, as graders work: each point lost is a grade lost, whatever the defect.
-A tenth of the cards are scanned twice, under the same certificate and so in the same split.
+writes JPEG files and a `splits.json` (`docs/card_grading.md`). The grade follows from the defects by
+`grade_of`: each point lost is a grade lost. A tenth of the cards are scanned twice, under the same
+certificate and in the same split.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class Defects:
     """The defects of one side.
 
     Attributes:
-        centering: The left border's percentage of left and right together, and the top one's of top and
-            bottom.
+        centering: The left border's percentage of left and right, and the top one's of top and bottom.
         corners: How far each is worn, in pixels from its tip; 0 for a sharp one.
         edge_damage: Share of the edges, 0 to 1, that is worn white.
         scratches: Length of all scratches, in card widths.
@@ -67,11 +65,7 @@ class Defects:
 
 
 def points_lost(front: Defects, back: Defects) -> float:
-    """The points that the defects of both sides cost together.
-
-    The worst centering of the four costs a point per 4 percentage points beyond the first 2; 22 pixels of
-    worn corners, 12 % of white edges and 0.55 card widths of scratches cost a point each.
-    """
+    """The points that the defects of both sides cost together, by the constants of the rule."""
     offset = max(abs(share - 50) for side in (front, back) for share in side.centering)
     return (
         max(0.0, offset - FREE_OFFSET) / OFFSET_PER_POINT
