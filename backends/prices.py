@@ -35,7 +35,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.section import Section
-from gauntlet.manifests.training import Resources
+from gauntlet.manifests.training import Resources, require_accelerator_complete
 
 PRICES_DATE = "2026-10-07"
 PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"
@@ -60,8 +60,7 @@ class Machine(Section):
 
     @model_validator(mode="after")
     def _accelerator_complete(self) -> Self:
-        if (self.accelerator_type is None) != (self.accelerator_count == 0):
-            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        require_accelerator_complete(self.accelerator_type, self.accelerator_count)
         return self
 
 

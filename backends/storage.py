@@ -17,13 +17,15 @@ import hashlib
 import ipaddress
 import logging
 import os
+import re
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -365,6 +367,50 @@ def _explained(uri: str) -> Iterator[None]:
         raise GauntletError(
             f"{uri}: cannot be reached, or the transfer failed ({cause}). {advice}, then run again"
         ) from None
+
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, lone surrogates
+
+
+def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
+    """The URI of a file that the data name: relative to the data's folder, or absolute under one of `roots`.
+
+    Args:
+        folder_uri: The folder of the data.
+        name: The name in the data.
+        roots: Other folders that the manifest allows: its `dataset.roots`.
+
+    Raises:
+        UsageError: The file is outside of these folders, by `..`, a link or its address.
+    """
+    uri = name if "://" in name or name.startswith("/") else join(folder_uri, name)
+    if not lies_in(uri, (folder_uri, *roots)):
+        raise UsageError(
+            f"{shown(name)}: leads out of {folder_uri}. Only files under that folder are opened. Move the "
+            "file there, or add its folder to dataset.roots"
+        )
+    return uri
+
+
+def lies_in(uri: str, roots: Sequence[str]) -> bool:
+    """Whether a URI, with all links resolved, is one of `roots` or under one of them."""
+    return not _FORBIDDEN.search(uri) and any(_lies_in(uri, root) for root in roots)
+
+
+def shown(name: str, most: int = 200) -> str:
+    """An untrusted name for messages: on one line, and cut if it is long."""
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:most])
+    return printable + ("…" if len(name) > most else "")
+
+
+def _lies_in(uri: str, root: str) -> bool:
+    here, root_here = local_path(uri), local_path(root)
+    if here is not None and root_here is not None:
+        return Path(os.path.realpath(here)).is_relative_to(os.path.realpath(root_here))
+    if here is not None or root_here is not None or "::" in uri or "\\" in uri:
+        return False
+    folder = root.rstrip("/") + "/"
+    return uri == root or (uri.startswith(folder) and ".." not in unquote(uri.partition("://")[2]).split("/"))
 
 
 # --- redirects ---

@@ -37,7 +37,7 @@ from gauntlet.components.convert_to_onnx.scoring import (
 from gauntlet.components.convert_to_onnx.timing import WORKER, Contender, draw_rows, measure
 from gauntlet.manifests.conversion import CandidateName
 from gauntlet.tasks.text_classification import KIND
-from gauntlet.tasks.text_classification.conversion import TextRows
+from gauntlet.tasks.texts.conversion import TextRows
 from gauntlet.trainer.saved_model import load_model, read_record
 
 LARGEST_DIFFERENCE, DIFFERENT_LABELS, NEIGHBOUR_DIFFERENCE = 0.25, 0.01, 0.001

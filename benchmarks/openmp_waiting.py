@@ -96,8 +96,8 @@ def examples_per_second(seconds: float) -> float:
     import torch
 
     from gauntlet.serving.cpu import CpuWait, usable_cpus
-    from gauntlet.tasks.text_classification.encoder_files import find_encoder
-    from gauntlet.tasks.text_classification.network import load_encoder
+    from gauntlet.tasks.texts.encoder_files import find_encoder
+    from gauntlet.tasks.texts.network import load_encoder
     from gauntlet.trainer.cpu.contention import Contention
 
     if "OMP_NUM_THREADS" not in os.environ:

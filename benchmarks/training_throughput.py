@@ -121,7 +121,7 @@ class FirstRows:
 
 
 def train_ours(race: Race, seed: int) -> Any:
-    from gauntlet.tasks.text_classification.network import with_whole_tables
+    from gauntlet.tasks.texts.network import with_whole_tables
     from gauntlet.trainer.loop import fit
     from gauntlet.trainer.ranks import World
     from gauntlet.trainer.replica import Replica
@@ -138,9 +138,8 @@ def train_ours(race: Race, seed: int) -> Any:
 
 
 def plain_model(race: Race) -> Any:
-    from gauntlet.tasks.text_classification.encoder_files import find_encoder
-    from gauntlet.tasks.text_classification.network import load_encoder
-    from gauntlet.tasks.text_classification.training import TextClassifier
+    from gauntlet.tasks.texts.encoder_files import find_encoder
+    from gauntlet.tasks.texts.network import TextClassifier, load_encoder
 
     encoder: Any = load_encoder(find_encoder(race.section.encoder).folder, dropout=race.section.dropout)
     classes = int(race.task._validation.labels.max()) + 1

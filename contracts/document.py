@@ -7,6 +7,7 @@ A step reads with `read`, which refuses a broken document. The report shows what
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,6 @@ from pydantic import (
 )
 
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.metrics import as_json
 
 SHOWN_FAULTS = 5
 SHOWN_CHARS = 80
@@ -117,6 +117,15 @@ class Document(BaseModel):
             return None if field.is_required() else field.get_default(call_default_factory=True)
         finally:
             path.pop()
+
+
+def as_json(content: Any) -> Any:
+    """The content with None for NaN and infinity, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: as_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [as_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def parse_json(data: bytes | str) -> Any:

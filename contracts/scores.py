@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from gauntlet.contracts.document import Document
 
+NOT_MEASURED = "not_measured"
+"""In place of a figure: why there is none, for what cannot be measured of a kind of model."""
+
 
 class OfEvaluation(Document):
     """Base of the parts of `scores`: any field may be missing, since a report has to show the rest."""

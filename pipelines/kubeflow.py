@@ -12,8 +12,7 @@ from kfp import dsl, kubernetes
 
 from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.platforms import Kubeflow
-from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.schema import Kubeflow, Manifest
 from gauntlet.manifests.training import Resources
 
 # CPUs and memory of machine types: https://cloud.google.com/compute/docs/machine-resource, of 2026-10-07.

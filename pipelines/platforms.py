@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from kfp import dsl
+from kfp.dsl import base_component
 
+from gauntlet.backends.google.location import valid_label
 from gauntlet.components.train_model.component import train_model
 from gauntlet.components.train_model.service_component import train_model as train_on_service
 from gauntlet.manifests.accelerators import bought_gpus_environment
@@ -30,6 +32,10 @@ SECONDS_TO_START_AND_END = 1_800
 
 ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
 """A placeholder for the service account of the pipeline's job, or the default one."""
+
+STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
+STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
+"""Where a restarted training finds its resume state: beside the run's folder, not in it."""
 
 RETRIES = 2
 """Retries of a cheap step. No platform can tell a user's mistake from a failure, so both are retried."""
@@ -79,8 +85,6 @@ def training_component(
     if platform != "local" and converted:
         variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
-        from gauntlet.pipelines.vertex.custom_job import as_custom_job
-
         deadline = deadline_seconds(manifest.training.resources)
         return as_custom_job(component, manifest, deadline, variables)
 
@@ -91,6 +95,64 @@ def training_component(
         return made
 
     return task
+
+
+def as_custom_job(
+    component: base_component.BaseComponent,
+    manifest: Manifest,
+    deadline_seconds: int,
+    environment: Mapping[str, str],
+) -> Callable[..., dsl.PipelineTask]:
+    """The component on the machines that the manifest asks for, with the component's own inputs.
+
+    The pipeline must also set `service_account`, the job's own input.
+
+    Raises:
+        UsageError: An input of the component has the name of one of the job's inputs.
+    """
+    from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
+
+    require_free_names(component)
+    resources = manifest.training.resources
+    # A preempted machine is replaced by another one, and the other replicas would wait for it forever.
+    restarts = resources.strategy == "spot" or resources.replica_count > 1
+    # Without one, Vertex uses the persistent resource of the pipeline's job, if it has one.
+    own = {"persistent_resource_id": resources.persistent_resource} if resources.persistent_resource else {}
+    custom_job: Callable[..., dsl.PipelineTask] = create_custom_training_job_from_component(
+        component,
+        display_name=f"{manifest.name}-{component.name}",
+        machine_type=resources.machine_type,
+        accelerator_type=resources.accelerator_type or "",
+        accelerator_count=resources.accelerator_count,
+        replica_count=resources.replica_count,
+        boot_disk_size_gb=resources.boot_disk_gb,
+        strategy=STRATEGIES[resources.strategy],
+        max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
+        timeout=f"{deadline_seconds}s",
+        restart_job_on_worker_restart=restarts,
+        base_output_directory=STATES_FOLDER,  # Vertex may restart a worker of any job
+        env=[{"name": name, "value": value} for name, value in environment.items()],
+        labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
+        **own,
+    )
+    return custom_job
+
+
+def require_free_names(component: base_component.BaseComponent) -> None:
+    """Refuse a component whose inputs the wrapper would silently use as its own.
+
+    Raises:
+        UsageError: There is such an input.
+    """
+    from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
+
+    reserved = set(CustomTrainingJobOp.component_spec.inputs)
+    taken = sorted(reserved.intersection(component.component_spec.inputs or ()))
+    if taken:
+        raise UsageError(
+            f"component {component.name}: found inputs named {', '.join(taken)}, which are a custom job's "
+            "own. Rename them."
+        )
 
 
 def training_inputs(platform: Platform, account: str) -> dict[str, str]:

@@ -9,15 +9,20 @@ are not enough.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any  # kfp reads annotations at run time, so they are not postponed in this module
 
-from kfp import dsl
+from google.protobuf import json_format
+from kfp import compiler, dsl
 from kfp.dsl import base_component
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from gauntlet.components.check_services.component import check_services
+from gauntlet.components.container_images import COMPONENTS_IMAGE
 from gauntlet.components.convert_to_onnx.component import convert_to_onnx
 from gauntlet.components.evaluate_model.component import evaluate_model
 from gauntlet.components.fingerprint_data.component import fingerprint_data
@@ -42,7 +47,6 @@ from gauntlet.pipelines.platforms import (
     training_inputs,
     without_parameters,
 )
-from gauntlet.pipelines.process_one import exec_python, reuse
 
 STEPS = (
     "fingerprint-data",
@@ -54,6 +58,13 @@ STEPS = (
     "register-model",
     "write-report",
 )
+
+
+KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
+EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
+EXECUTOR = "python3 -m kfp.dsl.executor_main"
+CACHED = "python3 -m gauntlet.pipelines.local.step_cache cached kfp.dsl.executor_main"
+JUDGED_ONLY = "python3 -m gauntlet.pipelines.local.step_cache uncached kfp.dsl.executor_main"
 
 
 CPUS_OF_A_STEP = 4
@@ -345,3 +356,63 @@ def _place(
             retry(task, given.platform)
     for task in (*light, *heavy, placed):
         furnish(task, given.platform, given.manifest)
+
+
+def compiled_file(manifest_file: Path, platform: Platform, folder: Path = Path("compiled")) -> Path:
+    """Where the committed spec of a manifest is, or its place in another folder than `compiled`."""
+    return (folder if platform == "vertex" else folder / platform) / f"{manifest_file.stem}.yaml"
+
+
+def compile_manifest(
+    manifest: Manifest,
+    path: Path,
+    platform: Platform,
+    image: str = COMPONENTS_IMAGE,
+    sections: str | None = None,
+) -> None:
+    """Write the manifest's training DAG as YAML, atomically. `image` is recorded in the lineage of bundles.
+
+    `sections` is the folder for sections that are too large for a parameter; the spec names files there.
+
+    Raises:
+        UsageError: The platform cannot run it; all reasons are named. Or a section is too large, and
+            `sections` is None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        pipeline = training_pipeline(manifest, image, platform, sections)
+        if platform == "vertex":
+            from gauntlet.pipelines.vertex.lint import require_acceptable
+
+            require_acceptable(pipeline.pipeline_spec)
+        compiler.Compiler().compile(pipeline, str(temporary))
+    # The compiler's comment lists struct defaults in an order that differs from process to process.
+    lines = temporary.read_text(encoding="utf-8").splitlines(keepends=True)
+    temporary.write_text("".join(line for line in lines if not line.startswith("#")), encoding="utf-8")
+    temporary.replace(path)
+
+
+def exec_python(spec: PipelineSpec) -> None:
+    """Make the shell of every step, also in custom jobs, replace itself by Python."""
+    text = json_format.MessageToJson(spec)
+    assert KFP_STARTS in text, "this version of KFP starts steps by another command"
+    spec.CopyFrom(json_format.Parse(text.replace(KFP_STARTS, EXECUTES), PipelineSpec()))
+
+
+def reuse(spec: PipelineSpec, judged: Collection[str]) -> None:
+    """Start steps that may be cached, and the steps in `judged`, with the program that reuses outputs."""
+    starts: dict[str, str] = {}
+    for dag in [spec.root.dag, *(component.dag for component in spec.components.values())]:
+        for name, task in dag.tasks.items():
+            component = spec.components[task.component_ref.name]
+            if task.caching_options.enable_cache and component.executor_label:
+                starts[component.executor_label] = CACHED
+            elif name in judged:
+                starts[component.executor_label] = JUDGED_ONLY
+    for label, start in starts.items():
+        command = spec.deployment_spec["executors"][label]["container"]["command"]
+        for at, text in enumerate(command):
+            command[at] = text.replace(EXECUTOR, start)
+        assert start in str(command), "this version of KFP starts steps by another command"

@@ -25,7 +25,6 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.manifests.section import Section, flatten
 from gauntlet.manifests.training import Training
-from gauntlet.trainer.budget import Budget
 from gauntlet.trainer.device import (
     choose_device,
     choose_format,
@@ -55,6 +54,7 @@ from gauntlet.trainer.tracking import (
     vertex_trial,
     write_tensorboard,
 )
+from gauntlet.trainer.watch import Budget
 
 ALONE = World()
 PHASE_FILE = "phase{phase}_best.safetensors"

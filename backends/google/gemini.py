@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from gauntlet.backends.google.calls import find_or_make
-from gauntlet.backends.google.errors import (
+from gauntlet.backends.google.calls import (
     QuotaError,
+    find_or_make,
     first_line,
     not_logged_in,
     permission_denied,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gauntlet.backends.google.calls import ask, ask_once, find_or_make, vertex_client
-from gauntlet.backends.google.errors import explained
+from gauntlet.backends.google.calls import ask, ask_once, explained, find_or_make, vertex_client
 from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.manifests.errors import GauntletError, UsageError
 

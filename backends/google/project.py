@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from gauntlet.backends.google.calls import ask
-from gauntlet.backends.google.errors import explained
+from gauntlet.backends.google.calls import ask, explained
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.backends.google.rest import Refused, Rest
 from gauntlet.manifests.errors import UsageError

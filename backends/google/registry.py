@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.backends.content_store import read_evidence, require_bundle, store_bundle, store_evidence
-from gauntlet.backends.google.calls import ask, ask_once, find_or_make, vertex_client
-from gauntlet.backends.google.errors import explained
+from gauntlet.backends.google.calls import ask, ask_once, explained, find_or_make, vertex_client
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation, valid_label
 from gauntlet.backends.registry import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gauntlet.backends.google.errors import first_line, not_logged_in, unreachable
+from gauntlet.backends.google.calls import first_line, not_logged_in, unreachable
 from gauntlet.manifests.errors import GauntletError
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)

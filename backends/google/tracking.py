@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gauntlet.backends.google.calls import ask, ensure, vertex_client
-from gauntlet.backends.google.errors import explained
+from gauntlet.backends.google.calls import ask, ensure, explained, vertex_client
 from gauntlet.backends.google.location import (
     CONTEXT_ID_LENGTH,
     ID_LENGTH,

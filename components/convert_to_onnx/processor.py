@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.bundle import Device, NoGpuError, open_session
 from gauntlet.serving.cpu import CPU_FILE, cpu_class, cpu_fields
-from gauntlet.serving.session import Device, NoGpuError, open_session
 
 
 def describe_processor(cpu_file: Path = CPU_FILE) -> str:

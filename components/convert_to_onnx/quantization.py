@@ -39,7 +39,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from gauntlet.components.convert_to_onnx.export import ConversionError, count_operators
 from gauntlet.components.convert_to_onnx.scoring import right_padded
 from gauntlet.components.convert_to_onnx.timing import Batch
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 

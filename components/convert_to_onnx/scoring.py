@@ -19,8 +19,7 @@ from torch import nn
 
 from gauntlet.components.convert_to_onnx.export import OUTPUT
 from gauntlet.components.convert_to_onnx.timing import Batch
-from gauntlet.serving.bundle import softmax
-from gauntlet.serving.session import Device, open_session
+from gauntlet.serving.bundle import Device, open_session, softmax
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

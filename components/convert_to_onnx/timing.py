@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from gauntlet.backends.processes import how_ended
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.serving.bundle import Device
 from gauntlet.serving.cpu import ThreadTime
-from gauntlet.serving.session import Device
 
 Batch = Mapping[str, npt.NDArray[Any]]
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gauntlet.serving.bundle import Device
 from gauntlet.serving.cpu import CpuWait
-from gauntlet.serving.session import Device
 
 STATUS_FILE = Path("/proc/self/status")
 PEAK_MEMORY = "VmHWM:"  # in units of 1,024 bytes, which Linux calls kB
@@ -120,7 +120,7 @@ class _OnGpu:
 
 def onnx_forward(path: Path, batches: Batches, threads: int, device: Device) -> Forward:
     """The graph as serving runs it."""
-    from gauntlet.serving.session import open_session
+    from gauntlet.serving.bundle import open_session
 
     session: Any = open_session(path, threads, device)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.manifests.errors import DataError, Fault, ManifestError, UsageError
 from gauntlet.pipelines.cli.options import HERE, AsJson, ManifestPath, ManifestPaths, Overrides
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import borderless, console, errors, print_json
 
 app = typer.Typer()
+CHECKS_FILE, PAGE_FILE = "checks.json", "report.html"
 
 
 @app.command(rich_help_panel=HERE)
@@ -116,9 +118,8 @@ def compile_(
 ) -> None:
     """Compile manifests to KFP pipeline specs, by default compiled/MANIFEST.yaml and compiled/kubeflow/…."""
     from gauntlet.pipelines.checks import load_affordable
-    from gauntlet.pipelines.compiling import compile_manifest, compiled_file
     from gauntlet.pipelines.platforms import Platform, notes
-    from gauntlet.pipelines.training import keep_large_sections
+    from gauntlet.pipelines.training import compile_manifest, compiled_file, keep_large_sections
 
     platforms: tuple[Platform, ...] = ("vertex", "kubeflow") if platform == "both" else (platform,)
     faults: list[Fault] = []
@@ -154,15 +155,32 @@ def validate(
     overrides: Overrides = None,
 ) -> None:
     """Read and check a manifest's data without a run; list every faulty row. Exit 4 when a check fails."""
+    from gauntlet.components.validate_data.run import run
+    from gauntlet.components.write_report.next_steps import refusal_advice
+    from gauntlet.contracts.data import REJECTED_FILE, Checks
     from gauntlet.manifests.loading import load_manifest
     from gauntlet.pipelines.checks import command_line, require_data
-    from gauntlet.pipelines.validation import validate_data
+    from gauntlet.pipelines.summary import print_steps
 
     manifest = load_manifest(path, overrides or ())
     require_data(manifest, path)
-    options = ["--output", str(output)] if output else ()
-    command = command_line("validate", path, overrides, options)
-    validate_data(manifest, output or gauntlet_home().validation_folder(manifest.name), command, console)
+    command = command_line("validate", path, overrides, ["--output", str(output)] if output else ())
+    folder = output or gauntlet_home().validation_folder(manifest.name)
+    checks, page, rejected = files = [folder / name for name in (CHECKS_FILE, PAGE_FILE, REJECTED_FILE)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    try:
+        # Some faults are found only while the splits are made; these are deleted.
+        with tempfile.TemporaryDirectory(prefix="gauntlet-validate-") as splits:
+            run(manifest.task, manifest.dataset, Path(splits), checks, page, rejected, show_checks=True)
+    except DataError:
+        if checks.is_file() and not (found := Checks.read(checks)).passed:
+            print_steps(refusal_advice(found, command, str(rejected) if found.rejected else None), console)
+        raise
+    finally:
+        for name, file in zip(("checks", "report", "rejected"), files, strict=True):
+            if file.is_file():
+                console.say(f"{name + ':':10}{file!s}")
 
 
 @app.command(rich_help_panel=HERE)

@@ -332,7 +332,7 @@ def _followed(run: SubmittedRun) -> Any:
 @contextmanager
 def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
     """If a quota is too small for the block, run the manifest `here`, if any, on this machine."""
-    from gauntlet.backends.google.errors import QuotaError
+    from gauntlet.backends.google.calls import QuotaError
 
     try:
         yield

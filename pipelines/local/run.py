@@ -27,7 +27,6 @@ from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import SECTIONS, Manifest
-from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
     LOGS_FOLDER,
@@ -53,7 +52,7 @@ from gauntlet.pipelines.local.processes import (
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
 from gauntlet.pipelines.terminal import LiteralConsole, console, plain, styled
-from gauntlet.pipelines.training import STEPS, keep_large_sections, parameters, steps_of
+from gauntlet.pipelines.training import STEPS, compile_manifest, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
 JUDGING_SECTIONS = ("evaluation", "gates", "registration")

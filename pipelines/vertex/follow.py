@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.live import Live
 
-from gauntlet.backends.google.errors import QuotaError, quota_refusal
+from gauntlet.backends.google.calls import QuotaError, quota_refusal
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.outcome import outcome

@@ -10,16 +10,37 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJobSpec
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
+from gauntlet.backends.prices import ATTACHES_ACCELERATORS, BUILT_IN
+from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.process_one import command_fault
-from gauntlet.pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
+SHELLS = ("sh", "bash", "dash")
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
 """The image of the wrapper around a custom job. Vertex recognises the name and does not pull it."""
+
+ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
+
+ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
+"""How many of each an N1 machine can have."""
+
+ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
+
+FLEX_START_GPUS = (
+    "NVIDIA_L4",
+    "NVIDIA_TESLA_A100",
+    "NVIDIA_A100_80GB",
+    "NVIDIA_H100_80GB",
+    "NVIDIA_H100_MEGA_80GB",
+    "NVIDIA_H200_141GB",
+    "NVIDIA_B200",
+)
+FLEX_START_SECONDS = 7 * 24 * 3600
+"""The GPUs that `flex_start` is for, and the longest job:
+https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws"""
 
 DEFAULT_TIMEOUT = "604800s"  # of the wrapper: seven days
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
@@ -143,6 +164,18 @@ def _command_faults(commands: Iterable[Sequence[str]]) -> Iterator[str]:
             yield fault
 
 
+def command_fault(command: Sequence[str]) -> str | None:
+    """Why SIGTERM would not reach the program that a container's command starts; None if it would."""
+    program, *arguments = command or [""]
+    is_shell = program.rpartition("/")[2] in SHELLS
+    if not is_shell or any("exec " in argument for argument in arguments[:2]):
+        return None
+    return (
+        f"its command, {' '.join(command[:2])} …, keeps the shell as process 1, so SIGTERM never reaches the "
+        "step: a preempted or cancelled step could write nothing. Start the program with exec"
+    )
+
+
 def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:
     """An unknown accelerator is reported by `machine_fault`, in better words."""
     return {key: value for key, value in machine.items() if key != "accelerator_type"}
@@ -158,4 +191,39 @@ def _image_fault(image: str, by_digest: bool) -> str | None:
     tag = image.rpartition("/")[2].partition(":")[2]
     if not DIGEST.search(image) and tag in ("", "latest"):
         return f"image {image}: what `latest` is changes; name it by digest, or by a version's tag"
+    return None
+
+
+def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
+    """Why `flex_start` is not possible for a job; None if it is."""
+    if accelerator not in FLEX_START_GPUS:
+        return (
+            f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"
+        )
+    if timeout_seconds > FLEX_START_SECONDS:
+        return f"strategy flex_start is for 7 days at most, and the job's timeout is {timeout_seconds:.0f} s"
+    return None
+
+
+def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
+    """Why Vertex AI would refuse the pair, or training could not use it; None if it is valid or unknown."""
+    if accelerator is not None and accelerator not in ACCELERATORS:
+        return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
+    if accelerator is not None and (fault := accelerator_fault(accelerator)):
+        return f"accelerator {fault}"
+    if machine.startswith(ACCELERATED_FAMILIES):
+        return _built_in_fault(machine, accelerator, count)
+    if accelerator is not None and not machine.startswith(ATTACHES_ACCELERATORS):
+        return f"{machine} takes no accelerators: only n1 machines have them attached"
+    if accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
+        return f"{machine} does not take {count} × {accelerator}"
+    return None
+
+
+def _built_in_fault(machine: str, accelerator: str | None, count: int) -> str | None:
+    if machine not in BUILT_IN:
+        return f"machine type {machine} is none of {', '.join(BUILT_IN)}"
+    kind, number = BUILT_IN[machine]
+    if (accelerator, count) != (kind, number):
+        return f"{machine} comes with {number} × {kind} and was asked for {count} × {accelerator}"
     return None

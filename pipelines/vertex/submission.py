@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.backends.factory import open_registry, require_tracking
-from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.calls import QuotaError
 from gauntlet.backends.google.jobs import SYSTEM_LABEL, PipelineJobs
 from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
 from gauntlet.backends.google.project import GoogleProject, is_pushed
@@ -33,18 +33,35 @@ from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
-from gauntlet.pipelines.training import CPUS_OF_A_STEP, keep_large_sections, parameters, pipeline_name
+from gauntlet.pipelines.training import (
+    CPUS_OF_A_STEP,
+    compile_manifest,
+    keep_large_sections,
+    parameters,
+    pipeline_name,
+)
 from gauntlet.pipelines.vertex.lint import images, require_acceptable
-from gauntlet.pipelines.vertex.machines import needed_quotas
 from gauntlet.pipelines.vertex.packages import require_packaged
 
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
 MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
 QUOTA = "quota"
+GPU_QUOTAS = {
+    "NVIDIA_TESLA_T4": "nvidia_t4_gpus",
+    "NVIDIA_TESLA_A100": "nvidia_a100_gpus",
+    "NVIDIA_A100_80GB": "nvidia_a100_80gb_gpus",
+    "NVIDIA_L4": "nvidia_l4_gpus",
+    "NVIDIA_H100_80GB": "nvidia_h100_gpus",
+}
+CPU_QUOTAS = {"n1": "cpus", "e2": "cpus", "n2": "n2_cpus", "c2": "c2_cpus"}
+"""CPUs by machine family. Names are of https://cloud.google.com/vertex-ai/docs/quotas."""
+
+STANDARD_QUOTA = "aiplatform.googleapis.com/custom_model_training_"
+PREEMPTIBLE_QUOTA = f"{STANDARD_QUOTA}preemptible_"
 JOB_FILE = "job.json"
 JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
 
@@ -320,6 +337,28 @@ def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = 
     yield Check(name, f"{account}: {found}", fault)
     if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
         yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
+
+
+def needed_quotas(resources: Resources, cpus_of_a_step: int) -> dict[str, int]:
+    """The quotas that a run uses and how much of each: the machines of the training, and one step beside it.
+
+    A plain step runs on a machine of Vertex AI's choice and uses the quota for N1 and E2 CPUs, as
+    https://github.com/GoogleCloudPlatform/vertex-ai-samples/issues/3479 shows. Spot and flex-start machines
+    use the preemptible quota: https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws#quota. A
+    persistent resource has its machines already. What has no known quota name is left out.
+    """
+    needed = {f"{STANDARD_QUOTA}cpus": cpus_of_a_step}
+    if resources.persistent_resource is not None:
+        return needed
+    prefix = STANDARD_QUOTA if resources.strategy == "standard" else PREEMPTIBLE_QUOTA
+    family, cpus = resources.machine_type.partition("-")[0], resources.machine_type.rpartition("-")[2]
+    if family in CPU_QUOTAS and cpus.isdigit():
+        metric, amount = f"{prefix}{CPU_QUOTAS[family]}", int(cpus) * resources.replica_count
+        needed[metric] = max(amount, needed.get(metric, 0))
+    gpus = GPU_QUOTAS.get(resources.accelerator_type or "")
+    if gpus is not None:
+        needed[f"{prefix}{gpus}"] = resources.accelerator_count * resources.replica_count
+    return needed
 
 
 def _quotas(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:

@@ -18,7 +18,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from gauntlet.backends.google.errors import not_logged_in, unreachable
+from gauntlet.backends.google.calls import not_logged_in, unreachable
 from gauntlet.components.sections import given
 from gauntlet.manifests.errors import GauntletError, ManifestError, UsageError
 from gauntlet.manifests.loading import load_manifest

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.components.convert_to_onnx.timing_worker import Batches, Forward
-from gauntlet.serving.session import Device
+from gauntlet.serving.bundle import Device
 
 NEW_TOKENS = 16  # by which each prompt of a batch is continued
 

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from gauntlet.manifests.training import ClassTraining
+from gauntlet.tasks.classification.manifest import ClassTraining
 from gauntlet.trainer.batching import sampling_chances
 from gauntlet.trainer.task import Task
 

@@ -10,8 +10,7 @@ from pydantic import Field
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
-from gauntlet.manifests.training import ClassTraining
-from gauntlet.tasks.classification.manifest import ClassManifest
+from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
 from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
 
 

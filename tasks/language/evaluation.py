@@ -20,11 +20,10 @@ from gauntlet.components.training_rows import (
     read_test_rows,
     trained_on,
 )
-from gauntlet.contracts.document import write_json, write_text
-from gauntlet.contracts.scores import TrainingOverlap
+from gauntlet.contracts.document import as_json, write_json, write_text
+from gauntlet.contracts.scores import NOT_MEASURED, TrainingOverlap
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import known_metric, task_kind
-from gauntlet.manifests.metrics import NOT_MEASURED, as_json
 from gauntlet.serving.bundle import BundleError, read_info
 from gauntlet.tasks.language.answers import Answers, Prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation

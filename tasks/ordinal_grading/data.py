@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image
 
 from gauntlet.backends import storage
-from gauntlet.backends.data_uris import data_uri
+from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.carving import group_names
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
-from gauntlet.manifests.training import ClassMetric, EarlyStopping, Resume, Training
+from gauntlet.manifests.training import EarlyStopping, Resume, Training
 from gauntlet.tasks.classification.manifest import ClassManifest, Gates
 from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
 
@@ -97,7 +97,7 @@ class GradingSearch(Search):
 class GradeEarlyStopping(EarlyStopping):
     """What a part of the section leaves out is of grades too."""
 
-    metric: ClassMetric = "qwk"
+    metric: Literal["qwk", "macro_f1", "weighted_f1", "accuracy", "loss"] = "qwk"
     patience: int = Field(10, ge=1)
 
 
@@ -131,7 +131,6 @@ class GradingTraining(Training):
     search: GradingSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
-    are_grades_ordered: ClassVar[bool] = True
 
     @property
     def architecture(self) -> str:

@@ -19,8 +19,8 @@ from gauntlet.components.gate_model.rules import (
     Rule,
     decide,
 )
+from gauntlet.contracts.scores import NOT_MEASURED
 from gauntlet.contracts.verdict import STAGES, Decision, Operator, StageDecision, StageName
-from gauntlet.manifests.metrics import NOT_MEASURED
 from gauntlet.tasks.therapy.manifest import Production, Stage, Staging
 
 LOWER, UPPER = "Bootstrap lower limit of", "Bootstrap upper limit of"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.tasks.text_classification.network import load_encoder
+from gauntlet.tasks.texts.network import load_encoder
 from gauntlet.trainer.cpu.attention import ATTENTION, attention_forward
 from gauntlet.trainer.cpu.kernels import dropped
 

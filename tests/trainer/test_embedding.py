@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gauntlet.tasks.text_classification.network import (
+from gauntlet.tasks.texts.network import (
     PartlyTrainedEmbedding,
     load_encoder,
     train_used_rows_only,

@@ -9,14 +9,14 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.tasks.text_classification.encoder_files import (
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.text_classification.training import TextClassification
+from gauntlet.tasks.texts.encoder_files import (
     EncoderFiles,
     find_encoder,
     find_here,
     require_positions,
 )
-from gauntlet.tasks.text_classification.manifest import TextTraining
-from gauntlet.tasks.text_classification.training import TextClassification
 
 SIZES = {
     "vocab_size": 20,

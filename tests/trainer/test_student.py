@@ -17,13 +17,10 @@ from transformers import BertModel
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Resources
-from gauntlet.tasks.text_classification.distillation import (
-    StudentTask,
-    distillation_loss,
-    student_weights,
-)
-from gauntlet.tasks.text_classification.manifest import Student, TextTraining
-from gauntlet.tasks.text_classification.training import load_task
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.text_classification.training import TextClassification, distillation_loss, load_task
+from gauntlet.tasks.texts.distillation import student_weights
+from gauntlet.tasks.texts.manifest import Student
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 from gauntlet.trainer.tracking import StudentTracker
@@ -67,7 +64,7 @@ def test_a_student_learns_from_labels_alone_or_from_scores_alone(
     assert isinstance(section, TextTraining)
     scores = torch.randn(72, 3)
     student = SECOND_LAYER.model_copy(update={"teacher_weight": weight})
-    task = StudentTask(section, training_run.splits, student, scores)
+    task = TextClassification(section, training_run.splits, student, scores)
     model = task.build_model().eval()
     ids, mask, labels, wanted = batch = task.training_batch([4, 40, 70], (0, 0))
     torch.testing.assert_close(wanted, scores[[4, 40, 70]])
@@ -84,7 +81,7 @@ def test_a_student_begins_as_its_teacher_without_the_other_layers(training_run: 
     section = training_run.section
     assert isinstance(section, TextTraining)
     teacher = load_task(section, training_run.splits).build_model()
-    student = StudentTask(section, training_run.splits, SECOND_LAYER, torch.zeros(72, 3)).build_model()
+    student = TextClassification(section, training_run.splits, SECOND_LAYER, torch.zeros(72, 3)).build_model()
     student.load_state_dict(student_weights(teacher, teacher.state_dict(), SECOND_LAYER.layers))
     reference = BertModel.from_pretrained(section.encoder).eval()
     reference.encoder.layer = nn.ModuleList([reference.encoder.layer[1]])

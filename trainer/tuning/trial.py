@@ -17,8 +17,7 @@ from gauntlet.trainer.loop import fit
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.task import load_task
-from gauntlet.trainer.tuning.job import TuningJob
-from gauntlet.trainer.tuning.study import values_of
+from gauntlet.trainer.tuning.study import TuningJob, values_of
 
 
 def run_trial(study: optuna.Study, trial: optuna.Trial, job: TuningJob) -> None:

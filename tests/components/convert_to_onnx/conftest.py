@@ -13,8 +13,7 @@ from torch import nn
 from transformers import ModernBertConfig
 
 from gauntlet.contracts.training import TrainingRecord
-from gauntlet.tasks.text_classification.network import load_encoder
-from gauntlet.tasks.text_classification.training import TextClassifier
+from gauntlet.tasks.texts.network import TextClassifier, load_encoder
 from gauntlet.trainer.saved_model import write_checkpoint
 
 LABELS = ("calm", "angry", "glad")

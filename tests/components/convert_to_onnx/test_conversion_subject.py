@@ -32,8 +32,8 @@ from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.serving.session import open_session
-from gauntlet.tasks.text_classification.network import load_encoder
+from gauntlet.serving.bundle import open_session
+from gauntlet.tasks.texts.network import load_encoder
 
 TAGS, TOKENS = 3, 19
 

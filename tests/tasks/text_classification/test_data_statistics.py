@@ -8,13 +8,9 @@ import pandas as pd
 import pytest
 
 from gauntlet.manifests.dataset import SPLITS
-from gauntlet.tasks.text_classification.data import (
-    LENGTH_EDGES,
-    content_sha256,
-    describe,
-    describe_lengths,
-)
+from gauntlet.tasks.text_classification.data import content_sha256, describe
 from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.data import LENGTH_EDGES, describe_lengths
 
 DATASET = TextDataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 

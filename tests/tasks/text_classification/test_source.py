@@ -12,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.tasks.text_classification.data import read_table, resolve_label
+from gauntlet.tasks.text_classification.data import read_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.text_classification.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.files import find_files, format_of
+from gauntlet.tasks.texts.labels import resolve_label
+from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 
 LABELS = ("joy", "fear")
 

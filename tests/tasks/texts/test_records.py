@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.tasks.text_classification.manifest import Columns
-from gauntlet.tasks.text_classification.records import Records, parse
+from gauntlet.tasks.texts.manifest import Columns
+from gauntlet.tasks.texts.records import Records, parse
 
 BY_POSITION = Columns(text=0, label=1)
 

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.errors import DataError, UsageError
-from gauntlet.tasks.text_classification.manifest import Columns, TextDataset
 from gauntlet.tasks.texts.delimited import (
     BAR,
     COMMA,
@@ -29,6 +28,7 @@ from gauntlet.tasks.texts.delimited import (
     take_separator,
 )
 from gauntlet.tasks.texts.files import SHOWN_LINES, decode, format_of, read_objects, unknown_format
+from gauntlet.tasks.texts.manifest import Columns, TextTable
 
 SUFFIX_FORMATS = {
     ".csv": "csv",
@@ -276,7 +276,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     ]
 
 
-def read_joined(dataset: TextDataset, read: Callable[[Columns], Records]) -> Records:
+def read_joined(dataset: TextTable, read: Callable[[Columns], Records]) -> Records:
     """The records of a file, with the values of the columns that the manifest names joined into each text.
 
     `read` is called once for each column. A row whose columns are all empty has no text.
@@ -292,7 +292,7 @@ def read_joined(dataset: TextDataset, read: Callable[[Columns], Records]) -> Rec
     return replace(parts[0], texts=[_text(dataset, dict(zip(names, row, strict=True))) for row in rows])
 
 
-def _text(dataset: TextDataset, row: dict[str, Any]) -> str | None:
+def _text(dataset: TextTable, row: dict[str, Any]) -> str | None:
     values = {name: _value(value) for name, value in row.items()}
     if not any(value.strip() for value in values.values()):
         return None

@@ -1,0 +1,225 @@
+"""Training of a pretrained encoder on tokenised texts. N = rows, B = batch, T = tokens, K = outputs."""
+
+from __future__ import annotations
+
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from gauntlet.serving.texts import largest_id
+from gauntlet.tasks.texts.encoder_files import find_encoder, require_positions
+from gauntlet.tasks.texts.manifest import EncoderTraining, Student
+from gauntlet.tasks.texts.network import (
+    Attention,
+    TextClassifier,
+    load_encoder,
+    train_used_rows_only,
+    with_whole_tables,
+)
+from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
+from gauntlet.trainer.splits import read_split, read_statistics
+from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, Task, unaliased
+
+Targets = npt.NDArray[Any]
+"""What rows are to be answered with, (N, …): class indices (N,) int64, for example."""
+
+
+def class_indices(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """The class index of each row of a split, (N,)."""
+    return frame["label"].to_numpy(dtype=np.int64, copy=True)
+
+
+class TokenizedRows:
+    """A split's texts as token ids, tokenised once; `cut` is the number of texts that were truncated."""
+
+    def __init__(self, texts: Sequence[str], targets: Targets, tokenizer: Tokenizer) -> None:
+        encodings = tokenizer.encode_batch(list(texts))
+        self.ids = [encoding.ids for encoding in encodings]
+        self.cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        self.targets = targets
+        self.lengths = [len(ids) for ids in self.ids]
+
+    def batch(self, rows: Sequence[int], pad_id: int) -> Batch:
+        """Token ids (B, T), mask (B, T) and targets (B, …), padded on the right to the longest row."""
+        width = max(self.lengths[row] for row in rows)
+        ids = torch.full((len(rows), width), pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(rows), width), dtype=torch.int64)
+        for at, row in enumerate(rows):
+            ids[at, : self.lengths[row]] = torch.tensor(self.ids[row])
+            mask[at, : self.lengths[row]] = 1
+        return ids, mask, torch.from_numpy(self.targets[list(rows)])
+
+
+class EncoderTask(Task):
+    """Trains an encoder under a linear layer on the splits that validate-data wrote.
+
+    A kind defines `loss`, `imitation_loss` and `tally` of a batch, `student_task`, and the metrics.
+    """
+
+    validation_batch_size = 64
+    labels: Sequence[str]
+
+    def __init__(
+        self,
+        section: EncoderTraining,
+        splits: Path,
+        outputs: int | None = None,
+        targets: Callable[[pd.DataFrame], Targets] = class_indices,
+        student: Student | None = None,
+        teacher_outputs: torch.Tensor | None = None,
+    ) -> None:
+        """Read and tokenise the training and validation rows.
+
+        Args:
+            section: The manifest's section.
+            splits: What validate-data wrote.
+            outputs: How many numbers the model gives for a text, K; by default one for each label.
+            targets: The targets in a split.
+            student: What the trained model is, if it is a student, with the encoder's first layers.
+            teacher_outputs: Its teacher's outputs for the training rows, (N, K).
+
+        Raises:
+            UsageError: The encoder cannot be found or reads fewer tokens than `max_length`, or its tokenizer
+                has ids that it does not embed.
+        """
+        self._section, self._splits = section, splits
+        self._student, self._teacher_outputs = student, teacher_outputs
+        self.layers = None if student is None else len(student.layers)
+        self._encoder = find_encoder(section.encoder)
+        require_positions(self._encoder, section.encoder, section.max_length)
+        self.labels = read_statistics(splits).labels
+        self._outputs = len(self.labels) if outputs is None else outputs
+        opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
+        self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
+        if (embedded := embedded_tokens(self._encoder.folder)) is not None:
+            require_embedded(largest_id(tokenizer), embedded, section.encoder, "training.encoder")
+        tokenizer.enable_truncation(section.max_length)
+        self._train, self._validation = (
+            TokenizedRows(frame["text"].tolist(), targets(frame), tokenizer)
+            for frame in (read_split(splits, "train"), read_split(splits, "validation"))
+        )
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of outputs (B, K) against targets (B, …), summed over rows."""
+
+    @abstractmethod
+    def imitation_loss(
+        self, outputs: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """A student's loss against its teacher's outputs `wanted`, (B, K), summed over rows."""
+
+    @abstractmethod
+    def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sums over rows that `training_metrics` needs, (S,)."""
+
+    @abstractmethod
+    def student_task(self, student: Student, teacher_outputs: torch.Tensor) -> EncoderTask:
+        """The task that trains the student of this model, which gives the training rows these outputs."""
+
+    @property
+    def train_lengths(self) -> Sequence[int]:
+        """Tokens in each training row."""
+        return self._train.lengths
+
+    @property
+    def validation_lengths(self) -> Sequence[int]:
+        """Tokens in each validation row."""
+        return self._validation.lengths
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """How many texts are truncated."""
+        most = self._section.max_length
+        return [
+            f"{rows.cut} of {len(rows.ids)} {split} texts are cut at training.max_length, {most} tokens"
+            for split, rows in (("training", self._train), ("validation", self._validation))
+            if rows.cut
+        ]
+
+    @property
+    def of_record(self) -> Mapping[str, Any]:
+        """The encoder, and the tokens after which a text is truncated."""
+        return {"encoder": self._section.encoder, "max_length": self._section.max_length}
+
+    def build_model(self) -> TextClassifier:
+        """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
+        encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
+        train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
+        if self._section.gradient_checkpointing:
+            encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+        hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
+        return TextClassifier(encoder, hidden_size, self._outputs, self._section.dropout)
+
+    def size(self, model: nn.Module) -> int:
+        """With the rows of the embedding that are not trained."""
+        return sum(tensor.numel() for tensor in with_whole_tables(model, unaliased(model)).values())
+
+    def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
+        """Token ids (B, T), mask (B, T), targets (B, …) and, for a student, its teacher's outputs (B, K)."""
+        batch = self._train.batch(rows, self._pad_id)
+        return batch if self._teacher_outputs is None else (*batch, self._teacher_outputs[list(rows)])
+
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
+        """Token ids (B, T), mask (B, T) and targets (B, …)."""
+        return self._validation.batch(rows, self._pad_id)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, for a student weighted with that against its teacher; and the tally of the rows."""
+        ids, mask, targets, *wanted = batch
+        outputs = model(ids, mask).float()
+        loss = self.loss(outputs, targets)
+        if wanted and self._student is not None:
+            weight = self._student.teacher_weight
+            imitating = self.imitation_loss(outputs, wanted[0], targets, self._student.temperature)
+            loss = weight * imitating + (1 - weight) * loss
+        return loss, self.tally(outputs, targets)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The model's outputs, (B, K)."""
+        return cast(torch.Tensor, model(batch[0], batch[1]))
+
+    def distillation(self, model: nn.Module) -> Distillation | None:
+        """Of `training.student`.
+
+        Raises:
+            UsageError: The encoder does not have the student's layers.
+        """
+        if self._section.student is None:
+            return None
+        from gauntlet.tasks.texts.distillation import LayerDistillation
+
+        return LayerDistillation(self._section, self._section.student, model, self.student_task)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write `model.safetensors`, the encoder's `config.json` and `tokenizer.json`.
+
+        The tokenizer's file records where training and serving truncate texts, and that they pad to the
+        longest text of a batch.
+        """
+        save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
+        if self.layers is None:
+            shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
+        else:
+            model.encoder.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+        opened = open_pretrained(self._encoder.tokenizer, "training.encoder")
+        opened.tokenizer.enable_truncation(self._section.max_length)
+        opened.tokenizer.enable_padding(pad_id=opened.pad_id, pad_token=opened.pad_token)
+        opened.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def untrained_model(folder: Path, outputs: int, attention: Attention) -> TextClassifier:
+    """The model whose encoder a checkpoint's folder configures, without trained weights."""
+    encoder = load_encoder(folder, attention, pretrained=False)
+    return TextClassifier(encoder, encoder.config.hidden_size, outputs)  # type: ignore[arg-type, union-attr]
