@@ -134,8 +134,7 @@ def tune(
         errors.say(f"interrupted: {left}")
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        tuned_manifest = load_affordable(tuned, None)
-        run_here(tuned_manifest, source=path, command=command_line("run", tuned, None))
+        run_here(load_affordable(tuned, None), source=path, command=command_line("run", tuned, None))
 
 
 @app.command(rich_help_panel=HERE)
