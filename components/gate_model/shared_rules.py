@@ -94,7 +94,8 @@ def _is_verified(found: Documents) -> object:
     return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
 
 
-def _is_fp32(found: Documents) -> bool:
+def is_fp32(found: Documents) -> bool:
+    """Whether the bundled graph computes in full precision."""
     return found.at("certificate.precision") == "fp32"
 
 
@@ -156,7 +157,7 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
-            when=_is_fp32,
+            when=is_fp32,
         ),
         Rule(
             "parity",
@@ -166,7 +167,7 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
-            when=lambda found: not _is_fp32(found),
+            when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
         Rule(
