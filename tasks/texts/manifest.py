@@ -50,6 +50,13 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
+    keys: ClassVar[Mapping[str, str]] = {}
+    """What the manifest calls `text` and `label`, if a kind has other names for them."""
+
+    def key(self, name: str) -> str:
+        """The key of a column in the manifest."""
+        return f"dataset.columns.{self.keys.get(name, name)}"
+
 
 class TextLengthCheck(RowCheck):
     """Characters in a text, both bounds included."""
@@ -217,7 +224,6 @@ class EncoderTraining(OnePhaseTraining):
 class EncoderManifest(Manifest):
     """The manifest of a model of texts with a pretrained encoder."""
 
-    dataset: TextTable
     training: EncoderTraining
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}

@@ -153,7 +153,7 @@ class EncoderTask(Task):
         """The encoder, and the tokens after which a text is truncated."""
         return {"encoder": self._section.encoder, "max_length": self._section.max_length}
 
-    def build_model(self) -> TextClassifier:
+    def build_model(self) -> nn.Module:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
