@@ -181,6 +181,40 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
 
 
+def list_tree(folder_uri: str) -> tuple[str, ...]:
+    """Names of the files at any depth of a folder, relative to it, sorted; links to folders are followed.
+
+    Raises:
+        UsageError: There is no such folder, or it may not be listed.
+        GauntletError: The service cannot be reached.
+    """
+    with _explained(folder_uri):
+        is_package = folder_uri.startswith(PACKAGE_SCHEME)
+        here = _resource(folder_uri) if is_package else local_path(folder_uri)
+        if here is not None:
+            return tuple(sorted(path.relative_to(here).as_posix() for path in _walk(here)))
+        files, path = file_system(folder_uri)
+        files.invalidate_cache()
+        names = (name.removeprefix(path.rstrip("/") + "/") for name in files.find(path))
+        return tuple(sorted(name for name in names if name and not name.endswith("/")))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files at any depth; a folder that links lead to again is walked once."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for path in (Path(parent, name) for name in names) if path.is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def list_folders(folder_uri: str) -> tuple[str, ...]:
     """Names of the folders directly inside a folder, sorted; empty when it does not exist.
 
@@ -214,9 +248,22 @@ def download(folder_uri: str, folder: Path) -> None:
         GauntletError: The service cannot be reached.
     """
     for name in list_files(folder_uri):
-        with _explained(join(folder_uri, name)):
-            files, path = file_system(join(folder_uri, name))
-            files.get_file(path, str(folder / name))
+        fetch(join(folder_uri, name), folder / name)
+
+
+def fetch(uri: str, path: Path) -> None:
+    """Copy one file to a path on this machine.
+
+    Raises:
+        UsageError: There is no such file, or it may not be read.
+        GauntletError: The service cannot be reached, or the disk is full.
+    """
+    with _explained(uri):
+        if uri.startswith(PACKAGE_SCHEME):
+            path.write_bytes(read_bytes(uri))
+            return
+        files, there = file_system(uri)
+        files.get_file(there, str(path))
 
 
 def delete(folder_uri: str, first: str) -> None:

@@ -48,6 +48,7 @@ class ImageClassification(WeightedClassifierTask):
         self._mean = list(statistics.pixels["train"].mean)
         self._std = list(statistics.pixels["train"].std)
         self._config = network_config(section, train.images.shape[1:], len(statistics.labels))
+        self._resize = statistics.resize
         self._maps = AugmentationMaps(section.augmentation, train.images.shape[2:], len(train.labels))
 
     @property
@@ -82,8 +83,8 @@ class ImageClassification(WeightedClassifierTask):
         return cast(torch.Tensor, model(in_channels_last(images)))
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
-        """Write `model.safetensors` and the network's `config.json`."""
-        save_network(self._config, weights, folder)
+        """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
+        save_network(self._config, weights, folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:

@@ -53,9 +53,13 @@ class Columns(Section):
     keys: ClassVar[Mapping[str, str]] = {}
     """What the manifest calls `text` and `label`, if a kind has other names for them."""
 
-    def key(self, name: str) -> str:
+    def named(self, column: str) -> str:
+        """The manifest's name of a column."""
+        return self.keys.get(column, column)
+
+    def key(self, column: str) -> str:
         """The key of a column in the manifest."""
-        return f"dataset.columns.{self.keys.get(name, name)}"
+        return f"dataset.columns.{self.named(column)}"
 
 
 class TextLengthCheck(RowCheck):

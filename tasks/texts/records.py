@@ -117,7 +117,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     if columns.text not in found:
         faults.append(f"no column {columns.text}: set {columns.key('text')}")
     elif label is None:
-        faults.append(f"{len(others)} columns beside the text: set {columns.key('label')}")
+        faults.append(f"{len(others)} columns beside the {columns.named('text')}: set {columns.key('label')}")
     if label is not None and label not in found:
         faults.append(f"no column {label}: set {columns.key('label')}")
     if columns.time is not None and columns.time not in found:
