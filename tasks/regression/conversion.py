@@ -44,7 +44,7 @@ from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.images import ImageInputs
+from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
 from gauntlet.serving.texts import TextInputs
 from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
@@ -227,6 +227,11 @@ class NumberSubject(TracedSubject):
     def signature(self) -> Signature:
         """An image in, a number out."""
         return signature_of_images(self.record.input_shape)
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """How images are resized."""
+        return {PREPROCESSING_FILE: self.checkpoint / PREPROCESSING_FILE}
 
     @property
     def calibration(self) -> Sequence[Batch]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from gauntlet.components.validate_data.carving import carve, group_names
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -21,7 +23,12 @@ from gauntlet.components.validate_data.checks import (
     json_line,
     origin,
 )
-from gauntlet.components.validate_data.duplicates import outside_test
+from gauntlet.components.validate_data.duplicates import (
+    find_exact,
+    find_leaks,
+    find_near,
+    outside_test,
+)
 from gauntlet.components.validate_data.text import KEY_FORM, excerpt
 from gauntlet.contracts.data import CheckResult
 from gauntlet.contracts.data import Statistics as AnyStatistics
@@ -29,8 +36,11 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.gates import resolvable_mean
 from gauntlet.pages.formatting import general
-from gauntlet.tasks.images.data import PixelStatistics
-from gauntlet.tasks.regression.manifest import OutlierCheck, RegressionDataset, RowsPerSplitCheck
+from gauntlet.serving.images import Resize
+from gauntlet.tasks.images.data import PixelStatistics, class_pictures, describe_pixels, find_noted
+from gauntlet.tasks.images.hashing import ImageLikeness, correlated
+from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, read_images
+from gauntlet.tasks.regression.manifest import OutlierCheck, PathColumns, RegressionDataset, RowsPerSplitCheck
 from gauntlet.tasks.regression.metrics import RELATED, Floats, bin_edges, histogram
 from gauntlet.tasks.texts import data as texts
 
@@ -39,6 +49,7 @@ LARGEST = 1e30
 """A larger number cannot be standardised in the 32 bits of a model's weights."""
 
 STRATA = 5
+SHOWN_SIDE = 96  # pixels of an image in the report, at least
 LEAST_OF_STRATUM = 10  # rows of each stratum that every split gets, if there are enough
 NORMAL_FROM_MEDIAN, NORMAL_FROM_MEAN = 1.4826, 1.2533
 """A normal distribution's standard deviation over its median, and its mean, distance from the median."""
@@ -52,22 +63,78 @@ def examine(dataset: RegressionDataset) -> Examination:
         UsageError: `dataset` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
+    return _examine_texts(dataset) if dataset.columns.kind == "text" else _examine_images(dataset)
+
+
+def _examine_texts(dataset: RegressionDataset) -> Examination:
     table = with_strata(texts.read_table(dataset.as_texts, read_targets))
-    checked = check_table(table, dataset)
-    statistics = describe(checked.rows, dataset)
+    checked = check_texts(table, dataset)
+    by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
+    inputs = {split: map(json_line, rows["text"]) for split, rows in by_split.items()}
+    return Examination(
+        table=table,
+        checked=checked,
+        statistics=describe(by_split, inputs, dataset, **texts.describe_texts(checked.rows)),
+        content=lambda split: _text_table(by_split[split]),
+        fingerprints=KEY_FORM,
+        resolution=describe_resolution(by_split),
+    )
+
+
+def _examine_images(dataset: RegressionDataset) -> Examination:
+    found = read_images(_source(dataset))
+    values = pd.DataFrame(read_targets(found.rows["value"].tolist()), dtype="object")
+    table = with_strata(found.rows.assign(**values).astype({"target": "float64"}))
+    checked = check_images(replace(found, rows=table), dataset)
+    by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
+    assert dataset.shape is not None  # as rows are images
+    step = max(1, min(dataset.shape) // SHOWN_SIDE)
+    pixels = {split: found.pixels[rows.index] for split, rows in by_split.items()}
+    statistics = describe(
+        by_split,
+        {split: (image.tobytes() for image in images) for split, images in pixels.items()},
+        dataset,
+        rows={split: len(rows) for split, rows in by_split.items()},
+        shape=dataset.shape,
+        channels=dataset.channels,
+        resize=dataset.resize,
+        pixels={split: describe_pixels(images, dataset.channels) for split, images in pixels.items()},
+    )
     return Examination(
         table=table,
         checked=checked,
         statistics=statistics,
-        content=lambda split: _content(checked.rows[checked.rows["split"] == split]),
-        fingerprints=KEY_FORM,
-        resolution=describe_resolution(checked.rows),
+        content=lambda split: {
+            "images": pixels[split],
+            **{name: by_split[split][name].to_numpy() for name in ("target", "row")},
+        },
+        fingerprints="pixels",
+        resolution=describe_resolution(by_split),
+        pictures=class_pictures(checked.rows, found.pixels[:, ::step, ::step], strata_of(table)),
     )
 
 
 def sources(dataset: RegressionDataset) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
-    return texts.sources(dataset.as_texts)
+    """The URIs of all files. Raises what finding them raises."""
+    if dataset.columns.kind == "text":
+        return texts.sources(dataset.as_texts)
+    return image_uris(_source(dataset))
+
+
+def _source(dataset: RegressionDataset) -> ImageSource:
+    """The form in which images are read."""
+    assert dataset.shape is not None  # as rows are images
+    return ImageSource(
+        uri=dataset.uri,
+        shape=dataset.shape,
+        channels=dataset.channels,
+        resize=dataset.resize,
+        files=dataset.files,
+        form="table",
+        columns=PathColumns(text=dataset.columns.image, label=dataset.columns.target),
+        roots=dataset.roots or (),
+        sha256=dataset.sha256 if isinstance(dataset.sha256, str) else None,
+    )
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -122,6 +189,11 @@ def with_strata(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(label=table["label"].where(~known, strata))
 
 
+def strata_of(table: pd.DataFrame) -> list[str]:
+    """The names of the ranges, from the smallest numbers on."""
+    return table[table["target"].notna()].sort_values("target")["label"].drop_duplicates().tolist()
+
+
 def range_name(low: float | None, high: float | None) -> str:
     """A range of targets in words; None is an open end."""
     if low is None:
@@ -132,18 +204,54 @@ def range_name(low: float | None, high: float | None) -> str:
 # --- checks ------------------------------------------------------------------------------------------
 
 
-def check_table(table: pd.DataFrame, dataset: RegressionDataset) -> CheckedTable:
+def check_texts(table: pd.DataFrame, dataset: RegressionDataset) -> CheckedTable:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Args:
         table: As `with_strata` returns it.
         dataset: The manifest's section.
     """
-    checks = dataset.checks
     conflicts = ("conflicting_targets", partial(find_conflicts, tolerance=dataset.target.tolerance))
     checked = texts.check_texts(
         table, dataset.as_texts, target_checks(table, dataset), conflicts, LEAST_OF_STRATUM
     )
+    return _check_splits(checked, dataset)
+
+
+def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
+    """The same for images. The index of the rows that are left is their position in `table.pixels`."""
+    checks, rows = dataset.checks, table.rows
+    missing = tuple(split for split in SPLITS if split not in set(rows["split"]))
+    checked = CheckedTable(rows, len(rows))
+    checked.check(
+        "unreadable_images",
+        checks.unreadable_images,
+        lambda rows: find_noted(rows, "unreadable"),
+        unusable=True,
+    )
+    without = texts.ValueCheck(rows["label"].isna(), lambda _: "no target", unusable=True)
+    for name, check in {"empty_values": without, **target_checks(rows, dataset)}.items():
+        checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
+    near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
+    positions, keys = checked.rows.index.to_numpy(), checked.rows["key"].tolist()
+    alike = correlated(table.pixels, positions)
+    likeness = ImageLikeness(keys, table.hashes[positions], min(near, leaking), alike)
+    checked.rows = checked.rows.assign(group=group_names(keys, likeness, leaking))
+    checked.groups = dict(zip(keys, checked.rows["group"], strict=True))
+    tolerance = dataset.target.tolerance
+    checked.check(
+        "conflicting_targets", checks.conflicting_targets, lambda rows: find_conflicts(rows, tolerance)
+    )
+    checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
+    checked.check("near_duplicates", checks.near_duplicates, lambda rows: find_near(rows, likeness, near))
+    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
+    checked.rows = carve(checked.rows, missing, fractions, LEAST_OF_STRATUM, dataset.split.key)
+    checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, leaking))
+    return _check_splits(checked, dataset)
+
+
+def _check_splits(checked: CheckedTable, dataset: RegressionDataset) -> CheckedTable:
+    checks = dataset.checks
     checked.check("outliers", checks.outliers, lambda rows: find_outliers(rows, checks.outliers))
     checked.results += [
         check_constant(checked.rows, checked.rows_read),
@@ -265,9 +373,9 @@ def check_rows_per_split(rows: pd.DataFrame, rule: RowsPerSplitCheck, rows_read:
     )
 
 
-def describe_resolution(rows: pd.DataFrame) -> str:
-    """In words, what a comparison with the champion on these test rows can show."""
-    train, test = (rows.loc[rows["split"] == split, "target"] for split in ("train", "test"))
+def describe_resolution(splits: Mapping[SplitName, pd.DataFrame]) -> str:
+    """In words, what a comparison with the champion on the test rows can show."""
+    train, test = splits["train"]["target"], splits["test"]["target"]
     spread = float((test - train.median()).abs().std(ddof=0)) if len(test) and len(train) else 0.0
     shown = resolvable_mean(len(test), RELATED * spread) if len(test) else 0.0
     return (
@@ -307,7 +415,7 @@ class Statistics(AnyStatistics):
         targets: By split.
         quantiles: Of the training targets, from the smallest to the largest, a hundredth apart.
         text_length, words, top_words: As in `TextStatistics`, if rows are texts.
-        shape, channels, pixels: As in `tasks.images.data.Statistics`, if rows are images.
+        shape, channels, resize, pixels: As in `tasks.images.data.Statistics`, if rows are images.
     """
 
     target: str
@@ -321,27 +429,32 @@ class Statistics(AnyStatistics):
     top_words: Mapping[str, int] | None = None
     shape: tuple[int, int] | None = None
     channels: int | None = None
+    resize: Resize | None = None
     pixels: Mapping[str, PixelStatistics] | None = None
 
 
-def describe(rows: pd.DataFrame, dataset: RegressionDataset) -> Statistics:
-    """The statistics of a checked table."""
-    by_split = {split: rows[rows["split"] == split] for split in SPLITS}
-    train = by_split["train"]["target"].to_numpy(dtype=np.float64)
+def describe(
+    splits: Mapping[SplitName, pd.DataFrame],
+    inputs: Mapping[SplitName, Iterable[bytes]],
+    dataset: RegressionDataset,
+    **of_inputs: Any,
+) -> Statistics:
+    """The statistics of checked tables, with each row's input as bytes and the fields about the inputs."""
+    train = splits["train"]["target"].to_numpy(dtype=np.float64)
     edges = bin_edges(train) if len(train) else (0.0, 1.0)
     return Statistics(
         **origin(dataset),
         target=str(dataset.columns.target),
         target_min=dataset.target.min,
         target_max=dataset.target.max,
-        sha256=content_sha256(by_split),
+        sha256=content_sha256(splits, inputs),
         edges=edges[:-1],
         targets={
             split: describe_targets(of_split["target"].to_numpy(dtype=np.float64), edges)
-            for split, of_split in by_split.items()
+            for split, of_split in splits.items()
         },
         quantiles=tuple(np.quantile(train, np.linspace(0, 1, 101)).tolist()) if len(train) else (),
-        **texts.describe_texts(rows),
+        **of_inputs,
     )
 
 
@@ -366,16 +479,19 @@ def describe_targets(targets: Floats, edges: Sequence[float]) -> TargetStatistic
     )
 
 
-def content_sha256(splits: Mapping[SplitName, pd.DataFrame]) -> str:
-    """Hash of the rows in their order: for each split, JSON lines of its name and of its [input, target]."""
+def content_sha256(
+    splits: Mapping[SplitName, pd.DataFrame], inputs: Mapping[SplitName, Iterable[bytes]]
+) -> str:
+    """Hash of the rows in their order: for each split its name, and each row's input and target."""
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(json_line(split))
-        for text, target in zip(splits[split]["text"], splits[split]["target"], strict=True):
-            digest.update(json_line([text, target]))
+        for content, target in zip(inputs[split], splits[split]["target"], strict=True):
+            digest.update(content)
+            digest.update(json_line(target))
     return digest.hexdigest()
 
 
-def _content(rows: pd.DataFrame) -> pa.Table:
+def _text_table(rows: pd.DataFrame) -> pa.Table:
     columns = {name: rows[name].tolist() for name in SPLIT_SCHEMA.names}
     return pa.table(columns, schema=SPLIT_SCHEMA)

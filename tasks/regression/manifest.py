@@ -120,23 +120,24 @@ class TextColumns(texts.Columns):
 
 
 class PathColumns(texts.Columns):
-    """The path of an image and a number."""
+    """An image, or its path, and a number."""
 
     keys: ClassVar[Mapping[str, str]] = {"text": "image", "label": "target"}
 
 
 class NumberTable(texts.TextTable):
-    """A table of texts, or of paths, whose label is a number."""
+    """A table of texts whose label is a number."""
 
-    columns: TextColumns | PathColumns
+    columns: TextColumns
     checks: RegressionChecks = RegressionChecks()
 
 
 class RegressionDataset(TableDataset):
     """Section of validate-data: a table of texts, or of the paths of images, with a number for each.
 
-    The paths are relative to `uri`, or to its folder if it is a file. Every image is brought to `shape`,
-    height and width. `tokenizer` and `max_tokens` always equal `training.encoder` and `training.max_length`.
+    Paths are relative to the table's folder. `uri` may be a zip or tar archive of a table and its images.
+    Every image is brought to `shape`, height and width, as `resize` says: stretched, cropped or padded.
+    `tokenizer` and `max_tokens` always equal `training.encoder` and `training.max_length`.
     """
 
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
@@ -144,16 +145,16 @@ class RegressionDataset(TableDataset):
     target: Target = Target()
     shape: tuple[Size, Size] | None = None
     channels: Literal[1, 3] = 3
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
     tokenizer: str | None = None
     max_tokens: int | None = None
     checks: RegressionChecks = RegressionChecks()
 
     @property
     def as_texts(self) -> NumberTable:
-        """The section in the form in which tables of texts, or of paths, are read and checked."""
+        """The section in the form in which tables of texts are read and checked."""
         names = set(NumberTable.model_fields) - {"columns"}
-        kind = TextColumns if self.columns.kind == "text" else PathColumns
-        columns = kind(text=self.columns.input, label=self.columns.target, time=self.columns.time)
+        columns = TextColumns(text=self.columns.input, label=self.columns.target, time=self.columns.time)
         return NumberTable.model_validate(self.model_dump(include=names) | {"columns": columns})
 
     @property
@@ -165,6 +166,11 @@ class RegressionDataset(TableDataset):
     def _shape_of_images(self) -> Self:
         if self.columns.kind == "image" and self.shape is None:
             raise ValueError("shape: found nothing, expected the height and width that images are brought to")
+        of_texts = {"columns.time": self.columns.time, "encoding": self.encoding}
+        if found := [key for key, value in of_texts.items() if value is not None and self.shape is not None]:
+            raise ValueError(
+                f"{found[0]} is for texts, and columns.image says that rows are images: leave it out"
+            )
         if self.columns.kind == "text" and self.shape is not None:
             raise ValueError("shape is for images, and columns.text says that rows are texts: leave it out")
         return self

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, BundleError, BundleInfo
-from gauntlet.serving.images import ImageInputs, read_image
+from gauntlet.serving.images import ImageInputs, read_image, read_resize
 from gauntlet.serving.interface import Answer, Inputs, Request, Rows
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.verification import SMOKE_TEXTS, require_alike
@@ -65,7 +65,8 @@ class NumberModel(Bundle):
         """
         rows: Rows = request.rows
         if not self.reads_texts:
-            rows = [read_image(Path(path), self.info.inputs[0].shape[1:]) for path in request.rows]
+            shape, resize = self.info.inputs[0].shape[1:], read_resize(self.folder, self.info)
+            rows = [read_image(Path(path), shape, resize) for path in request.rows]
         cut = set(self.cut(rows))
         numbers = self.numbers(rows)
         intervals = self.intervals(numbers)

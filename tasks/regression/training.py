@@ -167,7 +167,7 @@ class ImageRegression(Task):
         self._lengths = len(train), len(validation)
         self._train = RowsOnDevice(images, train.targets.astype(np.float32))
         self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
-        self._mean, self._std = list(pixels.mean), list(pixels.std)
+        self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), statistics.resize
         self._config = network_config(section, images.shape[1:], 1)
         self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(train))
 
@@ -223,7 +223,7 @@ class ImageRegression(Task):
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
         """Write `model.safetensors`, the network's `config.json` and `target.json`."""
-        save_network(self._config, weights, folder)
+        save_network(self._config, weights, folder, self._resize)
         self._numbers.target.write(folder)
 
 
