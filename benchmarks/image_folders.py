@@ -72,7 +72,7 @@ def main() -> int:
         write_idx(folder / "idx", arrays)
         write_folders(folder / "folders", arrays)
         common = {"name": "fashion", "version": "1", "shape": [28, 28], "channels": 1}
-        # Fashion-MNIST has near-duplicates across its two files; only images in folders are compared for them.
+        # Fashion-MNIST has near-duplicates across its files; only images in folders are compared for them.
         checks = {"leakage": {"severity": "warn"}}
         found = {
             "idx": run(folder, "idx", {**common, "labels": list(LABELS), "checks": checks}),
