@@ -26,7 +26,12 @@ from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.kinds import installed_kinds, kind_names, manifest_classes, task_kind
 from gauntlet.manifests.schema import Manifest
 
-MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
+MODEL_KEYS = (
+    ("training", "encoder"),
+    ("training", "model"),
+    ("training", "backbone", "weights"),
+    ("dataset", "tokenizer"),
+)
 PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
@@ -129,10 +134,12 @@ def _load_json(text: str) -> Any:
 
 
 def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = content.get(section)
-        if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = _resolve((section, key), values[key], folder)
+    for path in PATH_KEYS:
+        values: Any = content
+        for section in path[:-1]:
+            values = values.get(section) if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(values.get(path[-1]), str):
+            values[path[-1]] = _resolve(path, values[path[-1]], folder)
     dataset = content.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("roots"), list):
         dataset["roots"] = _resolve_roots(dataset["roots"], folder)
@@ -142,7 +149,7 @@ def _resolve_roots(roots: list[Any], folder: Path) -> list[Any]:
     return [_resolve(("dataset", "uri"), root, folder) if isinstance(root, str) else root for root in roots]
 
 
-def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
+def _resolve(key: tuple[str, ...], value: str, folder: Path) -> str:
     """Make a relative path absolute; leave URIs alone, and a model that may be a hub's name."""
     expanded = os.path.expanduser(value)  # noqa: PTH111  pathlib raises for ~somebody-unknown
     if not value or "://" in value or Path(expanded).is_absolute():
@@ -171,7 +178,7 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             faults += [replace(fault, key=ascii(key)[1:-1]) for fault in unfit]
             continue
         if path in PATH_KEYS and isinstance(value, str):
-            value = _resolve((path[0], path[1]), value, Path.cwd())
+            value = _resolve(path, value, Path.cwd())
         elif path == ("dataset", "roots") and isinstance(value, list):
             value = _resolve_roots(value, Path.cwd())
         elif len(path) == 1:  # a whole section
