@@ -33,13 +33,9 @@ def resolvable_mean(rows: float, spread: float, confidence: float = 0.95) -> flo
 def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
     """The smallest difference in macro-F1 that a comparison on a test split can show.
 
-    Where two models differ in a share d of their answers, the spread of one row's difference is √d. A mean
-    over C classes of m rows each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes
-    are equally large.
-
-    Args:
-        rows: Test rows of each class.
-        confidence: Of the one-sided limit.
+    `rows` are those of each class, and `confidence` is that of the one-sided limit. Where two models differ
+    in a share d of their answers, the spread of one row's difference is √d. A mean over C classes of m rows
+    each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes are equally large.
     """
     counts = [count for count in rows if count]
     effective = len(counts) ** 2 / sum(1 / count for count in counts) if counts else 0.0

@@ -45,11 +45,7 @@ def read_statistics(folder: Path) -> Statistics:
 
 
 def existing_file(path: Path) -> Path:
-    """The path.
-
-    Raises:
-        UsageError: There is no such file.
-    """
+    """The path, or a `UsageError` if there is no such file."""
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file, expected a folder written by the step validate-data. "

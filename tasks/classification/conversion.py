@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,12 +120,21 @@ class ClassifierSubject(TracedSubject):
     def compare(self, graph: Graph) -> tuple[LabelParity, NeighbourEffect]:
         """Compare the graph's scores of all rows; see `subject.Subject`."""
         rows, (own, teacher) = self.rows, self.compared_with(graph)
-        forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
-        scores = self.scores(forward)
-        neighbours = measure_neighbours(rows, forward, self.seed)
-        if strange := scores.rows_not_finite:
-            raise ConversionError(f"gives scores that are not finite for {strange} of {len(rows)} rows")
+        scores, neighbours = self._scored(graph.path)
         return compare(own, scores, rows.truth, rows.labels, self.seed, teacher), neighbours
+
+    def measure(self, path: Path) -> tuple[Mapping[str, float], NeighbourEffect]:
+        """Macro-F1 of a graph that was made elsewhere."""
+        scores, neighbours = self._scored(path)
+        return {"macro_f1": macro_f1(scores.right, self.rows.truth)}, neighbours
+
+    def _scored(self, path: Path) -> tuple[Scores, NeighbourEffect]:
+        forward = onnx_forward(path, usable_cpus(), self.section.device)
+        scores = self.scores(forward)
+        neighbours = measure_neighbours(self.rows, forward, self.seed)
+        if strange := scores.rows_not_finite:
+            raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
+        return scores, neighbours
 
     def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
         """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""

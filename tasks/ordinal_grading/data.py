@@ -110,9 +110,9 @@ class CardTable:
         targets: `centering` (N, 4) and `edge_damage` (N, 2), both float32 with NaN for unknown values, and
             `certificate` (N,).
         rows: One row for each card, in the same order, numbered from 0: `label` (the grade as text), `split`,
-            `place` (list and position), `row` (the position), `key` (the certificate, or a hash of the
-            scans), `shown`, and its faults in words, empty if it has none: `missing`, `unreadable`,
-            `out_of_range`; `sizes` has the width and height of each scan.
+            `place`, `row` (the position in its list), `key` (the certificate, or a hash of the scans),
+            `shown`, and its faults in words: `missing`, `unreadable`, `out_of_range`; `sizes` has the width
+            and height of each scan.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -123,8 +123,6 @@ class CardTable:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A scan that was read, or the fault that it has."""
-
     pixels: npt.NDArray[np.uint8] | None = None
     bits: npt.NDArray[np.bool_] | None = None
     size: tuple[int, int] = (0, 0)
@@ -148,7 +146,6 @@ def read_cards(dataset: CardDataset) -> CardTable:
 
 
 def _wanted(uri: str) -> dict[str, int]:
-    """The numbers in `synthetic://cards?cards=600&seed=7`."""
     parts = urlsplit(uri)
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     numbers = {key: int(text) for key, text in query.items() if text.isdecimal()}
@@ -181,11 +178,7 @@ def _read(dataset: CardDataset, uri: str) -> CardTable:
 
 
 def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]:
-    """List, position in it and content of every entry.
-
-    Raises:
-        DataError: The file is not an object of three lists of objects.
-    """
+    """List, position in it and content of every entry."""
     expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
     try:
         content = json.loads(data)
@@ -296,10 +289,7 @@ def _number(value: Any) -> float:
 
 
 def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
-    """Run every check, whatever the ones before it found.
-
-    The index of the rows that are left is their position in `table.pixels`.
-    """
+    """Run every check. The index of the rows that are left is their position in `table.pixels`."""
     checks = dataset.checks
     checked = CheckedTable(table.rows, len(table.rows))
     # Such a row cannot be written as (two images, grade), so it leaves whatever the severity.

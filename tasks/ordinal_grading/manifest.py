@@ -125,6 +125,8 @@ class GradingTraining(Training):
     search: GradingSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
 
     @property
     def architecture(self) -> str:
@@ -138,8 +140,8 @@ class GradingTraining(Training):
 
     @property
     def leaves_weights_idle(self) -> bool:
-        """Those of a front's own encoder, in the first phase."""
-        return not self.shared_encoder
+        """Those of the front alone, in the first phase."""
+        return not self.shared_encoder or self.network is not None
 
 
 class GradingGates(Gates):

@@ -218,6 +218,15 @@ class EncoderTraining(OnePhaseTraining):
     search: TextSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length, set training.gradient_checkpointing"
+    takes_network: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _student_is_of_the_encoder(self) -> Self:
+        if self.student is not None and self.network is not None:
+            raise ValueError(
+                "student is made of the built-in network's layers: leave it out with a network of your own"
+            )
+        return self
 
     @property
     def architecture(self) -> str:
