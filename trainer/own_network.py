@@ -99,8 +99,8 @@ def own_loss(section: Training, known: Mapping[str, Any]) -> OwnLoss | None:
         raise UsageError(f"{LOSS}: {section.own_loss} made a {type(made).__name__}, which cannot be called.")
     if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
         raise UsageError(
-            f"{LOSS}: {section.own_loss} has parameters, which nothing trains. Register them as buffers, or make "
-            "them part of the network."
+            f"{LOSS}: {section.own_loss} has parameters, which nothing trains. Register them as buffers, or "
+            "make them part of the network."
         )
     return OwnLoss(section.own_loss, made)
 
