@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
-from gauntlet.serving.images import Resize
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
 from gauntlet.tasks.images.manifest import Augmentation, ImageColumns, LikenessCheck, PixelDataset, Width
 
