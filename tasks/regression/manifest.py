@@ -13,6 +13,7 @@ from gauntlet.manifests.own_code import CodePath
 from gauntlet.manifests.search import Dimension
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.manifest import Augmentation, Size, Width
 from gauntlet.tasks.texts import manifest as texts
 
@@ -146,7 +147,7 @@ class RegressionDataset(TableDataset):
     target: Target = Target()
     shape: tuple[Size, Size] | None = None
     channels: Literal[1, 3] = 3
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    resize: Resize = "stretch"
     tokenizer: str | None = None
     max_tokens: int | None = None
     checks: RegressionChecks = RegressionChecks()
