@@ -20,6 +20,7 @@ class TrainingOverlap(OfEvaluation):
     challenger: int | None = None
     champion: int | None = None
     clean_rows: int | None = None
+    classes_without_clean_rows: tuple[str, ...] = ()
     summary: str = ""
 
 

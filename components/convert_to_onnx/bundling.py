@@ -124,7 +124,9 @@ def bundle_winner(
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    return write_bundle(folder, info, {**files, **bundled_file(subject.splits), **subject.files})
+    return write_bundle(
+        folder, info, {**files, **bundled_file(subject.splits), **subject.files(winner.graph)}
+    )
 
 
 def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from gauntlet.serving.session import Device, open_session
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Labels = npt.NDArray[Any]
 Forward = Callable[[Batch], Logits]
 
 CALIBRATION_ROWS = 256
@@ -133,21 +134,38 @@ def right_padded(batch: Batch, width: int) -> Batch:
     }
 
 
-def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect:
-    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches."""
-    expected = softmax(alone)
+def likeliest(logits: Logits) -> tuple[Logits, Labels]:
+    """The probabilities of classes that exclude each other, (N, C), and the likeliest class, (N,)."""
+    return softmax(logits), logits.argmax(axis=1)
+
+
+def neighbour_effect(
+    alone: Logits, others: Sequence[Logits], answer: Callable[[Logits], tuple[Logits, Labels]] = likeliest
+) -> NeighbourEffect:
+    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches.
+
+    `answer` gives the probabilities (N, C) and the labels, (N,) or (N, C), that logits mean.
+    """
+    expected, expected_labels = answer(alone)
     changed = np.zeros(len(alone), dtype=bool)
     largest = 0.0
     for logits in others:
-        largest = float(np.maximum(largest, np.abs(softmax(logits) - expected).max(initial=0.0)))
-        changed |= logits.argmax(axis=1) != alone.argmax(axis=1)
+        probabilities, labels = answer(logits)
+        largest = float(np.maximum(largest, np.abs(probabilities - expected).max(initial=0.0)))
+        changed |= (labels != expected_labels).reshape(len(alone), -1).any(axis=1)
     return NeighbourEffect(len(alone), largest, int(changed.sum()))
 
 
-def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffect:
+def measure_neighbours(
+    rows: Rows,
+    forward: Forward,
+    seed: int,
+    answer: Callable[[Logits], tuple[Logits, Labels]] = likeliest,
+) -> NeighbourEffect:
     """Score up to `NEIGHBOUR_ROWS` rows, drawn by `seed`, alone and in batches of `NEIGHBOUR_BATCH_SIZES`.
 
     Rows that serving pads are also scored alone with as much padding as the longest of them would need.
+    `answer` is that of `neighbour_effect`.
     """
     drawn = np.random.default_rng(seed).permutation(len(rows))[:NEIGHBOUR_ROWS]
     alone = _in_batches(rows, forward, drawn, 1)
@@ -156,7 +174,7 @@ def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffe
         single = [rows.batch(drawn[at : at + 1]) for at in range(len(drawn))]
         width = max(values.shape[1] for values in chain(*(batch.values() for batch in single)))
         others.append(np.concatenate([forward(right_padded(batch, width)) for batch in single]))
-    return neighbour_effect(alone, others)
+    return neighbour_effect(alone, others, answer)
 
 
 def _in_batches(rows: Rows, forward: Forward, drawn: Indices, size: int) -> Logits:

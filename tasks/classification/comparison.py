@@ -27,7 +27,7 @@ from gauntlet.components.write_report.comparison import (
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import count, signed
 from gauntlet.pages.page import Cell, partial
-from gauntlet.tasks.classification.metrics import resample
+from gauntlet.tasks.classification.metrics import resample, single_sets
 from gauntlet.tasks.classification.scores import Scores
 
 Indices = npt.NDArray[np.int64]
@@ -104,7 +104,9 @@ def paired_rows(first: Evaluated, second: Evaluated) -> PairedRows | str:
 
 def paired_intervals(rows: PairedRows) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Intervals of the differences on resampled rows: by metric, and by class."""
-    first, second = resample(rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED)
+    first, second = resample(
+        rows.truth, [rows.first, rows.second], single_sets(len(rows.classes)), RESAMPLES, SEED
+    )
     metrics = {
         name: bootstrap.interval(second[name] - first[name], CONFIDENCE)
         for name in ("accuracy", "macro_f1", "weighted_f1")

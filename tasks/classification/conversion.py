@@ -1,13 +1,13 @@
 """Converts classifiers: candidates are compared with PyTorch by logits, labels and macro-F1.
 
-N = rows, C = classes.
+A row's label is one class, or the set of classes that a kind's `decide` gives it. N = rows, C = classes.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Logits,
     NeighbourEffect,
     left_padded,
+    likeliest,
     measure_neighbours,
     onnx_forward,
     parity_batches,
@@ -37,7 +38,8 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.classification.metrics import resample
+from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
+from gauntlet.tasks.classification.scores import name_labels
 from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
@@ -49,8 +51,8 @@ class Rows(scoring.Rows, Protocol):
     """A split of labelled rows, as the inputs that serving makes of them."""
 
     @property
-    def truth(self) -> Indices:
-        """The true classes, (N,)."""
+    def truth(self) -> npt.NDArray[Any]:
+        """The true class of each row, (N,), or which classes it has, (N, C)."""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -113,17 +115,22 @@ class ClassifierSubject(TracedSubject):
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
-        return {"macro_f1": macro_f1(self.pytorch_scores.right, self.rows.truth)}
+        own = self.pytorch_scores
+        return {"macro_f1": macro_f1(own.labels, labels_of(self.rows.truth, len(self.rows.labels)))}
 
     def compare(self, graph: Graph) -> tuple[LabelParity, NeighbourEffect]:
         """Compare the graph's scores of all rows; see `subject.Subject`."""
         rows, (own, teacher) = self.rows, self.compared_with(graph)
         forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
-        scores = self.scores(forward)
-        neighbours = measure_neighbours(rows, forward, self.seed)
+        scores = replace(self.scores(forward), decide=own.decide)
+        neighbours = measure_neighbours(rows, forward, self.seed, self.answer(own))
         if strange := scores.rows_not_finite:
             raise ConversionError(f"gives scores that are not finite for {strange} of {len(rows)} rows")
         return compare(own, scores, rows.truth, rows.labels, self.seed, teacher), neighbours
+
+    def answer(self, own: Scores) -> Callable[[Logits], tuple[Logits, Sets]]:
+        """The probabilities and the labels that logits of a model like this one mean, both (N, C)."""
+        return lambda logits: (likeliest(logits)[0], own.decide(logits))
 
     def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
         """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
@@ -146,16 +153,28 @@ class WorstRow:
     candidate: str
 
 
+def likeliest_class(logits: Logits) -> Sets:
+    """The class with the greatest logit of each row, (N, C)."""
+    return single_sets(logits.shape[1])[logits.argmax(axis=1)]
+
+
 @dataclass(frozen=True)
 class Scores:
     """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
 
     With padding on the left a text's tokens have other positions, so these are compared among themselves.
-    Images are not padded: M is 0.
+    Images are not padded: M is 0. `decide` says which classes logits give a row.
     """
 
     right: Logits
     left: Logits
+    decide: Callable[[Logits], Sets] = likeliest_class
+
+    @property
+    def labels(self) -> Sets:
+        """The classes that the rows are given, (N, C)."""
+        decided: Sets = self.decide(self.right)
+        return decided
 
     @property
     def rows_not_finite(self) -> int:
@@ -292,60 +311,68 @@ def score(rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequenc
     return Scores(right, np.concatenate(left))
 
 
-def macro_f1(logits: Logits, truth: Indices) -> float:
-    """Macro-F1 of logits (N, C) against labels (N,). A class without rows or predictions counts 0."""
-    classes = list(range(logits.shape[1]))
-    return float(f1_score(truth, logits.argmax(axis=1), labels=classes, average="macro", zero_division=0))
+def labels_of(truth: npt.NDArray[Any], class_count: int) -> Sets:
+    """The classes of each row, (N, C); `truth` is that already, or one class for each row, (N,)."""
+    found: Sets = single_sets(class_count)[truth] if truth.ndim == 1 else truth.astype(bool)
+    return found
+
+
+def macro_f1(predicted: Sets, truth: Sets) -> float:
+    """Macro-F1 of labels, both (N, C). A class without rows or predictions counts 0."""
+    return float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
 def compare(
     pytorch: Scores,
     candidate: Scores,
-    truth: Indices,
+    truth: npt.NDArray[Any],
     labels: Sequence[str],
     seed: int,
     teacher: Scores | None = None,
 ) -> LabelParity:
-    """Compare finite scores of two models on rows whose true labels (N,) are indices into `labels`.
+    """Compare finite scores of two models on rows whose true labels, (N,) or (N, C), are of `labels`.
 
     For a student's graph, `pytorch` is the student, and the loss of macro-F1 is measured against the
     `teacher`.
     """
-    reference = (teacher or pytorch).right
-    theirs, ours = pytorch.right.argmax(axis=1), candidate.right.argmax(axis=1)  # (N,)
+    truth, reference = labels_of(truth, len(labels)), (teacher or pytorch).labels
+    theirs, ours = pytorch.labels, candidate.labels  # (N, C)
     difference = np.abs(pytorch.right - candidate.right).max(axis=1)  # (N,)
     left_difference = float(np.abs(pytorch.left - candidate.left).max(initial=0.0))
-    same = theirs == ours
-    drops = _resampled_drops(truth, reference.argmax(axis=1), ours, len(labels), seed)
+    same = (theirs == ours).all(axis=1)
+    left_same = (pytorch.decide(pytorch.left) == candidate.decide(candidate.left)).all(axis=1)
+    drops = _resampled_drops(truth, reference, ours, seed)
     return LabelParity(
         rows=len(truth),
         left_padded_rows=len(pytorch.left),
         max_abs_difference=max(float(difference.max()), left_difference),
         disagreements=int((~same).sum()),
-        left_padded_disagreements=int((pytorch.left.argmax(axis=1) != candidate.left.argmax(axis=1)).sum()),
+        left_padded_disagreements=int((~left_same).sum()),
         agreement_by_class={
-            label: float(same[theirs == at].mean()) for at, label in enumerate(labels) if (theirs == at).any()
+            label: float(ours[theirs[:, at], at].mean())
+            for at, label in enumerate(labels)
+            if theirs[:, at].any()
         },
         pytorch_macro_f1=macro_f1(reference, truth),
-        macro_f1=macro_f1(candidate.right, truth),
+        macro_f1=macro_f1(ours, truth),
         metric_drop_interval=interval(drops, CONFIDENCE),
         metric_drop_bound=upper_bound(drops, CONFIDENCE),
         worst=tuple(
             WorstRow(
                 row=int(row),
                 max_abs_difference=float(difference[row]),
-                label=labels[truth[row]],
-                pytorch=labels[theirs[row]],
-                candidate=labels[ours[row]],
+                **{
+                    name: name_labels([label for label, has in zip(labels, given[row], strict=True) if has])
+                    for name, given in (("label", truth), ("pytorch", theirs), ("candidate", ours))
+                },
             )
             for row in np.lexsort((-difference, same))[:WORST_ROWS]
         ),
     )
 
 
-def _resampled_drops(
-    truth: Indices, theirs: Indices, ours: Indices, classes: int, seed: int
-) -> npt.NDArray[np.float64]:
+def _resampled_drops(truth: Sets, theirs: Sets, ours: Sets, seed: int) -> npt.NDArray[np.float64]:
     """The loss of macro-F1 on each resample of the rows, (R,)."""
-    pytorch, candidate = resample(truth, [theirs, ours], classes, RESAMPLES, seed)
+    sets, (true, *answers) = number_sets(truth, theirs, ours)
+    pytorch, candidate = resample(true, answers, sets, RESAMPLES, seed)
     return pytorch["macro_f1"] - candidate["macro_f1"]

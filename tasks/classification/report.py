@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -27,9 +27,6 @@ from gauntlet.pages.formatting import (
 from gauntlet.pages.page import Cell, Masthead, Section, Tile, partial, render
 from gauntlet.tasks.classification.scores import Scored, Scores
 
-if TYPE_CHECKING:
-    from gauntlet.tasks.classification.scorecard import Scorecard
-
 SCORES = Scores
 CANDIDATE_COLUMNS = (
     Column("Same label", lambda candidate: percent(candidate.figures.get("label_agreement"), 1)),
@@ -41,7 +38,7 @@ CANDIDATE_COLUMNS = (
     Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
 EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
-METRICS = ("macro_f1", "weighted_f1", "accuracy")
+METRICS = ("macro_f1", "micro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
 
 Figure = float | None
@@ -61,9 +58,8 @@ class MetricRow:
     better: int
 
 
-def evaluation_page(scorecard: Scorecard, name: str) -> str:
+def evaluation_page(scores: Scores, name: str) -> str:
     """The page of evaluate-model for the system `name`."""
-    scores = Scores.model_validate(scorecard.as_json())
     quality, *_ = tiles(scores)
     masthead = Masthead(
         name=name,
@@ -113,8 +109,9 @@ def tiles(scores: Scores) -> tuple[Tile, ...]:
 
 def metrics(scores: Scores) -> dict[str, Figure]:
     """The figures that two runs are compared by."""
-    names = ("accuracy", "macro_f1", "weighted_f1", *(GRADE_METRICS if scores.challenger.grades else ()))
-    return {metric: _value(scores.challenger, metric) for metric in names}
+    ours = scores.challenger
+    names = (*METRICS, *(GRADE_METRICS if ours.grades else ()))
+    return {name: _value(ours, name) for name in names if name != "micro_f1" or ours.micro_f1 is not None}
 
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from gauntlet.components.convert_to_onnx.scoring import left_padded, parity_batches
-from gauntlet.tasks.classification.conversion import LabelParity, Scores, compare, macro_f1
+from gauntlet.tasks.classification.conversion import (
+    LabelParity,
+    Scores,
+    compare,
+    labels_of,
+    likeliest_class,
+    macro_f1,
+)
 
 LABELS = ("calm", "angry", "glad")
 TRUTH = np.array([0, 0, 1, 1, 2])
@@ -46,7 +53,8 @@ def test_a_class_that_pytorch_never_predicts_has_no_agreement() -> None:
 
 
 def test_a_class_without_rows_or_predictions_counts_zero_in_macro_f1() -> None:
-    assert macro_f1(PYTORCH[:3], TRUTH[:3]) == pytest.approx(2 / 3)  # F1 of 1, 1 and 0
+    predicted = likeliest_class(PYTORCH[:3])
+    assert macro_f1(predicted, labels_of(TRUTH[:3], 3)) == pytest.approx(2 / 3)  # F1 of 1, 1 and 0
 
 
 def test_rows_that_are_not_finite_are_counted_once_each_for_the_worse_padding() -> None:
