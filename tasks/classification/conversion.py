@@ -155,7 +155,8 @@ class WorstRow:
 
 def likeliest_class(logits: Logits) -> Sets:
     """The class with the greatest logit of each row, (N, C)."""
-    return single_sets(logits.shape[1])[logits.argmax(axis=1)]
+    classes: Sets = single_sets(logits.shape[1])[logits.argmax(axis=1)]
+    return classes
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,7 @@ class Scores:
     @property
     def labels(self) -> Sets:
         """The classes that the rows are given, (N, C)."""
-        decided: Sets = self.decide(self.right)
-        return decided
+        return self.decide(self.right)
 
     @property
     def rows_not_finite(self) -> int:

@@ -217,6 +217,8 @@ def score_challenger(
         )
     try:
         probabilities, answers = ask(model, rows.inputs)
+    except BundleError as error:
+        raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
     except InputError as error:
         raise DataError(f"test rows: {error}. Run the pipeline from validate-data.") from None
     broken = _rows_without_an_answer(probabilities)

@@ -27,6 +27,9 @@ from gauntlet.pages.formatting import (
 from gauntlet.pages.page import Cell, Masthead, Section, Tile, partial, render
 from gauntlet.tasks.classification.scores import Scored, Scores
 
+__all__ = ["CANDIDATE_COLUMNS", "SCORES", "compare", "evaluation", "metrics", "tiles"]
+"""What the report of a kind with classes takes from here with `import *`."""
+
 SCORES = Scores
 CANDIDATE_COLUMNS = (
     Column("Same label", lambda candidate: percent(candidate.figures.get("label_agreement"), 1)),
@@ -84,6 +87,8 @@ def evaluation(scores: Scores) -> Markup:
         chart=_interval_chart(rows),
         classes=_class_rows(scores),
         confusions=confusions(scores),
+        several=any(one.predicted is not None for one in scores.challenger.per_class),
+        never=[one.label for one in scores.challenger.per_class if one.predicted == 0],
     )
 
 
