@@ -17,11 +17,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 
 
 def require_complete(bundle: Path, sha256: str | None = None) -> None:
-    """Refuse a bundle that cannot be registered.
-
-    Raises:
-        GauntletError: The bundle is incomplete or altered.
-    """
+    """Raise a `GauntletError` if a bundle is incomplete or altered."""
     from gauntlet.serving.bundle import BundleError, read_info
 
     try:
@@ -31,11 +27,7 @@ def require_complete(bundle: Path, sha256: str | None = None) -> None:
 
 
 def require_bundle(version: ModelVersion, alias: str) -> None:
-    """Refuse an alias for a version whose bundle is missing or altered.
-
-    Raises:
-        GauntletError: It is, or it cannot be read.
-    """
+    """Raise a `GauntletError`, which names the alias, if a version's bundle is missing or altered."""
     from gauntlet.serving.bundle import BundleError, read_info
 
     try:

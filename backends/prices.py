@@ -34,8 +34,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.manifests.section import Section
-from gauntlet.manifests.training import Resources
+from gauntlet.manifests.section import Section, faults_of
+from gauntlet.manifests.training import Resources, require_accelerator_complete
 
 PRICES_DATE = "2026-10-07"
 PRICES_PAGE = "https://cloud.google.com/compute/all-pricing"
@@ -60,8 +60,7 @@ class Machine(Section):
 
     @model_validator(mode="after")
     def _accelerator_complete(self) -> Self:
-        if (self.accelerator_type is None) != (self.accelerator_count == 0):
-            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
+        require_accelerator_complete(self.accelerator_type, self.accelerator_count)
         return self
 
 
@@ -121,9 +120,7 @@ _MACHINES: dict[str, tuple[float | None, str | None, int]] = {
 BUILT_IN = {name: (kind, count) for name, (_, kind, count) in _MACHINES.items() if kind is not None}
 """Machine types with accelerators. A job has to request exactly these, although they are built in."""
 
-_COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
-    "NVIDIA_TESLA_T4": 0.35,
-}
+_COMPUTE_ENGINE_ACCELERATORS = {"NVIDIA_TESLA_T4": 0.35}
 
 LIST_PRICES = PriceTable(
     machines={
@@ -140,7 +137,7 @@ LIST_PRICES = PriceTable(
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that a step can cost, which is when every attempt runs until its deadline."""
+    """The most that a step can cost: every attempt runs until its deadline."""
 
     usd_per_hour: float
     hours: float
@@ -180,10 +177,10 @@ def current_prices() -> PriceTable:
 def prices_source() -> str:
     """Where the current prices come from, and their date."""
     own = os.environ.get(PRICES_VARIABLE)
+    changed = f", changed by {own}" if own else f"; a file named by {PRICES_VARIABLE} replaces them"
     return (
         f"List prices of {PRICES_DATE}, on demand, us-central1, with Vertex AI's fee of "
-        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}"
-        f"{f', changed by {own}' if own else f'; a file named by {PRICES_VARIABLE} replaces them'}."
+        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}{changed}."
     )
 
 
@@ -195,15 +192,13 @@ def tuning_price_source(model: str) -> str:
     return f"{TUNING_PRICES_PAGE}, as quoted elsewhere: check it"
 
 
-def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:
-    """USD per hour of one replica, by `prices` or else by `current_prices()`.
-
-    The price of a machine includes its built-in accelerators.
+def hourly_rate(resources: Resources) -> float:
+    """USD per hour of one replica. The price of a machine includes its built-in accelerators.
 
     Raises:
         UsageError: The machine or the accelerator is unknown, or the two do not go together.
     """
-    table = prices or current_prices()
+    table = current_prices()
     machine = table.machines.get(resources.machine_type)
     if machine is None:
         raise UsageError(
@@ -243,16 +238,8 @@ def estimate(resources: Resources, retries: int = 0) -> Estimate:
     return Estimate(rate, resources.max_hours, replicas, attempts=1 + retries)
 
 
-def over_budget(
-    resources: Resources, file: str, retries: int = 0, key: str = "training.resources"
-) -> Fault | None:
-    """The fault of a step that may cost more than its `max_cost_usd`; None when it cannot.
-
-    Args:
-        resources: The step's machine, deadline and budget.
-        file: The manifest, which the fault names.
-        retries: Attempts after the first.
-        key: The key of `resources` in that manifest.
+def over_budget(resources: Resources, file: str, retries: int = 0) -> Fault | None:
+    """The fault, in the manifest `file`, of a training that may cost more than its `max_cost_usd`, or None.
 
     Raises:
         UsageError: As `hourly_rate`.
@@ -264,7 +251,7 @@ def over_budget(
     enough_usd = math.ceil(100 * most.usd) / 100
     return Fault(
         file=file,
-        key=f"{key}.max_cost_usd",
+        key="training.resources.max_cost_usd",
         found=f"{resources.max_cost_usd:g}",
         expected=f"at least {enough_usd:.2f}, as {resources.machine_type} may cost {most}",
         action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine. "
@@ -318,15 +305,5 @@ def _read_prices(path: Path) -> PriceTable:
     try:
         return PriceTable.model_validate(content)
     except ValidationError as error:
-        raise ManifestError(
-            [
-                Fault(
-                    file=str(path),
-                    key=".".join(str(part) for part in fault["loc"]) or "the file",
-                    found=repr(fault["input"]),
-                    expected=fault["msg"],
-                    action=f"Correct this price: {PRICES_VARIABLE} names the file.",
-                )
-                for fault in error.errors()
-            ]
-        ) from None
+        action = f"Correct this price: {PRICES_VARIABLE} names the file."
+        raise ManifestError(faults_of(str(path), error, action)) from None

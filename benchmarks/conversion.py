@@ -51,8 +51,8 @@ from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_fo
 from gauntlet.components.convert_to_onnx.timing import WORKER, Contender, draw_rows, measure
 from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
+from gauntlet.serving.bundle import Device, open_session
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.session import Device, open_session
 from gauntlet.tasks.classification.conversion import Rows, labels_of, macro_f1
 from gauntlet.tasks.classification.conversion import score as scores_of
 from gauntlet.tasks.texts.conversion import TextRows, build_student_graphs

@@ -1,13 +1,12 @@
 """What every component does around its own logic: a failure becomes one message and one file.
 
-A component calls `step(<path of any of its outputs>)`. The folder that holds that output is the step's
-folder, on this machine and in a bucket alike; `error.json` is left there for the run report and for
-`gauntlet run`, which turns it into an exit code.
+`error.json` is left in the step's folder, which holds its outputs, for the run report and for `gauntlet run`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from gauntlet.manifests.errors import GauntletError, Preempted
 if TYPE_CHECKING:
     from kfp import dsl
 
+MANIFEST_COMMIT_VARIABLE = "GAUNTLET_MANIFEST_COMMIT"
 ERROR_FILE = "error.json"
 REUSED_FILE = "reused.json"
 """A file in the folder of a step on this machine that did not run, because earlier outputs were reused."""
@@ -38,11 +38,8 @@ class Terminated(BaseException):
 def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
-    A mistake of the user's ends with its message and its exit code. A bug keeps its traceback. SIGTERM ends
-    the step with exit code 143; train-model handles it by itself while it trains.
-
-    A step that may be reused from the cache takes `data_fingerprint` as an input, which makes it part of the
-    cache's key; here it goes into the log, so that one can see which data a result belongs to.
+    A mistake of the user's ends with its message and its exit code, a bug with its traceback, SIGTERM with
+    143. `data_fingerprint`, an input of steps that may be cached, goes into the log.
     """
     folder = Path(output_path).parent
     if data_fingerprint is not None:
@@ -97,3 +94,9 @@ def _record(folder: Path, message: str, exit_code: int) -> None:
         write_json(folder / ERROR_FILE, {"message": message, "exit_code": exit_code})
     except OSError:  # a full or read-only disk: the message still reaches the log
         print(f"could not write {folder / ERROR_FILE}", file=sys.stderr, flush=True)
+
+
+def manifest_commit() -> dict[str, str]:
+    """The commit of the repository that holds the manifest, `-dirty` if it has changes; empty without one."""
+    commit = os.environ.get(MANIFEST_COMMIT_VARIABLE)
+    return {"manifest_commit": commit} if commit else {}

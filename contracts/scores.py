@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from gauntlet.contracts.document import Document
 
+NOT_MEASURED = "not_measured"
+"""In place of a figure: why there is none, for what cannot be measured of a kind of model."""
+
 
 class OfEvaluation(Document):
     """Base of the parts of `scores`: any field may be missing, since a report has to show the rest."""
@@ -20,8 +23,8 @@ class TrainingOverlap(OfEvaluation):
     challenger: int | None = None
     champion: int | None = None
     clean_rows: int | None = None
-    classes_without_clean_rows: tuple[str, ...] = ()
     summary: str = ""
+    classes_without_clean_rows: tuple[str, ...] = ()
 
 
 class Scores(OfEvaluation):

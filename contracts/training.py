@@ -15,6 +15,9 @@ StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
 
 
+OriginForm = Literal["checkpoint", "onnx"]
+
+
 def tracked_name(metric: str) -> str:
     """The name of an epoch's validation metric in a tracker."""
     return f"validation_{metric}"
@@ -28,11 +31,26 @@ class _OfTraining(Document):
     written_by: ClassVar[str] = "train-model"
 
 
+class Origin(_OfTraining):
+    """Where a model comes from that was trained elsewhere.
+
+    Attributes:
+        form: A checkpoint, which is converted here, or an ONNX graph, which has no PyTorch model.
+        source: The path or the URI that was given.
+        sha256: Of its files' names and contents.
+        labels: The names of a graph's classes in its order, if they were given.
+    """
+
+    form: OriginForm
+    source: str
+    sha256: str
+    labels: tuple[str, ...] = ()
+
+
 class Epoch(_OfTraining):
     """One pass over the training rows and the validation that followed it.
 
-    `training` and `validation` are the task's metrics by name, among them `loss`, the mean per row. A metric
-    that is not finite is null in the file.
+    Metrics are by name, among them `loss`, the mean per row. One that is not finite is null in the file.
     """
 
     epoch: int
@@ -70,10 +88,7 @@ class Step(_OfTraining):
 
 
 class Usage(_OfTraining):
-    """How a training used its machine, across interruptions: means over its time, and peaks.
-
-    A GB is 10⁹ bytes. A figure that the machine does not have or does not report is None, not zero.
-    """
+    """How a training used its machine: means over its time, and peaks in GB of 10⁹ bytes. None if unknown."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -92,10 +107,8 @@ class TrainingHistory(_OfTraining):
     Attributes:
         best_epoch: Counts from 1; the best one of the last phase so far. 0 before there is one.
         earlier_best: The best epochs of the phases before.
-        confusion: Of the best epoch: validation rows by true class, then by predicted class; empty if rows
-            have no class.
+        confusion: Of the best epoch: validation rows by true class, then by predicted class.
         out_of_memory: The steps at which memory ran out and the micro-batches were halved.
-        usage: Measured, so it differs from run to run, as times do.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -126,9 +139,10 @@ class History(TrainingHistory):
 
     Attributes:
         parameters: Numbers in the model's tensors; `trained_parameters` of them are trained.
-        machine: What the manifest buys. The price and the cost are this machine's, wherever training ran.
+        machine: What the manifest buys; price and cost are this machine's, wherever training ran.
         student: The second training, of a smaller model that learned from this one.
         training_tokens, usd_per_million_tokens, tuning_job: Of a model that a service trained.
+        origin: Of a model that was trained elsewhere, whose only epoch has its validation metrics.
     """
 
     device: str | None = None
@@ -144,6 +158,7 @@ class History(TrainingHistory):
     max_cost_usd: float | None = None
     tuning_job: str | None = None
     student: TrainingHistory | None = None
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields that were set, in plain JSON types."""
@@ -152,15 +167,18 @@ class History(TrainingHistory):
 
 
 class TrainingRecord(_OfTraining):
-    """What a checkpoint was made from: the content of its `training.json`.
-
-    A kind may add fields of its own (`Task.of_record`).
+    """What a checkpoint was made from: the content of its `training.json`, with a kind's fields
+    (`Task.of_record`).
 
     Attributes:
         encoder: The pretrained model, if there is one.
         max_length: The number of tokens after which a text is cut, if rows are texts.
         frame: For a language model: the text before and after a single prompt.
         input_shape: For a model that reads images: channels, height, width.
+        network: The class of a network of the user's own, `module:name`.
+        network_args: What it was made with.
+        network_sha256: Hash of its code.
+        origin: Of a model that was trained elsewhere.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -175,6 +193,10 @@ class TrainingRecord(_OfTraining):
     max_length: int = 0
     frame: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
+    network: str = ""
+    network_args: Mapping[str, Any] = Field(default_factory=dict)
+    network_sha256: str = ""
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content in plain JSON types, without optional fields that have no value."""

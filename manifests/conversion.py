@@ -31,10 +31,10 @@ CPU_CANDIDATES: tuple[CandidateName, ...] = (
     "int8_static",
     "weights_int8",
 )
-"""What is tried on a CPU. The others are variants that seldom win; each one more takes its time."""
+"""What is tried on a CPU. The others seldom win, and each one takes time."""
 
 GPU_CANDIDATES: tuple[CandidateName, ...] = ("plain", "fused", "fused_fp16")
-"""What is tried on a GPU, where fp16 is the format to beat; ONNX Runtime has no dynamic int8 there."""
+"""What is tried on a GPU, for which ONNX Runtime has no dynamic int8."""
 
 DECODER_CANDIDATES: tuple[CandidateName, ...] = (
     "plain",
@@ -73,15 +73,15 @@ class Conversion(Section):
         objective: What decides among the admitted: the median latency at the smallest of `batch_sizes`, that
             at the largest, or the bytes of the file.
         pytorch: What a speed-up is taken over: the fastest of these at each batch size.
-        max_abs_logit_difference: Of fp32 candidates, any logit of any row. min_label_agreement: Of all other
-        candidates, the share of rows with PyTorch's label. max_metric_drop: For the upper confidence limit
-        (95 %, paired bootstrap) of what macro-F1 loses. max_neighbour_difference: For all candidates, how
-        much the rows and the padding of a row's batch may change
-            its probability of any class. They may change no more labels than `min_label_agreement` allows.
-        student: Of candidates that are made from a student, where there is one.
-        repetition_penalty: Of a language model: what the logits of tokens that prompt or answer hold already
-            are divided by (multiplied below 0), wherever the bundle answers; 1 is none. Small models repeat
-            themselves without end when they take the likeliest token each time.
+        max_abs_logit_difference: For fp32 candidates, of any logit of any row.
+        min_label_agreement: For all other candidates, the share of rows with PyTorch's label.
+        max_metric_drop: For the upper confidence limit (95 %, paired bootstrap) of what macro-F1 loses.
+        max_neighbour_difference: How much the rows and the padding of a row's batch may change its
+            probability of any class. They may change no more labels than `min_label_agreement` allows.
+        student: For candidates that are made from a student, where there is one.
+        repetition_penalty: For a language model: what the logits of tokens that prompt or answer hold
+            already are divided by (multiplied below 0) in every answer of the bundle; 1 is no penalty.
+            Without one, small models that always take the likeliest token repeat themselves without end.
     """
 
     opset: int = Field(17, ge=14, le=21)
@@ -110,10 +110,8 @@ class Conversion(Section):
     @model_validator(mode="after")
     def _candidates_run_there(self) -> Self:
         tried = {"candidates": self.candidates, "student.candidates": self.student.candidates}
-        left = [
-            f"{key}: {name}" for key, names in tried.items() for name in names if name not in GPU_CANDIDATES
-        ]
-        if self.device == "gpu" and left:
+        left = [f"{key}: {one}" for key, names in tried.items() for one in names if one not in GPU_CANDIDATES]
+        if self.target == "gpu" and left:
             raise ValueError(
                 f"for target gpu {', '.join(GPU_CANDIDATES)}, and not {', '.join(left)}. "
                 "Choose among those, or leave the keys out"

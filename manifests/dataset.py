@@ -24,7 +24,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 class RowCheck(Section):
     """A check on single rows. More than `max_fraction` of the rows affected triggers `severity`.
 
-    `drop` removes the affected rows, and fails only when they are more than `max_fraction`.
+    `drop` removes the affected rows, and fails only if they are more than `max_fraction`.
     """
 
     severity: RowSeverity = "fail"
@@ -32,7 +32,7 @@ class RowCheck(Section):
 
 
 class ClassBalanceCheck(Section):
-    """Rows of the largest class over rows of the smallest, in the training split."""
+    """Bounds the rows of the largest class over those of the smallest, in the training split."""
 
     severity: Severity = "fail"
     max_ratio: float = Field(20.0, ge=1.0)
@@ -127,7 +127,7 @@ class LabelledDataset(Dataset):
         if repeated:
             raise ValueError(f"labels must be distinct, but {', '.join(repeated)} is repeated")
         padded = [label for label in self.labels if label != label.strip() or not label]
-        if padded:  # the values of the label column are stripped, so these would never be met
+        if padded:  # the values of the label column are stripped, so no row would have these
             raise ValueError(f"labels without spaces around them, but {padded[0]!r} has them or is empty")
         return self
 

@@ -1,4 +1,4 @@
-"""The section of gate-model, and the smallest difference that a test split of a given size can show."""
+"""The sections of evaluate-model and gate-model, and the smallest difference that a test split can show."""
 
 from __future__ import annotations
 
@@ -28,13 +28,9 @@ def resolvable(rows: float, spread: float, confidence: float = 0.95) -> float:
 def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
     """The smallest difference in macro-F1 that a comparison on a test split can show.
 
-    Where two models differ in a share d of their answers, the spread of one row's difference is √d. A mean
-    over C classes of m rows each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes
-    are equally large.
-
-    Args:
-        rows: Test rows of each class.
-        confidence: Of the one-sided limit.
+    `rows` are those of each class, and `confidence` is that of the one-sided limit. Where two models differ
+    in a share d of their answers, the spread of one row's difference is √d. A mean over C classes of m rows
+    each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes are equally large.
     """
     counts = [count for count in rows if count]
     effective = len(counts) ** 2 / sum(1 / count for count in counts) if counts else 0.0
@@ -47,14 +43,13 @@ def default_margin(rows: Collection[int], confidence: float = 0.95) -> float:
 
 
 def describe_resolution(rows: Collection[int], metric: str = "macro-F1") -> str:
-    """In words, what a comparison with the champion can show on so many test rows of each class."""
-    return say_resolution(
-        f"{sum(rows):,} test rows", f"a difference of {default_margin(rows):.2g} in {metric}"
-    )
+    """What a comparison with the champion can show on so many test rows of each class."""
+    difference = f"a difference of {default_margin(rows):.2g} in {metric}"
+    return say_resolution(f"{sum(rows):,} test rows", difference)
 
 
 def say_resolution(tested: str, difference: str) -> str:
-    """The same for any task."""
+    """The sentence that says which difference a comparison on `tested` can show."""
     return (
         f"With {tested} a comparison with the champion can show {difference}. A smaller "
         "gates.non_inferiority_margin rejects most models that are as good; this is the default of the key"
@@ -66,8 +61,15 @@ def default_class_drop(rows: int, confidence: float = 0.95) -> float:
     return max(SMALLEST_CLASS_DROP, resolvable_margin([rows], confidence))
 
 
+class CommonEvaluation(Section):
+    """The section of evaluate-model that every task has: how intervals are computed."""
+
+    bootstrap_resamples: int = Field(2_000, ge=200)
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+
+
 class CommonGates(Section):
-    """What the section has for every task. A bound on a sampled metric holds for its bootstrap limit.
+    """The section of gate-model that every task has. A bound on a metric holds for its bootstrap limit.
 
     If `non_inferiority_margin` is not set, it follows from the number of test rows (`default_margin`).
     `min_clean_rows` is how many test rows that neither model was trained on must be left for the comparison
@@ -81,5 +83,5 @@ class CommonGates(Section):
     max_cost_usd: float = Field(10.0, gt=0)
 
     def margin_for(self, rows: int) -> float:
-        """`non_inferiority_margin` where it is not set, with so many test rows of classes of one size."""
+        """The default of `non_inferiority_margin` with so many test rows of classes of one size."""
         return default_margin([rows])

@@ -11,7 +11,7 @@ docs/how-to/add_a_task_kind.md lists what each role must define.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -32,8 +32,7 @@ Role = Literal["data", "training", "conversion", "evaluation", "gates", "report"
 class Metric:
     """A number that says how good a model is, and all that shared code knows about it.
 
-    A step reads a metric of its kind with `TaskKind.metric`. Code that has only the name uses `known_metric`:
-    the trainer, for the validation metrics, and a page or a table.
+    A step reads a metric of its kind with `TaskKind.metric`; code that has only the name uses `known_metric`.
 
     Attributes:
         name: The key in documents, in the tracker and in the manifest, such as `macro_f1`.
@@ -100,8 +99,7 @@ class TaskKind:
 
     def metric(self, name: str) -> Metric:
         """The metric of that name. If the kind has none, one of which a higher value is better."""
-        found = (one for one in (*self.metrics, LOSS) if one.name == name)
-        return next(found, Metric(name, name.replace("_", " ")))
+        return _named(name, (*self.metrics, LOSS))
 
     @property
     def is_converted(self) -> bool:
@@ -115,21 +113,17 @@ class TaskKind:
         return frozenset(path.split(".")[0] for path in paths if path)
 
     def role(self, role: Role) -> ModuleType:
-        """The module of a role.
-
-        Raises:
-            UsageError: The kind has none, or its import fails.
-        """
+        """The module of a role, or a `UsageError` if the kind has none or its import fails."""
         path: str | None = getattr(self, role)
         if not path:
             raise UsageError(f"task kind {self.name}: has no {role} module, which this step needs")
         return _imported(path, f"task kind {self.name}: {role}")
 
     def function(self, role: Role, name: str) -> Any:
-        """What the module of a role must define by that name: a function, a class or a constant.
+        """The function, class or constant of that name, which the module of a role must define.
 
         Raises:
-            UsageError: The module does not define it.
+            UsageError: It does not.
         """
         module = self.role(role)
         found = getattr(module, name, None)
@@ -141,11 +135,7 @@ class TaskKind:
         return found
 
     def manifest_class(self) -> Any:
-        """The kind's manifest, a class.
-
-        Raises:
-            UsageError: `manifest` names no class that can be imported.
-        """
+        """The kind's manifest, or a `UsageError` if `manifest` names no class that can be imported."""
         path, _, name = self.manifest.partition(":")
         found = getattr(_imported(path, f"task kind {self.name}: manifest"), name, None)
         if found is None:
@@ -193,13 +183,10 @@ def installed_kinds() -> tuple[InstalledKind, ...]:
     """The task kinds of all installed distributions by name, including those that cannot be used."""
     # gauntlet and gauntlet-serving announce the same built-in kinds.
     points = {(point.name, point.value): point for point in metadata.entry_points(group=GROUP)}
-    found = [_loaded(point) for point in points.values()]
     by_name: dict[str, list[InstalledKind]] = {}
-    for one in found:
-        by_name.setdefault(one.name, []).append(one)
-    return tuple(
-        of_name[0] if len(of_name) == 1 else _ambiguous(of_name) for _, of_name in sorted(by_name.items())
-    )
+    for point in points.values():
+        by_name.setdefault(point.name, []).append(_loaded(point))
+    return tuple(found[0] if len(found) == 1 else _ambiguous(found) for _, found in sorted(by_name.items()))
 
 
 def _ambiguous(found: list[InstalledKind]) -> InstalledKind:
@@ -262,12 +249,15 @@ def known_metric(name: str) -> Metric:
 
     Two kinds give a metric the same name only if it means the same.
     """
-    found = (one for kind in kinds().values() for one in kind.metrics if one.name == name)
-    return next(found, LOSS if name == LOSS.name else Metric(name, name.replace("_", " ")))
+    return _named(name, (*(one for kind in kinds().values() for one in kind.metrics), LOSS))
+
+
+def _named(name: str, metrics: Iterable[Metric]) -> Metric:
+    found = (one for one in metrics if one.name == name)
+    return next(found, Metric(name, name.replace("_", " ")))
 
 
 def registered_metrics() -> tuple[str, ...]:
     """The metrics of all kinds that versions in the registry have as tags."""
-    return tuple(
-        dict.fromkeys(one.name for kind in kinds().values() for one in kind.metrics if one.registered)
-    )
+    names = (one.name for kind in kinds().values() for one in kind.metrics if one.registered)
+    return tuple(dict.fromkeys(names))

@@ -1,21 +1,29 @@
-"""From a YAML or JSON file to a manifest, with every fault of the file reported together."""
+"""From a YAML or JSON file to a manifest, with every fault of the file reported together.
+
+YAML's aliases multiply: ten lines can stand for a billion values. Later steps write a manifest as JSON, use
+its values in file names and print it. So its depth, its number of values and its texts are limited, whatever
+its keys mean.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from gauntlet.manifests.bounds import MOST_BYTES, MOST_LEVELS, bound_faults
-from gauntlet.manifests.errors import Fault, ManifestError
-from gauntlet.manifests.faults import faults_of, faults_of_any_kind, task_fault
-from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.errors import Fault, ManifestError, UsageError
+from gauntlet.manifests.kinds import installed_kinds, kind_names, manifest_classes, task_kind
 from gauntlet.manifests.schema import Manifest
 
 MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
@@ -38,13 +46,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _repeated(keys: Iterable[Hashable]) -> Hashable | None:
-    """The first key that comes twice, or None."""
-    seen: set[Hashable] = set()
-    for key in keys:
-        if key in seen:
-            return key
-        seen.add(key)
-    return None
+    return next((key for key, times in Counter(keys).items() if times > 1), None)
 
 
 def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> Manifest:
@@ -58,7 +60,14 @@ def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> Manifest:
     Raises:
         ManifestError: All faults of the file and of the overrides.
     """
-    return _validate(read_content(path, overrides), str(path))
+    file, content = str(path), read_content(path, overrides)
+    if (fault := _task_fault(file, content)) is not None:
+        raise ManifestError([fault, *_faults_of_any_kind(file, content)])
+    manifest: type[Manifest] = task_kind(content["task"]).manifest_class()
+    try:
+        return manifest.model_validate(content)
+    except ValidationError as error:
+        raise ManifestError(list(_by_key(file, content, manifest, error).values())) from None
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def _parse(file: Path) -> dict[str, Any]:
     except SYNTAX_ERRORS as error:
         found = " ".join(str(error).split())
         raise fault(found, "YAML or JSON", "Correct the syntax there.") from None
-    if faults := bound_faults(str(file), content):
+    if faults := _bound_faults(str(file), content):
         raise ManifestError(faults)
     if not isinstance(content, dict):
         raise fault(f"a {type(content).__name__}", "a mapping of sections", "See manifests/emotion.yaml.")
@@ -110,8 +119,6 @@ def _parse(file: Path) -> dict[str, Any]:
 
 
 def _load_json(text: str) -> Any:
-    """JSON in which a repeated key is an error, as it is in `_StrictLoader`'s YAML."""
-
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = _repeated(key for key, _ in pairs)
         if repeated is not None:
@@ -151,24 +158,16 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
         key, equals, text = override.partition("=")
         path = tuple(key.strip().split("."))
         if not equals or not all(path) or len(path) > MOST_LEVELS:
-            faults.append(
-                Fault(
-                    "--set",
-                    repr(override),
-                    "no key=value",
-                    "section.key=value",
-                    "Write --set training.epochs=3.",
-                )
-            )
+            example = "Write --set training.epochs=3."
+            faults.append(Fault("--set", repr(override), "no key=value", "section.key=value", example))
             continue
         try:
             value = yaml.load(text, _StrictLoader)
         except SYNTAX_ERRORS as error:
-            faults.append(
-                Fault("--set", key, " ".join(str(error).split()), "a YAML value", "Quote the value.")
-            )
+            found = " ".join(str(error).split())
+            faults.append(Fault("--set", key, found, "a YAML value", "Quote the value."))
             continue
-        if unfit := [*bound_faults("--set", key), *bound_faults("--set", value)]:
+        if unfit := [*_bound_faults("--set", key), *_bound_faults("--set", value)]:
             faults += [replace(fault, key=ascii(key)[1:-1]) for fault in unfit]
             continue
         if path in PATH_KEYS and isinstance(value, str):
@@ -186,11 +185,200 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
     return faults
 
 
-def _validate(content: Mapping[str, Any], file: str) -> Manifest:
-    if (fault := task_fault(file, content)) is not None:
-        raise ManifestError([fault, *faults_of_any_kind(file, content)])
-    manifest: type[Manifest] = task_kind(content["task"]).manifest_class()
+MOST_BYTES = 64 * 2**20
+MOST_VALUES = 2_000_000
+MOST_LEVELS = 40
+MOST_BITS = 1024
+KEY_SHOWN = 40
+NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def _bound_faults(file: str, content: Any) -> list[Fault]:
+    """Visits every value once, however often an alias repeats it, until one makes the rest meaningless."""
+    faults: list[Fault] = []
+    sizes: dict[int, int] = {}
+
+    def fault(path: tuple[str, ...], found: str, expected: str, action: str) -> None:
+        key = ".".join(part[:KEY_SHOWN] for part in path)
+        faults.append(Fault(file, ascii(key)[1:-1] or "(file)", found, expected, action))
+
+    def size(value: Any, path: tuple[str, ...]) -> int:
+        if len(path) > MOST_LEVELS:
+            fault(path[:3], f"values in more than {MOST_LEVELS} levels", "fewer", "Use fewer levels.")
+            raise _Enough
+        if isinstance(value, str) and (wrong := NO_TEXT.search(value)):
+            found = f"the character {ascii(wrong[0])[1:-1]}"
+            fault(path, found, "text that a file can hold", "Leave the character out.")
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            fault(path, f"a number of {value.bit_length()} bits", "a number up to 2**53", "Change the value.")
+        if not isinstance(value, dict | list | tuple | set):
+            return 1
+        if id(value) not in sizes:
+            total = 1
+            if isinstance(value, dict):
+                for key, child in value.items():
+                    total += size(key, (*path, "(key)"))
+                    total += size(child, (*path, key if isinstance(key, str) else f"({type(key).__name__})"))
+            else:
+                total += sum(size(child, (*path, str(at))) for at, child in enumerate(value))
+            sizes[id(value)] = total
+        if sizes[id(value)] > MOST_VALUES:
+            found = f"more than {MOST_VALUES:,} values, by its aliases"
+            fault(path, found, "fewer", "Write it without aliases.")
+            raise _Enough
+        return sizes[id(value)]
+
+    with suppress(_Enough):
+        size(content, ())
+    return faults
+
+
+class _Enough(Exception):
+    pass
+
+
+LONGEST_VALUE_SHOWN = 60
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "64 digits of a sha256, 0-9 and a-f",
+    r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$": "lower-case letters, digits, - and _, with a letter first",
+    r"^[a-z][a-z0-9-]{0,62}$": "lower-case letters, digits and -, with a letter first",
+    r"^[^:\n]+$": "a text without a colon, on one line",
+    r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$": "lower-case letters, digits, - and . between letters or digits",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and _, with no digit first",
+    r"^[A-Za-z0-9._-]+$": "letters, digits, ., _ and -",
+    r"^/[^:]*[^:/]$": "an absolute path without : and without / at its end",
+    r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
+}
+"""What each pattern of the schema allows, in words."""
+RENAMED = {"training.checkpoints": "training.resume"}
+"""Keys of earlier releases, with their present names."""
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
+
+
+def _task_fault(file: str, content: Mapping[str, Any]) -> Fault | None:
+    if "task" not in content:
+        return Fault(file, "task", "nothing", "a value", "Add the key.")
+    found, names = content["task"], kind_names()
+    *most, last = (repr(name) for name in names)
     try:
-        return manifest.model_validate(content)
+        task_kind(found if isinstance(found, str) else _shown(found)).manifest_class()
+    except UsageError as error:
+        expected = f"{', '.join(most)} or {last}"
+        provided = isinstance(found, str) and any(one.name == found for one in installed_kinds())
+        action = str(error) if provided else _quoting(found) or "Change the value."
+        return Fault(file, "task", _shown(found), expected, action)
+    return None
+
+
+def _faults_of_any_kind(file: str, content: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with the content, whichever task kind is meant by the unknown task."""
+    manifests = manifest_classes()
+    meant = get_close_matches(str(content.get("task")), manifests, n=1) or manifests
+    found = [_faults_as(name, manifests[name], file, content) for name in meant]
+    return [fault for key, fault in found[0].items() if all(key in others for others in found)]
+
+
+def _faults_as(
+    name: str, manifest: type[Manifest], file: str, content: Mapping[str, Any]
+) -> dict[str, Fault]:
+    as_of_kind = {**content, "task": name}
+    try:
+        manifest.model_validate(as_of_kind)
     except ValidationError as error:
-        raise ManifestError(faults_of(file, content, manifest, error)) from None
+        return _by_key(file, as_of_kind, manifest, error)
+    return {}
+
+
+def _by_key(
+    file: str, content: Mapping[str, Any], manifest: type[Manifest], error: ValidationError
+) -> dict[str, Fault]:
+    """One fault for each key: pydantic reports every kind that a value may be of, as an error of its own."""
+    details = error.errors(include_url=False)
+    faults: dict[str, Fault] = {}
+    for detail in details:
+        location = _location(content, detail)
+        below = [other for other in details if other["loc"][: len(detail["loc"])] == detail["loc"]]
+        if detail["type"] == "too_short" and len(below) > 1:  # since its parts were refused
+            continue
+        fault = _fault(file, manifest, location, detail)
+        known = faults.get(fault.key)
+        if known is None:
+            faults[fault.key] = fault
+        elif fault.expected not in known.expected:
+            action = known.action if known.action == fault.action else "Change the value."
+            expected = f"{known.expected}, or {fault.expected}"
+            faults[fault.key] = Fault(file, fault.key, known.found, expected, action)
+    return faults
+
+
+def _location(content: Any, detail: Any) -> tuple[str | int, ...]:
+    """The keys that lead to the value in the file; pydantic adds the kinds that it tried."""
+    location: list[str | int] = []
+    parts = detail["loc"]
+    for place, part in enumerate(parts):
+        in_list = isinstance(content, list) and isinstance(part, int) and part < len(content)
+        if in_list or (isinstance(content, Mapping) and part in content):
+            content = content[part]
+        elif detail["type"] != "missing" or place < len(parts) - 1:
+            continue
+        location.append(part)
+    return tuple(location)
+
+
+def _fault(file: str, manifest: type[Manifest], location: Sequence[str | int], detail: Any) -> Fault:
+    key = ".".join(_shortened(str(part)) for part in location) or "(manifest)"
+    kind, value = detail["type"], detail["input"]
+    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if kind == "missing":
+        known = ", ".join(_known_keys(manifest, location))
+        expected = f"a section with some of {known}" if known else "a value"
+        return Fault(file, key, "nothing", expected, "Add the key.")
+    if kind == "extra_forbidden":
+        return _unknown_key(file, key, _known_keys(manifest, location[:-1]))
+    if kind in NO_MAPPING and (known := ", ".join(_known_keys(manifest, location))):
+        return Fault(file, key, _shown(value), f"a section with some of {known}", "Write it as KEY: VALUE.")
+    if kind == "value_error":
+        return Fault(file, key, "an impossible combination", message, "Change one.")
+    if kind == "string_pattern_mismatch":
+        message = PATTERNS.get(detail["ctx"]["pattern"], message)
+    if kind in ("string_type", "literal_error") and (action := _quoting(value)):
+        return Fault(file, key, _shown(value), message, action)
+    return Fault(file, key, _shown(value), message[0].lower() + message[1:], "Change the value.")
+
+
+def _unknown_key(file: str, key: str, known: Sequence[str]) -> Fault:
+    if new := RENAMED.get(key):
+        return Fault(file, key, "a key that was renamed", new, "Use the new name.")
+    meant = get_close_matches(key.rpartition(".")[2], known, n=1)
+    advice = f"Did you mean {meant[0]}?" if meant else "Remove it, or correct its spelling."
+    return Fault(file, key, "a key that nothing reads", f"one of {', '.join(known)}", advice)
+
+
+def _quoting(value: Any) -> str | None:
+    """What to do about a text that YAML read as another type."""
+    if isinstance(value, bool):
+        return 'Quote it, such as "yes": YAML reads yes, no, on, off, true and false as truth values.'
+    if value is None:
+        return "Give it a value, or quote it: YAML reads null, ~ and nothing as no value."
+    if isinstance(value, int | float | date):
+        return f'Quote it: "{value}".'
+    return None
+
+
+def _shown(value: Any) -> str:
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE_SHOWN else text[:LONGEST_VALUE_SHOWN] + "…"
+
+
+def _known_keys(manifest: type[Manifest], location: Sequence[str | int]) -> list[str]:
+    model: Any = manifest
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if hasattr(c, "model_fields")), None)
+    return sorted(getattr(model, "model_fields", {}))

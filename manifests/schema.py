@@ -11,19 +11,83 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import Dataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
-from gauntlet.manifests.platforms import Platforms
 from gauntlet.manifests.search import Search
 from gauntlet.manifests.section import Name, Section
 from gauntlet.manifests.training import CommonTraining
+
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
+"""The name of a claim or a secret: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/."""
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+Label = Annotated[str, Field(min_length=1)]
+
+
+class Volume(Section):
+    """An existing persistent volume claim that train-model keeps its training states on.
+
+    Its folder must be writable for the images' user, 10001.
+    """
+
+    claim: ObjectName
+    mount_path: str = Field("/mnt/gauntlet", pattern=r"^/[^:]*[^:/]$")
+
+
+class Toleration(Section):
+    """A taint that train-model's pod tolerates; without `key` and with `Exists` it tolerates all."""
+
+    key: str | None = Field(None, min_length=1)
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists takes no value: remove it, or write operator Equal")
+        if self.operator == "Equal" and self.key is None:
+            raise ValueError("operator Equal needs a key: add it, or write operator Exists")
+        return self
+
+
+class Kubeflow(Section):
+    """What pods get on a Kubernetes cluster. `volume`, `node_selector`, `tolerations` are train-model's.
+
+    `secrets` sets environment variables of every step, `{SECRET: {VARIABLE: KEY}}`; `image_pull_secrets` are
+    what every step's image is pulled with. `node_selector` replaces the label that GKE puts on nodes with
+    accelerators, which is the default for a training on one; `{}` is no label at all.
+    """
+
+    volume: Volume | None = None
+    secrets: dict[ObjectName, dict[Variable, SecretKey]] = Field(default_factory=dict)
+    image_pull_secrets: tuple[ObjectName, ...] = ()
+    node_selector: dict[Label, str] | None = None
+    tolerations: tuple[Toleration, ...] = ()
+
+    @model_validator(mode="after")
+    def _variables_set_once(self) -> Self:
+        names = [name for keys in self.secrets.values() for name in keys]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"secrets set {', '.join(twice)} more than once: keep one of them")
+        return self
+
+
+class Platforms(Section):
+    """Settings of the place that a pipeline runs on; Vertex AI's are in `training.resources`.
+
+    No step reads them. They change neither a manifest's hash nor a step's parameters, so a cached result
+    stays valid.
+    """
+
+    kubeflow: Kubeflow = Kubeflow()
 
 
 class Registration(Section):
@@ -35,9 +99,8 @@ class Registration(Section):
 class Manifest(Section):
     """A system that is retrained: what to run, on what, and what it must prove.
 
-    `name` is also the name of the pipeline and of the model in the registry. Each task kind has a subclass of
-    its own, which says what the keys of `dataset`, `training`, `evaluation` and `gates` are. `platforms` says
-    what the pipeline gets where it runs; it is not part of the hash.
+    `name` is also the name of the pipeline and of the model in the registry. Each task kind has a subclass,
+    which says what the keys of `dataset`, `training`, `evaluation` and `gates` are.
     """
 
     name: Name
@@ -61,13 +124,9 @@ class Manifest(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_shared_keys(cls, content: Any) -> Any:
-        """Add the shared keys of the dataset where they are not given.
-
-        A value of the wrong type is left out here; it is refused later, under the key that it was set for.
-        """
-        if not isinstance(content, Mapping):
-            return content
-        dataset, training = content.get("dataset"), content.get("training", {})
+        """Add them to the dataset. A value of the wrong type is refused later, under its own key."""
+        dataset = content.get("dataset") if isinstance(content, Mapping) else None
+        training = content.get("training", {}) if isinstance(content, Mapping) else None
         if not isinstance(dataset, Mapping) or not isinstance(training, Mapping):
             return content
         shared = {}
@@ -94,20 +153,13 @@ class Manifest(Section):
         return task_kind(self.task)
 
     def require_model(self, file: str) -> None:
-        """Before a run: refuse a pretrained model that is missing here, or cannot do what the manifest asks.
+        """Raise a `ManifestError` for a pretrained model that is missing here, or cannot do what is asked.
 
-        `file` is the manifest's. What is not on this machine is checked by the step that reads it.
-
-        Raises:
-            ManifestError: It cannot be used.
+        `file` is the manifest's. A model that is not on this machine is checked by the step that reads it.
         """
 
     def require_vocabulary(self, file: str) -> None:
-        """Refuse a pretrained model on this machine whose tokenizer does not belong to it.
-
-        Raises:
-            ManifestError: Its tokenizer has more tokens than its embedding, or cannot be read.
-        """
+        """Raise a `ManifestError` if a model here has a tokenizer with more tokens than its embedding."""
 
     @property
     def sha256(self) -> str:
@@ -124,11 +176,7 @@ def section_class(manifest: type[Manifest], name: str) -> type[Section]:
 
 
 def section_of(task: str, name: str, content: Mapping[str, Any]) -> Any:
-    """A section of a manifest of this task kind, as a step of the pipeline gets it.
-
-    Raises:
-        UsageError: There is no such task kind.
-    """
+    """A section of a manifest of this task kind, as a step of the pipeline gets it."""
     return section_class(task_kind(task).manifest_class(), name).model_validate(content)
 
 

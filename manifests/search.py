@@ -65,7 +65,7 @@ class Dimension(Section):
         return self.low, self.high
 
     def listed(self) -> tuple[Value, ...] | None:
-        """Every value, where a list of them is how they are given: choices, and ranges with a step."""
+        """Every value of choices or of a range with a step; None for other ranges."""
         if self.choices is not None:
             return self.choices
         if self.step is None:
@@ -75,18 +75,16 @@ class Dimension(Section):
 
     def holds(self, value: Value) -> bool:
         """Whether the value is one of those to try."""
-        listed = self.listed()
         if self.step is not None and not isinstance(value, str):
             value = nearest_on_grid(self.ends[0], self.step, value)
-        if listed is not None:
+        if (listed := self.listed()) is not None:
             return value in listed
         low, high = self.ends
         return not isinstance(value, str) and low <= value <= high
 
     def checked(self) -> Iterator[Value]:
-        """The values by which the key's own bounds are held against this dimension."""
-        listed = self.listed()
-        if listed is not None:
+        """The values that are checked against the key's own bounds."""
+        if (listed := self.listed()) is not None:
             yield from listed
             return
         low, high = self.ends
@@ -135,11 +133,7 @@ class Search(Section):
 
 
 def require_fitting(search: Search, validated: Callable[[str, Value], Any]) -> None:
-    """Hold every dimension against the section that its values will be set in.
-
-    Args:
-        search: The space.
-        validated: What the section makes of a key's value.
+    """Check every dimension with `validated`, which returns what the section makes of a key's value.
 
     Raises:
         ValidationError: A value is out of its key's bounds or of another type; one error for each such key.
@@ -147,8 +141,7 @@ def require_fitting(search: Search, validated: Callable[[str, Value], Any]) -> N
     errors = []
     for key, dimension in search.dimensions().items():
         for value in dimension.checked():
-            expected = _fault(key, value, validated)
-            if expected:
+            if expected := _fault(key, value, validated):
                 error = PydanticCustomError("search", "{expected}", {"expected": expected})
                 errors.append(InitErrorDetails(type=error, loc=("search", key), input=value))
                 break

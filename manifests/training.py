@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import string
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.own_code import Arguments, CodePath
 from gauntlet.manifests.search import Search, require_fitting
 from gauntlet.manifests.section import Fraction, Section
 
-ClassMetric = Literal["macro_f1", "weighted_f1", "accuracy", "loss", "qwk"]
-
 
 class EarlyStopping(Section):
-    """Stop after `patience` epochs without a better validation metric."""
+    """Stop after `patience` epochs without a better validation metric; a kind says which metrics it has."""
 
-    metric: ClassMetric = "macro_f1"
+    metric: str = "loss"
     patience: int = Field(2, ge=1)
 
 
@@ -78,24 +75,21 @@ class Resources(Section):
     persistent_resource: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
 
     @model_validator(mode="after")
-    def _accelerator_complete(self) -> Self:
-        if (self.accelerator_type is None) != (self.accelerator_count == 0):
-            raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _accelerator_is_usable(self) -> Self:
+    def _is_possible(self) -> Self:
+        require_accelerator_complete(self.accelerator_type, self.accelerator_count)
         if self.accelerator_type is not None and (fault := accelerator_fault(self.accelerator_type)):
             raise ValueError(f"accelerator_type {fault}")
-        return self
-
-    @model_validator(mode="after")
-    def _persistent_resource_is_there(self) -> Self:
         if self.persistent_resource is not None and self.strategy != "standard":
             raise ValueError(
                 f"persistent_resource has its machines already: leave strategy {self.strategy} out"
             )
         return self
+
+
+def require_accelerator_complete(accelerator: str | None, count: int) -> None:
+    """Raise a `ValueError` for a type without a count, or a count without a type."""
+    if (accelerator is None) != (count == 0):
+        raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
 
 
 RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
@@ -104,7 +98,7 @@ RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
 class Tracking(Section):
     """What a tracked run is called, and whether Weights & Biases gets it too, as a run of project `wandb`.
 
-    In `run_name`, `{arch}` is `Training.architecture` and `{timestamp}` the start in UTC.
+    In `run_name`, `{arch}` is `Training.model_name` and `{timestamp}` the start in UTC.
     """
 
     run_name: str = Field("{name}-{arch}-{timestamp}", min_length=1)
@@ -173,6 +167,8 @@ class Training(CommonTraining):
     `compute_target: auto` is as many GPUs as `resources` asks for and the machine has, else the CPU. On a
     machine that was bought for the training it is all that was bought, and never a CPU in their place;
     `cloud_gpu` is that on every machine.
+    `network` and `loss` are the user's own, in place of the kind's: `module:name` of a class. It is made with
+    `network_args` or `loss_args` (docs/how-to/use_your_own_network.md).
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
@@ -193,16 +189,25 @@ class Training(CommonTraining):
     resume: Resume = Resume()
     compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi", "cloud_gpu"] = "auto"
     tracking: Tracking = Tracking()
+    network: CodePath | None = None
+    network_args: Arguments | None = None
+    loss: CodePath | None = None
+    loss_args: Arguments | None = None
     search: Search | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Make the model smaller"
-    are_grades_ordered: ClassVar[bool] = False
-    """Whether the classes are steps of a scale, for which there is the metric qwk."""
+    takes_network: ClassVar[bool] = False
+    takes_loss: ClassVar[bool] = False
 
     @property
     def architecture(self) -> str:
-        """A short name of the model, for people."""
+        """A short name of the kind's own network, for people."""
         raise NotImplementedError
+
+    @property
+    def model_name(self) -> str:
+        """A short name of the model, for people."""
+        return self.network.rpartition(":")[2] if self.network else self.architecture
 
     @property
     def plan(self) -> tuple[tuple[int, float], ...]:
@@ -247,9 +252,15 @@ class Training(CommonTraining):
         return self
 
     @model_validator(mode="after")
-    def _metric_fits(self) -> Self:
-        if self.early_stopping.metric == "qwk" and not self.are_grades_ordered:
-            raise ValueError("early_stopping.metric qwk is of grades, and these classes have no order")
+    def _own_code_fits(self) -> Self:
+        for key, takes in (("network", self.takes_network), ("loss", self.takes_loss)):
+            path, arguments = getattr(self, key), getattr(self, f"{key}_args")
+            if path is not None and not takes:
+                raise ValueError(f"{key} {path}: this task kind takes no {key} of your own: leave it out")
+            if path is None and arguments is not None:
+                raise ValueError(f"{key}_args without {key}: name the {key}, or leave both out")
+        if self.loss is not None and self.label_smoothing:
+            raise ValueError(f"label_smoothing is of the loss that {self.loss} replaces: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -271,14 +282,14 @@ class Training(CommonTraining):
     @model_validator(mode="after")
     def _target_fits_resources(self) -> Self:
         devices = self.resources.accelerator_count * self.resources.replica_count
-        if self.compute_target == "gpu_single" and devices != 1:
+        needed = {
+            "gpu_single": ("one accelerator", devices == 1),
+            "gpu_multi": ("several accelerators", devices > 1),
+        }
+        expected, fits = needed.get(self.compute_target, ("", True))
+        if not fits:
             raise ValueError(
-                f"compute_target gpu_single needs one accelerator in resources "
-                f"(accelerator_count × replica_count), not {devices}"
-            )
-        if self.compute_target == "gpu_multi" and devices < 2:
-            raise ValueError(
-                f"compute_target gpu_multi needs several accelerators in resources "
+                f"compute_target {self.compute_target} needs {expected} in resources "
                 f"(accelerator_count × replica_count), not {devices}"
             )
         if self.compute_target == "cloud_gpu" and not devices:
@@ -320,57 +331,8 @@ class OnePhaseTraining(Training):
         return ((self.epochs, self.learning_rate),)
 
 
-ClassWeightsWord = Literal["none", "balanced"]
-_WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is not to have 1"
-
-
-def _class_weights(value: Any) -> Any:
-    """Refuse, with one message, a value that is neither a known word nor weights by label."""
-    if isinstance(value, Mapping):
-        weights = value.values()
-        right = all(isinstance(label, str) for label in value) and all(
-            isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
-            for weight in weights
-        )
-    else:
-        right = isinstance(value, str) and value in get_args(ClassWeightsWord)
-    if not right:
-        raise PydanticCustomError("class_weights", "{words}", {"words": _WEIGHTS_EXPECTED})
-    return value
-
-
-ClassWeights = Annotated[ClassWeightsWord | dict[str, float], BeforeValidator(_class_weights)]
-
-
-class ClassTraining(OnePhaseTraining):
-    """A section for a classifier whose classes may be of different sizes.
-
-    `class_weights` is the weight of a row in the training loss by its label: equal for all (`none`), in
-    inverse proportion to the class's training rows (`balanced`), or a number per label, 1 for a label that is
-    not named. `sampler: balanced` instead draws as many rows per epoch as there are, each class equally
-    often, so some rows repeatedly. Validation figures are computed on the rows as they are.
-    """
-
-    class_weights: ClassWeights = "none"
-    sampler: Literal["shuffle", "balanced"] = "shuffle"
-
-    @field_validator("sampler")
-    @classmethod
-    def _balanced_once(cls, value: str, info: ValidationInfo) -> str:
-        if value == "balanced" and info.data.get("class_weights") == "balanced":
-            words = (
-                "shuffle, because class_weights is balanced: both together would correct for the sizes twice"
-            )
-            raise PydanticCustomError("sampler", "{words}", {"words": words})
-        return value
-
-
 def trained_here(training: CommonTraining) -> Training:
-    """The section of a model that this project trains.
-
-    Raises:
-        UsageError: A service trains it.
-    """
+    """The section of a model that this project trains, or a `UsageError` if a service trains it."""
     if isinstance(training, Training):
         return training
     model = training.by_service.model if training.by_service else type(training).__name__

@@ -1,8 +1,7 @@
 """Charts of the pages, drawn by matplotlib: figures in, inline SVG out.
 
-A chart uses the colours of the page's style sheet, so it follows the reader's colour scheme. Outside a page,
-such as in a tracker, it uses the light scheme. Texts stay texts, a mark shows its value on hover, and the
-same figures give the same bytes. A chart without data is empty.
+A chart follows the reader's colour scheme by the colours of the style sheet, and shows a mark's value on
+hover. The same figures give the same bytes. A chart without data is empty.
 """
 
 from __future__ import annotations
@@ -278,7 +277,6 @@ def _named(series: Series) -> str:
 
 
 def _ticks(axes: Axes, xs: Sequence[float]) -> None:
-    """Ticks of x at whole numbers only, and of y with as many decimals as it takes."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -152,26 +152,3 @@ def excerpt(text: object, limit: int = EXCERPT_CHARS) -> str:
 def sign(operator: str) -> str:
     """An operator as it is written: ≥ for >=."""
     return {">=": "≥", "<=": "≤"}.get(operator, operator)
-
-
-FILTERS = {
-    function.__name__: function
-    for function in (
-        decimal,
-        signed,
-        general,
-        count,
-        percent,
-        milliseconds,
-        times,
-        megabytes,
-        dollars,
-        duration,
-        moment,
-        short_hash,
-        words,
-        capitalize_first,
-        excerpt,
-        sign,
-    )
-}

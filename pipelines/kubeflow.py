@@ -12,8 +12,7 @@ from kfp import dsl, kubernetes
 
 from gauntlet.backends.processes import KUBEFLOW, PLATFORM_VARIABLE, RUN_ID_VARIABLE, STATES_VARIABLE
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.platforms import Kubeflow
-from gauntlet.manifests.schema import Manifest
+from gauntlet.manifests.schema import Kubeflow, Manifest
 from gauntlet.manifests.training import Resources
 
 # CPUs and memory of machine types: https://cloud.google.com/compute/docs/machine-resource, of 2026-10-07.
@@ -145,13 +144,10 @@ def notes(manifest: Manifest) -> list[str]:
     ]
     if ignored:
         found.append(f"Not used on Kubeflow: {', '.join(f'training.resources.{key}' for key in ignored)}.")
-    if not manifest.kind.is_converted:
-        unused = (
-            [] if settings.volume is None else ["Not used by a managed model: platforms.kubeflow.volume."]
-        )
-        return found + unused
-    if settings.volume is None:
+    if manifest.kind.is_converted and settings.volume is None:
         found.append("A training whose pod is lost starts again: set platforms.kubeflow.volume to resume it.")
+    if not manifest.kind.is_converted and settings.volume is not None:
+        found.append("Not used by a managed model: platforms.kubeflow.volume.")
     return found
 
 

@@ -1,8 +1,10 @@
 """What a step runs on, platform by platform; the DAG is the same on all of them.
 
-`local` is this machine, through kfp.local, which can run neither a custom job nor anything else that asks for
-a placeholder of Google Cloud's. So `gauntlet run` compiles a pipeline of its own, and `compiled/` holds those
-of the other platforms.
+`local` is this machine, through kfp.local. It can run neither a custom job nor a placeholder of Google Cloud,
+so `gauntlet run` compiles a pipeline of its own; `compiled/` has those of the other platforms.
+
+On Vertex AI train-model is a custom job, because only custom jobs have a deadline and can use spot machines:
+https://cloud.google.com/vertex-ai/docs/training/create-custom-job
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from kfp import dsl
+from kfp.dsl import base_component
 
+from gauntlet.backends.google.location import valid_label
 from gauntlet.components.train_model.component import train_model
 from gauntlet.components.train_model.service_component import train_model as train_on_service
 from gauntlet.manifests.accelerators import bought_gpus_environment
@@ -30,6 +34,10 @@ SECONDS_TO_START_AND_END = 1_800
 
 ACCOUNT_OF_THE_STEPS = "{{$.pipeline_service_account}}"
 """A placeholder for the service account of the pipeline's job, or the default one."""
+
+STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"}
+STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
+"""Where a restarted training finds its resume state: beside the run's folder, not in it."""
 
 RETRIES = 2
 """Retries of a cheap step. No platform can tell a user's mistake from a failure, so both are retried."""
@@ -66,23 +74,14 @@ def deadline_seconds(resources: Resources) -> int:
 def training_component(
     platform: Platform, manifest: Manifest, environment: Mapping[str, str] | None = None
 ) -> Callable[..., dsl.PipelineTask]:
-    """train-model; on Vertex a custom job, since training has a deadline, which plain tasks cannot have.
-
-    `environment` is for the step itself: a variable of the custom job's task would be its launcher's.
-
-    Raises:
-        UsageError: An input of train-model has the name of one of the custom job's.
-    """
+    """train-model, with the `environment` of the step itself; on Vertex AI a custom job."""
     converted = manifest.kind.is_converted
     component: Callable[..., dsl.PipelineTask] = train_model if converted else train_on_service
     variables = dict(environment or {})
     if platform != "local" and converted:
         variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
-        from gauntlet.pipelines.vertex.custom_job import as_custom_job
-
-        deadline = deadline_seconds(manifest.training.resources)
-        return as_custom_job(component, manifest, deadline, variables)
+        return _as_custom_job(component, manifest, variables)
 
     def task(**inputs: object) -> dsl.PipelineTask:
         made = component(**inputs)
@@ -93,17 +92,58 @@ def training_component(
     return task
 
 
+def _as_custom_job(
+    component: base_component.BaseComponent, manifest: Manifest, environment: Mapping[str, str]
+) -> Callable[..., dsl.PipelineTask]:
+    """The component on the manifest's machines, with its own inputs and the job's input `service_account`."""
+    from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
+
+    require_free_names(component)
+    resources = manifest.training.resources
+    # A preempted machine is replaced by another one, and the other replicas would wait for it forever.
+    restarts = resources.strategy == "spot" or resources.replica_count > 1
+    # Without one, Vertex uses the persistent resource of the pipeline's job, if it has one.
+    own = {"persistent_resource_id": resources.persistent_resource} if resources.persistent_resource else {}
+    custom_job: Callable[..., dsl.PipelineTask] = create_custom_training_job_from_component(
+        component,
+        display_name=f"{manifest.name}-{component.name}",
+        machine_type=resources.machine_type,
+        accelerator_type=resources.accelerator_type or "",
+        accelerator_count=resources.accelerator_count,
+        replica_count=resources.replica_count,
+        boot_disk_size_gb=resources.boot_disk_gb,
+        strategy=STRATEGIES[resources.strategy],
+        max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
+        timeout=f"{deadline_seconds(resources)}s",
+        restart_job_on_worker_restart=restarts,
+        base_output_directory=STATES_FOLDER,  # Vertex may restart a worker of any job
+        env=[{"name": name, "value": value} for name, value in environment.items()],
+        labels={"system": valid_label(manifest.name), "step": valid_label(component.name)},
+        **own,
+    )
+    return custom_job
+
+
+def require_free_names(component: base_component.BaseComponent) -> None:
+    """Raise a `UsageError` if the wrapper would silently use an input of the component as its own."""
+    from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
+
+    reserved = set(CustomTrainingJobOp.component_spec.inputs)
+    taken = sorted(reserved.intersection(component.component_spec.inputs or ()))
+    if taken:
+        raise UsageError(
+            f"component {component.name}: found inputs named {', '.join(taken)}, which are a custom job's "
+            "own. Rename them."
+        )
+
+
 def training_inputs(platform: Platform, account: str) -> dict[str, str]:
     """The platform's own inputs of train-model: the account that the custom job runs as."""
     return {"service_account": account} if platform == "vertex" else {}
 
 
 def place_training(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:
-    """Ask Kubeflow for the pod that train-model needs; the custom job has asked already.
-
-    Raises:
-        UsageError: Kubeflow's plain tasks cannot do it.
-    """
+    """Ask Kubeflow for the pod that train-model needs, or raise a `UsageError` if no pod can be that."""
     if platform == "kubeflow":
         kubeflow.place_training(task, manifest, deadline_seconds(manifest.training.resources))
 
@@ -116,21 +156,17 @@ def furnish(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> N
 
 def notes(platform: Platform, manifest: Manifest) -> list[str]:
     """What differs on the platform from what the manifest says."""
-    uri = manifest.dataset.uri
-    local = [
-        f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data to "
-        "a bucket and set its URI."
-    ]
-    found = local if "://" not in uri or uri.startswith("file://") else []
-    return [*found, *(kubeflow.notes(manifest) if platform == "kubeflow" else [])]
+    uri, found = manifest.dataset.uri, []
+    if "://" not in uri or uri.startswith("file://"):
+        found.append(
+            f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data "
+            "to a bucket and set its URI."
+        )
+    return found + (kubeflow.notes(manifest) if platform == "kubeflow" else [])
 
 
 def require_converting(platform: Platform, device: str) -> None:
-    """Check that convert-to-onnx has the device there that its graphs are for.
-
-    Raises:
-        UsageError: The device is a GPU, and the step runs on a CPU.
-    """
+    """Raise a `UsageError` if convert-to-onnx lacks the device there that its graphs are for."""
     if platform != "local" and device == "gpu":
         raise UsageError(
             f"conversion.target: found gpu, expected cpu: on {platform} later steps run on CPUs. "

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 import numpy as np
 from gauntlet.serving.cpu import cpu_class
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 print(cpu_class())
 for path in sys.argv[2:]:
     with np.load(sys.argv[1]) as inputs:

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.contracts.data import Statistics
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE, Statistics
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import UsageError
 
@@ -43,11 +42,7 @@ def read_statistics(folder: Path) -> Statistics:
 
 
 def existing_file(path: Path) -> Path:
-    """The path.
-
-    Raises:
-        UsageError: There is no such file.
-    """
+    """The path, or a `UsageError` if there is no such file."""
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file, expected a folder written by the step validate-data. "

@@ -1,4 +1,5 @@
-"""Calls of Google Cloud's clients, with a time limit and with retries where a retry is safe.
+"""Calls of Google Cloud's clients, with a time limit, with retries where a retry is safe, and with errors
+that say what to do.
 
 The clients' own defaults have no limit. Which function to use depends on what a repeated request does:
 
@@ -10,12 +11,82 @@ The clients' own defaults have no limit. Which function to use depends on what a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from gauntlet.backends.google.errors import NO_CREDENTIALS, quota_refusal
 from gauntlet.backends.google.location import VertexLocation
+from gauntlet.manifests.errors import GauntletError, UsageError
+
+QUOTA_METRIC = re.compile(r"[a-z][\w.-]*\.googleapis\.com/\w+")
+NO_CREDENTIALS = "Getting metadata from plugin failed"
+"""What gRPC says when google-auth could not get a token."""
+
+
+class QuotaError(GauntletError):
+    """A quota is used up: retrying does not help, asking for less does."""
+
+
+def quota_refusal(where: str, message: str) -> QuotaError | None:
+    """The error for a message that names a used-up quota; None for any other message."""
+    metrics = dict.fromkeys(QUOTA_METRIC.findall(message))
+    if not metrics or "quota" not in message.lower():
+        return None
+    return QuotaError(
+        f"{where}: the quota {', '.join(metrics)} is used up ({message}). Request an increase on the "
+        "console's page Quotas, or use another machine or region."
+    )
+
+
+def not_logged_in(host: str, cause: object) -> UsageError:
+    """The error when there are no credentials, or the service does not accept them."""
+    advice = "Run `gcloud auth application-default login`, or run this as a service account."
+    return UsageError(f"{host}: not logged in ({first_line(cause)}). {advice}")
+
+
+def permission_denied(host: str, cause: object) -> UsageError:
+    """The error when Vertex AI does not let this account do what was asked."""
+    advice = "Give this account the role Vertex AI User, roles/aiplatform.user."
+    return UsageError(f"{host}: permission denied ({first_line(cause)}). {advice}")
+
+
+def unreachable(host: str, cause: object) -> GauntletError:
+    """The error when no answer came."""
+    return GauntletError(f"{host}: cannot be reached ({cause}). Check the network, then run again.")
+
+
+def first_line(cause: object) -> str:
+    """The first line of an exception's own message, or of a text, cut if it is long."""
+    return str(getattr(cause, "message", None) or cause).partition("\n")[0][:500]
+
+
+@contextmanager
+def explained(host: str) -> Iterator[None]:
+    """Turn a failure of Google Cloud's clients into one message.
+
+    Raises:
+        UsageError: Nobody is logged in, or the account lacks a permission.
+        QuotaError: A quota is used up; the message names it.
+        GauntletError: The service cannot be reached, or refuses for another reason.
+    """
+    from google.api_core.exceptions import Forbidden, GoogleAPIError, RetryError, Unauthorized
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except (GoogleAuthError, Unauthorized) as error:
+        raise not_logged_in(host, error) from error
+    except Forbidden as error:
+        raise permission_denied(host, error) from error
+    except RetryError as error:
+        raise unreachable(host, first_line(error.cause or error)) from error
+    except GoogleAPIError as error:
+        if NO_CREDENTIALS in str(error):
+            raise not_logged_in(host, error) from error
+        message = first_line(error)
+        raise quota_refusal(host, message) or GauntletError(f"{host}: {message}") from error
+
 
 SECONDS_TO_ANSWER = 10.0
 SECONDS_BEFORE_THE_FIRST_RETRY = 0.5
@@ -63,14 +134,10 @@ def find_or_make(
     from google.api_core.exceptions import ServiceUnavailable
 
     def attempt() -> Found:
-        found = find()
-        if found is None:
-            found = make()
-        if found is None:
-            found = find()
-        if found is None:
-            raise ServiceUnavailable("what was created is not listed")
-        return found
+        for look in (find, make, find):
+            if (found := look()) is not None:
+                return found
+        raise ServiceUnavailable("what was created is not listed")
 
     made: Found = (retry or _retry())(attempt)()
     return made
@@ -79,12 +146,8 @@ def find_or_make(
 def _retry() -> Any:
     from google.api_core.retry import Retry
 
-    return Retry(
-        predicate=_is_transient,
-        initial=SECONDS_BEFORE_THE_FIRST_RETRY,
-        maximum=5,
-        timeout=SECONDS_OF_RETRIES,
-    )
+    first, longest = SECONDS_BEFORE_THE_FIRST_RETRY, 5
+    return Retry(predicate=_is_transient, initial=first, maximum=longest, timeout=SECONDS_OF_RETRIES)
 
 
 def _is_transient(error: BaseException) -> bool:

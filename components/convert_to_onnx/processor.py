@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.bundle import Device, NoGpuError, open_session
 from gauntlet.serving.cpu import CPU_FILE, cpu_class, cpu_fields
-from gauntlet.serving.session import Device, NoGpuError, open_session
 
 
 def describe_processor(cpu_file: Path = CPU_FILE) -> str:
@@ -29,11 +29,7 @@ def describe_device(device: Device) -> str:
 
 
 def require_device(device: Device) -> None:
-    """Check that graphs and PyTorch can run on the device, before any candidate is made.
-
-    Raises:
-        UsageError: PyTorch or ONNX Runtime cannot use a GPU.
-    """
+    """Raise a `UsageError` if PyTorch or ONNX Runtime cannot use the device."""
     if device == "cpu":
         return
     from gauntlet.trainer.gpus import gpu_fault

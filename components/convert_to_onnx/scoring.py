@@ -19,8 +19,7 @@ from torch import nn
 
 from gauntlet.components.convert_to_onnx.export import OUTPUT
 from gauntlet.components.convert_to_onnx.timing import Batch
-from gauntlet.serving.bundle import softmax
-from gauntlet.serving.session import Device, open_session
+from gauntlet.serving.bundle import Device, open_session, softmax
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -53,11 +52,9 @@ class Rows(Protocol):
 class NeighbourEffect:
     """Answers of rows that were scored alone, and again in batches and with padding.
 
-    If a graph quantises activations with one scale for the whole batch, a text gets another answer beside a
-    long text, or with more padding, than alone. A client that sends the text cannot see why.
+    A graph with one scale for the whole batch answers a text differently beside a long text.
 
     Attributes:
-        rows: How many rows.
         max_difference: The largest change of any row's probability of any class; NaN if one is NaN.
         label_changes: Rows that got another label in some batch.
     """
@@ -99,9 +96,8 @@ def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
 def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], list[Indices]]:
     """Row indices of ragged batches, and of those that hold all other rows.
 
-    At each of `RAGGED_BATCH_SIZES`, up to `RAGGED_ROWS` rows, or an even share if there are fewer, are scored
-    in an order drawn from `seed`: lengths differ within a batch, so padding that leaks into a row's scores
-    shows. The rest is batched by length, which costs least.
+    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`, so that padding that
+    leaks into a row's scores shows. The rest is batched by length, which costs least.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     share = min(RAGGED_ROWS, len(order) // len(RAGGED_BATCH_SIZES))

@@ -28,11 +28,12 @@ def evaluate_model(
     with step(scores.path):
         from pathlib import Path
 
+        from gauntlet.components.evaluate_model import EvaluationRun
         from gauntlet.components.sections import given
         from gauntlet.manifests.kinds import task_kind
         from gauntlet.manifests.schema import section_of
 
-        result = task_kind(task).function("evaluation", "evaluate")(
+        run = EvaluationRun(
             settings=section_of(task, "evaluation", given(evaluation)),
             name=name,
             seed=int(seed),
@@ -43,6 +44,7 @@ def evaluate_model(
             predictions=Path(predictions.path),
             report=Path(report.path),
         )
+        result = task_kind(task).function("evaluation", "evaluate")(run)
         log_figures(metrics, result.headline)
         if result.confusion:
             confusion.log_confusion_matrix(*result.confusion)

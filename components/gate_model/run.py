@@ -1,19 +1,25 @@
-"""The edge of gate-model: reads what three steps wrote and the bundle, writes the verdict and its table."""
+"""gate-model: reads what three steps wrote and the bundle, writes the verdict and its table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from gauntlet.components.gate_model.rules import Documents, decide
-from gauntlet.components.gate_model.table import markdown, print_table
 from gauntlet.contracts.document import read_json, write_text
-from gauntlet.contracts.verdict import Verdict
+from gauntlet.contracts.verdict import Decision, Outcome, RuleVerdict, Verdict
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.gates import CommonGates
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.serving.bundle import MODEL_FILE, PARITY_FILE, BundleError, read_info
 from gauntlet.serving.verification import verify
+
+LOG_WIDTH = 140
+COLOURS: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "not applicable": "dim"}
 
 
 def gate(
@@ -57,3 +63,44 @@ def judge_by_kind(kind: TaskKind, found: Documents) -> Verdict:
     stages: Any = found.gates.get("stages")
     reached = None if stages is None else kind.function("gates", "stages_reached")(stages, found.scores)
     return Verdict(**dict(decision), stages=reached)
+
+
+def markdown(decision: Decision) -> str:
+    """A heading with the decision, the rules, and the reasons of a rejection."""
+    rows = ["| " + " | ".join(_escape(cell) for cell in _cells(rule)) + " |" for rule in decision.rules]
+    reasons = [f"- {_escape(reason)}" for reason in decision.reasons]
+    header = ["| rule | found | expected | verdict | note |", "|---|---:|---:|---|---|"]
+    return "\n".join([f"# Gate: {decision.decision}", "", *header, *rows, "", *reasons]).rstrip() + "\n"
+
+
+def print_table(decision: Decision, console: Console | None = None) -> None:
+    """Print the rules: in colour on a terminal, plain and `LOG_WIDTH` wide in a log."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=LOG_WIDTH, color_system=None)
+    table = Table(title=f"Gate: {decision.decision}", title_justify="left")
+    for column in ("rule", "found", "expected", "verdict", "note"):
+        table.add_column(column, justify="right" if column in ("found", "expected") else "left")
+    for rule in decision.rules:
+        table.add_row(*map(Text, _cells(rule)), style=COLOURS[rule.verdict])
+    console.print(table)
+
+
+def _cells(rule: RuleVerdict) -> tuple[str, str, str, str, str]:
+    return (
+        rule.rule,
+        "–" if rule.value is None else _written(rule.value),
+        f"{rule.operator} {_written(rule.bound)}",
+        rule.verdict,
+        rule.note,
+    )
+
+
+def _written(value: float | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

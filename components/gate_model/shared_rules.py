@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gauntlet.components.gate_model.rules import (
@@ -25,6 +25,34 @@ NO_CHAMPION = "No champion is registered yet: the floors alone decide"
 NOT_COMPARED = "The champion could not be scored: see comparable_champion"
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
 """Any of them in the scores means that there is a champion: half a comparison is not a first model."""
+
+
+# --- models that were trained elsewhere ----------------------------------------------------------------
+
+
+def _is_imported(found: Documents) -> bool:
+    return isinstance(found.at("history.origin"), Mapping)
+
+
+def _without_pytorch(found: Documents) -> str | None:
+    """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
+    if found.at("history.origin.form") != "onnx":
+        return None
+    return "Not proved: the graph was made elsewhere, and there is no PyTorch model to compare it with"
+
+
+def _bought_elsewhere(found: Documents) -> str | None:
+    return "The model was trained elsewhere" if _is_imported(found) else None
+
+
+def _trained_on_unknown_rows(found: Documents) -> str | None:
+    """A model from elsewhere, of which nobody can say which test rows it was trained on."""
+    if not _is_imported(found) or found.at("scores.training_overlap.challenger") is not None:
+        return None
+    return (
+        "Not proved: the model was trained elsewhere, so it is not known which test rows it was trained "
+        "on. If there are any, its figures are too good"
+    )
 
 
 # --- speed, size and cost ----------------------------------------------------------------------------
@@ -56,6 +84,7 @@ SPEEDUP = Rule(
     _speedup,
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
+    unless=_without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -74,6 +103,7 @@ COST = Rule(
     "history.cost_usd",
     "Training cost in USD",
     advice="Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    unless=_bought_elsewhere,
 )
 
 
@@ -136,13 +166,8 @@ def converted(
     """The rules about a model that was converted: its speed, its certificate, its size, and its cost.
 
     Full precision is judged by its logits, all else by how often its answers agree with PyTorch's.
-
-    Args:
-        agreement: Where the certificate has the share of answers that agree.
-        agreement_note: What that is.
-        drop: Where the certificate has what conversion cost in the kind's metric.
-        drop_domain: Its possible values.
-        drop_note: What that is.
+    `agreement` and `drop` are the places of that share and of the loss in the kind's metric; the notes say
+    what they are.
     """
     return (
         SPEEDUP,
@@ -156,6 +181,7 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
+            unless=_without_pytorch,
             when=_is_fp32,
         ),
         Rule(
@@ -166,6 +192,7 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
+            unless=_without_pytorch,
             when=lambda found: not _is_fp32(found),
         ),
         NEIGHBOURS,
@@ -178,6 +205,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
+            unless=_without_pytorch,
         ),
         MODEL_SIZE,
         COST,
@@ -192,11 +220,8 @@ class Comparison:
     """How a kind compares the challenger with the champion.
 
     Attributes:
-        what: The difference in words.
-        domain: Its possible values.
-        lower: Its lower confidence limit.
-        value: The difference.
-        upper: Its upper confidence limit.
+        what: The difference in words; `domain` are its possible values.
+        value, lower, upper: The difference and its confidence limits.
         rows: How many rows, or conversations, were compared.
         margin: `non_inferiority_margin` where the manifest does not set it.
         scored: What makes the two comparable.
@@ -241,7 +266,6 @@ def _fewest_clean_rows(found: Documents) -> object:
 
 
 def _with_summary(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """The note of a rule that has a figure: evaluate-model's own words."""
     summary = found.at("scores.training_overlap.summary")
     is_said = judged.value is not None and isinstance(summary, str)
     return judged.model_copy(update={"note": summary}) if is_said else judged
@@ -252,7 +276,6 @@ def _with_summary_of_failure(judged: RuleVerdict, found: Documents) -> RuleVerdi
 
 
 def _with_absent_classes(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """Fail if a class has test rows and no clean ones."""
     judged = _with_summary(judged, found)
     absent = found.at("scores.training_overlap.classes_without_clean_rows")
     if judged.verdict != "pass" or absent is MISSING or not absent:
@@ -270,6 +293,7 @@ TRAINING_OVERLAP = Rule(
     "Test rows that this model was trained on",
     advice="Rows of the test split, or near-duplicates of them, are in train too: set "
     "`dataset.checks.leakage.severity` to drop or fail.",
+    unless=_trained_on_unknown_rows,
     explain=_with_summary_of_failure,
 )
 CLEAN_TEST_ROWS = Rule(
@@ -332,7 +356,6 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
 
 
 def _shown_by(lower: float, compared: Comparison, margin: float, found: Documents) -> str:
-    """What a lower limit under the margin shows: that the model is worse, or that the rows are too few."""
     upper = number_or_fault(compared.upper(found), CHANGE)
     value = number_or_fault(compared.value(found), CHANGE)
     if isinstance(upper, str):

@@ -28,7 +28,7 @@ def validate_data(
 
         from gauntlet.components.sections import given
         from gauntlet.components.validate_data.run import run
-        from gauntlet.contracts.names import REJECTED_FILE
+        from gauntlet.contracts.data import REJECTED_FILE
         from gauntlet.manifests.schema import section_of
 
         run(

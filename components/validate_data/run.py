@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.training_rows import write_fingerprints
-from gauntlet.components.validate_data.checks import CheckedTable, Examination
-from gauntlet.components.validate_data.rejected import write_rejected
-from gauntlet.components.validate_data.report import page
-from gauntlet.contracts.data import CheckResult, Checks
+from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.text import excerpt
+from gauntlet.contracts.data import REJECTED_FILE, STATISTICS_FILE, CheckResult, Checks
 from gauntlet.contracts.document import replacing, write_text
-from gauntlet.contracts.names import REJECTED_FILE, STATISTICS_FILE
 from gauntlet.manifests.dataset import SPLITS, Dataset
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.kinds import task_kind
+from gauntlet.manifests.kinds import TaskKind, task_kind
+from gauntlet.pages.formatting import count, short_hash
+from gauntlet.pages.page import Masthead, Section, partial, render
 
 LOG_WIDTH = 140  # columns of the table where no terminal has a width
+
+HEADER = ("file", "line", "check", "verdict", "value", "reason")
+TEXT_COLUMNS = ("text", "opening", "shown")  # the first of these that a table has represents its rows
+ROWS_AT_ONCE = 10_000
+_LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+if TYPE_CHECKING:
+    from gauntlet.components.validate_data.checks import Examination
+
+CHECKS = "gauntlet.components.validate_data:checks.html.jinja"
 
 
 def run(
@@ -38,19 +54,10 @@ def run(
     """Validate a dataset and split it.
 
     The checks, the report and the rejected rows are written in any case, the splits only when no check fails.
-
-    Args:
-        task: The name of the task kind.
-        section: The section of the manifest.
-        splits_path: A folder for the splits.
-        checks_path: A file for the results of the checks, as JSON.
-        report_path: A file for the page.
-        rejected_path: A file for the rejected rows; by default `rejected.csv` in the folder of the checks.
-        show_checks: Print the table of checks even if no check fails.
+    `show_checks` prints the table of checks even if none fails.
 
     Raises:
-        DataError: The data cannot be read or have another size, or a check failed; the message names all
-            failed checks.
+        DataError: The data cannot be read or have another size, or a check failed; the message names all.
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
@@ -137,3 +144,95 @@ def _print_checks(checks: Checks) -> None:
 def _verdict(result: CheckResult) -> Text:
     styles = {"pass": "green", "drop": "cyan", "warn": "yellow", "fail": "bold red"}
     return Text(result.verdict, style=styles[result.verdict])
+
+
+# --- rejected rows -------------------------------------------------------------------------------------
+
+
+def write_rejected(path: Path, table: pd.DataFrame, checked: CheckedTable) -> int:
+    """Write the rows of every check that did not pass, and return the number of lines.
+
+    A row has a line for each check that found it. `line` is a number if the file has lines, else the place,
+    such as `row 3`. A spreadsheet would run a cell that begins like a formula, so such a cell gets an
+    apostrophe: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    lines = 0
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for result in checked.results:
+            if result.verdict != "pass" and (finding := checked.findings.get(result.check)):
+                for name, number, value, reason in _lines(table, finding):
+                    cells = (name, number, result.check, result.verdict, value, reason)
+                    writer.writerow(map(harmless, cells))
+                    lines += 1
+    return lines
+
+
+def harmless(cell: str) -> str:
+    """The cell, with an apostrophe before it if a spreadsheet would run it as a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
+    column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
+    for start in range(0, len(finding.affected), ROWS_AT_ONCE):
+        rows = finding.affected[start : start + ROWS_AT_ONCE]
+        places, values = table.loc[rows, "place"].tolist(), table.loc[rows, column].tolist()
+        reasons = finding.reasons(table, rows) if finding.reasons else [""] * len(rows)
+        for place, value, reason in zip(places, values, reasons, strict=True):
+            yield (*_place(place), _shown(value), reason)
+
+
+def _place(place: str) -> tuple[str, str]:
+    """File and line of a place like `train.csv line 12`; else the words after the file name as the line.
+
+    A place that ends in the suffix of a file is that file.
+    """
+    if match := _LINE.fullmatch(place):
+        return match["file"], match["line"]
+    if PurePosixPath(place).suffix:
+        return place, ""
+    file, _, rest = place.rpartition(" ")
+    if rest.isdecimal():
+        file, _, unit = file.rpartition(" ")
+        rest = f"{unit} {rest}"
+    return file, rest
+
+
+def _shown(value: Any) -> str:
+    return "" if pd.isna(value) else excerpt(str(value))[1:-1]
+
+
+# --- page ----------------------------------------------------------------------------------------------
+
+
+def page(kind: TaskKind, examined: Examination) -> str:
+    """The page of a dataset that was read and checked. Whatever comes from the data is escaped."""
+    statistics, checked = examined.statistics, examined.checked
+    failed, results = checked.failed, checked.results
+    code = Markup("<code>{}</code>")
+    facts: dict[str, str] = {"Read from": code.format(statistics.uri)}
+    if statistics.commit_hash:
+        facts["Commit"] = code.format(statistics.commit_hash)
+    facts["Content"] = short_hash(statistics.sha256)
+    rows = kind.function("report", "ROWS")
+    headline = f"All {len(results)} checks let the data through"
+    lead = f"{count(checked.rows_read)} {rows} were read, {count(sum(statistics.rows.values()))} are kept."
+    if failed:
+        headline = f"{len(failed)} of {len(results)} checks failed"
+        lead = f"Nothing is trained on this data: {', '.join(result.check for result in failed)}. {lead}"
+    masthead = Masthead(
+        name=f"{statistics.name} {statistics.version}",
+        kind="data validation",
+        headline=headline,
+        lead=lead,
+        tone="bad" if failed else "good",
+        facts=facts,
+    )
+    described: Markup = kind.function("report", "data")(statistics, examined.pictures)
+    checks = Section("checks", "Checks", partial(CHECKS, checks=results))
+    return render(masthead, [checks, Section("data", "Data", described)])

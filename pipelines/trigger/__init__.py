@@ -1,1 +1,1 @@
-"""The receiver of events that ask for a run: one schema, limits read from Vertex itself, one job an event."""
+"""The receiver of events that ask for a run, and its server."""

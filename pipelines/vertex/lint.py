@@ -1,7 +1,10 @@
 """Finds what the KFP compiler accepts but Vertex AI Pipelines refuses or runs in another way than intended.
 
 Every rule is a function from a pipeline spec to the faults that it finds. One more rule, about input names
-that a custom job reserves, is checked before there is a spec: `custom_job.require_free_names`.
+that a custom job reserves, is checked before there is a spec: `platforms.require_free_names`.
+
+Accelerators have the names of the API. What is built into a machine is in `backends.prices`.
+https://cloud.google.com/vertex-ai/docs/training/configure-compute, of 2026-10-07.
 """
 
 from __future__ import annotations
@@ -10,16 +13,37 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJobSpec
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
+from gauntlet.backends.prices import ATTACHES_ACCELERATORS, BUILT_IN
+from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.process_one import command_fault
-from gauntlet.pipelines.vertex.machines import ACCELERATORS, flex_start_fault, machine_fault
 
+SHELLS = ("sh", "bash", "dash")
 LAUNCHER_IMAGE = "gcr.io/ml-pipeline/google-cloud-pipeline-components"
 """The image of the wrapper around a custom job. Vertex recognises the name and does not pull it."""
+
+ACCELERATORS = tuple(kind.name for kind in AcceleratorType if kind.value)
+
+ATTACHED_TO_N1 = {"NVIDIA_TESLA_T4": (1, 2, 4)}
+"""How many of each an N1 machine can have."""
+
+ACCELERATED_FAMILIES = ("g2-", "g4-", "a2-", "a3-", "a4-")
+
+FLEX_START_GPUS = (
+    "NVIDIA_L4",
+    "NVIDIA_TESLA_A100",
+    "NVIDIA_A100_80GB",
+    "NVIDIA_H100_80GB",
+    "NVIDIA_H100_MEGA_80GB",
+    "NVIDIA_H200_141GB",
+    "NVIDIA_B200",
+)
+FLEX_START_SECONDS = 7 * 24 * 3600
+"""The GPUs that `flex_start` is for, and the longest job:
+https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws"""
 
 DEFAULT_TIMEOUT = "604800s"  # of the wrapper: seven days
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
@@ -29,15 +53,12 @@ DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 def require_acceptable(spec: PipelineSpec, by_digest: bool = False) -> None:
     """Refuse a spec that Vertex would refuse, or run in another way than intended.
 
-    Args:
-        spec: What was compiled.
-        by_digest: Whether its images must be named by digest, as in a job that is submitted.
+    With `by_digest` its images must be named by digest, as in a job that is submitted.
 
     Raises:
         UsageError: It has faults; all of them are named.
     """
-    found = faults(spec, by_digest)
-    if found:
+    if found := faults(spec, by_digest):
         listed = "".join(f"\n  {fault}" for fault in dict.fromkeys(found))
         raise UsageError(f"pipeline {spec.pipeline_info.name}: Vertex AI would not run it:{listed}")
 
@@ -128,9 +149,11 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
             yield fault
         if arguments.get("strategy") == "FLEX_START":
             seconds = float(str(arguments.get("timeout") or DEFAULT_TIMEOUT).removesuffix("s"))
-            if fault := flex_start_fault(accelerator or None, seconds):
+            if fault := _flex_start_fault(accelerator or None, seconds):
                 yield fault
-    known = [{**pool, "machine_spec": _without_accelerator(pool.get("machine_spec", {}))} for pool in pools]
+    # An unknown accelerator is reported by `machine_fault`, in better words.
+    machines = [{**pool.get("machine_spec", {}), "accelerator_type": None} for pool in pools]
+    known = [{**pool, "machine_spec": machine} for pool, machine in zip(pools, machines, strict=True)]
     try:
         json_format.ParseDict({"worker_pool_specs": known}, CustomJobSpec.pb()())
     except json_format.ParseError as error:
@@ -138,14 +161,19 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
 
 
 def _command_faults(commands: Iterable[Sequence[str]]) -> Iterator[str]:
-    for command in commands:
-        if fault := command_fault(command):
-            yield fault
+    yield from filter(None, map(command_fault, commands))
 
 
-def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:
-    """An unknown accelerator is reported by `machine_fault`, in better words."""
-    return {key: value for key, value in machine.items() if key != "accelerator_type"}
+def command_fault(command: Sequence[str]) -> str | None:
+    """Why SIGTERM would not reach the program that a container's command starts; None if it would."""
+    program, *arguments = command or [""]
+    is_shell = program.rpartition("/")[2] in SHELLS
+    if not is_shell or any("exec " in argument for argument in arguments[:2]):
+        return None
+    return (
+        f"its command, {' '.join(command[:2])} …, keeps the shell as process 1, so SIGTERM never reaches the "
+        "step: a preempted or cancelled step could write nothing. Start the program with exec"
+    )
 
 
 def _image_fault(image: str, by_digest: bool) -> str | None:
@@ -158,4 +186,38 @@ def _image_fault(image: str, by_digest: bool) -> str | None:
     tag = image.rpartition("/")[2].partition(":")[2]
     if not DIGEST.search(image) and tag in ("", "latest"):
         return f"image {image}: what `latest` is changes; name it by digest, or by a version's tag"
+    return None
+
+
+def _flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
+    if accelerator not in FLEX_START_GPUS:
+        return (
+            f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"
+        )
+    if timeout_seconds > FLEX_START_SECONDS:
+        return f"strategy flex_start is for 7 days at most, and the job's timeout is {timeout_seconds:.0f} s"
+    return None
+
+
+def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
+    """Why Vertex AI would refuse the pair, or training could not use it; None if it is valid or unknown."""
+    if accelerator is not None and accelerator not in ACCELERATORS:
+        return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
+    if accelerator is not None and (fault := accelerator_fault(accelerator)):
+        return f"accelerator {fault}"
+    if machine.startswith(ACCELERATED_FAMILIES):
+        return _built_in_fault(machine, accelerator, count)
+    if accelerator is not None and not machine.startswith(ATTACHES_ACCELERATORS):
+        return f"{machine} takes no accelerators: only n1 machines have them attached"
+    if accelerator is not None and count not in ATTACHED_TO_N1.get(accelerator, ()):
+        return f"{machine} does not take {count} × {accelerator}"
+    return None
+
+
+def _built_in_fault(machine: str, accelerator: str | None, count: int) -> str | None:
+    if machine not in BUILT_IN:
+        return f"machine type {machine} is none of {', '.join(BUILT_IN)}"
+    kind, number = BUILT_IN[machine]
+    if (accelerator, count) != (kind, number):
+        return f"{machine} comes with {number} × {kind} and was asked for {count} × {accelerator}"
     return None

@@ -1,7 +1,7 @@
 """`gauntlet submit`: compile, check what can be checked before, send, and record the run on this machine.
 
-A manifest becomes a pipeline job (`pipeline_job`) for a `Destination`. `preflight` looks at the project, so
-that a job does not fail in an hour for a reason that is known now.
+A manifest becomes a pipeline job (`pipeline_job`) for a `Destination`. `check_submission` looks at the
+project, so that a job does not fail in an hour for a reason that is known now.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
-from rich.table import Table
 from rich.text import Text
 
 from gauntlet.backends.factory import open_registry, require_tracking
-from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.calls import QuotaError
 from gauntlet.backends.google.jobs import SYSTEM_LABEL, PipelineJobs
 from gauntlet.backends.google.location import SCHEME, VertexLocation, valid_label
 from gauntlet.backends.google.project import GoogleProject, is_pushed
@@ -33,18 +32,36 @@ from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.compiling import compile_manifest
+from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
-from gauntlet.pipelines.training import CPUS_OF_A_STEP, keep_large_sections, parameters, pipeline_name
+from gauntlet.pipelines.training import (
+    CPUS_OF_A_STEP,
+    compile_manifest,
+    keep_large_sections,
+    parameters,
+    pipeline_name,
+)
 from gauntlet.pipelines.vertex.lint import images, require_acceptable
-from gauntlet.pipelines.vertex.machines import needed_quotas
 from gauntlet.pipelines.vertex.packages import require_packaged
 
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
 MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
+GIVE_VERTEX = "Give it the role Vertex AI User, roles/aiplatform.user."
 QUOTA = "quota"
+GPU_QUOTAS = {
+    "NVIDIA_TESLA_T4": "nvidia_t4_gpus",
+    "NVIDIA_TESLA_A100": "nvidia_a100_gpus",
+    "NVIDIA_A100_80GB": "nvidia_a100_80gb_gpus",
+    "NVIDIA_L4": "nvidia_l4_gpus",
+    "NVIDIA_H100_80GB": "nvidia_h100_gpus",
+}
+CPU_QUOTAS = {"n1": "cpus", "e2": "cpus", "n2": "n2_cpus", "c2": "c2_cpus"}
+"""CPUs by machine family. Names are of https://cloud.google.com/vertex-ai/docs/quotas."""
+
+STANDARD_QUOTA = "aiplatform.googleapis.com/custom_model_training_"
+PREEMPTIBLE_QUOTA = f"{STANDARD_QUOTA}preemptible_"
 JOB_FILE = "job.json"
 JOB_NAME = re.compile(r"projects/([^/]+)/locations/([^/]+)/pipelineJobs/([^/]+)")
 
@@ -54,9 +71,7 @@ class Destination:
     """Where a run goes.
 
     Attributes:
-        root: The `gs://` folder below which steps leave their outputs.
-        registry_uri: Where versions are registered.
-        tracking_uri: Where training is tracked.
+        root: The `gs://` folder for the steps' outputs.
         service_account: The service account of the steps; None: the project's default.
         training_account: The service account of train-model; None: that of the other steps.
     """
@@ -171,11 +186,7 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
 
 
 def _require_lasting(option: str, uri: str, location: VertexLocation) -> None:
-    """Refuse a database file: the only disk that outlives a step on Vertex AI is a mounted bucket.
-
-    Raises:
-        UsageError: The URI names a database file.
-    """
+    """Refuse a database file: the only disk that outlives a step on Vertex AI is a mounted bucket."""
     if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
             f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
@@ -184,14 +195,8 @@ def _require_lasting(option: str, uri: str, location: VertexLocation) -> None:
         )
 
 
-def require_reachable(manifest: Manifest) -> None:
-    """Refuse data and models that steps on Vertex AI cannot read.
-
-    Such are paths on this machine, and files of packages that are not in the images.
-
-    Raises:
-        UsageError: The dataset, or the pretrained model, is such.
-    """
+def _require_reachable(manifest: Manifest) -> None:
+    """Refuse data and models on this machine, and files of packages that are not in the images."""
     uri = manifest.dataset.uri
     if "://" not in uri or uri.startswith("file://"):
         raise UsageError(
@@ -203,11 +208,7 @@ def require_reachable(manifest: Manifest) -> None:
 
 
 def require_reachable_model(manifest: Manifest) -> None:
-    """Refuse a pretrained model that a training job on Vertex AI cannot read.
-
-    Raises:
-        UsageError: It is such a model.
-    """
+    """Raise a `UsageError` for a pretrained model that a training job on Vertex AI cannot read."""
     for section, key in MODEL_KEYS:
         value = getattr(getattr(manifest, section), key, None)
         if value is not None and Path(value).is_absolute():
@@ -216,12 +217,6 @@ def require_reachable_model(manifest: Manifest) -> None:
                 "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
             )
     require_packaged(manifest.model_dump(mode="json"), MODEL_KEYS)
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """A pipeline spec as it was compiled."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content
 
 
 @dataclass(frozen=True)
@@ -233,13 +228,8 @@ class Check:
     fault: str | None = None
 
 
-def preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
-    """Check permissions, bucket, images, roles and quotas, and compute the highest cost.
-
-    Raises:
-        UsageError: The project or the bucket is unknown, or nobody is logged in.
-        GauntletError: A service cannot be reached.
-    """
+def _preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
+    """Check permissions, bucket, images, roles and quotas, and compute the highest cost."""
     project = GoogleProject(destination.location)
     checks = [_permissions(project), _bucket(project, destination)]
     checks += [_image(image) for image in images]
@@ -253,37 +243,11 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
     return checks
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
-    """A row for each check."""
-    table = borderless("check", "verdict", "found")
-    for check in checks:
-        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
-    return table
-
-
-def require_passed(checks: Sequence[Check]) -> None:
-    """Refuse to continue after a check that failed.
-
-    Raises:
-        UsageError: Checks failed; all of them are named.
-        QuotaError: Only quotas are too small.
-    """
-    failed = [check for check in checks if check.fault]
-    if failed:
-        of_quota = all(check.name == QUOTA for check in failed)
-        error = QuotaError if of_quota else UsageError
-        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
-
-
 def _permissions(project: GoogleProject) -> Check:
     missing = project.missing_permissions(PERMISSIONS)
     if not missing:
         return Check("permissions", ", ".join(PERMISSIONS))
-    return Check(
-        "permissions",
-        f"this account lacks {', '.join(missing)}",
-        "Give it the role Vertex AI User, roles/aiplatform.user.",
-    )
+    return Check("permissions", f"this account lacks {', '.join(missing)}", GIVE_VERTEX)
 
 
 def _bucket(project: GoogleProject, destination: Destination) -> Check:
@@ -300,9 +264,8 @@ def _image(image: str) -> Check:
         return Check("image", f"{image}: whether it is there cannot be seen")
     if there:
         return Check("image", image)
-    return Check(
-        "image", f"{image} is not in its repository", "Push it (cloudbuild.yaml), or name another digest."
-    )
+    push = "Push it (cloudbuild.yaml), or name another digest."
+    return Check("image", f"{image} is not in its repository", push)
 
 
 def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = True) -> Iterator[Check]:
@@ -311,15 +274,35 @@ def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = 
     if roles is None:
         yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
         return
-    own = any(
-        role.startswith(("projects/", "organizations/")) for role in roles
-    )  # custom roles, whose permissions are unknown
+    # Custom roles, whose permissions are unknown.
+    own = any(role.startswith(("projects/", "organizations/")) for role in roles)
     may_use = bool(roles & MAY_USE_VERTEX) or own or not uses_vertex
     found = ", ".join(sorted(roles)) or "no roles in the project"
-    fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
-    yield Check(name, f"{account}: {found}", fault)
+    yield Check(name, f"{account}: {found}", None if may_use else GIVE_VERTEX)
     if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
         yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
+
+
+def needed_quotas(resources: Resources, cpus_of_a_step: int) -> dict[str, int]:
+    """The quotas that a run uses and how much of each: the machines of the training, and one step beside it.
+
+    A plain step runs on a machine of Vertex AI's choice and uses the quota for N1 and E2 CPUs, as
+    https://github.com/GoogleCloudPlatform/vertex-ai-samples/issues/3479 shows. Spot and flex-start machines
+    use the preemptible quota: https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws#quota. A
+    persistent resource has its machines already. What has no known quota name is left out.
+    """
+    needed = {f"{STANDARD_QUOTA}cpus": cpus_of_a_step}
+    if resources.persistent_resource is not None:
+        return needed
+    prefix = STANDARD_QUOTA if resources.strategy == "standard" else PREEMPTIBLE_QUOTA
+    family, cpus = resources.machine_type.partition("-")[0], resources.machine_type.rpartition("-")[2]
+    if family in CPU_QUOTAS and cpus.isdigit():
+        metric, amount = f"{prefix}{CPU_QUOTAS[family]}", int(cpus) * resources.replica_count
+        needed[metric] = max(amount, needed.get(metric, 0))
+    gpus = GPU_QUOTAS.get(resources.accelerator_type or "")
+    if gpus is not None:
+        needed[f"{prefix}{gpus}"] = resources.accelerator_count * resources.replica_count
+    return needed
 
 
 def _quotas(project: GoogleProject, manifest: Manifest) -> Iterator[Check]:
@@ -367,11 +350,9 @@ class SubmittedRun:
     @property
     def console_url(self) -> str:
         """The run's page in the Google Cloud console."""
+        pipelines = "https://console.cloud.google.com/vertex-ai/pipelines"
         location = self.location
-        return (
-            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{location.region}/runs/{self.run_id}"
-            f"?project={location.project}"
-        )
+        return f"{pipelines}/locations/{location.region}/runs/{self.run_id}?project={location.project}"
 
     @property
     def location(self) -> VertexLocation:
@@ -389,16 +370,16 @@ def compiled_submission(manifest: Manifest, destination: Destination) -> Submiss
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compile_manifest(manifest, path, "vertex", sections=destination.sections)
-        return Submission(manifest, read_spec(path))
+        return Submission(manifest, yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def require_sendable(submission: Submission) -> tuple[str, ...]:
     """Refuse what Vertex AI could not run, and return the images that it would use.
 
     Raises:
-        UsageError: Data or a model is on this machine, or the spec has faults.
+        UsageError: Data or a model is where steps cannot read it, or the spec has faults.
     """
-    require_reachable(submission.manifest)
+    _require_reachable(submission.manifest)
     spec = json_format.ParseDict(submission.spec, PipelineSpec())
     require_acceptable(spec, by_digest=True)
     return images(spec)
@@ -408,14 +389,20 @@ def check_submission(submission: Submission, destination: Destination, console: 
     """Check everything that can be checked before the run, and print it.
 
     Raises:
-        UsageError: Something is missing; all of it is named.
+        UsageError: Something is missing, and all of it is named; or nobody is logged in.
+        QuotaError: Only quotas are too small.
         GauntletError: A service cannot be reached.
     """
     named = require_sendable(submission)
     pipeline_job(submission.manifest, submission.spec, destination)  # for its own checks
-    checks = preflight(submission.manifest, named, destination)
-    console.print(checks_table(checks))
-    require_passed(checks)
+    checks = _preflight(submission.manifest, named, destination)
+    table = borderless("check", "verdict", "found")
+    for check in checks:
+        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
+    console.print(table)
+    if failed := [check for check in checks if check.fault]:
+        error = QuotaError if all(check.name == QUOTA for check in failed) else UsageError
+        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
 
 
 def submit(submission: Submission, destination: Destination, home: Home) -> SubmittedRun:

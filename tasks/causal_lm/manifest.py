@@ -31,7 +31,7 @@ class LanguageSearch(Search):
 class AnswerEarlyStopping(EarlyStopping):
     """The metrics are of the validation answers' tokens."""
 
-    metric: Literal["loss", "perplexity", "token_accuracy"] = "loss"  # type: ignore[assignment]
+    metric: Literal["loss", "perplexity", "token_accuracy"] = "loss"
 
 
 class LanguageTraining(OnePhaseTraining):

@@ -1,8 +1,4 @@
-"""How a language model is timed: by continuing prompts, in PyTorch and as served.
-
-This module is imported in the processes whose memory is measured, so it imports libraries only when it needs
-them.
-"""
+"""How a language model is timed: by continuing prompts. It imports little, since memory is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.components.convert_to_onnx.timing_worker import Batches, Forward
-from gauntlet.serving.session import Device
+from gauntlet.serving.bundle import Device
 
 NEW_TOKENS = 16  # by which each prompt of a batch is continued
 

@@ -5,21 +5,23 @@ S = sequences, T = tokens, K = tokens of answers, V = vocabulary, B = rows, N = 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.manifests.errors import UsageError
-from gauntlet.tasks.causal_lm.lora import base_name, merged, save_adapters, with_adapters
 from gauntlet.tasks.causal_lm.manifest import LanguageTraining
 from gauntlet.tasks.language.data import Statistics
 from gauntlet.tasks.language.language_models import (
@@ -37,6 +39,9 @@ from gauntlet.trainer.splits import read_split
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, unaliased
 
 ADAPTER_FOLDER = "adapter"
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""As peft writes and reads them."""
 
 
 class AnswerModel(nn.Module):
@@ -217,11 +222,68 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
         network.generation_config.save_pretrained(folder)
 
 
-def load_task(section: LanguageTraining, splits: Path) -> CausalLanguageModelling:
-    """The task that trains a section's model on splits."""
-    return CausalLanguageModelling(section, splits)
+load_task = CausalLanguageModelling
 
 
 def network_of(folder: Path) -> PreTrainedModel:
     """A checkpoint's network in eval mode."""
     return load_network(LanguageModelFiles(folder)).eval()
+
+
+# --- adapters ------------------------------------------------------------------------------------------
+
+
+def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftModel:
+    """The network, frozen except for new adapters, which have no effect yet. Raises as `require_modules`."""
+    require_modules(network, section.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.lora_r,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        bias=section.lora_bias,
+        target_modules=list(section.target_modules),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+    )
+    return cast(PeftModel, get_peft_model(network, config))
+
+
+def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
+    """Raise a `UsageError`, with a similar name, unless the network has layers of these names."""
+    # An adapter on the head would also be merged into the embedding, if they share weights.
+    head = network.get_output_embeddings()  # type: ignore[operator]
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    known = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in layers):
+            continue
+        near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
+        raise UsageError(
+            f"training.target_modules: found {target!r}, expected names of linear layers except the head: "
+            f"{', '.join(known)}. {f'Did you mean {near[0]}?' if near else 'Choose among them.'}"
+        )
+
+
+def base_name(model: str) -> str:
+    """The name of the adapters' base model on the hub, or of a local folder or file, without its path."""
+    is_local = "://" in model or Path(model).is_absolute() or Path(model).exists()
+    return model.rstrip("/").rpartition("/")[2] if is_local else model
+
+
+def save_adapters(model: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
+    """Write `ADAPTER_FILES` for the base model `base`; `weights` are named as in the model."""
+    config_file, weights_file = ADAPTER_FILES
+    save_file(get_peft_model_state_dict(model, state_dict=dict(weights)), folder / weights_file)
+    config = replace(model.peft_config["default"], inference_mode=True, base_model_name_or_path=base)
+    config.target_modules = sorted(config.target_modules)  # peft makes it a set, whose order is random
+    config.save_pretrained(str(folder))
+    assert (folder / config_file).is_file()
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The network with its adapters merged into its weights; the model cannot be used afterwards."""
+    return cast(PreTrainedModel, model.merge_and_unload())

@@ -28,7 +28,7 @@ from gauntlet.components.write_report.comparison import (
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import count, signed
 from gauntlet.pages.page import NOTHING, Cell, partial
-from gauntlet.tasks.classification.metrics import Sets, number_sets, resample
+from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
 from gauntlet.tasks.classification.scores import METRICS, Scores
 
 Indices = npt.NDArray[np.int64]
@@ -101,7 +101,7 @@ def paired_rows(first: Evaluated, second: Evaluated) -> PairedRows | str:
     if unknown := set(found) - set(classes):
         return f"B has classes that A has not: {', '.join(sorted(unknown))}"
     truth, answers, others = np.split(pd.Index(classes).get_indexer(found).astype(np.int64), 3)
-    return PairedRows(classes, truth, answers, others)
+    return PairedRows(classes, single_sets(len(classes)), truth, answers, others)
 
 
 def _of_sets(classes: tuple[str, ...], ours: pd.DataFrame, theirs: pd.DataFrame) -> PairedRows | str:

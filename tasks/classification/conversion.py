@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,10 @@ RESAMPLES = 2_000
 CONFIDENCE = 0.95
 
 
+Decide = Callable[[Logits], Sets]
+"""Which classes logits (N, C) give each row, (N, C)."""
+
+
 class Rows(scoring.Rows, Protocol):
     """A split of labelled rows, as the inputs that serving makes of them."""
 
@@ -78,6 +83,11 @@ class ClassifierSubject(TracedSubject):
     def rows(self) -> Rows:
         """The validation split."""
         return self.read_rows("validation")
+
+    @property
+    def truth(self) -> Sets:
+        """The true classes of these rows, (N, C)."""
+        return labels_of(self.rows.truth, len(self.rows.labels))
 
     @property
     def compared_rows(self) -> int:
@@ -115,22 +125,35 @@ class ClassifierSubject(TracedSubject):
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
-        own = self.pytorch_scores
-        return {"macro_f1": macro_f1(own.labels, labels_of(self.rows.truth, len(self.rows.labels)))}
+        return {"macro_f1": macro_f1(self.pytorch_scores.labels, self.truth)}
 
     def compare(self, graph: Graph) -> tuple[LabelParity, NeighbourEffect]:
         """Compare the graph's scores of all rows; see `subject.Subject`."""
         rows, (own, teacher) = self.rows, self.compared_with(graph)
-        forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
-        scores = replace(self.scores(forward), decide=own.decide)
-        neighbours = measure_neighbours(rows, forward, self.seed, self.answer(own))
-        if strange := scores.rows_not_finite:
-            raise ConversionError(f"gives scores that are not finite for {strange} of {len(rows)} rows")
+        scores, neighbours = self._scored(graph.path, own.decide)
         return compare(own, scores, rows.truth, rows.labels, self.seed, teacher), neighbours
 
-    def answer(self, own: Scores) -> Callable[[Logits], tuple[Logits, Sets]]:
-        """The probabilities and the labels that logits of a model like this one mean, both (N, C)."""
-        return lambda logits: (likeliest(logits)[0], own.decide(logits))
+    def measure(self, path: Path) -> tuple[Mapping[str, float], NeighbourEffect]:
+        """Macro-F1 of a graph that was made elsewhere."""
+        scores, neighbours = self._scored(path, self.decide_imported)
+        return {"macro_f1": macro_f1(scores.labels, self.truth)}, neighbours
+
+    @property
+    def decide_imported(self) -> Decide:
+        """How the classes of a row are found from the logits of a graph that was made elsewhere."""
+        return likeliest_class
+
+    def answer(self, decide: Decide) -> Callable[[Logits], tuple[Logits, Sets]]:
+        """The probabilities and the classes that logits mean, both (N, C)."""
+        return lambda logits: (likeliest(logits)[0], decide(logits))
+
+    def _scored(self, path: Path, decide: Decide) -> tuple[Scores, NeighbourEffect]:
+        forward = onnx_forward(path, usable_cpus(), self.section.device)
+        scores = replace(self.scores(forward), decide=decide)
+        neighbours = measure_neighbours(self.rows, forward, self.seed, self.answer(decide))
+        if strange := scores.rows_not_finite:
+            raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
+        return scores, neighbours
 
     def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
         """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
@@ -169,7 +192,7 @@ class Scores:
 
     right: Logits
     left: Logits
-    decide: Callable[[Logits], Sets] = likeliest_class
+    decide: Decide = likeliest_class
 
     @property
     def labels(self) -> Sets:

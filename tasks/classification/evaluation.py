@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.training_rows import Flags, trained_on
 from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
@@ -71,19 +71,9 @@ def ask_class(model: Bundle, rows: Rows) -> tuple[Probabilities, Sets]:
 
 
 def evaluate(
-    settings: Evaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-    rows: HeldOutRows | None = None,
-    scoring: Scoring | None = None,
+    run: EvaluationRun[Evaluation], rows: HeldOutRows | None = None, scoring: Scoring | None = None
 ) -> Evaluated:
-    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+    """Score the bundle and the champion on the test split and write the three outputs.
 
     A kind with rows or scores of its own passes them; by default the rows are texts or images.
 
@@ -91,8 +81,8 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    rows = rows or read_rows(splits)
-    asked = ask_both(rows, name, registry_uri, bundle, splits)
+    rows = rows or read_rows(run.splits)
+    asked = ask_both(rows, run)
     scoring = scoring or Scoring(asked.classes)
     champion = asked.champion
     if isinstance(champion, ChampionPredictions):
@@ -101,11 +91,11 @@ def evaluate(
         rows.labels,
         asked.answers.argmax(axis=1),
         champion,
-        settings,
-        seed,
+        run.settings,
+        run.seed,
         scoring,
         asked.trained_on,
-        scoring.mistakes(rows.inputs, rows.labels, asked.probabilities, settings.worst_mistakes),
+        scoring.mistakes(rows.inputs, rows.labels, asked.probabilities, run.settings.worst_mistakes),
     )
     names = np.array(asked.classes, dtype=object)
     columns = {
@@ -114,16 +104,16 @@ def evaluate(
         "confidence": asked.probabilities.max(axis=1),
     }
     theirs = names[champion.predicted] if isinstance(champion, ChampionPredictions) else None
-    write_predictions(predictions, {**rows.columns, **columns}, asked, theirs)
-    figures = publish(document, name, scores, report)
+    write_predictions(run.predictions, {**rows.columns, **columns}, asked, theirs)
+    figures = publish(document, run)
     matrix = [list(row) for row in document.challenger.confusion or ()]
     return Evaluated(figures, (list(asked.classes), matrix))
 
 
-def publish(document: Scores, name: str, scores: Path, report: Path) -> dict[str, float]:
+def publish(document: Scores, run: EvaluationRun[Evaluation]) -> dict[str, float]:
     """Write the document and its page, print the headline, and return it."""
-    document.write(scores)
-    write_text(report, evaluation_page(document, name))
+    document.write(run.scores)
+    write_text(run.report, evaluation_page(document, run.name))
     if document.training_overlap:
         print(f"{document.rows} test rows. {document.training_overlap.summary}")
     figures = document.headline()
@@ -168,10 +158,8 @@ class Asked:
     champion: ChampionPredictions | ChampionFailure | None
 
 
-def ask_both(
-    rows: HeldOutRows, name: str, registry_uri: str, bundle: Path, splits: Path, ask: Ask = ask_class
-) -> Asked:
-    """Ask the bundle and the champion of `name` about the same rows.
+def ask_both(rows: HeldOutRows, run: EvaluationRun[Evaluation], ask: Ask = ask_class) -> Asked:
+    """Ask challenger and champion about the same rows.
 
     Raises:
         DataError: There are no rows, or the bundle cannot take them or does not know a label.
@@ -181,15 +169,15 @@ def ask_both(
 
     if not len(rows.labels):
         raise DataError(
-            f"{splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
+            f"{run.splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
         )
-    info, probabilities, answers = score_challenger(bundle, rows, ask)
-    tested = read_fingerprints(splits)
-    version = open_registry(registry_uri).champion(name)
+    info, probabilities, answers = score_challenger(run.bundle, rows, ask)
+    tested = read_fingerprints(run.splits)
+    version = open_registry(run.registry_uri).champion(run.name)
     champion = None
     if version is not None:
         champion = score_champion(version, info.labels, rows.inputs, tested, ask)
-    return Asked(info.labels, probabilities, answers, trained_on(bundle, info, tested), champion)
+    return Asked(info.labels, probabilities, answers, trained_on(run.bundle, info, tested), champion)
 
 
 def score_challenger(

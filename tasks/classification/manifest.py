@@ -2,16 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.dataset import LabelledDataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction
-from gauntlet.manifests.training import ClassTraining, Training
+from gauntlet.manifests.training import EarlyStopping, OnePhaseTraining, Training
+
+ClassWeightsWord = Literal["none", "balanced"]
+_WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is not to have 1"
+
+
+def _class_weights(value: Any) -> Any:
+    """Refuse, with one message, a value that is neither a known word nor weights by label."""
+    if isinstance(value, Mapping):
+        weights = value.values()
+        right = all(isinstance(label, str) for label in value) and all(
+            isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+            for weight in weights
+        )
+    else:
+        right = isinstance(value, str) and value in get_args(ClassWeightsWord)
+    if not right:
+        raise PydanticCustomError("class_weights", "{words}", {"words": _WEIGHTS_EXPECTED})
+    return value
+
+
+ClassWeights = Annotated[ClassWeightsWord | dict[str, float], BeforeValidator(_class_weights)]
+
+
+class ClassEarlyStopping(EarlyStopping):
+    """The metrics of a classifier."""
+
+    metric: Literal["macro_f1", "weighted_f1", "accuracy", "loss"] = "macro_f1"
+
+
+class ClassTraining(OnePhaseTraining):
+    """A section for a classifier whose classes may be of different sizes.
+
+    `class_weights` is the weight of a row in the training loss by its label: equal for all (`none`), in
+    inverse proportion to the class's training rows (`balanced`), or a number per label, 1 for a label that is
+    not named. `sampler: balanced` instead draws as many rows per epoch as there are, each class equally
+    often, so some rows repeatedly. Validation figures are computed on the rows as they are.
+    """
+
+    class_weights: ClassWeights = "none"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    early_stopping: ClassEarlyStopping = ClassEarlyStopping()
+
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
+
+    @field_validator("sampler")
+    @classmethod
+    def _balanced_once(cls, value: str, info: ValidationInfo) -> str:
+        if value == "balanced" and info.data.get("class_weights") == "balanced":
+            words = (
+                "shuffle, because class_weights is balanced: both together would correct for the sizes twice"
+            )
+            raise PydanticCustomError("sampler", "{words}", {"words": words})
+        return value
 
 
 class Evaluation(CommonEvaluation):

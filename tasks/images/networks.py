@@ -78,6 +78,20 @@ class ImageClassifier(nn.Module):
         return cast(torch.Tensor, self.head(self.pool(values)))
 
 
+class NormalisedImages(nn.Module):
+    """A network of the user's own, which gets float32 images of zero mean and unit variance, by channel."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalisation = Normalisation(mean, std)
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network returns for images (B, C, H, W) of any type with values of 0 to 255."""
+        # Contiguous, so that `view` works in the network as it does in any other program.
+        return cast(torch.Tensor, self.network(self.normalisation(images).contiguous()))
+
+
 class GlobalAverage(nn.Module):
     """The mean over height and width. Unlike AdaptiveAvgPool2d, its gradient is deterministic on a GPU."""
 

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
 
 ROWS = "images"
+RESIZED = {
+    "stretch": "stretched to the shape",
+    "crop": "brought to the shape by one factor, and cut at the sides",
+    "pad": "brought to the shape by one factor, and filled up with black",
+}
+LABELS_FROM = {
+    "manifest": "those of the manifest",
+    "folders": "the names of the folders",
+    "table": "the values of the table's column",
+}
 TRY_IT = ("Score an image with the new champion.", "IMAGE.png")
 
 
@@ -31,5 +41,7 @@ def data(statistics: Statistics, pictures: Sequence[ClassPicture] = (), rows: st
         classes=class_counts(statistics),
         pictures=pictures,
         rows=rows,
+        resized=RESIZED.get(statistics.resize or ""),
+        labels_from=LABELS_FROM.get(statistics.labels_from or ""),
         histogram=histogram("Brightness", "mean of the pixels", rows, edges, counts),
     )

@@ -8,8 +8,13 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from gauntlet.manifests.dataset import RowCheck, Severity, SimilarityCheck, TableDataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import SMALLEST_MARGIN, CommonGates, resolvable, say_resolution
+from gauntlet.manifests.gates import (
+    SMALLEST_MARGIN,
+    CommonEvaluation,
+    CommonGates,
+    resolvable,
+    say_resolution,
+)
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.tasks.therapy.manifest import Stages, Therapy

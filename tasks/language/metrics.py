@@ -1,15 +1,17 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The metrics of each row are sums, so that every resample can be scored (`components/bootstrap.py`).
-Whole conversations are drawn, since two references of one question are not independent (Field & Welsh,
-Bootstrapping clustered data, JRSS B 69, 2007). N = rows, R = resamples.
+Metrics of rows are sums, so that every resample can be scored. Whole conversations are drawn, since two
+references of one question are not independent (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007).
+N = rows, R = resamples.
 """
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +19,20 @@ import regex
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
+from gauntlet.components import bootstrap
+from gauntlet.components.write_report.comparison import CONFIDENCE, RESAMPLES, SEED, Evaluated, Paired
+from gauntlet.manifests.errors import GauntletError
+from gauntlet.pages.formatting import count
 from gauntlet.tasks.language.answers import Answers, Prompts
 
 Floats = npt.NDArray[np.float64]
 
 ROUGES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
-PERPLEXITY = "perplexity"
-FIGURES = (PERPLEXITY, "rouge1", "rouge2", "rouge_l", "bleu", "sampled_rouge_l")
 BLEU_ORDER = 4
+
+PREDICTIONS_FILE = "predictions.json"
+Rows = Sequence[Mapping[str, Any]]
+"""As evaluate-model left them in `predictions.json`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,7 @@ class RowFigures:
     """What each row adds to the metrics of all rows.
 
     Attributes:
-        losses: -log p of the reference, summed over its tokens, (N,); None if the model gives no
-            probabilities.
+        losses: -log p of the reference, summed over its tokens, (N,); None without probabilities.
         tokens: Of the reference, (N,).
         means: F-measures by figure, (N,) each.
         bleu: Matches and totals of each order, lengths of answer and reference, (N, 10).
@@ -79,7 +86,7 @@ def figures(rows: RowFigures, weights: Floats) -> dict[str, Floats]:
     """
     counted = weights.sum(axis=1)
     perplexity = (
-        {} if rows.losses is None else {PERPLEXITY: np.exp(weights @ rows.losses / (weights @ rows.tokens))}
+        {} if rows.losses is None else {"perplexity": np.exp(weights @ rows.losses / (weights @ rows.tokens))}
     )
     return {
         **perplexity,
@@ -137,3 +144,48 @@ def _bleu(counts: Floats) -> float:
     answered, expected = lengths.tolist()
     score = BLEU.compute_bleu(matches.tolist(), totals.tolist(), answered, expected, smooth_method="exp")
     return float(score.score) / 100
+
+
+def compare(first: Evaluated, second: Evaluated) -> Paired:
+    """The interval of B − A of each figure on the same conversations; a `GauntletError` if answers cannot be
+    read."""
+    answers = []
+    for name, run in (("A", first), ("B", second)):
+        file = run.predictions / PREDICTIONS_FILE
+        if not file.is_file():
+            return Paired(unpaired=f"{name} left no answers to its test prompts")
+        try:
+            answers.append(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise GauntletError(f"{file}: the run cannot be read ({error}). Run it again.") from None
+        if any("conversation" not in row for row in answers[-1]):
+            return Paired(unpaired=f"{name} does not record the conversation of its rows; run it again")
+    asked = [[(row["conversation"], row["prompt"], row["reference"]) for row in rows] for rows in answers]
+    if asked[0] != asked[1]:
+        return Paired(
+            unpaired=f"the test prompts are not the same: {len(asked[0]):,} of A, {len(asked[1]):,} of B"
+        )
+    weights = draws([conversation for conversation, *_ in asked[0]], RESAMPLES, SEED)
+    ours, theirs = (_resampled(rows, weights) for rows in answers)
+    if [row.get("tokens") for row in answers[0]] != [row.get("tokens") for row in answers[1]]:
+        ours.pop("perplexity", None)  # of other tokens, so there is no difference to speak of
+    return Paired(
+        intervals={
+            name: bootstrap.interval(theirs[name] - ours[name], CONFIDENCE) for name in ours if name in theirs
+        },
+        summary=f"Both answered the same {count(len(answers[0]))} prompts.",
+    )
+
+
+def _resampled(rows: Rows, weights: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    known = all("loss" in row for row in rows)
+    return figures(
+        row_figures(
+            references=[row["reference"] for row in rows],
+            greedy=[row["answer"] for row in rows],
+            sampled=[row["sampled_answer"] for row in rows],
+            losses=np.array([row["loss"] for row in rows], dtype=np.float64) if known else None,
+            tokens=np.array([row["tokens"] for row in rows], dtype=np.float64) if known else np.empty(0),
+        ),
+        weights,
+    )

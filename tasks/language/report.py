@@ -18,7 +18,7 @@ from gauntlet.tasks.language.scores import Estimate, Scores
 if TYPE_CHECKING:
     from gauntlet.tasks.language.answers import Answers, Prompts
     from gauntlet.tasks.language.data import Statistics
-    from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard
+    from gauntlet.tasks.language.evaluation import Contender
 
 ROWS = "rows"
 SCORES = Scores
@@ -47,18 +47,15 @@ def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Marku
     return partial("gauntlet.tasks.language:report.html.jinja#data", data=statistics, histogram=chart)
 
 
-def evaluation_page(
-    scorecard: LanguageScorecard, name: str, prompts: Prompts, tuned: Answers, baseline: Contender
-) -> str:
+def evaluation_page(scores: Scores, name: str, prompts: Prompts, tuned: Answers, baseline: Contender) -> str:
     """The page of evaluate-model for the system `name`, with some answers."""
-    scores = Scores.model_validate(scorecard.as_json())
     shown = zip(prompts.questions, prompts.references, tuned.greedy, baseline.answers.greedy, strict=True)
     answers = partial("gauntlet.tasks.language:report.html.jinja#answers", rows=list(shown)[:SHOWN_ANSWERS])
     masthead = Masthead(
         name=name,
         kind="evaluation on the test split",
         headline=", ".join(f"{tile.label} {tile.value}" for tile in tiles(scores)),
-        lead=f"Every model answered {count(scorecard.rows)} test prompts of {count(scorecard.conversations)} "
+        lead=f"Every model answered {count(scores.rows)} test prompts of {count(scores.conversations)} "
         "conversations.",
     )
     sections = [
@@ -82,7 +79,7 @@ def tiles(scores: Scores) -> tuple[Tile, ...]:
     """The figures at the top of a page, and their gains over the baseline."""
     shown = []
     for metric, digits in IN_TILES.items():
-        if metric in scores.not_measured:
+        if metric in (scores.not_measured or {}):
             continue
         figure, gain = (
             scores.challenger.get(metric, Estimate()),
@@ -101,6 +98,6 @@ def metrics(scores: Scores) -> dict[str, float | None]:
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:
     """How surely two runs differ, from their answers."""
-    from gauntlet.tasks.language import comparison  # imports the libraries that score answers
+    from gauntlet.tasks.language import metrics  # imports the libraries that score answers
 
-    return comparison.compare(first, second)
+    return metrics.compare(first, second)

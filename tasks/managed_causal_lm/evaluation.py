@@ -14,9 +14,8 @@ from gauntlet.contracts.document import read_json
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import readable
 from gauntlet.tasks.language.answers import Answers, Prompts, read_prompts
-from gauntlet.tasks.language.evaluation import evaluate, registry_scores
+from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.language.scorecard import Contender
 from gauntlet.tasks.managed_causal_lm import KIND
 from gauntlet.tasks.managed_causal_lm.serving import ENDPOINT_FILE
 
@@ -40,21 +39,14 @@ class Endpoint:
 
 
 def single_question(question: str) -> str:
-    """A question rendered for a managed model: a request of one turn.
-
-    Raises:
-        PromptError: It is empty, or holds a control character.
-    """
+    """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
     parts = [{"text": readable(question)}]
     return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API. It gets `evaluation.batch_size` requests at a time.
-
-    Raises:
-        UsageError: There are no credentials.
-    """
+    """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
+    credentials."""
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)

@@ -14,13 +14,14 @@ from pathlib import Path
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.scoring import Logits
 from gauntlet.manifests.dataset import SplitName
-from gauntlet.tasks.classification.conversion import Scores
+from gauntlet.tasks.classification.conversion import Decide, Scores
 from gauntlet.tasks.classification.metrics import Sets
 from gauntlet.tasks.multi_label_text.data import label_sets
 from gauntlet.tasks.multi_label_text.thresholds import (
     THRESHOLDS_FILE,
     Thresholds,
     choose_thresholds,
+    read_thresholds,
     sigmoid,
     write_thresholds,
 )
@@ -61,9 +62,14 @@ class MultiLabelSubject(EncoderSubject):
         chosen = choose_thresholds(sigmoid(scores.right), self.rows.truth)
         return replace(scores, decide=AboveThreshold(chosen))
 
-    def answer(self, own: Scores) -> Callable[[Logits], tuple[Logits, Sets]]:
+    @property
+    def decide_imported(self) -> Decide:
+        """By the thresholds beside the graph."""
+        return AboveThreshold(read_thresholds(self.checkpoint, self.record.labels))
+
+    def answer(self, decide: Decide) -> Callable[[Logits], tuple[Logits, Sets]]:
         """The probability of each label, and the labels above their thresholds."""
-        return lambda logits: (sigmoid(logits), own.decide(logits))
+        return lambda logits: (sigmoid(logits), decide(logits))
 
     def files(self, graph: Graph) -> Mapping[str, Path]:
         """The thresholds that the graph was compared with."""

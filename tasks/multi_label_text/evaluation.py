@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.serving.bundle import Bundle
 from gauntlet.serving.interface import Rows
 from gauntlet.tasks.classification.comparison import GIVEN, TRUE
@@ -124,40 +123,28 @@ def ask_labels(model: Bundle, rows: Rows) -> tuple[Probabilities, Sets]:
     return probabilities, probabilities >= read_thresholds(model.folder, model.info.labels)
 
 
-def evaluate(
-    settings: Evaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-) -> Evaluated:
-    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
+    """Score the bundle and the champion on the test split and write the three outputs.
 
     Raises:
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    frame = read_split(splits, "test")
+    frame = read_split(run.splits, "test")
     texts = frame["text"].tolist()
     truth = label_sets(frame) > 0
-    asked = ask_both(
-        HeldOutRows(texts, truth, {"text": texts}), name, registry_uri, bundle, splits, ask_labels
-    )
+    asked = ask_both(HeldOutRows(texts, truth, {"text": texts}), run, ask_labels)
     champion = asked.champion
     theirs = [champion.predicted] if isinstance(champion, ChampionPredictions) else []
     sets, (labels, answers, *of_champion) = number_sets(truth, asked.answers, *theirs)
     if isinstance(champion, ChampionPredictions):
         champion = replace(champion, predicted=of_champion[0])
-    scoring = LabelScoring(asked.classes, sets, read_thresholds(bundle, asked.classes))
-    mistakes = scoring.mistakes(texts, labels, asked.probabilities, settings.worst_mistakes)
-    document = assess(labels, answers, champion, settings, seed, scoring, asked.trained_on, mistakes)
+    scoring = LabelScoring(asked.classes, sets, read_thresholds(run.bundle, asked.classes))
+    mistakes = scoring.mistakes(texts, labels, asked.probabilities, run.settings.worst_mistakes)
+    document = assess(labels, answers, champion, run.settings, run.seed, scoring, asked.trained_on, mistakes)
     names = np.array([scoring.in_words(has) for has in sets], dtype=object)
     columns = {"text": texts, "label": names[labels], "predicted": names[answers]}
     columns |= {f"{TRUE}{label}": truth[:, c] for c, label in enumerate(asked.classes)}
     columns |= {f"{GIVEN}{label}": asked.answers[:, c] for c, label in enumerate(asked.classes)}
-    write_predictions(predictions, columns, asked, names[of_champion[0]] if of_champion else None)
-    return Evaluated(publish(document, name, scores, report))
+    write_predictions(run.predictions, columns, asked, names[of_champion[0]] if of_champion else None)
+    return Evaluated(publish(document, run))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.backends import storage
-from gauntlet.backends.data_uris import data_uri
+from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.carving import group_names
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes
@@ -31,8 +31,8 @@ from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
 from gauntlet.serving.interface import InputError
-from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
-from gauntlet.tasks.ordinal_grading.hashing import BITS, CardLikeness, perceptual_hash
+from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
+from gauntlet.tasks.images.hashing import BITS, ImageLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 from gauntlet.trainer.splits import ImageSplit, existing_file
@@ -110,9 +110,9 @@ class CardTable:
         targets: `centering` (N, 4) and `edge_damage` (N, 2), both float32 with NaN for unknown values, and
             `certificate` (N,).
         rows: One row for each card, in the same order, numbered from 0: `label` (the grade as text), `split`,
-            `place` (list and position), `row` (the position), `key` (the certificate, or a hash of the
-            scans), `shown`, and its faults in words, empty if it has none: `missing`, `unreadable`,
-            `out_of_range`; `sizes` has the width and height of each scan.
+            `place`, `row` (the position in its list), `key` (the certificate, or a hash of the scans),
+            `shown`, and its faults in words: `missing`, `unreadable`, `out_of_range`; `sizes` has the width
+            and height of each scan.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -123,8 +123,6 @@ class CardTable:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A scan that was read, or the fault that it has."""
-
     pixels: npt.NDArray[np.uint8] | None = None
     bits: npt.NDArray[np.bool_] | None = None
     size: tuple[int, int] = (0, 0)
@@ -148,7 +146,6 @@ def read_cards(dataset: CardDataset) -> CardTable:
 
 
 def _wanted(uri: str) -> dict[str, int]:
-    """The numbers in `synthetic://cards?cards=600&seed=7`."""
     parts = urlsplit(uri)
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     numbers = {key: int(text) for key, text in query.items() if text.isdecimal()}
@@ -181,11 +178,7 @@ def _read(dataset: CardDataset, uri: str) -> CardTable:
 
 
 def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]:
-    """List, position in it and content of every entry.
-
-    Raises:
-        DataError: The file is not an object of three lists of objects.
-    """
+    """List, position in it and content of every entry."""
     expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
     try:
         content = json.loads(data)
@@ -214,7 +207,7 @@ def _read_scans(
             return _Scan()
         try:
             data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
-            picture = open_image(io.BytesIO(data), name)
+            picture = open_image(io.BytesIO(data), name, of_scan=True)
             pixels = fitted(picture, (dataset.channels, *dataset.shape))
         except (InputError, UsageError) as error:
             return _Scan(fault=str(error))
@@ -296,10 +289,7 @@ def _number(value: Any) -> float:
 
 
 def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
-    """Run every check, whatever the ones before it found.
-
-    The index of the rows that are left is their position in `table.pixels`.
-    """
+    """Run every check. The index of the rows that are left is their position in `table.pixels`."""
     checks = dataset.checks
     checked = CheckedTable(table.rows, len(table.rows))
     # Such a row cannot be written as (two images, grade), so it leaves whatever the severity.
@@ -324,7 +314,7 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     left = checked.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
     keys = left["key"].tolist()
-    likeness = CardLikeness(keys, table.hashes[left.index], least)
+    likeness = ImageLikeness(keys, table.hashes[left.index], least)
     checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     checked.check(
         "duplicates",
@@ -336,15 +326,6 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     )
     check_classes(checked, dataset, checks.rows_per_class, checks.class_balance)
     return checked
-
-
-def find_noted(rows: pd.DataFrame, column: str) -> Finding:
-    """Rows in which reading them noted a fault."""
-    faulty = rows[rows[column] != ""]
-    examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
-    return Finding(
-        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
-    )
 
 
 def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:

@@ -1,7 +1,6 @@
 """evaluate-model for a grader: how far off its grades are, and where on a card it looks.
 
-What covering a part of a card does to its grade shows where the model looks (Zeiler & Fergus, 2013).
-
+Covering a part of a card shows how much the grade depends on it (Zeiler & Fergus, 2013).
 C = channels, H = height, W = width, S = sides; Y × X are the places that are covered one after the other.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.pictures import data_uri
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import minus
@@ -43,9 +41,9 @@ RAISES, LOWERS = (255, 120, 0), (0, 110, 255)  # orange and blue
 
 
 def occlusion_map(model: Bundle, card: Image) -> npt.NDArray[np.float32]:
-    """How many grades the expected one rises where a part of a card (S, C, H, W) is covered, (S, Y, X).
+    """How many grades the expected one rises if a part of a card (S, C, H, W) is covered, (S, Y, X).
 
-    A part is covered by its side's mean colour. Where the grade rises, what lay there cost the card points.
+    A part is covered by its side's mean colour. A rise means that the part cost the card points.
     """
     sides, _, height, width = card.shape
     rows, columns = (
@@ -100,12 +98,9 @@ def _tinted(side: Image, moves: npt.NDArray[np.float32], size: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class GradeScoring(Scoring):
-    """The scoring of a grader: kappa and the mean error in grades too.
+    """Kappa and the mean error in grades too. `show` shows a card among the mistakes.
 
-    Attributes:
-        show: What shows a card among the mistakes.
-        centering_error: The challenger's mean absolute error of the borders' shares in percentage points,
-            where it is known.
+    `centering_error` is the challenger's mean absolute error in percentage points, if it is known.
     """
 
     show: Callable[[Any], Mapping[str, str]]
@@ -168,28 +163,18 @@ def _with_grades(scored: Scored, **figures: Any) -> Scored:
     return scored.model_copy(update={"grades": scored.grades.model_copy(update=figures)})
 
 
-def evaluate(
-    settings: Evaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-) -> Evaluated:
+def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
     """As for every classifier, with the scores of a grader.
 
     Raises:
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    cards = read_card_split(splits, "test")
+    cards = read_card_split(run.splits, "test")
     columns = {"row": cards.rows, "certificate": cards.certificates.tolist()}
     rows = HeldOutRows(cards.images, cards.labels, columns)
     try:
-        model = Bundle(bundle)
+        model = Bundle(run.bundle)
     except BundleError as error:
         raise GauntletError(
             f"The converted model cannot be read: {error}. Run convert-to-onnx again."
@@ -200,6 +185,4 @@ def evaluate(
         lambda card: {"picture": occlusion_picture(model, card)},
         mean_known_error(centering, cards.centering),
     )
-    return classifiers.evaluate(
-        settings, name, seed, registry_uri, bundle, splits, scores, predictions, report, rows, scoring
-    )
+    return classifiers.evaluate(run, rows, scoring)

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
-from gauntlet.manifests.training import ClassMetric, EarlyStopping, Resume, Training
+from gauntlet.manifests.training import EarlyStopping, Resume, Training
 from gauntlet.tasks.classification.manifest import ClassManifest, Gates
-from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
+from gauntlet.tasks.images.manifest import Augmentation, LikenessCheck, PixelDataset, Width
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]
@@ -36,12 +36,6 @@ class AspectCheck(RowCheck):
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"min_ratio {self.min_ratio:g} is over max_ratio {self.max_ratio:g}")
         return self
-
-
-class LikenessCheck(RowCheck):
-    """Cards under one certificate, or whose scans' hashes agree in `similarity` of their bits."""
-
-    similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
 class CardChecks(Section):
@@ -97,7 +91,7 @@ class GradingSearch(Search):
 class GradeEarlyStopping(EarlyStopping):
     """What a part of the section leaves out is of grades too."""
 
-    metric: ClassMetric = "qwk"
+    metric: Literal["qwk", "macro_f1", "weighted_f1", "accuracy", "loss"] = "qwk"
     patience: int = Field(10, ge=1)
 
 
@@ -131,7 +125,8 @@ class GradingTraining(Training):
     search: GradingSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
-    are_grades_ordered: ClassVar[bool] = True
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
 
     @property
     def architecture(self) -> str:
@@ -145,8 +140,8 @@ class GradingTraining(Training):
 
     @property
     def leaves_weights_idle(self) -> bool:
-        """Those of a front's own encoder, in the first phase."""
-        return not self.shared_encoder
+        """Those of the front alone, in the first phase."""
+        return not self.shared_encoder or self.network is not None
 
 
 class GradingGates(Gates):

@@ -6,6 +6,8 @@ B = batch, N = rows of a split, C = channels, H = height, W = width, K = grades.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gauntlet.contracts.names import STATISTICS_FILE
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.tasks.classification.training import (
     ClassifierTask,
     classification_metrics,
@@ -24,11 +26,20 @@ from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
 from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
-from gauntlet.tasks.ordinal_grading.loss import grading_loss, squared_emd
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
-from gauntlet.tasks.ordinal_grading.network import EVEN, CardGrader, GraderConfig, Grading
+from gauntlet.tasks.ordinal_grading.network import (
+    EVEN,
+    CardGrader,
+    GraderConfig,
+    Grading,
+    OwnGrader,
+    grading_loss,
+    squared_emd,
+)
 from gauntlet.trainer.batching import sampling_chances
+from gauntlet.trainer.own_network import OwnLoss, own_loss, own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.task import Batch
 
 FRONT, BACK = 0, 1  # positions in the axis of sides
@@ -38,18 +49,14 @@ ACROSS = 0  # position of the left border's share in a side's centering
 class OrdinalGrading(ClassifierTask):
     """The task on the splits that validate-data wrote.
 
-    A batch is positions (B,), whether the front is seen, and in training the maps (B, 2, 2, 3) of both sides
-    if images are augmented.
+    A batch is positions (B,), whether the front is seen, and in training the maps (B, 2, 2, 3) of augmented
+    images.
     """
 
     validation_batch_size = 64
 
     def __init__(self, section: GradingTraining, splits: Path) -> None:
-        """Read the training and validation rows.
-
-        Raises:
-            UsageError: There are no splits.
-        """
+        """Read the training and validation rows; a `UsageError` if there are no splits."""
         train, validation = read_card_split(splits, "train"), read_card_split(splits, "validation")
         self._section = section
         self.train_labels, self.validation_labels = train.labels, validation.labels
@@ -70,8 +77,26 @@ class OrdinalGrading(ClassifierTask):
         """The shape of a side."""
         return {"input_shape": self._config.input_shape}
 
-    def build_model(self) -> CardGrader:
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The grades as `classes`, and the sizes in the network's configuration."""
+        sizes = asdict(self._config)
+        return {"classes": sizes.pop("grades"), **sizes}
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """Logits, centering and edge damage of both sides, as in `Grading`."""
+        return (self._config.grades,), (4,), (2,)
+
+    @cached_property
+    def _own_loss(self) -> OwnLoss | None:
+        return own_loss(self._section, self.own_arguments)
+
+    def build_model(self) -> nn.Module:
         """The network, initialised from torch's global seed."""
+        own = own_network(self._section, self.own_arguments)
+        if own is not None:
+            return OwnGrader(own, self._mean, self._std)
         return in_fast_layout(CardGrader(self._config, self._mean, self._std))
 
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
@@ -95,7 +120,7 @@ class OrdinalGrading(ClassifierTask):
             centering = mirrored(centering, maps)
         found: Grading = model(_laid_out(seen.get(FRONT)), _laid_out(seen[BACK]))
         of_sides = centering[:, sides].flatten(start_dim=1), edge_damage[:, sides]
-        loss = grading_loss(self._section, found, grades, *of_sides).sum()
+        loss = grading_loss(self._section, found, grades, *of_sides, self._own_loss).sum()
         return loss, confusion_counts(found.logits, grades)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -113,14 +138,18 @@ class OrdinalGrading(ClassifierTask):
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """A classifier's metrics, QWK, MAE, the share within one grade and the error of the centering.
 
-        `loss` is the squared EMD and cross-entropy, weighted by `alpha_emd`. `centering_error` is a mean
-        absolute error in percentage points, and absent if no row has a known centering.
+        `loss` is the squared EMD and cross-entropy, weighted by `alpha_emd`, or the section's own loss.
+        `centering_error` is in percentage points, and absent if no centering is known.
         """
         logits, alpha = outputs[:, :-4], self._section.alpha_emd
         labels = self.validation_labels
         metrics = classification_metrics(logits, labels)
-        emd = float(squared_emd(logits.softmax(dim=1), torch.from_numpy(labels)).mean())
-        metrics["loss"] = alpha * emd + (1 - alpha) * metrics["loss"]
+        truth = torch.from_numpy(labels)
+        if self._own_loss is None:
+            emd = float(squared_emd(logits.softmax(dim=1), truth).mean())
+            metrics["loss"] = alpha * emd + (1 - alpha) * metrics["loss"]
+        else:
+            metrics["loss"] = float(self._own_loss(logits, truth).mean())
         predicted = logits.argmax(dim=1).numpy()
         distance = np.abs(predicted - labels)
         metrics |= {
@@ -136,9 +165,7 @@ class OrdinalGrading(ClassifierTask):
         save_network(self._config, weights, folder)
 
 
-def load_task(section: GradingTraining, splits: Path) -> OrdinalGrading:
-    """The task that trains a section's model on splits."""
-    return OrdinalGrading(section, splits)
+load_task = OrdinalGrading
 
 
 def rows_on_device(split: CardSplit) -> RowsOnDevice:
@@ -147,9 +174,9 @@ def rows_on_device(split: CardSplit) -> RowsOnDevice:
 
 
 def mirrored(centering: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Centering (B, 2, 2) of images that are seen through maps (B, 2, 2, 3): a mirror swaps left and right.
+    """Centering (B, 2, 2) of images seen through maps (B, 2, 2, 3): a mirror swaps left and right.
 
-    A map mirrors if its determinant is negative, which no rotation, zoom or shear causes.
+    A map mirrors if its determinant is negative.
     """
     determinant = maps[..., 0, 0] * maps[..., 1, 1] - maps[..., 0, 1] * maps[..., 1, 0]  # (B, 2)
     is_mirrored = determinant < 0
@@ -172,11 +199,15 @@ def grader_config(section: GradingTraining, shape: Sequence[int], grades: int) -
     )
 
 
-def untrained_model(folder: Path, _classes: int, _attention: str) -> CardGrader:
+def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
     config = GraderConfig(**read_config(folder))
     channels = config.input_shape[0]
-    return in_fast_layout(CardGrader(config, [0.0] * channels, [1.0] * channels))
+    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
+    own = own_network(read_record(folder))
+    if own is not None:
+        return OwnGrader(own, mean, std)
+    return in_fast_layout(CardGrader(config, mean, std))
 
 
 def _laid_out(images: torch.Tensor | None) -> torch.Tensor | None:

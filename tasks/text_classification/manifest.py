@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from gauntlet.manifests.dataset import LabelledDataset
-from gauntlet.manifests.training import ClassTraining
-from gauntlet.tasks.classification.manifest import ClassManifest
+from gauntlet.tasks.classification.manifest import ClassEarlyStopping, ClassManifest, ClassTraining
 from gauntlet.tasks.texts.manifest import EncoderManifest, EncoderTraining, LabelledTextChecks, TextTable
 
 
@@ -21,6 +20,8 @@ class TextDataset(TextTable, LabelledDataset):
 
 class TextTraining(EncoderTraining, ClassTraining):
     """Section of train-model: a pretrained encoder and classes that may be of different sizes."""
+
+    early_stopping: ClassEarlyStopping = ClassEarlyStopping()
 
 
 class TextManifest(ClassManifest, EncoderManifest):

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gauntlet.backends import storage
-from gauntlet.backends.data_uris import data_uri
+from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.dataset import SPLITS, SplitName, TableDataset

@@ -50,6 +50,9 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | tuple[str, ...] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
+    content: ClassVar[str] = "text"
+    """What the column `text` holds, in messages."""
+
 
 SEVERAL_LABELS = "If a row can have several labels, set task: multi_label_text_classification"
 
@@ -238,6 +241,15 @@ class EncoderTraining(OnePhaseTraining):
     search: TextSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length, set training.gradient_checkpointing"
+    takes_network: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _student_is_of_the_encoder(self) -> Self:
+        if self.student is not None and self.network is not None:
+            raise ValueError(
+                "student is made of the built-in network's layers: leave it out with a network of your own"
+            )
+        return self
 
     @property
     def architecture(self) -> str:

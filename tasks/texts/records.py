@@ -119,9 +119,9 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     labels = label if isinstance(label, tuple) else (label,)
     faults = []
     if columns.text not in found:
-        faults.append(f"no column {columns.text}: set dataset.columns.text")
+        faults.append(f"no column {columns.text}: set dataset.columns.{columns.content}")
     elif label is None:
-        faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
+        faults.append(f"{len(others)} columns beside the {columns.content}: set dataset.columns.label")
     faults += [
         f"no column {one}: set dataset.columns.label"
         for one in labels

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gauntlet.backends import storage
-from gauntlet.backends.data_uris import data_uri, lies_in
+from gauntlet.backends.storage import data_uri, lies_in
 from gauntlet.components.fingerprint_data.run import run as fingerprint
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError

@@ -19,14 +19,14 @@ import pytest
 import torch
 
 from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.classification.evaluation import evaluate
 from gauntlet.tasks.classification.gates import RULES
-from gauntlet.tasks.classification.manifest import Evaluation, Gates
+from gauntlet.tasks.classification.manifest import ClassEarlyStopping, Evaluation, Gates
 from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageTraining
 from gauntlet.tasks.image_classification.tiny import Drawn, write_files
 from gauntlet.tasks.images.augmentation import affine_maps, moved
@@ -89,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         batch_size=16,
         learning_rate=5e-3,
         augmentation=Augmentation(rotation=5, shift=0.05),
-        early_stopping=EarlyStopping(metric="accuracy", patience=6),
+        early_stopping=ClassEarlyStopping(metric="accuracy", patience=6),
     )
     run = TrainingRun(recipe, "drawn", "image_classification", 3, splits, checkpoint, resume_dir="")
     return Trained(splits, checkpoint, json.loads(json.dumps(train(run))))
@@ -117,7 +117,7 @@ def evaluated(graph: Path, splits: Path, folder: Path) -> dict[str, Any]:
     bundle = write_graph_bundle(folder / "bundle", onnx.load(graph), SHAPE, BARS)
     settings, registry = Evaluation(bootstrap_resamples=200), f"sqlite:///{folder / 'registry.db'}"
     outputs = [folder / name for name in ("scores", "predictions", "page")]
-    evaluate(settings, "drawn", 0, registry, bundle, splits, *outputs)
+    evaluate(EvaluationRun(settings, "drawn", 0, registry, bundle, splits, *outputs))
     scores: dict[str, Any] = json.loads(outputs[0].read_text())
     return scores
 

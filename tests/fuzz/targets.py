@@ -20,7 +20,7 @@ from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli import main
 from gauntlet.pipelines.trigger import receiver
-from gauntlet.pipelines.trigger.events import read_delivery
+from gauntlet.pipelines.trigger.receiver import read_delivery
 from gauntlet.serving.bundle import BundleError
 from gauntlet.serving.interface import InputError
 from gauntlet.serving.texts import TextInputs, TokenizerError

@@ -7,7 +7,7 @@ from google.cloud.aiplatform_v1.types import AcceleratorType
 from gauntlet.backends.prices import BUILT_IN
 from gauntlet.manifests.accelerators import GPUS, OLDEST_CAPABILITY, accelerator_fault, usable_gpus
 from gauntlet.manifests.training import Resources
-from gauntlet.pipelines.vertex.machines import ATTACHED_TO_N1, machine_fault
+from gauntlet.pipelines.vertex.lint import ATTACHED_TO_N1, machine_fault
 
 
 @pytest.mark.parametrize("cuda", ["13.0", "13.2"])

@@ -18,8 +18,8 @@ from gauntlet.backends.prices import LIST_PRICES
 from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest, save_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.compiling import compile_manifest
 from gauntlet.pipelines.kubeflow import MachineSize, machine_size, notes, requested
+from gauntlet.pipelines.training import compile_manifest
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 from tests.pipelines.test_vertex_compile import executors
 

@@ -22,8 +22,8 @@ import yaml
 
 from gauntlet.components.step import ERROR_FILE
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.pipelines.process_one import command_fault
 from gauntlet.pipelines.training import parameters
+from gauntlet.pipelines.vertex.lint import command_fault
 from tests.pipelines.test_cli import ROOT, SAMPLE
 
 COMPILED = ROOT / "compiled" / "emotion_sample.yaml"

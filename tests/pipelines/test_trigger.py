@@ -28,9 +28,8 @@ from gauntlet import manifests
 from gauntlet.backends.google import calls
 from gauntlet.backends.google.jobs import ListedJob
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.trigger import web
-from gauntlet.pipelines.trigger.events import Event, read_delivery
-from gauntlet.pipelines.trigger.receiver import Limits, Receiver
+from gauntlet.pipelines.trigger import receiver
+from gauntlet.pipelines.trigger.receiver import Event, Limits, Receiver, read_delivery
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure
 from tests.fakes.pubsub import PubSub, emulator
@@ -63,7 +62,7 @@ def url(cloud: FakeCloud, pushed_images: None, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(calls, "SECONDS_BEFORE_THE_FIRST_RETRY", 0.01)
     monkeypatch.setattr(calls, "SECONDS_OF_RETRIES", 0.3)
-    server = make_server("127.0.0.1", 0, web.create(), handler_class=_Quiet)
+    server = make_server("127.0.0.1", 0, receiver.create(), handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -14,9 +14,8 @@ import yaml
 
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.tuning import workers
-from gauntlet.pipelines.tuning.run import duration
-from gauntlet.pipelines.tuning.workers import alone
+from gauntlet.pipelines.tuning import run as workers
+from gauntlet.pipelines.tuning.run import alone, duration
 from gauntlet.trainer.tuning.study import best_trial, finished_trials, open_study
 from tests.conftest import LABELS, class_rows
 from tests.pipelines.test_cli import gauntlet

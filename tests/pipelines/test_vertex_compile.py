@@ -20,11 +20,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, Pipeli
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
-from gauntlet.pipelines.compiling import compile_manifest
-from gauntlet.pipelines.platforms import Platform
-from gauntlet.pipelines.process_one import exec_python
-from gauntlet.pipelines.training import parameters, training_pipeline
-from gauntlet.pipelines.vertex.custom_job import STATES_FOLDER, require_free_names
+from gauntlet.pipelines.platforms import STATES_FOLDER, Platform, require_free_names
+from gauntlet.pipelines.training import compile_manifest, exec_python, parameters, training_pipeline
 from gauntlet.pipelines.vertex.lint import faults, require_acceptable
 from tests.pipelines.test_cli import ROOT, SAMPLE, gauntlet
 

@@ -26,8 +26,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.vertex import follow
-from gauntlet.pipelines.vertex.machines import needed_quotas
-from gauntlet.pipelines.vertex.submission import Destination, compiled_submission, pipeline_job
+from gauntlet.pipelines.vertex.submission import Destination, compiled_submission, needed_quotas, pipeline_job
 from tests.conftest import PUSHED_IMAGES
 from tests.fakes.cloud import FakeCloud
 from tests.fakes.google_api import Failure

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gauntlet.tasks.ordinal_grading.border_network import BorderNetwork
+from gauntlet.tasks.ordinal_grading.network import BorderNetwork
 
 SHAPE = (3, 88, 64)
 STEPS = 250

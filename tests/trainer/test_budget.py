@@ -4,7 +4,7 @@ import pytest
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Resources
-from gauntlet.trainer.budget import Budget
+from gauntlet.trainer.watch import Budget
 
 HOUR = 3600.0
 

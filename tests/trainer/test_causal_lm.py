@@ -15,9 +15,8 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import UsageError
-from gauntlet.tasks.causal_lm.lora import base_name
 from gauntlet.tasks.causal_lm.manifest import LanguageTraining
-from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, network_of
+from gauntlet.tasks.causal_lm.training import AnswerModel, CausalLanguageModelling, base_name, network_of
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.trainer.replica import changing

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest
-from gauntlet.manifests.training import ClassTraining
+from gauntlet.tasks.classification.manifest import ClassTraining
 from gauntlet.tasks.classification.training import balanced_chances, class_weights, row_weights
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.tasks.text_classification.training import TextClassification, distillation_loss, load_task

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.training import EarlyStopping
+from gauntlet.tasks.classification.manifest import ClassEarlyStopping
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.image_classification.training import load_task
 from gauntlet.tasks.images.manifest import Augmentation
@@ -38,7 +38,7 @@ def section() -> ImageTraining:
         batch_size=12,
         learning_rate=1e-2,
         augmentation=MOVED,
-        early_stopping=EarlyStopping(metric="accuracy", patience=10),
+        early_stopping=ClassEarlyStopping(metric="accuracy", patience=10),
     )
 
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_says_what_a_conversion_needs(
 def test_training_ends_when_accuracy_no_longer_gains(
     section: ImageTraining, image_splits: Path, tmp_path: Path
 ) -> None:
-    stopping = EarlyStopping(metric="accuracy", patience=2)
+    stopping = ClassEarlyStopping(metric="accuracy", patience=2)
     patient = section.model_copy(update={"epochs": 60, "early_stopping": stopping})
     history = trained(patient, image_splits, tmp_path / "checkpoint")
     assert history["stopped"] == "early stopping"

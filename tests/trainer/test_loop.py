@@ -11,7 +11,8 @@ from torch import nn
 
 from gauntlet.contracts.training import Epoch, TrainingHistory
 from gauntlet.manifests.errors import GauntletError, Preempted
-from gauntlet.manifests.training import EarlyStopping, Resources, Resume, Training
+from gauntlet.manifests.training import Resources, Resume, Training
+from gauntlet.tasks.classification.manifest import ClassEarlyStopping
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.tasks.text_classification.training import TextClassification, load_task
 from gauntlet.trainer.batching import MicroBatch
@@ -223,7 +224,9 @@ def test_each_step_is_taken_with_the_rate_of_the_schedule(
     section: Training, tiny_splits: Path, schedule: str
 ) -> None:
     stalled = section.model_copy(update={"schedule": schedule, "learning_rate": 1e-9, "epochs": 3})
-    history, *_ = train(stalled.model_copy(update={"early_stopping": EarlyStopping(patience=3)}), tiny_splits)
+    history, *_ = train(
+        stalled.model_copy(update={"early_stopping": ClassEarlyStopping(patience=3)}), tiny_splits
+    )
     scores = [epoch.validation["macro_f1"] for epoch in history.epochs]
     assert [step.learning_rate for step in history.steps] == [
         learning_rate(stalled, stalled.phases[0], step, 27, scores[: (step - 1) // 9])

@@ -7,10 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
-from gauntlet.tasks.ordinal_grading.loss import grading_loss, mean_smooth_l1, squared_emd
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
-from gauntlet.tasks.ordinal_grading.network import Grading
+from gauntlet.tasks.ordinal_grading.network import Grading, grading_loss, mean_smooth_l1, squared_emd
 from gauntlet.trainer.batching import sampling_chances, training_batches
 
 NAN = math.nan

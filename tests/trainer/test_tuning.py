@@ -15,17 +15,18 @@ from gauntlet.manifests.training import EarlyStopping, Training
 from gauntlet.tasks.image_classification.manifest import ImageSearch, ImageTraining
 from gauntlet.tasks.text_classification.manifest import TextSearch, TextTraining
 from gauntlet.trainer.run import TrainingRun, train
-from gauntlet.trainer.tuning.job import TuningJob, study_name
 from gauntlet.trainer.tuning.study import (
     FIRST_EPOCH_TO_PRUNE_AFTER,
     TRIALS_BEFORE_PRUNING,
     Trial,
+    TuningJob,
     best_trial,
     distributions,
     finished_trials,
     next_trial,
     open_study,
     prepare,
+    study_name,
     values_of,
 )
 from gauntlet.trainer.tuning.trial import TrialTracker, run_trial

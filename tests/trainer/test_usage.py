@@ -10,7 +10,7 @@ import torch
 
 from gauntlet.contracts.training import Usage
 from gauntlet.serving.cpu import TASKS, usable_cpus
-from gauntlet.trainer.usage_monitor import Sample, UsageMonitor, with_sample
+from gauntlet.trainer.watch import Sample, UsageMonitor, with_sample
 
 CPU = torch.device("cpu")
 

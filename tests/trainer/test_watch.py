@@ -12,7 +12,7 @@ from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.training import Resources, Training
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.states import LoopState, StateStore
-from gauntlet.trainer.usage_monitor import UsageMonitor
+from gauntlet.trainer.watch import UsageMonitor
 from tests.trainer.test_loop import Recorder, build_replica, train, train_with_states
 
 HOUR = 3600.0

@@ -18,8 +18,7 @@ def main() -> int:
     """Run trials; returns the exit code."""
     settle_process()
 
-    from gauntlet.trainer.tuning.job import TuningJob
-    from gauntlet.trainer.tuning.study import next_trial, open_study, values_of
+    from gauntlet.trainer.tuning.study import TuningJob, next_trial, open_study, values_of
     from gauntlet.trainer.tuning.trial import run_trial
 
     job = TuningJob.model_validate_json(sys.stdin.readline())

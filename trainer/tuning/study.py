@@ -7,6 +7,8 @@ process would draw the first trials' values again.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -25,12 +27,64 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from gauntlet.backends.local.mlflow_database import locked
-from gauntlet.manifests.kinds import known_metric
+from gauntlet.manifests.kinds import known_metric, task_kind
+from gauntlet.manifests.schema import search_class, section_class
 from gauntlet.manifests.search import Dimension, Search, Value, nearest_on_grid
+from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import Training
-from gauntlet.trainer.tuning.job import TuningJob
+
+NOT_OF_A_SCORE = {"resources", "resume", "compute_target", "prefetch_batches", "tracking", "student"}
+"""Settings that change where a training runs and what it costs, but not its result."""
+
+
+class TuningJob(Section):
+    """A study and what this process does for it.
+
+    Attributes:
+        trials: Number of finished trials after which the study is complete.
+        deadline: No trial starts after it; seconds since the epoch.
+        threads: CPU threads of this process.
+    """
+
+    study: str
+    database: Path
+    task: str
+    seed: int
+    training: SerializeAsAny[Training]
+    search: SerializeAsAny[Search]
+    splits: Path
+    trials: int = Field(ge=1)
+    deadline: float | None = None
+    threads: int = Field(ge=1)
+
+    @field_validator("training", "search", mode="wrap")
+    @classmethod
+    def _of_the_task(cls, value: Any, _: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        training = section_class(task_kind(info.data["task"]).manifest_class(), "training")
+        section = training if info.field_name == "training" else search_class(training)
+        assert section is not None
+        return section.model_validate(value)
+
+    @property
+    def metric(self) -> str:
+        """What trials are compared by."""
+        return self.training.early_stopping.metric
+
+
+def study_name(name: str, task: str, seed: int, training: Training, data_sha256: str) -> str:
+    """The study's name. It has a hash of all that the scores depend on, so scores within a study compare."""
+    identity = {
+        "task": task,
+        "seed": seed,
+        "training": training.model_dump(mode="json", exclude=NOT_OF_A_SCORE),
+        "search": training.search.model_dump(mode="json") if training.search else None,
+        "data": data_sha256,
+    }
+    return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
+
 
 RANDOM_TRIALS = 10
 """Trials that are drawn at random before the sampler uses their scores."""
@@ -118,9 +172,7 @@ def next_trial(study: optuna.Study, job: TuningJob) -> optuna.Trial | None:
 def finished_trials(study: optuna.Study) -> list[Trial]:
     """In the order in which they ended."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return [
-        _trial(trial) for trial in sorted(trials, key=lambda trial: (trial.datetime_complete, trial.number))
-    ]
+    return [_trial(one) for one in sorted(trials, key=lambda one: (one.datetime_complete, one.number))]
 
 
 def best_trial(trials: list[Trial]) -> Trial | None:

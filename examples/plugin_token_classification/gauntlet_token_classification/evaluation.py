@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import pandas as pd
 from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
 from gauntlet.components.bootstrap import interval, lower_bound, resampled_means, upper_bound
-from gauntlet.components.evaluate_model import Evaluated
+from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
 from gauntlet.components.training_rows import read_test_rows, trained_on
 from gauntlet.contracts.document import replacing, write_json, write_text
@@ -43,41 +42,31 @@ class Champion:
     trained_on: npt.NDArray[np.bool_] | str
 
 
-def evaluate(
-    settings: TokenEvaluation,
-    name: str,
-    seed: int,
-    registry_uri: str,
-    bundle: Path,
-    splits: Path,
-    scores: Path,
-    predictions: Path,
-    report: Path,
-) -> Evaluated:
-    """Score the bundle and the champion of `name` on the test split and write the three outputs.
+def evaluate(run: EvaluationRun[TokenEvaluation]) -> Evaluated:
+    """Score the bundle and the champion on the test split and write the three outputs.
 
     Raises:
         DataError: The test split is empty.
         GauntletError: The bundle cannot be read.
     """
-    tested = Sentences(splits, "test")
+    tested = Sentences(run.splits, "test")
     if not tested.words:
         raise DataError("test rows: found none, expected some. Run the pipeline from validate-data.")
     try:
-        model = TaggerModel(bundle)
+        model = TaggerModel(run.bundle)
     except BundleError as error:
         raise GauntletError(f"The converted model cannot be read: {error}. Convert it again.") from None
     labels = model.info.labels
     truth = [[labels[tag] for tag in tags] for tags in tested.tags]
     predicted = _tags(model, tested.words)
     ours = _outcomes(truth, predicted)
-    fingerprints = read_test_rows(splits)
-    seen = trained_on(bundle, model.info, fingerprints)
-    version = open_registry(registry_uri).champion(name)
+    fingerprints = read_test_rows(run.splits)
+    seen = trained_on(run.bundle, model.info, fingerprints)
+    version = open_registry(run.registry_uri).champion(run.name)
     champion: Champion | str | None = None
     if version is not None:
         champion = _champion(version, labels, tested, truth, fingerprints)
-    content = _document(settings, seed, ours, seen, champion, labels)
+    content = _document(run.settings, run.seed, ours, seen, champion, labels)
     content["mistakes"] = [
         {
             "row": tested.rows[at],
@@ -88,11 +77,11 @@ def evaluate(
         for at in np.argsort(ours[:, 3] - ours[:, 4], kind="stable")[:MISTAKES].tolist()
         if truth[at] != predicted[at]
     ]
-    write_json(scores, content)
-    with replacing(predictions) as temporary:
+    write_json(run.scores, content)
+    with replacing(run.predictions) as temporary:
         columns = {"row": tested.rows, "words": tested.words, "tags": truth, "predicted": predicted}
         pd.DataFrame(columns).to_parquet(temporary, index=False)
-    write_text(report, evaluation_page(content, name))
+    write_text(run.report, evaluation_page(content, run.name))
     headline = {metric: content["challenger"][metric] for metric in ("entity_f1", "token_accuracy")}
     for metric, value in headline.items():
         print(f"{metric:>22}  {value:.4f}")

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import RowCheck, TableDataset
-from gauntlet.manifests.evaluation import CommonEvaluation
-from gauntlet.manifests.gates import CommonGates
+from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
@@ -53,7 +52,7 @@ class TokenSearch(Search):
 class EntityEarlyStopping(EarlyStopping):
     """The metrics are of the validation sentences."""
 
-    metric: Literal["entity_f1", "token_accuracy", "loss"] = "entity_f1"  # type: ignore[assignment]
+    metric: Literal["entity_f1", "token_accuracy", "loss"] = "entity_f1"
 
 
 class TokenTraining(OnePhaseTraining):

@@ -18,8 +18,7 @@ from gauntlet.components.convert_to_onnx.run import run
 from gauntlet.manifests.conversion import CPU_CANDIDATES, GPU_CANDIDATES, Conversion
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli import main
-from gauntlet.serving.bundle import Bundle, BundleError
-from gauntlet.serving.session import GPU_PROVIDER, NoGpuError, open_session
+from gauntlet.serving.bundle import GPU_PROVIDER, Bundle, BundleError, NoGpuError, open_session
 
 
 def has_gpu() -> bool:

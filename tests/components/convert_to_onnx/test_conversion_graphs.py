@@ -17,7 +17,7 @@ from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source
 from gauntlet.components.convert_to_onnx.export import FusedOps, signature_of_texts
 from gauntlet.components.convert_to_onnx.quantization import saturating_products
 from gauntlet.manifests.conversion import CandidateName
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 from gauntlet.trainer.saved_model import load_model
 
 NAMES: tuple[CandidateName, ...] = get_args(CandidateName)

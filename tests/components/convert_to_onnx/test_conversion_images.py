@@ -25,7 +25,7 @@ from gauntlet.components.convert_to_onnx.scoring import (
 )
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import CandidateName, Conversion
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 from gauntlet.tasks.classification.conversion import compare, score
 from gauntlet.tasks.images.conversion import ImageRows, open_subject
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig

@@ -18,7 +18,7 @@ from gauntlet.components.convert_to_onnx.quantization import (
     outlier_factors,
     scale_outliers,
 )
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 from gauntlet.trainer.saved_model import load_model
 
 

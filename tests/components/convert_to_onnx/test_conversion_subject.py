@@ -32,7 +32,7 @@ from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.serving.session import open_session
+from gauntlet.serving.bundle import open_session
 from gauntlet.tasks.texts.network import load_encoder
 
 TAGS, TOKENS = 3, 19

@@ -27,9 +27,8 @@ from transformers.models.cohere.modeling_cohere import apply_rotary_pos_emb as i
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as in_halves
 
 from gauntlet.components.convert_to_onnx.export import ConversionError
-from gauntlet.serving.bundle import BundleInfo, TensorSpec, write_bundle
+from gauntlet.serving.bundle import BundleInfo, TensorSpec, open_session, write_bundle
 from gauntlet.serving.generation import Decoder, Tokens, pad_left
-from gauntlet.serving.session import open_session
 from gauntlet.tasks.causal_lm.conversion import (
     DecoderParity,
     ScoredBatch,

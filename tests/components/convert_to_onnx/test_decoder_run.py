@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import gauntlet.components.convert_to_onnx.timing as timing_module
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.run import run as convert
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.run import gate
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.conversion import Conversion
@@ -115,15 +116,17 @@ def test_evaluation_asks_both_models_and_the_gate_judges_them(
 
     def evaluated(output: Path) -> list[dict[str, Any]]:
         evaluate(
-            settings,
-            name="talk",
-            seed=1,
-            registry_uri=f"sqlite:///{folder}/registry.db",
-            bundle=folder / "bundle",
-            splits=folder / "splits",
-            scores=output / "scores",
-            predictions=output / "predictions",
-            report=output / "report.html",
+            EvaluationRun(
+                settings,
+                name="talk",
+                seed=1,
+                registry_uri=f"sqlite:///{folder}/registry.db",
+                bundle=folder / "bundle",
+                splits=folder / "splits",
+                scores=output / "scores",
+                predictions=output / "predictions",
+                report=output / "report.html",
+            )
         )
         rows: list[dict[str, Any]] = json.loads((output / "predictions/predictions.json").read_text())
         return rows

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gauntlet.backends.factory import open_registry
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.pictures import THUMBNAIL_SIDE, thumbnail
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.classification.evaluation import evaluate
@@ -55,7 +56,7 @@ def outputs(tmp_path: Path) -> dict[str, Path]:
 
 def run(tmp_path: Path, bundle: Path, splits: Path, outputs: dict[str, Path]) -> dict[str, Any]:
     uri = f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}"
-    evaluate(SETTINGS, "shapes", 0, uri, bundle, splits, **outputs)
+    evaluate(EvaluationRun(SETTINGS, "shapes", 0, uri, bundle, splits, **outputs))
     scores: dict[str, Any] = json.loads(outputs["scores"].read_text())
     return scores
 

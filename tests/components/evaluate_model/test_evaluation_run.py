@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import gauntlet
 from gauntlet.backends.factory import open_registry
 from gauntlet.backends.registry import ModelVersion
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.evaluate_model.component import evaluate_model
 from gauntlet.components.training_rows import bundled_file, write_fingerprints
 from gauntlet.manifests.errors import DataError, GauntletError
@@ -150,7 +151,7 @@ def test_the_champions_training_rows_are_left_out_of_the_comparison(tmp_path: Pa
     def overlap_with(champion: Path) -> dict[str, object]:
         registry.register("emotion", champion, {"run_id": champion.name})
         registry.promote("emotion")
-        evaluate(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs)
+        evaluate(EvaluationRun(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs))
         return json.loads(outputs["scores"].read_text())["training_overlap"]  # type: ignore[no-any-return]
 
     overlap = overlap_with(make_bundle(tmp_path / "champion", CONFUSED, trained_on=earlier))
@@ -171,7 +172,7 @@ def test_a_model_that_was_trained_on_the_test_rows_is_found_out(tmp_path: Path) 
     registry_uri = f"sqlite:///{tmp_path / 'registry' / 'mlflow.db'}"
     outputs = {name: tmp_path / "out" / name for name in ("scores", "predictions", "report")}
     challenger = make_bundle(tmp_path / "challenger", HAPPY, trained_on=splits)
-    evaluate(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs)
+    evaluate(EvaluationRun(SETTINGS, "emotion", 0, registry_uri, challenger, splits, **outputs))
     assert json.loads(outputs["scores"].read_text())["training_overlap"]["challenger"] == 10
 
 
@@ -191,7 +192,7 @@ def test_a_first_model_and_then_a_better_one_are_evaluated_against_the_registry(
     outputs = {name: tmp_path / "out" / name for name in ("scores", "predictions", "report")}
 
     def run(bundle: Path) -> dict[str, object]:
-        evaluate(SETTINGS, "emotion", 0, registry_uri, bundle, splits, **outputs)
+        evaluate(EvaluationRun(SETTINGS, "emotion", 0, registry_uri, bundle, splits, **outputs))
         return json.loads(outputs["scores"].read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     first = make_bundle(tmp_path / "first", CONFUSED)
@@ -340,5 +341,9 @@ def test_an_empty_test_split_stops_the_step(tmp_path: Path) -> None:
     splits = make_splits(tmp_path / "splits", [])
     outputs = {name: tmp_path / name for name in ("scores", "predictions", "report")}
     with pytest.raises(DataError, match="found 0 test rows"):
-        evaluate(SETTINGS, "emotion", 0, "sqlite:////nowhere", tmp_path / "bundle", splits, **outputs)
+        evaluate(
+            EvaluationRun(
+                SETTINGS, "emotion", 0, "sqlite:////nowhere", tmp_path / "bundle", splits, **outputs
+            )
+        )
     assert not outputs["scores"].exists()

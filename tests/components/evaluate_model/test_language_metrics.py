@@ -10,6 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 from gauntlet.tasks.language.answers import Answers, Prompts
+from gauntlet.tasks.language.evaluation import Contender, assess
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.metrics import (
     RowFigures,
@@ -20,7 +21,7 @@ from gauntlet.tasks.language.metrics import (
     measure_rows,
 )
 from gauntlet.tasks.language.packing import TokenRow
-from gauntlet.tasks.language.scorecard import Contender, LanguageScorecard, assess
+from gauntlet.tasks.language.scores import Scores
 
 REFERENCES = ("the cat sat on the mat today", "rain fell on the old town", "bees make honey in spring")
 ANSWERS = ("the cat sat on a mat", "rain fell on the old town", "nothing at all")
@@ -110,9 +111,7 @@ def test_a_champion_that_was_trained_on_nearly_all_prompts_cannot_be_compared() 
     assert str(found.champion_error).startswith("2 of 3 test prompts were in the champion's training split")
 
 
-def scorecard(
-    tuned: Answers, baseline: Answers, champion: Contender | str | None = None
-) -> LanguageScorecard:
+def scorecard(tuned: Answers, baseline: Answers, champion: Contender | str | None = None) -> Scores:
     return assess(PROMPTS, tuned, Contender("base", baseline), champion, SETTINGS, seed=2)
 
 

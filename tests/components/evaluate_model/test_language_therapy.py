@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.gate_model.run import gate
 from gauntlet.tasks.language.evaluation import evaluate
@@ -46,17 +47,19 @@ def scores_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 }
             ).to_parquet(splits / f"{split}.parquet")
         evaluate(
-            settings=LanguageEvaluation.model_validate(
-                {"prompts": 100, "max_new_tokens": 24, "batch_size": 32, "therapy": {}}
-            ),
-            name="parrot",
-            seed=1,
-            registry_uri=f"sqlite:///{folder / 'gauntlet.db'}",
-            bundle=write_parrot(folder / "model", sentence),
-            splits=splits,
-            scores=folder / "scores.json",
-            predictions=folder / "predictions",
-            report=folder / "report.html",
+            EvaluationRun(
+                settings=LanguageEvaluation.model_validate(
+                    {"prompts": 100, "max_new_tokens": 24, "batch_size": 32, "therapy": {}}
+                ),
+                name="parrot",
+                seed=1,
+                registry_uri=f"sqlite:///{folder / 'gauntlet.db'}",
+                bundle=write_parrot(folder / "model", sentence),
+                splits=splits,
+                scores=folder / "scores.json",
+                predictions=folder / "predictions",
+                report=folder / "report.html",
+            )
         )
         return json.loads((folder / "scores.json").read_text()), folder / "predictions"
 

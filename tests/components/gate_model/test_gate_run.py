@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from gauntlet.components.gate_model.rules import decide
-from gauntlet.components.gate_model.run import gate
-from gauntlet.components.gate_model.table import markdown, print_table
+from gauntlet.components.gate_model.run import gate, markdown, print_table
 from gauntlet.contracts.verdict import Decision
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.tasks.classification.gates import RULES

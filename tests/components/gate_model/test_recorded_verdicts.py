@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from gauntlet.components.gate_model.rules import Documents
-from gauntlet.components.gate_model.run import judge_by_kind
-from gauntlet.components.gate_model.table import markdown
+from gauntlet.components.gate_model.run import judge_by_kind, markdown
 from gauntlet.contracts.verdict import Verdict
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.manifests.schema import section_of

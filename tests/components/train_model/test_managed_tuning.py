@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gauntlet.backends.google import gemini as client
-from gauntlet.backends.google.errors import QuotaError
+from gauntlet.backends.google.calls import QuotaError
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.schema import section_of

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from gauntlet import manifests
-from gauntlet.components.validate_data.rejected import harmless
-from gauntlet.components.validate_data.run import run
+from gauntlet.components.validate_data.run import harmless, run
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.errors import DataError
 from gauntlet.manifests.schema import section_of

@@ -1,14 +1,19 @@
-"""The commands about registered models: list versions, predict with one, and move the aliases."""
+"""The commands about models: list, predict, promote, roll back; inspect and verify a bundle."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from gauntlet.manifests.errors import UsageError
 from gauntlet.pipelines.cli.options import MODELS, AsJson
@@ -17,6 +22,7 @@ from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors
 
 if TYPE_CHECKING:
     from gauntlet.backends.registry import ModelVersion, Registry
+    from gauntlet.serving.bundle import TensorSpec
 
 app = typer.Typer()
 
@@ -46,7 +52,7 @@ def registry(
     columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
     table = borderless(*columns)
     for versions in by_model.values():
-        since = alias_times(versions)
+        since = _alias_times(versions)
         for one in versions:
             table.add_row(
                 one.name,
@@ -60,9 +66,8 @@ def registry(
     if table.row_count:
         console.print(table)
     else:
-        where = plain(gauntlet_home().registry_uri)
-        message = f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model"
-        console.say(message)
+        where = gauntlet_home().registry_uri
+        console.say(f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model")
     if wanted is not None:
         _print_history(by_model[wanted])
 
@@ -161,8 +166,7 @@ def promote(
     home = gauntlet_home()
     store = open_registry(home.registry_uri)
     if run is None:
-        moved = promote_version(store, _model_name(store, name), version, to, approver, reason)
-        console.say(moved)
+        console.say(promote_version(store, _model_name(store, name), version, to, approver, reason))
         return
     approval = approval_of(approver, reason)
     if version is not None or to is not None or approval is None or not approval.reason:
@@ -170,8 +174,7 @@ def promote(
             "--run: a rejected model is promoted with --by NAME and --reason TEXT, and without --version and "
             "--to."
         )
-    move = promote_rejected(home, store, name or home.find_run(run).name, run, approval)
-    console.say(move)
+    console.say(promote_rejected(home, store, name or home.find_run(run).name, run, approval))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -189,7 +192,7 @@ def rollback(
     console.say(store.rollback(_model_name(store, _one(name, model)), version))
 
 
-def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
+def _alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
     """Since when each version has its aliases: champion and previous by the last move, others by creation."""
     from gauntlet.backends.registry import CHAMPION, PREVIOUS, turns
 
@@ -202,10 +205,9 @@ def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
 
 
 def _rows(versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
-    """The versions of one model as `--json` prints them."""
     from gauntlet.backends.registry import APPROVED_BY_TAG, OVERRULED_TAG, REASON_TAG, turns
 
-    since = alias_times(versions)
+    since = _alias_times(versions)
     return [
         {
             "model": one.name,
@@ -265,7 +267,7 @@ def _model_name(store: Registry, given: str | None) -> str:
     names = store.names()
     if given is None and len(names) == 1:
         return names[0]
-    if given in names and given is not None:
+    if given is not None and given in names:
         return given
     if not names:
         raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
@@ -299,3 +301,81 @@ def _require_readable(given: Sequence[str]) -> None:
             raise UsageError(f"text {number}: it is empty. Remove it; if you use `-`, remove its line.")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
+
+
+bundle = typer.Typer(help="Inspect or verify a model bundle.", no_args_is_help=True)
+app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
+
+
+@bundle.command()
+def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
+    """Print what a bundle is, its inputs and outputs, its quality and speed, and what made it."""
+    from gauntlet.serving.bundle import BUNDLE_FILE, PARITY_FILE, file_sha256, read_info
+    from gauntlet.serving.verification import read_certificate
+
+    info = read_info(path)
+    certificate = read_certificate(path) if PARITY_FILE in info.files else {}
+    certified = {key: certificate[key] for key in ("cpu_class", "portable") if key in certificate}
+    sha256 = file_sha256(path / BUNDLE_FILE)
+    if as_json:
+        print_json([asdict(info) | {"certificate": certified, "bundle_sha256": sha256}])
+        return
+    rows = {
+        "name": f"{info.name} ({info.task})",
+        "labels": ", ".join(info.labels),
+        "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
+    }
+    rows |= {"made for": "a GPU"} if info.device is not None else {}
+    rows |= {"max_length": str(info.max_length)} if info.max_length is not None else {}
+    for kind, specs in (("input", info.inputs), ("output", info.outputs)):
+        rows |= {f"{kind} {name}": tensor for name, tensor in _tensors(specs).items()}
+    rows |= {name: _number(value, "{:.4g}") for name, value in info.quality.items()}
+    rows |= {
+        f"batch of {size}": f"{_number(latency, '{:.2f} ms')}, "
+        f"{_number(info.speedup.get(size), '{:.2f} times as fast as PyTorch')}"
+        for size, latency in info.latency_ms.items()
+    }
+    rows |= dict(info.lineage)
+    rows |= {key: str(value).lower() for key, value in certified.items()}
+    rows |= {
+        name: f"{(path / name).stat().st_size:,} bytes, sha256 {of_file[:12]}…"
+        for name, of_file in info.files.items()
+    }
+    rows[BUNDLE_FILE] = f"sha256 {sha256}"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(key, plain(value))
+    console.print(table)
+
+
+@bundle.command()
+def verify(path: BundleFolder, as_json: AsJson = False) -> None:
+    """Check a bundle's hashes, its certificate, its tensors and a prediction; exit 1 when one fails."""
+    from gauntlet.serving.verification import verify as verify_bundle
+
+    checks = verify_bundle(path)
+    if as_json:
+        print_json(asdict(check) for check in checks)
+    else:
+        table = borderless("check", "verdict", "found")
+        for check in checks:
+            verdict = Text("fail", "red") if check.fault else "pass"
+            table.add_row(check.name, verdict, plain(check.fault or check.found))
+        console.print(table)
+    if any(check.fault for check in checks):
+        raise typer.Exit(1)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "unknown" if value is None else form.format(value)
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Type and shape of each tensor by name; those of a cache have one line for all layers."""
+    rows: dict[str, str] = {}
+    for spec in specs:
+        name = re.sub(r"\.\d+\.(key|value)$", r".{layer}.\1", spec.name)
+        rows[name] = f"{spec.dtype} {list(spec.shape)}"
+    return rows
