@@ -10,8 +10,8 @@ from pydantic import model_validator
 from gauntlet.manifests.dataset import LabelledDataset, RowCheck
 from gauntlet.manifests.gates import CommonGates
 from gauntlet.manifests.section import Fraction
-from gauntlet.manifests.training import ClassWeights, EarlyStopping
-from gauntlet.tasks.classification.manifest import Evaluation
+from gauntlet.manifests.training import EarlyStopping
+from gauntlet.tasks.classification.manifest import ClassWeights, Evaluation
 from gauntlet.tasks.texts.manifest import EncoderManifest, EncoderTraining, LabelledTextChecks, TextTable
 
 
@@ -53,9 +53,9 @@ class MultiLabelDataset(TextTable, LabelledDataset):
 
 
 class MultiLabelEarlyStopping(EarlyStopping):
-    """Metrics of the validation rows, with the thresholds that are best on them."""
+    """The metrics are of the validation rows, with the thresholds that are best on them."""
 
-    metric: Literal["macro_f1", "micro_f1", "loss"] = "macro_f1"  # type: ignore[assignment]
+    metric: Literal["macro_f1", "micro_f1", "loss"] = "macro_f1"
 
 
 class MultiLabelTraining(EncoderTraining):
