@@ -85,11 +85,7 @@ def store_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
 
 
 def read_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
-    """The evidence with this sha256.
-
-    Raises:
-        GauntletError: The file is missing or was altered.
-    """
+    """The evidence with this sha256, or a `GauntletError` if the file is missing or was altered."""
     uri = storage.join(folder_uri, _file_name(sha256))
     repair = "Run the pipeline again: without this file the version has no evidence."
     try:

@@ -59,11 +59,7 @@ BACKENDS = (
 
 
 def open_registry(registry_uri: str) -> Registry:
-    """The registry that a URI of one of `BACKENDS` names. Nothing is created or read yet.
-
-    Raises:
-        UsageError: No backend has such URIs, or the URI is not valid for its backend.
-    """
+    """The registry that a URI of one of `BACKENDS` names, not yet created or read; else a `UsageError`."""
     registry: type[Registry] = _load(_backend(registry_uri, "registry URI").registry)
     return registry(registry_uri)
 

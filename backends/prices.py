@@ -214,11 +214,7 @@ def hourly_rate(resources: Resources) -> float:
 
 
 def tuning_rate(model: str) -> float:
-    """USD per million training tokens of a managed model.
-
-    Raises:
-        UsageError: Its price is unknown.
-    """
+    """USD per million training tokens of a managed model, or a `UsageError` if its price is unknown."""
     known = current_prices().tuning
     if model not in known:
         raise UsageError(
@@ -229,21 +225,13 @@ def tuning_rate(model: str) -> float:
 
 
 def estimate(resources: Resources, retries: int = 0) -> Estimate:
-    """The most that a step on `resources` can cost. Each retry may run for `max_hours` again.
-
-    Raises:
-        UsageError: As `hourly_rate`.
-    """
+    """The most that a step can cost; each retry may run for `max_hours` again. Raises as `hourly_rate`."""
     rate, replicas = hourly_rate(resources), resources.replica_count
     return Estimate(rate, resources.max_hours, replicas, attempts=1 + retries)
 
 
 def over_budget(resources: Resources, file: str, retries: int = 0) -> Fault | None:
-    """The fault, in the manifest `file`, of a training that may cost more than its `max_cost_usd`, or None.
-
-    Raises:
-        UsageError: As `hourly_rate`.
-    """
+    """The fault of a training in `file` that may cost more than `max_cost_usd`. Raises as `hourly_rate`."""
     most = estimate(resources, retries)
     if most.usd <= resources.max_cost_usd:
         return None

@@ -192,11 +192,7 @@ class Registry(ABC):
         return self.by_alias(name, CHAMPION)
 
     def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """The version's evidence; None when it has none.
-
-        Raises:
-            GauntletError: The file is missing or was altered.
-        """
+        """The version's evidence, if it has any; a `GauntletError` if the file is missing or was altered."""
         sha256 = version.tags.get(EVIDENCE_TAG)
         return None if sha256 is None else self._read_evidence(version, sha256)
 
@@ -351,11 +347,7 @@ def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | N
 
 
 def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
-    """The version with this number.
-
-    Raises:
-        UsageError: The model has no version with this number.
-    """
+    """The version with this number, or a `UsageError` if there is none."""
     found = next((version for version in versions if version.version == number), None)
     if found is None:
         raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")

@@ -17,12 +17,17 @@ DISAGREEMENT = 0.1
 
 
 def resolvable(rows: float, spread: float, confidence: float = 0.95) -> float:
+    """As `resolvable_mean`, for a difference of shares, which is at most 1."""
+    return min(1.0, resolvable_mean(rows, spread, confidence))
+
+
+def resolvable_mean(rows: float, spread: float, confidence: float = 0.95) -> float:
     """The distance between the difference of two equally good models and its lower confidence limit.
 
-    That is z · spread / √rows, where `spread` is the standard deviation of one row's difference. A smaller
-    margin rejects more than half of the models that are as good as the champion.
+    That is z · spread / √rows, where `spread` is the standard deviation of one row's difference; infinite
+    without rows. A smaller margin rejects more than half of the models that are as good as the champion.
     """
-    return min(1.0, NormalDist().inv_cdf(confidence) * spread / math.sqrt(rows)) if rows > 0 else 1.0
+    return NormalDist().inv_cdf(confidence) * spread / math.sqrt(rows) if rows > 0 else math.inf
 
 
 def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:

@@ -120,11 +120,7 @@ class TaskKind:
         return _imported(path, f"task kind {self.name}: {role}")
 
     def function(self, role: Role, name: str) -> Any:
-        """The function, class or constant of that name, which the module of a role must define.
-
-        Raises:
-            UsageError: It does not.
-        """
+        """What the module of a role must define by that name, or a `UsageError` if it does not."""
         module = self.role(role)
         found = getattr(module, name, None)
         if found is None:

@@ -90,11 +90,7 @@ def load_all(paths: Sequence[Path], load: Callable[[Path], Manifest]) -> list[tu
 
 
 def require_affordable(manifest: Manifest, file: str) -> None:
-    """Refuse a manifest whose most expensive run does not fit its own budget.
-
-    Raises:
-        ManifestError: It does not fit, or asks for a machine without a price.
-    """
+    """Raise a `ManifestError` if the most expensive run has no price or does not fit its own budget."""
     try:
         fault = over_budget(manifest.training.resources, file)
         if (tuning := manifest.training.by_service) is not None:
@@ -159,11 +155,7 @@ class Cost:
 
 
 def training_cost(manifest: Manifest) -> Cost:
-    """What a manifest's training may cost.
-
-    Raises:
-        UsageError: Its machine, or the tuning of its managed model, has no price.
-    """
+    """What a training may cost, or a `UsageError` if its machine or its model's tuning has no price."""
     resources = manifest.training.resources
     return Cost(manifest.name, resources, estimate(resources), _tuning_note(manifest))
 

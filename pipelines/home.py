@@ -100,11 +100,7 @@ class Home:
         return self.folder / "validation" / name
 
     def create_run(self, name: str) -> RunRecord:
-        """Create a new run's folder, named by the system and the time.
-
-        Raises:
-            UsageError: The folder cannot be written.
-        """
+        """Create a run's folder, named by system and time, or raise a `UsageError` if that is impossible."""
         now = datetime.now(UTC)
         base = f"{name}-{now:%Y%m%d-%H%M%S}"
         for attempt in range(1, 1000):
@@ -165,11 +161,7 @@ class Home:
         return sorted(records, key=lambda record: (record.started, record.run_id), reverse=True)
 
     def find_run(self, run_id: str) -> RunRecord:
-        """A run by its id, or the newest for `latest`.
-
-        Raises:
-            UsageError: There is no such run.
-        """
+        """A run by its id, or the newest for `latest`; a `UsageError` if there is none."""
         records = self.runs()
         for record in records:
             if run_id in {record.run_id, "latest"}:

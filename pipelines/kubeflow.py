@@ -77,11 +77,7 @@ def machine_size(machine_type: str) -> MachineSize | None:
 
 
 def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds: int) -> None:
-    """Give train-model's pod its size, its nodes, its deadline and a folder for its training states.
-
-    Raises:
-        UsageError: A pod cannot have what `training.resources` asks for.
-    """
+    """Give train-model's pod its size, nodes, deadline and folder for states, or raise a `UsageError`."""
     resources, settings = manifest.training.resources, manifest.platforms.kubeflow
     _require_one_pod(resources)
     known = machine_size(resources.machine_type)

@@ -373,15 +373,7 @@ def compile_manifest(
     sections: str | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Write the manifest's training DAG as YAML, atomically. `image` is recorded in the lineage of bundles.
-
-    `sections` is the folder for sections that are too large for a parameter; the spec names files there.
-    `origin` is that of a model that takes the place of a training.
-
-    Raises:
-        UsageError: The platform cannot run it; all reasons are named. Or a section is too large, and
-            `sections` is None.
-    """
+    """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():

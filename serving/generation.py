@@ -101,11 +101,7 @@ class Generator:
         self._special_tokens = [token.content for token in added if token.special]
 
     def framed(self, question: str) -> str:
-        """A question as the prompt that the model was trained on: within the bundle's `frame`.
-
-        Raises:
-            PromptError: It is empty, or holds a control character or a token of the model's template.
-        """
+        """A question within the bundle's `frame`, as the model was trained on. Raises as `readable`."""
         before, after = self.info.frame or ("", "")
         return before + readable(question, self._special_tokens) + after
 
@@ -141,11 +137,7 @@ class Generator:
 
 
 def readable(question: str, special_tokens: Sequence[str] = ()) -> str:
-    """A question without the space around it, as training reads one.
-
-    Raises:
-        PromptError: It is empty, or holds what training data may not hold.
-    """
+    """A question without the space around it, or a `PromptError` for what training data may not have."""
     question = question.strip()
     if not question:
         raise PromptError("found nothing, expected a question")

@@ -64,11 +64,7 @@ class ImageInputs:
         return []
 
     def batch(self, rows: Sequence[Image] | Image) -> Batch:
-        """Each input, uint8 (B, C, H, W).
-
-        Raises:
-            InputError: One is of another shape or type.
-        """
+        """Each input, uint8 (B, C, H, W), or an `InputError` for another shape or type."""
         for row in rows:
             if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.row_shape:
                 found = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
@@ -80,11 +76,7 @@ class ImageInputs:
 
 
 def read_resize(folder: Path, info: BundleInfo) -> Resize:
-    """How a bundle's model wants images resized.
-
-    Raises:
-        BundleError: The file that says so has something else.
-    """
+    """How a bundle's model wants images resized, or a `BundleError` if its file says something else."""
     if PREPROCESSING_FILE not in info.files:
         return "stretch"
     content = json.loads((folder / PREPROCESSING_FILE).read_bytes())
@@ -100,11 +92,7 @@ def read_resize(folder: Path, info: BundleInfo) -> Resize:
 def read_image(
     path: Path, shape: tuple[int | str, ...], resize: Resize = "stretch", of_scan: bool = False
 ) -> Image:
-    """An image file's picture, brought to `shape` (C, H, W) and made grey or RGB.
-
-    Raises:
-        InputError: As `open_image`.
-    """
+    """An image file's picture, brought to `shape` (C, H, W) and made grey or RGB. Raises as `open_image`."""
     return fitted(open_image(path, str(path), of_scan), shape, resize)
 
 

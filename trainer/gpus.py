@@ -124,11 +124,7 @@ def require_bought_gpus() -> None:
 
 
 def bought_gpus() -> int:
-    """The GPUs that this machine was bought with for this training; 0 also if it was not bought for it.
-
-    Raises:
-        UsageError: The variable holds no number.
-    """
+    """How many GPUs this machine was bought with for this training, else 0; a `UsageError` if unclear."""
     value = os.environ.get(BOUGHT_GPUS_VARIABLE, "0")
     if not value.isdigit():
         raise UsageError(

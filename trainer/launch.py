@@ -122,11 +122,7 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
 
 
 def devices_here(section: Training) -> int:
-    """How many devices of this machine the manifest asks for.
-
-    Raises:
-        UsageError: More than there are.
-    """
+    """How many devices of this machine the manifest asks for; a `UsageError` if it has fewer."""
     wanted, found = section.resources.accelerator_count, visible_gpus()
     if section.compute_target in ("gpu_multi", "cloud_gpu") and found < wanted:
         raise UsageError(

@@ -148,11 +148,7 @@ class Replica:
         self.optimizer.grad_scale = (norm / self._max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
 
     def validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
-        """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
-
-        Raises:
-            GauntletError: As `outputs`.
-        """
+        """The task's metrics of all validation rows and its confusion, on all ranks. Raises as `outputs`."""
         outputs = self.outputs(
             self.task.validation_lengths, lambda rows: self.task.validation_batch(rows, epoch)
         )

@@ -29,11 +29,7 @@ STUDENT_FOLDER = "student"
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
-    """Write a checkpoint to a scratch folder, then replace the one at `folder` by it.
-
-    Raises:
-        GauntletError: It cannot be written.
-    """
+    """Write a checkpoint, then replace the one at `folder`; a `GauntletError` if the disk is full."""
     with tempfile.TemporaryDirectory(prefix="gauntlet-checkpoint-") as scratch:
         written = Path(scratch)
         try:
@@ -84,11 +80,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> nn.Module:
 
 
 def require_tensors(model: nn.Module, weights: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Check that the weights of a file are those of a model: the same names and shapes.
-
-    Raises:
-        GauntletError: They are not.
-    """
+    """Raise a `GauntletError` unless the weights of a file have the names and shapes of a model's."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     faults = {

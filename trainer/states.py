@@ -179,11 +179,7 @@ class StateStore:
         return self._plan.every_steps is not None and steps_taken % self._plan.every_steps == 0
 
     def save(self, state: LoopState, snapshot: Snapshot) -> None:
-        """Write a state, then remove the states that are no longer needed.
-
-        Raises:
-            GauntletError: It cannot be written; older states are unchanged.
-        """
+        """Write a state, then remove those no longer needed; a `GauntletError` if it cannot be written."""
         position = Position(state.epoch, state.cursor)
         with self._writing(position.name) as folder:
             _write_state(folder, state, snapshot, self._fingerprint)

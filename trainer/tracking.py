@@ -53,11 +53,7 @@ class VertexTrial(TrackedRun):
         self._file = file
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add the epoch's line. Metrics without the epoch's score are ignored.
-
-        Raises:
-            GauntletError: The file cannot be written.
-        """
+        """Add the epoch's line, if the metrics have a score, or raise a `GauntletError`."""
         score = metrics.get(tracked_name(self._metric))
         if score is None:
             return

@@ -62,11 +62,7 @@ class VertexLocation:
 
     @classmethod
     def named(cls, project: str, region: str) -> VertexLocation:
-        """The location of a project and region that the command line gives.
-
-        Raises:
-            UsageError: The names have another form, or Vertex AI has no such region.
-        """
+        """The location that the command line gives, or a `UsageError` if Vertex AI has no such region."""
         from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
 
         location = cls(project, region)

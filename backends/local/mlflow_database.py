@@ -210,11 +210,7 @@ def locked(database: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 @contextmanager
 def explained(database: Path) -> Iterator[None]:
-    """Turn a failure of SQLite into one message, even if MLflow wrapped it in other exceptions.
-
-    Raises:
-        GauntletError: The database failed. Any other exception is a bug and is not changed.
-    """
+    """Turn a failure of SQLite, even one that MLflow wrapped, into a `GauntletError`."""
     try:
         yield
     except GauntletError:

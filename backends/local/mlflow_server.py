@@ -78,12 +78,7 @@ class MlflowServer:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn a failure of the server or the network into one message.
-
-        Raises:
-            UsageError: The server refuses this account.
-            GauntletError: The server is unavailable, or refuses for another reason.
-        """
+        """Turn a failure into a `GauntletError`; a `UsageError` if the server refuses this account."""
         _prepare()
         from mlflow.exceptions import MlflowException
         from requests import RequestException

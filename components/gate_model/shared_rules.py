@@ -124,7 +124,8 @@ def _is_verified(found: Documents) -> object:
     return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
 
 
-def _is_fp32(found: Documents) -> bool:
+def is_fp32(found: Documents) -> bool:
+    """Whether the bundled graph computes in full precision."""
     return found.at("certificate.precision") == "fp32"
 
 
@@ -182,7 +183,7 @@ def converted(
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
             unless=_without_pytorch,
-            when=_is_fp32,
+            when=is_fp32,
         ),
         Rule(
             "parity",
@@ -193,7 +194,7 @@ def converted(
             agreement_note,
             advice=PARITY_ADVICE,
             unless=_without_pytorch,
-            when=lambda found: not _is_fp32(found),
+            when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
         Rule(

@@ -96,11 +96,7 @@ class Delivery:
 
 
 def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Take the event out of a request; its headers are by lower-case name.
-
-    Raises:
-        UsageError: The event is not valid; all of its faults are named.
-    """
+    """The event of a request, whose headers are by lower-case name, or a `UsageError` with all faults."""
     id_, data = _opened(headers, _parsed(body, "body"))
     if isinstance(data, dict) and "message" in data:
         message = _mapping(data["message"], "message")

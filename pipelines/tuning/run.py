@@ -277,11 +277,7 @@ def _run_trials(
 
 
 def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None], modules: Path) -> None:
-    """Run processes until the study is finished, and call `look` regularly and at the end.
-
-    Raises:
-        GauntletError: One of them failed; the others are ended.
-    """
+    """Run processes until the study is finished, and call `look`; a `GauntletError` if one fails."""
     logs.mkdir(exist_ok=True)
     processes: list[subprocess.Popen[str]] = []
     files = [logs / f"worker-{number}.log" for number in range(1, jobs + 1)]

@@ -134,11 +134,7 @@ def _is_cron_item(item: str, low: int, high: int, names: Mapping[str, int]) -> b
 
 
 def read_schedules(path: Path) -> tuple[Schedule, ...]:
-    """The schedules of a file; manifests in it are relative to its folder.
-
-    Raises:
-        ManifestError: The file has faults; all of them are named.
-    """
+    """The schedules of a file, manifests relative to its folder, or a `ManifestError` with all faults."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         found = Schedules.model_validate(content).schedules

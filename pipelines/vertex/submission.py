@@ -362,11 +362,7 @@ class SubmittedRun:
 
 
 def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
-    """The manifest, compiled for a destination with the images that the environment names.
-
-    Raises:
-        UsageError: Vertex AI would not run it.
-    """
+    """The manifest, compiled for a destination, or a `UsageError` if Vertex AI would not run it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compile_manifest(manifest, path, "vertex", sections=destination.sections)
@@ -374,11 +370,7 @@ def compiled_submission(manifest: Manifest, destination: Destination) -> Submiss
 
 
 def require_sendable(submission: Submission) -> tuple[str, ...]:
-    """Refuse what Vertex AI could not run, and return the images that it would use.
-
-    Raises:
-        UsageError: Data or a model is where steps cannot read it, or the spec has faults.
-    """
+    """The images that Vertex AI would use; a `UsageError` for what it could not read or run."""
     _require_reachable(submission.manifest)
     spec = json_format.ParseDict(submission.spec, PipelineSpec())
     require_acceptable(spec, by_digest=True)
@@ -435,11 +427,7 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
 
 
 def submitted_run(run: str, home: Home) -> SubmittedRun:
-    """A run that this machine has submitted, by its ID or `latest`, or any run by its full name.
-
-    Raises:
-        UsageError: There is no such run.
-    """
+    """A run of this machine by its ID or `latest`, or any run by its full name; else a `UsageError`."""
     if JOB_NAME.fullmatch(run):
         return SubmittedRun(run, None)
     record = home.find_run(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +25,15 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Indices,
     Logits,
     NeighbourEffect,
-    left_padded,
+    Scores,
     likeliest,
     measure_neighbours,
+    neighbour_effect,
     onnx_forward,
     parity_batches,
     pytorch_forward,
     sample,
+    score,
 )
 from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
@@ -104,7 +106,7 @@ class ClassifierSubject(TracedSubject):
         return sample(self.read_rows("train"), self.seed)
 
     @cached_property
-    def pytorch_scores(self) -> Scores:
+    def pytorch_scores(self) -> ClassScores:
         """PyTorch's scores of all rows.
 
         Raises:
@@ -119,9 +121,10 @@ class ClassifierSubject(TracedSubject):
             )
         return scores
 
-    def scores(self, forward: Forward) -> Scores:
+    def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""
-        return score(self.rows, forward, *parity_batches(self.rows.lengths, self.seed))
+        batches = parity_batches(self.rows.lengths, self.seed)
+        return ClassScores(**vars(score(self.rows, forward, len(self.rows.labels), *batches)))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
@@ -147,15 +150,17 @@ class ClassifierSubject(TracedSubject):
         """The probabilities and the classes that logits mean, both (N, C)."""
         return lambda logits: (likeliest(logits)[0], decide(logits))
 
-    def _scored(self, path: Path, decide: Decide) -> tuple[Scores, NeighbourEffect]:
+    def _scored(self, path: Path, decide: Decide) -> tuple[ClassScores, NeighbourEffect]:
         forward = onnx_forward(path, usable_cpus(), self.section.device)
         scores = replace(self.scores(forward), decide=decide)
-        neighbours = measure_neighbours(self.rows, forward, self.seed, self.answer(decide))
+        neighbours = measure_neighbours(
+            self.rows, forward, self.seed, partial(neighbour_effect, answer=self.answer(decide))
+        )
         if strange := scores.rows_not_finite:
             raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
         return scores, neighbours
 
-    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
+    def compared_with(self, graph: Graph) -> tuple[ClassScores, ClassScores | None]:  # noqa: ARG002
         """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
         return self.pytorch_scores, None
 
@@ -183,26 +188,15 @@ def likeliest_class(logits: Logits) -> Sets:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
+class ClassScores(Scores):
+    """Scores with `decide`, which says which classes logits give a row."""
 
-    With padding on the left a text's tokens have other positions, so these are compared among themselves.
-    Images are not padded: M is 0. `decide` says which classes logits give a row.
-    """
-
-    right: Logits
-    left: Logits
     decide: Decide = likeliest_class
 
     @property
     def labels(self) -> Sets:
         """The classes that the rows are given, (N, C)."""
         return self.decide(self.right)
-
-    @property
-    def rows_not_finite(self) -> int:
-        """Rows with a NaN or an infinity, with the padding that has more of them."""
-        return max(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
 
 
 @dataclass(frozen=True)
@@ -317,23 +311,6 @@ class LabelParity:
         return f"and {differ} with padding on the left, "
 
 
-def score(rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]) -> Scores:
-    """Scores of all rows, each of which is in `ragged` or `rest` once.
-
-    The ragged batches of rows that are padded are scored with both paddings.
-    """
-    right = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
-    left = [np.empty((0, len(rows.labels)), dtype=np.float32)]
-    for chosen in ragged:
-        batch = rows.batch(chosen)
-        right[chosen] = forward(batch)
-        if rows.are_padded:
-            left.append(forward(left_padded(batch)))
-    for chosen in rest:
-        right[chosen] = forward(rows.batch(chosen))
-    return Scores(right, np.concatenate(left))
-
-
 def labels_of(truth: npt.NDArray[Any], class_count: int) -> Sets:
     """The classes of each row, (N, C); `truth` is that already, or one class for each row, (N,)."""
     found: Sets = single_sets(class_count)[truth] if truth.ndim == 1 else truth.astype(bool)
@@ -346,12 +323,12 @@ def macro_f1(predicted: Sets, truth: Sets) -> float:
 
 
 def compare(
-    pytorch: Scores,
-    candidate: Scores,
+    pytorch: ClassScores,
+    candidate: ClassScores,
     truth: npt.NDArray[Any],
     labels: Sequence[str],
     seed: int,
-    teacher: Scores | None = None,
+    teacher: ClassScores | None = None,
 ) -> LabelParity:
     """Compare finite scores of two models on rows whose true labels, (N,) or (N, C), are of `labels`.
 

@@ -77,7 +77,7 @@ class ImageSource:
         resize: How an image of another size gets to the shape.
         files: The tables, relative to `uri`, if the manifest names them.
         form: What a folder has: a folder for each class, or tables of paths; `auto` finds out.
-        columns: The columns of tables.
+        columns: The columns of tables; `Columns` have the paths or the images as `text`.
         roots: More folders in which a table may name files.
         sha256: Of the file at `uri`.
     """
@@ -88,7 +88,7 @@ class ImageSource:
     resize: Resize = "stretch"
     files: SplitFiles | None = None
     form: Literal["auto", "folders", "table"] = "auto"
-    columns: ImageColumns = field(default_factory=ImageColumns)
+    columns: ImageColumns | Columns = field(default_factory=ImageColumns)
     roots: Sequence[str] = ()
     sha256: str | None = None
 
@@ -119,7 +119,7 @@ class ImageTable:
 class _PathColumns(Columns):
     """The columns of a table of images, as tables of texts are read."""
 
-    content: ClassVar[str] = "image"
+    keys: ClassVar[Mapping[str, str]] = {"text": "image"}
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,9 @@ def _of_tables(source: ImageSource) -> _Found:
         name="images", version="1", uri=source.uri, files=source.files, roots=tuple(source.roots) or None
     )
     files = find_files(described, _is_table)
-    columns = _PathColumns(text=source.columns.image, label=source.columns.label)
+    columns = source.columns
+    if isinstance(columns, ImageColumns):
+        columns = _PathColumns(text=columns.image, label=columns.label)
     frames, faults = [], []
     for file in files:
         data = storage.read_bytes(file.uri)

@@ -14,7 +14,7 @@ from pathlib import Path
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.scoring import Logits
 from gauntlet.manifests.dataset import SplitName
-from gauntlet.tasks.classification.conversion import Decide, Scores
+from gauntlet.tasks.classification.conversion import ClassScores, Decide
 from gauntlet.tasks.classification.metrics import Sets
 from gauntlet.tasks.multi_label_text.data import label_sets
 from gauntlet.tasks.multi_label_text.thresholds import (
@@ -49,16 +49,16 @@ class MultiLabelSubject(EncoderSubject):
         return TextRows.read(self.splits, split, self.checkpoint, self.record, label_sets)
 
     @cached_property
-    def pytorch_scores(self) -> Scores:
+    def pytorch_scores(self) -> ClassScores:
         """PyTorch's scores of all rows, with its thresholds."""
         return self._with_thresholds(super().pytorch_scores)
 
     @cached_property
-    def student_scores(self) -> Scores:
+    def student_scores(self) -> ClassScores:
         """The student's scores of all rows, with its thresholds."""
         return self._with_thresholds(super().student_scores)
 
-    def _with_thresholds(self, scores: Scores) -> Scores:
+    def _with_thresholds(self, scores: ClassScores) -> ClassScores:
         chosen = choose_thresholds(sigmoid(scores.right), self.rows.truth)
         return replace(scores, decide=AboveThreshold(chosen))
 

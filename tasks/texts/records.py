@@ -110,7 +110,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         listed += f" and {len(found) - SHOWN_COLUMNS} more"
     positions = [key for key, value in columns if isinstance(value, int)]
     if positions:
-        key = f"dataset.columns.{positions[0]}"
+        key = columns.key(positions[0])
         raise UsageError(
             f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
         )
@@ -119,14 +119,11 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     labels = label if isinstance(label, tuple) else (label,)
     faults = []
     if columns.text not in found:
-        faults.append(f"no column {columns.text}: set dataset.columns.{columns.content}")
+        faults.append(f"no column {columns.text}: set {columns.key('text')}")
     elif label is None:
-        faults.append(f"{len(others)} columns beside the {columns.content}: set dataset.columns.label")
-    faults += [
-        f"no column {one}: set dataset.columns.label"
-        for one in labels
-        if one is not None and one not in found
-    ]
+        faults.append(f"{len(others)} columns beside the {columns.named('text')}: set {columns.key('label')}")
+    missing = [one for one in labels if one is not None and one not in found]
+    faults += [f"no column {one}: set {columns.key('label')}" for one in missing]
     if columns.time is not None and columns.time not in found:
         faults.append(f"no column {columns.time}: set dataset.columns.time")
     named = (columns.text, *labels, columns.time)
@@ -201,7 +198,7 @@ def _headerless(
             return rows, text, others[0]
         raise DataError(
             f"{name}: found {width} columns, and cannot tell which one is the label. "
-            f"Set dataset.columns.label to its position, from 0 to {width - 1}"
+            f"Set {columns.key('label')} to its position, from 0 to {width - 1}"
         )
     raise DataError(
         f"{name}: expected the same number of fields, at least {needed}, in every line, for dataset.columns "

@@ -20,6 +20,7 @@ BUILT_IN = (
     "managed_causal_lm",
     "multi_label_text_classification",
     "ordinal_grading",
+    "regression",
     "text_classification",
 )
 MANIFEST = Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml"

@@ -71,11 +71,7 @@ class TrialTracker:
         self._epochs = epochs
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the score of epoch `step`. Metrics without a score are not an epoch's.
-
-        Raises:
-            optuna.TrialPruned: The trial is not worth another epoch.
-        """
+        """Report an epoch's score, if the metrics have one, or raise `optuna.TrialPruned`."""
         value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
