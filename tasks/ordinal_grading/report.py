@@ -14,17 +14,7 @@ from gauntlet.tasks.images.report import CANDIDATE_COLUMNS, SCORES, compare, eva
 if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
 
-__all__ = [
-    "CANDIDATE_COLUMNS",
-    "ROWS",
-    "SCORES",
-    "TRY_IT",
-    "compare",
-    "data",
-    "evaluation",
-    "metrics",
-    "tiles",
-]
+__all__ = ["CANDIDATE_COLUMNS", "SCORES", "compare", "evaluation", "metrics", "tiles"]
 
 ROWS = "cards"
 TRY_IT = ("Grade a card with the new champion.", "FRONT.jpg BACK.jpg")
