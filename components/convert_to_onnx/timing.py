@@ -129,11 +129,8 @@ def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, La
 def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
 ) -> Timing:
-    """Time every contender on the same batches, by batch size. The batches are written to `folder`.
-
-    Raises:
-        GauntletError: A process ended too early.
-    """
+    """Time every contender on the same batches, by size, which go to `folder`; a `GauntletError` if a process
+    ends."""
     on_gpu = any(contender.device == "gpu" for contender in contenders.values())
     tolerated = 1.0 if on_gpu else BUSY
     timing = _measure(contenders, batches, threads, "wall", folder, tolerated)

@@ -18,8 +18,7 @@ from gauntlet.backends.registry import (
 )
 from gauntlet.components.step import manifest_commit
 from gauntlet.contracts.document import read_json
-from gauntlet.contracts.verdict import PROMOTE
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import PROMOTE, Version
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from gauntlet.components.train_model.report import training_section
 from gauntlet.components.validate_data.run import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
-from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import REJECT, CollectedRun, State, StepRecord
+from gauntlet.components.write_report.record import REJECT, CollectedRun, Outcome, State, StepRecord
 from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
 from gauntlet.contracts.training import History
 from gauntlet.contracts.verdict import PROMOTE
@@ -228,9 +227,6 @@ def _registry(record: CollectedRun) -> Markup:
     return partial(f"{TEMPLATE}#pairs", pairs=pairs)
 
 
-# --- conversion ------------------------------------------------------------------------------------
-
-
 def _conversion(record: CollectedRun) -> Markup:
     table = record.candidates
     if table is None:
@@ -304,9 +300,6 @@ def _bar(name: str, latency: Latency | None, speedup: float | None, tone: str) -
 def _tone(candidate: Candidate, table: Candidates) -> str:
     role = "chosen" if candidate.name == table.chosen else "admitted" if candidate.admitted else "refused"
     return CANDIDATE_TONES[role]
-
-
-# --- bill and lineage ------------------------------------------------------------------------------
 
 
 def _bill(record: CollectedRun) -> Markup:

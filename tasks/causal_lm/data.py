@@ -24,11 +24,8 @@ PLACEHOLDER = "GAUNTLETPROMPT"
 
 
 def examine(dataset: ConversationDataset) -> Examination:
-    """Read and check a dataset, as `examine_conversations` does.
-
-    Raises:
-        UsageError: The model cannot be found, or its chat template cannot be used.
-    """
+    """Read and check a dataset, as `examine_conversations` does; a `UsageError` if the model cannot be
+    used."""
     resolution = partial(describe_gain_resolution, spread=PERPLEXITY_SPREAD, metric="perplexity")
     return examine_conversations(dataset, ChatRenderer(dataset.tokenizer), resolution)
 
