@@ -23,6 +23,7 @@ from gauntlet.serving.bundle import TRAINING_ROWS_FILE, BundleInfo
 TEST_ROWS_FILE = "test_rows.npz"
 NO_FINGERPRINTS = "its bundle was made by an older release, which wrote no fingerprints of training rows"
 OTHER_FINGERPRINTS = "its bundle was made by another release, which wrote another kind of fingerprints"
+TRAINED_ELSEWHERE = "it was trained elsewhere, so its training rows are not known"
 DIGITS = 16  # of a hash in hexadecimal, for 64 bits
 
 Flags = npt.NDArray[np.bool_]
@@ -107,7 +108,7 @@ def trained_on(bundle: Path, info: BundleInfo, tested: RowFingerprints | None) -
     if tested is None:
         return "the splits were made by an older release, which wrote no fingerprints of test rows"
     if TRAINING_ROWS_FILE not in info.files:
-        return NO_FINGERPRINTS
+        return TRAINED_ELSEWHERE if "origin" in info.lineage else NO_FINGERPRINTS
     with np.load(bundle / TRAINING_ROWS_FILE, allow_pickle=False) as arrays:
         if str(arrays["kind"]) != tested.kind:
             return OTHER_FINGERPRINTS

@@ -15,6 +15,9 @@ StopReason = Literal["all epochs done", "early stopping", "max_hours reached", "
 BUDGET_REASONS: tuple[StopReason, ...] = ("max_hours reached", "max_cost reached")
 
 
+OriginForm = Literal["checkpoint", "onnx"]
+
+
 def tracked_name(metric: str) -> str:
     """The name of an epoch's validation metric in a tracker."""
     return f"validation_{metric}"
@@ -26,6 +29,22 @@ def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 class _OfTraining(Document):
     written_by: ClassVar[str] = "train-model"
+
+
+class Origin(_OfTraining):
+    """Where a model comes from that was trained elsewhere.
+
+    Attributes:
+        form: A checkpoint, which is converted here, or an ONNX graph, which has no PyTorch model.
+        source: The path or the URI that was given.
+        sha256: Of its files' names and contents.
+        labels: The names of a graph's classes in its order, if they were given.
+    """
+
+    form: OriginForm
+    source: str
+    sha256: str
+    labels: tuple[str, ...] = ()
 
 
 class Epoch(_OfTraining):
@@ -123,6 +142,7 @@ class History(TrainingHistory):
         machine: What the manifest buys; price and cost are this machine's, wherever training ran.
         student: The second training, of a smaller model that learned from this one.
         training_tokens, usd_per_million_tokens, tuning_job: Of a model that a service trained.
+        origin: Of a model that was trained elsewhere, whose only epoch has its validation metrics.
     """
 
     device: str | None = None
@@ -138,6 +158,7 @@ class History(TrainingHistory):
     max_cost_usd: float | None = None
     tuning_job: str | None = None
     student: TrainingHistory | None = None
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields that were set, in plain JSON types."""
@@ -154,6 +175,10 @@ class TrainingRecord(_OfTraining):
         max_length: The number of tokens after which a text is cut, if rows are texts.
         frame: For a language model: the text before and after a single prompt.
         input_shape: For a model that reads images: channels, height, width.
+        network: The class of a network of the user's own, `module:name`.
+        network_args: What it was made with.
+        network_sha256: Hash of its code.
+        origin: Of a model that was trained elsewhere.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -168,6 +193,10 @@ class TrainingRecord(_OfTraining):
     max_length: int = 0
     frame: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
+    network: str = ""
+    network_args: Mapping[str, Any] = Field(default_factory=dict)
+    network_sha256: str = ""
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content in plain JSON types, without optional fields that have no value."""

@@ -28,6 +28,7 @@ resource "google_cloudbuild_trigger" "merge" {
     _TEMPLATE_REPOSITORY = local.template_repository
     _TORCH_INDEX_URL     = var.torch_index_url
     _DOCKER_HUB          = var.docker_hub
+    _EXTRA_PACKAGES      = var.extra_packages
     _REGION              = var.region
     _ROOT                = local.pipeline_root
     _REGISTRY            = local.model_registry

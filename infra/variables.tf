@@ -73,6 +73,12 @@ variable "docker_hub" {
   }
 }
 
+variable "extra_packages" {
+  description = "Packages of your own for both images, separated by spaces: wheels or folders below extra/ in the repository, or URLs of wheels."
+  type        = string
+  default     = ""
+}
+
 variable "receiver_image" {
   description = "Components image of the receiver of events, by digest, or empty: no receiver yet."
   type        = string

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.accelerators import accelerator_fault
 from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.own_code import Arguments, CodePath
 from gauntlet.manifests.search import Search, require_fitting
 from gauntlet.manifests.section import Fraction, Section
 
@@ -86,11 +87,7 @@ class Resources(Section):
 
 
 def require_accelerator_complete(accelerator: str | None, count: int) -> None:
-    """Refuse a type without a count, or a count without a type.
-
-    Raises:
-        ValueError: One of them is missing.
-    """
+    """Raise a `ValueError` for a type without a count, or a count without a type."""
     if (accelerator is None) != (count == 0):
         raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
 
@@ -101,7 +98,7 @@ RUN_NAME_PLACEHOLDERS = ("name", "arch", "seed", "timestamp")
 class Tracking(Section):
     """What a tracked run is called, and whether Weights & Biases gets it too, as a run of project `wandb`.
 
-    In `run_name`, `{arch}` is `Training.architecture` and `{timestamp}` the start in UTC.
+    In `run_name`, `{arch}` is `Training.model_name` and `{timestamp}` the start in UTC.
     """
 
     run_name: str = Field("{name}-{arch}-{timestamp}", min_length=1)
@@ -170,6 +167,8 @@ class Training(CommonTraining):
     `compute_target: auto` is as many GPUs as `resources` asks for and the machine has, else the CPU. On a
     machine that was bought for the training it is all that was bought, and never a CPU in their place;
     `cloud_gpu` is that on every machine.
+    `network` and `loss` are the user's own, in place of the kind's: `module:name` of a class. It is made with
+    `network_args` or `loss_args` (docs/how-to/use_your_own_network.md).
     `search` is what `gauntlet tune` tries; no training depends on it, so no dump, hash or step holds it.
     """
 
@@ -190,14 +189,25 @@ class Training(CommonTraining):
     resume: Resume = Resume()
     compute_target: Literal["auto", "cpu", "gpu_single", "gpu_multi", "cloud_gpu"] = "auto"
     tracking: Tracking = Tracking()
+    network: CodePath | None = None
+    network_args: Arguments | None = None
+    loss: CodePath | None = None
+    loss_args: Arguments | None = None
     search: Search | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Make the model smaller"
+    takes_network: ClassVar[bool] = False
+    takes_loss: ClassVar[bool] = False
 
     @property
     def architecture(self) -> str:
-        """A short name of the model, for people."""
+        """A short name of the kind's own network, for people."""
         raise NotImplementedError
+
+    @property
+    def model_name(self) -> str:
+        """A short name of the model, for people."""
+        return self.network.rpartition(":")[2] if self.network else self.architecture
 
     @property
     def plan(self) -> tuple[tuple[int, float], ...]:
@@ -239,6 +249,18 @@ class Training(CommonTraining):
                 f"batch_size {self.batch_size} must be a multiple of "
                 f"gradient_accumulation {self.gradient_accumulation}: it is the size of one optimizer step"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _own_code_fits(self) -> Self:
+        for key, takes in (("network", self.takes_network), ("loss", self.takes_loss)):
+            path, arguments = getattr(self, key), getattr(self, f"{key}_args")
+            if path is not None and not takes:
+                raise ValueError(f"{key} {path}: this task kind takes no {key} of your own: leave it out")
+            if path is None and arguments is not None:
+                raise ValueError(f"{key}_args without {key}: name the {key}, or leave both out")
+        if self.loss is not None and self.label_smoothing:
+            raise ValueError(f"label_smoothing is of the loss that {self.loss} replaces: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -310,11 +332,7 @@ class OnePhaseTraining(Training):
 
 
 def trained_here(training: CommonTraining) -> Training:
-    """The section of a model that this project trains.
-
-    Raises:
-        UsageError: A service trains it.
-    """
+    """The section of a model that this project trains, or a `UsageError` if a service trains it."""
     if isinstance(training, Training):
         return training
     model = training.by_service.model if training.by_service else type(training).__name__

@@ -178,6 +178,22 @@ def scatter(title: str, x_label: str, y_label: str, marks: Sequence[Mark]) -> Ma
     return _svg(title, described, draw, width=680, height=250)
 
 
+def against(title: str, x_label: str, y_label: str, points: Points) -> Markup:
+    """Points in a square, and the line on which x and y are equal. Where points lie close, it is darker."""
+    if not points:
+        return Markup()
+    xs, ys = zip(*points, strict=True)
+    ends = min(*xs, *ys), max(*xs, *ys)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(ends, ends, color=COLOURS["edge"], linestyle=(0, (3, 3)), zorder=1)
+        axes.plot(xs, ys, "o", color=COLOURS["accent"], markersize=4, markeredgewidth=0, alpha=0.3, zorder=2)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.grid(visible=True, axis="both")
+
+    return _svg(title, f"{len(points):,} points", draw, width=380, height=340)
+
+
 def intervals(title: str, rows: Sequence[Estimate]) -> Markup:
     """Values with their intervals on one axis; rows of one name are drawn side by side."""
     if not rows:
@@ -202,7 +218,7 @@ def intervals(title: str, rows: Sequence[Estimate]) -> Markup:
 
 
 def histogram(
-    title: str, x_label: str, things: str, edges: Sequence[int], counts: Mapping[str, Sequence[int]]
+    title: str, x_label: str, things: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]]
 ) -> Markup:
     """The shares of each group in bins that begin at `edges`; `counts` are numbers of `things` by group.
 
@@ -224,7 +240,7 @@ def histogram(
                     axes.bar(left, share, width, align="edge", color=COLOURS[tone], gid=label)
             axes.bar(0, 0, color=COLOURS[tone], label=group)
         shown = edges[: filled + 1]
-        axes.set_xticks([place - 0.5 for place in range(len(shown))], [f"{edge:,}" for edge in shown])
+        axes.set_xticks([place - 0.5 for place in range(len(shown))], [general(edge) for edge in shown])
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.set_xlabel(x_label)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)

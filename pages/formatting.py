@@ -57,6 +57,11 @@ def general(value: bool | float | str | None) -> str:
     return f"−{digits}" if value < 0 else digits
 
 
+def signed_general(value: float | None) -> str:
+    """As `general`, with a sign: +0.75, −12,500."""
+    return f"+{general(value)}" if is_figure(value) and value > 0 else general(value)
+
+
 def count(value: float | None) -> str:
     """Whole, thousands apart: 16,000."""
     return f"{value:,.0f}" if is_figure(value) else ABSENT

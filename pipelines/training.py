@@ -6,6 +6,13 @@ manifest says, and a step's cache key holds its own section only.
 fingerprint-data runs every time; its output is a parameter of the steps that are cached, so they run again
 when the data have changed and are reused when they have not. docs/decisions.md says why the artifacts alone
 are not enough.
+
+KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. In a container the shell is then process
+1, which ignores signals without a handler and passes none on, so Python would be killed without notice when
+its machine is preempted, its run cancelled or its deadline reached. So `exec` puts Python in the shell's
+place; `gauntlet.components.step.step` installs the handler. `PYTHONSAFEPATH` keeps the working folder off the
+path: a step must not import a `trainer.py` there. On this machine `gauntlet.pipelines.local.step_cache`
+starts a step that may reuse the outputs of another run.
 """
 
 import json
@@ -29,9 +36,12 @@ from gauntlet.components.fingerprint_data.component import fingerprint_data
 from gauntlet.components.gate_model.component import gate_model
 from gauntlet.components.register_model.component import register_model
 from gauntlet.components.sections import LARGEST, is_large, keep, reference
+from gauntlet.components.train_model.import_component import train_model as import_model
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
+from gauntlet.components.write_report.record import STEPS as REPORTED_STEPS
+from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
 from gauntlet.pipelines.platforms import (
@@ -48,17 +58,7 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 
-STEPS = (
-    "fingerprint-data",
-    "validate-data",
-    "train-model",
-    "convert-to-onnx",
-    "evaluate-model",
-    "gate-model",
-    "register-model",
-    "write-report",
-)
-
+STEPS = (*REPORTED_STEPS, "write-report")
 
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
@@ -81,32 +81,27 @@ def pipeline_name(manifest: Manifest) -> str:
     return manifest.name.replace("_", "-")
 
 
-def sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """The sections that steps are given, by name."""
+def _sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
     read = [name for name in SECTIONS if name != "conversion" or manifest.kind.is_converted]
     return {section: as_parameter(getattr(manifest, section)) for section in read}
 
 
 def keep_large_sections(manifest: Manifest, folder: str) -> None:
-    """Write the files that `parameters` names, if there are any.
-
-    Raises:
-        GauntletError: They cannot be written there.
-    """
-    large = [section for section in sections_of(manifest).values() if is_large(section)]
-    if large:
+    """Write the files that `parameters` names, if there are any, or raise a `GauntletError`."""
+    if large := [section for section in _sections_of(manifest).values() if is_large(section)]:
         keep(large, folder)
 
 
-def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
+def parameters(manifest: Manifest, folder: str | None = None, origin: Origin | None = None) -> dict[str, Any]:
     """The pipeline's parameters as the manifest sets them.
 
     For a large section the parameter names its file in `folder`, which `keep_large_sections` writes.
+    `origin` is that of a model that was trained elsewhere and is only judged.
 
     Raises:
         UsageError: A section is large, and there is no such folder.
     """
-    sections: dict[str, Any] = sections_of(manifest)
+    sections: dict[str, Any] = _sections_of(manifest)
     for name, section in sections.items():
         if not is_large(section):
             continue
@@ -123,25 +118,30 @@ def parameters(manifest: Manifest, folder: str | None = None) -> dict[str, Any]:
         "seed": manifest.seed,
         "manifest_sha256": manifest.sha256,
         **sections,
+        **({"origin": origin.as_json()} if origin else {}),
     }
 
 
 def training_pipeline(
-    manifest: Manifest, image: str, platform: Platform = "local", sections: str | None = None
+    manifest: Manifest,
+    image: str,
+    platform: Platform = "local",
+    sections: str | None = None,
+    origin: Origin | None = None,
 ) -> base_component.BaseComponent:
     """The DAG with the manifest's settings as its parameters' defaults.
 
     `image` is the container image that the bundle's lineage names. `sections` is where large sections lie.
-    `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
-    caller gives them, except those that the platform sets itself. No `training_account`: that of the other
-    steps.
+    With an `origin` the model from there takes the place of a training.
+    `run_id`, `registry_uri`, `tracking_uri` and `training_account` (by default that of the other steps)
+    belong to a run: the caller gives them, except those that the platform sets itself.
 
     Raises:
         UsageError: The platform cannot train or convert on what the manifest asks for, or a section is
             large and `sections` is None.
     """
     require_converting(platform, manifest.conversion.device)
-    pipeline = _dag(manifest, image, platform, parameters(manifest, sections))
+    pipeline = _dag(manifest, image, platform, parameters(manifest, sections, origin))
     made = dsl.pipeline(name=pipeline_name(manifest), description=manifest.description)(pipeline)
     if platform == "local":  # where no step is a container's process 1
         reuse(made.pipeline_spec, judged=[STEPS[0]])
@@ -168,10 +168,11 @@ def _dag(
     manifest: Manifest, image: str, platform: Platform, default: Mapping[str, Any]
 ) -> Callable[..., None]:
     """The steps in their order. Where nothing is converted, train-model itself hands the bundle on."""
-    converted = manifest.kind.is_converted
+    converted, is_imported = manifest.kind.is_converted, "origin" in default
     environment = {} if converted else {"GAUNTLET_IMAGE": image}
     train_model = training_component(platform, manifest, environment)
     conversion_default: dict = default.get("conversion", {})
+    origin_default: dict = default.get("origin", {})
 
     def pipeline(
         run_id: str,
@@ -188,23 +189,26 @@ def _dag(
         gates: dict = default["gates"],
         registration: dict = default["registration"],
         training_account: str = ACCOUNT_OF_THE_STEPS,
+        origin: dict = origin_default,
     ) -> None:
         given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given):
-            fingerprinted = _fingerprint(given, dataset)
+            fingerprinted = fingerprint_data(dataset=dataset, task=task).set_caching_options(False)
             fingerprint = fingerprinted.outputs["Output"]
             data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
-            trained = train_model(
-                training=training,
-                name=name,
-                task=task,
-                tracking_uri=tracking_uri,
-                data_fingerprint=fingerprint,
-                splits=data.outputs["splits"],
-                **({"seed": seed} if converted else {"manifest_sha256": manifest_sha256}),
-                **training_inputs(platform, training_account),
-            )
-            place_training(trained, platform, manifest)
+            read = {"training": training, "task": task, "data_fingerprint": fingerprint}
+            read |= {"splits": data.outputs["splits"]}
+            if is_imported:
+                trained = import_model(seed=seed, origin=origin, **read)
+            else:
+                trained = train_model(
+                    name=name,
+                    tracking_uri=tracking_uri,
+                    **read,
+                    **({"seed": seed} if converted else {"manifest_sha256": manifest_sha256}),
+                    **training_inputs(platform, training_account),
+                )
+                place_training(trained, platform, manifest)
             checked = _checked(given, tracking_uri, trained)
             bundled = trained
             if converted:
@@ -224,12 +228,16 @@ def _dag(
         _place(
             given,
             light=[fingerprinted, *checked, *light],
-            heavy=[data, *own, *heavy],
-            placed=trained,
+            heavy=[data, *([trained] if is_imported else []), *own, *heavy],
+            placed=[] if is_imported else [trained],
             paid=[] if converted else heavy,
         )
 
-    given = parameters_given_by(platform)
+    given: dict[str, Any] = parameters_given_by(platform)
+    if is_imported:
+        given["training_account"] = ""
+    else:
+        given["origin"] = None
     return without_parameters(pipeline, given if converted else {**given, "conversion": None})
 
 
@@ -257,11 +265,6 @@ def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> lis
     checked = check_services(name=given.name, registry_uri=given.registry_uri, tracking_uri=tracking_uri)
     trained.after(checked)
     return [checked.set_caching_options(False)]
-
-
-def _fingerprint(given: _Given, dataset: Any) -> dsl.PipelineTask:
-    """What the dataset's files are now, as a parameter; never from the cache."""
-    return fingerprint_data(dataset=dataset, task=given.task).set_caching_options(False)
 
 
 def _decide(
@@ -329,7 +332,6 @@ def _decide(
             verdict=gate.outputs["verdict"],
         ).set_caching_options(False)
         pages = page(version=registered.outputs["version"])
-    # The only other word is `reject`, and rejecting is doing nothing but saying why.
     if given.platform == "kubeflow":
         with dsl.If(gate.outputs["Output"] == "reject", name="reject"):
             pages += page()
@@ -340,7 +342,7 @@ def _place(
     given: _Given,
     light: Sequence[dsl.PipelineTask],
     heavy: Sequence[dsl.PipelineTask],
-    placed: dsl.PipelineTask,
+    placed: Sequence[dsl.PipelineTask],
     paid: Sequence[dsl.PipelineTask] = (),
 ) -> None:
     """Give every step its CPUs and memory, except `placed`, and what the platform gives to all.
@@ -354,7 +356,7 @@ def _place(
     for task in (*light, *heavy):
         if task not in paid:
             retry(task, given.platform)
-    for task in (*light, *heavy, placed):
+    for task in (*light, *heavy, *placed):
         furnish(task, given.platform, given.manifest)
 
 
@@ -369,20 +371,14 @@ def compile_manifest(
     platform: Platform,
     image: str = COMPONENTS_IMAGE,
     sections: str | None = None,
+    origin: Origin | None = None,
 ) -> None:
-    """Write the manifest's training DAG as YAML, atomically. `image` is recorded in the lineage of bundles.
-
-    `sections` is the folder for sections that are too large for a parameter; the spec names files there.
-
-    Raises:
-        UsageError: The platform cannot run it; all reasons are named. Or a section is too large, and
-            `sections` is None.
-    """
+    """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        pipeline = training_pipeline(manifest, image, platform, sections)
+        pipeline = training_pipeline(manifest, image, platform, sections, origin)
         if platform == "vertex":
             from gauntlet.pipelines.vertex.lint import require_acceptable
 

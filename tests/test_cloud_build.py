@@ -40,6 +40,7 @@ SET_BY_A_TRIGGER = {
     "_TEMPLATE_REPOSITORY": "https://registry.example/project/templates",
     "_TORCH_INDEX_URL": "https://registry.example/cpu",
     "_DOCKER_HUB": "registry.example/docker-hub/",
+    "_EXTRA_PACKAGES": "./extra/nets",
     "_REGION": "europe-west4",
     "_ROOT": "gs://bucket/runs",
     "_REGISTRY": "vertex://demo/europe-west4?staging=gs://bucket/gauntlet",
@@ -170,7 +171,9 @@ def test_a_sample_run_that_does_not_end_well_is_cancelled_and_fails_the_build(
     assert asked == ["submit manifests/emotion_sample.yaml --wait"] + ["cancel latest"] * (code != 0)
 
 
-@pytest.mark.parametrize("missing", sorted(SET_BY_A_TRIGGER.keys() - {"_DOCKER_HUB", "PROJECT_ID"}))
+@pytest.mark.parametrize(
+    "missing", sorted(SET_BY_A_TRIGGER.keys() - {"_DOCKER_HUB", "_EXTRA_PACKAGES", "PROJECT_ID"})
+)
 def test_a_build_stops_at_once_when_a_variable_is_not_set(missing: str, tmp_path: Path) -> None:
     assert run_step("require-substitutions", SET_BY_A_TRIGGER, tmp_path).returncode == 0
 
@@ -236,6 +239,7 @@ def test_an_image_is_built_from_its_dockerfile_and_named_by_the_digest_it_was_pu
     assert built[built.index("--metadata-file") + 1] == f"{name}.json"
     assert "GIT_COMMIT=0123abc" in built
     assert "DOCKER_HUB=registry.example/docker-hub/" in built
+    assert "EXTRA_PACKAGES=./extra/nets" in built
     assert {"--push", "--provenance=mode=max"} <= set(built)
     assert [word for word in built if word.startswith("--sbom=generator=")]
     assert inspected[:4] == ["buildx", "imagetools", "inspect", f"{repository}@{index}"]

@@ -118,6 +118,30 @@ def test_the_images_differ_in_torch_and_in_what_they_are_for_alone() -> None:
     assert without_torch("components") == without_torch("trainer")
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_gets_the_packages_that_a_build_argument_names(name: str, tmp_path: Path) -> None:
+    [run] = [rest for word, rest in instructions(name) if word == "RUN" and "$EXTRA_PACKAGES" in rest]
+    mount, _, command = run.partition(" ")
+    assert "target=/context" in mount.split(",")  # the build context, of which nothing else is copied
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+
+    def printed(packages: str) -> str:
+        environment = {"PATH": f"{python.parent}:{os.environ['PATH']}", "EXTRA_PACKAGES": packages}
+        script = command.replace("/context", str(tmp_path))
+        return subprocess.run(
+            ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert printed("") == ""
+    built, installed = printed("./extra/nets https://example.com/more.whl#sha256=00").splitlines()
+    assert built.split()[-2:] == ["./extra/nets", "https://example.com/more.whl#sha256=00"]
+    assert {"wheel", "--no-deps", "--no-index"} <= set(built.split())
+    assert {"install", "--no-deps", "--no-index", "/opt/gauntlet/bin/python"} <= set(installed.split())
+
+
 def test_the_components_image_is_not_built_without_an_index_of_cpu_builds(tmp_path: Path) -> None:
     [command] = [rest for word, rest in instructions("components") if word == "RUN" and "-m venv" in rest][:1]
     (tmp_path / "bin").mkdir()

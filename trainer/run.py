@@ -22,6 +22,7 @@ from gauntlet.backends.storage import join, replace_folder
 from gauntlet.backends.tracking import TrackedRun
 from gauntlet.contracts.training import BUDGET_REASONS, Epoch, History, TrainingHistory, TrainingRecord
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.own_code import code_sha256
 from gauntlet.manifests.schema import canonical_json
 from gauntlet.manifests.section import Section, flatten
 from gauntlet.manifests.training import Training
@@ -33,6 +34,7 @@ from gauntlet.trainer.device import (
     require_compiler,
 )
 from gauntlet.trainer.loop import Keep, fit
+from gauntlet.trainer.own_network import record_of, require_usable
 from gauntlet.trainer.process import noticing_sigterm
 from gauntlet.trainer.ranks import World, process_group
 from gauntlet.trainer.replica import Replica
@@ -114,6 +116,7 @@ def train(run: TrainingRun, world: World = ALONE) -> dict[str, Any]:
         - CPU kernels for dropout, attention and layer norm, on a CPU only (`gauntlet.trainer.cpu`).
         - Tracking (`tracking`, `run.tracking_uri`, `run.tensorboard_dir`): every step and epoch, usage of the
           machine every two seconds. A tracker that fails does not end training.
+        - A network and a loss of the user's own (`network`, `loss`): tried on a few rows first.
         - A student (`student`, if the kind offers it): a second training of a smaller model, within the same
           budget. Its checkpoint lies in the teacher's.
 
@@ -146,6 +149,7 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
             f"training: {world.size} ranks for {len(task.train_lengths)} rows. Use fewer devices."
         )
     model = task.build_model()
+    require_usable(task, run.task, model, section)
     trained, parameters = trained_parameters(model), task.size(model)
     where = describe(device, section, world)
     if world.is_first:
@@ -263,6 +267,7 @@ def trained_parameters(model: nn.Module) -> int:
 
 def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Path) -> Keep:
     """A function that writes an epoch's weights of the task's model as the checkpoint at `folder`."""
+    own_code = record_of(run.section, task)
 
     def write(weights: Tensors, epoch: Epoch) -> None:
         record = TrainingRecord(
@@ -272,6 +277,7 @@ def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Pa
             epoch=epoch.epoch,
             data_sha256=read_statistics(run.splits).sha256,
             training_sha256=section_sha256(run.section),
+            **own_code,
             **task.of_record,
         )
 
@@ -313,11 +319,7 @@ def _tracking(run: TrainingRun, world: World) -> TrackedRun:
 
 
 def require_finite(history: TrainingHistory, section: Training) -> None:
-    """Raise an error for a training that has no best epoch.
-
-    Raises:
-        GauntletError: No epoch gave a finite validation metric.
-    """
+    """Raise a `GauntletError` for a training of which no epoch gave a finite validation metric."""
     begun = section.phase_of(len(history.epochs))
     if history.best_epoch <= begun.before:
         raise GauntletError(
@@ -335,6 +337,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
     free = {"resources", "resume", "compute_target", "prefetch_batches", "precision", "tracking"}
     free.add("student")  # trained afterwards
     settings = run.section.model_dump(mode="json", exclude=free)
+    own_code = (run.section.network, run.section.loss)
     return flatten({"training": settings}) | {
         "task": run.task,
         "seed": str(run.seed),
@@ -342,6 +345,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
         "the device": device.type,
         "the number format": choose_format(run.section, device),
         "the number of ranks": str(world.size),
+        **{f"the code of {path}": code_sha256(path) for path in own_code if path},
     }
 
 
@@ -363,7 +367,7 @@ def run_name(run: TrainingRun) -> str:
     """The run's name in a tracker, from `training.tracking.run_name`."""
     return run.section.tracking.run_name.format(
         name=run.name,
-        arch=run.section.architecture,
+        arch=run.section.model_name,
         seed=run.seed,
         timestamp=f"{datetime.now(UTC):%Y%m%d-%H%M%S}",
     )

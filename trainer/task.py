@@ -68,6 +68,16 @@ class Task(ABC):
         """The kind's own fields of `TrainingRecord`."""
         return {}
 
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """What a network or a loss of the user's own may ask for, by argument: JSON types."""
+        return {}
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """The shapes, without B, of what a network of the user's own returns; empty: the kind takes none."""
+        return ()
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """The model with its pretrained weights, on the CPU."""

@@ -52,7 +52,7 @@ class CandidateResult:
         return replace(
             self,
             latency_ms=latency,
-            speedup=speedup(tuple(modes.values()), latency),
+            speedup=speedup(tuple(modes.values()), latency) if modes else {},
             memory_mb=timing.memory_mb[self.name],
         )
 

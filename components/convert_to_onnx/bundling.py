@@ -21,6 +21,7 @@ from gauntlet.components.convert_to_onnx.admission import (
 )
 from gauntlet.components.convert_to_onnx.candidates import Failed
 from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
+from gauntlet.components.convert_to_onnx.subject import Subject
 from gauntlet.components.step import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts import conversion as contract
@@ -35,6 +36,7 @@ from gauntlet.serving.bundle import (
     write_bundle,
 )
 from gauntlet.serving.cpu import cpu_class
+from gauntlet.trainer.splits import read_statistics
 
 UNKNOWN = "unknown"  # if the environment does not say
 DTYPES = {
@@ -42,7 +44,6 @@ DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.UINT8: "uint8",
 }
-BOUNDS = {"max_abs_logit_difference", "min_label_agreement", "max_metric_drop", "max_neighbour_difference"}
 
 
 def candidates_document(comparison: Comparison, chosen: CandidateResult | None) -> contract.Candidates:
@@ -65,7 +66,7 @@ def candidates_document(comparison: Comparison, chosen: CandidateResult | None) 
         candidates=tuple(_row(candidate, comparison) for candidate in comparison.candidates),
         objective_batch_size=section.objective_batch_size,
         chosen=chosen and chosen.name,
-        chosen_speedup=chosen and chosen.speedup,
+        chosen_speedup=(chosen and chosen.speedup) or None,
         pareto_front=tuple(pareto_front(timed, section.objective_batch_size)) if chosen else None,
         tokenizing_ms=comparison.tokenizing_ms or None,
         contention=comparison.contention,
@@ -77,7 +78,7 @@ def headline(chosen: CandidateResult, batch_size: int) -> dict[str, float]:
     return {
         **chosen.parity.figures,
         "size_mb": chosen.graph.size_mb,
-        "speedup": chosen.speedup[batch_size],
+        **({"speedup": chosen.speedup[batch_size]} if chosen.speedup else {}),
         "latency_ms": chosen.latency_ms[batch_size].median,
     }
 
@@ -94,7 +95,7 @@ def bundle_winner(
     contract.Certificate(
         candidate=winner.name,
         model_sha256=file_sha256(winner.graph.path),
-        bounds=comparison.section.held_to(winner.name).model_dump(include=BOUNDS),
+        bounds=comparison.section.held_to(winner.name).model_dump(include=set(subject.bounds)),
         **_figures(winner, winner.parity.evidence),
         rows=subject.compared_rows,
         threads=comparison.threads,
@@ -123,23 +124,38 @@ def bundle_winner(
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    return write_bundle(folder, info, {**files, **bundled_file(subject.splits), **subject.files})
+    return write_bundle(folder, info, {**files, **_training_rows(subject), **subject.files})
+
+
+def _training_rows(subject: Subject) -> dict[str, Path]:
+    """The fingerprints of the rows that the model was trained on, if it was trained on these splits."""
+    record = subject.record
+    is_known = record.origin is None or record.data_sha256 == read_statistics(subject.splits).sha256
+    return bundled_file(subject.splits) if is_known else {}
 
 
 def lineage_of(record: TrainingRecord, manifest_sha256: str, processor: str) -> dict[str, str]:
     """What a bundle was made from and on."""
     return {
         "manifest_sha256": manifest_sha256,
-        "data_sha256": record.data_sha256,
-        "training_sha256": record.training_sha256,
+        **(_training_of(record) if record.training_sha256 else {}),
         **({"encoder": record.encoder} if record.encoder else {}),
-        "seed": str(record.seed),
+        **({"network": record.network, "network_sha256": record.network_sha256} if record.network else {}),
+        **({"origin": record.origin.source, "origin_sha256": record.origin.sha256} if record.origin else {}),
         "git_commit": os.environ.get("GAUNTLET_GIT_COMMIT", UNKNOWN),
         **manifest_commit(),
         "image": os.environ.get("GAUNTLET_IMAGE", UNKNOWN),
         "processor": processor,
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _training_of(record: TrainingRecord) -> dict[str, str]:
+    return {
+        "data_sha256": record.data_sha256,
+        "training_sha256": record.training_sha256,
+        "seed": str(record.seed),
     }
 
 

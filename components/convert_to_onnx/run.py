@@ -22,8 +22,9 @@ from gauntlet.components.convert_to_onnx.admission import (
 from gauntlet.components.convert_to_onnx.bundling import bundle_winner, candidates_document, headline
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, describe
 from gauntlet.components.convert_to_onnx.export import ConversionError
+from gauntlet.components.convert_to_onnx.imported import GraphSubject
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
-from gauntlet.components.convert_to_onnx.subject import Subject
+from gauntlet.components.convert_to_onnx.subject import Subject, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Latency, draw_rows, measure, time_tokenizing
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
@@ -54,6 +55,9 @@ def run(
     record = read_record(checkpoint_path)
     open_subject = task_kind(record.task).function("conversion", "open_subject")
     subject: Subject = open_subject(section, checkpoint_path, record, splits_path, seed)
+    if record.origin is not None and record.origin.form == "onnx":
+        assert isinstance(subject, TracedSubject)  # or train-model would have refused the graph
+        subject = GraphSubject.of(subject)
 
     def note(comparison: Comparison, chosen: CandidateResult | None) -> None:
         candidates_document(comparison, chosen).write(candidates_path)
@@ -118,7 +122,7 @@ def time_candidates(comparison: Comparison, folder: Path) -> Comparison:
     modes: dict[str, Mapping[int, Latency]] = {
         mode: timing.latencies[mode] for mode in subject.pytorch if mode in timing.latencies
     }
-    if not modes:
+    if subject.pytorch and not modes:
         reasons = "; ".join(timing.absent.values())
         raise GauntletError(f"conversion.pytorch: nothing to compare with: {reasons}")
     return replace(

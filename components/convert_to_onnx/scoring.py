@@ -108,6 +108,42 @@ def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], li
     return ragged, _chunks(by_length, SORTED_BATCH_SIZE)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
+
+    With padding on the left a text's tokens have other positions, so these are compared among themselves.
+    Images are not padded: M is 0.
+    """
+
+    right: Logits
+    left: Logits
+
+    @property
+    def rows_not_finite(self) -> int:
+        """Rows with a NaN or an infinity, with the padding that has more of them."""
+        return max(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
+
+
+def score(
+    rows: Rows, forward: Forward, columns: int, ragged: Sequence[Indices], rest: Sequence[Indices]
+) -> Scores:
+    """Scores of all rows, with C `columns`; each row is in `ragged` or `rest` once.
+
+    The ragged batches of rows that are padded are scored with both paddings.
+    """
+    right = np.empty((len(rows), columns), dtype=np.float32)
+    left = [np.empty((0, columns), dtype=np.float32)]
+    for chosen in ragged:
+        batch = rows.batch(chosen)
+        right[chosen] = forward(batch)
+        if rows.are_padded:
+            left.append(forward(left_padded(batch)))
+    for chosen in rest:
+        right[chosen] = forward(rows.batch(chosen))
+    return Scores(right, np.concatenate(left))
+
+
 def _chunks(rows: Indices, size: int) -> list[Indices]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -140,10 +176,16 @@ def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect
     return NeighbourEffect(len(alone), largest, int(changed.sum()))
 
 
-def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffect:
+def measure_neighbours(
+    rows: Rows,
+    forward: Forward,
+    seed: int,
+    effect: Callable[[Logits, Sequence[Logits]], NeighbourEffect] = neighbour_effect,
+) -> NeighbourEffect:
     """Score up to `NEIGHBOUR_ROWS` rows, drawn by `seed`, alone and in batches of `NEIGHBOUR_BATCH_SIZES`.
 
     Rows that serving pads are also scored alone with as much padding as the longest of them would need.
+    `effect` compares the scores of rows alone with those of the same rows in batches.
     """
     drawn = np.random.default_rng(seed).permutation(len(rows))[:NEIGHBOUR_ROWS]
     alone = _in_batches(rows, forward, drawn, 1)
@@ -152,7 +194,7 @@ def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffe
         single = [rows.batch(drawn[at : at + 1]) for at in range(len(drawn))]
         width = max(values.shape[1] for values in chain(*(batch.values() for batch in single)))
         others.append(np.concatenate([forward(right_padded(batch, width)) for batch in single]))
-    return neighbour_effect(alone, others)
+    return effect(alone, others)
 
 
 def _in_batches(rows: Rows, forward: Forward, drawn: Indices, size: int) -> Logits:

@@ -17,6 +17,7 @@ from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
 from gauntlet.components.convert_to_onnx.timing import WORKER, Batch, Contender
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.errors import UsageError
 from gauntlet.trainer.saved_model import load_model
 
 COMPILED = "compiled"
@@ -51,6 +52,7 @@ class Subject(ABC):
     Attributes:
         is_tokenized: Whether `batch` tokenises texts, so that the time of this is measured too.
         facts: More that the table says about how all candidates were compared.
+        bounds: The keys of `conversion` that the candidates are held to.
     """
 
     section: Conversion
@@ -61,6 +63,9 @@ class Subject(ABC):
 
     is_tokenized: ClassVar[bool] = False
     facts: ClassVar[Mapping[str, Any]] = {}
+    bounds: ClassVar[frozenset[str]] = frozenset(
+        {"max_abs_logit_difference", "min_label_agreement", "max_metric_drop", "max_neighbour_difference"}
+    )
 
     @property
     @abstractmethod
@@ -132,6 +137,17 @@ class TracedSubject(Subject):
     @abstractmethod
     def calibration(self) -> Sequence[Batch]:
         """Typical inputs, from the training split."""
+
+    def measure(self, path: Path) -> tuple[Mapping[str, float], NeighbourEffect]:  # noqa: ARG002
+        """The figures of a graph that was made elsewhere, the first of which decides, on the compared rows.
+
+        Raises:
+            UsageError: The kind takes no such graph.
+        """
+        raise UsageError(
+            f"--from-onnx: the task kind {self.record.task} takes no ONNX file: its conversion module does "
+            "not define `measure` (docs/how-to/add_a_task_kind.md)."
+        )
 
     def source(self) -> Source:
         """What candidates are made from."""

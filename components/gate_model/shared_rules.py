@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gauntlet.components.gate_model.rules import (
@@ -25,6 +25,34 @@ NO_CHAMPION = "No champion is registered yet: the floors alone decide"
 NOT_COMPARED = "The champion could not be scored: see comparable_champion"
 CHAMPION_KEYS = ("champion", "paired", "champion_error")
 """Any of them in the scores means that there is a champion: half a comparison is not a first model."""
+
+
+# --- models that were trained elsewhere ----------------------------------------------------------------
+
+
+def _is_imported(found: Documents) -> bool:
+    return isinstance(found.at("history.origin"), Mapping)
+
+
+def _without_pytorch(found: Documents) -> str | None:
+    """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
+    if found.at("history.origin.form") != "onnx":
+        return None
+    return "Not proved: the graph was made elsewhere, and there is no PyTorch model to compare it with"
+
+
+def _bought_elsewhere(found: Documents) -> str | None:
+    return "The model was trained elsewhere" if _is_imported(found) else None
+
+
+def _trained_on_unknown_rows(found: Documents) -> str | None:
+    """A model from elsewhere, of which nobody can say which test rows it was trained on."""
+    if not _is_imported(found) or found.at("scores.training_overlap.challenger") is not None:
+        return None
+    return (
+        "Not proved: the model was trained elsewhere, so it is not known which test rows it was trained "
+        "on. If there are any, its figures are too good"
+    )
 
 
 # --- speed, size and cost ----------------------------------------------------------------------------
@@ -52,6 +80,7 @@ SPEEDUP = Rule(
     lambda found: found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}"),
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
+    unless=_without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -70,6 +99,7 @@ COST = Rule(
     "history.cost_usd",
     "Training cost in USD",
     advice="Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
+    unless=_bought_elsewhere,
 )
 
 
@@ -90,7 +120,8 @@ def _is_verified(found: Documents) -> object:
     return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
 
 
-def _is_fp32(found: Documents) -> bool:
+def is_fp32(found: Documents) -> bool:
+    """Whether the bundled graph computes in full precision."""
     return found.at("certificate.precision") == "fp32"
 
 
@@ -147,7 +178,8 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
-            when=_is_fp32,
+            unless=_without_pytorch,
+            when=is_fp32,
         ),
         Rule(
             "parity",
@@ -157,7 +189,8 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
-            when=lambda found: not _is_fp32(found),
+            unless=_without_pytorch,
+            when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
         Rule(
@@ -169,6 +202,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
+            unless=_without_pytorch,
         ),
         MODEL_SIZE,
         COST,
@@ -252,6 +286,7 @@ TRAINING_OVERLAP = Rule(
     "Test rows that this model was trained on",
     advice="Rows of the test split, or near-duplicates of them, are in train too: set "
     "`dataset.checks.leakage.severity` to drop or fail.",
+    unless=_trained_on_unknown_rows,
     explain=_with_summary_of_failure,
 )
 CLEAN_TEST_ROWS = Rule(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from gauntlet.contracts.training import History
+from gauntlet.contracts.training import History, OriginForm
+from gauntlet.pages.formatting import decimal, words
 from gauntlet.pages.page import Masthead, Section, partial, render
 from gauntlet.trainer.curves import training_charts, validation_metrics
+
+FORM_WORDS: dict[OriginForm, str] = {"checkpoint": "a checkpoint", "onnx": "an ONNX graph"}
 
 
 def training_section(history: History, encoder: str | None = None) -> Markup:
@@ -16,6 +19,18 @@ def training_section(history: History, encoder: str | None = None) -> Markup:
     return partial(
         template, history=history, metrics=metrics, charts=training_charts(history), encoder=encoder
     )
+
+
+def imported_section(history: History) -> Markup:
+    """The same for a model that was trained elsewhere."""
+    origin, epoch = history.origin, history.epochs[0]
+    assert origin is not None
+    figures = ", ".join(f"{words(name)} {decimal(value, 3)}" for name, value in epoch.validation.items())
+    return Markup(
+        '<p class="soft">Nothing was trained: the model is {} that was trained elsewhere, taken from '
+        "<code>{}</code> "
+        "(sha256 <code>{}</code>). On the validation split: {}.</p>"
+    ).format(FORM_WORDS[origin.form], origin.source, origin.sha256[:12], figures)
 
 
 def training_page(history: History, name: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,9 +185,14 @@ def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, st
 
 
 def _place(place: str) -> tuple[str, str]:
-    """File and line of a place like `train.csv line 12`; else the words after the file name as the line."""
+    """File and line of a place like `train.csv line 12`; else the words after the file name as the line.
+
+    A place that ends in the suffix of a file is that file.
+    """
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
+    if PurePosixPath(place).suffix:
+        return place, ""
     file, _, rest = place.rpartition(" ")
     if rest.isdecimal():
         file, _, unit = file.rpartition(" ")

@@ -91,7 +91,7 @@ def _speed(record: CollectedRun) -> tuple[Tile, ...]:
 
 def _training(record: CollectedRun) -> tuple[Tile, ...]:
     history = record.history
-    if history is None:
+    if history is None or history.origin is not None:
         return ()
     epochs = f"{len(history.epochs or ())} epoch{'' if len(history.epochs or ()) == 1 else 's'}"
     detail = f"{epochs}, best {history.best_epoch}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gauntlet.components.train_model.report import training_section
+from gauntlet.components.train_model.report import imported_section, training_section
 from gauntlet.components.validate_data.run import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.record import REJECT, CollectedRun, Outcome, State, StepRecord
@@ -49,6 +49,10 @@ LINEAGE_TITLES = {
     "git_commit": "Gauntlet's commit",
     "manifest_commit": "Manifest's commit",
     "image": "Image",
+    "origin": "Trained elsewhere, taken from",
+    "origin_sha256": "Sha256 of those files",
+    "network": "Network",
+    "network_sha256": "Network's code sha256",
     "cpu": "CPU",
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
@@ -187,6 +191,8 @@ def _data(record: CollectedRun) -> Markup:
 def _training(record: CollectedRun) -> Markup:
     if record.history is None:
         return NOTHING
+    if record.history.origin is not None:
+        return imported_section(record.history)
     return training_section(record.history, record.training.encoder if record.training else None)
 
 
@@ -305,6 +311,10 @@ def _tone(candidate: Candidate, table: Candidates) -> str:
 def _bill(record: CollectedRun) -> Markup:
     if record.history is None:
         return NOTHING
+    if record.history.origin is not None:
+        return Markup(
+            '<p class="soft">The model was trained elsewhere, so nothing was bought for it here.</p>'
+        )
     return partial(
         f"{TEMPLATE}#bill",
         history=record.history,
@@ -372,7 +382,8 @@ def lineage(record: CollectedRun, manifest_sha256: str) -> dict[str, str | None]
         found["Data fingerprint"] = record.sources.fingerprint
     if record.training is not None:
         found["Encoder"] = record.training.encoder
-        found["Seed"] = None if record.training.seed is None else str(record.training.seed)
+        is_ours = record.training.seed is not None and record.training.training_sha256
+        found["Seed"] = str(record.training.seed) if is_ours else None
         found["Training section sha256"] = record.training.training_sha256
     if record.bundle is not None:
         for key, value in record.bundle.lineage.items():

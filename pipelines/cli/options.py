@@ -24,6 +24,23 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, VALUE in YAML; may be repeated."),
 ]
 
+FromCheckpoint = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Judge the checkpoint in this folder instead of training a model."),
+]
+FromOnnx = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="Judge this ONNX file, or the one in this folder, instead of training."
+    ),
+]
+GraphLabels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C", help="The classes of that ONNX file in its order. Default: its config.json."
+    ),
+]
+
 Project = Annotated[str, typer.Option(envvar="GAUNTLET_PROJECT", help="The Google Cloud project's ID.")]
 Region = Annotated[str, typer.Option(envvar="GAUNTLET_REGION", help="Such as europe-west4.")]
 Root = Annotated[str, typer.Option(envvar="GAUNTLET_ROOT", help="gs://BUCKET/FOLDER for steps' outputs.")]

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gauntlet.manifests.errors import UsageError
-from gauntlet.pipelines.cli.options import HERE, AsJson, ManifestPath, ManifestPaths, Overrides
+from gauntlet.pipelines.cli.options import (
+    HERE,
+    AsJson,
+    FromCheckpoint,
+    FromOnnx,
+    GraphLabels,
+    ManifestPath,
+    ManifestPaths,
+    Overrides,
+)
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, REPORT_FILE, RunRecord, gauntlet_home
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, remove_abandoned
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json
 
 if TYPE_CHECKING:
+    from gauntlet.contracts.training import Origin
     from gauntlet.manifests.schema import Manifest
     from gauntlet.pipelines.local.pruning import Removal
     from gauntlet.pipelines.local.run import FinishedRun
@@ -37,12 +47,15 @@ def run(
         str | None,
         typer.Option(metavar="RUN", help="Resume this interrupted run, or `latest`, instead of a manifest."),
     ] = None,
+    from_checkpoint: FromCheckpoint = None,
+    from_onnx: FromOnnx = None,
+    labels: GraphLabels = None,
 ) -> None:
     """Run a manifest on this machine, from data to a promoted or rejected model."""
     if (path is None) == (resume is None):
         raise UsageError("found both or neither of MANIFEST and --resume, expected one of them.")
     if resume is not None:
-        if overrides or no_cache:
+        if overrides or no_cache or from_checkpoint or from_onnx or labels:
             raise UsageError("--resume: a run is resumed with its own settings. Leave the other options out.")
         from gauntlet.pipelines.local.run import resume_locally
 
@@ -52,7 +65,9 @@ def run(
 
     manifest = load_affordable(path, overrides)
     require_data(manifest, path)
-    run_here(manifest, cache=not no_cache, source=path, command=command_line("run", path, overrides))
+    origin, options = origin_given(manifest, from_checkpoint, from_onnx, labels)
+    command = command_line("run", path, overrides, options)
+    run_here(manifest, cache=not no_cache, source=path, command=command, origin=origin)
 
 
 @app.command(rich_help_panel=HERE)
@@ -66,7 +81,7 @@ def gate(
     """Judge a run's model again: evaluate, gate, register and report, in a new run."""
     from gauntlet.contracts.document import read_json
     from gauntlet.pipelines.checks import load_affordable
-    from gauntlet.pipelines.local.run import require_judgeable
+    from gauntlet.pipelines.local.run import origin_in, require_judgeable
 
     home = gauntlet_home()
     record = home.find_run(run)
@@ -80,6 +95,7 @@ def gate(
         tracking_uri=read_json(folder / ARGUMENTS_FILE)["tracking_uri"],
         source=Path(record.manifest) if record.manifest else None,
         judged=record,
+        origin=origin_in(folder),
     )
 
 
@@ -118,7 +134,7 @@ def tune(
         errors.say(f"interrupted: {left}")
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        run_here(load_affordable(tuned.manifest, None), command=command_line("run", tuned.manifest, None))
+        run_here(load_affordable(tuned, None), source=path, command=command_line("run", tuned, None))
 
 
 @app.command(rich_help_panel=HERE)
@@ -147,10 +163,8 @@ def runs(as_json: AsJson = False) -> None:
         print_json(asdict(record) | {"outcome": record.shown_state()} for record in records)
         return
     if not records:
-        message = (
-            f"no runs in {home.folder}: `gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
-        )
-        console.say(message)
+        start = "`gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
+        console.say(f"no runs in {home.folder}: {start}")
         return
     table = borderless(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome")
     for record in records:
@@ -229,11 +243,11 @@ def run_here(
     source: Path | None = None,
     judged: RunRecord | None = None,
     command: str | None = None,
+    origin: Origin | None = None,
 ) -> NoReturn:
-    """Run a manifest on this machine and exit with the run's code.
+    """Run a manifest as `run_locally` does, by default with this machine's URIs, and exit with its code.
 
-    `command` is the command that the run's advice repeats. The other arguments are those of `run_locally`;
-    the URIs default to those of every run on this machine.
+    `command` is the command that the run's advice repeats.
 
     Raises:
         UsageError: The manifest asks for conversion on a GPU, and this machine has none.
@@ -247,18 +261,37 @@ def run_here(
 
         require_device("gpu")  # now, rather than after the model is trained
     home = gauntlet_home()
-    registry_uri = registry_uri or home.registry_uri
-    tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
+    uris = registry_uri or home.registry_uri, tracking_uri or usual_tracking_uri(manifest, home)
     if command:
         os.environ[RUN_COMMAND_VARIABLE] = command
     try:
-        _conclude(
-            lambda: run_locally(
-                manifest, home, registry_uri, tracking_uri, console, cache=cache, source=source, judged=judged
-            )
-        )
+        _conclude(lambda: run_locally(manifest, home, *uris, console, cache, source, judged, origin))
     finally:
         os.environ.pop(RUN_COMMAND_VARIABLE, None)
+
+
+def origin_given(
+    manifest: Manifest, from_checkpoint: str | None, from_onnx: str | None, labels: str | None
+) -> tuple[Origin | None, list[str]]:
+    """The origin of the model that options name, None without them, and the options for a command line.
+
+    Raises:
+        UsageError: They do not go together, or there is no such model.
+    """
+    if from_checkpoint is not None and from_onnx is not None:
+        raise UsageError("found both --from-checkpoint and --from-onnx, expected one of them.")
+    if labels is not None and from_onnx is None:
+        raise UsageError("--labels: these are the classes of an ONNX graph, and there is no --from-onnx.")
+    if from_checkpoint is None and from_onnx is None:
+        return None, []
+    from gauntlet.components.train_model.imported import origin_of
+
+    if from_checkpoint is not None:
+        return origin_of(manifest, "checkpoint", from_checkpoint), ["--from-checkpoint", from_checkpoint]
+    assert from_onnx is not None
+    names = [name.strip() for name in (labels or "").split(",") if name.strip()]
+    options = ["--from-onnx", from_onnx, *(["--labels", labels] if labels else [])]
+    return origin_of(manifest, "onnx", from_onnx, names), options
 
 
 def _conclude(start: Callable[[], FinishedRun]) -> NoReturn:
@@ -275,7 +308,6 @@ def _conclude(start: Callable[[], FinishedRun]) -> NoReturn:
 
 
 def _remove(removals: list[Removal], yes: bool, as_json: bool) -> None:
-    """List what can be removed and, with `yes`, remove it."""
     from gauntlet.pipelines.local.pruning import freed_bytes, remove
 
     folder, free = gauntlet_home().folder, freed_bytes(removals)
@@ -295,11 +327,10 @@ def _remove(removals: list[Removal], yes: bool, as_json: bool) -> None:
     if as_json:
         return
     megabytes = f"{free / 1e6:,.1f} MB"
+    shared = "Runs and the cache share files."
     if not removals:
-        message = f"nothing to remove in {folder}"
+        console.say(f"nothing to remove in {folder}")
     elif yes:
-        message = f"removed from {folder}: {megabytes} are free again. Runs and the cache share files."
+        console.say(f"removed from {folder}: {megabytes} are free again. {shared}")
     else:
-        message = f"nothing was removed from {folder}: add --yes to free {megabytes}. "
-        message += "Runs and the cache share files."
-    console.say(message)
+        console.say(f"nothing was removed from {folder}: add --yes to free {megabytes}. {shared}")

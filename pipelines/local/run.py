@@ -23,8 +23,10 @@ from gauntlet.components.write_report.collect import DONE_FILE, collect
 from gauntlet.components.write_report.record import CollectedRun, Outcome, outcome
 from gauntlet.components.write_report.report import render
 from gauntlet.contracts.document import write_text
+from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import RejectedError, UsageError
 from gauntlet.manifests.loading import load_manifest, save_manifest
+from gauntlet.manifests.own_code import MODULES_VARIABLE
 from gauntlet.manifests.schema import SECTIONS, Manifest
 from gauntlet.pipelines.home import (
     ARGUMENTS_FILE,
@@ -50,7 +52,7 @@ from gauntlet.pipelines.local.processes import (
     temporary_folder,
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
-from gauntlet.pipelines.terminal import LiteralConsole, console, plain, styled
+from gauntlet.pipelines.terminal import LiteralConsole, console, styled
 from gauntlet.pipelines.training import STEPS, compile_manifest, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
@@ -106,6 +108,7 @@ def run_locally(
     cache: bool = True,
     source: Path | None = None,
     judged: RunRecord | None = None,
+    origin: Origin | None = None,
 ) -> FinishedRun:
     """Run a manifest's DAG here and show it while it runs.
 
@@ -118,6 +121,7 @@ def run_locally(
         cache: Whether steps may be reused from earlier runs.
         source: The file that the manifest was read from.
         judged: A finished run of the manifest. Its outputs of the steps before evaluate-model are reused.
+        origin: Of a model that was trained elsewhere and takes the place of a training.
 
     Raises:
         UsageError: The home folder cannot be written, or the registry is not supported.
@@ -136,7 +140,7 @@ def run_locally(
     folder = home.run_folder(record.run_id)
     save_manifest(manifest, folder / MANIFEST_FILE)
     sections = str(folder / SECTIONS_FOLDER)
-    arguments = parameters(manifest, sections) | {
+    arguments = parameters(manifest, sections, origin) | {
         "run_id": record.run_id,
         "registry_uri": registry_uri,
         "tracking_uri": tracking_uri,
@@ -181,11 +185,7 @@ def resume_locally(run_id: str, home: Home, console: LiteralConsole) -> Finished
 def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, home: Home) -> None:
     """Refuse to judge a run's model again under settings that would make another model, or without a model.
 
-    Args:
-        manifest: The run's manifest with the new settings.
-        before: The run's manifest as it was.
-        record: The run.
-        home: Where its files lie.
+    `manifest` is that of the run with the new settings, and `before` as it was.
 
     Raises:
         UsageError: A key outside `JUDGING_SECTIONS` differs, or a step before the evaluation has not
@@ -219,7 +219,8 @@ def _run(
     folder = home.run_folder(record.run_id)
     with temporary_folder() as temporary:
         sections = str(folder / SECTIONS_FOLDER)
-        compile_manifest(manifest, folder / PIPELINE_FILE, "local", NO_IMAGE, sections)
+        pipeline = folder / PIPELINE_FILE
+        compile_manifest(manifest, pipeline, "local", NO_IMAGE, sections, origin_in(folder))
         console.say(styled("run [bold]{}[/]: {}", record.run_id, manifest.description))
         view = RunView(steps_of(manifest), folder / LOGS_FOLDER)
         environment = temporary.environment() | environment_of(record, home)
@@ -232,13 +233,15 @@ def _run(
 
 
 def environment_of(record: RunRecord, home: Home) -> dict[str, str]:
-    """Environment variables of a run's steps: where resume states are kept, and what may be reused."""
+    """Environment variables of a run's steps: where states and the user's modules are, what may be reused."""
     variables = {
         RUN_VARIABLE: record.run_id,
         "GAUNTLET_GIT_COMMIT": git_commit(),
         MANIFEST_COMMIT_VARIABLE: record.manifest_commit,
         STATES_VARIABLE: os.environ.get(STATES_VARIABLE, str(home.run_folder(record.run_id) / STATES_FOLDER)),
     }
+    if record.manifest:
+        variables[MODULES_VARIABLE] = str(Path(record.manifest).parent)
     if record.cache:
         variables[CACHE_VARIABLE] = str(home.cache_folder)
     if record.judged_run:
@@ -273,10 +276,9 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
 def _registered(folder: Path, record: RunRecord) -> str:
     """What a stopped run may have registered, and how to resume it."""
     resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
-    if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
-        return (
-            f"{STEPS[-2]} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
-        )
+    step = STEPS[-2]
+    if any((folder / STEPS_FOLDER).glob(f"*/{step}")):
+        return f"{step} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
     return f"nothing was registered. {resume}"
 
 
@@ -311,19 +313,15 @@ def _execute(
         for line in process.stdout:
             log.write(line)
             changed = view.feed(line)
-            if view.running and line.startswith(
-                "    warning: "
-            ):  # the next line would replace it in the view
-                warning = f"{view.running.name}: {plain(line.strip())}"
-                console.say(warning)
+            if view.running and line.startswith("    warning: "):  # the next line would replace it
+                console.say(f"{view.running.name}: {line.strip()}")
                 printed = time.monotonic()
             if console.is_terminal:
                 continue
             if changed:
                 took = f" after {changed.seconds():.1f} s" if changed.ended else ""
                 source = f" from {changed.reused_from}" if changed.reused_from else ""
-                state = f"{changed.name}: {changed.state}{source}{took}"
-                console.say(state)
+                console.say(f"{changed.name}: {changed.state}{source}{took}")
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 console.say(f"{view.running.name}: {view.running.line}")
             else:
@@ -355,6 +353,12 @@ def write_page(folder: Path, record: RunRecord, collected: CollectedRun) -> None
     manifest_sha256 = json.loads((folder / ARGUMENTS_FILE).read_text())["manifest_sha256"]
     page = render(collected, name=record.name, manifest_sha256=manifest_sha256, run_id=record.run_id)
     write_text(folder / REPORT_FILE, page)
+
+
+def origin_in(folder: Path) -> Origin | None:
+    """The origin of the model that the run in a folder judges; None if the run trains one."""
+    origin = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8")).get("origin")
+    return None if origin is None else Origin.model_validate(origin)
 
 
 def task_of(folder: Path) -> str:

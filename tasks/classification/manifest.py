@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -55,6 +55,9 @@ class ClassTraining(OnePhaseTraining):
     class_weights: ClassWeights = "none"
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     early_stopping: ClassEarlyStopping = ClassEarlyStopping()
+
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
 
     @field_validator("sampler")
     @classmethod

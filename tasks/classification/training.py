@@ -7,8 +7,9 @@ depend on how rows were batched. N = rows, B = rows of a batch, C = classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from gauntlet.tasks.classification.manifest import ClassTraining
 from gauntlet.trainer.batching import sampling_chances
+from gauntlet.trainer.own_network import OwnLoss, own_loss
 from gauntlet.trainer.task import Task
 
 
@@ -71,7 +73,7 @@ class ClassifierTask(Task):
 
 
 class WeightedClassifierTask(ClassifierTask):
-    """A classifier whose section may weight or balance classes (`class_weights`, `sampler`)."""
+    """A classifier whose section may weight or balance classes, and name a network or a loss."""
 
     def __init__(
         self,
@@ -84,17 +86,42 @@ class WeightedClassifierTask(ClassifierTask):
         self.class_weights = class_weights(section, names, train_labels)
         self.row_weights = row_weights(self.class_weights, train_labels)
         self.chances = balanced_chances(section, train_labels)
-        self._label_smoothing = section.label_smoothing
+        self._training, self._classes = section, len(names)
 
-    def cross_entropy_sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of logits (B, C) with label smoothing, weighted by class and summed over rows."""
-        return functional.cross_entropy(
-            logits,
-            labels,
-            weight=on_device_of(self.class_weights, logits),
-            reduction="sum",
-            label_smoothing=self._label_smoothing,
-        )
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The number of classes."""
+        return {"classes": self._classes}
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """Logits (C,)."""
+        return ((self._classes,),)
+
+    @cached_property
+    def _own_loss(self) -> OwnLoss | None:
+        return own_loss(self._training, self.own_arguments)
+
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of logits (B, C), weighted by class and summed over rows: cross-entropy with label
+        smoothing, or the section's own.
+        """
+        weights = on_device_of(self.class_weights, logits)
+        if self._own_loss is None:
+            smoothing = self._training.label_smoothing
+            return functional.cross_entropy(
+                logits, labels, weight=weights, reduction="sum", label_smoothing=smoothing
+            )
+        losses = self._own_loss(logits, labels)
+        return losses.sum() if weights is None else (losses * weights[labels]).sum()
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """A classifier's metrics; `loss` is the mean of the section's own loss if it names one."""
+        metrics = super().metrics(outputs)
+        if self._own_loss is not None:
+            labels = torch.from_numpy(self.validation_labels)
+            metrics["loss"] = float(self._own_loss(outputs, labels).mean())
+        return metrics
 
 
 def classification_metrics(logits: torch.Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:

@@ -6,6 +6,7 @@ B = batch, N = rows of a split, C = channels, H = height, W = width, K = classes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +14,21 @@ import torch
 from torch import nn
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.data import Statistics
-from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig, in_channels_last, in_fast_layout
+from gauntlet.tasks.images.networks import (
+    ImageClassifier,
+    NetworkConfig,
+    NormalisedImages,
+    in_channels_last,
+    in_fast_layout,
+    network_config,
+)
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
+from gauntlet.trainer.own_network import own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_images
 from gauntlet.trainer.task import Batch
 
@@ -43,15 +52,24 @@ class ImageClassification(WeightedClassifierTask):
         self._mean = list(statistics.pixels["train"].mean)
         self._std = list(statistics.pixels["train"].std)
         self._config = network_config(section, train.images.shape[1:], len(statistics.labels))
+        self._resize = statistics.resize
         self._maps = AugmentationMaps(section.augmentation, train.images.shape[2:], len(train.labels))
+
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The classes, and the sizes in the network's configuration."""
+        return {**super().own_arguments, **asdict(self._config)}
 
     @property
     def of_record(self) -> Mapping[str, Any]:
         """The shape of an image."""
         return {"input_shape": self._config.input_shape}
 
-    def build_model(self) -> ImageClassifier:
+    def build_model(self) -> nn.Module:
         """The network, initialised from torch's global seed."""
+        own = own_network(self._training, self.own_arguments)
+        if own is not None:
+            return NormalisedImages(own, self._mean, self._std)
         return in_fast_layout(ImageClassifier(self._config, self._mean, self._std))
 
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
@@ -69,7 +87,7 @@ class ImageClassification(WeightedClassifierTask):
         if len(batch) > 1:
             images = moved(images.float(), batch[1])
         logits = model(in_channels_last(images)).float()
-        return self.cross_entropy_sum(logits, labels), confusion_counts(logits, labels)
+        return self.loss_of(logits, labels), confusion_counts(logits, labels)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits (B, K)."""
@@ -77,8 +95,8 @@ class ImageClassification(WeightedClassifierTask):
         return cast(torch.Tensor, model(in_channels_last(images)))
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
-        """Write `model.safetensors` and the network's `config.json`."""
-        save_network(self._config, weights, folder)
+        """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
+        save_network(self._config, weights, folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
@@ -86,34 +104,12 @@ def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
     return ImageClassification(section, splits)
 
 
-def network_config(section: ImageTraining, shape: Sequence[int], classes: int) -> NetworkConfig:
-    """The network of a section for images of a shape (C, H, W).
-
-    Raises:
-        UsageError: Its blocks would halve the images to less than a pixel.
-    """
-    channels, height, width = shape
-    most = min(height, width).bit_length() - 1
-    if len(section.filters) > most:
-        raise UsageError(
-            f"training.filters: found {len(section.filters)} blocks, expected at most {most} for images of "
-            f"{height} × {width} pixels, as blocks halve them. Name fewer widths."
-        )
-    return NetworkConfig(
-        arch=section.arch,
-        input_shape=(channels, height, width),
-        classes=classes,
-        filters=section.filters,
-        depth=section.depth,
-        units=section.units,
-        dropout=section.dropout,
-        head_dropout=section.head_dropout,
-    )
-
-
-def untrained_model(folder: Path, _classes: int, _attention: str) -> ImageClassifier:
+def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
     config = NetworkConfig(**read_config(folder))
     channels = config.input_shape[0]
-    model = ImageClassifier(config, [0.0] * channels, [1.0] * channels)  # both are among the weights
-    return in_fast_layout(model)
+    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
+    own = own_network(read_record(folder))
+    if own is not None:
+        return NormalisedImages(own, mean, std)
+    return in_fast_layout(ImageClassifier(config, mean, std))

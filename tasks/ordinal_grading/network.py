@@ -10,7 +10,7 @@ the probabilities of the grades are a bell curve around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, cast
@@ -76,6 +76,26 @@ class Grading(NamedTuple):
     expected_grade: torch.Tensor
     centering: torch.Tensor
     edge_damage: torch.Tensor
+
+
+class OwnGrader(nn.Module):
+    """A network of the user's own, which gets both sides as float32 images of zero mean and unit variance."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalisation = Normalisation(mean, std)
+        self.network = network
+
+    def forward(self, front: torch.Tensor | None, back: torch.Tensor) -> Grading:
+        """Grade cards by both sides, each (B, C, H, W) with values of 0 to 255, or by their back alone.
+
+        The network returns logits, centering and edge damage, as `Grading` has them.
+        """
+        sides = (None if side is None else self.normalisation(side).contiguous() for side in (front, back))
+        logits, centering, edge_damage = self.network(*sides)
+        distribution = logits.float().softmax(dim=1)
+        grades = torch.arange(1, logits.shape[1] + 1, device=logits.device, dtype=distribution.dtype)
+        return Grading(logits, distribution, (distribution * grades).sum(dim=1), centering, edge_damage)
 
 
 class SideEncoder(nn.Module):
@@ -252,20 +272,30 @@ def mean_smooth_l1(found: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
+def grade_loss(section: GradingTraining, found: Grading, grades: torch.Tensor) -> torch.Tensor:
+    """(B,): squared EMD and cross-entropy, weighted by `alpha_emd`, for true grades (B,)."""
+    cross_entropy = functional.cross_entropy(
+        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
+    )
+    return (
+        section.alpha_emd * squared_emd(found.distribution, grades) + (1 - section.alpha_emd) * cross_entropy
+    )
+
+
 def grading_loss(
     section: GradingTraining,
     found: Grading,
     grades: torch.Tensor,
     centering: torch.Tensor,
     edge_damage: torch.Tensor,
+    own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`."""
-    cross_entropy = functional.cross_entropy(
-        found.logits, grades, reduction="none", label_smoothing=section.label_smoothing
-    )
+    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`.
+
+    `own`, of logits and grades, takes the place of EMD and cross-entropy.
+    """
     return (
-        section.alpha_emd * squared_emd(found.distribution, grades)
-        + (1 - section.alpha_emd) * cross_entropy
+        (grade_loss(section, found, grades) if own is None else own(found.logits.float(), grades))
         + section.beta_edge * mean_smooth_l1(found.edge_damage, edge_damage)
         + section.beta_center * mean_smooth_l1(found.centering / CENTERING_UNIT, centering / CENTERING_UNIT)
     )

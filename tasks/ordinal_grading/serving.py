@@ -18,6 +18,7 @@ class CardGrader(ImageModel):
 
     columns = ("front", "back")
     label_column = "grade"
+    are_scans = True
 
     def read(self, given: Sequence[str]) -> list[Image]:
         """Front and back of each card, in turn; an `InputError` if a back is missing or a file is not an

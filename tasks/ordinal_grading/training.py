@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from gauntlet.tasks.ordinal_grading.network import (
     CardGrader,
     GraderConfig,
     Grading,
+    OwnGrader,
     grading_loss,
     squared_emd,
 )
 from gauntlet.trainer.batching import sampling_chances
+from gauntlet.trainer.own_network import OwnLoss, own_loss, own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.task import Batch
 
 FRONT, BACK = 0, 1  # positions in the axis of sides
@@ -72,8 +76,26 @@ class OrdinalGrading(ClassifierTask):
         """The shape of a side."""
         return {"input_shape": self._config.input_shape}
 
-    def build_model(self) -> CardGrader:
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The grades as `classes`, and the sizes in the network's configuration."""
+        sizes = asdict(self._config)
+        return {"classes": sizes.pop("grades"), **sizes}
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """Logits, centering and edge damage of both sides, as in `Grading`."""
+        return (self._config.grades,), (4,), (2,)
+
+    @cached_property
+    def _own_loss(self) -> OwnLoss | None:
+        return own_loss(self._section, self.own_arguments)
+
+    def build_model(self) -> nn.Module:
         """The network, initialised from torch's global seed."""
+        own = own_network(self._section, self.own_arguments)
+        if own is not None:
+            return OwnGrader(own, self._mean, self._std)
         return in_fast_layout(CardGrader(self._config, self._mean, self._std))
 
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
@@ -97,7 +119,7 @@ class OrdinalGrading(ClassifierTask):
             centering = mirrored(centering, maps)
         found: Grading = model(_laid_out(seen.get(FRONT)), _laid_out(seen[BACK]))
         of_sides = centering[:, sides].flatten(start_dim=1), edge_damage[:, sides]
-        loss = grading_loss(self._section, found, grades, *of_sides).sum()
+        loss = grading_loss(self._section, found, grades, *of_sides, self._own_loss).sum()
         return loss, confusion_counts(found.logits, grades)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -115,14 +137,18 @@ class OrdinalGrading(ClassifierTask):
     def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
         """A classifier's metrics, QWK, MAE, the share within one grade and the error of the centering.
 
-        `loss` is the squared EMD and cross-entropy, weighted by `alpha_emd`; `centering_error` is in
-        percentage points, and absent if no centering is known.
+        `loss` is the squared EMD and cross-entropy, weighted by `alpha_emd`, or the section's own loss.
+        `centering_error` is in percentage points, and absent if no centering is known.
         """
         logits, alpha = outputs[:, :-4], self._section.alpha_emd
         labels = self.validation_labels
         metrics = classification_metrics(logits, labels)
-        emd = float(squared_emd(logits.softmax(dim=1), torch.from_numpy(labels)).mean())
-        metrics["loss"] = alpha * emd + (1 - alpha) * metrics["loss"]
+        truth = torch.from_numpy(labels)
+        if self._own_loss is None:
+            emd = float(squared_emd(logits.softmax(dim=1), truth).mean())
+            metrics["loss"] = alpha * emd + (1 - alpha) * metrics["loss"]
+        else:
+            metrics["loss"] = float(self._own_loss(logits, truth).mean())
         predicted = logits.argmax(dim=1).numpy()
         metrics |= asdict(measure_grades(labels, predicted, logits.shape[1]))
         error = mean_known_error(outputs[:, -4:].numpy(), self._centering)
@@ -159,11 +185,15 @@ def grader_config(section: GradingTraining, shape: Sequence[int], grades: int) -
     return GraderConfig(input_shape=(channels, height, width), grades=grades, **sizes)
 
 
-def untrained_model(folder: Path, _classes: int, _attention: str) -> CardGrader:
+def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
     config = GraderConfig(**read_config(folder))
     channels = config.input_shape[0]
-    return in_fast_layout(CardGrader(config, [0.0] * channels, [1.0] * channels))
+    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
+    own = own_network(read_record(folder))
+    if own is not None:
+        return OwnGrader(own, mean, std)
+    return in_fast_layout(CardGrader(config, mean, std))
 
 
 def _laid_out(images: torch.Tensor | None) -> torch.Tensor | None:

@@ -13,10 +13,12 @@ from gauntlet.tasks.classification.training import (
     on_device_of,
 )
 from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.texts import hugging_face
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 
 untrained_model = texts.untrained_model
+import_checkpoint = hugging_face.import_checkpoint
 
 
 class TextClassification(texts.EncoderTask, WeightedClassifierTask):
@@ -37,8 +39,8 @@ class TextClassification(texts.EncoderTask, WeightedClassifierTask):
         WeightedClassifierTask.__init__(self, section, self.labels, *targets)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy."""
-        return self.cross_entropy_sum(outputs, targets)
+        """Cross-entropy, or the section's own loss."""
+        return self.loss_of(outputs, targets)
 
     def imitation_loss(
         self, outputs: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor, temperature: float

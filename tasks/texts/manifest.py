@@ -50,6 +50,17 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
+    keys: ClassVar[Mapping[str, str]] = {}
+    """What the manifest calls `text` and `label`, if a kind has other names for them."""
+
+    def named(self, column: str) -> str:
+        """The manifest's name of a column."""
+        return self.keys.get(column, column)
+
+    def key(self, column: str) -> str:
+        """The key of a column in the manifest."""
+        return f"dataset.columns.{self.named(column)}"
+
 
 class TextLengthCheck(RowCheck):
     """Characters in a text, both bounds included."""
@@ -207,6 +218,15 @@ class EncoderTraining(OnePhaseTraining):
     search: TextSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length, set training.gradient_checkpointing"
+    takes_network: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _student_is_of_the_encoder(self) -> Self:
+        if self.student is not None and self.network is not None:
+            raise ValueError(
+                "student is made of the built-in network's layers: leave it out with a network of your own"
+            )
+        return self
 
     @property
     def architecture(self) -> str:
@@ -217,7 +237,6 @@ class EncoderTraining(OnePhaseTraining):
 class EncoderManifest(Manifest):
     """The manifest of a model of texts with a pretrained encoder."""
 
-    dataset: TextTable
     training: EncoderTraining
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}

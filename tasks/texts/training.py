@@ -28,6 +28,8 @@ from gauntlet.tasks.texts.network import (
     with_whole_tables,
 )
 from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, require_embedded
+from gauntlet.trainer.own_network import own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_split, read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, Task, unaliased
 
@@ -104,6 +106,7 @@ class EncoderTask(Task):
         self._pad_id, tokenizer = opened.pad_id, opened.tokenizer
         if (embedded := embedded_tokens(self._encoder.folder)) is not None:
             require_embedded(largest_id(tokenizer), embedded, section.encoder, "training.encoder")
+        self._vocabulary_size = largest_id(tokenizer) + 1
         tokenizer.enable_truncation(section.max_length)
         self._train, self._validation = (
             TokenizedRows(frame["text"].tolist(), targets(frame), tokenizer)
@@ -153,14 +156,38 @@ class EncoderTask(Task):
         """The encoder, and the tokens after which a text is truncated."""
         return {"encoder": self._section.encoder, "max_length": self._section.max_length}
 
-    def build_model(self) -> TextClassifier:
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The numbers that the model gives for a text, and what the encoder's files say of texts."""
+        return {
+            **super().own_arguments,
+            "outputs": self._outputs,
+            "vocabulary_size": self._vocabulary_size,
+            "pad_id": self._pad_id,
+            "max_length": self._section.max_length,
+            "dropout": self._section.dropout,
+        }
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """Outputs (K,)."""
+        return ((self._outputs,),)
+
+    def build_model(self) -> nn.Module:
         """The pretrained encoder under a new linear layer, initialised from torch's global seed."""
+        own = own_network(self._section, self.own_arguments, encoder=self._pretrained_encoder)
+        if own is not None:
+            return own
+        encoder = self._pretrained_encoder()
+        hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
+        return TextClassifier(encoder, hidden_size, self._outputs, self._section.dropout)
+
+    def _pretrained_encoder(self) -> nn.Module:
         encoder = load_encoder(self._encoder.folder, dropout=self._section.dropout, layers=self.layers)
         train_used_rows_only(encoder, [self._pad_id, *chain.from_iterable(self._train.ids)])
         if self._section.gradient_checkpointing:
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
-        hidden_size: int = encoder.config.hidden_size  # type: ignore[assignment, union-attr]
-        return TextClassifier(encoder, hidden_size, self._outputs, self._section.dropout)
+        return encoder
 
     def size(self, model: nn.Module) -> int:
         """With the rows of the embedding that are not trained."""
@@ -219,7 +246,15 @@ class EncoderTask(Task):
         opened.tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def untrained_model(folder: Path, outputs: int, attention: Attention) -> TextClassifier:
+def untrained_model(folder: Path, outputs: int, attention: Attention) -> nn.Module:
     """The model whose encoder a checkpoint's folder configures, without trained weights."""
-    encoder = load_encoder(folder, attention, pretrained=False)
+
+    def untrained_encoder() -> nn.Module:
+        return load_encoder(folder, attention, pretrained=False)
+
+    known = {"folder": str(folder), "attention": attention}
+    own = own_network(read_record(folder), known, encoder=untrained_encoder)
+    if own is not None:
+        return own
+    encoder = untrained_encoder()
     return TextClassifier(encoder, encoder.config.hidden_size, outputs)  # type: ignore[arg-type, union-attr]

@@ -14,6 +14,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import known_metric
 from gauntlet.trainer.device import choose_device, make_deterministic, use_threads
 from gauntlet.trainer.loop import fit
+from gauntlet.trainer.own_network import require_usable
 from gauntlet.trainer.ranks import World
 from gauntlet.trainer.replica import Replica
 from gauntlet.trainer.task import load_task
@@ -43,16 +44,16 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     """The best epoch's score. The pipeline's training with these values has the same score, bit by bit.
 
     Raises:
-        optuna.TrialPruned: After as many epochs, more than half of the other trials were better, or no score
-            was finite.
-        UsageError: As `run_trial`.
+        optuna.TrialPruned: The pruner ended the trial, or no score was finite.
     """
     section = type(job.training).model_validate(job.training.model_dump() | values_of(trial))
     device = choose_device(section.compute_target, World())
     make_deterministic(job.seed)
     use_threads(job.threads)
     task = load_task(job.task, section, job.splits)
-    replica = Replica(task, task.build_model(), section, device, World())
+    model = task.build_model()
+    require_usable(task, job.task, model, section)
+    replica = Replica(task, model, section, device, World())
     torch.manual_seed(job.seed)
     tracker = TrialTracker(trial, job.metric, section.total_epochs)
     history = fit(replica, section, job.seed, lambda *_: None, tracker)
@@ -70,11 +71,7 @@ class TrialTracker:
         self._epochs = epochs
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the score of epoch `step`. Metrics without a score are not an epoch's.
-
-        Raises:
-            optuna.TrialPruned: The trial is not worth another epoch.
-        """
+        """Report an epoch's score, if the metrics have one, or raise `optuna.TrialPruned`."""
         value = metrics.get(tracked_name(self._metric))
         if value is None:
             return
