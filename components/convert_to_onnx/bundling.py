@@ -13,12 +13,7 @@ import onnx
 import onnxruntime
 import torch
 
-from gauntlet.components.convert_to_onnx.admission import (
-    Candidate,
-    CandidateResult,
-    Comparison,
-    pareto_front,
-)
+from gauntlet.components.convert_to_onnx.admission import Candidate, CandidateResult, Comparison, pareto_front
 from gauntlet.components.convert_to_onnx.candidates import Failed
 from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
 from gauntlet.components.convert_to_onnx.subject import Subject
@@ -39,11 +34,7 @@ from gauntlet.serving.cpu import cpu_class
 from gauntlet.trainer.splits import read_statistics
 
 UNKNOWN = "unknown"  # if the environment does not say
-DTYPES = {
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.UINT8: "uint8",
-}
+DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
 def candidates_document(comparison: Comparison, chosen: CandidateResult | None) -> contract.Candidates:

@@ -74,9 +74,7 @@ def _quantized(**scheme: bool) -> Make:
 # Names that begin with an underscore are intermediate steps, which no manifest can ask for.
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(
-        "",
-        "fp32",
-        lambda source, _, path: export_plain(source.model, source.signature, path, source.opset),
+        "", "fp32", lambda source, _, path: export_plain(source.model, source.signature, path, source.opset)
     ),
     "fused": Recipe("plain", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
     "fused_fp16": Recipe("fused", "fp16", _of_base(to_fp16)),

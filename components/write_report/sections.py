@@ -83,11 +83,7 @@ def sections(record: CollectedRun, ended: Outcome, manifest_sha256: str) -> list
     trained, advice = record.step("train-model"), next_steps(record, ended)
     found = [
         Section("steps", "The run", _steps(record)),
-        Section(
-            "next",
-            "What to do next",
-            partial(f"{TEMPLATE}#next", steps=advice),
-        ),
+        Section("next", "What to do next", partial(f"{TEMPLATE}#next", steps=advice)),
         _of_step(record, "fingerprint-data", "Data sources", record.sources, "sources", _sources),
         _of_step(record, "validate-data", "Data", record.statistics, "splits/statistics.json", _data),
         _of_step(record, "train-model", "Training", record.history, "history", _training),

@@ -13,13 +13,7 @@ from gauntlet.serving.bundle import TOKENIZER_FILE, read_info
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.generation import Decoder, Generator
 from gauntlet.tasks.causal_lm.decoder import export_decoder
-from gauntlet.tasks.language.answers import (
-    Answers,
-    Prompts,
-    answer,
-    answer_texts,
-    read_prompts,
-)
+from gauntlet.tasks.language.answers import Answers, Prompts, answer, answer_texts, read_prompts
 from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import LanguageEvaluation

@@ -15,11 +15,7 @@ import torch
 from torch import nn
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.tasks.classification.training import (
-    ClassifierTask,
-    classification_metrics,
-    confusion_counts,
-)
+from gauntlet.tasks.classification.training import ClassifierTask, classification_metrics, confusion_counts
 from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
