@@ -83,11 +83,8 @@ class Subject(ABC):
 
     @abstractmethod
     def build(self, folder: Path) -> list[Graph | Failed]:
-        """Make the section's candidates in `folder`.
-
-        Raises:
-            GauntletError: The model cannot be exported at all.
-        """
+        """Make the section's candidates in `folder`; a `GauntletError` if the model cannot be exported at
+        all."""
 
     @abstractmethod
     def compare(self, graph: Graph) -> tuple[Parity, NeighbourEffect]:
