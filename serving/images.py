@@ -14,12 +14,13 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from gauntlet.serving.bundle import BundleError, BundleInfo
 from gauntlet.serving.interface import Batch, Image, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PictureOfPillow
     from PIL.ImageFile import ImageFile
+
+    from gauntlet.serving.bundle import BundleInfo
 
 MODES = {1: "L", 3: "RGB"}  # pillow's, by the number of channels
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -80,13 +81,14 @@ def read_resize(folder: Path, info: BundleInfo) -> Resize:
     if PREPROCESSING_FILE not in info.files:
         return "stretch"
     content = json.loads((folder / PREPROCESSING_FILE).read_bytes())
-    found: Resize = content.get("resize") if isinstance(content, dict) else None
+    found: Any = content.get("resize") if isinstance(content, dict) else None
     if found not in get_args(Resize):
-        raise BundleError(
-            f"{folder / PREPROCESSING_FILE}: resize: found {found!r}, expected one of "
-            f"{', '.join(get_args(Resize))}"
-        )
-    return found
+        from gauntlet.serving.bundle import BundleError  # it imports onnxruntime
+
+        expected = f"expected one of {', '.join(get_args(Resize))}"
+        raise BundleError(f"{folder / PREPROCESSING_FILE}: resize: found {found!r}, {expected}")
+    resize: Resize = found
+    return resize
 
 
 def read_image(
