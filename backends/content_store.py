@@ -17,11 +17,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 
 
 def require_complete(bundle: Path, sha256: str | None = None) -> None:
-    """Refuse a bundle that cannot be registered.
-
-    Raises:
-        GauntletError: The bundle is incomplete or altered.
-    """
+    """Raise a `GauntletError` if a bundle is incomplete or altered."""
     from gauntlet.serving.bundle import BundleError, read_info
 
     try:
@@ -31,11 +27,7 @@ def require_complete(bundle: Path, sha256: str | None = None) -> None:
 
 
 def require_bundle(version: ModelVersion, alias: str) -> None:
-    """Refuse an alias for a version whose bundle is missing or altered.
-
-    Raises:
-        GauntletError: It is, or it cannot be read.
-    """
+    """Raise a `GauntletError`, which names the alias, if a version's bundle is missing or altered."""
     from gauntlet.serving.bundle import BundleError, read_info
 
     try:
@@ -93,11 +85,7 @@ def store_evidence(folder_uri: str, evidence: Mapping[str, Any]) -> str:
 
 
 def read_evidence(folder_uri: str, sha256: str) -> dict[str, Any]:
-    """The evidence with this sha256.
-
-    Raises:
-        GauntletError: The file is missing or was altered.
-    """
+    """The evidence with this sha256, or a `GauntletError` if the file is missing or was altered."""
     uri = storage.join(folder_uri, _file_name(sha256))
     repair = "Run the pipeline again: without this file the version has no evidence."
     try:

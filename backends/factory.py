@@ -22,15 +22,10 @@ from gauntlet.manifests.errors import UsageError
 
 @dataclass(frozen=True)
 class Backend:
-    """One kind of backend. Import paths have the form `module:name`.
+    """One kind of backend: the beginnings of its URIs, and the import paths `module:name` of its classes.
 
-    Attributes:
-        schemes: The beginnings of its URIs.
-        example: A URI, for messages.
-        registry: The import path of its `Registry` class.
-        tracker: The import path of its `Tracker` class.
-        download: The import path of `download(bundle_uri, folder) -> Path`, which copies a bundle of the
-            registry into a folder; empty where `storage` can open the bundle's URI.
+    `download` is the import path of `download(bundle_uri, folder) -> Path`, which copies a bundle of the
+    registry into a folder; empty where `storage` can open the bundle's URI.
     """
 
     schemes: tuple[str, ...]
@@ -64,15 +59,7 @@ BACKENDS = (
 
 
 def open_registry(registry_uri: str) -> Registry:
-    """The registry that a URI names. Nothing is created or read yet.
-
-    Args:
-        registry_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST`, or
-            `vertex://my-project/europe-west4?staging=gs://BUCKET/FOLDER`.
-
-    Raises:
-        UsageError: No backend has such URIs, or the URI is not valid for its backend.
-    """
+    """The registry that a URI of one of `BACKENDS` names, not yet created or read; else a `UsageError`."""
     registry: type[Registry] = _load(_backend(registry_uri, "registry URI").registry)
     return registry(registry_uri)
 
@@ -89,8 +76,7 @@ def open_tracking(
     """A tracked run that starts when it is entered. Arguments that are not listed are those of `RunRequest`.
 
     Args:
-        tracking_uri: Such as `sqlite:////path/gauntlet.db`, `mlflow+https://HOST` or
-            `vertex://my-project/europe-west4`; empty for no tracking.
+        tracking_uri: A URI of one of `BACKENDS`; empty for no tracking.
         wandb_project: The project of Weights & Biases that tracks the run in addition.
 
     Raises:
@@ -110,11 +96,7 @@ def open_tracking(
 
 
 def require_tracking(tracking_uri: str) -> None:
-    """Refuse a tracking URI that `open_tracking` would refuse. Nothing is created or asked.
-
-    Raises:
-        UsageError: No backend has such URIs, or the URI is not valid for its backend.
-    """
+    """Raise the `UsageError` of `open_tracking` for a URI that it would refuse. Nothing is created."""
     if tracking_uri:
         _tracker(tracking_uri)
 
@@ -132,14 +114,15 @@ def bundle_folder(version: ModelVersion) -> Iterator[Path]:
         yield Path(uri)
         return
     backend = next((each for each in BACKENDS if each.download and uri.startswith(each.schemes)), None)
-    with TemporaryDirectory() as copy:
+    with TemporaryDirectory() as folder:
+        copy = Path(folder)
         if backend is not None:
-            yield _load(backend.download)(uri, Path(copy))
+            copy = _load(backend.download)(uri, copy)
         else:
             from gauntlet.backends.storage import download
 
-            download(uri, Path(copy))
-            yield Path(copy)
+            download(uri, copy)
+        yield copy
 
 
 def _tracker(tracking_uri: str) -> Tracker:

@@ -34,7 +34,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.manifests.section import Section
+from gauntlet.manifests.section import Section, faults_of
 from gauntlet.manifests.training import Resources, require_accelerator_complete
 
 PRICES_DATE = "2026-10-07"
@@ -120,9 +120,7 @@ _MACHINES: dict[str, tuple[float | None, str | None, int]] = {
 BUILT_IN = {name: (kind, count) for name, (_, kind, count) in _MACHINES.items() if kind is not None}
 """Machine types with accelerators. A job has to request exactly these, although they are built in."""
 
-_COMPUTE_ENGINE_ACCELERATORS: dict[str, float] = {
-    "NVIDIA_TESLA_T4": 0.35,
-}
+_COMPUTE_ENGINE_ACCELERATORS = {"NVIDIA_TESLA_T4": 0.35}
 
 LIST_PRICES = PriceTable(
     machines={
@@ -139,7 +137,7 @@ LIST_PRICES = PriceTable(
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that a step can cost, which is when every attempt runs until its deadline."""
+    """The most that a step can cost: every attempt runs until its deadline."""
 
     usd_per_hour: float
     hours: float
@@ -179,10 +177,10 @@ def current_prices() -> PriceTable:
 def prices_source() -> str:
     """Where the current prices come from, and their date."""
     own = os.environ.get(PRICES_VARIABLE)
+    changed = f", changed by {own}" if own else f"; a file named by {PRICES_VARIABLE} replaces them"
     return (
         f"List prices of {PRICES_DATE}, on demand, us-central1, with Vertex AI's fee of "
-        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}"
-        f"{f', changed by {own}' if own else f'; a file named by {PRICES_VARIABLE} replaces them'}."
+        f"{MANAGEMENT_FEE - 1:.0%}: {PRICES_PAGE}{changed}."
     )
 
 
@@ -194,15 +192,13 @@ def tuning_price_source(model: str) -> str:
     return f"{TUNING_PRICES_PAGE}, as quoted elsewhere: check it"
 
 
-def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float:
-    """USD per hour of one replica, by `prices` or else by `current_prices()`.
-
-    The price of a machine includes its built-in accelerators.
+def hourly_rate(resources: Resources) -> float:
+    """USD per hour of one replica. The price of a machine includes its built-in accelerators.
 
     Raises:
         UsageError: The machine or the accelerator is unknown, or the two do not go together.
     """
-    table = prices or current_prices()
+    table = current_prices()
     machine = table.machines.get(resources.machine_type)
     if machine is None:
         raise UsageError(
@@ -218,11 +214,7 @@ def hourly_rate(resources: Resources, prices: PriceTable | None = None) -> float
 
 
 def tuning_rate(model: str) -> float:
-    """USD per million training tokens of a managed model.
-
-    Raises:
-        UsageError: Its price is unknown.
-    """
+    """USD per million training tokens of a managed model, or a `UsageError` if its price is unknown."""
     known = current_prices().tuning
     if model not in known:
         raise UsageError(
@@ -233,29 +225,13 @@ def tuning_rate(model: str) -> float:
 
 
 def estimate(resources: Resources, retries: int = 0) -> Estimate:
-    """The most that a step on `resources` can cost. Each retry may run for `max_hours` again.
-
-    Raises:
-        UsageError: As `hourly_rate`.
-    """
+    """The most that a step can cost; each retry may run for `max_hours` again. Raises as `hourly_rate`."""
     rate, replicas = hourly_rate(resources), resources.replica_count
     return Estimate(rate, resources.max_hours, replicas, attempts=1 + retries)
 
 
-def over_budget(
-    resources: Resources, file: str, retries: int = 0, key: str = "training.resources"
-) -> Fault | None:
-    """The fault of a step that may cost more than its `max_cost_usd`; None when it cannot.
-
-    Args:
-        resources: The step's machine, deadline and budget.
-        file: The manifest, which the fault names.
-        retries: Attempts after the first.
-        key: The key of `resources` in that manifest.
-
-    Raises:
-        UsageError: As `hourly_rate`.
-    """
+def over_budget(resources: Resources, file: str, retries: int = 0) -> Fault | None:
+    """The fault of a training in `file` that may cost more than `max_cost_usd`. Raises as `hourly_rate`."""
     most = estimate(resources, retries)
     if most.usd <= resources.max_cost_usd:
         return None
@@ -263,7 +239,7 @@ def over_budget(
     enough_usd = math.ceil(100 * most.usd) / 100
     return Fault(
         file=file,
-        key=f"{key}.max_cost_usd",
+        key="training.resources.max_cost_usd",
         found=f"{resources.max_cost_usd:g}",
         expected=f"at least {enough_usd:.2f}, as {resources.machine_type} may cost {most}",
         action=f"Raise it, lower max_hours to {affordable_hours:g} at most, or take a cheaper machine. "
@@ -317,15 +293,5 @@ def _read_prices(path: Path) -> PriceTable:
     try:
         return PriceTable.model_validate(content)
     except ValidationError as error:
-        raise ManifestError(
-            [
-                Fault(
-                    file=str(path),
-                    key=".".join(str(part) for part in fault["loc"]) or "the file",
-                    found=repr(fault["input"]),
-                    expected=fault["msg"],
-                    action=f"Correct this price: {PRICES_VARIABLE} names the file.",
-                )
-                for fault in error.errors()
-            ]
-        ) from None
+        action = f"Correct this price: {PRICES_VARIABLE} names the file."
+        raise ManifestError(faults_of(str(path), error, action)) from None

@@ -12,8 +12,8 @@ Promotion and rollback only move aliases. No bundle is copied, and no version is
 The registry stores a version's bundle under the sha256 of its `bundle.json`. That file has the sha256 of
 every other file, the metrics and the lineage, so this hash identifies the whole bundle. Converting a model
 twice gives two bundles, because their timings differ. Registration is idempotent: a step that runs again
-finds its version, and a scheduled run whose bundle is a cache hit finds the version that has been champion,
-and leaves its aliases alone.
+finds its version. A scheduled run whose bundle is a cache hit finds the version that has been champion, and
+leaves its aliases as they are.
 
 `factory.open_registry` opens a registry by its URI.
 """
@@ -106,7 +106,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class Move:
-    """Result of a promotion or rollback. `moved` is False when the requested version was already champion."""
+    """Result of a promotion or rollback. `moved` is False if the requested version was already champion."""
 
     champion: ModelVersion
     previous: ModelVersion | None
@@ -138,7 +138,6 @@ class Registry(ABC):
             UsageError: It is not the URI of such a registry.
         """
 
-    @abstractmethod
     def register(
         self,
         name: str,
@@ -160,8 +159,21 @@ class Registry(ABC):
             scores: The scores, for a registry that can show them.
 
         Raises:
-            GauntletError: The bundle is incomplete or altered.
+            GauntletError: The bundle is incomplete or altered, or the service refuses.
         """
+        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
+
+        sha256 = file_sha256(bundle / BUNDLE_FILE)
+        with self._writing():
+            stored = self._store(name, bundle, sha256)
+            if evidence is not None:
+                tags = {**tags, EVIDENCE_TAG: self._store_evidence(name, stored, evidence)}
+            identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
+            version = self._create(name, stored, {**tags, **identity}, scores)
+            served = version_of_bundle([version], sha256, identity[RUN_TAG])[1]
+            if not served and CHALLENGER not in version.aliases:
+                self._set_alias(version, CHALLENGER)
+            return with_number(name, self.versions(name), version.version)
 
     @abstractmethod
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
@@ -180,11 +192,7 @@ class Registry(ABC):
         return self.by_alias(name, CHAMPION)
 
     def evidence(self, version: ModelVersion) -> dict[str, Any] | None:
-        """The version's evidence; None when it has none.
-
-        Raises:
-            GauntletError: The file is missing or was altered.
-        """
+        """The version's evidence, if it has any; a `GauntletError` if the file is missing or was altered."""
         sha256 = version.tags.get(EVIDENCE_TAG)
         return None if sha256 is None else self._read_evidence(version, sha256)
 
@@ -229,7 +237,7 @@ class Registry(ABC):
         with self._writing():
             finished = self._finish_move(name) == "promote"
             versions = self.versions(name)
-            target = version_to_promote(name, versions, version, compared_with, finished)
+            target = _version_to_promote(name, versions, version, compared_with, finished)
             champion = with_alias(versions, CHAMPION)
             if target == champion:
                 return Move(target, with_alias(versions, PREVIOUS), moved=finished)
@@ -253,7 +261,7 @@ class Registry(ABC):
             champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
             if champion is not None and finished and version in (None, champion.version):
                 return Move(champion, previous, moved=True)
-            target = version_to_roll_back_to(name, versions, version)
+            target = _version_to_roll_back_to(name, versions, version)
             if target == champion:
                 return Move(target, previous, moved=False)
             return self._moved("rollback", target, champion)
@@ -276,6 +284,20 @@ class Registry(ABC):
     @abstractmethod
     def _writing(self) -> AbstractContextManager[None]:
         """Hold the registry's lock, where it has one, and turn its failures into a GauntletError."""
+
+    @abstractmethod
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
+        """Copy a bundle, completely or not at all, and return what `_create` calls the copy. Idempotent."""
+
+    @abstractmethod
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:
+        """Store the evidence of the bundle `stored`, and return its sha256."""
+
+    @abstractmethod
+    def _create(
+        self, name: str, stored: str, tags: Mapping[str, str], scores: Scores | AnswerScores | None
+    ) -> ModelVersion:
+        """The version that `version_of_bundle` finds for these tags, or else a new one."""
 
     @abstractmethod
     def _require_bundle(self, version: ModelVersion, alias: str) -> None:
@@ -325,15 +347,11 @@ def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | N
 
 
 def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
-    """The version with this number.
-
-    Raises:
-        UsageError: The model has no version with this number.
-    """
-    for version in versions:
-        if version.version == number:
-            return version
-    raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+    """The version with this number, or a `UsageError` if there is none."""
+    found = next((version for version in versions if version.version == number), None)
+    if found is None:
+        raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
+    return found
 
 
 def _numbers(versions: Sequence[ModelVersion]) -> str:
@@ -362,25 +380,16 @@ def version_of_bundle(
     return min(of_run, key=lambda one: int(one.version), default=None), False
 
 
-def version_to_promote(
+def _version_to_promote(
     name: str,
     versions: Sequence[ModelVersion],
     asked: str | None,
     compared_with: str | None,
     finished: bool,
 ) -> ModelVersion:
-    """The version that a promotion makes champion. It is the current champion if nothing is to be moved.
+    """The version that `Registry.promote` makes champion; the current champion if nothing is to be moved.
 
-    Args:
-        name: The model's name.
-        versions: All of its versions.
-        asked: The version's number, or None for the challenger.
-        compared_with: As in `Registry.promote`.
-        finished: Whether an interrupted promotion, perhaps the requested one, has just been completed.
-
-    Raises:
-        UsageError: There is no such version, or no challenger.
-        GauntletError: The champion is not the one that the gate compared with.
+    `finished`: an interrupted promotion, perhaps the requested one, has just been completed.
     """
     champion, target = with_alias(versions, CHAMPION), with_alias(versions, CHALLENGER)
     if asked is not None:
@@ -411,11 +420,9 @@ def turns(versions: Sequence[ModelVersion]) -> list[Turn]:
     """
     found = []
     for version in versions:
-        if TURNS_TAG in version.tags:
-            noted = [turn.partition(" ") for turn in version.tags[TURNS_TAG].split(", ")]
-        else:
-            noted = [(version.tags[PROMOTED_TAG], " ", "promote")] if PROMOTED_TAG in version.tags else []
-        for at, _, kind in noted:
+        noted = version.tags.get(TURNS_TAG) or version.tags.get(PROMOTED_TAG)
+        for turn in noted.split(", ") if noted else ():
+            at, _, kind = turn.partition(" ")
             found.append(Turn(at, "rollback" if kind == "rollback" else "promote", version.version))
     return sorted(found, key=lambda turn: turn.at)
 
@@ -426,15 +433,10 @@ def with_turn(version: ModelVersion, kind: str, at: str) -> str:
     return ", ".join(dict.fromkeys([*noted, f"{at} {kind}"]))
 
 
-def version_to_roll_back_to(
+def _version_to_roll_back_to(
     name: str, versions: Sequence[ModelVersion], asked: str | None = None
 ) -> ModelVersion:
-    """The version to roll back to: the one asked for, or the champion before this one.
-
-    Raises:
-        UsageError: There was none, it has never been champion, or the champion is one by a rollback and no
-            version is asked for.
-    """
+    """The version that `Registry.rollback` makes champion."""
     champion, previous = with_alias(versions, CHAMPION), with_alias(versions, PREVIOUS)
     if asked is not None:
         target = with_number(name, versions, asked)

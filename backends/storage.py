@@ -2,11 +2,14 @@
 
 A URI is an absolute path, one of `SCHEMES`, which fsspec opens, or `package://PACKAGE/PATH` for a file in an
 installed Python package. fsspec's chains of file systems (`simplecache::gs://…`) and its other schemes are
-refused, because some of them expand templates or run commands. `data_uris.py` decides which files may be
-opened when the data name them.
+refused, because some of them expand templates or run commands.
 
-Every failure is a `GauntletError` that names the URI: a `UsageError` when a retry cannot help (no such file,
-no permission, an unknown scheme), a plain `GauntletError` when the service cannot be reached.
+A manifest is trusted: its URIs are opened as they are. Data and events are not trusted: a list of files in
+the data could name any file of this machine or any address of its network, so `data_uri` checks each name.
+
+Every failure of these functions is a `GauntletError` that names the URI: a `UsageError` when a retry cannot
+help (no such file or folder, no permission, an unknown scheme), a plain `GauntletError` when the service
+cannot be reached or the disk is full.
 """
 
 from __future__ import annotations
@@ -53,17 +56,13 @@ IDENTIFYING = (
 )
 """Keys of a store's file information that change with the content, the most exact first."""
 OWN_CA = "If the server uses a private CA, set SSL_CERT_FILE to the CA's certificate"
+LONGEST_NAME_SHOWN = 200
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of one file.
-
-    Raises:
-        UsageError: There is no such file, it may not be read, or its kind of URI is not supported.
-        GauntletError: The service cannot be reached, or the transfer failed.
-    """
+    """The whole content of one file."""
     if uri.startswith(PACKAGE_SCHEME):
         resource = _resource(uri)
         if not resource.is_file():
@@ -85,23 +84,19 @@ def identities(uris: Iterable[str]) -> dict[str, str | None]:
 
     It comes from the store's file information (`IDENTIFYING`) if that has it, else it is the sha256 of the
     content. A folder with several of the files is listed once.
-
-    Raises:
-        UsageError: This account lacks a permission, or the kind of URI is not supported.
-        GauntletError: The store cannot be reached.
     """
     by_folder: dict[str, list[str]] = {}
     for uri in dict.fromkeys(uris):
         by_folder.setdefault(uri.rpartition("/")[0], []).append(uri)
-    return {
-        uri: identity for folder, files in by_folder.items() for uri, identity in _of_folder(folder, files)
-    }
+    found: dict[str, str | None] = {}
+    for folder, files in by_folder.items():
+        found |= _of_folder(folder, files)
+    return found
 
 
-def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | None]]:
+def _of_folder(folder_uri: str, uris: list[str]) -> dict[str, str | None]:
     if folder_uri.startswith((PACKAGE_SCHEME, *HTTP_SCHEMES)) or len(uris) == 1:
-        yield from ((uri, _identity(uri)) for uri in uris)
-        return
+        return {uri: _identity(uri) for uri in uris}
     try:
         with _explained(folder_uri):
             files, path = file_system(folder_uri)
@@ -111,11 +106,9 @@ def _of_folder(folder_uri: str, uris: list[str]) -> Iterator[tuple[str, str | No
             except FileNotFoundError:
                 listed = {}
     except UsageError:  # this account may be able to read the files without listing the folder
-        yield from ((uri, _identity(uri)) for uri in uris)
-        return
-    for uri in uris:
-        entry = listed.get(file_name(uri))
-        yield uri, None if entry is None else _said_by_store(entry) or _identity(uri)
+        return {uri: _identity(uri) for uri in uris}
+    entries = {uri: listed.get(file_name(uri)) for uri in uris}
+    return {uri: entry and (_said_by_store(entry) or _identity(uri)) for uri, entry in entries.items()}
 
 
 def _identity(uri: str) -> str | None:
@@ -129,7 +122,7 @@ def _identity(uri: str) -> str | None:
         if said is not None:
             return said
     try:
-        return _sha256(uri)
+        return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
     except UsageError:
         return None
 
@@ -138,17 +131,8 @@ def _said_by_store(info: Mapping[str, Any]) -> str | None:
     return next((f"{key}:{info[key]}" for key in IDENTIFYING if info.get(key)), None)
 
 
-def _sha256(uri: str) -> str:
-    return f"sha256:{hashlib.sha256(read_bytes(uri)).hexdigest()}"
-
-
 def is_folder(uri: str) -> bool:
-    """Whether the URI is a folder. An `http(s)` address is not one, because it cannot be listed reliably.
-
-    Raises:
-        UsageError: There is neither a file nor a folder, or this account lacks a permission.
-        GauntletError: The service cannot be reached.
-    """
+    """Whether the URI is a folder. An `http(s)` address is not one, because it cannot be listed reliably."""
     if uri.startswith(HTTP_SCHEMES):
         return False
     if uri.startswith(PACKAGE_SCHEME):
@@ -164,12 +148,7 @@ def is_folder(uri: str) -> bool:
 
 
 def list_files(folder_uri: str) -> tuple[str, ...]:
-    """Names of the files directly inside a folder, sorted.
-
-    Raises:
-        UsageError: There is no such folder, or it may not be listed.
-        GauntletError: The service cannot be reached.
-    """
+    """Names of the files directly inside a folder, sorted."""
     if folder_uri.startswith(PACKAGE_SCHEME):
         return tuple(sorted(entry.name for entry in _resource(folder_uri).iterdir() if entry.is_file()))
     with _explained(folder_uri):
@@ -181,13 +160,42 @@ def list_files(folder_uri: str) -> tuple[str, ...]:
     return tuple(sorted(file_name(entry["name"]) for entry in entries if entry["type"] == "file"))
 
 
-def list_folders(folder_uri: str) -> tuple[str, ...]:
-    """Names of the folders directly inside a folder, sorted; empty when it does not exist.
+def list_tree(folder_uri: str) -> tuple[str, ...]:
+    """Names of the files at any depth of a folder, relative to it, sorted; links to folders are followed.
 
     Raises:
-        UsageError: It may not be listed.
+        UsageError: There is no such folder, or it may not be listed.
         GauntletError: The service cannot be reached.
     """
+    with _explained(folder_uri):
+        is_package = folder_uri.startswith(PACKAGE_SCHEME)
+        here = _resource(folder_uri) if is_package else local_path(folder_uri)
+        if here is not None:
+            return tuple(sorted(path.relative_to(here).as_posix() for path in _walk(here)))
+        files, path = file_system(folder_uri)
+        files.invalidate_cache()
+        names = (name.removeprefix(path.rstrip("/") + "/") for name in files.find(path))
+        return tuple(sorted(name for name in names if name and not name.endswith("/")))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files at any depth; a folder that links lead to again is walked once."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for path in (Path(parent, name) for name in names) if path.is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def list_folders(folder_uri: str) -> tuple[str, ...]:
+    """Names of the folders directly inside a folder, sorted; empty when it does not exist."""
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
         files.invalidate_cache()  # another process may have written there since
@@ -207,25 +215,28 @@ def local_path(uri: str) -> Path | None:
 
 
 def download(folder_uri: str, folder: Path) -> None:
-    """Copy the files directly inside `folder_uri` into an existing folder.
+    """Copy the files directly inside `folder_uri` into an existing folder."""
+    for name in list_files(folder_uri):
+        fetch(join(folder_uri, name), folder / name)
+
+
+def fetch(uri: str, path: Path) -> None:
+    """Copy one file to a path on this machine.
 
     Raises:
-        UsageError: There is no such folder, or it may not be read.
-        GauntletError: The service cannot be reached.
+        UsageError: There is no such file, or it may not be read.
+        GauntletError: The service cannot be reached, or the disk is full.
     """
-    for name in list_files(folder_uri):
-        with _explained(join(folder_uri, name)):
-            files, path = file_system(join(folder_uri, name))
-            files.get_file(path, str(folder / name))
+    with _explained(uri):
+        if uri.startswith(PACKAGE_SCHEME):
+            path.write_bytes(read_bytes(uri))
+            return
+        files, there = file_system(uri)
+        files.get_file(there, str(path))
 
 
 def delete(folder_uri: str, first: str) -> None:
-    """Delete a folder, if it exists, and its file `first` before all others.
-
-    Raises:
-        UsageError: It may not be deleted.
-        GauntletError: The service cannot be reached.
-    """
+    """Delete a folder, if it exists, and its file `first` before all others."""
     with _explained(folder_uri):
         files, path = file_system(folder_uri)
         if files.exists(join(path, first)):
@@ -239,10 +250,6 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
 
     Readers regard a folder with the file `last` as complete. An old one is deleted before anything is
     written, and the new one is copied after all others, so an interrupted copy has none.
-
-    Raises:
-        UsageError: It may not be written there.
-        GauntletError: The service cannot be reached.
     """
     with _explained(uri):
         files, target = file_system(uri)
@@ -257,14 +264,10 @@ def upload(folder: Path, uri: str, last: str | None = None) -> None:
 
 
 def replace_folder(folder: Path, uri: str, last: str) -> None:
-    """Delete the folder `uri` and copy `folder` there, file by file, with the file `last` at the end.
+    """Delete the folder `uri`, then `upload` to it.
 
     No folder is renamed: gcsfuse, behind `/gcs` on Vertex AI, refuses that in a bucket of a flat namespace
     (https://github.com/GoogleCloudPlatform/gcsfuse/blob/master/docs/semantics.md).
-
-    Raises:
-        UsageError: It may not be written there.
-        GauntletError: The service cannot be reached, or the disk is full.
     """
     delete(uri, first=last)
     upload(folder, uri, last)
@@ -328,11 +331,7 @@ def _installation(uri: str) -> str:
 
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
-    """Turn what fsspec and the libraries below it raise into one message.
-
-    Stores raise their own exceptions without a common base class (aiohttp, httpx, google.auth), so the last
-    clause is broad: all of them mean that the transfer failed.
-    """
+    """Turn what fsspec and stores raise into one message; stores' exceptions have no common base class."""
     try:
         yield
     except GauntletError:
@@ -373,12 +372,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, 
 
 
 def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:
-    """The URI of a file that the data name: relative to the data's folder, or absolute under one of `roots`.
-
-    Args:
-        folder_uri: The folder of the data.
-        name: The name in the data.
-        roots: Other folders that the manifest allows: its `dataset.roots`.
+    """The URI of a file that the data name: in the data's folder, or absolute under one of `dataset.roots`.
 
     Raises:
         UsageError: The file is outside of these folders, by `..`, a link or its address.
@@ -397,10 +391,10 @@ def lies_in(uri: str, roots: Sequence[str]) -> bool:
     return not _FORBIDDEN.search(uri) and any(_lies_in(uri, root) for root in roots)
 
 
-def shown(name: str, most: int = 200) -> str:
+def shown(name: str) -> str:
     """An untrusted name for messages: on one line, and cut if it is long."""
-    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:most])
-    return printable + ("…" if len(name) > most else "")
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:LONGEST_NAME_SHOWN])
+    return printable + ("…" if len(name) > LONGEST_NAME_SHOWN else "")
 
 
 def _lies_in(uri: str, root: str) -> bool:

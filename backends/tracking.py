@@ -24,12 +24,10 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run to be tracked.
+    """A run to be tracked, which can be searched by its tags.
 
     Attributes:
         experiment: Groups runs. It is created if it does not exist.
-        name: The run's name.
-        tags: What the run can be searched by.
         pipeline_run: The id of the pipeline run that this training is a part of; empty for none.
         states: The URI of the training's resume states; empty if it cannot be resumed.
     """
@@ -81,11 +79,8 @@ class Tracker(Protocol):
 class TrackedRun:
     """One training run in any number of trackers, perhaps none.
 
-    As a context manager it starts the run and ends it: as failed when the block raises, as killed when it was
-    ended from outside. Exceptions of the block are not suppressed.
-
-    Args:
-        starts: Starts the run in a tracker, by the tracker's title.
+    As a context manager it starts the run in each tracker, by the tracker's title, and ends it: as failed
+    when the block raises, as killed when it was ended from outside. No exception of the block is suppressed.
     """
 
     def __init__(self, starts: Mapping[str, Callable[[], StartedRun]] | None = None) -> None:

@@ -47,14 +47,14 @@ from gauntlet.components.convert_to_onnx.candidates import (
 )
 from gauntlet.components.convert_to_onnx.export import signature_of_texts
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import Forward, onnx_forward, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import score as scores_of
 from gauntlet.components.convert_to_onnx.timing import WORKER, Contender, draw_rows, measure
 from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import Device, open_session
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.tasks.classification.conversion import Rows, macro_f1
-from gauntlet.tasks.classification.conversion import score as scores_of
 from gauntlet.tasks.texts.conversion import TextRows, build_student_graphs
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 
@@ -258,10 +258,14 @@ def score(name: str, path: Path, rows: Rows, checkpoint: Path, device: Device) -
     """Labels (N,) that a model gives the rows."""
     order = np.argsort(rows.lengths, kind="stable")
     batches = [order[start : start + SORTED_BATCH] for start in range(0, len(order), SORTED_BATCH)]
+
+    def labels_of(forward: Forward) -> np.ndarray:
+        return scores_of(rows, forward, len(rows.labels), [], batches).right.argmax(axis=1)
+
     if name in PYTORCH:
-        return scores_of(rows, pytorch_forward(load_model(checkpoint)), [], batches).right.argmax(axis=1)
+        return labels_of(pytorch_forward(load_model(checkpoint)))
     if not name.startswith("Optimum"):
-        return scores_of(rows, onnx_forward(path, usable_cpus(), device), [], batches).right.argmax(axis=1)
+        return labels_of(onnx_forward(path, usable_cpus(), device))
     session, model = open_session(path, usable_cpus(), device), load_model(checkpoint)
 
     def forward(batch: Any) -> np.ndarray:
@@ -271,7 +275,7 @@ def score(name: str, path: Path, rows: Rows, checkpoint: Path, device: Device) -
         with torch.no_grad():
             return model.classifier(torch.from_numpy(pooled.astype(np.float32))).numpy()
 
-    return scores_of(rows, forward, [], batches).right.argmax(axis=1)
+    return labels_of(forward)
 
 
 class Speed(NamedTuple):

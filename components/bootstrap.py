@@ -1,14 +1,11 @@
-"""How much a metric would change on other rows: the percentile bootstrap.
+"""How much a metric would change on other rows: the paired percentile bootstrap.
 
-Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; paired, as Koehn (2004),
-Statistical Significance Tests for Machine Translation Evaluation, does it: every model is scored on the
-same resampled rows, so that what a hard row does to both cancels out.
+Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; Koehn (2004), Statistical
+Significance Tests for Machine Translation Evaluation: all models are scored on the same resampled rows.
 
-A metric depends on a row only through its outcome: its label and each model's prediction. Drawing N rows
-with replacement is therefore drawing the number of rows of each distinct outcome from a multinomial
-distribution, and all resamples are scored with a few matrix products instead of a loop over rows.
-
-N = rows, R = resamples, K = distinct outcomes (at most N).
+A metric depends on a row only through its outcome: its label and each model's prediction. So a resample is a
+multinomial draw of how often each distinct outcome occurs, and a few matrix products score all resamples.
+N = rows, R = resamples, K = distinct outcomes.
 """
 
 from __future__ import annotations

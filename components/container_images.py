@@ -1,8 +1,4 @@
-"""The container images that steps run in.
-
-Cloud Build sets them by digest, and so does whoever submits from elsewhere; the defaults name this version,
-so that the committed files under `compiled/` are the same on every machine.
-"""
+"""The container images that steps run in. Cloud Build sets them by digest."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Pass a manifest's section to a step: as a parameter, or, if it is large, as a file that the parameter
-names.
+"""Pass a manifest's section to a step: as a parameter or, if it is large, as a file that the parameter names.
 
-A step gets its parameters as one command-line argument, which Linux limits to 128 KiB (`MAX_ARG_STRLEN`); on
-Kubeflow and in a custom job on Vertex AI all of a pipeline's parameters are part of one. A dataset with a few
-thousand labels is longer.
+Parameters are a command-line argument, which Linux limits to 128 KiB (`MAX_ARG_STRLEN`), on Kubeflow and
+Vertex AI all of them together. A dataset with a few thousand labels is longer.
 """
 
 from __future__ import annotations
@@ -24,11 +22,7 @@ LARGEST = 8_192
 
 
 def given(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section itself, or the content of the file that it names.
-
-    Raises:
-        GauntletError: The file is not the one that the run was started with.
-    """
+    """The section itself, or the content of its file; a `GauntletError` if the file was changed."""
     if set(section) != {FILE_KEY, SHA256_KEY}:
         return section
     content = read_bytes(section[FILE_KEY])
@@ -52,11 +46,8 @@ def reference(section: Mapping[str, Any], folder: str) -> dict[str, str]:
 
 
 def keep(sections: Sequence[Mapping[str, Any]], folder: str) -> None:
-    """Write the files of sections to `folder`, a path or any URI that fsspec opens.
-
-    Raises:
-        GauntletError: It cannot be written there.
-    """
+    """Write the files of sections to `folder`, a path or any URI that fsspec opens; a `GauntletError` if it
+    cannot."""
     with tempfile.TemporaryDirectory() as scratch:
         for section in sections:
             (Path(scratch) / file_name(reference(section, folder)[FILE_KEY])).write_bytes(_content(section))

@@ -1,8 +1,6 @@
 """What every component does around its own logic: a failure becomes one message and one file.
 
-A component calls `step(<path of any of its outputs>)`. The folder that holds that output is the step's
-folder, on this machine and in a bucket alike; `error.json` is left there for the run report and for
-`gauntlet run`, which turns it into an exit code.
+`error.json` is left in the step's folder, which holds its outputs, for the run report and for `gauntlet run`.
 """
 
 from __future__ import annotations
@@ -40,11 +38,8 @@ class Terminated(BaseException):
 def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
-    A mistake of the user's ends with its message and its exit code. A bug keeps its traceback. SIGTERM ends
-    the step with exit code 143; train-model handles it by itself while it trains.
-
-    A step that may be reused from the cache takes `data_fingerprint` as an input, which makes it part of the
-    cache's key; here it goes into the log, so that one can see which data a result belongs to.
+    A mistake of the user's ends with its message and its exit code, a bug with its traceback, SIGTERM with
+    143. `data_fingerprint`, an input of steps that may be cached, goes into the log.
     """
     folder = Path(output_path).parent
     if data_fingerprint is not None:

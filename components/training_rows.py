@@ -1,12 +1,8 @@
 """Find the test rows that a model was trained on, by fingerprints of rows.
 
-validate-data writes the fingerprints of the training rows into the folder of the splits, and the bundle
-contains that file. evaluate-model looks up the test rows in the file of the challenger and in that of the
-champion, which was trained on earlier data. A fingerprint is 64 bits of a hash of the key that checks
-compare: a text's normal form, an image's pixels, a certificate, the opening of a conversation. A row cannot
-be read from its fingerprint, but whoever has the row can check whether the model was trained on it.
-
-N = test rows.
+A bundle contains the fingerprints of its training rows. A fingerprint is 64 bits of a hash of the key that
+checks compare: a text's normal form, an image's pixels, a certificate, the opening of a conversation. A row
+cannot be read from it, but whoever has the row can check whether the model was trained on it. N = test rows.
 """
 
 from __future__ import annotations
@@ -39,8 +35,7 @@ class RowFingerprints:
 
     Attributes:
         kind: What the fingerprints are made of. Those of different kinds cannot be compared.
-        fingerprints: uint64 (M,), of the test rows and of all rows in a group with one that were read and are
-            not in train: dropped ones, and those of other splits.
+        fingerprints: uint64 (M,), of the test rows and of all rows in a group with one that are not in train.
         groups: The number of the group of each, (M,).
         row_groups: The number of the group of each test row, in the order of the split, (N,).
     """
@@ -59,11 +54,8 @@ class RowFingerprints:
 def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Mapping[str, str]) -> None:
     """Write the fingerprints of training and test rows into the folder of the splits.
 
-    Args:
-        folder: The folder of the splits.
-        kind: See `RowFingerprints`.
-        table: The rows with `split` and `key`, in the order in which the splits hold them.
-        groups: The group of every key that was read.
+    `table` has `split` and `key`, in the order of the splits; `groups` has the group of every key that was
+    read.
     """
     train = table.loc[table["split"] == "train", "key"].unique().tolist()
     _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=np.unique(fingerprints_of(train)))

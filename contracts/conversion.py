@@ -1,7 +1,6 @@
-"""What convert-to-onnx writes: the table of candidates, and the certificate of the one that was bundled.
+"""What convert-to-onnx writes: the table of candidates, and the certificate of the bundled one.
 
-In the files, the figures of a task kind, such as macro-F1 or perplexity, are keys like all others. The models
-in this module collect them in `figures`.
+In the files a kind's figures, such as macro-F1, are keys like all others; here they are in `figures`.
 """
 
 from __future__ import annotations
@@ -64,9 +63,7 @@ class Candidate(WithFigures):
 
     Attributes:
         reason: Why it was refused; None if it was admitted.
-        neighbours: The effect of the other rows of its batch.
         fused: How many operators of each sort are single fused nodes.
-        latency_ms: By batch size.
         speedup: The fastest PyTorch's median latency over this one's, by batch size.
         worst_rows: The rows whose outputs differ most from PyTorch.
     """
@@ -104,7 +101,6 @@ class Candidates(WithFigures):
         rows: How many rows candidates were compared on.
         objective_batch_size: The batch size whose latency and speed-up stand for the model.
         chosen: The candidate that was bundled; None if no candidate was within its bounds.
-        chosen_speedup: Its speed-up by batch size.
         tokenizing_ms: How long a batch takes to tokenise, by its size; None if rows are not texts.
         contention: How busy other processes kept the machine; see `timing.Timing`.
     """
@@ -134,7 +130,6 @@ class Certificate(WithFigures):
     """`parity.json` of a bundle: the results for the file that ships, and the bounds that it met.
 
     Attributes:
-        model_sha256: Of that file.
         cpu_class: Of the CPU that it was proved on; None for a GPU.
         portable: Whether it gives the same answers on every class of x86-64 CPU.
     """

@@ -23,7 +23,7 @@ class Sources(Document):
     Attributes:
         fingerprint: Changes when a file of the dataset does, or its section of the manifest.
         files: The identity of each file by its URI; None for one that is not there.
-        fault: Not None if the files could not be found or read. Then `fingerprint` is unique to the run.
+        fault: Why the files could not be found or read; `fingerprint` is then unique to the run.
     """
 
     written_by: ClassVar[str] = "fingerprint-data"
@@ -37,10 +37,9 @@ class CheckResult(Document):
     """One check of the data.
 
     Attributes:
-        bound: The manifest's: a fraction of rows, a ratio or a number of rows.
+        bound: The manifest's: a fraction of rows, a ratio or a number of rows; `key` is its key.
         fraction: `rows_affected` over the rows that were read.
         found: The measured number in words, to be compared with `expected`.
-        key: The manifest key of the bound.
         settings: Manifest keys and values with which the data would pass unchanged.
     """
 
@@ -59,11 +58,9 @@ class CheckResult(Document):
 
 
 class Checks(Document):
-    """The output `checks` of validate-data.
+    """The output `checks` of validate-data. `rejected` counts the lines in the file of rejected rows.
 
-    Attributes:
-        rejected: Lines in the file of rejected rows.
-        resolution: In words, the smallest difference between two models that the test split can show.
+    `resolution` says the smallest difference between two models that the test split can show.
     """
 
     written_by: ClassVar[str] = "validate-data"
@@ -76,8 +73,6 @@ class Checks(Document):
 
 class Statistics(Document):
     """`statistics.json` in the folder of the splits: what later steps need, and the baseline for drift.
-
-    A task kind adds its own fields in a subclass.
 
     Attributes:
         sha256: Of the rows of the three splits in their order.

@@ -1,7 +1,7 @@
 """The base class of the documents between steps: how they are written and read.
 
-A step that needs a document reads it with `read`, which refuses a broken one with a message. The report must
-show whatever a run left, so it reads with `read_tolerantly`: a field that is missing or broken is None.
+A step reads with `read`, which refuses a broken document. The report shows whatever a run left: it reads with
+`read_tolerantly`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Document(BaseModel):
     def read_tolerantly(cls, data: bytes | str) -> tuple[Self | None, tuple[str, ...]]:
         """What can be read, and in words what could not be read; None if `data` is not a JSON object.
 
-        A field that is missing or broken has its default, or None where it has no default, whatever its type
-        says. The same holds within nested documents.
+        A field that is missing or broken has its default, or None, whatever its type says; nested documents
+        too.
         """
         context: dict[str, list[str]] = {_FAULTS: [], _PATH: []}
         try:
@@ -129,11 +129,7 @@ def as_json(content: Any) -> Any:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The content of a JSON file; NaN and infinity, which some writers put there, are None.
-
-    Raises:
-        ValueError: It is not JSON.
-    """
+    """The content of JSON, with None for NaN and infinity; a `ValueError` if it is not JSON."""
     try:
         return json.loads(data, parse_constant=lambda _: None)
     except RecursionError:

@@ -50,8 +50,7 @@ class Origin(_OfTraining):
 class Epoch(_OfTraining):
     """One pass over the training rows and the validation that followed it.
 
-    `training` and `validation` are the task's metrics by name, among them `loss`, the mean per row. A metric
-    that is not finite is null in the file.
+    Metrics are by name, among them `loss`, the mean per row. One that is not finite is null in the file.
     """
 
     epoch: int
@@ -89,10 +88,7 @@ class Step(_OfTraining):
 
 
 class Usage(_OfTraining):
-    """How a training used its machine, across interruptions: means over its time, and peaks.
-
-    A GB is 10⁹ bytes. A figure that the machine does not have or does not report is None, not zero.
-    """
+    """How a training used its machine: means over its time, and peaks in GB of 10⁹ bytes. None if unknown."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -111,10 +107,8 @@ class TrainingHistory(_OfTraining):
     Attributes:
         best_epoch: Counts from 1; the best one of the last phase so far. 0 before there is one.
         earlier_best: The best epochs of the phases before.
-        confusion: Of the best epoch: validation rows by true class, then by predicted class; empty if rows
-            have no class.
+        confusion: Of the best epoch: validation rows by true class, then by predicted class.
         out_of_memory: The steps at which memory ran out and the micro-batches were halved.
-        usage: Measured, so it differs from run to run, as times do.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -145,7 +139,7 @@ class History(TrainingHistory):
 
     Attributes:
         parameters: Numbers in the model's tensors; `trained_parameters` of them are trained.
-        machine: What the manifest buys. The price and the cost are this machine's, wherever training ran.
+        machine: What the manifest buys; price and cost are this machine's, wherever training ran.
         student: The second training, of a smaller model that learned from this one.
         training_tokens, usd_per_million_tokens, tuning_job: Of a model that a service trained.
         origin: Of a model that was trained elsewhere, whose only epoch has its validation metrics.
@@ -173,9 +167,8 @@ class History(TrainingHistory):
 
 
 class TrainingRecord(_OfTraining):
-    """What a checkpoint was made from: the content of its `training.json`.
-
-    A kind may add fields of its own (`Task.of_record`).
+    """What a checkpoint was made from: the content of its `training.json`, with a kind's fields
+    (`Task.of_record`).
 
     Attributes:
         encoder: The pretrained model, if there is one.

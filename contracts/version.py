@@ -8,12 +8,10 @@ from gauntlet.contracts.document import Document
 
 
 class Version(Document):
-    """The content of `version`.
+    """The content of `version`. `registered` is false if an earlier run has registered the same bundle.
 
-    Attributes:
-        registered: False if an earlier run has registered the same bundle.
-        overruled: The rules of the gate that the model failed, if a person promoted it anyway. The fields
-            after this one are set only in that case.
+    `overruled` are the rules that the model failed, if a person promoted it anyway. Only then are the fields
+    after it set.
     """
 
     written_by: ClassVar[str] = "register-model"

@@ -22,7 +22,7 @@ class Gpu:
 
 
 OLDEST_CAPABILITY = 75
-"""That the pinned torch has kernels for."""
+"""The oldest that the pinned torch has kernels for."""
 
 GPUS = {
     "NVIDIA_TESLA_K80": Gpu("Kepler", 37),
@@ -42,8 +42,8 @@ GPUS = {
 }
 """The NVIDIA GPUs of Vertex AI's `AcceleratorType`."""
 
-ON_ARM = ("NVIDIA_GB200",)
-"""GPUs whose machines have Arm CPUs; the project's images are for x86-64."""
+ON_ARM = "NVIDIA_GB200"
+"""The GPU whose machines have Arm CPUs; the project's images are for x86-64."""
 
 BOUGHT_GPUS_VARIABLE = "GAUNTLET_BOUGHT_GPUS"
 """How many GPUs a training's machine was bought with; set by what compiles the job."""
@@ -65,13 +65,11 @@ def accelerator_fault(name: str) -> str | None:
             f"pinned torch, built for CUDA 13, has kernels for {OLDEST_CAPABILITY / 10:.1f} and newer only: "
             f"training would fail after the machine is bought. Use one of {', '.join(usable_gpus())}"
         )
-    if name in ON_ARM:
+    if name == ON_ARM:
         return f"the machines of {name} have Arm CPUs, and the images are built for x86-64"
     return None
 
 
 def usable_gpus() -> tuple[str, ...]:
-    """Those that training can use."""
-    return tuple(
-        name for name, gpu in GPUS.items() if gpu.capability >= OLDEST_CAPABILITY and name not in ON_ARM
-    )
+    """The GPUs that training can use."""
+    return tuple(name for name, gpu in GPUS.items() if gpu.capability >= OLDEST_CAPABILITY and name != ON_ARM)

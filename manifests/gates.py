@@ -17,24 +17,25 @@ DISAGREEMENT = 0.1
 
 
 def resolvable(rows: float, spread: float, confidence: float = 0.95) -> float:
+    """As `resolvable_mean`, for a difference of shares, which is at most 1."""
+    return min(1.0, resolvable_mean(rows, spread, confidence))
+
+
+def resolvable_mean(rows: float, spread: float, confidence: float = 0.95) -> float:
     """The distance between the difference of two equally good models and its lower confidence limit.
 
-    That is z · spread / √rows, where `spread` is the standard deviation of one row's difference. A smaller
-    margin rejects more than half of the models that are as good as the champion.
+    That is z · spread / √rows, where `spread` is the standard deviation of one row's difference; infinite
+    without rows. A smaller margin rejects more than half of the models that are as good as the champion.
     """
-    return min(1.0, NormalDist().inv_cdf(confidence) * spread / math.sqrt(rows)) if rows > 0 else 1.0
+    return NormalDist().inv_cdf(confidence) * spread / math.sqrt(rows) if rows > 0 else math.inf
 
 
 def resolvable_margin(rows: Collection[int], confidence: float = 0.95) -> float:
     """The smallest difference in macro-F1 that a comparison on a test split can show.
 
-    Where two models differ in a share d of their answers, the spread of one row's difference is √d. A mean
-    over C classes of m rows each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes
-    are equally large.
-
-    Args:
-        rows: Test rows of each class.
-        confidence: Of the one-sided limit.
+    `rows` are those of each class, and `confidence` is that of the one-sided limit. Where two models differ
+    in a share d of their answers, the spread of one row's difference is √d. A mean over C classes of m rows
+    each is as uncertain as one over n = C² / Σ(1 / m) rows: all rows, if the classes are equally large.
     """
     counts = [count for count in rows if count]
     effective = len(counts) ** 2 / sum(1 / count for count in counts) if counts else 0.0

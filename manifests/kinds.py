@@ -113,22 +113,14 @@ class TaskKind:
         return frozenset(path.split(".")[0] for path in paths if path)
 
     def role(self, role: Role) -> ModuleType:
-        """The module of a role.
-
-        Raises:
-            UsageError: The kind has none, or its import fails.
-        """
+        """The module of a role, or a `UsageError` if the kind has none or its import fails."""
         path: str | None = getattr(self, role)
         if not path:
             raise UsageError(f"task kind {self.name}: has no {role} module, which this step needs")
         return _imported(path, f"task kind {self.name}: {role}")
 
     def function(self, role: Role, name: str) -> Any:
-        """What the module of a role must define by that name: a function, a class or a constant.
-
-        Raises:
-            UsageError: The module does not define it.
-        """
+        """What the module of a role must define by that name, or a `UsageError` if it does not."""
         module = self.role(role)
         found = getattr(module, name, None)
         if found is None:
@@ -139,11 +131,7 @@ class TaskKind:
         return found
 
     def manifest_class(self) -> Any:
-        """The kind's manifest, a class.
-
-        Raises:
-            UsageError: `manifest` names no class that can be imported.
-        """
+        """The kind's manifest, or a `UsageError` if `manifest` names no class that can be imported."""
         path, _, name = self.manifest.partition(":")
         found = getattr(_imported(path, f"task kind {self.name}: manifest"), name, None)
         if found is None:

@@ -153,20 +153,13 @@ class Manifest(Section):
         return task_kind(self.task)
 
     def require_model(self, file: str) -> None:
-        """Before a run: refuse a pretrained model that is missing here, or cannot do what the manifest asks.
+        """Raise a `ManifestError` for a pretrained model that is missing here, or cannot do what is asked.
 
-        `file` is the manifest's. What is not on this machine is checked by the step that reads it.
-
-        Raises:
-            ManifestError: It cannot be used.
+        `file` is the manifest's. A model that is not on this machine is checked by the step that reads it.
         """
 
     def require_vocabulary(self, file: str) -> None:
-        """Refuse a pretrained model on this machine whose tokenizer does not belong to it.
-
-        Raises:
-            ManifestError: Its tokenizer has more tokens than its embedding, or cannot be read.
-        """
+        """Raise a `ManifestError` if a model here has a tokenizer with more tokens than its embedding."""
 
     @property
     def sha256(self) -> str:
@@ -183,11 +176,7 @@ def section_class(manifest: type[Manifest], name: str) -> type[Section]:
 
 
 def section_of(task: str, name: str, content: Mapping[str, Any]) -> Any:
-    """A section of a manifest of this task kind, as a step of the pipeline gets it.
-
-    Raises:
-        UsageError: There is no such task kind.
-    """
+    """A section of a manifest of this task kind, as a step of the pipeline gets it."""
     return section_class(task_kind(task).manifest_class(), name).model_validate(content)
 
 

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from gauntlet.manifests.errors import Fault
 
 LARGEST_WHOLE_NUMBER = 2**53
 """KFP hands a section on as JSON numbers of 64-bit floating point, which hold no larger one exactly."""
 
+LONGEST_INPUT_SHOWN = 60
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # Pipelines are named with hyphens for underscores, so no two names may differ in that alone, or end in one.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$", max_length=63)]
@@ -31,6 +34,20 @@ class Section(BaseModel):
         if isinstance(value, int) and abs(value) > LARGEST_WHOLE_NUMBER:
             raise PydanticCustomError("too_large", "a whole number up to 2**53, as KFP keeps it exactly")
         return value
+
+
+def faults_of(file: str, error: ValidationError, action: str) -> list[Fault]:
+    """What pydantic found wrong with the content of a file; one `action` corrects all of it."""
+    return [
+        Fault(
+            file,
+            ".".join(map(str, one["loc"])) or "the file",
+            repr(one["input"])[:LONGEST_INPUT_SHOWN],
+            one["msg"].removeprefix("Value error, "),
+            action,
+        )
+        for one in error.errors()
+    ]
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

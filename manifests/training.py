@@ -87,11 +87,7 @@ class Resources(Section):
 
 
 def require_accelerator_complete(accelerator: str | None, count: int) -> None:
-    """Refuse a type without a count, or a count without a type.
-
-    Raises:
-        ValueError: One of them is missing.
-    """
+    """Raise a `ValueError` for a type without a count, or a count without a type."""
     if (accelerator is None) != (count == 0):
         raise ValueError("accelerator_type and accelerator_count go together: give both or neither")
 
@@ -336,11 +332,7 @@ class OnePhaseTraining(Training):
 
 
 def trained_here(training: CommonTraining) -> Training:
-    """The section of a model that this project trains.
-
-    Raises:
-        UsageError: A service trains it.
-    """
+    """The section of a model that this project trains, or a `UsageError` if a service trains it."""
     if isinstance(training, Training):
         return training
     model = training.by_service.model if training.by_service else type(training).__name__

@@ -1,8 +1,7 @@
 """Charts of the pages, drawn by matplotlib: figures in, inline SVG out.
 
-A chart uses the colours of the page's style sheet, so it follows the reader's colour scheme. Outside a page,
-such as in a tracker, it uses the light scheme. Texts stay texts, a mark shows its value on hover, and the
-same figures give the same bytes. A chart without data is empty.
+A chart follows the reader's colour scheme by the colours of the style sheet, and shows a mark's value on
+hover. The same figures give the same bytes. A chart without data is empty.
 """
 
 from __future__ import annotations
@@ -179,6 +178,22 @@ def scatter(title: str, x_label: str, y_label: str, marks: Sequence[Mark]) -> Ma
     return _svg(title, described, draw, width=680, height=250)
 
 
+def against(title: str, x_label: str, y_label: str, points: Points) -> Markup:
+    """Points in a square, and the line on which x and y are equal. Where points lie close, it is darker."""
+    if not points:
+        return Markup()
+    xs, ys = zip(*points, strict=True)
+    ends = min(*xs, *ys), max(*xs, *ys)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(ends, ends, color=COLOURS["edge"], linestyle=(0, (3, 3)), zorder=1)
+        axes.plot(xs, ys, "o", color=COLOURS["accent"], markersize=4, markeredgewidth=0, alpha=0.3, zorder=2)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.grid(visible=True, axis="both")
+
+    return _svg(title, f"{len(points):,} points", draw, width=380, height=340)
+
+
 def intervals(title: str, rows: Sequence[Estimate]) -> Markup:
     """Values with their intervals on one axis; rows of one name are drawn side by side."""
     if not rows:
@@ -203,7 +218,7 @@ def intervals(title: str, rows: Sequence[Estimate]) -> Markup:
 
 
 def histogram(
-    title: str, x_label: str, things: str, edges: Sequence[int], counts: Mapping[str, Sequence[int]]
+    title: str, x_label: str, things: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]]
 ) -> Markup:
     """The shares of each group in bins that begin at `edges`; `counts` are numbers of `things` by group.
 
@@ -225,7 +240,7 @@ def histogram(
                     axes.bar(left, share, width, align="edge", color=COLOURS[tone], gid=label)
             axes.bar(0, 0, color=COLOURS[tone], label=group)
         shown = edges[: filled + 1]
-        axes.set_xticks([place - 0.5 for place in range(len(shown))], [f"{edge:,}" for edge in shown])
+        axes.set_xticks([place - 0.5 for place in range(len(shown))], [general(edge) for edge in shown])
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.set_xlabel(x_label)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)
@@ -278,7 +293,6 @@ def _named(series: Series) -> str:
 
 
 def _ticks(axes: Axes, xs: Sequence[float]) -> None:
-    """Ticks of x at whole numbers only, and of y with as many decimals as it takes."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -57,6 +57,11 @@ def general(value: bool | float | str | None) -> str:
     return f"−{digits}" if value < 0 else digits
 
 
+def signed_general(value: float | None) -> str:
+    """As `general`, with a sign: +0.75, −12,500."""
+    return f"+{general(value)}" if is_figure(value) and value > 0 else general(value)
+
+
 def count(value: float | None) -> str:
     """Whole, thousands apart: 16,000."""
     return f"{value:,.0f}" if is_figure(value) else ABSENT
@@ -152,26 +157,3 @@ def excerpt(text: object, limit: int = EXCERPT_CHARS) -> str:
 def sign(operator: str) -> str:
     """An operator as it is written: ≥ for >=."""
     return {">=": "≥", "<=": "≤"}.get(operator, operator)
-
-
-FILTERS = {
-    function.__name__: function
-    for function in (
-        decimal,
-        signed,
-        general,
-        count,
-        percent,
-        milliseconds,
-        times,
-        megabytes,
-        dollars,
-        duration,
-        moment,
-        short_hash,
-        words,
-        capitalize_first,
-        excerpt,
-        sign,
-    )
-}

@@ -1,8 +1,6 @@
 """Pages: a masthead and sections in, one self-contained HTML file out.
 
-This module makes the run report, the pages of single steps and the comparison of two runs. A section's body
-is a partial: a template, named `package:file`, of the package that knows the content. Several pages may show
-the same partial:
+A section's body is a partial: a template, named `package:file`, of the package that knows the content.
 
     body = partial("gauntlet.components.validate_data:checks.html.jinja", checks=results)
     html = render(Masthead("emotion", "data validation", "Passed"), [Section("checks", "Checks", body)])
@@ -13,6 +11,7 @@ All values that a template gets are escaped, and the same content gives the same
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,14 +53,11 @@ class Masthead:
     Attributes:
         name: Of the system that the page is about.
         kind: What kind of page it is, such as `run report`.
-        headline: What the page says, in a few words.
-        lead: A sentence below it.
+        headline: What the page says, in a few words; `lead` is a sentence below it, `reasons` a list below
+            that.
         tone: `good`, `bad`, `warn` or `idle`: the colour of the outcome.
-        reasons: A list below the lead.
-        message: Of a failure, as it was written.
-        note: A remark below the message.
+        message: Of a failure, as it was written; `note` is a remark below it.
         facts: Short values by their names; a value may be markup.
-        tiles: Figures.
     """
 
     name: str
@@ -82,7 +78,6 @@ class Section:
 
     Attributes:
         id: Its anchor.
-        title: Its heading.
         body: A rendered partial; empty if there is nothing to show.
         caption: Next to the heading, such as the name of the step.
         state: A word and its tone, shown as a chip to the right of the heading.
@@ -124,7 +119,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= formatting.FILTERS | {"code_spans": code_spans}
+    filters = {name: value for name, value in vars(formatting).items() if inspect.isfunction(value)}
+    templates.filters |= filters | {"code_spans": code_spans}
     templates.globals |= {"verdict_tones": VERDICT_TONES}
     return templates
 

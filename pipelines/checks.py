@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,22 +69,28 @@ def require_own_code(manifest: Manifest, path: Path) -> None:
 
 
 def load_affordable(path: Path, overrides: Sequence[str] | None) -> Manifest:
-    """A valid manifest whose most expensive run fits its own budget.
-
-    Raises:
-        ManifestError: It is not valid, does not fit, or asks for a machine without a price.
-    """
+    """A valid manifest whose most expensive run fits its own budget. Otherwise raise a `ManifestError`."""
     manifest = load_manifest(path, overrides or ())
     require_affordable(manifest, str(path))
     return manifest
 
 
-def require_affordable(manifest: Manifest, file: str) -> None:
-    """Refuse a manifest whose most expensive run does not fit its own budget.
+def load_all(paths: Sequence[Path], load: Callable[[Path], Manifest]) -> list[tuple[Path, Manifest]]:
+    """Load all manifests, or raise one `ManifestError` with the faults of all."""
+    faults: list[Fault] = []
+    manifests = []
+    for path in paths:
+        try:
+            manifests.append((path, load(path)))
+        except ManifestError as error:
+            faults += error.faults
+    if faults:
+        raise ManifestError(faults)
+    return manifests
 
-    Raises:
-        ManifestError: It does not fit, or asks for a machine without a price.
-    """
+
+def require_affordable(manifest: Manifest, file: str) -> None:
+    """Raise a `ManifestError` if the most expensive run has no price or does not fit its own budget."""
     try:
         fault = over_budget(manifest.training.resources, file)
         if (tuning := manifest.training.by_service) is not None:
@@ -101,7 +107,7 @@ def without_price(file: str, error: UsageError) -> Fault:
 
 
 def margin_note(manifest: Manifest) -> str | None:
-    """Whether the test split can show the manifest's margin; None if its size is not known yet."""
+    """Whether the test split can show the manifest's margin; None if its size is unknown."""
     rows = manifest.dataset.expected_test_rows
     if rows is None:
         return None
@@ -149,11 +155,7 @@ class Cost:
 
 
 def training_cost(manifest: Manifest) -> Cost:
-    """What a manifest's training may cost.
-
-    Raises:
-        UsageError: Its machine, or the tuning of its managed model, has no price.
-    """
+    """What a training may cost, or a `UsageError` if its machine or its model's tuning has no price."""
     resources = manifest.training.resources
     return Cost(manifest.name, resources, estimate(resources), _tuning_note(manifest))
 
@@ -182,7 +184,6 @@ def cost_table(costs: Sequence[Cost]) -> Table:
 def _rows(cost: Cost) -> list[tuple[str, str]]:
     resources, most = cost.resources, cost.most
     accelerators = f"{resources.accelerator_count} × {resources.accelerator_type}"
-    fits = cost.left_usd >= 0
     return [
         ("machine", resources.machine_type),
         ("accelerators", accelerators if resources.accelerator_count else "none"),
@@ -193,5 +194,5 @@ def _rows(cost: Cost) -> list[tuple[str, str]]:
         ("= USD at most", f"{most.usd:.2f}"),
         ("budget, USD", f"{resources.max_cost_usd:.2f}"),
         ("left over, USD", f"{cost.left_usd:.2f}"),
-        ("verdict", "fits" if fits else "over budget"),
+        ("verdict", "fits" if cost.left_usd >= 0 else "over budget"),
     ]

@@ -56,7 +56,6 @@ class ComparedRun:
     Attributes:
         outcome: How it ended, in words.
         settings: Every key of its manifest, joined by dots, with its value as text.
-        history: Of its training.
         evaluated: Of the shipped model on the test split; None without an evaluation.
         metrics: The figures of the evaluation, by metric.
     """
@@ -125,10 +124,10 @@ def _read(folder: Path, record: RunRecord) -> ComparedRun:
     )
 
 
-class Setting(NamedTuple):
-    """A key of the manifest whose value differs; empty where a run has none."""
+class Row(NamedTuple):
+    """A key of the manifest, or a cost, with its value in both runs."""
 
-    key: str
+    name: str
     first: str
     second: str
 
@@ -142,8 +141,8 @@ class Comparison:
     tested: Mapping[str, Difference]
     validated: Mapping[str, Difference]
     paired: Paired
-    settings: tuple[Setting, ...]
-    costs: tuple[tuple[str, str, str], ...]
+    settings: tuple[Row, ...]
+    costs: tuple[Row, ...]
     charts: Mapping[str, Markup]
 
     @property
@@ -183,13 +182,14 @@ def shown_interval(row: Difference) -> str:
 def compare(first: ComparedRun, second: ComparedRun) -> Comparison:
     """Compare two runs of one task kind."""
     paired = _paired(first, second)
+    settings = _beside(first.settings, second.settings, "")
     return Comparison(
         first=first,
         second=second,
         tested=_differences(first.kind, first.metrics, second.metrics, paired.intervals),
         validated=_differences(first.kind, _kept_epoch(first), _kept_epoch(second), {}),
         paired=paired,
-        settings=different_settings(first, second),
+        settings=tuple(row for row in settings if row.first != row.second),
         costs=costs(first, second),
         charts=charts(first, second),
     )
@@ -222,27 +222,22 @@ def render(comparison: Comparison) -> str:
     return render_page(masthead, sections)
 
 
-def different_settings(first: ComparedRun, second: ComparedRun) -> tuple[Setting, ...]:
-    """The keys of the manifests with different values, in the order of the first."""
-    keys = dict.fromkeys([*first.settings, *second.settings])
-    pairs = (Setting(key, first.settings.get(key, ""), second.settings.get(key, "")) for key in keys)
-    return tuple(setting for setting in pairs if setting.first != setting.second)
-
-
-def costs(first: ComparedRun, second: ComparedRun) -> tuple[tuple[str, str, str], ...]:
+def costs(first: ComparedRun, second: ComparedRun) -> tuple[Row, ...]:
     """What each training took and cost, and how large and fast its shipped model is."""
     ours, theirs = ({**_bill(run), **_shipped(run)} for run in (first, second))
-    return tuple(
-        (name, ours.get(name, ABSENT), theirs.get(name, ABSENT)) for name in dict.fromkeys([*ours, *theirs])
-    )
+    return _beside(ours, theirs, ABSENT)
+
+
+def _beside(first: Mapping[str, str], second: Mapping[str, str], absent: str) -> tuple[Row, ...]:
+    names = dict.fromkeys([*first, *second])
+    return tuple(Row(name, first.get(name, absent), second.get(name, absent)) for name in names)
 
 
 def charts(first: ComparedRun, second: ComparedRun) -> dict[str, Markup]:
     """Loss and every validation metric by epoch, both runs in one picture; the training split is dashed."""
     drawn = {}
-    for metric in dict.fromkeys(
-        ["loss", *validation_metrics(first.history), *validation_metrics(second.history)]
-    ):
+    metrics = ["loss", *validation_metrics(first.history), *validation_metrics(second.history)]
+    for metric in dict.fromkeys(metrics):
         title = capitalize_first(words(metric))
         series = [
             _curve(name, run, metric, split)
@@ -282,9 +277,9 @@ def _differences(
 def _curve(name: str, run: ComparedRun, metric: str, split: str) -> Series:
     points = present((float(epoch.epoch), getattr(epoch, split).get(metric)) for epoch in run.history.epochs)
     value = decimal(points[-1][1]) if points else ""
-    if split == "training":
-        return Series(f"{name}, training", points, TONES[name], value, is_dashed=True)
-    return Series(name, points, TONES[name], value)
+    in_training = split == "training"
+    title = f"{name}, training" if in_training else name
+    return Series(title, points, TONES[name], value, is_dashed=in_training)
 
 
 def _bill(run: ComparedRun) -> Mapping[str, str]:
@@ -306,42 +301,29 @@ def _shipped(run: ComparedRun) -> Mapping[str, str]:
 
 
 def compare_runs(home: Home, first: str, second: str, console: LiteralConsole, as_json: bool = False) -> Path:
-    """Print two runs side by side, and write their page; returns its path.
-
-    Raises:
-        UsageError: The runs cannot be compared; see `read_pair`.
-    """
+    """Print two runs side by side, and write their page; returns its path. Raises as `read_pair`."""
     comparison = compare(*read_pair(home, first, second))
-    ids = comparison.first.run_id, comparison.second.run_id
-    page = home.folder / "comparisons" / f"{ids[0]}--{ids[1]}.html"
+    name = f"{comparison.first.run_id}--{comparison.second.run_id}.html"
+    page = home.folder / "comparisons" / name
     write_text(page, render(comparison))
     if as_json:
         print_json(_rows(comparison))
-        return page
-    _print(comparison, console)
-    console.say(f"page: {page}")
+    else:
+        _print(comparison, console)
+        console.say(f"page: {page}")
     return page
 
 
 def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
     """The rows of all tables, each with the name of its table."""
-    for setting in comparison.settings:
-        yield {"table": "settings", **setting._asdict()}
-    tables = {
-        "test": comparison.tested.values(),
-        "classes": comparison.paired.classes,
-        "validation": comparison.validated.values(),
-    }
-    for table, rows in tables.items():
+    for key, first, second in comparison.settings:
+        yield {"table": "settings", "key": key, "first": first, "second": second}
+    for table, _, rows in _tables(comparison):
         for row in rows:
             yield {"table": table, **asdict(row), "difference": row.difference, "verdict": row.tone}
-    for name, first, second in comparison.costs:
-        yield {
-            "table": "costs",
-            "name": name,
-            "first": first.replace(NBSP, " "),
-            "second": second.replace(NBSP, " "),
-        }
+    for cost in comparison.costs:
+        shown = {key: value.replace(NBSP, " ") for key, value in cost._asdict().items()}
+        yield {"table": "costs", **shown}
 
 
 def _print(comparison: Comparison, console: LiteralConsole) -> None:
@@ -349,23 +331,25 @@ def _print(comparison: Comparison, console: LiteralConsole) -> None:
         console.say(styled("{}  [bold]{}[/]  {}", name, run.run_id, run.outcome))
     settings = borderless(NAME_COLUMN("differs in"), "A", "B")
     for setting in comparison.settings:
-        settings.add_row(*map(plain, (setting.key, setting.first or "–", setting.second or "–")))
+        settings.add_row(*(plain(value or "–") for value in setting))
     costs = borderless("cost and speed", "A", "B")
     for row in comparison.costs:
         costs.add_row(*(plain(cell.replace(NBSP, " ")) for cell in row))
-    for table in (
-        settings,
-        _table("test split", comparison.tested.values()),
-        _table("class, F1", comparison.paired.classes),
-        _table("validation", comparison.validated.values()),
-        costs,
-    ):
+    differences = (_table(title, rows) for _, title, rows in _tables(comparison))
+    for table in (settings, *differences, costs):
         if table.row_count:
             console.print()
             console.print(table)
     console.print()
     evidence = f": {comparison.evidence}" if comparison.evidence else ""
     console.say(styled("[bold]{}[/]{}", comparison.headline, evidence))
+
+
+def _tables(comparison: Comparison) -> Iterator[tuple[str, str, Iterable[Difference]]]:
+    """Name, title and rows of the tables of figures."""
+    yield "test", "test split", comparison.tested.values()
+    yield "classes", "class, F1", comparison.paired.classes
+    yield "validation", "validation", comparison.validated.values()
 
 
 def _table(title: str, rows: Iterable[Difference]) -> Table:

@@ -100,11 +100,7 @@ class Home:
         return self.folder / "validation" / name
 
     def create_run(self, name: str) -> RunRecord:
-        """Create a new run's folder, named by the system and the time.
-
-        Raises:
-            UsageError: The folder cannot be written.
-        """
+        """Create a run's folder, named by system and time, or raise a `UsageError` if that is impossible."""
         now = datetime.now(UTC)
         base = f"{name}-{now:%Y%m%d-%H%M%S}"
         for attempt in range(1, 1000):
@@ -121,16 +117,12 @@ class Home:
             record = RunRecord(run_id, name, now.isoformat(timespec="seconds"), os.getpid())
             self.save(record)
             return record
-        raise UsageError(f"{self.folder / 'runs'}: holds a thousand runs named {base}")
+        raise UsageError(f"{self.folder / 'runs'}: has a thousand runs named {base}. Remove some of them.")
 
     @contextmanager
     def working_on(self, record: RunRecord) -> Iterator[int]:
-        """Hold the run's lock. Yields its descriptor, which a child process can inherit to hold the lock too.
-
-        Raises:
-            UsageError: Another process works on the run.
-        """
-        lock = acquire(self._lock(record))
+        """Hold the run's lock, or raise a `UsageError`; yields its descriptor, which children inherit."""
+        lock = acquire(self.run_folder(record.run_id) / LOCK_FILE)
         if lock is None:
             raise UsageError(
                 f"run {record.run_id}: it is running. Wait until it ends, or stop it with Ctrl-C."
@@ -142,10 +134,7 @@ class Home:
 
     def is_running(self, record: RunRecord) -> bool:
         """Whether a process works on the run."""
-        return is_locked(self._lock(record))
-
-    def _lock(self, record: RunRecord) -> Path:
-        return self.run_folder(record.run_id) / LOCK_FILE
+        return is_locked(self.run_folder(record.run_id) / LOCK_FILE)
 
     def save(self, record: RunRecord) -> None:
         """Write `run.json` atomically."""
@@ -172,11 +161,7 @@ class Home:
         return sorted(records, key=lambda record: (record.started, record.run_id), reverse=True)
 
     def find_run(self, run_id: str) -> RunRecord:
-        """A run by its id, or the newest for `latest`.
-
-        Raises:
-            UsageError: There is no such run.
-        """
+        """A run by its id, or the newest for `latest`; a `UsageError` if there is none."""
         records = self.runs()
         for record in records:
             if run_id in {record.run_id, "latest"}:
@@ -186,11 +171,7 @@ class Home:
 
 
 def gauntlet_home() -> Home:
-    """The home that this process uses.
-
-    Raises:
-        UsageError: Its path has characters that a database's URI cannot contain.
-    """
+    """The home that this process uses, or a `UsageError` if a database's URI cannot contain its path."""
     folder = Path(os.environ.get("GAUNTLET_HOME", ".gauntlet")).absolute()
     if found := NOT_IN_A_URI.search(str(folder)):
         raise UsageError(

@@ -77,11 +77,7 @@ def machine_size(machine_type: str) -> MachineSize | None:
 
 
 def place_training(task: dsl.PipelineTask, manifest: Manifest, deadline_seconds: int) -> None:
-    """Give train-model's pod its size, its nodes, its deadline and a folder for its training states.
-
-    Raises:
-        UsageError: A pod cannot have what `training.resources` asks for.
-    """
+    """Give train-model's pod its size, nodes, deadline and folder for states, or raise a `UsageError`."""
     resources, settings = manifest.training.resources, manifest.platforms.kubeflow
     _require_one_pod(resources)
     known = machine_size(resources.machine_type)
@@ -144,13 +140,10 @@ def notes(manifest: Manifest) -> list[str]:
     ]
     if ignored:
         found.append(f"Not used on Kubeflow: {', '.join(f'training.resources.{key}' for key in ignored)}.")
-    if not manifest.kind.is_converted:
-        unused = (
-            [] if settings.volume is None else ["Not used by a managed model: platforms.kubeflow.volume."]
-        )
-        return found + unused
-    if settings.volume is None:
+    if manifest.kind.is_converted and settings.volume is None:
         found.append("A training whose pod is lost starts again: set platforms.kubeflow.volume to resume it.")
+    if not manifest.kind.is_converted and settings.volume is not None:
+        found.append("Not used by a managed model: platforms.kubeflow.volume.")
     return found
 
 

@@ -21,9 +21,8 @@ ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 TASK_STARTED = re.compile(r"^[\d:.]+ - INFO - Executing task '([^']+)'")
 TASK_ENDED = re.compile(r"^[\d:.]+ - (?:INFO|ERROR) - Task '([^']+)' finished with status (SUCCESS|FAILURE)")
 REUSED = re.compile(r"^    reused: (\S+)$")  # what `gauntlet.pipelines.local.step_cache` prints
-NOISE = re.compile(
-    r"^\s*(\[KFP Executor|[{}\[\]\"]|-?[\d.]+,?$|-{10,}|$)"
-)  # among it the echoed input, as JSON
+# Among it the echoed input, as JSON.
+NOISE = re.compile(r"^\s*(\[KFP Executor|[{}\[\]\"]|-?[\d.]+,?$|-{10,}|$)")
 
 SYMBOLS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -69,9 +68,8 @@ class StepTable:
             seconds = f"{step.seconds():6.1f} s" if step.started else ""
             shown = step.line if step.state in {"running", "failed"} else ""
             shown = f"reused from {step.reused_from}" if step.reused_from else shown
-            table.add_row(
-                mark, Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis")
-            )
+            cells = (Text(step.name, style), Text(seconds, style), Text(shown, "dim", overflow="ellipsis"))
+            table.add_row(mark, *cells)
         yield table
 
 
@@ -82,13 +80,8 @@ class RunView(StepTable):
         super().__init__(steps)
         log_folder.mkdir(parents=True, exist_ok=True)
         self._log_folder = log_folder
-        self._running: StepView | None = None
+        self.running: StepView | None = None
         self._log: TextIO | None = None
-
-    @property
-    def running(self) -> StepView | None:
-        """The step that is running."""
-        return self._running
 
     def feed(self, raw: str) -> StepView | None:
         """Process one line of output; returns the step whose state it changed, if any."""
@@ -99,11 +92,11 @@ class RunView(StepTable):
             self._log.write(line.removeprefix("    ") + "\n")
         if ended := TASK_ENDED.match(line):
             return self._end(ended[1], "succeeded" if ended[2] == "SUCCESS" else "failed")
-        if self._running and (reused := REUSED.match(line)):
-            self._running.reused_from = reused[1]
+        if self.running and (reused := REUSED.match(line)):
+            self.running.reused_from = reused[1]
             return None
-        if self._running and line.startswith("    ") and not NOISE.match(line):
-            self._running.line = line.strip()
+        if self.running and line.startswith("    ") and not NOISE.match(line):
+            self.running.line = line.strip()
         return None
 
     def close(self) -> None:
@@ -119,7 +112,7 @@ class RunView(StepTable):
     def _start(self, name: str) -> StepView:
         step = self.steps.setdefault(name, StepView(name))
         step.state, step.started = "running", time.monotonic()
-        self._running = step
+        self.running = step
         if self._log is not None:
             self._log.close()
         self._log = (self._log_folder / f"{name}.log").open("w", encoding="utf-8", buffering=1)
@@ -129,5 +122,5 @@ class RunView(StepTable):
         step = self.steps[name]
         step.state = "reused" if state == "succeeded" and step.reused_from else state
         step.ended = time.monotonic()
-        self._running = None
+        self.running = None
         return step

@@ -1,8 +1,10 @@
 """What a step runs on, platform by platform; the DAG is the same on all of them.
 
-`local` is this machine, through kfp.local, which can run neither a custom job nor anything else that asks for
-a placeholder of Google Cloud's. So `gauntlet run` compiles a pipeline of its own, and `compiled/` holds those
-of the other platforms.
+`local` is this machine, through kfp.local. It can run neither a custom job nor a placeholder of Google Cloud,
+so `gauntlet run` compiles a pipeline of its own; `compiled/` has those of the other platforms.
+
+On Vertex AI train-model is a custom job, because only custom jobs have a deadline and can use spot machines:
+https://cloud.google.com/vertex-ai/docs/training/create-custom-job
 """
 
 from __future__ import annotations
@@ -72,21 +74,14 @@ def deadline_seconds(resources: Resources) -> int:
 def training_component(
     platform: Platform, manifest: Manifest, environment: Mapping[str, str] | None = None
 ) -> Callable[..., dsl.PipelineTask]:
-    """train-model; on Vertex a custom job, since training has a deadline, which plain tasks cannot have.
-
-    `environment` is for the step itself: a variable of the custom job's task would be its launcher's.
-
-    Raises:
-        UsageError: An input of train-model has the name of one of the custom job's.
-    """
+    """train-model, with the `environment` of the step itself; on Vertex AI a custom job."""
     converted = manifest.kind.is_converted
     component: Callable[..., dsl.PipelineTask] = train_model if converted else train_on_service
     variables = dict(environment or {})
     if platform != "local" and converted:
         variables |= bought_gpus_environment(manifest.training.resources.accelerator_count)
     if platform == "vertex":
-        deadline = deadline_seconds(manifest.training.resources)
-        return as_custom_job(component, manifest, deadline, variables)
+        return _as_custom_job(component, manifest, variables)
 
     def task(**inputs: object) -> dsl.PipelineTask:
         made = component(**inputs)
@@ -97,19 +92,10 @@ def training_component(
     return task
 
 
-def as_custom_job(
-    component: base_component.BaseComponent,
-    manifest: Manifest,
-    deadline_seconds: int,
-    environment: Mapping[str, str],
+def _as_custom_job(
+    component: base_component.BaseComponent, manifest: Manifest, environment: Mapping[str, str]
 ) -> Callable[..., dsl.PipelineTask]:
-    """The component on the machines that the manifest asks for, with the component's own inputs.
-
-    The pipeline must also set `service_account`, the job's own input.
-
-    Raises:
-        UsageError: An input of the component has the name of one of the job's inputs.
-    """
+    """The component on the manifest's machines, with its own inputs and the job's input `service_account`."""
     from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
 
     require_free_names(component)
@@ -128,7 +114,7 @@ def as_custom_job(
         boot_disk_size_gb=resources.boot_disk_gb,
         strategy=STRATEGIES[resources.strategy],
         max_wait_duration=f"{resources.max_wait_hours * 3600:.0f}s",
-        timeout=f"{deadline_seconds}s",
+        timeout=f"{deadline_seconds(resources)}s",
         restart_job_on_worker_restart=restarts,
         base_output_directory=STATES_FOLDER,  # Vertex may restart a worker of any job
         env=[{"name": name, "value": value} for name, value in environment.items()],
@@ -139,11 +125,7 @@ def as_custom_job(
 
 
 def require_free_names(component: base_component.BaseComponent) -> None:
-    """Refuse a component whose inputs the wrapper would silently use as its own.
-
-    Raises:
-        UsageError: There is such an input.
-    """
+    """Raise a `UsageError` if the wrapper would silently use an input of the component as its own."""
     from google_cloud_pipeline_components.v1.custom_job import CustomTrainingJobOp
 
     reserved = set(CustomTrainingJobOp.component_spec.inputs)
@@ -161,11 +143,7 @@ def training_inputs(platform: Platform, account: str) -> dict[str, str]:
 
 
 def place_training(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:
-    """Ask Kubeflow for the pod that train-model needs; the custom job has asked already.
-
-    Raises:
-        UsageError: Kubeflow's plain tasks cannot do it.
-    """
+    """Ask Kubeflow for the pod that train-model needs, or raise a `UsageError` if no pod can be that."""
     if platform == "kubeflow":
         kubeflow.place_training(task, manifest, deadline_seconds(manifest.training.resources))
 
@@ -178,21 +156,17 @@ def furnish(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> N
 
 def notes(platform: Platform, manifest: Manifest) -> list[str]:
     """What differs on the platform from what the manifest says."""
-    uri = manifest.dataset.uri
-    local = [
-        f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data to "
-        "a bucket and set its URI."
-    ]
-    found = local if "://" not in uri or uri.startswith("file://") else []
-    return [*found, *(kubeflow.notes(manifest) if platform == "kubeflow" else [])]
+    uri, found = manifest.dataset.uri, []
+    if "://" not in uri or uri.startswith("file://"):
+        found.append(
+            f"dataset.uri: {uri} is a path on this machine, which steps elsewhere cannot read. Copy the data "
+            "to a bucket and set its URI."
+        )
+    return found + (kubeflow.notes(manifest) if platform == "kubeflow" else [])
 
 
 def require_converting(platform: Platform, device: str) -> None:
-    """Check that convert-to-onnx has the device there that its graphs are for.
-
-    Raises:
-        UsageError: The device is a GPU, and the step runs on a CPU.
-    """
+    """Raise a `UsageError` if convert-to-onnx lacks the device there that its graphs are for."""
     if platform != "local" and device == "gpu":
         raise UsageError(
             f"conversion.target: found gpu, expected cpu: on {platform} later steps run on CPUs. "

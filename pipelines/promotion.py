@@ -25,6 +25,7 @@ from gauntlet.backends.registry import (
     Move,
     Registry,
     went_through_stages,
+    with_number,
 )
 from gauntlet.components.gate_model.run import print_table
 from gauntlet.components.register_model.run import quality_of, registry_scores, version_tags
@@ -62,7 +63,7 @@ def promote_version(
     """
     target = _target(store, name, version, to)
     approval = approval_of(approver, reason)
-    evidence = None if target is None else store.evidence(target)
+    evidence = store.evidence(target) if target else None
     if target is None or evidence is None:
         if to is not None:
             raise UsageError(
@@ -87,14 +88,10 @@ def promote_version(
     decision = _kind_of(target, evidence).function("gates", "recheck")(evidence, to)
     print_table(decision, console)
     if decision.decision != "promote":
-        raise RejectedError(
-            f"{name} {target.version} is not fit for {to}: "
-            + "; ".join(decision.reasons)
-            + ". Nothing was moved."
-        )
+        reasons = "; ".join(decision.reasons)
+        raise RejectedError(f"{name} {target.version} is not fit for {to}: {reasons}. Nothing was moved.")
     if to == "staging":
-        staged = store.stage(name, target.version)
-        return f"{name} {staged.version} is staging"
+        return f"{name} {store.stage(name, target.version).version} is staging"
     return str(store.promote(name, target.version, compared_with=evidence["champion"], approval=approval))
 
 
@@ -132,10 +129,7 @@ def approval_of(approver: str | None, reason: str | None) -> Approval | None:
 def _target(store: Registry, name: str, version: str | None, to: StageName | None) -> ModelVersion | None:
     """The version to promote. None if there is no challenger and no stage: the registry refuses that."""
     if version is not None:
-        versions = {known.version: known for known in store.versions(name)}
-        if version not in versions:
-            raise UsageError(f"{name}: has no version {version!r}, only {', '.join(versions)}.")
-        return versions[version]
+        return with_number(name, store.versions(name), version)
     found = store.by_alias(name, STAGING if to == "production" else CHALLENGER)
     if found is None and to is not None:
         missing = "version in staging" if to == "production" else "challenger"
@@ -203,13 +197,12 @@ def _rejecting_rules(record: RunRecord, name: str, steps: Path) -> list[str]:
 
 
 def _bundle(steps: Path) -> Path:
-    """The run's bundle; for a managed model it is an output of train-model."""
+    """The run's bundle. A model that a service trains is not converted: train-model writes its bundle."""
     converted = steps / "convert-to-onnx" / "bundle"
     return converted if converted.is_dir() else steps / "train-model" / "bundle"
 
 
 def _write_page(home: Home, record: RunRecord, steps: Path, move: Move, failed: list[str]) -> None:
-    """Write the outputs of register-model, and update the run's page and record."""
     champion = move.champion
     folder = steps / "register-model"
     Version(

@@ -18,9 +18,10 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.loading import load_manifest
 from gauntlet.manifests.schema import Manifest
+from gauntlet.pipelines.checks import load_all
 from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.run import FinishedRun, run_locally
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain
@@ -56,20 +57,8 @@ class Smoke:
 
 
 def smoke_all(paths: Sequence[Path], home: Home, console: LiteralConsole) -> tuple[Smoke, ...]:
-    """Run every manifest with tiny settings; one that fails does not keep the others from running.
-
-    Raises:
-        ManifestError: Some are not valid; nothing was run.
-    """
-    faults: list[Fault] = []
-    manifests: list[tuple[Path, Manifest]] = []
-    for path in paths:
-        try:
-            manifests.append((path, load_manifest(path)))
-        except ManifestError as error:
-            faults += error.faults
-    if faults:
-        raise ManifestError(faults)
+    """Run every manifest with tiny settings, whatever fails; a `ManifestError` if some are not valid."""
+    manifests = load_all(paths, load_manifest)
     return tuple(smoke(path, manifest, home, console) for path, manifest in manifests)
 
 

@@ -24,28 +24,17 @@ def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
         console.print()
         console.print(_failed_checks(checks))
     failed = finished.collected.failed_step
-    if (
-        failed is not None
-        and failed.message
-        and checks is None
-        and failed.message not in finished.outcome.detail
-    ):
+    message = failed.message if failed else None
+    if message and checks is None and message not in finished.outcome.detail:
         console.print()
-        console.say(failed.message)
+        console.say(message)
     verdict = finished.collected.verdict
     if verdict is not None:
         table = borderless("gate", "value", "", "bound", "verdict", "what is judged")
         for rule in verdict.rules:
-            style = STYLES.get(rule.verdict, "")
-            value, bound = _number(rule.value), _number(rule.bound)
-            table.add_row(
-                plain(rule.rule),
-                value,
-                rule.operator,
-                bound,
-                Text(rule.verdict, style),
-                plain(rule.note or ""),
-            )
+            bound = (_number(rule.value), rule.operator, _number(rule.bound))
+            judged = Text(rule.verdict, STYLES.get(rule.verdict, ""))
+            table.add_row(plain(rule.rule), *bound, judged, plain(rule.note or ""))
         console.print()
         console.print(table)
     console.print()
@@ -63,9 +52,7 @@ def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
     run_log = finished.folder / RUN_LOG
     if finished.outcome.kind == "failed" and failed is not None and run_log.is_file():
         console.say(f"        {run_log}")
-        if not (
-            logs / f"{failed.name}.log"
-        ).is_file():  # it did not start, so only the run's log shows the reason
+        if not (logs / f"{failed.name}.log").is_file():  # it did not start: only the run's log has the reason
             for said in run_log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]:
                 console.say(Text(plain(f"        {said}"), "dim"))
 
@@ -81,14 +68,11 @@ def print_steps(steps: Sequence[NextStep], console: LiteralConsole) -> None:
 
 
 def _failed_checks(checks: Checks) -> Table:
-    """The checks that failed, with what they found."""
     table = Table("check", "found", "expected", "examples", show_lines=True)
     for check in checks.checks:
         if check.verdict == "fail":
-            examples = "\n".join(check.examples[:EXAMPLES_SHOWN])
-            table.add_row(
-                *(plain(cell or "") for cell in (check.check, check.found, check.expected, examples))
-            )
+            cells = (check.check, check.found, check.expected, "\n".join(check.examples[:EXAMPLES_SHOWN]))
+            table.add_row(*(plain(cell or "") for cell in cells))
     return table
 
 

@@ -6,6 +6,13 @@ manifest says, and a step's cache key holds its own section only.
 fingerprint-data runs every time; its output is a parameter of the steps that are cached, so they run again
 when the data have changed and are reused when they have not. docs/decisions.md says why the artifacts alone
 are not enough.
+
+KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. In a container the shell is then process
+1, which ignores signals without a handler and passes none on, so Python would be killed without notice when
+its machine is preempted, its run cancelled or its deadline reached. So `exec` puts Python in the shell's
+place; `gauntlet.components.step.step` installs the handler. `PYTHONSAFEPATH` keeps the working folder off the
+path: a step must not import a `trainer.py` there. On this machine `gauntlet.pipelines.local.step_cache`
+starts a step that may reuse the outputs of another run.
 """
 
 import json
@@ -33,6 +40,7 @@ from gauntlet.components.train_model.import_component import train_model as impo
 from gauntlet.components.validate_data.component import validate_data
 from gauntlet.components.write_report.component import write_report
 from gauntlet.components.write_report.page_component import write_report as write_page
+from gauntlet.components.write_report.record import STEPS as REPORTED_STEPS
 from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.schema import SECTIONS, Manifest, as_parameter
@@ -50,17 +58,7 @@ from gauntlet.pipelines.platforms import (
     without_parameters,
 )
 
-STEPS = (
-    "fingerprint-data",
-    "validate-data",
-    "train-model",
-    "convert-to-onnx",
-    "evaluate-model",
-    "gate-model",
-    "register-model",
-    "write-report",
-)
-
+STEPS = (*REPORTED_STEPS, "write-report")
 
 KFP_STARTS = "_KFP_RUNTIME=true python3 -m "
 EXECUTES = "export _KFP_RUNTIME=true PYTHONSAFEPATH=1; exec python3 -m "
@@ -83,20 +81,14 @@ def pipeline_name(manifest: Manifest) -> str:
     return manifest.name.replace("_", "-")
 
 
-def sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """The sections that steps are given, by name."""
+def _sections_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
     read = [name for name in SECTIONS if name != "conversion" or manifest.kind.is_converted]
     return {section: as_parameter(getattr(manifest, section)) for section in read}
 
 
 def keep_large_sections(manifest: Manifest, folder: str) -> None:
-    """Write the files that `parameters` names, if there are any.
-
-    Raises:
-        GauntletError: They cannot be written there.
-    """
-    large = [section for section in sections_of(manifest).values() if is_large(section)]
-    if large:
+    """Write the files that `parameters` names, if there are any, or raise a `GauntletError`."""
+    if large := [section for section in _sections_of(manifest).values() if is_large(section)]:
         keep(large, folder)
 
 
@@ -109,7 +101,7 @@ def parameters(manifest: Manifest, folder: str | None = None, origin: Origin | N
     Raises:
         UsageError: A section is large, and there is no such folder.
     """
-    sections: dict[str, Any] = sections_of(manifest)
+    sections: dict[str, Any] = _sections_of(manifest)
     for name, section in sections.items():
         if not is_large(section):
             continue
@@ -141,9 +133,8 @@ def training_pipeline(
 
     `image` is the container image that the bundle's lineage names. `sections` is where large sections lie.
     With an `origin` the model from there takes the place of a training.
-    `run_id`, `registry_uri`, `tracking_uri` and `training_account` belong to a run and not to a manifest: the
-    caller gives them, except those that the platform sets itself. No `training_account`: that of the other
-    steps.
+    `run_id`, `registry_uri`, `tracking_uri` and `training_account` (by default that of the other steps)
+    belong to a run: the caller gives them, except those that the platform sets itself.
 
     Raises:
         UsageError: The platform cannot train or convert on what the manifest asks for, or a section is
@@ -202,7 +193,7 @@ def _dag(
     ) -> None:
         given = _Given(manifest, platform, run_id, registry_uri, name, task, seed, manifest_sha256)
         with _reported(given):
-            fingerprinted = _fingerprint(given, dataset)
+            fingerprinted = fingerprint_data(dataset=dataset, task=task).set_caching_options(False)
             fingerprint = fingerprinted.outputs["Output"]
             data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
             read = {"training": training, "task": task, "data_fingerprint": fingerprint}
@@ -276,11 +267,6 @@ def _checked(given: _Given, tracking_uri: Any, trained: dsl.PipelineTask) -> lis
     return [checked.set_caching_options(False)]
 
 
-def _fingerprint(given: _Given, dataset: Any) -> dsl.PipelineTask:
-    """What the dataset's files are now, as a parameter; never from the cache."""
-    return fingerprint_data(dataset=dataset, task=given.task).set_caching_options(False)
-
-
 def _decide(
     given: _Given,
     evaluation: Any,
@@ -346,7 +332,6 @@ def _decide(
             verdict=gate.outputs["verdict"],
         ).set_caching_options(False)
         pages = page(version=registered.outputs["version"])
-    # The only other word is `reject`, and rejecting is doing nothing but saying why.
     if given.platform == "kubeflow":
         with dsl.If(gate.outputs["Output"] == "reject", name="reject"):
             pages += page()
@@ -388,15 +373,7 @@ def compile_manifest(
     sections: str | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Write the manifest's training DAG as YAML, atomically. `image` is recorded in the lineage of bundles.
-
-    `sections` is the folder for sections that are too large for a parameter; the spec names files there.
-    `origin` is that of a model that takes the place of a training.
-
-    Raises:
-        UsageError: The platform cannot run it; all reasons are named. Or a section is too large, and
-            `sections` is None.
-    """
+    """Write `training_pipeline` as YAML, atomically, or raise a `UsageError` that names all reasons."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.yaml")  # the compiler requires the suffix
     with warnings.catch_warnings():

@@ -22,21 +22,22 @@ from gauntlet.serving.verification import verify
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gauntlet.serving", description="Check or ask a model bundle."
-    )
+    program = "python -m gauntlet.serving"
+    parser = argparse.ArgumentParser(prog=program, description="Check or ask a model bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("verify", help="check its hashes, certificate, tensors and a prediction")
     asking = commands.add_parser("predict", help="print the answer to each row as a JSON object")
     for command in (checking, asking):
         command.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of the bundle")
     asking.add_argument("rows", nargs="+", metavar="ROW", help="a text, or the path of an image file")
-    asking.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="the most tokens of an answer"
-    )
+    most = "the most tokens of an answer"
+    asking.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help=most)
     given = parser.parse_args(arguments)
     if given.command == "verify":
-        return _verify(given.folder)
+        checks = verify(given.folder)
+        for check in checks:
+            print(f"{'FAIL' if check.fault else 'ok':4}  {check.name:12}  {check.fault or check.found}")
+        return int(any(check.fault for check in checks))
     try:
         answers = open_model(given.folder).answer(Request(given.rows, given.max_new_tokens))
     except (BundleError, InputError) as error:
@@ -47,13 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if answer.note is not None:
             print(f"row {number}: {answer.note}", file=sys.stderr)
     return 0
-
-
-def _verify(folder: Path) -> int:
-    checks = verify(folder)
-    for check in checks:
-        print(f"{'FAIL' if check.fault else 'ok':4}  {check.name:12}  {check.fault or check.found}")
-    return int(any(check.fault for check in checks))
 
 
 if __name__ == "__main__":

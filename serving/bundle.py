@@ -39,37 +39,6 @@ NO_GPU = (
     "CUDA and cuDNN of its version, and a driver for them"
 )
 
-
-class NoGpuError(RuntimeError):
-    """A graph that was to run on a GPU, where ONNX Runtime has none."""
-
-
-def open_session(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
-    """The graph of a file, with one set of options.
-
-    On a GPU fp32 is computed in fp32, not in TensorFloat-32, which would break what the bundle's certificate
-    says. ONNX Runtime by itself continues without a GPU and only warns; this session never does.
-
-    Raises:
-        NoGpuError: `device` is a GPU, and none can be used.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    cpu = "CPUExecutionProvider"
-    if device == "cpu":
-        return onnxruntime.InferenceSession(str(path), options, providers=[cpu])
-    if GPU_PROVIDER not in onnxruntime.get_available_providers():
-        raise NoGpuError(NO_GPU)
-    onnxruntime.preload_dlls()  # CUDA as the package index has it; it need not be where the system looks
-    providers = [(GPU_PROVIDER, {"use_tf32": "0"}), cpu]
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if GPU_PROVIDER not in session.get_providers():
-        raise NoGpuError(NO_GPU)
-    session.disable_fallback()
-    return session
-
-
 FORMAT_VERSION = 1
 LONGEST_VALUE_SHOWN = 100
 MOST_TOKENS = 2**31 - 1
@@ -141,8 +110,7 @@ class BundleInfo:
             BundleError: A key is missing or unknown, this version does not read the format, or no task kind
                 of that name is installed.
         """
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
+        if (version := content.get("format_version")) != FORMAT_VERSION:
             raise BundleError(f"{BUNDLE_FILE}: found format_version {version}, expected {FORMAT_VERSION}")
         _require_types(content)
         try:
@@ -163,20 +131,12 @@ class BundleInfo:
             raise BundleError(f"{BUNDLE_FILE}: device: found {info.device!r}, expected 'gpu' or no such key")
         if TOKENIZER_FILE in required and info.max_length is None:
             raise BundleError(f"{BUNDLE_FILE}: the key 'max_length' is missing")
-        unnamed = [name for name in required if name not in info.files]
-        if unnamed:
-            raise BundleError(
-                f"{BUNDLE_FILE}: files lacks {', '.join(unnamed)}, so they could not be verified"
-            )
+        if unnamed := ", ".join(name for name in required if name not in info.files):
+            raise BundleError(f"{BUNDLE_FILE}: files lacks {unnamed}, so they could not be verified")
         return info
 
 
 def _require_types(content: Mapping[str, Any]) -> None:
-    """Refuse values of the wrong type, and files outside the bundle's own folder.
-
-    Raises:
-        BundleError: There is such a value or file.
-    """
     for key, value in content.items():
         expected, fits = _KINDS.get(key, ("", lambda _: True))
         if not fits(value):
@@ -194,10 +154,6 @@ def _is_texts(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TOKENS
 
 
 def _is_figures(value: object) -> bool:
@@ -226,23 +182,16 @@ def _is_files(value: object) -> bool:
     )
 
 
-_TEXT = ("a text", _is_text)
-_TEXTS = ("a list of texts", _is_texts)
-_FIGURES = ("numbers by name", _is_figures)
-_TENSORS = ("a list of name, dtype and shape", _is_tensors)
 _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": _TEXT,
-    "task": _TEXT,
-    "labels": _TEXTS,
-    "inputs": _TENSORS,
-    "outputs": _TENSORS,
-    "candidate": _TEXT,
-    "precision": _TEXT,
-    "quality": _FIGURES,
-    "latency_ms": _FIGURES,
-    "speedup": _FIGURES,
+    **dict.fromkeys(("name", "task", "candidate", "precision"), ("a text", _is_text)),
+    **dict.fromkeys(("inputs", "outputs"), ("a list of name, dtype and shape", _is_tensors)),
+    **dict.fromkeys(("quality", "latency_ms", "speedup"), ("numbers by name", _is_figures)),
+    "labels": ("a list of texts", _is_texts),
     "lineage": ("texts by name", lambda value: isinstance(value, dict) and _is_texts(list(value.values()))),
-    "max_length": (f"a whole number from 1 to {MOST_TOKENS}", _is_count),
+    "max_length": (
+        f"a whole number from 1 to {MOST_TOKENS}",
+        lambda value: _is_number(value) and isinstance(value, int) and 0 < value <= MOST_TOKENS,
+    ),
     "frame": ("two texts", lambda value: _is_texts(value) and len(value) == 2),
     "repetition_penalty": ("a number over 0", lambda value: _is_number(value) and value > 0),
     "files": ("the sha256 of each file by its name, without a folder", _is_files),
@@ -264,9 +213,8 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
         BundleError: `files` lacks one that the task kind requires, or no such kind is installed.
         OSError: The disk is full or read-only. Nothing new is left behind.
     """
-    absent = [name for name in of_kind(info.task, "FILES") if name not in files]
-    if absent:
-        raise BundleError(f"{folder}: a bundle needs {', '.join(absent)}")
+    if absent := ", ".join(name for name in of_kind(info.task, "FILES") if name not in files):
+        raise BundleError(f"{folder}: a bundle needs {absent}")
     complete = replace(info, files={name: file_sha256(files[name]) for name in sorted(files)})
     if folder.exists():
         (folder / BUNDLE_FILE).unlink(missing_ok=True)  # first, so that no half of a bundle looks whole
@@ -289,10 +237,8 @@ def write_bundle(folder: Path, info: BundleInfo, files: Mapping[str, Path]) -> B
 def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     """Read `bundle.json` and check every file's sha256.
 
-    Args:
-        folder: Where the bundle lies.
-        sha256: What `bundle.json` itself must hash to, if a registry has recorded it: without it, altered
-            labels or hashes in `bundle.json` go unnoticed.
+    `sha256` is what `bundle.json` itself must hash to, if a registry has recorded it: without it, altered
+    labels or hashes in `bundle.json` go unnoticed.
 
     Raises:
         BundleError: A file is missing or differs from what was written.
@@ -315,8 +261,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
     for name, expected in info.files.items():
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name}: missing, though {BUNDLE_FILE} names it")
-        found = file_sha256(folder / name)
-        if found != expected:
+        if (found := file_sha256(folder / name)) != expected:
             raise BundleError(
                 f"{folder / name}: sha256 is {found[:12]}…, {BUNDLE_FILE} says {expected[:12]}…"
             )
@@ -324,11 +269,7 @@ def read_info(folder: Path, sha256: str | None = None) -> BundleInfo:
 
 
 def of_kind(task: str, name: str) -> Any:
-    """What the serving module of a task kind defines by a name.
-
-    Raises:
-        BundleError: No such kind is installed, or its serving module does not define it.
-    """
+    """What the serving module of a task kind defines by a name, or a `BundleError`."""
     try:
         return task_kind(task).function("serving", name)
     except UsageError as error:
@@ -336,11 +277,7 @@ def of_kind(task: str, name: str) -> Any:
 
 
 def open_model(folder: Path, sha256: str | None = None) -> ServedModel:
-    """Verify a bundle of any task kind and load its model. See `read_info` for `sha256`.
-
-    Raises:
-        BundleError: The bundle is incomplete or altered.
-    """
+    """Verify a bundle of any task kind and load its model. See `read_info` for `sha256` and errors."""
     info = read_info(folder, sha256)
     model: ServedModel = of_kind(info.task, "open_model")(folder, sha256)
     return model
@@ -355,10 +292,7 @@ class Bundle:
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
         """Verify the bundle and load it: on a GPU if it was made for one and one is usable, else on the CPU.
 
-        Args:
-            folder: The folder of the bundle.
-            threads: Intra-op threads; by default the CPUs that this process may use.
-            sha256: Of `bundle.json`, if a registry has recorded it.
+        `threads` are intra-op, by default the CPUs that this process may use. See `read_info` for `sha256`.
 
         Raises:
             BundleError: The bundle is incomplete or altered.
@@ -370,11 +304,7 @@ class Bundle:
         self._inputs: Inputs = of_kind(self.info.task, "open_inputs")(self.folder, self.info)
 
     def encode(self, rows: Rows) -> Batch:
-        """The graph's inputs of some rows.
-
-        Raises:
-            InputError: The model cannot take these rows.
-        """
+        """The graph's inputs of some rows, or an `InputError` if the model cannot take them."""
         return self._inputs.batch(rows)
 
     def cut(self, rows: Rows) -> list[int]:
@@ -382,17 +312,13 @@ class Bundle:
         return self._inputs.cut(rows)
 
     def logits(self, rows: Rows, batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Scores of shape (N, C). Texts are batched by length; the order is kept.
-
-        Raises:
-            InputError: The model cannot take these rows.
-        """
+        """Scores (N, C), from `outputs`."""
         return self.outputs(rows, ("logits",), batch_size)[0]
 
     def outputs(
         self, rows: Rows, names: Sequence[str], batch_size: int = 32
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        """The named outputs of the graph, each (N, …), computed as `logits` is.
+        """The named outputs of the graph, each (N, …). Texts are batched by length; the order is kept.
 
         Raises:
             InputError: The model cannot take these rows.
@@ -429,6 +355,36 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
+class NoGpuError(RuntimeError):
+    """A graph that was to run on a GPU, where ONNX Runtime has none."""
+
+
+def open_session(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
+    """The session that serving and every measurement share, with one set of options.
+
+    On a GPU fp32 is computed in fp32, not in TensorFloat-32, which would break what the bundle's certificate
+    says. ONNX Runtime by itself continues without a GPU and only warns; this session never does.
+
+    Raises:
+        NoGpuError: `device` is a GPU, and none can be used.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    cpu = "CPUExecutionProvider"
+    if device == "cpu":
+        return onnxruntime.InferenceSession(str(path), options, providers=[cpu])
+    if GPU_PROVIDER not in onnxruntime.get_available_providers():
+        raise NoGpuError(NO_GPU)
+    onnxruntime.preload_dlls()  # CUDA as the package index has it; it need not be where the system looks
+    providers = [(GPU_PROVIDER, {"use_tf32": "0"}), cpu]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if GPU_PROVIDER not in session.get_providers():
+        raise NoGpuError(NO_GPU)
+    session.disable_fallback()
+    return session
+
+
 def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.InferenceSession:
     """The session of a graph; on a CPU if there is no GPU for it.
 
@@ -443,6 +399,5 @@ def loaded(path: Path, threads: int, device: Device = "cpu") -> onnxruntime.Infe
         except NoGpuError:
             return open_session(path, threads)
     except Exception as error:  # ONNX Runtime raises nothing more special
-        raise BundleError(
-            f"{path}: ONNX Runtime cannot load it: {str(error).partition(chr(10))[0]}"
-        ) from None
+        cause = str(error).partition("\n")[0]
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {cause}") from None

@@ -52,7 +52,7 @@ def cpu_fields(cpu_file: Path = CPU_FILE) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ThreadTime:
-    """Seconds that threads ran, and that they waited for a CPU while others ran. Sleep is in neither."""
+    """Seconds that threads ran, and that they waited for a CPU while others ran; neither counts sleep."""
 
     running: float
     waiting: float

@@ -85,12 +85,7 @@ class Generator:
     """A verified bundle of a causal language model, ready to continue text."""
 
     def __init__(self, folder: str | Path, threads: int | None = None, sha256: str | None = None) -> None:
-        """Verify the bundle and load it.
-
-        Args:
-            folder: Where the bundle lies.
-            threads: Intra-op threads; by default the CPUs this process may use.
-            sha256: Of `bundle.json`, where a registry has noted it.
+        """Verify the bundle and load it, as `Bundle` does.
 
         Raises:
             BundleError: The bundle is incomplete or altered, or its graph is not a decoder.
@@ -106,20 +101,12 @@ class Generator:
         self._special_tokens = [token.content for token in added if token.special]
 
     def framed(self, question: str) -> str:
-        """A question as the prompt that the model was trained on: between what stands around one.
-
-        Raises:
-            PromptError: It is empty, or holds a control character or a token of the model's template.
-        """
+        """A question within the bundle's `frame`, as the model was trained on. Raises as `readable`."""
         before, after = self.info.frame or ("", "")
         return before + readable(question, self._special_tokens) + after
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids. If prompts are framed, all special tokens come from the frame.
-
-        Raises:
-            PromptError: The tokenizer fails at one of the texts.
-        """
+        """Token ids, or a `PromptError`. If prompts are framed, all special tokens come from the frame."""
         plain = self.info.frame is None
         try:
             return [encoding.ids for encoding in encodings(self.tokenizer, texts, add_special_tokens=plain)]
@@ -150,11 +137,7 @@ class Generator:
 
 
 def readable(question: str, special_tokens: Sequence[str] = ()) -> str:
-    """A question without the space around it, as training reads one.
-
-    Raises:
-        PromptError: It is empty, or holds what training data may not hold.
-    """
+    """A question without the space around it, or a `PromptError` for what training data may not have."""
     question = question.strip()
     if not question:
         raise PromptError("found nothing, expected a question")
@@ -166,7 +149,7 @@ def readable(question: str, special_tokens: Sequence[str] = ()) -> str:
 
 
 def penalised(logits: Floats, seen: npt.NDArray[np.bool_], penalty: float) -> Floats:
-    """Logits (B, V), those of tokens that are there already, `seen` (B, V), made less likely by `penalty`.
+    """Logits (B, V), with the tokens that a row holds already, `seen` (B, V), made less likely.
 
     Above 0 they are divided by it, below 0 multiplied (Keskar et al., 2019, "CTRL"); 1 changes nothing.
     """
@@ -226,7 +209,7 @@ class Decoder:
     ) -> Iterator[Tokens]:
         """The next token of every prompt, (B,), step by step, until all have ended.
 
-        What follows a row's stop token means nothing.
+        A row's tokens after its stop token mean nothing.
 
         Raises:
             PromptError: A prompt is empty, or with the new tokens longer than the model reads.
@@ -236,16 +219,16 @@ class Decoder:
         tokens, mask = pad_left(prompts)
         cache = _Cache(self.session, len(prompts))
         ended = np.zeros(len(prompts), dtype=bool)
-        worn: npt.NDArray[np.bool_] | None = None  # (B, V), tokens that are there; kept where it matters
+        seen: npt.NDArray[np.bool_] | None = None  # (B, V), if there is a penalty
         for _ in range(max_new_tokens):
             if ended.all():
                 return
             logits = cache.feed(tokens, mask, keep=np.array([tokens.shape[1] - 1]))
             scores = logits[:, 0]
             if self.repetition_penalty != 1:
-                worn = present(prompts, scores.shape[1]) if worn is None else worn
-                worn[np.arange(len(prompts)), tokens[:, -1]] = True
-                scores = penalised(scores, worn, self.repetition_penalty)
+                seen = present(prompts, scores.shape[1]) if seen is None else seen
+                seen[np.arange(len(prompts)), tokens[:, -1]] = True
+                scores = penalised(scores, seen, self.repetition_penalty)
             drawn = sampling.draw(scores, generator)
             yield drawn
             ended |= np.isin(drawn, self.stop_tokens)
@@ -269,9 +252,8 @@ class Decoder:
     def tail_logits(self, input_ids: Tokens, attention_mask: Tokens, count: int) -> Floats:
         """Logits (B, `count`, V) of the last columns of tokens (B, T), padded on the left."""
         width = input_ids.shape[1]
-        return _Cache(self.session, len(input_ids)).feed(
-            input_ids, attention_mask, keep=np.arange(width - count, width)
-        )
+        cache = _Cache(self.session, len(input_ids))
+        return cache.feed(input_ids, attention_mask, keep=np.arange(width - count, width))
 
     def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         for row, prompt in enumerate(prompts):

@@ -5,15 +5,16 @@ C = channels, H = height, W = width.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from gauntlet.serving.bundle import BundleInfo
+from gauntlet.serving.bundle import BundleError, BundleInfo
 from gauntlet.serving.interface import Batch, Image, InputError
 
 if TYPE_CHECKING:
@@ -21,10 +22,21 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 MODES = {1: "L", 3: "RGB"}  # pillow's, by the number of channels
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+SCAN_FORMATS = ("PNG", "JPEG")
+SEVERAL = ("GIF", "WEBP", "TIFF")  # formats of files that may hold several pictures, none of which is the one
 DEEP = ("I", "F")  # first letters of pillow's modes of more than 8 bits a channel
 DEEP_DECODERS = ";16B"
+WORDS = "I;16"  # its mode of 16 bits; the others do not say which value is white
 PRINTED = ("CMYK", "LAB")  # a colour profile decides what they look like on a screen
 MOST_PIXELS = 50_000_000
+PREPROCESSING_FILE = "preprocessing.json"
+"""Of a checkpoint and a bundle: `resize` of its images. Without it other sizes are stretched."""
+
+Resize = Literal["stretch", "crop", "pad"]
+"""How a picture gets the height and width of a model: each side by itself; or both by one factor, where what
+is outside of the middle is cut off, or what is missing is black.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,7 @@ class ImageInputs:
         return []
 
     def batch(self, rows: Sequence[Image] | Image) -> Batch:
-        """Each input, uint8 (B, C, H, W).
-
-        Raises:
-            InputError: One is of another shape or type.
-        """
+        """Each input, uint8 (B, C, H, W), or an `InputError` for another shape or type."""
         for row in rows:
             if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.row_shape:
                 found = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
@@ -67,65 +75,100 @@ class ImageInputs:
         return {name: np.ascontiguousarray(stacked[:, at]) for at, name in enumerate(self.names)}
 
 
-def read_image(path: Path, shape: tuple[int | str, ...]) -> Image:
-    """A PNG or JPEG file, stretched to `shape` (C, H, W) and made grey or RGB.
+def read_resize(folder: Path, info: BundleInfo) -> Resize:
+    """How a bundle's model wants images resized, or a `BundleError` if its file says something else."""
+    if PREPROCESSING_FILE not in info.files:
+        return "stretch"
+    content = json.loads((folder / PREPROCESSING_FILE).read_bytes())
+    found: Resize = content.get("resize") if isinstance(content, dict) else None
+    if found not in get_args(Resize):
+        raise BundleError(
+            f"{folder / PREPROCESSING_FILE}: resize: found {found!r}, expected one of "
+            f"{', '.join(get_args(Resize))}"
+        )
+    return found
+
+
+def read_image(
+    path: Path, shape: tuple[int | str, ...], resize: Resize = "stretch", of_scan: bool = False
+) -> Image:
+    """An image file's picture, brought to `shape` (C, H, W) and made grey or RGB. Raises as `open_image`."""
+    return fitted(open_image(path, str(path), of_scan), shape, resize)
+
+
+def open_image(file: Path | IO[bytes], name: str, of_scan: bool = False) -> PictureOfPillow:
+    """A file's picture, grey or RGB.
+
+    It is rotated as its EXIF data say; transparent pixels become black; of 16 bits the upper 8 are kept. If
+    it is a scan, in which shades matter, only PNG and JPEG with 8 bits a channel and no colours for print are
+    read.
 
     Raises:
-        InputError: As `open_image`.
-    """
-    return fitted(open_image(path, str(path)), shape)
-
-
-def open_image(file: Path | IO[bytes], name: str) -> PictureOfPillow:
-    """A PNG or JPEG file's picture, grey or RGB.
-
-    It is rotated as its EXIF data say; transparent pixels become black.
-
-    Raises:
-        InputError: It is not such a file, is damaged or too large, has more than 8 bits per channel, or has
-            colours for print.
+        InputError: It is not such a file, is damaged or too large, or has several pictures or other colours.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps, UnidentifiedImageError
 
+    formats = SCAN_FORMATS if of_scan else FORMATS
+    expected = f"{', '.join(formats[:-1])} or {formats[-1]}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # MOST_PIXELS is stricter
-            opened = Pillow.open(file, formats=("PNG", "JPEG"))
+            opened = Pillow.open(file, formats=formats)
         with opened as picture:
-            _require_readable(picture, name)
+            _require_readable(picture, name, of_scan)
             turned = ImageOps.exif_transpose(picture)
+            if turned.mode.startswith(WORDS):
+                turned = Pillow.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
             if turned.has_transparency_data:
                 turned = turned.convert("RGBA")
                 turned = Pillow.alpha_composite(Pillow.new("RGBA", turned.size, "black"), turned)
             return turned.convert("L" if turned.mode in ("1", "L") else "RGB")
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file, expected an image (PNG or JPEG).") from None
+        raise InputError(f"{name}: no such file, expected an image ({expected}).") from None
     except (UnidentifiedImageError, IsADirectoryError):
-        raise InputError(f"{name}: found no image, expected a PNG or JPEG file.") from None
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:  # as pillow has them
+        raise InputError(f"{name}: found no image, expected a {expected} file.") from None
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes pillow's decoders raise almost anything
         raise InputError(f"{name}: cannot be read: {error}. Save it again as PNG or JPEG.") from None
 
 
-def _require_readable(picture: ImageFile, name: str) -> None:
+def _require_readable(picture: ImageFile, name: str, of_scan: bool) -> None:
     """Refuse by what the header says, before any pixel is decoded."""
     if picture.width * picture.height > MOST_PIXELS:
         raise InputError(
             f"{name}: found {picture.width} × {picture.height} pixels, expected at most {MOST_PIXELS:,}. "
             "Shrink it."
         )
+    pictures = getattr(picture, "n_frames", 1) if picture.format in SEVERAL else 1
+    if pictures > 1:
+        raise InputError(f"{name}: found {pictures} pictures, expected one. Save the one that counts.")
     # Pillow silently cuts the 16-bit channels of a coloured PNG to 8; only its decoder's name shows it.
-    if picture.mode.startswith(DEEP) or any(str(tile[3]).endswith(DEEP_DECODERS) for tile in picture.tile):
+    deep = picture.mode.startswith(DEEP)
+    if of_scan and (deep or any(str(tile[3]).endswith(DEEP_DECODERS) for tile in picture.tile)):
         raise InputError(f"{name}: found {picture.mode} of 16 bits, expected 8 bits a channel. Convert it.")
-    if picture.mode in PRINTED:
+    if deep and not picture.mode.startswith(WORDS):
+        raise InputError(f"{name}: found {picture.mode} of 32 bits, expected 8 or 16 a channel. Convert it.")
+    if picture.mode == "LAB" or (of_scan and picture.mode in PRINTED):
         raise InputError(f"{name}: found colours in {picture.mode}, expected grey or RGB. Convert it.")
 
 
-def fitted(picture: PictureOfPillow, shape: tuple[int | str, ...]) -> Image:
-    """A picture stretched to `shape` (C, H, W)."""
+def fitted(picture: PictureOfPillow, shape: tuple[int | str, ...], resize: Resize = "stretch") -> Image:
+    """A picture brought to `shape` (C, H, W)."""
     from PIL import Image as Pillow
+    from PIL import ImageOps
 
     channels, height, width = (int(size) for size in shape)
-    resized = picture.convert(MODES[channels]).resize((width, height), Pillow.Resampling.BILINEAR)
+    coloured, how = picture.convert(MODES[channels]), Pillow.Resampling.BILINEAR
+    if resize == "crop":
+        resized = ImageOps.fit(coloured, (width, height), how)
+    elif resize == "pad":
+        factor = min(width / coloured.width, height / coloured.height)
+        wide, high = (max(1, round(side * factor)) for side in coloured.size)
+        resized = Pillow.new(coloured.mode, (width, height))  # black
+        resized.paste(coloured.resize((wide, high), how), ((width - wide) // 2, (height - high) // 2))
+    else:
+        resized = coloured.resize((width, height), how)
     pixels = np.asarray(resized, dtype=np.uint8)
     return np.ascontiguousarray(pixels[np.newaxis] if channels == 1 else np.moveaxis(pixels, 2, 0))

@@ -73,11 +73,7 @@ def open_tokenizer(path: Path) -> OpenedTokenizer:
 
 
 def encodings(tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bool = True) -> list[Encoding]:
-    """The tokens of each text.
-
-    Raises:
-        TokenizerError: The tokenizer fails at one of them.
-    """
+    """The tokens of each text, or a `TokenizerError` if the tokenizer fails at one."""
     try:
         found: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
     except BaseException as error:
@@ -95,11 +91,7 @@ class TextInputs:
 
     @classmethod
     def open(cls, path: Path, max_length: int) -> TextInputs:
-        """The tokenizer in a file, set to cut at `max_length` tokens and to pad on the right.
-
-        Raises:
-            TokenizerError: The file is not a tokenizer that can be used.
-        """
+        """The tokenizer in a file, set to cut at `max_length` tokens and to pad on the right."""
         opened = open_tokenizer(path)
         opened.tokenizer.enable_truncation(max_length)
         opened.tokenizer.enable_padding(direction="right", pad_id=opened.pad_id, pad_token=opened.pad_token)
@@ -107,11 +99,7 @@ class TextInputs:
 
     @classmethod
     def of_bundle(cls, folder: Path, info: BundleInfo) -> TextInputs:
-        """The tokenizer of a bundle.
-
-        Raises:
-            BundleError: The file is not a tokenizer that can be used.
-        """
+        """The tokenizer of a bundle, or a `BundleError` if it cannot be used."""
         from gauntlet.serving.bundle import TOKENIZER_FILE, BundleError  # it imports onnxruntime
 
         if info.max_length is None:
@@ -145,10 +133,7 @@ class TextInputs:
 
 
 def _require_failure_of_the_library(error: BaseException) -> None:
-    """Raise an exception that is not an error of the tokenizer, such as Ctrl-C.
-
-    A panic in Rust arrives as a BaseException without a public class.
-    """
+    """Raise what is no error of the tokenizer, such as Ctrl-C. A Rust panic has no public class."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 

@@ -67,19 +67,15 @@ def _looks(folder: Path, sha256: str | None) -> Iterator[str]:
     yield f"{len(info.files)} files have the sha256 that bundle.json says"
     if MODEL_FILE not in info.files:
         return
-    certificate = _read_certificate(folder, info)
-    yield _certificate(folder, info, certificate)
-    model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
-    yield _tensors(folder, info, model.session)
-    yield model.prove(_neighbour_bound(folder, certificate))
-
-
-def _read_certificate(folder: Path, info: BundleInfo) -> Mapping[str, Any]:
     if PARITY_FILE not in info.files:
         raise BundleError(
             f"{folder}: there is no {PARITY_FILE}, so nothing says how close this is to PyTorch"
         )
-    return read_certificate(folder)
+    certificate = read_certificate(folder)
+    yield _certificate(folder, info, certificate)
+    model: GraphModel = of_kind(info.task, "open_model")(folder, sha256)
+    yield _tensors(folder, info, model.session)
+    yield model.prove(_neighbour_bound(folder, certificate))
 
 
 def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any]) -> str:
@@ -89,11 +85,7 @@ def _certificate(folder: Path, info: BundleInfo, certificate: Mapping[str, Any])
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
-    """The content of the bundle's certificate.
-
-    Raises:
-        BundleError: It is not a JSON object.
-    """
+    """The content of the bundle's certificate, or a `BundleError` if it is not a JSON object."""
     path = folder / PARITY_FILE
     try:
         certificate = json.loads(path.read_text(encoding="utf-8"))
@@ -142,11 +134,7 @@ def _tensors(folder: Path, info: BundleInfo, session: onnxruntime.InferenceSessi
 
 
 def require_alike(together: npt.NDArray[np.float32], alone: npt.NDArray[np.float32], bound: float) -> None:
-    """Compare probabilities (N, C) of rows scored in one batch with those of the same rows scored alone.
-
-    Raises:
-        BundleError: They differ by more than `bound`.
-    """
+    """Raise a `BundleError` if probabilities (N, C) of rows in a batch differ too much from those alone."""
     difference = float(np.abs(together - alone).max())
     if not difference <= bound:
         raise BundleError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from gauntlet.tasks.image_classification.tiny import Drawn
 
@@ -35,3 +36,13 @@ def dataset(uri: Path, **settings: Any) -> dict[str, Any]:
     """The section `dataset` of the drawn images."""
     content = {"name": "drawn", "version": "1", "uri": str(uri), "labels": list(SHAPES)}
     return content | {"shape": [SIDE, SIDE], "validation_fraction": 0.25} | settings
+
+
+def write_pictures(folder: Path, drawn: Drawn, names: tuple[str, ...] = SHAPES, start: int = 0) -> Path:
+    """A folder of PNG files for each class, which are numbered from `start`."""
+    images, labels = drawn
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True), start=start):
+        Image.fromarray(image).save(folder / names[label] / f"{number // len(names)}.png")
+    return folder

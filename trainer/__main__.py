@@ -26,13 +26,11 @@ HISTORY_FILE = "history.json"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one training; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gauntlet.trainer", description="Train one manifest's model alone."
-    )
+    program = "python -m gauntlet.trainer"
+    parser = argparse.ArgumentParser(prog=program, description="Train one manifest's model alone.")
     parser.add_argument("--manifest", required=True, help="YAML or JSON manifest, or the JSON itself")
-    parser.add_argument(
-        "--splits", metavar="URI", required=True, help="folder that the step validate-data wrote"
-    )
+    splits = "folder that the step validate-data wrote"
+    parser.add_argument("--splits", metavar="URI", required=True, help=splits)
     parser.add_argument("--output", help="folder for the checkpoint; default AIP_MODEL_DIR")
     parser.add_argument(
         "--resume-dir",
@@ -47,9 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         default="",
         help="where metrics go, such as sqlite:////path/gauntlet.db or vertex://my-project/europe-west4",
     )
-    parser.add_argument(
-        "--processes", type=int, help="on this machine; default: one per device that the manifest asks for"
-    )
+    processes = "on this machine; default: one per device that the manifest asks for"
+    parser.add_argument("--processes", type=int, help=processes)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     values = parser.add_argument_group("values of the section training, as Vertex AI passes a trial's")
     for key in searchable_keys():
@@ -78,9 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     manifest = _manifest(options)
     output = options.output or os.environ.get("AIP_MODEL_DIR")
     if not output:
-        raise UsageError(
-            "--output: found nothing, and AIP_MODEL_DIR is not set. Name a folder for the checkpoint."
-        )
+        missing = "--output: found nothing, and AIP_MODEL_DIR is not set"
+        raise UsageError(f"{missing}. Name a folder for the checkpoint.")
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint"
         history = launch(

@@ -1,7 +1,6 @@
 """Which rows form which batch: a pure function of the lengths, the seed and the epoch.
 
 Batches of similar length have little padding, which would otherwise be most of the computation on sentences.
-The order within the epoch stays random.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def make_deterministic(seed: int, processes: int = 1) -> None:
 
     The CPUs are divided among this machine's `processes`.
     """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # cuBLAS is repeatable only with a fixed workspace
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable with a fixed one only
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     # It fills new memory in case code reads it before it writes it; no code here does, and it takes time.
@@ -75,11 +73,9 @@ def use_threads(threads: int) -> None:
 def describe(device: torch.device, section: Training, world: World) -> str:
     """The devices in words, for logs and the run report."""
     threads = torch.get_num_threads()
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {threads} thread{'s' * (threads > 1)}"
-    )
+    name = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     several = f"{world.size} × " if world.size > 1 else ""
     how = f", {section.distribution}" if world.size > 1 else ""
     return f"{several}{name}, {choose_format(section, device)}{how}"
@@ -116,11 +112,7 @@ def apply_format(number_format: Format) -> None:
 
 
 def require_compiler(section: Training) -> None:
-    """Check that the compiler is installed that `torch.compile` needs.
-
-    Raises:
-        UsageError: `training.compile` is set, and there is no C++ compiler.
-    """
+    """Raise a `UsageError` if `training.compile` is set and there is no C++ compiler."""
     if section.compile and not any(map(shutil.which, COMPILERS)):
         raise UsageError(
             "training.compile: found true, but torch.compile needs a C++ compiler, and this machine has none "

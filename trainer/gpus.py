@@ -57,14 +57,11 @@ class GpuStack:
     @property
     def cause(self) -> str:
         """Why torch can use no GPU, or fewer than expected."""
-        return self._explained()[0]
+        return self.explained[0]
 
     @property
-    def remedy(self) -> str:
-        """What to do about it if the machine was bought for a training."""
-        return self._explained()[1]
-
-    def _explained(self) -> tuple[str, str]:
+    def explained(self) -> tuple[str, str]:
+        """The cause, and what to do about it if the machine was bought for a training."""
         if self.torch_cuda is None:
             return (
                 f"torch {self.torch} is built for CPUs",
@@ -94,17 +91,10 @@ class GpuStack:
 
 def look_at_gpus() -> GpuStack:
     """Ask torch, CUDA and the driver."""
-    driver, driver_cuda, present = _ask_driver()
+    driver = _ask_driver()
     visible = visible_gpus()
-    return GpuStack(
-        torch.__version__,
-        torch.version.cuda,
-        driver,
-        driver_cuda,
-        present,
-        visible,
-        "" if visible else _cuda_error(),
-    )
+    error = "" if visible else _cuda_error()
+    return GpuStack(torch.__version__, torch.version.cuda, *driver, visible, error)
 
 
 def visible_gpus() -> int:
@@ -126,19 +116,15 @@ def require_bought_gpus() -> None:
     stack = look_at_gpus()
     print(stack, flush=True)
     if stack.visible < bought:
+        cause, remedy = stack.explained
         raise UsageError(
             f"training.resources.accelerator_count: {bought} bought for this machine, but torch can use "
-            f"{stack.visible}: {stack.cause}. {stack.remedy}. To train without a GPU, leave accelerator_type "
-            "out."
+            f"{stack.visible}: {cause}. {remedy}. To train without a GPU, leave accelerator_type out."
         )
 
 
 def bought_gpus() -> int:
-    """The GPUs that this machine was bought with for this training; 0 also if it was not bought for it.
-
-    Raises:
-        UsageError: The variable holds no number.
-    """
+    """How many GPUs this machine was bought with for this training, else 0; a `UsageError` if unclear."""
     value = os.environ.get(BOUGHT_GPUS_VARIABLE, "0")
     if not value.isdigit():
         raise UsageError(

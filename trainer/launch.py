@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 
 from torch import distributed
 
+from gauntlet.contracts.document import read_json, write_json
 from gauntlet.manifests.errors import GauntletError, Preempted, UsageError
 from gauntlet.manifests.training import Training
 from gauntlet.trainer.gpus import require_bought_gpus, visible_gpus
@@ -61,12 +62,8 @@ class Cluster:
             host, _, port = pools["workerpool0"][0].rpartition(":")
             if not 0 <= int(task["index"]) < len(pools[task["type"]]):
                 raise ValueError(f"task index {task['index']} of {task['type']}")
-            return cls(
-                machines=sum(map(len, pools.values())),
-                number=sum(before) + int(task["index"]),
-                address=host,
-                port=int(port),
-            )
+            machines, number = sum(map(len, pools.values())), sum(before) + int(task["index"])
+            return cls(machines, number, host, int(port))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UsageError(
                 f"{CLUSTER_VARIABLE}: found {spec!r}, expected the JSON that Vertex AI sets, with "
@@ -125,11 +122,7 @@ def launch(run: TrainingRun, processes: int | None = None) -> dict[str, Any] | N
 
 
 def devices_here(section: Training) -> int:
-    """How many devices of this machine the manifest asks for.
-
-    Raises:
-        UsageError: More than there are.
-    """
+    """How many devices of this machine the manifest asks for; a `UsageError` if it has fewer."""
     wanted, found = section.resources.accelerator_count, visible_gpus()
     if section.compute_target in ("gpu_multi", "cloud_gpu") and found < wanted:
         raise UsageError(
@@ -158,17 +151,12 @@ def root_cause(endings: Mapping[int, Ending], exit_codes: Mapping[int, int], ran
             code = exit_codes.get(rank, 0)
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "ended without an error"
             return Ending("error", f"training: rank {rank} {how}, so the other ranks were stopped.")
-    return Ending(
-        "error", "training: a rank on another machine ended, so the ranks on this one were stopped."
-    )
+    lost = "training: a rank on another machine ended, so the ranks on this one were stopped."
+    return Ending("error", lost)
 
 
 def cut_finer(run: TrainingRun, ranks: int, cause: str) -> TrainingRun:
-    """The run with micro-batches half as large.
-
-    Raises:
-        GauntletError: They have a single row already.
-    """
+    """The run with micro-batches half as large; a `GauntletError` if they have a single row already."""
     section = run.section
     rows = section.batch_size // (section.gradient_accumulation * ranks * 2**run.halvings)
     if rows <= 1:
@@ -240,9 +228,7 @@ def _train_rank(run: TrainingRun, folder: str) -> dict[str, Any] | None:
         history = train(run, world)
     except Exception as error:
         ending = _ending(error)
-        path = Path(folder) / f"{world.rank}.json"
-        path.with_suffix(".tmp").write_text(json.dumps(asdict(ending)), encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)
+        write_json(Path(folder) / f"{world.rank}.json", asdict(ending))
         sys.stdout.flush()
         os._exit(ending.exit_code)  # skip distributed shutdown: other ranks may be dead
     return history if world.is_first else None
@@ -260,10 +246,7 @@ def _ending(error: Exception) -> Ending:
 
 
 def _read_endings(folder: Path) -> dict[int, Ending]:
-    return {
-        int(path.stem): Ending(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.glob("*.json"))
-    }
+    return {int(path.stem): Ending(**read_json(path)) for path in sorted(folder.glob("*.json"))}
 
 
 def _as_error(cause: Ending, run: TrainingRun) -> GauntletError:

@@ -2,9 +2,8 @@
 
 All randomness derives from the seed: torch's global generator (initialisation, dropout), and the order of the
 batches, which is a function of (seed, epoch). On one machine the same seed gives the same bits, also in a run
-that was interrupted and resumed: `LoopState` and the replica's `Snapshot` hold all that a step depends on,
-    and
-`StateStore` writes both.
+that was interrupted and resumed: `LoopState` and the replica's `Snapshot` have all that a step depends on,
+and `StateStore` writes both.
 
 Every rank runs this loop on its own rows. Ranks enter collective operations (steps, validation, states) in
 the same order, because each decision follows from values that all ranks have, or from a flag that they

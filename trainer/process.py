@@ -20,28 +20,18 @@ NEVER = 2**31 - 1
 def settle_process() -> None:
     """Set how OpenMP threads wait and what malloc keeps, unless the environment sets them.
 
+    OpenMP threads spin at a barrier for tens of microseconds, then sleep. By default they spin for
+    milliseconds. That gains a few percent on an idle machine and costs most of the speed on a shared one,
+    where a spinning thread uses up the time slice that another thread needs.
+
+    glibc keeps the memory that a step frees for the next step, in one heap for all threads. By default it
+    returns much of it to the system, which zero-fills every page that it hands out again. Other
+    implementations of malloc have no such settings.
+
     `benchmarks/openmp_waiting.py` measures the gain; see `docs/decisions.md`.
-    """
-    wait_briefly()
-    keep_freed_memory()
-
-
-def wait_briefly() -> None:
-    """Let OpenMP threads spin at a barrier for tens of microseconds, then sleep.
-
-    By default they spin for milliseconds. That gains a few percent on an idle machine and costs most of the
-    speed on a shared one, where a spinning thread uses up the time slice that another thread needs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory that a step frees for the next step, in one heap for all threads.
-
-    By default it returns much of it to the system, which zero-fills every page that it hands out again. Other
-    implementations of malloc have no such settings and are left unchanged.
-    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or "GLIBC_TUNABLES" in os.environ:
         return

@@ -48,12 +48,7 @@ class Snapshot:
 class Replica:
     """The model on this rank's device, wrapped for the other ranks, with its optimizer.
 
-    Args:
-        task: The rows, the loss and the metrics.
-        model: The model with the same weights on every rank; it is moved and trained in place.
-        section: The manifest's training section.
-        device: This rank's device.
-        world: This rank among all.
+    `model` has the same weights on every rank; it is moved and trained in place.
     """
 
     def __init__(
@@ -65,12 +60,8 @@ class Replica:
         self._max_grad_norm = section.max_grad_norm
         self._validation_rows = task.validation_batch_size
         self._memory_advice = section.memory_advice
-        on_gpu = device.type == "cuda"
-        self.prefetch = (
-            section.prefetch_batches
-            if section.prefetch_batches is not None
-            else (PREFETCHED_ON_A_GPU if on_gpu else 0)
-        )
+        usual = PREFETCHED_ON_A_GPU if device.type == "cuda" else 0
+        self.prefetch = usual if section.prefetch_batches is None else section.prefetch_batches
         if device.type == "cpu" and task.uses_cpu_kernels:
             from gauntlet.trainer.cpu.kernels import use_cpu_kernels
 
@@ -157,11 +148,7 @@ class Replica:
         self.optimizer.grad_scale = (norm / self._max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
 
     def validate(self, epoch: int) -> tuple[dict[str, float], list[list[int]]]:
-        """The task's metrics, each over all validation rows at once, and its confusion, on every rank.
-
-        Raises:
-            GauntletError: As `outputs`.
-        """
+        """The task's metrics of all validation rows and its confusion, on all ranks. Raises as `outputs`."""
         outputs = self.outputs(
             self.task.validation_lengths, lambda rows: self.task.validation_batch(rows, epoch)
         )

@@ -319,11 +319,7 @@ def _tracking(run: TrainingRun, world: World) -> TrackedRun:
 
 
 def require_finite(history: TrainingHistory, section: Training) -> None:
-    """Raise an error for a training that has no best epoch.
-
-    Raises:
-        GauntletError: No epoch gave a finite validation metric.
-    """
+    """Raise a `GauntletError` for a training of which no epoch gave a finite validation metric."""
     begun = section.phase_of(len(history.epochs))
     if history.best_epoch <= begun.before:
         raise GauntletError(

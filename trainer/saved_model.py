@@ -29,11 +29,7 @@ STUDENT_FOLDER = "student"
 
 
 def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[[Path], None]) -> None:
-    """Write a checkpoint to a scratch folder, then replace the one at `folder` by it.
-
-    Raises:
-        GauntletError: It cannot be written.
-    """
+    """Write a checkpoint, then replace the one at `folder`; a `GauntletError` if the disk is full."""
     with tempfile.TemporaryDirectory(prefix="gauntlet-checkpoint-") as scratch:
         written = Path(scratch)
         try:
@@ -47,11 +43,7 @@ def write_checkpoint(folder: Path, record: TrainingRecord, save_model: Callable[
 
 
 def read_record(folder: Path) -> TrainingRecord:
-    """Read `training.json`.
-
-    Raises:
-        GauntletError: The folder holds no complete checkpoint.
-    """
+    """Read `training.json`, or raise a `GauntletError` if the folder is no complete checkpoint."""
     path = folder / TRAINING_FILE
     try:
         return TrainingRecord.model_validate_json(path.read_bytes())
@@ -88,11 +80,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> nn.Module:
 
 
 def require_tensors(model: nn.Module, weights: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Check that the weights of a file are those of a model: the same names and shapes.
-
-    Raises:
-        GauntletError: They are not.
-    """
+    """Raise a `GauntletError` unless the weights of a file have the names and shapes of a model's."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     faults = {

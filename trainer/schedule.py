@@ -1,7 +1,4 @@
-"""The learning rate of each optimizer step: pure functions of the step and of the validation scores so far.
-
-So a schedule has no state that must be saved.
-"""
+"""The learning rate as a function of the step and the validation scores, so there is no state to save."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ def learning_rate(
     Higher scores are better; `total_steps` are those of the phase.
     """
     if section.schedule == "one_cycle":
-        return phase.learning_rate * one_cycle_factor(step, total_steps, section.warmup_fraction)
+        return phase.learning_rate * _one_cycle_factor(step, total_steps, section.warmup_fraction)
     warmup_steps = max(1, math.ceil(total_steps * section.warmup_fraction))
     if step <= warmup_steps:
         return phase.learning_rate * (step / warmup_steps)
     if section.schedule == "reduce_on_plateau":
-        return phase.learning_rate * plateau_factor(scores, section.plateau or Plateau())
+        return phase.learning_rate * _plateau_factor(scores, section.plateau or Plateau())
     if section.schedule == "constant":
         return phase.learning_rate
-    return phase.learning_rate * decay_factor(section.schedule, step, total_steps, warmup_steps)
+    return phase.learning_rate * _decay_factor(section.schedule, step, total_steps, warmup_steps)
 
 
-def decay_factor(schedule: str, step: int, total_steps: int, warmup_steps: int) -> float:
+def _decay_factor(schedule: str, step: int, total_steps: int, warmup_steps: int) -> float:
     """Decay from 1 at the last step of the warm-up to 0 one step after the end, by a line or half a cosine.
 
     The cosine is that of Loshchilov & Hutter (2017) without restarts.
@@ -44,7 +41,7 @@ def decay_factor(schedule: str, step: int, total_steps: int, warmup_steps: int) 
     return left if schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def one_cycle_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+def _one_cycle_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
     """Half a cosine up to 1 within `warmup_fraction` of the steps, and half a cosine down to almost 0."""
     at, peak, last = step - 1, warmup_fraction * total_steps - 1, total_steps - 1
     if at <= peak:
@@ -52,7 +49,7 @@ def one_cycle_factor(step: int, total_steps: int, warmup_fraction: float) -> flo
     return _half_cosine(1.0, ONE_CYCLE_END, (at - peak) / (last - peak))
 
 
-def plateau_factor(scores: Sequence[float], plateau: Plateau) -> float:
+def _plateau_factor(scores: Sequence[float], plateau: Plateau) -> float:
     """`factor` to the power of how often `patience` + 1 epochs in a row had no better score; NaN is none."""
     factor, best, without_gain = 1.0, -math.inf, 0
     for score in scores:

@@ -31,9 +31,12 @@ def read_split(folder: Path, split: SplitName) -> pd.DataFrame:
 def read_images(folder: Path, split: SplitName) -> ImageSplit:
     """A split of images as validate-data wrote it, in its order."""
     with np.load(existing_file(folder / f"{split}.npz")) as arrays:
-        images = arrays["images"]  # (N, H, W) or (N, H, W, C)
-        images = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
-        return ImageSplit(np.ascontiguousarray(images), arrays["label"], arrays["row"])
+        return ImageSplit(in_channels_first(arrays["images"]), arrays["label"], arrays["row"])
+
+
+def in_channels_first(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images (N, C, H, W) of (N, H, W) or (N, H, W, C), as a split holds them."""
+    return np.ascontiguousarray(images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1))
 
 
 def read_statistics(folder: Path) -> Statistics:
@@ -42,11 +45,7 @@ def read_statistics(folder: Path) -> Statistics:
 
 
 def existing_file(path: Path) -> Path:
-    """The path.
-
-    Raises:
-        UsageError: There is no such file.
-    """
+    """The path, or a `UsageError` if there is no such file."""
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file, expected a folder written by the step validate-data. "

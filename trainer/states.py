@@ -152,12 +152,8 @@ class Found:
     best_weights: Mapping[int, Tensors]
 
 
-def write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint: Mapping[str, str]) -> None:
-    """Write `STATE_FILES` into an existing folder.
-
-    Raises:
-        OSError, SafetensorError: They cannot be written, for example because the disk is full.
-    """
+def _write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint: Mapping[str, str]) -> None:
+    """Write `STATE_FILES` into an existing folder."""
     save_file(snapshot.model, folder / MODEL_FILE)
     save_file(snapshot.optimizer, folder / OPTIMIZER_FILE)
     save_file(snapshot.generators, folder / RANDOM_FILE)
@@ -165,34 +161,10 @@ def write_state(folder: Path, state: LoopState, snapshot: Snapshot, fingerprint:
     (folder / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
-def read_state(folder: Path) -> tuple[LoopState, dict[str, str]]:
-    """The state of the loop and the fingerprint of the run that wrote it.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: `state.json` is not what `write_state` writes.
-    """
-    content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return LoopState.from_json(content["state"]), dict(content["fingerprint"])
-
-
-def read_weights(folder: Path) -> Tensors:
-    """A state's weights."""
-    weights: Tensors = load_file(folder / MODEL_FILE)
-    return weights
-
-
-def read_snapshot(folder: Path) -> Snapshot:
-    """A state's tensors."""
-    return Snapshot(read_weights(folder), load_file(folder / OPTIMIZER_FILE), load_file(folder / RANDOM_FILE))
-
-
 class StateStore:
-    """The states of one training run at a path or any URI that fsspec opens.
+    """The states of one training run in a folder at a path or any URI that fsspec opens.
 
-    Args:
-        uri: The folder that holds them; it need not exist.
-        fingerprint: The settings that must be equal for a run to resume from a state.
-        plan: How often to write a state and which to keep.
+    A run resumes from a state only if its settings, the `fingerprint`, are equal.
     """
 
     def __init__(self, uri: str, fingerprint: Mapping[str, str], plan: Resume) -> None:
@@ -207,14 +179,10 @@ class StateStore:
         return self._plan.every_steps is not None and steps_taken % self._plan.every_steps == 0
 
     def save(self, state: LoopState, snapshot: Snapshot) -> None:
-        """Write a state, then remove the states that are no longer needed.
-
-        Raises:
-            GauntletError: It cannot be written; older states are unchanged.
-        """
+        """Write a state, then remove those no longer needed; a `GauntletError` if it cannot be written."""
         position = Position(state.epoch, state.cursor)
         with self._writing(position.name) as folder:
-            write_state(folder, state, snapshot, self._fingerprint)
+            _write_state(folder, state, snapshot, self._fingerprint)
             files = {name: _sha256(folder / name) for name in STATE_FILES}
             manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
             (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
@@ -243,7 +211,9 @@ class StateStore:
                     found = self._fetch(position, Path(scratch))
                     self._require_same_run(found)
                     best_weights = {
-                        epoch: read_weights(self._fetch(Position(epoch + 1, 0), Path(scratch)).folder)
+                        epoch: load_file(
+                            self._fetch(Position(epoch + 1, 0), Path(scratch)).folder / MODEL_FILE
+                        )
                         for epoch in found.state.history.best_epochs
                     }
                 except Refused as reason:
@@ -252,7 +222,10 @@ class StateStore:
                     continue
                 self._best_epoch_before = found.state.history.best_epoch
                 print(f"resumed after step {found.state.steps_taken} from {found.name}", flush=True)
-                return Found(found.state, read_snapshot(found.folder), best_weights)
+                tensors = (
+                    load_file(found.folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE, RANDOM_FILE)
+                )
+                return Found(found.state, Snapshot(*tensors), best_weights)
         return None
 
     def _uri(self, name: str) -> str:
@@ -283,11 +256,7 @@ class StateStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _fetch(self, position: Position, scratch: Path) -> Candidate:
-        """A state's files on this machine, checked against its manifest.
-
-        Raises:
-            Refused: It is incomplete or damaged.
-        """
+        """A state's files on this machine, checked against its manifest."""
         uri = self._uri(position.name)
         folder = self._local / position.name if self._local else scratch / position.name
         if not self._local and not folder.exists() and position in self._positions():
@@ -300,7 +269,8 @@ class StateStore:
             for name in STATE_FILES:
                 if _sha256(folder / name) != manifest["files"][name]:
                     raise Refused(f"{uri}: {name} is not the file that was written")
-            state, fingerprint = read_state(folder)
+            content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            state, fingerprint = LoopState.from_json(content["state"]), dict(content["fingerprint"])
         except FileNotFoundError as error:
             raise Refused(f"{uri}: {Path(error.filename).name} is missing") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

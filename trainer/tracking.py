@@ -34,11 +34,10 @@ Confusion = Sequence[Sequence[int]]
 
 
 def vertex_trial(metric: str) -> VertexTrial | None:
-    """The report to the tuning job that this process is a trial of, if the environment says that it is."""
+    """The report to the tuning job, if the environment says that this process is one of its trials."""
     trial = os.environ.get(TRIAL_VARIABLE)
-    if trial is None:
-        return None
-    return VertexTrial(trial, metric, Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE)))
+    file = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+    return None if trial is None else VertexTrial(trial, metric, file)
 
 
 class VertexTrial(TrackedRun):
@@ -54,20 +53,12 @@ class VertexTrial(TrackedRun):
         self._file = file
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add the epoch's line. Metrics without the epoch's score are ignored.
-
-        Raises:
-            GauntletError: The file cannot be written.
-        """
+        """Add the epoch's line, if the metrics have a score, or raise a `GauntletError`."""
         score = metrics.get(tracked_name(self._metric))
         if score is None:
             return
-        line = {
-            "timestamp": time.time(),
-            "trial": self._trial,
-            self._metric: str(float(score)),
-            "global_step": str(step),
-        }
+        line = {"timestamp": time.time(), "trial": self._trial, "global_step": str(step)}
+        line[self._metric] = str(float(score))
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
@@ -146,11 +137,8 @@ def class_names(labels: Sequence[str]) -> list[str]:
         name if shared == 1 else longer
         for name, shared, longer in zip(shortened, _times(shortened), spelled, strict=True)
     ]
-    index = 0
-    while index < len(names):
-        shared = _times(names)
-        index = next((at for at in range(index, len(names)) if shared[at] > 1), len(names))
-        if index < len(names):
+    for index in range(len(names)):
+        while _times(names)[index] > 1:
             names[index] = f"{names[index]}.{index}"
     return names
 
@@ -170,7 +158,7 @@ def _times(names: Sequence[str]) -> list[int]:
     return [times[name.casefold()] for name in names]
 
 
-def class_metrics(confusion: Sequence[Sequence[int]]) -> dict[str, list[float]]:
+def class_metrics(confusion: Confusion) -> dict[str, list[float]]:
     """Precision, recall and F1 by class of a confusion (C, C), true classes first; 0 for an absent class."""
     from sklearn.metrics import precision_recall_fscore_support  # 1 s, so only if rows have classes
 

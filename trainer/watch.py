@@ -32,17 +32,9 @@ class Budget:
 
     @classmethod
     def of(cls, resources: Resources) -> Self:
-        """A manifest's budget, at today's prices.
-
-        Raises:
-            UsageError: As `hourly_rate`: the machine has no price.
-        """
-        return cls(
-            resources.max_hours,
-            resources.max_cost_usd,
-            hourly_rate(resources) * resources.replica_count,
-            resources.notify_at,
-        )
+        """A manifest's budget, at today's prices; the `UsageError` of `hourly_rate` if there is none."""
+        rate = hourly_rate(resources) * resources.replica_count
+        return cls(resources.max_hours, resources.max_cost_usd, rate, resources.notify_at)
 
     def cost_usd(self, seconds: float) -> float:
         """The cost of a training of this length."""
@@ -256,19 +248,13 @@ class Watch:
     """Watches one training in one process, which is one rank's.
 
     Args:
-        resources: The limits of the training.
-        history: Its history, which gets the summary of its usage.
-        tracker: Where metrics go.
-        device: The device that it runs on.
+        history: Gets the summary of the training's usage.
         seconds: How long it has trained, across interruptions.
         states: The folder of its states, if they are written.
         speaks: Whether it prints; only one of several ranks does.
 
     Attributes:
         over_memory: The error to end training with, once it has used more memory than it may.
-
-    Raises:
-        UsageError: The machine of `resources` has no price.
     """
 
     def __init__(
@@ -296,7 +282,7 @@ class Watch:
 
             self._contention = Contention()
         self._noticed = False
-        limit_gpu_memory(resources, device)
+        _limit_gpu_memory(resources, device)
 
     @property
     def due(self) -> bool:
@@ -326,8 +312,8 @@ class Watch:
         if self._contention:
             self._contention.finish()
         if self._history.stopped in BUDGET_REASONS:
-            to_go_on = f". Its state is in {self._states}: with a higher limit the same command resumes"
-            self._say(f"training stops, {self._history.stopped}", to_go_on if self._states else "")
+            resume = f". Its state is in {self._states}: with a higher limit the same command resumes"
+            self._say(f"training stops, {self._history.stopped}", resume if self._states else "")
 
     def _sample(self) -> None:
         sample = self._monitor.take()
@@ -376,9 +362,8 @@ class Progress:
     def epoch(self, epoch: Epoch, best: bool) -> None:
         """Print the line of an epoch that has ended."""
         self._printed, self._rows_printed = time.monotonic(), 0
-        figures = "  ".join(
-            f"{known_metric(key).title} {value:.4f}" for key, value in epoch.validation.items()
-        )
+        validation = epoch.validation.items()
+        figures = "  ".join(f"{known_metric(key).title} {value:.4f}" for key, value in validation)
         print(
             f"epoch {epoch.epoch}/{self._epochs} done  training loss {epoch.training['loss']:.4f}, "
             f"validation: {figures}  {epoch.examples_per_second:.0f} examples/s{'  (best)' if best else ''}",
@@ -386,7 +371,7 @@ class Progress:
         )
 
 
-def limit_gpu_memory(resources: Resources, device: torch.device) -> None:
+def _limit_gpu_memory(resources: Resources, device: torch.device) -> None:
     """Let torch reserve at most `max_gpu_memory_gb` on the GPU; beyond that it raises OutOfMemoryError."""
     if device.type != "cuda" or resources.max_gpu_memory_gb is None:
         return

@@ -40,6 +40,6 @@ What is called when:
 6. register-model uploads the bundle, creates a version with a model evaluation, and moves the aliases
    (`registry`). `gauntlet promote` and `gauntlet rollback` move them later.
 
-Every call has a time limit, and is retried only where a retry is safe (`calls`). A failure is one message
-that says what to do (`errors`). Clients are imported at their first use, because that takes seconds.
+Every call has a time limit, is retried only where a retry is safe, and fails with one message that says what
+to do (`calls`). Clients are imported at their first use, because that takes seconds.
 """

@@ -1,4 +1,5 @@
-"""Calls of Google Cloud's clients, with a time limit and with retries where a retry is safe.
+"""Calls of Google Cloud's clients, with a time limit, with retries where a retry is safe, and with errors
+that say what to do.
 
 The clients' own defaults have no limit. Which function to use depends on what a repeated request does:
 
@@ -29,8 +30,8 @@ class QuotaError(GauntletError):
 
 def quota_refusal(where: str, message: str) -> QuotaError | None:
     """The error for a message that names a used-up quota; None for any other message."""
-    metrics = tuple(dict.fromkeys(QUOTA_METRIC.findall(message))) if "quota" in message.lower() else ()
-    if not metrics:
+    metrics = dict.fromkeys(QUOTA_METRIC.findall(message))
+    if not metrics or "quota" not in message.lower():
         return None
     return QuotaError(
         f"{where}: the quota {', '.join(metrics)} is used up ({message}). Request an increase on the "
@@ -40,18 +41,14 @@ def quota_refusal(where: str, message: str) -> QuotaError | None:
 
 def not_logged_in(host: str, cause: object) -> UsageError:
     """The error when there are no credentials, or the service does not accept them."""
-    return UsageError(
-        f"{host}: not logged in ({first_line(cause)}). Run `gcloud auth application-default login`, or run "
-        "this as a service account."
-    )
+    advice = "Run `gcloud auth application-default login`, or run this as a service account."
+    return UsageError(f"{host}: not logged in ({first_line(cause)}). {advice}")
 
 
 def permission_denied(host: str, cause: object) -> UsageError:
     """The error when Vertex AI does not let this account do what was asked."""
-    return UsageError(
-        f"{host}: permission denied ({first_line(cause)}). Give this account the role Vertex AI User, "
-        "roles/aiplatform.user."
-    )
+    advice = "Give this account the role Vertex AI User, roles/aiplatform.user."
+    return UsageError(f"{host}: permission denied ({first_line(cause)}). {advice}")
 
 
 def unreachable(host: str, cause: object) -> GauntletError:
@@ -137,14 +134,10 @@ def find_or_make(
     from google.api_core.exceptions import ServiceUnavailable
 
     def attempt() -> Found:
-        found = find()
-        if found is None:
-            found = make()
-        if found is None:
-            found = find()
-        if found is None:
-            raise ServiceUnavailable("what was created is not listed")
-        return found
+        for look in (find, make, find):
+            if (found := look()) is not None:
+                return found
+        raise ServiceUnavailable("what was created is not listed")
 
     made: Found = (retry or _retry())(attempt)()
     return made
@@ -153,12 +146,8 @@ def find_or_make(
 def _retry() -> Any:
     from google.api_core.retry import Retry
 
-    return Retry(
-        predicate=_is_transient,
-        initial=SECONDS_BEFORE_THE_FIRST_RETRY,
-        maximum=5,
-        timeout=SECONDS_OF_RETRIES,
-    )
+    first, longest = SECONDS_BEFORE_THE_FIRST_RETRY, 5
+    return Retry(predicate=_is_transient, initial=first, maximum=longest, timeout=SECONDS_OF_RETRIES)
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -78,7 +78,7 @@ class TuningJob:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How the tokens of an answer are sampled: greedily at a temperature of 0."""
+    """How the tokens of an answer are sampled: greedily if the temperature is 0."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -114,9 +114,7 @@ class Gemini:
         for start in range(0, len(examples), EXAMPLES_COUNTED_AT_ONCE):
             group = examples[start : start + EXAMPLES_COUNTED_AT_ONCE]
             contents = [content for example in group for content in example["contents"]]
-            instructions = [
-                example["systemInstruction"] for example in group if "systemInstruction" in example
-            ]
+            instructions = [one["systemInstruction"] for one in group if "systemInstruction" in one]
             as_turns = [{"role": "user", "parts": each["parts"]} for each in instructions]
             with self._explained(model):
                 counted = self._client.models.count_tokens(model=model, contents=[*as_turns, *contents])
@@ -165,11 +163,9 @@ class Gemini:
 
     def _find(self, request: TuningRequest) -> TuningJob | None:
         content = _label(request)
+        listing = {"filter": f'labels.{CONTENT_LABEL}="{content}"', "page_size": 100}
         with self._explained():
-            jobs = self._client.tunings.list(
-                config={"filter": f'labels.{CONTENT_LABEL}="{content}"', "page_size": 100}
-            )
-            for job in jobs:
+            for job in self._client.tunings.list(config=listing):
                 found = _described(job)
                 same = (job.labels or {}).get(CONTENT_LABEL) == content
                 if same and not found.has_failed and found.state != CANCELLING:
@@ -189,10 +185,7 @@ class Gemini:
                     "learning_rate_multiplier": request.learning_rate_multiplier,
                     "adapter_size": f"ADAPTER_SIZE_{ADAPTER_SIZES[request.adapter_size]}",
                     "export_last_checkpoint_only": True,
-                    "labels": {
-                        SYSTEM_LABEL: valid_label(request.name),
-                        CONTENT_LABEL: _label(request),
-                    },
+                    "labels": {SYSTEM_LABEL: valid_label(request.name), CONTENT_LABEL: _label(request)},
                     "http_options": _options(attempts=1),
                 },
             )
@@ -218,13 +211,8 @@ class Gemini:
             raise unreachable(host, type(error).__name__) from None
 
 
-def thinking_tokens(model: str) -> int | None:
-    """The smallest thinking budget of a base model, in tokens; None for a model without that setting."""
-    return next((tokens for beginning, tokens in THINKING_TOKENS if model.startswith(beginning)), None)
-
-
 def _config(base_model: str, request: Mapping[str, Any], drawing: Drawing) -> dict[str, Any]:
-    thinking = thinking_tokens(base_model)
+    thinking = next((tokens for start, tokens in THINKING_TOKENS if base_model.startswith(start)), None)
     config: dict[str, Any] = {
         "temperature": drawing.temperature,
         "top_p": drawing.top_p,

@@ -48,16 +48,12 @@ class PipelineJobs:
         """Create a job, or return the one that was created by the same request. Idempotent."""
         from google.api_core.exceptions import AlreadyExists, ResourceExhausted
 
-        labelled = with_content_label(job)
-        name = f"{self._location.parent}/pipelineJobs/{job_id}"
+        labelled, parent = with_content_label(job), self._location.parent
+        name = f"{parent}/pipelineJobs/{job_id}"
+        creating = self._service.create_pipeline_job
         with explained(self._location.host):
             try:
-                return ask(
-                    self._service.create_pipeline_job,
-                    parent=self._location.parent,
-                    pipeline_job=labelled,
-                    pipeline_job_id=job_id,
-                )
+                return ask(creating, parent=parent, pipeline_job=labelled, pipeline_job_id=job_id)
             except AlreadyExists:
                 found = self.get(name)
             except ResourceExhausted:
@@ -116,11 +112,7 @@ class PipelineJobs:
 class PipelineSchedules:
     """The schedules of pipeline jobs of a project in a region.
 
-    The service gives a schedule its id, so a schedule is found by its display name.
-
-    Raises:
-        UsageError: Nobody is logged in, or the account lacks a permission.
-        GauntletError: The service cannot be reached, or refuses.
+    The service gives a schedule its id, so a schedule is found by its display name. Raises as `PipelineJobs`.
     """
 
     def __init__(self, location: VertexLocation) -> None:
@@ -134,11 +126,7 @@ class PipelineSchedules:
             return list(ask(self._service.list_schedules, parent=self._location.parent))
 
     def named(self, name: str) -> Any | None:
-        """The schedule of that display name, if there is one.
-
-        Raises:
-            UsageError: Several schedules have that name.
-        """
+        """The schedule of that display name, if there is one; a `UsageError` if there are several."""
         found = [schedule for schedule in self.all() if schedule.display_name == name]
         if len(found) > 1:
             several = ", ".join(schedule.name for schedule in found)
@@ -150,21 +138,17 @@ class PipelineSchedules:
     def create(self, schedule: Mapping[str, Any]) -> Any:
         """Create a schedule, or return the one of that display name."""
         with explained(self._location.host):
+            creating, parent = self._service.create_schedule, self._location.parent
             return find_or_make(
                 lambda: self.named(str(schedule["display_name"])),
-                lambda: ask_once(
-                    self._service.create_schedule, parent=self._location.parent, schedule=schedule
-                ),
+                lambda: ask_once(creating, parent=parent, schedule=schedule),
             )
 
     def update(self, name: str, schedule: Mapping[str, Any], fields: Sequence[str]) -> Any:
         """Change the given fields of a schedule."""
         with explained(self._location.host):
-            return ask(
-                self._service.update_schedule,
-                schedule={**schedule, "name": name},
-                update_mask={"paths": list(fields)},
-            )
+            changed = {**schedule, "name": name}
+            return ask(self._service.update_schedule, schedule=changed, update_mask={"paths": list(fields)})
 
     def pause(self, name: str) -> None:
         """Start no runs until the schedule is resumed."""
@@ -193,12 +177,7 @@ def with_content_label(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_log(project: str, job_id: str) -> Iterator[str]:
-    """The lines that a custom job printed, oldest first. Every step on Vertex AI runs as a custom job.
-
-    Raises:
-        UsageError: Nobody is logged in, or the account may not read logs.
-        GauntletError: The service cannot be reached, or refuses.
-    """
+    """The lines that a custom job printed, oldest first. Every step on Vertex AI runs as a custom job."""
     with explained(LOGGING_HOST):
         from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 

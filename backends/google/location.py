@@ -62,11 +62,7 @@ class VertexLocation:
 
     @classmethod
     def named(cls, project: str, region: str) -> VertexLocation:
-        """The location of a project and region that the command line gives.
-
-        Raises:
-            UsageError: The names have another form, or Vertex AI has no such region.
-        """
+        """The location that the command line gives, or a `UsageError` if Vertex AI has no such region."""
         from google.cloud.aiplatform.constants.base import SUPPORTED_REGIONS
 
         location = cls(project, region)
@@ -84,12 +80,8 @@ class VertexLocation:
     @property
     def uri(self) -> str:
         """The URI that `of` reads as this location."""
-        values = {
-            "tensorboard": self.tensorboard,
-            "staging": self.staging,
-            "serving_image": self.serving_image,
-        }
-        query = "&".join(f"{key}={quote(value, safe='/:@')}" for key, value in values.items() if value)
+        values = [(key, getattr(self, key)) for key in ("tensorboard", "staging", "serving_image")]
+        query = "&".join(f"{key}={quote(value, safe='/:@')}" for key, value in values if value)
         return f"{SCHEME}{self.project}/{self.region}" + (f"?{query}" if query else "")
 
     @property
@@ -121,11 +113,7 @@ class VertexLocation:
 
 
 def _query(text: str) -> dict[str, str]:
-    """The query of a URI. Unlike in a form, `+` is a plus sign, since a folder's name may contain one.
-
-    Raises:
-        ValueError: A key has no value, or is given twice.
-    """
+    """The query of a URI. Unlike in a form, `+` is a plus sign, since a folder's name may contain one."""
     found: dict[str, str] = {}
     for part in text.split("&") if text else ():
         key, equals, value = part.partition("=")

@@ -55,10 +55,8 @@ class BucketLocation:
 
     def holds(self, region: str) -> bool:
         """Whether the bucket is in that region, or in a dual-region or multi-region with it."""
-        if self.regions:
-            return region in self.regions
-        if self.name in DUAL_REGIONS:
-            return region in DUAL_REGIONS[self.name]
+        if regions := self.regions or DUAL_REGIONS.get(self.name):
+            return region in regions
         if self.name in MULTI_REGIONS:
             return region.startswith(MULTI_REGIONS[self.name])
         return region == self.name
@@ -72,7 +70,7 @@ class GoogleProject:
     """A project, as far as the account that is logged in may see it.
 
     Raises:
-        UsageError: Nobody is logged in, or the project is unknown.
+        UsageError: Nobody is logged in, or the project or the bucket is unknown or may not be seen.
         GauntletError: A service cannot be reached, or refuses.
     """
 
@@ -87,14 +85,10 @@ class GoogleProject:
         """The permissions that the account lacks in the project."""
         from google.api_core.exceptions import Forbidden, NotFound
 
-        project = self._location.project
+        project, asking = self._location.project, self._projects.test_iam_permissions
         with explained(PROJECTS_HOST):
             try:
-                answer = ask(
-                    self._projects.test_iam_permissions,
-                    resource=f"projects/{project}",
-                    permissions=list(permissions),
-                )
+                answer = ask(asking, resource=f"projects/{project}", permissions=list(permissions))
             except (Forbidden, NotFound):
                 raise UsageError(
                     f"--project: {project}: there is no such project, or this account may not see it. "
@@ -115,11 +109,7 @@ class GoogleProject:
         return frozenset(binding.role for binding in policy.bindings if member in binding.members)
 
     def bucket_location(self, bucket: str) -> BucketLocation:
-        """Where a bucket is.
-
-        Raises:
-            UsageError: There is no such bucket, or it may not be seen.
-        """
+        """Where a bucket is."""
         from google.api_core.exceptions import Forbidden, NotFound
         from google.cloud import storage
 
@@ -169,10 +159,6 @@ def is_pushed(image: str) -> bool | None:
     """Whether a container image is in its repository; None when that is unknown, as for other registries.
 
     https://cloud.google.com/artifact-registry/docs/reference/rest/v1/projects.locations.repositories.dockerImages
-
-    Raises:
-        UsageError: Nobody is logged in.
-        GauntletError: Artifact Registry cannot be reached.
     """
     found = IMAGE.fullmatch(image)
     if found is None:

@@ -28,7 +28,6 @@ from gauntlet.backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
-    EVIDENCE_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     RUN_TAG,
@@ -42,7 +41,6 @@ from gauntlet.backends.registry import (
     unknown_model,
     version_of_bundle,
     with_alias,
-    with_number,
     with_turn,
 )
 from gauntlet.backends.storage import join
@@ -76,11 +74,7 @@ class VertexRegistry(Registry):
     """
 
     def __init__(self, uri: str) -> None:
-        """Check the URI; nothing is asked yet.
-
-        Raises:
-            UsageError: It is not a location of Vertex AI, or has no folder for bundles.
-        """
+        """Check the URI, or raise a `UsageError` if it is no location with a folder for bundles."""
         self._location = VertexLocation.of(uri, "registry URI")
         if self._location.staging is None:
             raise UsageError(
@@ -111,38 +105,25 @@ class VertexRegistry(Registry):
 
     # --- writing ---
 
-    def register(
-        self,
-        name: str,
-        bundle: Path,
-        tags: Mapping[str, str],
-        evidence: Mapping[str, Any] | None = None,
-        scores: Scores | AnswerScores | None = None,
-    ) -> ModelVersion:
-        """The scores become a model evaluation of the version.
-
-        Raises:
-            GauntletError: The bundle is incomplete or altered, or the service refuses.
-        """
-        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
-
-        sha256 = file_sha256(bundle / BUNDLE_FILE)
+    def _store(self, name: str, bundle: Path, sha256: str) -> str:
         bundle_uri = join(self._folder(name), sha256)
         store_bundle(bundle, bundle_uri)
-        if evidence is not None:
-            tags = {**tags, EVIDENCE_TAG: store_evidence(self._folder(name), evidence)}
-        identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
-        with explained(self._location.host):
-            version = find_or_make(
-                lambda: self._registered(name, identity),
-                lambda: self._upload(name, bundle_uri, {**tags, **identity}),
-            )
-            if scores is not None and version.tags.get(RUN_TAG) == identity[RUN_TAG]:
-                self._import_evaluation(version, scores)
-            served = version_of_bundle([version], sha256, identity[RUN_TAG])[1]
-            if not served and CHALLENGER not in version.aliases:
-                self._set_alias(version, CHALLENGER)
-        return with_number(name, self.versions(name), version.version)
+        return bundle_uri
+
+    def _store_evidence(self, name: str, stored: str, evidence: Mapping[str, Any]) -> str:  # noqa: ARG002
+        return store_evidence(self._folder(name), evidence)
+
+    def _create(
+        self, name: str, stored: str, tags: Mapping[str, str], scores: Scores | AnswerScores | None
+    ) -> ModelVersion:
+        """The scores become a model evaluation of the version."""
+        version = find_or_make(
+            lambda: version_of_bundle(self._known(name), tags[BUNDLE_TAG], tags[RUN_TAG])[0],
+            lambda: self._upload(name, stored, tags),
+        )
+        if scores is not None and version.tags.get(RUN_TAG) == tags[RUN_TAG]:
+            self._import_evaluation(version, scores)
+        return version
 
     # --- moving aliases ---
 
@@ -187,8 +168,7 @@ class VertexRegistry(Registry):
 
     def _set_alias(self, version: ModelVersion, *aliases: str) -> None:
         """Point aliases to a version. An alias with a hyphen in front is removed from it."""
-        request = {"name": self._resource(version), "version_aliases": aliases}
-        ask(self._service.merge_version_aliases, **request)
+        ask(self._service.merge_version_aliases, name=self._resource(version), version_aliases=aliases)
 
     # --- versions ---
 
@@ -197,15 +177,11 @@ class VertexRegistry(Registry):
 
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
             return []
+        parent = f"{self._location.parent}/models/{name}"
         with explained(self._location.host), suppress(NotFound):
-            models = list(
-                ask(self._service.list_model_versions, name=f"{self._location.parent}/models/{name}")
-            )
-            return sorted(map(_describe, models), key=lambda version: int(version.version), reverse=True)
+            found = map(_describe, ask(self._service.list_model_versions, name=parent))
+            return sorted(found, key=lambda version: int(version.version), reverse=True)
         return []
-
-    def _registered(self, name: str, identity: Mapping[str, str]) -> ModelVersion | None:
-        return version_of_bundle(self._known(name), identity[BUNDLE_TAG], identity[RUN_TAG])[0]
 
     def _upload(self, name: str, bundle_uri: str, tags: Mapping[str, str]) -> None:
         """Create a version without any alias; Vertex AI makes the first one `default`."""
@@ -236,11 +212,8 @@ class VertexRegistry(Registry):
             "health_route": HEALTH_ROUTE,
             "ports": [{"container_port": PORT}],
         }
-        return {
-            "version_description": _as_text(tags),
-            "artifact_uri": bundle_uri,
-            "container_spec": container,
-        }
+        text = _as_text(tags)
+        return {"version_description": text, "artifact_uri": bundle_uri, "container_spec": container}
 
     def _pipeline_job(self, run_id: str) -> str:
         """The pipeline job with this run id; empty for a run elsewhere."""
@@ -263,12 +236,8 @@ class VertexRegistry(Registry):
             found = ask(self._service.list_model_evaluations, parent=parent)
             return next((one for one in found if one.display_name == EVALUATION_NAME), None)
 
-        find_or_make(
-            find,
-            lambda: ask_once(
-                self._service.import_model_evaluation, parent=parent, model_evaluation=evaluation
-            ),
-        )
+        importing = self._service.import_model_evaluation
+        find_or_make(find, lambda: ask_once(importing, parent=parent, model_evaluation=evaluation))
 
     # --- resources ---
 

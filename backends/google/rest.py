@@ -37,6 +37,7 @@ class Rest:
     """Sends requests with the credentials of one account.
 
     Raises:
+        Refused: The answer has an error status: the resource does not exist, or the account may not read it.
         UsageError: Nobody is logged in, or the login has expired.
         GauntletError: A service cannot be reached, or is busy.
     """
@@ -66,19 +67,11 @@ class Rest:
         return Rest(Credentials(self._credentials, service_account, list(SCOPES)))
 
     def get(self, url: str, **query: str | list[str]) -> dict[str, Any]:
-        """The resource at a URL.
-
-        Raises:
-            Refused: The resource does not exist, or the account may not read it.
-        """
+        """The resource at a URL."""
         return self._ask("GET", url, params=query)
 
     def post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request with a body.
-
-        Raises:
-            Refused: The answer has an error status.
-        """
+        """The answer to a request with a body."""
         return self._ask("POST", url, json=body)
 
     def _ask(self, method: str, url: str, **request: Any) -> dict[str, Any]:
@@ -88,16 +81,12 @@ class Rest:
         host = url.split("/")[2]
         try:
             response = self._session.request(method, url, timeout=SECONDS_TO_ANSWER, **request)
-        except TransportError as error:
+        except (TransportError, OSError) as error:  # OSError is the base class of what requests raises
             raise unreachable(host, type(error).__name__) from None
-        except RefreshError as error:
-            if isinstance(self._credentials, Credentials):
+        except GoogleAuthError as error:
+            if isinstance(error, RefreshError) and isinstance(self._credentials, Credentials):
                 raise Refused(403, NO_TOKEN, str(error.args[0])) from None
             raise not_logged_in(host, error) from None
-        except GoogleAuthError as error:
-            raise not_logged_in(host, error) from None
-        except OSError as error:  # the base class of what requests raises
-            raise unreachable(host, type(error).__name__) from None
         if response.status_code == 401:
             raise not_logged_in(host, response.text)
         if response.status_code in BUSY:

@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,11 +62,7 @@ class VertexTracker:
 
 
 class VertexRun:
-    """A `StartedRun` of Vertex AI Experiments.
-
-    Raises:
-        GauntletError: The service cannot be reached, or refuses.
-    """
+    """A `StartedRun` of Vertex AI Experiments."""
 
     def __init__(self, location: VertexLocation, request: RunRequest) -> None:
         self._location = location
@@ -133,11 +129,7 @@ class VertexRun:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_text(text, encoding="utf-8")
             upload(Path(folder), folder_uri)
-        artifact = {
-            "uri": join(folder_uri, name),
-            "display_name": name,
-            "schema_title": "system.Artifact",
-        }
+        artifact = {"uri": join(folder_uri, name), "display_name": name, "schema_title": "system.Artifact"}
         with explained(self._location.host):
             self._keep(valid_id(f"{self._id}-{name}", ID_LENGTH), artifact)
 
@@ -268,41 +260,23 @@ class TimeSeries:
         buffer, self._buffer = self._buffer, []
         self._ensure({point.name for point in buffer})
         for start in range(0, len(buffer), POINTS_PER_WRITE):
-            points = buffer[start : start + POINTS_PER_WRITE]
-            ask(
-                self._service.write_tensorboard_run_data,
-                tensorboard_run=self.run,
-                time_series_data=[
-                    self._data(name, [point for point in points if point.name == name])
-                    for name in dict.fromkeys(point.name for point in points)
-                ],
-            )
-
-    def _data(self, name: str, points: Sequence[Point]) -> dict[str, Any]:
-        values = [
-            {
-                "scalar": {"value": point.value},
-                "step": point.step,
-                "wall_time": datetime.fromtimestamp(point.time, UTC),
-            }
-            for point in points
-        ]
-        series = self._resources[name].rpartition("/")[2]
-        return {"tensorboard_time_series_id": series, "value_type": "SCALAR", "values": values}
+            data: dict[str, dict[str, Any]] = {}  # by metric
+            for point in buffer[start : start + POINTS_PER_WRITE]:
+                series = self._resources[point.name].rpartition("/")[2]
+                new = {"tensorboard_time_series_id": series, "value_type": "SCALAR", "values": []}
+                at = datetime.fromtimestamp(point.time, UTC)
+                value = {"scalar": {"value": point.value}, "step": point.step, "wall_time": at}
+                data.setdefault(point.name, new)["values"].append(value)
+            writing = self._service.write_tensorboard_run_data
+            ask(writing, tensorboard_run=self.run, time_series_data=list(data.values()))
 
     def _ensure(self, names: set[str]) -> None:
         missing = sorted(names - self._resources.keys())
         if not missing:
             return
+        scalars = {"value_type": "SCALAR", "plugin_name": "scalars"}
         requests = [
-            {
-                "parent": self.run,
-                "tensorboard_time_series": {
-                    "display_name": name,
-                    "value_type": "SCALAR",
-                    "plugin_name": "scalars",
-                },
-            }
+            {"parent": self.run, "tensorboard_time_series": {"display_name": name, **scalars}}
             for name in missing
         ]
         ensure(self._service.batch_create_tensorboard_time_series, parent=self._experiment, requests=requests)

@@ -44,11 +44,8 @@ def database_path(uri: str, setting: str) -> Path:
     """The file that a `sqlite:///` URI names, as an absolute path.
 
     A path in a bucket that is mounted as a folder is refused: SQLite has no locks between machines there, and
-    fails with disk I/O errors. In a pod of Kubeflow every path is refused.
-
-    Args:
-        uri: Such as `sqlite:////absolute/path/gauntlet.db`.
-        setting: The setting that the URI was given for; errors name it.
+    fails with disk I/O errors. In a pod of Kubeflow every path is refused. Errors name the `setting` that the
+    URI was given for.
 
     Raises:
         UsageError: The URI has another scheme or names no file, or the file would be lost or damaged.
@@ -158,11 +155,7 @@ class DatabaseReader:
 
     @contextmanager
     def _opened(self) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-        """A function that answers queries, all of them on one state of the database.
-
-        Raises:
-            GauntletError: The database cannot be read or understood.
-        """
+        """A function that answers queries, all of them on one state of the database."""
         if not self._database.exists():
             yield lambda *_: []
             return
@@ -217,11 +210,7 @@ def locked(database: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 @contextmanager
 def explained(database: Path) -> Iterator[None]:
-    """Turn a failure of SQLite into one message, even if MLflow wrapped it in other exceptions.
-
-    Raises:
-        GauntletError: The database failed. Any other exception is a bug and is not changed.
-    """
+    """Turn a failure of SQLite, even one that MLflow wrapped, into a `GauntletError`."""
     try:
         yield
     except GauntletError:

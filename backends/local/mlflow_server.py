@@ -46,20 +46,17 @@ class MlflowServer:
     """One server, by its URI."""
 
     def __init__(self, uri: str, setting: str) -> None:
-        """Check the URI; nothing is asked yet.
-
-        Args:
-            uri: Such as `mlflow+https://mlflow.example.com/path`.
-            setting: The setting that the URI was given for; errors name it.
+        """Check the URI; nothing is asked yet. Errors name the `setting` that it was given for.
 
         Raises:
             UsageError: It is not the address of a server, or has a password in it.
         """
+        not_valid = UsageError(f"{setting}: found {uri!r}, expected {ADDRESS}.")
         try:
             parts = urlsplit(uri)
             is_valid = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
         except ValueError:  # invalid brackets, or a port that is not a number
-            raise UsageError(f"{setting}: found {uri!r}, expected {ADDRESS}.") from None
+            raise not_valid from None
         if parts.username is not None or parts.password is not None:
             raise UsageError(
                 f"{setting}: found a name or a password in the URI of {parts.hostname}, expected "
@@ -67,7 +64,7 @@ class MlflowServer:
                 "MLFLOW_TRACKING_TOKEN, instead."
             )
         if not is_valid:
-            raise UsageError(f"{setting}: found {uri!r}, expected {ADDRESS}.")
+            raise not_valid
         self.uri = uri.rstrip("/")
 
     @cached_property
@@ -81,12 +78,7 @@ class MlflowServer:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn a failure of the server or the network into one message.
-
-        Raises:
-            UsageError: The server refuses this account.
-            GauntletError: The server is unavailable, or refuses for another reason.
-        """
+        """Turn a failure into a `GauntletError`; a `UsageError` if the server refuses this account."""
         _prepare()
         from mlflow.exceptions import MlflowException
         from requests import RequestException
@@ -143,11 +135,7 @@ class MlflowServerRegistry(MlflowRegistry):
     """
 
     def __init__(self, uri: str) -> None:
-        """Check the URI.
-
-        Raises:
-            UsageError: It is not the address of a server, or has a password in it.
-        """
+        """Check the URI, as `MlflowServer` does."""
         self._server = MlflowServer(uri, "registry URI")
 
     @property
@@ -176,12 +164,9 @@ class MlflowServerRegistry(MlflowRegistry):
 
         require_complete(bundle)
         run = self._bundle_run(name, sha256)
-        stored = {
-            Path(file.path).name for file in self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)
-        }
-        if BUNDLE_FILE not in stored:
-            files = sorted(bundle.iterdir(), key=lambda file: file.name == BUNDLE_FILE)
-            for file in files:
+        stored = self._client.list_artifacts(run.info.run_id, BUNDLE_FOLDER)
+        if BUNDLE_FILE not in {Path(file.path).name for file in stored}:
+            for file in sorted(bundle.iterdir(), key=lambda file: file.name == BUNDLE_FILE):
                 self._client.log_artifact(run.info.run_id, str(file), BUNDLE_FOLDER)
             self._client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
@@ -203,7 +188,7 @@ class MlflowServerRegistry(MlflowRegistry):
             except GauntletError as error:
                 raise GauntletError(str(error).replace(folder, self._where)) from None
 
-    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+    def _new_version(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
         source = f"{self._client.get_run(stored).info.artifact_uri}/{BUNDLE_FOLDER}"
         made = self._client.create_model_version(name, source, run_id=stored, tags=dict(tags))
         return str(made.version)
@@ -216,9 +201,8 @@ class MlflowServerRegistry(MlflowRegistry):
         found = self._client.search_runs([experiment], f"tags.`{SHA256_TAG}` = '{sha256}'", max_results=1)
         if found:
             return found[0]
-        return self._client.create_run(
-            experiment, tags={SHA256_TAG: sha256}, run_name=f"{name}-{sha256[:12]}"
-        )
+        run_name = f"{name}-{sha256[:12]}"
+        return self._client.create_run(experiment, tags={SHA256_TAG: sha256}, run_name=run_name)
 
 
 class ServerReader:
@@ -251,15 +235,13 @@ class ServerReader:
 
 
 def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """Everything that a search of MLflow's finds, which it gives a page at a time."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
+    """Everything that a search of MLflow finds, which returns a page at a time."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
 
 
 def download_bundle(bundle_uri: str, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """The local registry: MLflow's model registry on SQLite, with the bundles in a folder next to the database.
 
 `mlflow_server.MlflowServerRegistry` has the same on a server. It overrides what differs: where bundles are
-stored, the lock, and the messages of failures (`_where` to `_client` below).
+stored, the lock, and the messages of failures (`_where` to `_client`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from gauntlet.backends.registry import (
     BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
-    EVIDENCE_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     RUN_TAG,
@@ -55,11 +54,7 @@ class MlflowRegistry(Registry):
     """
 
     def __init__(self, uri: str) -> None:
-        """Check the URI.
-
-        Raises:
-            UsageError: It is not a SQLite file that outlives this process.
-        """
+        """Check the URI, or raise a `UsageError` if it is no SQLite file that outlives this process."""
         self._database = database_path(uri, "registry URI")
 
     # --- reading ---
@@ -89,36 +84,19 @@ class MlflowRegistry(Registry):
 
     # --- writing ---
 
-    def register(
+    def _create(
         self,
         name: str,
-        bundle: Path,
+        stored: str,
         tags: Mapping[str, str],
-        evidence: Mapping[str, Any] | None = None,
-        scores: Scores | AnswerScores | None = None,  # noqa: ARG002
+        scores: Scores | AnswerScores | None,  # noqa: ARG002
     ) -> ModelVersion:
-        """Idempotent, so an interrupted registration is completed by running it again.
-
-        MLflow's registry has no place for the scores except the tags; the run's report has them all.
-
-        Raises:
-            GauntletError: The bundle is incomplete or altered.
-        """
-        from gauntlet.serving.bundle import BUNDLE_FILE, file_sha256
-
-        sha256 = file_sha256(bundle / BUNDLE_FILE)
-        with self._writing():
-            stored = self._store(name, bundle, sha256)
-            if evidence is not None:
-                tags = {**tags, EVIDENCE_TAG: self._store_evidence(name, stored, evidence)}
-            if self._reader.model(name) is None:
-                self._client.create_registered_model(name)
-            identity = {BUNDLE_TAG: sha256, RUN_TAG: tags.get(RUN_TAG, "")}
-            known, served = version_of_bundle(self.versions(name), sha256, identity[RUN_TAG])
-            number = known.version if known else self._create(name, stored, {**tags, **identity})
-            if not served:
-                self._client.set_registered_model_alias(name, CHALLENGER, number)
-            return with_number(name, self.versions(name), number)
+        """MLflow's registry has no place for the scores except the tags; the run's report has them all."""
+        if self._reader.model(name) is None:
+            self._client.create_registered_model(name)
+        known, _ = version_of_bundle(self.versions(name), tags[BUNDLE_TAG], tags[RUN_TAG])
+        number = known.version if known else self._new_version(name, stored, tags)
+        return with_number(name, self.versions(name), number)
 
     # --- moving aliases ---
 
@@ -132,7 +110,7 @@ class MlflowRegistry(Registry):
         self, kind: str, target: ModelVersion, champion: ModelVersion | None, approval: Approval | None
     ) -> None:
         for tag, value in approval.tags(now()).items() if approval else ():
-            self._tag(target.name, target.version, tag, value)
+            self._client.set_model_version_tag(target.name, target.version, tag, value)
         at = now("milliseconds")
         move = " ".join([f"{kind}@{at}", target.version, *([champion.version] if champion else [])])
         self._client.set_registered_model_tag(target.name, _MOVE_TAG, move)
@@ -148,13 +126,13 @@ class MlflowRegistry(Registry):
         self._client.set_registered_model_alias(name, CHAMPION, champion)
         for version in previous:
             self._client.set_registered_model_alias(name, PREVIOUS, version)
-        if self._alias(name, CHALLENGER) == champion:
+        if str(self._reader.model(name).aliases.get(CHALLENGER)) == champion:
             self._client.delete_registered_model_alias(name, CHALLENGER)
         target = with_number(name, self.versions(name), champion)
         at = at or now("milliseconds")  # recorded by a release that wrote no time
-        self._tag(name, champion, TURNS_TAG, with_turn(target, kind, at))
+        self._client.set_model_version_tag(name, champion, TURNS_TAG, with_turn(target, kind, at))
         if PROMOTED_TAG not in target.tags:
-            self._tag(name, champion, PROMOTED_TAG, at)
+            self._client.set_model_version_tag(name, champion, PROMOTED_TAG, at)
         self._client.delete_registered_model_tag(name, _MOVE_TAG)
         return str(kind)
 
@@ -178,8 +156,7 @@ class MlflowRegistry(Registry):
             yield
 
     def _store(self, name: str, bundle: Path, sha256: str) -> str:
-        """Copy the bundle, completely or not at all, and return what `_create` calls the copy."""
-        folder = str(self._bundle_folder(name, sha256))
+        folder = str(self._models(name) / sha256)
         store_bundle(bundle, folder)
         return folder
 
@@ -189,16 +166,13 @@ class MlflowRegistry(Registry):
     def _read_evidence(self, version: ModelVersion, sha256: str) -> dict[str, Any]:
         return read_evidence(str(self._models(version.name)), sha256)
 
-    def _create(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
+    def _new_version(self, name: str, stored: str, tags: Mapping[str, str]) -> str:
         return str(self._client.create_model_version(name, stored, tags=dict(tags)).version)
 
     def _bundle_uri(self, version: Any) -> str:
         # By sha256 and not by the path in MLflow, because the registry's folder may have been moved.
         sha256 = version.tags.get(BUNDLE_TAG)
-        return str(self._bundle_folder(version.name, sha256)) if sha256 else str(version.source)
-
-    def _bundle_folder(self, name: str, sha256: str) -> Path:
-        return self._models(name) / sha256
+        return str(self._models(version.name) / sha256) if sha256 else str(version.source)
 
     def _models(self, name: str) -> Path:
         return self._database.parent / "models" / name
@@ -206,15 +180,6 @@ class MlflowRegistry(Registry):
     @cached_property
     def _client(self) -> Any:
         return open_client(self._database)
-
-    # --- MLflow ---
-
-    def _alias(self, name: str, alias: str) -> str | None:
-        number = self._reader.model(name).aliases.get(alias)
-        return None if number is None else str(number)
-
-    def _tag(self, name: str, number: str, tag: str, value: str) -> None:
-        self._client.set_model_version_tag(name, number, tag, value)
 
     def _describe(self, model: Any, version: Any) -> ModelVersion:
         number = str(version.version)

@@ -75,11 +75,7 @@ class ServerTracker:
 
 
 class MlflowRun:
-    """A `StartedRun` of MLflow. An interrupted run of the same training is resumed.
-
-    Raises:
-        GauntletError: The database or the server failed.
-    """
+    """A `StartedRun` of MLflow. An interrupted run of the same training is resumed."""
 
     def __init__(
         self, store: DatabaseTracker | MlflowServer, request: RunRequest, tags: Mapping[str, str]
@@ -115,8 +111,8 @@ class MlflowRun:
 
         entities = [Param(key, str(value)) for key, value in params.items() if key not in self._known_params]
         for start in range(0, len(entities), MAX_PARAMS_TAGS_PER_BATCH):
-            batch = entities[start : start + MAX_PARAMS_TAGS_PER_BATCH]
             with self._store.explained():
+                batch = entities[start : start + MAX_PARAMS_TAGS_PER_BATCH]
                 self._client.log_batch(self._run_id, params=batch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:

@@ -9,9 +9,8 @@ from gauntlet.contracts.document import write_text
 
 
 def run(name: str, registry_uri: str, tracking_uri: str, checked: Path) -> None:
-    """Read the champion of `name`, and write what was found to `checked`.
-
-    Tracking never ends a run, so of the tracking URI only the form is checked.
+    """Read the champion of `name`, and write what was found to `checked`. Tracking never ends a run, so of
+    the tracking URI only the form is checked.
 
     Raises:
         UsageError: A URI is of no known kind, or this account may not read the registry.

@@ -23,8 +23,7 @@ class CandidateResult:
 
     Attributes:
         reason: The bounds that it breaks, in words; None if it is admitted.
-        neighbours: How much the rows and the padding of its batch change a row's answer.
-        latency_ms: By batch size. Empty if nothing was timed because nothing was admitted.
+        latency_ms: By batch size; empty if no candidate was admitted, so that nothing was timed.
         speedup: The faster PyTorch's median over this one's, by batch size.
         memory_mb: The peak memory of a process that serves it; NaN if the system does not say.
     """
@@ -65,9 +64,7 @@ Candidate = CandidateResult | Failed
 class Comparison:
     """PyTorch and every candidate on the same rows and the same machine.
 
-    PyTorch's figures are by name, its latencies and memory by mode, such as eager and compiled;
-    `pytorch_absent` says why a mode has none. Nothing is timed if no candidate was admitted; see
-    `timing.Timing`.
+    PyTorch's latencies and memory are by mode, such as eager; `pytorch_absent` says why a mode has none.
     """
 
     subject: Subject
@@ -108,7 +105,7 @@ def refusal(parity: Parity, neighbours: NeighbourEffect, graph: Graph, section: 
 
 
 def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None:
-    """The bounds on the effect of neighbours that the candidate breaks, in words; None if it breaks none."""
+    """As `refusal`, of the bounds on the effect of neighbours."""
     broken = []
     if not effect.max_difference <= bounds.max_neighbour_difference:
         broken.append(
@@ -124,11 +121,7 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
 
 
 def admitted(candidates: Sequence[Candidate]) -> list[CandidateResult]:
-    """Those that may ship.
-
-    Raises:
-        GauntletError: No candidate is admitted; the message lists the reason of each.
-    """
+    """Those that may ship; a `GauntletError` with the reason of each candidate if there are none."""
     passed = [one for one in candidates if isinstance(one, CandidateResult) and one.reason is None]
     if not passed:
         width = max(len(candidate.name) for candidate in candidates)
@@ -173,12 +166,8 @@ def ship(
 ) -> CandidateResult:
     """Write the bundle of the best candidate that passes `gauntlet bundle verify`.
 
-    Args:
-        comparison: The candidates, compared and timed.
-        section: How to choose among them.
-        bundle: Where `write` writes a candidate's bundle.
-        write: Writes the bundle.
-        note: Writes the table of candidates with the chosen one, also if none is chosen.
+    `write` writes the bundle of a candidate. `note` writes the table of candidates with the chosen one or
+    None.
 
     Raises:
         GauntletError: No candidate is within the bounds and passes.

@@ -30,12 +30,9 @@ BYTES_PER_MB = 1e6
 
 @dataclass(frozen=True)
 class Source:
-    """What candidates are made from.
+    """What candidates are made from. `model.encoder`, if there is one, is a transformer with eager attention.
 
-    Attributes:
-        model: A transformer in it is its attribute `encoder`, with eager attention.
-        calibration: Typical inputs.
-        used_ids: Token ids that the training rows use; empty if rows are not texts.
+    `calibration` are typical inputs, `used_ids` the token ids of the training rows.
     """
 
     model: nn.Module
@@ -46,11 +43,7 @@ class Source:
 
     @property
     def encoder(self) -> nn.Module:
-        """The model's transformer.
-
-        Raises:
-            ConversionError: The model has no transformer.
-        """
+        """The model's transformer; a `ConversionError` if it has none."""
         encoder = getattr(self.model, "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise ConversionError("needs a transformer encoder, which this model does not have")
@@ -155,8 +148,8 @@ def build_graphs(
 ) -> list[Graph | Failed]:
     """Make the named candidates in `folder`, in the order of the recipes; `prefix` goes before their names.
 
-    If a library raises, the candidate and everything derived from it are skipped and the step continues; the
-    traceback goes to the log.
+    If a library raises, the candidate and all that is made from it are skipped; the traceback goes to the
+    log.
     """
     faults: dict[str, str] = {}
     for name in _with_bases(names):
@@ -189,7 +182,6 @@ def describe(error: Exception) -> str:
 
 
 def _with_bases(names: Sequence[CandidateName]) -> list[str]:
-    """The named recipes and what they are made from, each after its base."""
     needed: set[str] = set()
     for name in names:
         step: str = name

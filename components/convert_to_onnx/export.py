@@ -1,7 +1,6 @@
-"""ONNX graphs of a model that is traced: the plain export and, made from a transformer's, the fused graph.
+"""ONNX graphs of a model that is traced: the plain export and, of a transformer, the fused graph.
 
-A kind's `Signature` names the inputs and outputs; the first output is `logits`, float32. The same model gives
-byte-identical files.
+The first output is `logits`, float32. The same model gives byte-identical files.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: inputs to trace it with, and outputs, in its order.
+    """What a model takes and gives: inputs to trace it with, and the names of outputs, in its order.
 
-    `dynamic_axes` and `output_axes` name the axes of any size that inputs and outputs have.
+    `dynamic_axes` and `output_axes` name the axes of any size.
     """
 
     example: Mapping[str, torch.Tensor]
@@ -108,8 +107,8 @@ class FusedOps:
 def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int) -> None:
     """Trace `model`, whose attention must be eager, in eval mode into a graph of standard operators.
 
-    The TorchScript exporter is used on purpose: from the dynamo exporter's graph, and from any graph of SDPA
-    attention, the optimizer fuses no attention at all (torch 2.13, onnxruntime 1.31).
+    The optimizer fuses no attention in a graph of the dynamo exporter or of SDPA (torch 2.13, onnxruntime
+    1.31).
     """
     with warnings.catch_warnings(), torch.no_grad():
         # It warns that it is deprecated and that it reads shapes; parity on ragged batches tests the latter.
@@ -130,13 +129,10 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
 
 
 def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
-    """Fuse attention, layer norm and GELU.
+    """Fuse attention, layer norm and GELU; a `ConversionError` if some layer does not fuse.
 
-    The sum before a layer norm stays a node of its own: the kernel that computes both (SkipLayerNormalization
-    of onnxruntime 1.31 on a CPU) takes several times as long as two.
-
-    Raises:
-        ConversionError: Some layer did not fuse, so the graph would be slow without a visible reason.
+    The sum before a layer norm stays a node of its own: SkipLayerNormalization of onnxruntime 1.31 takes
+    several times as long on a CPU.
     """
     options = FusionOptions("bert")
     # The default turns the mask into a length: a little faster, and wrong for any mask but right padding.
@@ -188,11 +184,9 @@ def fold_segment_embedding(graph: onnx.GraphProto) -> None:
 def prune_embedding(plain: Path, path: Path, used_ids: frozenset[int]) -> int:
     """Write the graph with an embedding table of `used_ids` alone; return how many rows are left.
 
-    In a model of MiniLM's size the table is half of all weights, and most of its rows belong to tokens that
-    occur in no training text, so training has not changed them. All of these tokens share one row, their
-    mean. The tokenizer stays as it is: the graph maps its ids to rows of the smaller table.
-
-    V = vocabulary, U = ids in use, H = hidden size.
+    Training has not changed the rows of tokens that occur in no training text. They share one row, their
+    mean. The tokenizer stays as it is: the graph maps its ids to rows. V = vocabulary, U = ids in use, H =
+    hidden size.
 
     Raises:
         ConversionError: The graph does not look the input's ids up in one table, or every row is in use.

@@ -29,11 +29,7 @@ def describe_device(device: Device) -> str:
 
 
 def require_device(device: Device) -> None:
-    """Check that graphs and PyTorch can run on the device, before any candidate is made.
-
-    Raises:
-        UsageError: PyTorch or ONNX Runtime cannot use a GPU.
-    """
+    """Raise a `UsageError` if PyTorch or ONNX Runtime cannot use the device."""
     if device == "cpu":
         return
     from gauntlet.trainer.gpus import gpu_fault

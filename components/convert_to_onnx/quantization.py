@@ -1,18 +1,15 @@
 """int8 weights, one scale per column, and activations quantised at run time: per token or per tensor.
 
-`quantize_per_token` gives every token of every row its own scale, so the other rows of its batch cannot
-change its answer. `quantize` gives a whole batch one scale, which is some percent faster, and makes a row's
-answer depend on the other rows of the batch and on the padding.
+`quantize_per_token` gives every token its own scale. `quantize` gives a whole batch one scale: some percent
+faster, but a row's answer depends on the other rows and on the padding of its batch.
 
-Weights have 7 bits, so that every x86-64 CPU gives the same answer. Without int8 dot products (VNNI) ONNX
-Runtime multiplies pairs of u8 activations and s8 weights by `vpmaddubsw`, which holds the sum of two products
-in 16 bits: 2 x 255 x 127 saturates, 2 x 255 x 64 does not. `saturating_products` finds products that would
-saturate.
+Weights have 7 bits, so that every x86-64 CPU gives the same answer: without VNNI, ONNX Runtime adds two
+products of u8 activations and s8 weights in 16 bits (`vpmaddubsw`): 2 x 255 x 127 saturates, 2 x 255 x 64
+does not.
 
-One scale per tensor makes int8 fast and inexact: in encoders the values of a few channels are 5 to 20 times
-as large as the others, which leaves the others few of the 256 levels. Such channels are divided by a power of
-two before the product and their weights are multiplied by it: SmoothQuant (arXiv 2211.10438), only for
-outliers, at the cost of one small multiplication per product.
+With one scale per tensor, the few channels of an encoder whose values are 5 to 20 times as large leave the
+others few of the 256 levels. Such channels are divided by a power of two and their weights multiplied by it:
+SmoothQuant (arXiv 2211.10438), only for outliers.
 """
 
 from __future__ import annotations
@@ -73,23 +70,15 @@ OUTLIER_RATIO = 3.0  # a channel that reaches further than this many times the m
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a fused graph gets int8 products.
-
-    Attributes:
-        per_channel: One scale for each column of a weight, or one for the whole.
-        attention: Quantise the products inside attention nodes too.
-    """
+    """How a fused graph gets int8 products: a scale per column or per weight, and with or without those of
+    attention."""
 
     per_channel: bool = True
     attention: bool = True
 
 
 def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
-    """Quantise a fused graph; its activations are quantised as they come.
-
-    Raises:
-        ConversionError: Some matrix product that was to be quantised is still computed in float.
-    """
+    """Quantise a fused graph; a `ConversionError` if a product that was to be quantised stays in float."""
     model = onnx.load(scaled)
     add_pre_process_metadata(model)  # fusing did all that the quantiser's own preparation would
     kept_float = (
@@ -113,11 +102,8 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
 
 
 def quantize_per_token(fused: Path, path: Path) -> None:
-    """Quantise a fused graph with a scale for every token: see `per_token`.
-
-    Raises:
-        ConversionError: It has no matrix product with constant weights.
-    """
+    """Quantise a fused graph with a scale for every token; a `ConversionError` if no product has constant
+    weights."""
     model = onnx.load(fused)
     if not per_token(model):
         raise ConversionError("has no matrix product with constant weights")
@@ -125,13 +111,11 @@ def quantize_per_token(fused: Path, path: Path) -> None:
 
 
 def per_token(model: onnx.ModelProto) -> int:
-    """Give the model int8 products with a scale for each token of each row, in place.
+    """Give the model int8 products with a scale for each token, in place; return how many.
 
-    Of a product's input (…, K) every vector of K numbers is divided by its largest absolute value; weights
-    have 7 bits and a scale per column (ZeroQuant, arXiv 2206.01861, calls it token-wise quantisation). The
-    products inside fused attention nodes are taken out of them. Tables of embeddings are stored in 8 bits
-    with a scale per row. Products with a bias of their own (Gemm), which encoders have in their heads alone,
-    stay in float. Returns how many products were quantised.
+    Every vector of K numbers of an input (…, K) is divided by its largest absolute value (ZeroQuant, arXiv
+    2206.01861: token-wise quantisation). Tables of embeddings get 8 bits with a scale per row; Gemm products
+    stay in float.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -164,8 +148,6 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 class _PerToken:
-    """The nodes of a graph whose products have a scale per token, and the constants that they read."""
-
     def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._graph = graph
@@ -211,7 +193,6 @@ class _PerToken:
         )
 
     def lookup(self, node: onnx.NodeProto, weight: onnx.TensorProto) -> None:
-        """Rows of a table (R, H) that is stored in 8 bits."""
         name, table = node.output[0], numpy_helper.to_array(weight)
         scales = np.abs(table).max(axis=1, keepdims=True) / LARGEST_INT8  # (R, 1)
         scales[scales == 0] = 1
@@ -223,7 +204,6 @@ class _PerToken:
         self._add("Mul", [as_float, scale], name)
 
     def _largest(self, values: str, output: str) -> str:
-        """The largest value along the last axis, which is kept with size 1."""
         if self._axes_are_input:
             return self._add("ReduceMax", [values, self._last_axis], output, keepdims=1)
         return self._add("ReduceMax", [values], output, axes=[-1], keepdims=1)
@@ -238,10 +218,9 @@ class _PerToken:
 
 
 def drop_zero_points(graph: onnx.GraphProto) -> int:
-    """Leave out the zero points of weights where all are 0, in place; the results are the same.
+    """Leave out the zero points of weights where all are 0, in place; return how many there were.
 
-    ONNX Runtime takes one for each column, as the quantiser writes them, for numbers that it has to subtract.
-    Returns how many there were.
+    ONNX Runtime would subtract them.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dropped: set[str] = set()
@@ -258,11 +237,10 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
 
 
 def saturating_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products that give another answer on a CPU without int8 dot products.
+    """Names of the products whose signed weights have more than 7 bits: a CPU without VNNI gives another
+    answer.
 
-    Those are products with signed weights of more than 7 bits, also behind a transposition or in a constant.
-    `MatMulNBits` is not one of them: its kernels for such a CPU multiply absolute values by weights with the
-    sign, which stays within 16 bits.
+    `MatMulNBits` is not one of them: its kernels multiply absolute values, which stays within 16 bits.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {
@@ -285,7 +263,6 @@ def saturating_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
-    """The tensor that a product's weights are read from, through what only unpacks or turns them."""
     while name in made_by and made_by[name].op_type in UNPACKING:
         name = made_by[name].input[0]
     return name
@@ -294,11 +271,8 @@ def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch]) -> None:
     """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
 
-    Ranges are those within which all but 1 in 100,000 of the observed values lie. The last product before an
-    output stays in float: it is small, and logits of 256 levels would cost more agreement than all the rest.
-
-    Raises:
-        ConversionError: There is nothing to observe.
+    All but 1 in 100,000 of the observed values lie within the ranges. The last product before an output stays
+    in float. Raises a `ConversionError` if there is nothing to observe.
     """
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
@@ -341,11 +315,7 @@ def last_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
-    """Store weights in blocks, as `in_blocks` does.
-
-    Raises:
-        ConversionError: Nothing in the graph could be stored so.
-    """
+    """Store weights as `in_blocks` does; a `ConversionError` if nothing could be stored so."""
     model = in_blocks(onnx.load(fused), bits)
     if not count_operators(model.graph, ("MatMulNBits",)):
         raise ConversionError("has no matrix product whose weights could be stored in blocks")
@@ -355,10 +325,8 @@ def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
 def in_blocks(
     model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...] = ("MatMul",)
 ) -> onnx.ModelProto:
-    """The model with its operators' weights in blocks of 32 numbers with a scale each.
-
-    What products multiply is rounded to int8 likewise, a block at a time.
-    """
+    """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs are rounded
+    likewise."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
@@ -381,11 +349,8 @@ def in_blocks(
 
 
 def scale(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Write the graph with outlier channels scaled, after `calibration` has shown which those are.
-
-    Raises:
-        ConversionError: There is nothing to observe.
-    """
+    """Write the graph with its outlier channels scaled; a `ConversionError` if there is nothing to
+    observe."""
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
     model = onnx.load(fused)
@@ -411,10 +376,10 @@ def channel_ranges(fused: Path, batches: Sequence[Batch]) -> Ranges:
 
 
 def scale_outliers(model: onnx.ModelProto, ranges: Ranges) -> int:
-    """Bring outlier channels of each product's input within the others' range, in place.
+    """Divide outlier channels of each product's input by powers of two, in place; return how many products
+    had some.
 
-    Factors are powers of two, so in float the graph's results do not change by a bit. Returns how many
-    products had outliers.
+    In float the results do not change by a bit.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -465,5 +430,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> Any:
-        """The next batch, or None."""
         return next(self._batches, None)

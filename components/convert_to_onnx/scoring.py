@@ -51,11 +51,9 @@ class Rows(Protocol):
 class NeighbourEffect:
     """Answers of rows that were scored alone, and again in batches and with padding.
 
-    If a graph quantises activations with one scale for the whole batch, a text gets another answer beside a
-    long text, or with more padding, than alone. A client that sends the text cannot see why.
+    A graph with one scale for the whole batch answers a text differently beside a long text.
 
     Attributes:
-        rows: How many rows.
         max_difference: The largest change of any row's probability of any class; NaN if one is NaN.
         label_changes: Rows that got another label in some batch.
     """
@@ -97,9 +95,8 @@ def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
 def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], list[Indices]]:
     """Row indices of ragged batches, and of those that hold all other rows.
 
-    At each of `RAGGED_BATCH_SIZES`, up to `RAGGED_ROWS` rows, or an even share if there are fewer, are scored
-    in an order drawn from `seed`: lengths differ within a batch, so padding that leaks into a row's scores
-    shows. The rest is batched by length, which costs least.
+    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`, so that padding that
+    leaks into a row's scores shows. The rest is batched by length, which costs least.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     share = min(RAGGED_ROWS, len(order) // len(RAGGED_BATCH_SIZES))
@@ -109,6 +106,42 @@ def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], li
     rest = order[len(RAGGED_BATCH_SIZES) * share :]
     by_length = rest[np.argsort(np.asarray(lengths)[rest], kind="stable")]
     return ragged, _chunks(by_length, SORTED_BATCH_SIZE)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
+
+    With padding on the left a text's tokens have other positions, so these are compared among themselves.
+    Images are not padded: M is 0.
+    """
+
+    right: Logits
+    left: Logits
+
+    @property
+    def rows_not_finite(self) -> int:
+        """Rows with a NaN or an infinity, with the padding that has more of them."""
+        return max(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
+
+
+def score(
+    rows: Rows, forward: Forward, columns: int, ragged: Sequence[Indices], rest: Sequence[Indices]
+) -> Scores:
+    """Scores of all rows, with C `columns`; each row is in `ragged` or `rest` once.
+
+    The ragged batches of rows that are padded are scored with both paddings.
+    """
+    right = np.empty((len(rows), columns), dtype=np.float32)
+    left = [np.empty((0, columns), dtype=np.float32)]
+    for chosen in ragged:
+        batch = rows.batch(chosen)
+        right[chosen] = forward(batch)
+        if rows.are_padded:
+            left.append(forward(left_padded(batch)))
+    for chosen in rest:
+        right[chosen] = forward(rows.batch(chosen))
+    return Scores(right, np.concatenate(left))
 
 
 def _chunks(rows: Indices, size: int) -> list[Indices]:
@@ -143,10 +176,16 @@ def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect
     return NeighbourEffect(len(alone), largest, int(changed.sum()))
 
 
-def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffect:
+def measure_neighbours(
+    rows: Rows,
+    forward: Forward,
+    seed: int,
+    effect: Callable[[Logits, Sequence[Logits]], NeighbourEffect] = neighbour_effect,
+) -> NeighbourEffect:
     """Score up to `NEIGHBOUR_ROWS` rows, drawn by `seed`, alone and in batches of `NEIGHBOUR_BATCH_SIZES`.
 
     Rows that serving pads are also scored alone with as much padding as the longest of them would need.
+    `effect` compares the scores of rows alone with those of the same rows in batches.
     """
     drawn = np.random.default_rng(seed).permutation(len(rows))[:NEIGHBOUR_ROWS]
     alone = _in_batches(rows, forward, drawn, 1)
@@ -155,7 +194,7 @@ def measure_neighbours(rows: Rows, forward: Forward, seed: int) -> NeighbourEffe
         single = [rows.batch(drawn[at : at + 1]) for at in range(len(drawn))]
         width = max(values.shape[1] for values in chain(*(batch.values() for batch in single)))
         others.append(np.concatenate([forward(right_padded(batch, width)) for batch in single]))
-    return neighbour_effect(alone, others)
+    return effect(alone, others)
 
 
 def _in_batches(rows: Rows, forward: Forward, drawn: Indices, size: int) -> Logits:

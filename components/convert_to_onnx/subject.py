@@ -28,8 +28,7 @@ class Parity(Protocol):
 
     Attributes:
         quality: How good the candidate is at the task; higher is better.
-        figures: By name: for the table of candidates, the certificate, the bundle and the tracker.
-        intervals: Confidence intervals by name, for the table and the certificate.
+        figures, intervals: By name: for the table of candidates and the certificate.
         evidence: More for the certificate. Rows go by number: a served model carries no data.
     """
 

@@ -1,11 +1,8 @@
 """How long a batch takes and how much memory it needs: PyTorch and every candidate.
 
-Each model runs in a process of its own, so that the runtimes do not share threads or memory. The processes
-take turns in rounds, and each round starts with another one: a machine that gets busy slows all of them, and
-a speed-up stays a ratio of times that were taken together. PyTorch loses most on a busy machine, since its
-threads wait for each other, so the time that the processes wait for a CPU is measured too. If they waited,
-everything is measured again with one thread each, by that thread's CPU time, which other processes hardly
-change. Tokenising is timed separately.
+Each model runs in a process of its own. The processes take turns, so that a busy machine slows all of them
+alike. If all of them wait for a CPU, they are timed again with one thread each and by its CPU time, which
+other processes hardly change. Tokenising is timed separately.
 """
 
 from __future__ import annotations
@@ -63,11 +60,9 @@ class Timing:
     """Latencies by contender and batch size, and how busy other processes kept the machine.
 
     Attributes:
-        threads: Of each contender.
         clock: What the latencies measure; `cpu` if the machine was too busy for `wall`.
-        contention: The smallest share of its threads' time that any contender waited for a CPU, when all
-            were timed by `wall`; None if the system does not say. Other processes make all contenders wait. A
-            contender that waits alone waits for its own threads, which began on one CPU.
+        contention: The smallest share of its time that any contender waited for a CPU, timed by `wall`; None
+            if the system does not say. A contender that waits alone waits for its own threads.
         memory_mb: The peak memory of each contender's process, in millions of bytes.
         absent: Optional contenders that could not take part, each with the reason.
     """
@@ -93,10 +88,10 @@ class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
     Attributes:
-        forward: `module:function` that loads the model; see `timing_worker.Load`. It is imported in the
-            process that is timed and whose memory is measured, so its module should import little.
-        device: On a GPU a batch comes from the CPU's memory and its scores go back there, and PyTorch
-            computes in bf16, or in fp16 if the GPU has no bf16.
+        forward: `module:function` that loads the model; see `timing_worker.Load`. Its module should import
+            little, since the memory of the process is measured.
+        device: On a GPU the times include the copies of batch and scores, and PyTorch computes in bf16 or
+            fp16.
         interpreter: The Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
@@ -143,8 +138,6 @@ def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
 ) -> Timing:
     """Time every contender on the same batches, by batch size. The batches are written to `folder`.
-
-    On a busy machine all are timed again, each with one thread and by the time that it spends on a CPU.
 
     Raises:
         GauntletError: A process ended too early.
@@ -227,8 +220,6 @@ def time_tokenizing(
 
 
 class _Worker:
-    """A timing process, from its start until the `with` block is left."""
-
     def __init__(self, name: str, contender: Contender, archive: Path, threads: int, clock: Clock) -> None:
         self._name = name
         arguments = [
@@ -253,16 +244,13 @@ class _Worker:
         self._process.communicate()
 
     def wait_until_ready(self) -> None:
-        """Return once the model is loaded."""
         self._answer()
 
     def turn(self, size: int, start: int, stop: int) -> Turn:
-        """Time the batches of `size` from `start` to `stop`."""
         *seconds, running, waiting = map(float, self._ask(f"{size} {start} {stop}").split())
         return Turn(seconds, ThreadTime(running, waiting))
 
     def memory_mb(self) -> float:
-        """Its peak memory so far."""
         return float(self._ask("memory"))
 
     def _ask(self, request: str) -> str:
@@ -288,7 +276,6 @@ class _Worker:
 
 
 def _least_contention(turns: Mapping[str, Mapping[int, Sequence[Turn]]]) -> float | None:
-    """The contention of the contender that waited least."""
     shares = [contention_of([*chain(*by_size.values())]) for by_size in turns.values()]
     return min((share for share in shares if share is not None), default=None)
 

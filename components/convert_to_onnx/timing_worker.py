@@ -2,11 +2,9 @@
 
     python -m gauntlet.components.convert_to_onnx.timing_worker FORWARD MODEL BATCHES THREADS CLOCK DEVICE
 
-FORWARD is the `module:function` that loads the model, a `Load`; CLOCK is one of `CLOCKS`. The process prints
-`ready` once the model is loaded and compiled. It answers each line that it then reads, `BATCH_SIZE START
-STOP`, with the seconds of those batches, separated by spaces, followed by the seconds that its threads ran
-and that they waited for a CPU, all threads together (zeros if the system does not say). It answers `memory`
-with its peak memory in MB. It ends when its input does.
+It prints `ready` once the model is loaded and compiled. It answers each line `BATCH_SIZE START STOP` with the
+seconds of those batches and the seconds that its threads ran and waited for a CPU (zeros if the system does
+not say), and `memory` with its peak memory in MB. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -54,10 +52,7 @@ def load_batches(path: Path) -> Batches:
 
 
 def eager_forward(folder: Path, batches: Batches, threads: int, device: Device) -> Forward:
-    """The checkpoint as PyTorch serves it best without compiling: inference mode and fused SDPA attention.
-
-    On a GPU as `_OnGpu` says.
-    """
+    """The checkpoint in PyTorch's inference mode, with fused SDPA attention."""
     return _pytorch_forward(folder, batches, threads, is_compiled=False, device=device)
 
 
@@ -98,8 +93,7 @@ def _pytorch_forward(
 class _OnGpu:
     """A model on a GPU, from tensors on the CPU to scores there, in bf16 if it is native, else in fp16.
 
-    Linear and convolutional layers store their weights in that format: autocast would cast them for each
-    batch.
+    Layers store their weights in that format: autocast would cast them for each batch.
     """
 
     def __init__(self, model: Any) -> None:
@@ -114,11 +108,9 @@ class _OnGpu:
                 module.to(self._format)
 
     def compile(self, dynamic: bool) -> None:
-        """Compile the model at its first batch."""
         self._model.compile(dynamic=dynamic)
 
     def __call__(self, **batch: Any) -> Any:
-        """Scores of a batch, once the GPU has computed them."""
         import torch
 
         with torch.autocast("cuda", self._format):
@@ -153,8 +145,8 @@ def timed(
 ) -> list[float]:
     """Seconds of each batch, then the seconds that threads ran and waited in all of them.
 
-    First the threads of the process that was timed last get time to stop spinning. Then an untimed batch of
-    size `lead_in` runs, since that process had filled the caches.
+    First the other process gets time to stop spinning, and an untimed batch of size `lead_in` fills the
+    caches.
     """
     sleep(SECONDS_TO_SETTLE)
     forward(lead_in, 0)

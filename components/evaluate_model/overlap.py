@@ -12,14 +12,12 @@ from gauntlet.components.training_rows import Flags
 
 @dataclass(frozen=True)
 class Overlap:
-    """Test rows that are training rows, or near-duplicates of one.
+    """Test rows that are training rows, or near-duplicates of one; None where a number is not known.
 
     Attributes:
-        challenger: How many are the challenger's; None where that is not known.
         summary: All of this in words.
-        champion: How many are the champion's; None where that is not known, or without a champion.
-        clean_rows: Those that the champion is compared on: neither model was trained on them, as far as that
-            is known. None without a champion.
+        clean_rows: Those on which the models are compared: neither was trained on them, as far as that is
+            known.
         classes_without_clean_rows: Classes that have test rows, and none among the clean ones.
     """
 
@@ -44,12 +42,8 @@ def describe_overlap(
 ) -> Overlap:
     """Say on how many of `count` test rows each model was trained, or why that is not known.
 
-    Args:
-        count: Test rows, N.
-        ours: Which of them the challenger was trained on, or why that is not known.
-        theirs: The same for the champion; None if there is no champion.
-        without: Classes that have test rows and no clean ones.
-        rows: What a row is called.
+    `ours` and `theirs` are flags (N,) or a reason; `theirs` is None without a champion. `without` are the
+    classes without clean rows, `rows` is what a row is called.
     """
     challenger = None if isinstance(ours, str) else int(ours.sum())
     own = (

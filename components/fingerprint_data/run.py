@@ -18,8 +18,8 @@ from gauntlet.manifests.schema import as_parameter
 def run(task: str, section: Dataset, sources_path: Path) -> str:
     """Write every file with its identity, and return the fingerprint of everything that the splits depend on.
 
-    If the data cannot be found or read, the fingerprint is different in each run, so that nothing is reused
-    from the cache: validate-data then says what is wrong.
+    If the data cannot be read, the fingerprint differs in each run, so that validate-data runs and says what
+    is wrong.
 
     Raises:
         GauntletError: The store that holds the data is unavailable.

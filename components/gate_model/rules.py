@@ -1,9 +1,8 @@
 """What a rule of the gate is, and how it is judged: a pure function of documents.
 
-A kind's gates are a table of `Rule`s, `RULES`, in its `gates` module. A model is promoted when no rule fails.
-Every figure that is missing, NaN, infinite, of the wrong type or impossible fails its rule, with that as the
-reason. A rule does not apply only if it says so itself (`unless`): those that compare with a champion, while
-no champion is registered.
+A kind's gates are a tuple of `Rule`s. A model is promoted when no rule fails. A figure that is missing, not
+finite, of the wrong type or impossible fails its rule. A rule does not apply only if it says so itself
+(`unless`).
 """
 
 from __future__ import annotations
@@ -61,16 +60,13 @@ YES = Domain(1, 1, "yes")
 
 @dataclass(frozen=True)
 class Documents:
-    """What the gate judges. Figures are as other steps wrote them, of any type.
+    """What the gate judges: the section `gates`, and what the steps wrote, with figures of any type.
 
     Attributes:
-        gates: The section `gates`.
-        scores: Of evaluate-model.
-        candidates: Of convert-to-onnx; empty if nothing was converted.
-        history: Of train-model.
+        candidates: Empty if nothing was converted.
         certificate: The bundle's `parity.json`; empty if it has none.
         model_sha256: Of the model in the bundle, if it has one.
-        bundle_fault: What `gauntlet.serving.verification` found wrong with the bundle, or None.
+        bundle_fault: What `gauntlet bundle verify` found wrong with the bundle, or None.
     """
 
     gates: Mapping[str, Any]
@@ -95,26 +91,16 @@ class Documents:
 Read = Callable[[Documents], object]
 
 
-def _nothing(_: Documents) -> None:
-    return None
-
-
-def _everywhere(_: Documents) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Rule:
     """`figure operator bound` must hold.
 
     Attributes:
-        name: Of the rule, in the verdict and in the report.
         operator: `is` compares with yes.
         bound: A path in `Documents` (`gates.min_macro_f1`), the bound itself, or a function that finds it.
         domain: The possible values of figure and bound.
         figure: A path in `Documents`, or a function. It may return a `Fault`, and for `is` a `No`.
-        note: What the figure is.
-        advice: What to do when the rule fails, for the report; Markdown's backquotes mark code.
+        advice: What to do when the rule fails, for the report; backquotes mark code.
         unless: Why the rule does not apply, or None if it does.
         when: Whether the rule is in the table at all.
         explain: Adds to the verdict what the figure alone does not show.
@@ -127,8 +113,8 @@ class Rule:
     figure: str | Read
     note: str | Callable[[Documents], str]
     advice: str = ""
-    unless: Callable[[Documents], str | None] = _nothing
-    when: Callable[[Documents], bool] = _everywhere
+    unless: Callable[[Documents], str | None] = lambda _: None
+    when: Callable[[Documents], bool] = lambda _: True
     explain: Callable[[RuleVerdict, Documents], RuleVerdict] | None = None
 
 
@@ -151,10 +137,7 @@ def judge(rule: Rule, documents: Documents) -> RuleVerdict:
 
 
 def number_or_fault(value: object, domain: Domain) -> float | str:
-    """The value as a float, or what is wrong with it.
-
-    A bool or a text is no number, whatever it looks like: a figure of the wrong type comes from a fault.
-    """
+    """The value as a float, or what is wrong with it. A bool or a text is no number."""
     if isinstance(value, Fault):
         return value.reason
     fault = f"found {value!r}, expected {domain.words}"
@@ -176,10 +159,7 @@ def end_of(interval: object, place: Literal[0, 1]) -> object:
 
 def advice_of(rules: Iterable[Rule]) -> dict[str, str]:
     """What to do about each rule that fails, by its name; the first rule of a name counts."""
-    advice: dict[str, str] = {}
-    for rule in rules:
-        advice.setdefault(rule.name, rule.advice)
-    return advice
+    return {rule.name: rule.advice for rule in reversed(tuple(rules))}
 
 
 def _read(source: str | float | Read, documents: Documents) -> object:

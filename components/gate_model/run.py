@@ -1,4 +1,4 @@
-"""The edge of gate-model: reads what three steps wrote and the bundle, writes the verdict and its table."""
+"""gate-model: reads what three steps wrote and the bundle, writes the verdict and its table."""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ def _is_verified(found: Documents) -> object:
     return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
 
 
-def _is_fp32(found: Documents) -> bool:
+def is_fp32(found: Documents) -> bool:
+    """Whether the bundled graph computes in full precision."""
     return found.at("certificate.precision") == "fp32"
 
 
@@ -166,13 +167,8 @@ def converted(
     """The rules about a model that was converted: its speed, its certificate, its size, and its cost.
 
     Full precision is judged by its logits, all else by how often its answers agree with PyTorch's.
-
-    Args:
-        agreement: Where the certificate has the share of answers that agree.
-        agreement_note: What that is.
-        drop: Where the certificate has what conversion cost in the kind's metric.
-        drop_domain: Its possible values.
-        drop_note: What that is.
+    `agreement` and `drop` are the places of that share and of the loss in the kind's metric; the notes say
+    what they are.
     """
     return (
         SPEEDUP,
@@ -187,7 +183,7 @@ def converted(
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
             unless=_without_pytorch,
-            when=_is_fp32,
+            when=is_fp32,
         ),
         Rule(
             "parity",
@@ -198,7 +194,7 @@ def converted(
             agreement_note,
             advice=PARITY_ADVICE,
             unless=_without_pytorch,
-            when=lambda found: not _is_fp32(found),
+            when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
         Rule(
@@ -225,11 +221,8 @@ class Comparison:
     """How a kind compares the challenger with the champion.
 
     Attributes:
-        what: The difference in words.
-        domain: Its possible values.
-        lower: Its lower confidence limit.
-        value: The difference.
-        upper: Its upper confidence limit.
+        what: The difference in words; `domain` are its possible values.
+        value, lower, upper: The difference and its confidence limits.
         rows: How many rows, or conversations, were compared.
         margin: `non_inferiority_margin` where the manifest does not set it.
         scored: What makes the two comparable.
@@ -274,7 +267,6 @@ def _fewest_clean_rows(found: Documents) -> object:
 
 
 def _with_summary(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """The note of a rule that has a figure: evaluate-model's own words."""
     summary = found.at("scores.training_overlap.summary")
     is_said = judged.value is not None and isinstance(summary, str)
     return judged.model_copy(update={"note": summary}) if is_said else judged
@@ -285,7 +277,6 @@ def _with_summary_of_failure(judged: RuleVerdict, found: Documents) -> RuleVerdi
 
 
 def _with_absent_classes(judged: RuleVerdict, found: Documents) -> RuleVerdict:
-    """Fail if a class has test rows and no clean ones."""
     judged = _with_summary(judged, found)
     absent = found.at("scores.training_overlap.classes_without_clean_rows")
     if judged.verdict != "pass" or absent is MISSING or not absent:
@@ -366,7 +357,6 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
 
 
 def _shown_by(lower: float, compared: Comparison, margin: float, found: Documents) -> str:
-    """What a lower limit under the margin shows: that the model is worse, or that the rows are too few."""
     upper = number_or_fault(compared.upper(found), CHANGE)
     value = number_or_fault(compared.value(found), CHANGE)
     if isinstance(upper, str):

@@ -1,4 +1,4 @@
-"""The edge of register-model: reads what the run proved, registers the bundle, writes the version."""
+"""register-model: reads what the run proved, registers the bundle, writes the version."""
 
 from __future__ import annotations
 
@@ -43,12 +43,8 @@ def run(
     """Register the bundle, promote it unless `section` says manual, and write the version's JSON.
 
     A model with promotion stages is promoted to staging; a person approves production. A champion that went
-    through stages is not replaced by a model whose manifest has none.
-
-    A bundle that is or was champion is neither registered nor promoted again; `registered` is then false in
-    the version's JSON.
-
-    The step is idempotent: after an interruption, running it again has the same result.
+    through stages is not replaced by a model without. A bundle that is or was champion is neither registered
+    nor promoted again (`registered` is false). The step is idempotent.
 
     Raises:
         GauntletError: The verdict is not to promote, one of the inputs is incomplete, or another run has
@@ -100,10 +96,8 @@ def run(
 def version_tags(
     info: BundleInfo, quality: Mapping[str, float], manifest_sha256: str, run_id: str
 ) -> dict[str, str]:
-    """What made this version and how good it is, as the registry's tags, which are text.
-
-    `quality` is the test split's; `speedup_batch_N` is over PyTorch, at that batch size.
-    """
+    """What made this version, its quality on the test split and its speed-ups, as the registry's tags: all
+    texts."""
     lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {
@@ -126,13 +120,11 @@ def _require_promotion(verdict_path: str) -> None:
 
 
 def _compared_with(scores: Mapping[str, Any]) -> str | None:
-    """The version of the champion that evaluate-model scored on the same rows, None for none."""
     champion = scores.get("champion")
     return None if champion is None else str(champion["version"])
 
 
 def _evidence(kind: TaskKind, verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the version is promoted by later; None without promotion stages."""
     if not verdict.get("stages"):
         return None
     return {"task": kind.name, **kind.function("gates", "evidence_of")(verdict, scores)}
@@ -145,11 +137,7 @@ def registry_scores(kind: TaskKind, scores: Mapping[str, Any]) -> Scores | Answe
 
 
 def quality_of(kind: TaskKind, scores: Mapping[str, Any], path: str | Path) -> dict[str, float]:
-    """The kind's metrics that a version has as tags.
-
-    Raises:
-        GauntletError: One of them is no number.
-    """
+    """The kind's metrics that a version has as tags; a `GauntletError` if one of them is no number."""
     challenger = scores.get("challenger", {})
     found = {}
     for metric in kind.metrics:

@@ -20,10 +20,8 @@ FINISHED_FILE = "finished"
 
 
 def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:
-    """Train, write the history and its curves, and return the best epoch's metrics.
-
-    On a machine that is not the job's first there are no outputs, and the metrics are empty.
-    """
+    """Train, write the outputs, and return the best epoch's metrics: none on a machine that is not the job's
+    first."""
     training_run = placed(training_run)
     free_volume()
     document = launch(training_run)
@@ -51,10 +49,8 @@ def placed(training_run: TrainingRun) -> TrainingRun:
 
 
 def free_volume() -> None:
-    """Remove from the volume, if there is one, the states of other runs whose training has ended.
-
-    States of a failed run stay, since it may be retried.
-    """
+    """Remove the states of other runs whose training has ended from the volume. A failed run keeps its
+    states."""
     volume = os.environ.get(STATES_VARIABLE)
     if volume is None:
         return
@@ -64,9 +60,7 @@ def free_volume() -> None:
 
 
 def mark_finished(training_run: TrainingRun) -> None:
-    """Mark on the volume, if there is one, that the training has ended.
-
-    Its states stay for now: if the upload of the outputs fails, the step runs again.
-    """
+    """Mark the end of the training on the volume. Its states stay, in case the upload of the outputs
+    fails."""
     if os.environ.get(STATES_VARIABLE) is not None:
         Path(training_run.resume_dir, FINISHED_FILE).touch()

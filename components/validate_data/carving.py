@@ -1,10 +1,9 @@
 """Make the splits that no file provides, so that a row stays in its split when the data change.
 
-The split of a row depends only on its group, never on its position, on other rows or on a random seed. A
-group is a chain of near-duplicates, and lies in one split. Its name, the smallest hash of its members, is
-hashed to a number from 0 to 1: the lowest numbers are the test split, the next ones validation, the rest
-train. Rows that are appended, reordered or exported again keep their split. A new row that is a
-near-duplicate of k others renames their group with probability 1 / (k + 1).
+The split of a row depends only on its group, a chain of near-duplicates, which lies in one split. The name of
+a group, the smallest hash of its members, is hashed to a number from 0 to 1: the lowest numbers are test, the
+next ones validation, the rest train. A new row that is a near-duplicate of k others renames their group with
+probability 1 / (k + 1).
 
 A class with too few rows in a held-out split gets those with the next lowest numbers. As it grows, rows go
 back from test to validation and from validation to train, so a training row never becomes a test row.
@@ -31,10 +30,8 @@ NUMBERS = 2.0**64
 
 
 def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
-    """The name of each key's group: the smallest hash of the keys in the group.
-
-    A chain of near-duplicates connects the keys of a group.
-    """
+    """The name of each key's group: the smallest hash of the keys that a chain of near-duplicates
+    connects."""
     numbers = likeness.groups(keys, similarity)
     names: dict[int, str] = {}
     for key, number in zip(keys, numbers, strict=True):
@@ -56,10 +53,9 @@ def carve(
 
     Args:
         table: With `split`, `label` and `group`, a group's name. With a column `time` (a number), the newest
-            groups are the test split and those before them validation; a group is as old as its oldest row.
+            groups are test and those before them validation; a group is as old as its oldest row.
         missing: The splits that no file provides.
-        fractions: Shares of the rows, relative to each other: of validation alone,
-            validation / (train + validation).
+        fractions: Shares of the rows, relative to each other.
         least: Rows that each class gets in every split, if it has enough. Not used for splits by time.
         split_key: Another key gives other splits.
 
@@ -81,7 +77,6 @@ def carve(
 def _by_hash(
     free: pd.DataFrame, shares: Mapping[SplitName, float], least: int, split_key: str
 ) -> dict[str, SplitName]:
-    """The groups of the held-out splits."""
     number_of = {group: _number(group, split_key) for group in free["group"].unique()}
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(free["label"], free["group"], strict=True):
@@ -124,11 +119,7 @@ def _number(group: str, split_key: str) -> float:
 
 
 def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str, SplitName]:
-    """The newest groups; groups of one time lie in one split, so a share is met only approximately.
-
-    Raises:
-        DataError: There are fewer different times than splits.
-    """
+    """The newest groups; groups of one time lie in one split, so a share is met only approximately."""
     groups = free.groupby("group", sort=False).agg(time=("time", "min"), rows=("time", "size"))
     by_time = groups.groupby("time")["rows"].sum().sort_index(ascending=False)
     if len(by_time) <= len(shares):

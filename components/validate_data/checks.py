@@ -31,10 +31,9 @@ class Finding:
     """Rows that a check on single rows found, as positions in the table's index.
 
     Attributes:
-        affected: The rows that count against the bound.
-        removable: The affected rows that `drop` may remove.
+        affected: The rows that count against the bound; `drop` may remove the `removable` ones of them.
         examples: Some of them in words.
-        column: The column whose value is at fault; None if it is the row's text, or whatever represents it.
+        column: The column whose value is at fault; None if it is what represents the row.
         reasons: What is wrong with each row; None if the name of the check says it.
     """
 
@@ -51,7 +50,6 @@ class CheckedTable:
 
     Attributes:
         rows_read: Before any check.
-        results: One for each check, in their order.
         findings: The rows that each check on single rows found, by its name.
         groups: The name of the group of near-duplicates of every key that was read, also of dropped rows.
     """
@@ -89,8 +87,6 @@ class Examination:
 
     Attributes:
         table: The rows as they were read, with their `place` and a column that represents them.
-        checked: The rows that are left, and the results of the checks.
-        statistics: Of the splits.
         content: The rows of a split as they are written; called only if no check failed.
         fingerprints: The kind of the rows' fingerprints; it changes when the rules for keys change.
         resolution: In words, the smallest difference between two models that the test split can show.
@@ -134,7 +130,6 @@ def judge_rows(name: str, rule: RowCheck, finding: Finding, rows_read: int, drop
 
 
 def _passing_settings(name: str, rule: RowCheck, fraction: float) -> dict[str, Any]:
-    """The settings with which the check passes: they drop the rows that may be dropped."""
     key = f"dataset.checks.{name}"
     bound = math.ceil(fraction * BOUND_STEPS) / BOUND_STEPS
     severity = {} if rule.severity == "drop" else {f"{key}.severity": "drop"}

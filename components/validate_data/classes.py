@@ -49,15 +49,8 @@ def check_classes(
     class_balance: ClassBalanceCheck,
     largest: Mapping[str, LargestGroup] | None = None,
 ) -> None:
-    """Run both checks, after all checks on single rows.
-
-    Args:
-        checked: Gets the two results.
-        dataset: The manifest's section.
-        rows_per_class: The rule of the first check.
-        class_balance: The rule of the second check.
-        largest: For each label the near-duplicates that keep the class from being divided.
-    """
+    """Run both checks after all checks on single rows. `largest` are near-duplicates that keep a class
+    together."""
     counts = count_classes(checked.rows, dataset.labels)
     results = [
         check_rows_per_class(counts, rows_per_class, checked.rows_read, largest),
@@ -114,7 +107,7 @@ def check_class_balance(
 ) -> CheckResult:
     """Rows of the largest training class over those of the smallest; no ratio if the smallest has none.
 
-    `rows_affected` are the rows of the classes that are too small compared with the largest.
+    `rows_affected` are the rows of the classes that are too small.
     """
     train = counts["train"]
     largest, smallest = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
@@ -147,10 +140,7 @@ def _passing_settings(
     rows_per_class: RowsPerClassCheck,
     class_balance: ClassBalanceCheck,
 ) -> Mapping[str, Mapping[str, Any]]:
-    """For each check that would fail without the rows at fault: the settings with which it passes.
-
-    A user who follows the advice of the failed checks drops these rows, and their classes become smaller.
-    """
+    """The settings with which each check passes once the rows at fault are dropped, as the report advises."""
     rows = checked.rows
     for result in checked.failed:
         if result.check in checked.findings:

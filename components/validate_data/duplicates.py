@@ -1,10 +1,8 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two rows are alike if their keys are: the table's column `key` holds a text's normal form, or an image's hash.
-Its column `shown` represents the row in examples.
-
-A test split that a file provides is never altered: scores on it must stay comparable with published ones. Its
-rows count against the bounds, and `drop` removes the rows that conflict with them instead.
+Two rows are alike if their `key` is: a text's normal form, or an image's hash. `shown` represents a row in
+examples. A test split that a file provides is never altered, so that scores on it compare with published
+ones: `drop` removes the rows that conflict with it instead.
 """
 
 from __future__ import annotations
@@ -99,7 +97,6 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
 
 
 def _labelled(rows: pd.DataFrame) -> Reasons:
-    """Which labels the rows of the same key have."""
     labels = rows.groupby("key")["label"].unique()
     words = labels.map(lambda found: f"labelled {', '.join(map(str, found[:SHOWN_EXAMPLES]))}")
     keys = rows["key"]
@@ -131,8 +128,6 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
     """Rows that are near-duplicates of an earlier row of their split that is itself kept."""
     known = {split: likeness.known(similarity) for split in SPLITS}
     kept: dict[tuple[SplitName, str], int] = {}
-    affected: list[int] = []
-    examples: list[str] = []
     pairs: dict[int, tuple[int, float]] = {}
     for row, split, key in _keys(table):
         if (split, key) in kept:
@@ -142,12 +137,8 @@ def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fin
             kept[split, key] = row
             known[split].add(key)
             continue
-        affected.append(row)
         pairs[row] = (kept[split, alike[0]], alike[1])
-        if len(examples) < SHOWN_EXAMPLES:
-            examples.append(_pair(table, row, *pairs[row]))
-    index = pd.Index(affected, dtype="int64")
-    return Finding(index, outside_test(table, index), examples, reasons=partial(like, pairs))
+    return _alike(table, pairs)
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -158,19 +149,18 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
         if split in known and (split, key) not in first_row:
             first_row[split, key] = row
             known[split].add(key)
-    affected: list[int] = []
-    examples: list[str] = []
-    pairs: dict[int, tuple[int, float]] = {}
-    for row, split, key in _keys(table):
-        double = next(_doubles(key, HELD_OUT_FROM[split], first_row, known), None)
-        if double is None:
-            continue
-        affected.append(row)
-        pairs[row] = double
-        if len(examples) < SHOWN_EXAMPLES:
-            examples.append(_pair(table, row, *double))
-    index = pd.Index(affected, dtype="int64")
-    return Finding(index, index, examples, reasons=partial(like, pairs))
+    doubles = {
+        row: next(_doubles(key, HELD_OUT_FROM[split], first_row, known), None)
+        for row, split, key in _keys(table)
+    }
+    return _alike(table, {row: double for row, double in doubles.items() if double is not None})
+
+
+def _alike(table: pd.DataFrame, pairs: Mapping[int, tuple[int, float]]) -> Finding:
+    """The rows of `pairs`, each with the row that it is like and their similarity."""
+    rows = pd.Index(list(pairs), dtype="int64")
+    examples = [_pair(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
+    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs))
 
 
 def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
@@ -198,7 +188,6 @@ def _doubles(
 
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:
-    """Index, split and key of every row, in order."""
     return zip(table.index.tolist(), table["split"].tolist(), table["key"].tolist(), strict=True)
 
 

@@ -32,11 +32,8 @@ def unpacked_name(name: str) -> str:
 
 
 def unpack(data: bytes, name: str) -> tuple[bytes, str]:
-    """The content and the name of a file, unpacked if its suffix says that it is compressed.
-
-    Raises:
-        DataError: The file is not compressed as its suffix says, or damaged, or an archive of several files.
-    """
+    """The content and the name of a file, unpacked as its suffix says; a `DataError` if it is damaged or
+    holds several."""
     suffix = PurePosixPath(name.lower()).suffix
     if suffix == ZIP_SUFFIX:
         return _unzip(data, name)
@@ -46,11 +43,7 @@ def unpack(data: bytes, name: str) -> tuple[bytes, str]:
 
 
 def decompress(data: bytes, name: str, suffix: str) -> bytes:
-    """The content of a file that is compressed as this suffix of `UNPACK` says.
-
-    Raises:
-        DataError: The file is compressed in another way, or damaged.
-    """
+    """The content of a file compressed as this suffix of `UNPACK` says; a `DataError` if it is not whole."""
     kind, decompressed = UNPACK[suffix]
     try:
         return decompressed(data)

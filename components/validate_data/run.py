@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,19 +54,10 @@ def run(
     """Validate a dataset and split it.
 
     The checks, the report and the rejected rows are written in any case, the splits only when no check fails.
-
-    Args:
-        task: The name of the task kind.
-        section: The section of the manifest.
-        splits_path: A folder for the splits.
-        checks_path: A file for the results of the checks, as JSON.
-        report_path: A file for the page.
-        rejected_path: A file for the rejected rows; by default `rejected.csv` in the folder of the checks.
-        show_checks: Print the table of checks even if no check fails.
+    `show_checks` prints the table of checks even if none fails.
 
     Raises:
-        DataError: The data cannot be read or have another size, or a check failed; the message names all
-            failed checks.
+        DataError: The data cannot be read or have another size, or a check failed; the message names all.
         UsageError: `section` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
@@ -161,13 +152,9 @@ def _verdict(result: CheckResult) -> Text:
 def write_rejected(path: Path, table: pd.DataFrame, checked: CheckedTable) -> int:
     """Write the rows of every check that did not pass, and return the number of lines.
 
-    A row that several checks found has a line for each. `line` is a number if the file has lines, else the
-    place as the report shows it, such as `row 3`. Values are the beginnings of what the row holds.
-
-    Args:
-        path: The file.
-        table: The table as it was read, with the column `place`.
-        checked: The results of all checks, and the rows that they found. Checks on classes find no rows.
+    A row has a line for each check that found it. `line` is a number if the file has lines, else the place,
+    such as `row 3`. A spreadsheet would run a cell that begins like a formula, so such a cell gets an
+    apostrophe: https://owasp.org/www-community/attacks/CSV_Injection
     """
     lines = 0
     with (
@@ -191,7 +178,6 @@ def harmless(cell: str) -> str:
 
 
 def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
-    """File, line, value and reason of each row that a check found."""
     column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
     for start in range(0, len(finding.affected), ROWS_AT_ONCE):
         rows = finding.affected[start : start + ROWS_AT_ONCE]
@@ -202,9 +188,14 @@ def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, st
 
 
 def _place(place: str) -> tuple[str, str]:
-    """File and line of a place like `train.csv line 12`; else the words after the file name as the line."""
+    """File and line of a place like `train.csv line 12`; else the words after the file name as the line.
+
+    A place that ends in the suffix of a file is that file.
+    """
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
+    if PurePosixPath(place).suffix:
+        return place, ""
     file, _, rest = place.rpartition(" ")
     if rest.isdecimal():
         file, _, unit = file.rpartition(" ")

@@ -62,21 +62,16 @@ _PUNCTUATION = _Punctuation()
 def normalise(text: str) -> str:
     """The form in which texts are compared: NFKC, casefolded, without punctuation, single spaces.
 
-    Apostrophes are removed ("don't" is "dont"), and other punctuation separates words. Symbols and emoji
-    stay, because they carry meaning. Invisible characters are removed, because BERT's tokenizers drop them,
-    and so is tatweel, which only stretches an Arabic word. A text of only punctuation or tatweel keeps it, or
-    all such texts would be equal.
+    "don't" is "dont"; other punctuation separates words. Symbols and emoji stay. Invisible characters are
+    removed, because BERT's tokenizers drop them, and so is tatweel, which only stretches an Arabic word. A
+    text without anything else keeps its punctuation, or all such texts would be equal.
     """
     folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(_TATWEEL, "")
     return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split()) or text
 
 
 def without_invisible(text: str) -> str:
-    """The text without invisible characters such as soft hyphens, fillers and marks of direction.
-
-    Characters that combine several emoji into one stay: the joiner in families and professions, the tags in
-    the flags of England, Scotland and Wales.
-    """
+    """The text without invisible characters such as soft hyphens; what joins several emoji to one stays."""
     if text.isascii() and text.isprintable():
         return text
     return _INVISIBLE.sub(lambda found: found["kept"] or "", text)

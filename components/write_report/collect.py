@@ -1,10 +1,9 @@
-"""The edge of write-report: finds what each step of a run left, on this machine or in a bucket.
+"""Finds what each step of a run left, on this machine or in a bucket. Nothing fails for what a run did not
+leave.
 
     local      <pipeline_root>/<job>/<step>/<output>
     Vertex     <pipeline_root>/<project number>/<job>/<step>_<task id>/<output>
     Kubeflow   where KFP has put each of the artifacts that the step is given
-
-Nothing here fails for what a run did not leave: a report is due whatever happened.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from gauntlet.components.write_report.record import (
     Bundle,
     CollectedRun,
     FinalStatus,
-    Trace,
+    State,
+    StepRecord,
     step_records,
 )
 from gauntlet.contracts.conversion import Candidates
@@ -49,11 +49,9 @@ Content = TypeVar("Content")
 
 
 def collect(pipeline_root: str, job: str, task: str, final: FinalStatus | None = None) -> CollectedRun:
-    """Read what the steps of `job` left under `pipeline_root`: a path, or anything fsspec opens.
+    """What the steps of `job` left under `pipeline_root`, a path or anything that fsspec opens.
 
-    `task` is the name of the task kind.
-
-    Artifacts that are absent or unreadable are None in the record; the unreadable are named in it.
+    What is absent or unreadable is None in the record; the unreadable is named in it.
 
     Raises:
         OSError: `pipeline_root` itself cannot be listed, because permission or a network is missing.
@@ -75,20 +73,17 @@ class Artifact:
 def collect_artifacts(
     artifacts: Mapping[str, Mapping[str, Artifact]], run_id: str, task: str
 ) -> CollectedRun:
-    """Read the outputs of a run that has reached its gate, each of which KFP has copied to this machine.
+    """The outputs of a run that has reached its gate, by step and output; KFP has copied them to this
+    machine.
 
-    Args:
-        artifacts: By step, then by output. A step in it has ended; which ones came from the cache and when
-            each ended is not known.
-        run_id: What the orchestrator calls the run.
-        task: The name of the task kind.
+    Which steps came from the cache and when each ended is not known. `run_id` is the orchestrator's.
     """
     files, _ = file_system(posixpath.sep)
     run = _Reader(
         files, {}, {step: {name: one.path for name, one in of.items()} for step, of in artifacts.items()}
     )
     folders = {step: posixpath.dirname(next(iter(of.values())).uri) for step, of in artifacts.items()}
-    traces = {step: Trace(folder, done=True) for step, folder in folders.items()}
+    traces = {step: StepRecord(step, "succeeded", folder) for step, folder in folders.items()}
     # Both steps run anew in each run, so what their folders share is the run's own.
     root = _shared_folder(folders["evaluate-model"], folders["gate-model"])
     return _record(run, traces, root, run_id, task)
@@ -96,7 +91,7 @@ def collect_artifacts(
 
 def _record(
     run: _Reader,
-    traces: Mapping[str, Trace],
+    traces: Mapping[str, StepRecord],
     pipeline_root: str,
     job: str,
     task: str,
@@ -150,10 +145,7 @@ class _Reused(Document):
 
 @dataclass
 class _Reader:
-    """Reads the files of one run.
-
-    `folders` is where each step's outputs lie; `outputs` has, by step, the place of each that lies elsewhere.
-    """
+    """Reads the files of one run, by the folder of each step or by the place of each output."""
 
     files: Any
     folders: Mapping[str, str]
@@ -161,10 +153,7 @@ class _Reader:
     unreadable: list[str] = field(default_factory=list)
 
     def read(self, step: str, output: str, kind: type[Content], is_decision: bool = False) -> Content | None:
-        """A document, or None if it is missing; note what of it cannot be read.
-
-        A decision with a field that is missing or broken is none.
-        """
+        """A document, or None if it is missing. A decision that is incomplete is None too."""
         path = self._path(step, output)
         if path is None:
             return None
@@ -186,7 +175,6 @@ class _Reader:
         return None
 
     def loaded_kind(self, task: str) -> TaskKind | None:
-        """The task kind; if it cannot be loaded, note why."""
         try:
             return task_kind(task)
         except GauntletError as error:
@@ -194,7 +182,6 @@ class _Reader:
             return None
 
     def read_of_kind(self, kind: TaskKind | None, step: str, output: str, role: Role, name: str) -> Any:
-        """Like `read`, for a document that a module of the kind names."""
         try:
             return kind and self.read(step, output, kind.function(role, name))
         except GauntletError as error:
@@ -208,21 +195,18 @@ class _Reader:
         place = self.outputs.get(step, {}).get(name)
         return place and place + slash + file
 
-    def trace(self, step: str) -> Trace:
-        """What the step left."""
+    def trace(self, step: str) -> StepRecord:
         folder = self.folders[step]
         done = posixpath.join(folder, DONE_FILE)
         if self.files.exists(done):
             reused = self.read(step, REUSED_FILE, _Reused)
-            ended = self.files.modified(done)
-            return Trace(folder, done=True, ended=ended, reused_from=reused.run if reused else None)
-        failure = self.read(step, ERROR_FILE, _Failure)
-        return Trace(
-            folder,
-            done=False,
-            ended=max((self.files.modified(path) for path in self.files.find(folder)), default=None),
-            message=failure.message if failure else None,
-            exit_code=failure.exit_code if failure else None,
+            origin = reused.run if reused else None
+            state: State = "reused" if origin else "succeeded"
+            return StepRecord(step, state, folder, ended=self.files.modified(done), reused_from=origin)
+        failure = self.read(step, ERROR_FILE, _Failure) or _Failure(message=None, exit_code=None)
+        ended = max((self.files.modified(path) for path in self.files.find(folder)), default=None)
+        return StepRecord(
+            step, "failed", folder, ended=ended, message=failure.message, exit_code=failure.exit_code
         )
 
 
@@ -232,13 +216,11 @@ def steps_of(kind: TaskKind | None) -> list[str]:
 
 
 def _shared_folder(first: str, second: str) -> str:
-    """The deepest folder that holds both."""
     scheme, separator, path = first.rpartition("://")
     return scheme + separator + posixpath.commonpath([path, second.rpartition("://")[2]])
 
 
 def _job_folder(files: Any, root: str, job: str) -> str | None:
-    """The folder of `job`, directly under `root` or under a project number."""
     if files.isdir(posixpath.join(root, job)):
         return posixpath.join(root, job)
     if not files.isdir(root):

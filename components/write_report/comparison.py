@@ -1,7 +1,4 @@
-"""Two evaluations of one task kind side by side: what the kind is asked, and what it answers.
-
-The first run is A, the second B, and differences are B − A.
-"""
+"""Two evaluations of one task kind, A and B, side by side. Differences are B − A."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval is on one side of 0, so that other test rows would hardly change the sign."""
+        """Whether the interval is on one side of 0."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
     @property
@@ -52,10 +49,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation of a run: the document `scores`, read by the kind's `SCORES`, and the `predictions`.
-
-    `predictions` may be missing.
-    """
+    """The evaluation of a run: its `scores`, read by the kind's `SCORES`, and its `predictions`, if they are
+    there."""
 
     scores: Any
     predictions: Path
@@ -69,7 +64,6 @@ class Paired:
         intervals: Of the differences of metrics, by the metric's name.
         classes: Differences of single classes.
         summary: A sentence about the rows that both answered.
-        body: What else a page shows of the answers.
         unpaired: Why there are no intervals; then all else is empty.
     """
 

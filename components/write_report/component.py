@@ -22,17 +22,9 @@ def write_report(
     from gauntlet.components.step import step
 
     with step(report.path):
-        from gauntlet.components.write_report import report as page
+        from gauntlet.components.write_report.collect import collect
         from gauntlet.components.write_report.record import FinalStatus
+        from gauntlet.components.write_report.report import write_page
 
-        ended = page.write_report(
-            name=name,
-            task=task,
-            manifest_sha256=manifest_sha256,
-            run_id=run_id,
-            pipeline_root=pipeline_root,
-            job=job,
-            final=FinalStatus(status.state, status.error_message),
-            report=Path(report.path),
-        )
-        print(ended.headline, flush=True)
+        run = collect(pipeline_root, job, task, FinalStatus(status.state, status.error_message))
+        print(write_page(run, name, run_id, manifest_sha256, Path(report.path)).headline, flush=True)

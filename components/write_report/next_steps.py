@@ -31,10 +31,8 @@ VALIDATE_DATA = "validate-data"
 
 @dataclass(frozen=True)
 class NextStep:
-    """A sentence, in which backquotes mark code, and the command that does it, if there is one.
-
-    `about` names the rule or the check that the advice is for.
-    """
+    """A sentence, with backquotes for code, its command if there is one, and the rule or check that it is
+    about."""
 
     text: str
     command: str | None = None
@@ -57,7 +55,6 @@ def next_steps(record: CollectedRun, ended: Outcome) -> tuple[NextStep, ...]:
 
 
 def _promotion(record: CollectedRun, name: str) -> NextStep:
-    """The next move of the version that was registered."""
     if record.version is not None and STAGING in record.version.aliases:
         command = f"gauntlet promote {name} --to production --approver NAME"
         return NextStep(
@@ -109,7 +106,6 @@ def _after_rejection(record: CollectedRun) -> tuple[NextStep, ...]:
 
 
 def _judging_again(record: CollectedRun) -> tuple[NextStep, ...]:
-    """The commands for a rejected model of a run on this machine that do not train it again."""
     run = record.local_run
     if run is None:
         return ()
@@ -126,7 +122,6 @@ def _judging_again(record: CollectedRun) -> tuple[NextStep, ...]:
 
 
 def _budget_advice(record: CollectedRun) -> tuple[NextStep, ...]:
-    """What to do about a training that ended because its budget was used."""
     stopped = record.history.stopped if record.history else None
     if stopped not in BUDGET_KEYS:
         return ()
@@ -146,12 +141,10 @@ def rejected_file(record: CollectedRun) -> str | None:
 
 
 def refusal_advice(checks: Checks, command: str, rejected: str | None) -> tuple[NextStep, ...]:
-    """What to do about checks that failed, with one command that answers all of them.
+    """What to do about checks that failed. `command` reads the data again; one command with settings answers
+    all.
 
-    Args:
-        checks: All checks of the data.
-        command: What reads the data again; settings are added to it.
-        rejected: Where the rejected rows are listed, if there are any.
+    `rejected` is where the rejected rows are listed, if there are any.
     """
     failing = [check for check in checks.checks if check.verdict == "fail"]
     advice = [NextStep(_advice(check), about=words(check.check)) for check in failing]

@@ -20,8 +20,8 @@ class Outcome:
 
     Attributes:
         kind: `registered` is a model that passed and waits for a person to promote it; `unchanged` one whose
-            bundle an earlier run has registered already.
-        headline: The outcome in a few words, without a full stop.
+            bundle an earlier run has registered.
+        headline: The outcome in a few words.
         detail: One or two sentences: why, or what it means.
         exit_code: 0 promoted, registered or unchanged, 3 rejected by a gate, 4 bad data, else that of the
             failure.

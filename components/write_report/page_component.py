@@ -1,8 +1,7 @@
-"""The KFP face of write-report on Kubeflow: the last step of a run, which is given what the page shows.
+"""write-report on Kubeflow: the last step of a run, which is given what the page shows.
 
-An exit handler is told neither where KFP keeps the outputs of a run nor, reliably, how the run ended: of a
-group of tasks it gets the state in ML Metadata, which may still be RUNNING. A run that fails before its gate
-has no page.
+An exit handler learns neither where KFP keeps the outputs of a run nor, reliably, how the run ended. A run
+that fails before its gate has no page.
 """
 
 from kfp import dsl
@@ -33,8 +32,8 @@ def write_report(
     from gauntlet.components.step import step
 
     with step(report.path):
-        from gauntlet.components.write_report import report as page
-        from gauntlet.components.write_report.collect import Artifact
+        from gauntlet.components.write_report.collect import Artifact, collect_artifacts
+        from gauntlet.components.write_report.report import write_page
         from gauntlet.manifests.kinds import task_kind
 
         converter = "convert-to-onnx" if task_kind(task).is_converted else "train-model"
@@ -53,5 +52,5 @@ def write_report(
         for producer, output, artifact in given:
             if artifact is not None:
                 artifacts.setdefault(producer, {})[output] = Artifact(artifact.path, artifact.uri)
-        ended = page.write_page(name, task, manifest_sha256, run_id, artifacts, Path(report.path))
-        print(ended.headline, flush=True)
+        run = collect_artifacts(artifacts, run_id, task)
+        print(write_page(run, name, run_id, manifest_sha256, Path(report.path)).headline, flush=True)

@@ -1,7 +1,4 @@
-"""What one run left behind, as data, and from that how far it came.
-
-The DAG is a line with one fork at its end, so the last step that left a trace says how far the run came.
-"""
+"""What one run left, as data. The last step that left anything says how far the run came."""
 
 from __future__ import annotations
 
@@ -54,13 +51,11 @@ class StepRecord:
     """One step of the DAG.
 
     Attributes:
-        state: `reused` is a step whose outputs came from an earlier run: on this machine they were put in
-            place here, elsewhere a later step ran, but this one left nothing in this run. `skipped` is the
-            branch that the gate did not take.
+        state: `reused` is a step whose outputs came from an earlier run; `skipped` is the branch that the
+            gate did not take.
         started: About when: the previous step's end, so it includes the wait for a machine.
         ended: About when: the time of the file that marks the end.
-        message: Why it failed, in its own words where it left any.
-        exit_code: What its failure ends `gauntlet run` with.
+        message, exit_code: Of a failure, in its own words where it left any.
         reused_from: The run that made a reused step's outputs, if that is known.
     """
 
@@ -94,7 +89,6 @@ class CollectedRun:
     Attributes:
         steps: One record for each step of the DAG, in the order of `STEPS`.
         kind: The task kind of the model; None if it cannot be loaded.
-        statistics: A document of the kind, as `scores` is.
         unreadable: Files that exist but could not be read, each with the reason.
         run_command: The shell command that started the run on this machine.
     """
@@ -145,23 +139,8 @@ class CollectedRun:
         return next((step for step in self.steps if step.state == "failed"), None)
 
 
-@dataclass(frozen=True)
-class Trace:
-    """The outcome of one step: `done` if its function returned, a message if it failed and could write one.
-
-    `reused_from` is the run whose outputs were put in place instead of running the step.
-    """
-
-    folder: str
-    done: bool
-    ended: datetime | None = None
-    message: str | None = None
-    exit_code: int | None = None
-    reused_from: str | None = None
-
-
 def step_records(
-    traces: Mapping[str, Trace],
+    traces: Mapping[str, StepRecord],
     decision: str | None,
     registered: bool,
     final: FinalStatus | None = None,
@@ -171,7 +150,7 @@ def step_records(
     """The record of each of the DAG's `steps`.
 
     Args:
-        traces: By step; a step that left no folder is missing.
+        traces: By step: how it ended, of each step that left a folder.
         decision: What the gate's verdict says, or None if there is no readable verdict.
         registered: Whether register-model left a readable version.
         final: What the orchestrator says about the whole run.
@@ -187,21 +166,13 @@ def step_records(
     return _with_starts(records, run_started)
 
 
-def _reached(name: str, trace: Trace | None, final: FinalStatus | None) -> StepRecord:
+def _reached(name: str, trace: StepRecord | None, final: FinalStatus | None) -> StepRecord:
     if trace is None:
         return StepRecord(name, "reused")
-    if trace.done:
-        state: State = "reused" if trace.reused_from else "succeeded"
-        return StepRecord(name, state, trace.folder, ended=trace.ended, reused_from=trace.reused_from)
+    if trace.state != "failed":
+        return trace
     message = trace.message or (CANCELLED if _is_cancelled(final) else NO_RESULT)
-    return StepRecord(
-        name,
-        "failed",
-        trace.folder,
-        ended=trace.ended,
-        message=message,
-        exit_code=FAILURE if trace.exit_code is None else trace.exit_code,
-    )
+    return replace(trace, message=message, exit_code=FAILURE if trace.exit_code is None else trace.exit_code)
 
 
 def _with_result(last: StepRecord, decision: str | None, registered: bool) -> StepRecord:

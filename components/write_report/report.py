@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup
 
-from gauntlet.components.write_report.collect import Artifact, collect, collect_artifacts
 from gauntlet.components.write_report.outcome import Kind, Outcome, outcome
-from gauntlet.components.write_report.record import CollectedRun, FinalStatus
+from gauntlet.components.write_report.record import CollectedRun
 from gauntlet.components.write_report.sections import sections
 from gauntlet.contracts.document import write_text
 from gauntlet.pages import page
@@ -33,48 +31,15 @@ HOW_TIMES_ARE_TAKEN = (
 )
 
 
-def write_report(
-    name: str,
-    task: str,
-    manifest_sha256: str,
-    run_id: str,
-    pipeline_root: str,
-    job: str,
-    final: FinalStatus,
-    report: Path,
-) -> Outcome:
-    """Write the page of the run to `report`, whole or not at all, and return how the run ended.
-
-    Raises:
-        OSError: `pipeline_root` cannot be listed, or `report` cannot be written.
-    """
-    return _write(collect(pipeline_root, job, task, final), name, run_id, manifest_sha256, report)
-
-
-def write_page(
-    name: str,
-    task: str,
-    manifest_sha256: str,
-    run_id: str,
-    artifacts: Mapping[str, Mapping[str, Artifact]],
-    report: Path,
-) -> Outcome:
-    """Write the page of a run that has reached its gate, whole or not at all, and return how the run ended.
-
-    Raises:
-        OSError: `report` cannot be written.
-    """
-    return _write(collect_artifacts(artifacts, run_id, task), name, run_id, manifest_sha256, report)
-
-
-def _write(record: CollectedRun, name: str, run_id: str, manifest_sha256: str, report: Path) -> Outcome:
+def write_page(record: CollectedRun, name: str, run_id: str, manifest_sha256: str, report: Path) -> Outcome:
+    """Write the page of the run to `report`, whole or not at all, and return how the run ended."""
     write_text(report, render(record, name, run_id, manifest_sha256))
     return outcome(record)
 
 
 def render(record: CollectedRun, name: str, run_id: str, manifest_sha256: str) -> str:
-    """The page of a run of the system `name`. Whatever the run left is escaped, and the same record gives the
-    same bytes."""
+    """The page of a run of the system `name`. Texts of the run are escaped; the same record gives the same
+    bytes."""
     ended = outcome(record)
     started = min((step.started for step in record.steps if step.started), default=None)
     finished = max((step.ended for step in record.steps if step.ended), default=None)

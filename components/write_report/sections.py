@@ -204,7 +204,6 @@ def _evaluation(record: CollectedRun) -> Markup:
 
 
 def _of_kind(record: CollectedRun, name: str, document: object) -> Markup:
-    """What the kind's function of that name shows of one of its documents."""
     assert record.kind is not None  # or the document could not have been read
     body: Markup = record.kind.function("report", name)(document)
     return body
@@ -269,7 +268,7 @@ def latency_panels(table: Candidates) -> dict[int, Markup]:
 
 
 def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
-    """Quality against latency at the batch size that decides; empty where fewer than two models were timed.
+    """Quality against latency at the batch size that decides; empty if fewer than two models were timed.
 
     Quality is the first of the `metrics` that PyTorch was measured by.
     """

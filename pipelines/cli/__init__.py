@@ -10,13 +10,13 @@ commands that only read files import no library that takes seconds.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
 from gauntlet import __version__
-from gauntlet.manifests.errors import Fault, GauntletError, ManifestError
+from gauntlet.manifests.errors import GauntletError, ManifestError
 from gauntlet.pipelines.cli import manifest, models, run, vertex
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.terminal import console, errors, print_any_text, styled
@@ -42,22 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None)
     except ManifestError as error:
-        _print_faults(error.faults)
+        for fault in error.faults:
+            errors.say(styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key))
+            for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
+                errors.say(f"  {name:8} {text}")
         sys.exit(error.exit_code)
     except GauntletError as error:
-        _print_error(error)
-        sys.exit(error.exit_code)
+        _fail(error, error.exit_code)
     except OSError as error:
-        cause = f"{error.filename or gauntlet_home().folder}: {error.strerror or error}"
-        _print_error(cause)
-        sys.exit(1)
+        _fail(f"{error.filename or gauntlet_home().folder}: {error.strerror or error}")
     except Exception as error:
         from gauntlet.serving.bundle import BundleError  # not at the top: it imports onnxruntime
 
         if not isinstance(error, BundleError):
             raise
-        _print_error(error)
-        sys.exit(1)
+        _fail(error)
 
 
 def _print_version(wanted: bool) -> None:
@@ -76,12 +75,6 @@ def main_options(
     """Retrain a model; ship it only after it has run the gauntlet."""
 
 
-def _print_error(error: object) -> None:
+def _fail(error: object, exit_code: int = 1) -> NoReturn:
     errors.say(styled("[red]error:[/] {}", error))
-
-
-def _print_faults(faults: Iterable[Fault]) -> None:
-    for fault in faults:
-        errors.say(styled("[red]{}: [bold]{}[/][/]", fault.file, fault.key))
-        for name, text in (("found", fault.found), ("expected", fault.expected), ("do", fault.action)):
-            errors.say(f"  {name:8} {text}")
+    sys.exit(exit_code)

@@ -41,17 +41,9 @@ def check(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJ
         table.add_row(str(path), manifest.name, manifest.task, limit, manifest.sha256[:12])
         note = checks.margin_note(manifest)
         notes += [note] if note else []
-        rows.append(
-            {
-                "manifest": str(path),
-                "system": manifest.name,
-                "task": manifest.task,
-                "max_hours": resources.max_hours,
-                "max_cost_usd": resources.max_cost_usd,
-                "sha256": manifest.sha256,
-                "note": note,
-            }
-        )
+        row = {"manifest": str(path), "system": manifest.name, "task": manifest.task}
+        limits = {"max_hours": resources.max_hours, "max_cost_usd": resources.max_cost_usd}
+        rows.append({**row, **limits, "sha256": manifest.sha256, "note": note})
     if as_json:
         print_json(rows)
     elif table.row_count:
@@ -67,33 +59,26 @@ def cost(paths: ManifestPaths = None, overrides: Overrides = None, as_json: AsJs
     """Print what training may cost at most, how that is computed, and whether it fits the budget."""
     from gauntlet.backends.prices import over_budget, prices_source
     from gauntlet.manifests.loading import load_manifest
-    from gauntlet.pipelines.checks import (
-        Cost,
-        cost_table,
-        packaged_manifests,
-        training_cost,
-        without_price,
-    )
+    from gauntlet.pipelines import checks
 
-    costs: list[Cost] = []
+    costs: list[checks.Cost] = []
     faults: list[Fault] = []
-    for path in paths or packaged_manifests():
+    for path in paths or checks.packaged_manifests():
         try:
             manifest = load_manifest(path, overrides or ())
-            costs.append(training_cost(manifest))
+            costs.append(checks.training_cost(manifest))
         except ManifestError as error:
             faults += error.faults
         except UsageError as error:
-            faults.append(without_price(str(path), error))
+            faults.append(checks.without_price(str(path), error))
         else:
             faults += filter(None, [over_budget(manifest.training.resources, str(path))])
     if as_json:
         print_json(one.as_json() for one in costs)
     elif costs:
-        console.print(cost_table(costs))
-        for one in costs:
-            if one.note:
-                console.say(one.note)
+        console.print(checks.cost_table(costs))
+        for note in filter(None, (one.note for one in costs)):
+            console.say(note)
         console.say(prices_source(), style="dim")
     if faults:
         raise ManifestError(tuple(dict.fromkeys(faults)))  # a price file has the same fault for each
@@ -117,24 +102,16 @@ def compile_(
     overrides: Overrides = None,
 ) -> None:
     """Compile manifests to KFP pipeline specs, by default compiled/MANIFEST.yaml and compiled/kubeflow/…."""
-    from gauntlet.pipelines.checks import load_affordable
+    from gauntlet.pipelines.checks import load_affordable, load_all
     from gauntlet.pipelines.platforms import Platform, notes
     from gauntlet.pipelines.training import compile_manifest, compiled_file, keep_large_sections
 
     platforms: tuple[Platform, ...] = ("vertex", "kubeflow") if platform == "both" else (platform,)
-    faults: list[Fault] = []
-    manifests = []
-    for path in paths:
-        try:
-            manifests.append((path, load_affordable(path, overrides)))
-        except ManifestError as error:
-            faults += error.faults
-    if faults:
-        raise ManifestError(faults)
+    manifests = load_all(paths, lambda path: load_affordable(path, overrides))
     is_file = len(paths) == len(platforms) == 1
     for path, manifest in manifests:
         for each in platforms:
-            target = compiled_file(path, each, Path("compiled") if output is None else output)
+            target = compiled_file(path, each, output or Path("compiled"))
             if output is not None and is_file:
                 target = output
             compile_manifest(manifest, target, each, sections=sections)

@@ -52,7 +52,7 @@ def registry(
     columns = ("model", "version", "aliases", "since (UTC)", "quality", NAME_COLUMN("run"), "bundle")
     table = borderless(*columns)
     for versions in by_model.values():
-        since = alias_times(versions)
+        since = _alias_times(versions)
         for one in versions:
             table.add_row(
                 one.name,
@@ -66,9 +66,8 @@ def registry(
     if table.row_count:
         console.print(table)
     else:
-        where = plain(gauntlet_home().registry_uri)
-        message = f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model"
-        console.say(message)
+        where = gauntlet_home().registry_uri
+        console.say(f"nothing is registered in {where}: `gauntlet run MANIFEST` registers a model")
     if wanted is not None:
         _print_history(by_model[wanted])
 
@@ -167,8 +166,7 @@ def promote(
     home = gauntlet_home()
     store = open_registry(home.registry_uri)
     if run is None:
-        moved = promote_version(store, _model_name(store, name), version, to, approver, reason)
-        console.say(moved)
+        console.say(promote_version(store, _model_name(store, name), version, to, approver, reason))
         return
     approval = approval_of(approver, reason)
     if version is not None or to is not None or approval is None or not approval.reason:
@@ -176,8 +174,7 @@ def promote(
             "--run: a rejected model is promoted with --by NAME and --reason TEXT, and without --version and "
             "--to."
         )
-    move = promote_rejected(home, store, name or home.find_run(run).name, run, approval)
-    console.say(move)
+    console.say(promote_rejected(home, store, name or home.find_run(run).name, run, approval))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -195,7 +192,7 @@ def rollback(
     console.say(store.rollback(_model_name(store, _one(name, model)), version))
 
 
-def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
+def _alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
     """Since when each version has its aliases: champion and previous by the last move, others by creation."""
     from gauntlet.backends.registry import CHAMPION, PREVIOUS, turns
 
@@ -208,10 +205,9 @@ def alias_times(versions: Sequence[ModelVersion]) -> dict[str, str]:
 
 
 def _rows(versions: Sequence[ModelVersion]) -> list[dict[str, object]]:
-    """The versions of one model as `--json` prints them."""
     from gauntlet.backends.registry import APPROVED_BY_TAG, OVERRULED_TAG, REASON_TAG, turns
 
-    since = alias_times(versions)
+    since = _alias_times(versions)
     return [
         {
             "model": one.name,
@@ -271,7 +267,7 @@ def _model_name(store: Registry, given: str | None) -> str:
     names = store.names()
     if given is None and len(names) == 1:
         return names[0]
-    if given in names and given is not None:
+    if given is not None and given in names:
         return given
     if not names:
         raise UsageError(f"{gauntlet_home().registry_uri}: nothing is registered. Run a manifest first.")
@@ -331,10 +327,8 @@ def inspect(path: BundleFolder, as_json: AsJson = False) -> None:
         "labels": ", ".join(info.labels),
         "candidate": f"{info.candidate}, {info.precision}, opset {info.opset}",
     }
-    if info.device is not None:
-        rows["made for"] = "a GPU"
-    if info.max_length is not None:
-        rows["max_length"] = str(info.max_length)
+    rows |= {"made for": "a GPU"} if info.device is not None else {}
+    rows |= {"max_length": str(info.max_length)} if info.max_length is not None else {}
     for kind, specs in (("input", info.inputs), ("output", info.outputs)):
         rows |= {f"{kind} {name}": tensor for name, tensor in _tensors(specs).items()}
     rows |= {name: _number(value, "{:.4g}") for name, value in info.quality.items()}

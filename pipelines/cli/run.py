@@ -134,8 +134,7 @@ def tune(
         errors.say(f"interrupted: {left}")
         raise typer.Exit(EXIT_CODE) from None
     if then_run:
-        tuned_manifest = load_affordable(tuned.manifest, None)
-        run_here(tuned_manifest, source=path, command=command_line("run", tuned.manifest, None))
+        run_here(load_affordable(tuned, None), source=path, command=command_line("run", tuned, None))
 
 
 @app.command(rich_help_panel=HERE)
@@ -164,10 +163,8 @@ def runs(as_json: AsJson = False) -> None:
         print_json(asdict(record) | {"outcome": record.shown_state()} for record in records)
         return
     if not records:
-        message = (
-            f"no runs in {home.folder}: `gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
-        )
-        console.say(message)
+        start = "`gauntlet run MANIFEST` starts one. GAUNTLET_HOME sets the folder."
+        console.say(f"no runs in {home.folder}: {start}")
         return
     table = borderless(NAME_COLUMN("run"), "started (UTC)", "exit", "outcome")
     for record in records:
@@ -248,10 +245,9 @@ def run_here(
     command: str | None = None,
     origin: Origin | None = None,
 ) -> NoReturn:
-    """Run a manifest on this machine and exit with the run's code.
+    """Run a manifest as `run_locally` does, by default with this machine's URIs, and exit with its code.
 
-    `command` is the command that the run's advice repeats. The other arguments are those of `run_locally`;
-    the URIs default to those of every run on this machine.
+    `command` is the command that the run's advice repeats.
 
     Raises:
         UsageError: The manifest asks for conversion on a GPU, and this machine has none.
@@ -265,24 +261,11 @@ def run_here(
 
         require_device("gpu")  # now, rather than after the model is trained
     home = gauntlet_home()
-    registry_uri = registry_uri or home.registry_uri
-    tracking_uri = tracking_uri or usual_tracking_uri(manifest, home)
+    uris = registry_uri or home.registry_uri, tracking_uri or usual_tracking_uri(manifest, home)
     if command:
         os.environ[RUN_COMMAND_VARIABLE] = command
     try:
-        _conclude(
-            lambda: run_locally(
-                manifest,
-                home,
-                registry_uri,
-                tracking_uri,
-                console,
-                cache=cache,
-                source=source,
-                judged=judged,
-                origin=origin,
-            )
-        )
+        _conclude(lambda: run_locally(manifest, home, *uris, console, cache, source, judged, origin))
     finally:
         os.environ.pop(RUN_COMMAND_VARIABLE, None)
 
@@ -325,7 +308,6 @@ def _conclude(start: Callable[[], FinishedRun]) -> NoReturn:
 
 
 def _remove(removals: list[Removal], yes: bool, as_json: bool) -> None:
-    """List what can be removed and, with `yes`, remove it."""
     from gauntlet.pipelines.local.pruning import freed_bytes, remove
 
     folder, free = gauntlet_home().folder, freed_bytes(removals)
@@ -345,11 +327,10 @@ def _remove(removals: list[Removal], yes: bool, as_json: bool) -> None:
     if as_json:
         return
     megabytes = f"{free / 1e6:,.1f} MB"
+    shared = "Runs and the cache share files."
     if not removals:
-        message = f"nothing to remove in {folder}"
+        console.say(f"nothing to remove in {folder}")
     elif yes:
-        message = f"removed from {folder}: {megabytes} are free again. Runs and the cache share files."
+        console.say(f"removed from {folder}: {megabytes} are free again. {shared}")
     else:
-        message = f"nothing was removed from {folder}: add --yes to free {megabytes}. "
-        message += "Runs and the cache share files."
-    console.say(message)
+        console.say(f"nothing was removed from {folder}: add --yes to free {megabytes}. {shared}")

@@ -244,8 +244,7 @@ def apply_(
         return
     for one in plans:
         apply(one, schedules)
-    applied = ", ".join(one.schedule.name for one in plans)
-    notes.say(f"schedules now match the file: {applied}")
+    notes.say(f"schedules now match the file: {', '.join(one.schedule.name for one in plans)}")
 
 
 @schedule.command()
@@ -317,7 +316,6 @@ def _custom_job(task: Any) -> str:
 
 
 def _followed(run: SubmittedRun) -> Any:
-    """Show the run until it ends, and return its job."""
     from gauntlet.backends.google.jobs import PipelineJobs
     from gauntlet.pipelines.vertex.follow import follow
 
@@ -340,6 +338,5 @@ def _refused(here: Manifest | None, destination: Destination) -> Iterator[None]:
         if here is None:
             raise
         errors.say(error)
-        where = f"running it on this machine; a version is registered in {destination.registry_uri}"
-        console.say(where)
+        console.say(f"running it on this machine; a version is registered in {destination.registry_uri}")
         run_here(here, destination.registry_uri, destination.tracking_uri)

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -80,7 +79,7 @@ def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = N
                 last.append(line.rstrip())
         code = process.wait()
     print("\n")
-    folder = step_folder(full_command)
+    folder = _step_folder(full_command)
     if code and folder is not None and not (folder / ERROR_FILE).exists():
         write_json(folder / ERROR_FILE, {"message": ended(code, last), "exit_code": 1})
     return code
@@ -92,7 +91,7 @@ def ended(code: int, last: Sequence[str]) -> str:
     return f"The step's process {how_ended(code)}. {said}"
 
 
-def step_folder(command: Sequence[str]) -> Path | None:
+def _step_folder(command: Sequence[str]) -> Path | None:
     """The folder of the step's outputs, read from its command; None if the command has no such input."""
     if EXECUTOR_INPUT not in command[:-1]:
         return None
@@ -100,23 +99,22 @@ def step_folder(command: Sequence[str]) -> Path | None:
     return Path(given["outputs"]["outputFile"]).parent
 
 
-def end_after_the_step(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+def _end_after_the_step(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     """Exit after the step, which got the same SIGTERM. If this process exits first, the step is killed."""
-    psutil.wait_procs(others_of_the_group(), timeout=SECONDS_FOR_THE_STEP)
+    # The step's processes may not be children, because the shell that started them has exited.
+    others = [process for process in psutil.process_iter() if _is_of_the_group(process.pid)]
+    psutil.wait_procs(others, timeout=SECONDS_FOR_THE_STEP)
     os._exit(128 + signal.SIGTERM)
 
 
-def others_of_the_group() -> list[psutil.Process]:
-    """The step's processes. They may not be children, because the shell that started them has exited."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError):
-            if process.pid != os.getpid() and os.getpgid(process.pid) == os.getpgrp():
-                found.append(process)
-    return found
+def _is_of_the_group(pid: int) -> bool:
+    try:
+        return pid != os.getpid() and os.getpgid(pid) == os.getpgrp()
+    except ProcessLookupError:
+        return False
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Kill this process group, steps included, when the command that started it has exited."""
     parent = os.getppid()
 
@@ -129,6 +127,6 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, end_after_the_step)
-    end_with_parent()
+    signal.signal(signal.SIGTERM, _end_after_the_step)
+    _end_with_parent()
     execute(Path(sys.argv[1]))

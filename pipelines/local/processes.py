@@ -55,7 +55,7 @@ def acquire(path: Path) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        if is_at(descriptor, path):
+        if _is_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # its last holder removed the file after it was opened here
 
@@ -63,20 +63,16 @@ def acquire(path: Path) -> int | None:
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock. Creates no file."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
+    except OSError:
+        return False
     return False
 
 
-def is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one at the path."""
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -129,16 +125,15 @@ def remove_abandoned() -> list[Path]:
 
 def _make() -> TemporaryFolder:
     while True:
-        name = Path(tempfile.gettempdir(), PREFIX + os.urandom(6).hex())
-        lock = acquire(_lock_of(name))
-        if lock is None:
+        folder = Path(tempfile.gettempdir(), PREFIX + os.urandom(6).hex())
+        if (lock := acquire(_lock_of(folder))) is None:
             continue
         try:
-            name.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700)
         except FileExistsError:
             os.close(lock)
             continue
-        return TemporaryFolder(name, lock)
+        return TemporaryFolder(folder, lock)
 
 
 def _remove(folder: Path) -> None:

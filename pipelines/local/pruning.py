@@ -77,9 +77,9 @@ def _objects(entry: Path) -> Sequence[str]:
 def freed_bytes(removals: Sequence[Removal]) -> int:
     """How many bytes become free: a run and the cache share files, which are freed with the last link."""
     states = [file.lstat() for one in removals for file in one.files]
-    places = Counter((state.st_dev, state.st_ino) for state in states)
-    sizes = {(state.st_dev, state.st_ino): state for state in states}
-    return sum(sizes[file].st_size for file, count in places.items() if count == sizes[file].st_nlink)
+    links = Counter((state.st_dev, state.st_ino) for state in states)
+    found = {(state.st_dev, state.st_ino): state for state in states}
+    return sum(state.st_size for file, state in found.items() if links[file] == state.st_nlink)
 
 
 def remove(removals: Sequence[Removal]) -> None:

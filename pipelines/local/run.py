@@ -53,7 +53,7 @@ from gauntlet.pipelines.local.processes import (
     temporary_folder,
 )
 from gauntlet.pipelines.local.step_cache import CACHE_VARIABLE, JUDGED_VARIABLE, RUN_VARIABLE
-from gauntlet.pipelines.terminal import LiteralConsole, console, plain, styled
+from gauntlet.pipelines.terminal import LiteralConsole, console, styled
 from gauntlet.pipelines.training import STEPS, compile_manifest, keep_large_sections, parameters, steps_of
 
 RUN_LOG = "run.log"
@@ -186,11 +186,7 @@ def resume_locally(run_id: str, home: Home, console: LiteralConsole) -> Finished
 def require_judgeable(manifest: Manifest, before: Manifest, record: RunRecord, home: Home) -> None:
     """Refuse to judge a run's model again under settings that would make another model, or without a model.
 
-    Args:
-        manifest: The run's manifest with the new settings.
-        before: The run's manifest as it was.
-        record: The run.
-        home: Where its files lie.
+    `manifest` is that of the run with the new settings, and `before` as it was.
 
     Raises:
         UsageError: A key outside `JUDGING_SECTIONS` differs, or a step before the evaluation has not
@@ -281,10 +277,9 @@ def tracking_uri(manifest: Manifest, home: Home) -> str:
 def _registered(folder: Path, record: RunRecord) -> str:
     """What a stopped run may have registered, and how to resume it."""
     resume = f"Resume it with `gauntlet run --resume {record.run_id}`."
-    if any((folder / STEPS_FOLDER).glob(f"*/{STEPS[-2]}")):
-        return (
-            f"{STEPS[-2]} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
-        )
+    step = STEPS[-2]
+    if any((folder / STEPS_FOLDER).glob(f"*/{step}")):
+        return f"{step} had begun: check with `gauntlet registry` whether there is a new version. {resume}"
     return f"nothing was registered. {resume}"
 
 
@@ -319,19 +314,15 @@ def _execute(
         for line in process.stdout:
             log.write(line)
             changed = view.feed(line)
-            if view.running and line.startswith(
-                "    warning: "
-            ):  # the next line would replace it in the view
-                warning = f"{view.running.name}: {plain(line.strip())}"
-                console.say(warning)
+            if view.running and line.startswith("    warning: "):  # the next line would replace it
+                console.say(f"{view.running.name}: {line.strip()}")
                 printed = time.monotonic()
             if console.is_terminal:
                 continue
             if changed:
                 took = f" after {changed.seconds():.1f} s" if changed.ended else ""
                 source = f" from {changed.reused_from}" if changed.reused_from else ""
-                state = f"{changed.name}: {changed.state}{source}{took}"
-                console.say(state)
+                console.say(f"{changed.name}: {changed.state}{source}{took}")
             elif view.running and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 console.say(f"{view.running.name}: {view.running.line}")
             else:

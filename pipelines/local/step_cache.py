@@ -3,9 +3,7 @@
     objects/<sha256>      an output file of a step
     steps/<key>.json      the files of one execution of a step, by their path in the step's folder
 
-The key is a hash of everything that a step's outputs depend on: its component, its parameters, the content of
-its input artifacts and of the models that its parameters name, the package's code, the installed packages,
-the machine and the environment variables that change arithmetic.
+The key (`StepCall.key`) is a hash of everything that a step's outputs depend on.
 
 Files are linked between a run's folder and the cache, and copied where the disk cannot link. An entry is
 written last and atomically, when all of its objects are there, so a half-written entry is never a hit.
@@ -85,7 +83,7 @@ class StepCall:
 
     @cached_property
     def key(self) -> str:
-        """A hash of everything that the outputs depend on."""
+        """A hash of the step's component, parameters, input artifacts, models, code, packages and machine."""
         inputs = self.executor_input.get("inputs", {})
         parameters = {
             name: given(value) if isinstance(value, dict) else value
@@ -93,7 +91,7 @@ class StepCall:
             if name not in OF_LINEAGE
         }
         artifacts = {
-            name: [content_of(Path(artifact["uri"])) for artifact in value["artifacts"]]
+            name: [_content_of(Path(artifact["uri"])) for artifact in value["artifacts"]]
             for name, value in inputs.get("artifacts", {}).items()
         }
         content = {
@@ -177,11 +175,7 @@ class StepCache:
 
 
 def copy_of(call: StepCall, source: Path, run: str) -> None:
-    """Put the step's outputs of another run in place.
-
-    Raises:
-        FileNotFoundError: It has not finished there.
-    """
+    """Put the step's outputs of another run in place; a `FileNotFoundError` if it has not finished there."""
     executor_output = (source / DONE_FILE).read_text(encoding="utf-8")
     for file in _files(source):
         name = file.relative_to(source).as_posix()
@@ -210,7 +204,7 @@ def place(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def content_of(path: Path) -> list[list[str]] | None:
+def _content_of(path: Path) -> list[list[str]] | None:
     """The sha256 of each file at or below a path; None if there is no file, as for logged metrics."""
     if not path.exists():
         return None
@@ -269,7 +263,7 @@ def _models(parameters: Mapping[str, Any]) -> dict[str, Any]:
         value = parameters.get(section)
         path = value.get(key) if isinstance(value, dict) else None
         if isinstance(path, str) and Path(path).is_absolute():
-            found[f"{section}.{key}"] = content_of(Path(path))
+            found[f"{section}.{key}"] = _content_of(Path(path))
     return found
 
 

@@ -96,15 +96,7 @@ class Delivery:
 
 
 def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
-    """Take the event out of its envelope.
-
-    Args:
-        headers: The request's, by lower-case name.
-        body: The request's.
-
-    Raises:
-        UsageError: The event is not valid; all of its faults are named.
-    """
+    """The event of a request, whose headers are by lower-case name, or a `UsageError` with all faults."""
     id_, data = _opened(headers, _parsed(body, "body"))
     if isinstance(data, dict) and "message" in data:
         message = _mapping(data["message"], "message")
@@ -313,11 +305,7 @@ class Receiver:
 
 
 def _manifest(event: Event) -> Manifest:
-    """The manifest that the event names, with the keys that it sets.
-
-    Raises:
-        UsageError: There is no such manifest, or it is not valid with these keys.
-    """
+    """The manifest that the event names, with the keys that it sets."""
     folder = Path(manifests.__path__[0])
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if event.manifest not in known:

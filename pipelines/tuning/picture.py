@@ -31,10 +31,8 @@ def draw(
 
     Args:
         trials: All finished trials in the order in which they ended, at least one of them complete.
-        search: The search space.
         metric: The metric that trials are compared by; a loss is drawn as it is.
         importances: Shares of the keys in the score's variation; may be empty.
-        path: The new file.
     """
     dimensions = search.dimensions()
     rows = 1 + math.ceil(len(dimensions) / PANELS_PER_ROW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import fcntl
+import os
 import re
 import shlex
 import subprocess
@@ -33,6 +33,7 @@ from gauntlet.pipelines.home import Home
 from gauntlet.pipelines.local.processes import (
     Interrupted,
     TemporaryFolder,
+    acquire,
     ending,
     interruptible,
     safe_environment,
@@ -56,7 +57,10 @@ from gauntlet.trainer.tuning.study import (
 DATABASE_FILE = "study.db"
 PICTURE_FILE = "study.png"
 BEST_FILE = "best.yaml"
+LOCK_FILE = "study.lock"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_OTHERS_TO_END = 5.0  # the processes of a command that was just killed
 CREATE_JOB = ("gcloud", "ai", "hp-tuning-jobs", "create", "--region=REGION")
 TRIALS_SHOWN = 5
 
@@ -83,16 +87,29 @@ class Tuning:
     output: Path | None
 
 
-@dataclass(frozen=True)
-class TunedStudy:
-    """The result. `trials` are all finished trials, in the order in which they ended."""
+def tuning_of(
+    path: Path,
+    overrides: Sequence[str],
+    manifest: Manifest,
+    trials: int,
+    timeout: str | None,
+    jobs: int,
+    output: Path | None,
+) -> Tuning:
+    """The request that the options describe. Raises as `search_space` and `duration`."""
+    search_space(manifest, path)
+    seconds = None if timeout is None else duration(timeout)
+    return Tuning(path, read_content(path, overrides), manifest, trials, seconds, jobs, output)
 
-    name: str
-    metric: str
-    trials: list[Trial]
-    best: Trial
-    picture: Path
-    manifest: Path
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `30m` or `1.5h`; a `UsageError` for another form."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or not float(match[1]):
+        raise UsageError(
+            f"--timeout: found {text!r}, expected a number with its unit, such as 90s, 30m or 2h."
+        )
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def search_space(manifest: Manifest, file: Path) -> Search:
@@ -103,41 +120,18 @@ def search_space(manifest: Manifest, file: Path) -> Search:
         UsageError: Its model is not trained by this project.
     """
     training = trained_here(manifest.training)
-    search = training.search
-    if search is None:
+    key = "training.search"
+    if training.search is None:
         expected = "the keys to tune, such as {learning_rate: {low: 5.0e-5, high: 5.0e-4, log: true}}"
-        raise ManifestError([Fault(str(file), "training.search", "nothing", expected, "See docs/tuning.md.")])
+        raise ManifestError([Fault(str(file), key, "nothing", expected, "See docs/tuning.md.")])
     if unread := training.unread_dimensions:
         expected = "keys that training reads with its other settings"
-        raise ManifestError(
-            [Fault(str(file), "training.search", ", ".join(unread), expected, "Leave them out.")]
-        )
-    return search
+        raise ManifestError([Fault(str(file), key, ", ".join(unread), expected, "Leave them out.")])
+    return training.search
 
 
-def validated_splits(manifest: Manifest, folder: Path) -> Path:
-    """The splits that the step validate-data makes of the manifest's data, without the test split.
-
-    A trial that read it would fail: the rows that choose a model must not be those that judge it.
-
-    Raises:
-        DataError: A check failed; the message says what and where.
-    """
-    splits = folder / "splits"
-    validate_data(
-        task=manifest.task,
-        section=manifest.dataset,
-        splits_path=splits,
-        checks_path=folder / "checks.json",
-        report_path=folder / "data.html",
-    )
-    for file in splits.glob("test.*"):
-        file.unlink()
-    return splits
-
-
-def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
-    """Run the missing trials, then draw the study and write the best trial's manifest.
+def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> Path:
+    """Run the missing trials, draw the study, and print the result; returns the best trial's manifest.
 
     Raises:
         DataError: The data failed a check.
@@ -149,7 +143,7 @@ def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedSt
     search = search_space(manifest, tuning.file)
     folder = home.tuning_folder(manifest.name)
     with interruptible(), alone(folder) as lock:
-        splits = validated_splits(manifest, folder)
+        splits = _validated_splits(manifest, folder)
         data_sha256 = read_statistics(splits).sha256
         name = study_name(manifest.name, manifest.task, manifest.seed, training, data_sha256)
         study = open_study(folder / DATABASE_FILE, name)
@@ -173,11 +167,71 @@ def tune_locally(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedSt
             raise Interrupted(
                 f"{finished} of {tuning.trials} trials are finished and kept; the same command continues."
             ) from None
-        return _conclude(tuning, study, folder)
+        return _conclude(tuning, study, search, folder, console)
 
 
-def most_it_can_cost(manifest: Manifest, trials: int) -> str:
-    """The highest cost of a study: every trial trains until its deadline."""
+def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: LiteralConsole) -> None:
+    """Write the study as a Vertex AI tuning job, make the splits that it reads, and print how to start it.
+
+    Raises:
+        UsageError: `staging` is not in a bucket, or the encoder is on this machine.
+        DataError: The data failed a check.
+    """
+    from gauntlet.pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
+
+    manifest = tuning.manifest
+    search = search_space(manifest, tuning.file)
+    compile_tuning_job(manifest, search, tuning.trials, tuning.jobs, staging, spec)
+    folder = home.tuning_folder(manifest.name)
+    with interruptible(), alone(folder):
+        splits = _validated_splits(manifest, folder)
+    target = f"{staging.rstrip('/')}/{SPLITS_FOLDER}"
+    console.say(f"compiled {tuning.file} to {spec}")
+    console.say(f"at most {_most_it_can_cost(manifest, tuning.trials)}")
+    console.print(styled("[dim]→[/] put the splits where its trials look for them, then start it:"))
+    for command in (
+        ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
+        [*CREATE_JOB, f"--display-name={manifest.name}-tuning", f"--config={spec}"],
+    ):
+        shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
+        console.say(styled("   [bold]{}[/]", shown))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Be the only command in the folder, or raise a `UsageError`; yields the lock, which children inherit."""
+    deadline = time.monotonic() + SECONDS_FOR_OTHERS_TO_END
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while (lock := acquire(folder / LOCK_FILE)) is None:
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"{folder}: another `gauntlet tune` is at work there. "
+                    "Wait for its end, or ask for more at once with --jobs."
+                )
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror}). Set GAUNTLET_HOME to a folder that can."
+        ) from None
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _validated_splits(manifest: Manifest, folder: Path) -> Path:
+    """The splits of the manifest's data without the test split, so that no trial can read it."""
+    splits = folder / "splits"
+    checks, page = folder / "checks.json", folder / "data.html"
+    validate_data(manifest.task, manifest.dataset, splits, checks, page)
+    for file in splits.glob("test.*"):
+        file.unlink()
+    return splits
+
+
+def _most_it_can_cost(manifest: Manifest, trials: int) -> str:
+    """The cost of a study in which every trial trains until its deadline."""
     resources = manifest.training.resources
     rate = hourly_rate(resources)
     return (
@@ -188,13 +242,12 @@ def most_it_can_cost(manifest: Manifest, trials: int) -> str:
 
 def _announce(tuning: Tuning, study: optuna.Study, lost: int, console: LiteralConsole) -> None:
     finished = len(finished_trials(study))
-    left = max(0, tuning.trials - finished)
     console.say(styled("study [bold]{}[/]", study.study_name))
     if finished or lost:
         again = f", {lost} interrupted and tried again" if lost else ""
         console.say(f"{finished} of {tuning.trials} trials are finished already{again}")
-    if left:
-        bought = most_it_can_cost(tuning.manifest, left)
+    if finished < tuning.trials:
+        bought = _most_it_can_cost(tuning.manifest, tuning.trials - finished)
         console.say(f"at most {bought}; nothing is bought on this machine")
 
 
@@ -212,252 +265,30 @@ def _run_trials(
         for trial in trials:
             if trial.number not in told:
                 told.add(trial.number)
+                values = " ".join(f"{key}={_shown(value)}" for key, value in trial.values.items())
+                line = (
+                    f"{len(told)}/{job.trials}  trial {trial.number} {trial.state}  {job.metric} "
+                    f"{trial.shown_score(job.metric):.4f}  {values}  {trial.seconds / 60:.1f} min"
+                )
                 is_best = trial == best_trial(trials)
-                print_trial(trial, len(told), job.trials, job.metric, is_best, console)
+                console.say(styled("{}  [green](best)[/]", line) if is_best else line)
 
-    work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
-
-
-def _conclude(tuning: Tuning, study: optuna.Study, folder: Path) -> TunedStudy:
-    trials = finished_trials(study)
-    best = best_trial(trials)
-    training = trained_here(tuning.manifest.training)
-    metric = training.early_stopping.metric
-    if best is None:
-        raise GauntletError(
-            f"tuning: none of {len(trials)} finished trials has a score. "
-            + ("Give it more time." if not trials else f"Look into {folder / 'logs'}, and narrow the space.")
-        )
-    search = search_space(tuning.manifest, tuning.file)
-    picture = folder / PICTURE_FILE
-    draw(trials, search, metric, importances(study), picture)
-    output = tuning.output or folder / BEST_FILE
-    before = {key: getattr(training, key) for key in search.dimensions()}
-    comments = [
-        f"{tuning.file.name} as `gauntlet tune` left it.",
-        f"Study {study.study_name}, trial {best.number}, the best of {len(trials)} finished ones: validation "
-        f"{metric} {best.shown_score(metric):.4f}.",
-        *(_changed(key, value, before[key]) for key, value in best.values.items()),
-    ]
-    write_tuned(tuning.content, best, comments, output)
-    return TunedStudy(study.study_name, metric, trials, best, picture, output)
+    _work(job, min(tuning.jobs, left), logs, lock, look, tuning.file.resolve().parent)
 
 
-def _changed(key: str, value: Value, before: Value) -> str:
-    return f"{key}: {value}, as before" if value == before else f"{key}: {value} instead of {before}"
-
-
-def tuning_of(
-    path: Path,
-    overrides: Sequence[str],
-    manifest: Manifest,
-    trials: int,
-    timeout: str | None,
-    jobs: int,
-    output: Path | None,
-) -> Tuning:
-    """The request that the options describe.
-
-    Raises:
-        ManifestError: The manifest has no search space.
-        UsageError: `timeout` is not a duration.
-    """
-    search_space(manifest, path)
-    seconds = None if timeout is None else duration(timeout)
-    return Tuning(path, read_content(path, overrides), manifest, trials, seconds, jobs, output)
-
-
-def duration(text: str) -> float:
-    """Seconds of `90s`, `30m` or `1.5h`.
-
-    Raises:
-        UsageError: It has another form.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None or not float(match[1]):
-        raise UsageError(
-            f"--timeout: found {text!r}, expected a number with its unit, such as 90s, 30m or 2h."
-        )
-    return float(match[1]) * SECONDS[match[2]]
-
-
-def tune_here(tuning: Tuning, home: Home, console: LiteralConsole) -> TunedStudy:
-    """Tune on this machine, and print the result and what to do next. Raises the errors of `tune_locally`."""
-    study = tune_locally(tuning, home, console)
-    console.print()
-    console.print(best_trials(study.trials, study.metric))
-    if len(study.trials) < tuning.trials:
-        console.say(
-            f"\ntime is up after {len(study.trials)} of {tuning.trials} trials; the same command continues"
-        )
-    console.say(f"\npicture:  {study.picture}")
-    console.say(f"manifest: {study.manifest}")
-    command = f"gauntlet run {shlex.quote(str(study.manifest))}"
-    console.say(styled("[dim]→[/] train with these values:  [bold]{}[/]", command))
-    return study
-
-
-def compile_study(tuning: Tuning, spec: Path, staging: str, home: Home, console: LiteralConsole) -> None:
-    """Write the study as a Vertex AI tuning job, make the splits that it reads, and print how to start it.
-
-    Raises:
-        UsageError: `staging` is not in a bucket, or the encoder is on this machine.
-        DataError: The data failed a check.
-    """
-    from gauntlet.pipelines.tuning.vertex import SPLITS_FOLDER, compile_tuning_job
-
-    manifest = tuning.manifest
-    search = search_space(manifest, tuning.file)
-    compile_tuning_job(manifest, search, tuning.trials, tuning.jobs, staging, spec)
-    folder = home.tuning_folder(manifest.name)
-    with interruptible(), alone(folder):
-        splits = validated_splits(manifest, folder)
-    name = f"{manifest.name}-tuning"
-    target = f"{staging.rstrip('/')}/{SPLITS_FOLDER}"
-    console.say(f"compiled {tuning.file} to {spec}")
-    console.say(f"at most {most_it_can_cost(manifest, tuning.trials)}")
-    console.print(styled("[dim]→[/] put the splits where its trials look for them, then start it:"))
-    for command in (
-        ["gcloud", "storage", "cp", f"{splits}/*", f"{target}/"],
-        [*CREATE_JOB, f"--display-name={name}", f"--config={spec}"],
-    ):
-        shown = " ".join(part if "*" in part else shlex.quote(part) for part in command)
-        console.say(styled("   [bold]{}[/]", shown))
-
-
-def write_tuned(content: Mapping[str, Any], best: Trial, comments: list[str], path: Path) -> None:
-    """Write the tuned manifest, atomically.
-
-    Args:
-        content: The content of the manifest with the overrides, with absolute paths, because the new file may
-            be in another folder.
-        best: The trial whose values are set.
-        comments: Lines for the top of the file.
-        path: The new file.
-    """
-    tuned = copy.deepcopy(dict(content))
-    training = tuned["training"]
-    del training["search"]
-    training |= best.values
-    text = "".join(f"# {line}\n" for line in comments)
-    text += yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    write_text(path, text)
-
-
-def print_trial(
-    trial: Trial, finished: int, trials: int, metric: str, is_best: bool, console: LiteralConsole
-) -> None:
-    """Print one line: how many trials are finished, and this one's number, state, score, values and time."""
-    values = " ".join(f"{key}={shown(value)}" for key, value in trial.values.items())
-    line = (
-        f"{finished}/{trials}  trial {trial.number} {trial.state}  {metric} {trial.shown_score(metric):.4f}  "
-        f"{values}  {trial.seconds / 60:.1f} min"
-    )
-    best = styled("{}  [green](best)[/]", line) if is_best else line
-    console.say(best)
-
-
-def best_trials(trials: Sequence[Trial], metric: str) -> Table:
-    """The trials with the highest scores, complete ones before pruned ones."""
-    ranked = sorted(trials, key=lambda trial: (trial.state == "pruned", -trial.score, trial.number))
-    keys = list(trials[0].values)
-    table = borderless("trial", "state", metric, "epochs done", "minutes", *keys)
-    for trial in ranked[:TRIALS_SHOWN]:
-        table.add_row(
-            str(trial.number),
-            trial.state,
-            f"{trial.shown_score(metric):.4f}",
-            str(len(trial.scores)),
-            f"{trial.seconds / 60:.1f}",
-            *(shown(trial.values[key]) for key in keys),
-        )
-    return table
-
-
-def shown(value: Value) -> str:
-    """A value in short; the tuned manifest has all digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-LOCK_FILE = "study.lock"
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_FOR_OTHERS_TO_END = 5.0  # the processes of a command that was just killed
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process and its log file."""
-
-    process: subprocess.Popen[str]
-    log: Path
-
-    def failure(self) -> GauntletError | None:
-        """Why it failed; None if it is running or has succeeded."""
-        code = self.process.poll()
-        if not code:
-            return None
-        if code < 0:
-            return GauntletError(
-                f"tuning: a process {how_ended(code)}. What is finished is kept, and the same command "
-                f"resumes the study. Its output: {self.log}"
-            )
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        cause = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and it said nothing"
-        kind = UsageError if code == UsageError.exit_code else GauntletError
-        return kind(f"{cause}\nThe output of the process that tuned: {self.log}")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Be the only command that works in the folder. Yields the lock's file descriptor.
-
-    Processes that inherit it hold the lock too, so that no other command starts while one of them lives.
-
-    Raises:
-        UsageError: Another command works there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a")
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be written ({error.strerror}). Set GAUNTLET_HOME to a folder that can."
-        ) from None
-    deadline = time.monotonic() + SECONDS_FOR_OTHERS_TO_END
-    with lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UsageError(
-                        f"{folder}: another `gauntlet tune` is at work there. "
-                        "Wait for its end, or ask for more at once with --jobs."
-                    ) from None
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-        yield lock.fileno()
-
-
-def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None], modules: Path) -> None:
-    """Run processes until the study is finished, and call `look` regularly and at the end.
-
-    Raises:
-        GauntletError: One of them failed; the others are ended.
-    """
+def _work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], None], modules: Path) -> None:
+    """Run processes until the study is finished, and call `look`; a `GauntletError` if one fails."""
     logs.mkdir(exist_ok=True)
-    workers: list[Worker] = []
     processes: list[subprocess.Popen[str]] = []
+    files = [logs / f"worker-{number}.log" for number in range(1, jobs + 1)]
     with temporary_folder() as temporary, ending(processes):
-        for number in range(1, jobs + 1):
-            workers.append(_start(job, logs / f"worker-{number}.log", lock, temporary, modules))
-            processes.append(workers[-1].process)
+        processes.extend(_start(job, log, lock, temporary, modules) for log in files)
         while True:
             running = next((process for process in processes if process.poll() is None), None)
             look()
-            for worker in workers:
-                if failure := worker.failure():
-                    raise failure
+            for process, log in zip(processes, files, strict=True):
+                if code := process.poll():
+                    raise _failure(code, log)
             if running is None:
                 return
             try:
@@ -466,7 +297,9 @@ def work(job: TuningJob, jobs: int, logs: Path, lock: int, look: Callable[[], No
                 continue
 
 
-def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder, modules: Path) -> Worker:
+def _start(
+    job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder, modules: Path
+) -> subprocess.Popen[str]:
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gauntlet.trainer.tuning"],
@@ -481,4 +314,75 @@ def _start(job: TuningJob, log: Path, lock: int, temporary: TemporaryFolder, mod
     assert process.stdin is not None
     process.stdin.write(job.model_dump_json(exclude_none=True) + "\n")
     process.stdin.flush()
-    return Worker(process, log)
+    return process
+
+
+def _failure(code: int, log: Path) -> GauntletError:
+    if code < 0:
+        return GauntletError(
+            f"tuning: a process {how_ended(code)}. What is finished is kept, and the same command "
+            f"resumes the study. Its output: {log}"
+        )
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    cause = lines[-1].removeprefix("error: ") if lines else f"exit code {code}, and it said nothing"
+    kind = UsageError if code == UsageError.exit_code else GauntletError
+    return kind(f"{cause}\nThe output of the process that tuned: {log}")
+
+
+def _conclude(
+    tuning: Tuning, study: optuna.Study, search: Search, folder: Path, console: LiteralConsole
+) -> Path:
+    """Write the picture and the best trial's manifest, and print where they are and what to do next."""
+    trials = finished_trials(study)
+    best = best_trial(trials)
+    training = trained_here(tuning.manifest.training)
+    metric = training.early_stopping.metric
+    if best is None:
+        raise GauntletError(
+            f"tuning: none of {len(trials)} finished trials has a score. "
+            + ("Give it more time." if not trials else f"Look into {folder / 'logs'}, and narrow the space.")
+        )
+    picture, output = folder / PICTURE_FILE, tuning.output or folder / BEST_FILE
+    draw(trials, search, metric, importances(study), picture)
+    comments = [
+        f"{tuning.file.name} as `gauntlet tune` left it.",
+        f"Study {study.study_name}, trial {best.number}, the best of {len(trials)} finished ones: validation "
+        f"{metric} {best.shown_score(metric):.4f}.",
+        *(_changed(key, value, getattr(training, key)) for key, value in best.values.items()),
+    ]
+    tuned = copy.deepcopy(dict(tuning.content))
+    del tuned["training"]["search"]
+    tuned["training"] |= best.values
+    text = "".join(f"# {line}\n" for line in comments)
+    text += yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    write_text(output, text)
+    console.print()
+    console.print(_best_trials(trials, metric))
+    if len(trials) < tuning.trials:
+        console.say(f"\ntime is up after {len(trials)} of {tuning.trials} trials; the same command continues")
+    console.say(f"\npicture:  {picture}")
+    console.say(f"manifest: {output}")
+    command = f"gauntlet run {shlex.quote(str(output))}"
+    console.say(styled("[dim]→[/] train with these values:  [bold]{}[/]", command))
+    return output
+
+
+def _changed(key: str, value: Value, before: Value) -> str:
+    return f"{key}: {value}, as before" if value == before else f"{key}: {value} instead of {before}"
+
+
+def _best_trials(trials: Sequence[Trial], metric: str) -> Table:
+    """The trials with the highest scores, complete ones before pruned ones."""
+    ranked = sorted(trials, key=lambda trial: (trial.state == "pruned", -trial.score, trial.number))
+    keys = list(trials[0].values)
+    table = borderless("trial", "state", metric, "epochs done", "minutes", *keys)
+    for trial in ranked[:TRIALS_SHOWN]:
+        score, minutes = f"{trial.shown_score(metric):.4f}", f"{trial.seconds / 60:.1f}"
+        values = (_shown(trial.values[key]) for key in keys)
+        table.add_row(str(trial.number), trial.state, score, str(len(trial.scores)), minutes, *values)
+    return table
+
+
+def _shown(value: Value) -> str:
+    """A value in short; the tuned manifest has all digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

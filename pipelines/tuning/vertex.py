@@ -36,13 +36,8 @@ def compile_tuning_job(
 ) -> None:
     """Write the spec as YAML, atomically.
 
-    Args:
-        manifest: What a trial trains.
-        search: The space.
-        trials: The number of trials.
-        jobs: The number of trials at the same time.
-        staging: A folder in a bucket that contains `splits`; each trial's model goes to `trials` there.
-        path: The new file.
+    `jobs` is the number of trials at the same time. `staging` is a folder in a bucket that contains `splits`;
+    each trial's model goes to `trials` there.
 
     Raises:
         UsageError: `staging` is not in a bucket, or the encoder is on this machine.
@@ -60,6 +55,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
     """A `HyperparameterTuningJob` as JSON types."""
     training = trained_here(manifest.training)
     metric = training.early_stopping.metric
+    goal = "MAXIMIZE" if known_metric(metric).better == "higher" else "MINIMIZE"
     resources = training.resources
     environment = bought_gpus_environment(resources.accelerator_count)
     seconds_per_trial = resources.max_hours * 3600 + SECONDS_TO_START_AND_END
@@ -68,12 +64,7 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
         "maxTrialCount": trials,
         "parallelTrialCount": jobs,
         "studySpec": {
-            "metrics": [
-                {
-                    "metricId": metric,
-                    "goal": "MAXIMIZE" if known_metric(metric).better == "higher" else "MINIMIZE",
-                }
-            ],
+            "metrics": [{"metricId": metric, "goal": goal}],
             "parameters": [
                 _parameter(key, dimension, is_whole(training, key))
                 for key, dimension in search.dimensions().items()
@@ -107,33 +98,21 @@ def tuning_job(manifest: Manifest, search: Search, trials: int, jobs: int, stagi
 
 
 def _machine(resources: Resources) -> dict[str, Any]:
-    if resources.accelerator_type is None:
-        return {"machineType": resources.machine_type}
-    return {
-        "machineType": resources.machine_type,
-        "acceleratorType": resources.accelerator_type,
-        "acceleratorCount": resources.accelerator_count,
-    }
+    machine: dict[str, Any] = {"machineType": resources.machine_type}
+    if resources.accelerator_type is not None:
+        machine["acceleratorType"] = resources.accelerator_type
+        machine["acceleratorCount"] = resources.accelerator_count
+    return machine
 
 
 def _parameter(key: str, dimension: Dimension, whole: bool) -> dict[str, Any]:
     """One key as a `ParameterSpec`. A range with a step becomes a list, since Vertex AI knows no steps."""
-    listed = dimension.listed()
-    if listed is not None:
-        numbers = [value for value in listed if not isinstance(value, str)]
+    if (listed := dimension.listed()) is not None:
+        numbers = [float(value) for value in listed if not isinstance(value, str)]
         if len(numbers) < len(listed):
             return {"parameterId": key, "categoricalValueSpec": {"values": [str(value) for value in listed]}}
-        return {
-            "parameterId": key,
-            "discreteValueSpec": {"values": sorted(float(value) for value in numbers)},
-        }
-    low, high = dimension.ends
+        return {"parameterId": key, "discreteValueSpec": {"values": sorted(numbers)}}
+    kind, spec = (int, "integerValueSpec") if whole else (float, "doubleValueSpec")
+    low, high = map(kind, dimension.ends)
     scale = "UNIT_LOG_SCALE" if dimension.log else "UNIT_LINEAR_SCALE"
-    if whole:
-        values = {"minValue": int(low), "maxValue": int(high)}
-        return {"parameterId": key, "scaleType": scale, "integerValueSpec": values}
-    return {
-        "parameterId": key,
-        "scaleType": scale,
-        "doubleValueSpec": {"minValue": float(low), "maxValue": float(high)},
-    }
+    return {"parameterId": key, "scaleType": scale, spec: {"minValue": low, "maxValue": high}}

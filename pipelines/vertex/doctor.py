@@ -46,10 +46,9 @@ class Account(_Frozen):
 
 
 class Grant(_Frozen):
-    """Permissions that an account needs.
+    """Permissions that an account, or the `submitter`, needs.
 
     Attributes:
-        who: The name of an account, or `submitter`.
         target: `project`, or the name of a bucket, a repository or an account.
         role: The role that Terraform grants; None: a custom role with these permissions.
         permissions: The permissions of the role that are used.
@@ -88,14 +87,7 @@ def needs() -> Needs:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Attributes:
-        group: What kind of need it is.
-        need: What is needed.
-        state: `not seen`: this account may not see whether it exists.
-        action: What to do; empty if it exists.
-    """
+    """One line of the report. `not seen`: this account may not see whether the need is met."""
 
     group: str
     need: str
@@ -164,9 +156,8 @@ class Examination:
             action = f"{error}. gcloud services enable serviceusage.googleapis.com --project {self._project}"
             yield Finding("API", "all", "not seen", action)
             return
-        enabled = {
-            each["name"].rpartition("/")[2] for each in answer["services"] if each["state"] == "ENABLED"
-        }
+        services = answer["services"]
+        enabled = {one["name"].rpartition("/")[2] for one in services if one["state"] == "ENABLED"}
         for api in self._needs.apis:
             action = f"gcloud services enable {api} --project {self._project}"
             yield _found("API", api, api in enabled, action)
@@ -235,33 +226,29 @@ class Examination:
         member = f"serviceAccount:{email}" if email else "user:YOU"
         if grant.role is None:
             return "terraform -chdir=infra apply"
-        given = f"--member {member} --role {grant.role}"
-        in_region = f"--location {self._region} --project {self._project}"
+        needs, project, where = self._needs, self._project, ""
         if grant.target == PROJECT:
-            return f"gcloud projects add-iam-policy-binding {self._project} {given}"
-        if grant.target in self._needs.buckets:
-            bucket = self._needs.bucket(grant.target, self._project)
-            return f"gcloud storage buckets add-iam-policy-binding gs://{bucket} {given}"
-        if grant.target in self._needs.repositories:
-            repository = self._needs.repositories[grant.target].id
-            return f"gcloud artifacts repositories add-iam-policy-binding {repository} {given} {in_region}"
-        account = self._needs.email(grant.target, self._project)
-        return (
-            f"gcloud iam service-accounts add-iam-policy-binding {account} {given} --project {self._project}"
-        )
+            noun, target = "projects", project
+        elif grant.target in needs.buckets:
+            noun, target = "storage buckets", f"gs://{needs.bucket(grant.target, project)}"
+        elif grant.target in needs.repositories:
+            noun, target = "artifacts repositories", needs.repositories[grant.target].id
+            where = f" --location {self._region} --project {project}"
+        else:
+            noun, target = "iam service-accounts", needs.email(grant.target, project)
+            where = f" --project {project}"
+        return f"gcloud {noun} add-iam-policy-binding {target} --member {member} --role {grant.role}{where}"
 
     def _addresses(self) -> dict[str, str]:
         """The URL of everything that permissions are granted on, by its name."""
         needs, project = self._needs, quote(self._project, safe="")
         location = f"{REPOSITORIES}/{project}/locations/{self._region}/repositories"
+        accounts = f"{ACCOUNTS}/{project}/serviceAccounts"
         return {
             PROJECT: f"{PROJECTS}/{project}",
             **{name: f"{BUCKETS}/{needs.bucket(name, project)}" for name in needs.buckets},
             **{name: f"{location}/{each.id}" for name, each in needs.repositories.items()},
-            **{
-                name: f"{ACCOUNTS}/{project}/serviceAccounts/{needs.email(name, project)}"
-                for name in needs.accounts
-            },
+            **{name: f"{accounts}/{needs.email(name, project)}" for name in needs.accounts},
         }
 
 

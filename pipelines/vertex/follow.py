@@ -72,8 +72,7 @@ def follow(jobs: PipelineJobs, name: str, console: LiteralConsole) -> Any:
     """Show the job while it runs, and return it when it has ended. Raises what `PipelineJobs.get` does."""
     job = jobs.get(name)
     view = JobView(job)
-    live = Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext()
-    with live:
+    with Live(view, console=console, refresh_per_second=4) if console.is_terminal else nullcontext():
         while True:
             for step in view.update(job):
                 if not console.is_terminal:

@@ -1,7 +1,10 @@
 """Finds what the KFP compiler accepts but Vertex AI Pipelines refuses or runs in another way than intended.
 
 Every rule is a function from a pipeline spec to the faults that it finds. One more rule, about input names
-that a custom job reserves, is checked before there is a spec: `custom_job.require_free_names`.
+that a custom job reserves, is checked before there is a spec: `platforms.require_free_names`.
+
+Accelerators have the names of the API. What is built into a machine is in `backends.prices`.
+https://cloud.google.com/vertex-ai/docs/training/configure-compute, of 2026-10-07.
 """
 
 from __future__ import annotations
@@ -50,15 +53,12 @@ DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 def require_acceptable(spec: PipelineSpec, by_digest: bool = False) -> None:
     """Refuse a spec that Vertex would refuse, or run in another way than intended.
 
-    Args:
-        spec: What was compiled.
-        by_digest: Whether its images must be named by digest, as in a job that is submitted.
+    With `by_digest` its images must be named by digest, as in a job that is submitted.
 
     Raises:
         UsageError: It has faults; all of them are named.
     """
-    found = faults(spec, by_digest)
-    if found:
+    if found := faults(spec, by_digest):
         listed = "".join(f"\n  {fault}" for fault in dict.fromkeys(found))
         raise UsageError(f"pipeline {spec.pipeline_info.name}: Vertex AI would not run it:{listed}")
 
@@ -149,9 +149,11 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
             yield fault
         if arguments.get("strategy") == "FLEX_START":
             seconds = float(str(arguments.get("timeout") or DEFAULT_TIMEOUT).removesuffix("s"))
-            if fault := flex_start_fault(accelerator or None, seconds):
+            if fault := _flex_start_fault(accelerator or None, seconds):
                 yield fault
-    known = [{**pool, "machine_spec": _without_accelerator(pool.get("machine_spec", {}))} for pool in pools]
+    # An unknown accelerator is reported by `machine_fault`, in better words.
+    machines = [{**pool.get("machine_spec", {}), "accelerator_type": None} for pool in pools]
+    known = [{**pool, "machine_spec": machine} for pool, machine in zip(pools, machines, strict=True)]
     try:
         json_format.ParseDict({"worker_pool_specs": known}, CustomJobSpec.pb()())
     except json_format.ParseError as error:
@@ -159,9 +161,7 @@ def _custom_job_faults(arguments: dict[str, Any]) -> Iterator[str]:
 
 
 def _command_faults(commands: Iterable[Sequence[str]]) -> Iterator[str]:
-    for command in commands:
-        if fault := command_fault(command):
-            yield fault
+    yield from filter(None, map(command_fault, commands))
 
 
 def command_fault(command: Sequence[str]) -> str | None:
@@ -174,11 +174,6 @@ def command_fault(command: Sequence[str]) -> str | None:
         f"its command, {' '.join(command[:2])} …, keeps the shell as process 1, so SIGTERM never reaches the "
         "step: a preempted or cancelled step could write nothing. Start the program with exec"
     )
-
-
-def _without_accelerator(machine: dict[str, Any]) -> dict[str, Any]:
-    """An unknown accelerator is reported by `machine_fault`, in better words."""
-    return {key: value for key, value in machine.items() if key != "accelerator_type"}
 
 
 def _image_fault(image: str, by_digest: bool) -> str | None:
@@ -194,8 +189,7 @@ def _image_fault(image: str, by_digest: bool) -> str | None:
     return None
 
 
-def flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
-    """Why `flex_start` is not possible for a job; None if it is."""
+def _flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | None:
     if accelerator not in FLEX_START_GPUS:
         return (
             f"strategy flex_start is for {', '.join(FLEX_START_GPUS)}, not for {accelerator or 'CPUs alone'}"

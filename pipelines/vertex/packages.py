@@ -27,9 +27,7 @@ MODELS = "models"
 def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str]] = PATH_KEYS) -> None:
     """Refuse files of packages that are not in the images, and files that a package does not contain.
 
-    Args:
-        content: A manifest as plain types.
-        keys: The sections and keys to look at.
+    `content` is a manifest as plain types, and `keys` are the sections and keys to look at.
 
     Raises:
         UsageError: There are such files; all of them are named.
@@ -63,10 +61,7 @@ def _faults(key: str, uri: str) -> Iterator[str]:
             yield f"{key}: {error}"
 
 
-@cache
-def _providers() -> Mapping[str, list[str]]:
-    """The distributions that provide each top-level package."""
-    return packages_distributions()
+_providers = cache(packages_distributions)
 
 
 @cache

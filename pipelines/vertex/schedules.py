@@ -21,8 +21,8 @@ import yaml
 from pydantic import AwareDatetime, ValidationError, field_validator, model_validator
 
 from gauntlet.backends.google.jobs import CONTENT_LABEL, PipelineSchedules, with_content_label
-from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.manifests.section import Name, Section
+from gauntlet.manifests.errors import ManifestError, UsageError
+from gauntlet.manifests.section import Name, Section, faults_of
 from gauntlet.pipelines.checks import load_affordable
 from gauntlet.pipelines.training import keep_large_sections
 from gauntlet.pipelines.vertex.submission import (
@@ -71,8 +71,7 @@ class Schedule(Section):
     @field_validator("cron")
     @classmethod
     def _cron_sound(cls, value: str) -> str:
-        fault = cron_fault(value)
-        if fault is not None:
+        if fault := cron_fault(value):
             raise ValueError(fault)
         return " ".join(value.split())
 
@@ -86,13 +85,9 @@ class Schedule(Section):
         return value
 
     @model_validator(mode="after")
-    def _runs_one_thing(self) -> Schedule:
+    def _is_possible(self) -> Schedule:
         if (self.manifest is None) == (self.template is None):
             raise ValueError("one of manifest and template is expected")
-        return self
-
-    @model_validator(mode="after")
-    def _ends_after_start(self) -> Schedule:
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ValueError("end must be after start")
         return self
@@ -139,11 +134,7 @@ def _is_cron_item(item: str, low: int, high: int, names: Mapping[str, int]) -> b
 
 
 def read_schedules(path: Path) -> tuple[Schedule, ...]:
-    """The schedules of a file; manifests in it are relative to its folder.
-
-    Raises:
-        ManifestError: The file has faults; all of them are named.
-    """
+    """The schedules of a file, manifests relative to its folder, or a `ManifestError` with all faults."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         found = Schedules.model_validate(content).schedules
@@ -151,18 +142,7 @@ def read_schedules(path: Path) -> tuple[Schedule, ...]:
         cause = " ".join(str(error).split())
         raise UsageError(f"{path}: no schedules can be read from it ({cause}).") from None
     except ValidationError as error:
-        raise ManifestError(
-            [
-                Fault(
-                    str(path),
-                    ".".join(str(part) for part in detail["loc"]) or "the file",
-                    repr(detail["input"])[:60],
-                    detail["msg"].removeprefix("Value error, "),
-                    "See docs/vertex.md.",
-                )
-                for detail in error.errors()
-            ]
-        ) from None
+        raise ManifestError(faults_of(str(path), error, "See docs/vertex.md.")) from None
     folder = path.resolve().parent
     return tuple(
         one.model_copy(update={"manifest": str(folder / one.manifest)}) if one.manifest else one
@@ -184,7 +164,7 @@ class Plan:
     """What has to be done so that a schedule is as in the file.
 
     Attributes:
-        name: The resource's name; None: there is no such schedule yet.
+        name: The resource's name; None if there is no such schedule yet.
         message: The schedule as plain types.
         keep_sections: Writes the files that its runs' parameters name.
         changes: All keys that differ.
@@ -210,8 +190,8 @@ def plan(schedule: Schedule, destination: Destination, schedules: PipelineSchedu
     keep_sections = partial(keep_large_sections, submission.manifest, destination.sections)
     found = schedules.named(schedule.name)
     if found is None:
-        made = (Change("schedule", "none", schedule.vertex_cron),)
-        return Plan(schedule, None, message, keep_sections, made)
+        created = (Change("schedule", "none", schedule.vertex_cron),)
+        return Plan(schedule, None, message, keep_sections, created)
     if found.state.name == "COMPLETED":
         raise UsageError(
             f"schedule {schedule.name}: {found.name} has ended and cannot be restarted. Delete it, or "
@@ -239,7 +219,6 @@ def apply(wanted: Plan, schedules: PipelineSchedules) -> None:
 
 
 def _message(schedule: Schedule, destination: Destination, submission: Submission) -> dict[str, Any]:
-    """A `Schedule` as plain types."""
     message: dict[str, Any] = {
         "display_name": schedule.name,
         "cron": schedule.vertex_cron,
@@ -258,11 +237,11 @@ def _message(schedule: Schedule, destination: Destination, submission: Submissio
 def cloud_scheduler_job(schedule: Schedule, destination: Destination) -> dict[str, Any]:
     """A Cloud Scheduler job that creates the pipeline job, as JSON types.
 
-    It never retries: the service would start a second run for a second request.
+    It never retries: the service would start a second run for a second request. It names a template, because
+    a compiled pipeline is too large for a request.
 
     Raises:
-        UsageError: The schedule has no template, or there is no service account. A compiled pipeline is too
-            large for a request.
+        UsageError: The schedule has no template, or there is no service account.
         ManifestError: The template's settings have faults.
         GauntletError: The template cannot be read.
     """
@@ -334,8 +313,7 @@ def _changes(schedule: Schedule, message: dict[str, Any], found: Any) -> list[Ch
         )
     job = message["create_pipeline_job_request"]["pipeline_job"]
     there = found.create_pipeline_job_request.pipeline_job
-    labels = (("manifest", "manifest"), ("pipeline", CONTENT_LABEL))
-    for key, label in labels:
+    for key, label in (("manifest", "manifest"), ("pipeline", CONTENT_LABEL)):
         if there.labels.get(label) != job["labels"][label]:
             changes.append(Change(key, there.labels.get(label, "none")[:12], job["labels"][label][:12]))
     if (found.state.name == "PAUSED") != schedule.paused:

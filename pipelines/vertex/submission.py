@@ -1,7 +1,7 @@
 """`gauntlet submit`: compile, check what can be checked before, send, and record the run on this machine.
 
-A manifest becomes a pipeline job (`pipeline_job`) for a `Destination`. `preflight` looks at the project, so
-that a job does not fail in an hour for a reason that is known now.
+A manifest becomes a pipeline job (`pipeline_job`) for a `Destination`. `check_submission` looks at the
+project, so that a job does not fail in an hour for a reason that is known now.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
-from rich.table import Table
 from rich.text import Text
 
 from gauntlet.backends.factory import open_registry, require_tracking
@@ -49,6 +48,7 @@ from gauntlet.pipelines.vertex.packages import require_packaged
 PERMISSIONS = ("aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get")
 MAY_USE_VERTEX = {"roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner"}
 MAY_WRITE_OBJECTS = {"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin"}
+GIVE_VERTEX = "Give it the role Vertex AI User, roles/aiplatform.user."
 QUOTA = "quota"
 GPU_QUOTAS = {
     "NVIDIA_TESLA_T4": "nvidia_t4_gpus",
@@ -71,9 +71,7 @@ class Destination:
     """Where a run goes.
 
     Attributes:
-        root: The `gs://` folder below which steps leave their outputs.
-        registry_uri: Where versions are registered.
-        tracking_uri: Where training is tracked.
+        root: The `gs://` folder for the steps' outputs.
         service_account: The service account of the steps; None: the project's default.
         training_account: The service account of train-model; None: that of the other steps.
     """
@@ -188,11 +186,7 @@ def _training_account(account: str | None, spec: Mapping[str, Any], pipeline: st
 
 
 def _require_lasting(option: str, uri: str, location: VertexLocation) -> None:
-    """Refuse a database file: the only disk that outlives a step on Vertex AI is a mounted bucket.
-
-    Raises:
-        UsageError: The URI names a database file.
-    """
+    """Refuse a database file: the only disk that outlives a step on Vertex AI is a mounted bucket."""
     if uri.startswith(DATABASE_SCHEME):
         raise UsageError(
             f"{option}: found {uri!r}, a file that ends with the machine of a step, and under /gcs lies in a "
@@ -201,14 +195,8 @@ def _require_lasting(option: str, uri: str, location: VertexLocation) -> None:
         )
 
 
-def require_reachable(manifest: Manifest) -> None:
-    """Refuse data and models that steps on Vertex AI cannot read.
-
-    Such are paths on this machine, and files of packages that are not in the images.
-
-    Raises:
-        UsageError: The dataset, or the pretrained model, is such.
-    """
+def _require_reachable(manifest: Manifest) -> None:
+    """Refuse data and models on this machine, and files of packages that are not in the images."""
     uri = manifest.dataset.uri
     if "://" not in uri or uri.startswith("file://"):
         raise UsageError(
@@ -220,11 +208,7 @@ def require_reachable(manifest: Manifest) -> None:
 
 
 def require_reachable_model(manifest: Manifest) -> None:
-    """Refuse a pretrained model that a training job on Vertex AI cannot read.
-
-    Raises:
-        UsageError: It is such a model.
-    """
+    """Raise a `UsageError` for a pretrained model that a training job on Vertex AI cannot read."""
     for section, key in MODEL_KEYS:
         value = getattr(getattr(manifest, section), key, None)
         if value is not None and Path(value).is_absolute():
@@ -233,12 +217,6 @@ def require_reachable_model(manifest: Manifest) -> None:
                 "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
             )
     require_packaged(manifest.model_dump(mode="json"), MODEL_KEYS)
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """A pipeline spec as it was compiled."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content
 
 
 @dataclass(frozen=True)
@@ -250,13 +228,8 @@ class Check:
     fault: str | None = None
 
 
-def preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
-    """Check permissions, bucket, images, roles and quotas, and compute the highest cost.
-
-    Raises:
-        UsageError: The project or the bucket is unknown, or nobody is logged in.
-        GauntletError: A service cannot be reached.
-    """
+def _preflight(manifest: Manifest, images: Sequence[str], destination: Destination) -> list[Check]:
+    """Check permissions, bucket, images, roles and quotas, and compute the highest cost."""
     project = GoogleProject(destination.location)
     checks = [_permissions(project), _bucket(project, destination)]
     checks += [_image(image) for image in images]
@@ -270,37 +243,11 @@ def preflight(manifest: Manifest, images: Sequence[str], destination: Destinatio
     return checks
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
-    """A row for each check."""
-    table = borderless("check", "verdict", "found")
-    for check in checks:
-        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
-    return table
-
-
-def require_passed(checks: Sequence[Check]) -> None:
-    """Refuse to continue after a check that failed.
-
-    Raises:
-        UsageError: Checks failed; all of them are named.
-        QuotaError: Only quotas are too small.
-    """
-    failed = [check for check in checks if check.fault]
-    if failed:
-        of_quota = all(check.name == QUOTA for check in failed)
-        error = QuotaError if of_quota else UsageError
-        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
-
-
 def _permissions(project: GoogleProject) -> Check:
     missing = project.missing_permissions(PERMISSIONS)
     if not missing:
         return Check("permissions", ", ".join(PERMISSIONS))
-    return Check(
-        "permissions",
-        f"this account lacks {', '.join(missing)}",
-        "Give it the role Vertex AI User, roles/aiplatform.user.",
-    )
+    return Check("permissions", f"this account lacks {', '.join(missing)}", GIVE_VERTEX)
 
 
 def _bucket(project: GoogleProject, destination: Destination) -> Check:
@@ -317,9 +264,8 @@ def _image(image: str) -> Check:
         return Check("image", f"{image}: whether it is there cannot be seen")
     if there:
         return Check("image", image)
-    return Check(
-        "image", f"{image} is not in its repository", "Push it (cloudbuild.yaml), or name another digest."
-    )
+    push = "Push it (cloudbuild.yaml), or name another digest."
+    return Check("image", f"{image} is not in its repository", push)
 
 
 def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = True) -> Iterator[Check]:
@@ -328,13 +274,11 @@ def _roles(project: GoogleProject, name: str, account: str, uses_vertex: bool = 
     if roles is None:
         yield Check(name, f"{account}: not looked at, as the project's policy may not be read")
         return
-    own = any(
-        role.startswith(("projects/", "organizations/")) for role in roles
-    )  # custom roles, whose permissions are unknown
+    # Custom roles, whose permissions are unknown.
+    own = any(role.startswith(("projects/", "organizations/")) for role in roles)
     may_use = bool(roles & MAY_USE_VERTEX) or own or not uses_vertex
     found = ", ".join(sorted(roles)) or "no roles in the project"
-    fault = None if may_use else "Give it the role Vertex AI User, roles/aiplatform.user."
-    yield Check(name, f"{account}: {found}", fault)
+    yield Check(name, f"{account}: {found}", None if may_use else GIVE_VERTEX)
     if may_use and not own and not roles & (MAY_WRITE_OBJECTS | {"roles/editor", "roles/owner"}):
         yield Check(name, f"{account}: no role for objects; it needs one of the bucket's own")
 
@@ -406,11 +350,9 @@ class SubmittedRun:
     @property
     def console_url(self) -> str:
         """The run's page in the Google Cloud console."""
+        pipelines = "https://console.cloud.google.com/vertex-ai/pipelines"
         location = self.location
-        return (
-            f"https://console.cloud.google.com/vertex-ai/pipelines/locations/{location.region}/runs/{self.run_id}"
-            f"?project={location.project}"
-        )
+        return f"{pipelines}/locations/{location.region}/runs/{self.run_id}?project={location.project}"
 
     @property
     def location(self) -> VertexLocation:
@@ -420,24 +362,16 @@ class SubmittedRun:
 
 
 def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
-    """The manifest, compiled for a destination with the images that the environment names.
-
-    Raises:
-        UsageError: Vertex AI would not run it.
-    """
+    """The manifest, compiled for a destination, or a `UsageError` if Vertex AI would not run it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compile_manifest(manifest, path, "vertex", sections=destination.sections)
-        return Submission(manifest, read_spec(path))
+        return Submission(manifest, yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def require_sendable(submission: Submission) -> tuple[str, ...]:
-    """Refuse what Vertex AI could not run, and return the images that it would use.
-
-    Raises:
-        UsageError: Data or a model is on this machine, or the spec has faults.
-    """
-    require_reachable(submission.manifest)
+    """The images that Vertex AI would use; a `UsageError` for what it could not read or run."""
+    _require_reachable(submission.manifest)
     spec = json_format.ParseDict(submission.spec, PipelineSpec())
     require_acceptable(spec, by_digest=True)
     return images(spec)
@@ -447,14 +381,20 @@ def check_submission(submission: Submission, destination: Destination, console: 
     """Check everything that can be checked before the run, and print it.
 
     Raises:
-        UsageError: Something is missing; all of it is named.
+        UsageError: Something is missing, and all of it is named; or nobody is logged in.
+        QuotaError: Only quotas are too small.
         GauntletError: A service cannot be reached.
     """
     named = require_sendable(submission)
     pipeline_job(submission.manifest, submission.spec, destination)  # for its own checks
-    checks = preflight(submission.manifest, named, destination)
-    console.print(checks_table(checks))
-    require_passed(checks)
+    checks = _preflight(submission.manifest, named, destination)
+    table = borderless("check", "verdict", "found")
+    for check in checks:
+        table.add_row(check.name, Text("fail", "red") if check.fault else "pass", plain(check.found))
+    console.print(table)
+    if failed := [check for check in checks if check.fault]:
+        error = QuotaError if all(check.name == QUOTA for check in failed) else UsageError
+        raise error("\n".join(f"{check.name}: {check.found}. {check.fault}" for check in failed))
 
 
 def submit(submission: Submission, destination: Destination, home: Home) -> SubmittedRun:
@@ -487,11 +427,7 @@ def submit(submission: Submission, destination: Destination, home: Home) -> Subm
 
 
 def submitted_run(run: str, home: Home) -> SubmittedRun:
-    """A run that this machine has submitted, by its ID or `latest`, or any run by its full name.
-
-    Raises:
-        UsageError: There is no such run.
-    """
+    """A run of this machine by its ID or `latest`, or any run by its full name; else a `UsageError`."""
     if JOB_NAME.fullmatch(run):
         return SubmittedRun(run, None)
     record = home.find_run(run)

@@ -26,7 +26,7 @@ from gauntlet.manifests.schema import SECTIONS
 from gauntlet.pipelines.checks import require_affordable
 from gauntlet.pipelines.vertex.lint import require_acceptable
 from gauntlet.pipelines.vertex.packages import require_packaged
-from gauntlet.pipelines.vertex.submission import Submission, read_spec
+from gauntlet.pipelines.vertex.submission import Submission
 
 REPOSITORY = re.compile(r"https://[a-z0-9-]+-kfp\.pkg\.dev/[\w.:-]+/[a-z0-9-]+")
 TEMPLATE = re.compile(
@@ -48,11 +48,7 @@ class Template:
 
     @classmethod
     def of(cls, uri: str) -> Template:
-        """Read `https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY/PACKAGE[/TAG]@sha256:…`.
-
-        Raises:
-            UsageError: It has another form.
-        """
+        """Read `…-kfp.pkg.dev/PROJECT/REPOSITORY/PACKAGE[/TAG]@sha256:…`, or raise a `UsageError`."""
         found = TEMPLATE.fullmatch(uri)
         if found is None:
             raise UsageError(
@@ -83,7 +79,7 @@ def upload(path: Path, repository: str, tag: str) -> Template:
         raise UsageError(
             f"--repository: found {repository!r}, expected https://REGION-kfp.pkg.dev/PROJECT/REPOSITORY."
         )
-    parsed = _parsed(read_spec(path), str(path))
+    parsed = _parsed(path, str(path))[1]
     require_acceptable(parsed, by_digest=True)
     require_packaged(_settings(parsed))
     with _explained(repository):
@@ -107,11 +103,9 @@ def template_submission(uri: str, overrides: Sequence[str]) -> Submission:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "template.yaml"
         with _explained(template.repository):
-            _client(template.repository).download_pipeline(
-                template.package, version=template.version, file_name=str(path)
-            )
-        spec = read_spec(path)
-        parsed = _parsed(spec, uri)
+            client = _client(template.repository)
+            client.download_pipeline(template.package, version=template.version, file_name=str(path))
+        spec, parsed = _parsed(path, uri)
         manifest_file = Path(folder) / "manifest.yaml"
         manifest_file.write_text(yaml.safe_dump(_settings(parsed)), encoding="utf-8")
         try:
@@ -138,13 +132,12 @@ def _require_unmoved(template: Template) -> None:
 def _settings(spec: PipelineSpec) -> dict[str, Any]:
     """The manifest's content, from the defaults of the template's parameters."""
     inputs = spec.root.input_definitions.parameters
-    content = {
-        key: json_format.MessageToDict(inputs[key].default_value)
-        for key in ("name", "task", "seed", *SECTIONS)
-        if key in inputs
-    }
-    sections = {key: given(value) if isinstance(value, dict) else value for key, value in content.items()}
-    return {"description": spec.pipeline_info.description, **_whole(sections)}
+    content = {}
+    for key in ("name", "task", "seed", *SECTIONS):
+        if key in inputs:
+            value = json_format.MessageToDict(inputs[key].default_value)
+            content[key] = _whole(given(value) if isinstance(value, dict) else value)
+    return {"description": spec.pipeline_info.description, **content}
 
 
 def _whole(content: Any) -> Any:
@@ -156,9 +149,10 @@ def _whole(content: Any) -> Any:
     return int(content) if isinstance(content, float) and content.is_integer() else content
 
 
-def _parsed(spec: dict[str, Any], source: str) -> PipelineSpec:
+def _parsed(path: Path, source: str) -> tuple[dict[str, Any], PipelineSpec]:
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return json_format.ParseDict(spec, PipelineSpec())
+        return spec, json_format.ParseDict(spec, PipelineSpec())
     except json_format.ParseError as error:
         cause = str(error).partition("\n")[0]
         raise UsageError(f"{source}: not a compiled pipeline for Vertex AI: {cause}") from None
@@ -172,7 +166,6 @@ def _client(repository: str) -> Any:
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turn a failure of the repository into one message."""
     import requests
     from google.auth.exceptions import GoogleAuthError
 

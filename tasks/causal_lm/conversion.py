@@ -92,11 +92,7 @@ class DecoderSubject(Subject):
         return {"input_ids": ids, "attention_mask": mask}
 
     def build(self, folder: Path) -> list[Graph | Failed]:
-        """Make the section's candidates in `folder`; one that cannot be made does not stop the others.
-
-        Raises:
-            GauntletError: The model cannot be exported at all.
-        """
+        """As `build`."""
         return build(self.section, network_of(self.checkpoint), folder)
 
     def compare(self, graph: Graph) -> tuple[DecoderParity, NeighbourEffect]:
@@ -136,10 +132,7 @@ open_subject = DecoderSubject
 def _scored(
     decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> Iterator[ScoredBatch]:
-    """Both models' logits, the last tokens of each row through the cache.
-
-    All at once would not fit into memory.
-    """
+    """Both models' logits in small batches, which fit into memory."""
     for start in range(0, len(rows), PARITY_BATCH):
         ids, mask = pad_left(rows[start : start + PARITY_BATCH])
         prompt = max(1, ids.shape[1] - CACHED_TOKENS)
@@ -148,11 +141,7 @@ def _scored(
 
 
 def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:
-    """Make the section's candidates in `folder`; see `DecoderSubject.build`.
-
-    Raises:
-        GauntletError: The model cannot be exported at all.
-    """
+    """Make the section's candidates in `folder`; a `GauntletError` if the model cannot be exported at all."""
     plain = folder / "plain.onnx"
     try:
         export_decoder(network, plain)
@@ -182,9 +171,9 @@ def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[G
 
 
 def measure_neighbours(decoder: Decoder, rows: Sequence[Sequence[int]]) -> NeighbourEffect:
-    """How much the other prompts of a batch, and the padding that they need, change the next token.
+    """How much the other prompts of a batch and their padding change the next token.
 
-    If all rows have one length, every other row is halved, so that there is padding.
+    Every other row is halved, so that there is padding.
     """
     shown = [row[:COMPANY_TOKENS] for row in rows]
     shown = [row[: max(1, len(row) >> at % 2)] for at, row in enumerate(shown)]
@@ -216,14 +205,13 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class DecoderParity:
-    """How closely a graph follows PyTorch on the same texts; padding is not counted.
+    """How closely a graph follows PyTorch on the same texts, over all tokens but padding.
 
     Attributes:
         tokens: How many tokens' logits were compared.
         max_abs_difference: The largest difference of any of their logits.
         next_token_agreement: Share of the tokens after which both predict the same next token.
-        pytorch_perplexity: PyTorch's perplexity, over all tokens except each text's first.
-        perplexity: The graph's perplexity.
+        pytorch_perplexity, perplexity: Over all tokens except each text's first.
     """
 
     tokens: int

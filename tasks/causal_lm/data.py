@@ -12,7 +12,7 @@ __all__ = ["Statistics", "examine", "sources"]
 
 
 def examine(dataset: ConversationDataset) -> Examination:
-    """Read and check a dataset. Raises what `examine_conversations` does.
+    """Read and check a dataset, as `examine_conversations` does.
 
     Raises:
         UsageError: The model cannot be found, or its chat template cannot be used.

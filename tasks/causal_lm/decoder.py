@@ -112,13 +112,10 @@ class DecoderGraph(nn.Module):
 
 
 def export_decoder(model: PreTrainedModel, path: Path) -> None:
-    """Write a causal language model's graph. The model is left in evaluation mode.
+    """Write a causal language model's graph; a `ConversionError` if it cannot be exported.
 
-    The dynamo exporter is used on purpose: the TorchScript exporter's graph computes the same with four times
-    the nodes, nearly all of them for shapes.
-
-    Raises:
-        ConversionError: The model or one of its operators cannot be exported.
+    The graph of the TorchScript exporter would have four times the nodes. The model is left in evaluation
+    mode.
     """
     heads, layers, size = _cache_shape(model)
     batch, tokens, cached = EXAMPLE
@@ -162,10 +159,7 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings, such as one for each operator of torchvision, which decoders do not use.
-
-    The terminal shows a step's last line as its state.
-    """
+    """Hide the exporter's warnings: the terminal shows a step's last line as its state."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -183,12 +177,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Key and value heads, layers and head size.
-
-    Raises:
-        ConversionError: The model's cache is not keys and values of every token, or its weights are not
-            float32 or do not fit into one file.
-    """
+    """Key and value heads, layers and head size."""
     try:
         require_convertible(model)
     except ValueError as error:
@@ -203,7 +192,6 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
 
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What generation has to know about the model and the tensors do not show."""
     return {
         "context": context_of(model),
         "stop_tokens": stop_tokens(model),
@@ -252,20 +240,15 @@ def is_usual_rotary(rotary: Any) -> bool:
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
-    """Store the matrices of all products, with 4 bits the embedding too, one scale to a block of weights.
-
-    onnxruntime has no embedding of 8 bits.
-    """
+    """Store products' matrices in blocks with a scale each, with 4 bits the embedding too (onnxruntime has
+    none of 8)."""
     operators = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
     save(in_blocks(load_for_quantizing(graph), bits, operators), path)
 
 
 def quantize_per_token(graph: Path, path: Path) -> None:
-    """Store the matrices of all products and the embedding in int8; activations get one scale to a token.
-
-    Raises:
-        ConversionError: It has no matrix product with constant weights.
-    """
+    """Store products' matrices and the embedding in int8, with a scale per token; a `ConversionError` without
+    any."""
     model = load_for_quantizing(graph)
     if not per_token(model):
         raise ConversionError("has no matrix product with constant weights")
@@ -273,10 +256,7 @@ def quantize_per_token(graph: Path, path: Path) -> None:
 
 
 def quantize_int8(graph: Path, path: Path) -> None:
-    """Store the matrices of all products in int8, one scale to a column; activations get one to a tensor.
-
-    Weights have 7 bits; `components.convert_to_onnx.quantization` says why.
-    """
+    """Store products' matrices in int8 with a scale per column (7 bits); activations get one per tensor."""
     model = load_for_quantizing(graph)
     add_pre_process_metadata(model)  # exporting did all that the quantiser's own preparation does
     temporary = path.with_name(path.name + ".tmp")
@@ -292,10 +272,8 @@ def quantize_int8(graph: Path, path: Path) -> None:
 
 
 def load_for_quantizing(path: Path) -> onnx.ModelProto:
-    """A graph whose matrices are all constants.
-
-    A head that is tied to the embedding is its transpose, which quantisers take for an activation.
-    """
+    """A graph whose matrices are all constants: quantisers would take the transpose of a tied embedding for
+    an activation."""
     model = onnx.load(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     transposed = [

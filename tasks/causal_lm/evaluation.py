@@ -27,11 +27,7 @@ __all__ = ["evaluate", "open_model", "registry_scores"]
 
 
 class LocalModel:
-    """An `AnsweringModel` by ONNX Runtime.
-
-    Raises:
-        BundleError: The bundle is incomplete or altered.
-    """
+    """An `AnsweringModel` by ONNX Runtime; a `BundleError` if the bundle is incomplete or altered."""
 
     not_measured: Mapping[str, str] = {}
 
@@ -41,11 +37,7 @@ class LocalModel:
         self._settings = settings
 
     def prompts(self, splits: Path, seed: int) -> Prompts:
-        """Test rows with their tokens.
-
-        Raises:
-            UsageError: An answer would leave no room for a prompt.
-        """
+        """Test rows with their tokens; a `UsageError` if an answer would leave no room for a prompt."""
         most, context = self._generator.info.max_length, self._generator.decoder.context
         assert most is not None
         new = self._settings.max_new_tokens
@@ -89,10 +81,7 @@ class LocalModel:
             return Contender(name, answer(decoder, self._generator.tokenizer, prompts, self._settings, seed))
 
     def unlike(self, other: Path) -> str | None:
-        """Perplexities compare only if both models have the same tokens and the same text after the question.
-
-        The text before the question may differ: it holds the system message, which is data.
-        """
+        """Perplexities compare if both models have the same tokens and the same text after the question."""
         file = other / TOKENIZER_FILE
         if not file.is_file():
             return "has no tokenizer, as a vendor serves it"
@@ -110,6 +99,4 @@ class LocalModel:
         return answer_texts(self._generator, texts, self._settings)
 
 
-def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> LocalModel:
-    """The model of a bundle, as `tasks.language.models.open_model` says."""
-    return LocalModel(bundle, settings, sha256)
+open_model = LocalModel

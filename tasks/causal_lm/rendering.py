@@ -17,25 +17,17 @@ PLACEHOLDER = "GAUNTLETPROMPT"
 
 
 class ChatRenderer:
-    """The `Renderer` of a model with a chat template and a tokenizer."""
+    """The `Renderer` of a model with a chat template and a tokenizer; a `UsageError` if it cannot be used."""
 
     def __init__(self, model: str) -> None:
-        """Load them.
-
-        Raises:
-            UsageError: The model cannot be found, or its template cannot be used.
-        """
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(find_language_model(model))
         self._model = model
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
         self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
 
     def frame(self, system: str | None = None) -> tuple[str, str]:
-        """The text before and after a single prompt, if `system` is the system message.
-
-        Raises:
-            UsageError: The template ignores the user's turn.
-        """
+        """The text before and after a single prompt; a `UsageError` if the template ignores the user's
+        turn."""
         context = [] if system is None else [Turn("system", system)]
         before, found, after = self._prompt([*context, Turn("user", PLACEHOLDER)]).partition(PLACEHOLDER)
         if not found:
@@ -47,11 +39,8 @@ class ChatRenderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context with its answer, which ends with the end token.
-
-        Raises:
-            UsageError: The template refuses such a conversation.
-        """
+        """Each context with its answer, which ends with the end token; a `UsageError` if the template refuses
+        one."""
         prompts = [self._prompt(*given) for given in zip(contexts, tools, strict=True)]
         targets = [self._target(*given) for given in zip(prompts, contexts, answers, tools, strict=True)]
         counts = zip(self._count(prompts), self._count(targets), strict=True)
@@ -64,9 +53,9 @@ class ChatRenderer:
         return target.removesuffix(str(self._tokenizer.eos_token)).strip()
 
     def unrendered(self, context: Context, answer: Turn, tools: str) -> str | None:
-        """The parts about tools that the template would leave out of a conversation, in words, or None.
+        """The parts about tools that the template would leave out, in words, or None.
 
-        Each of these parts is replaced by a unique word, which must then be in the rendered text.
+        A unique word replaces each part, and must be in the rendered text.
         """
         turns = [*context, answer]
         if not tools and not any(turn.calls or turn.role == "tool" for turn in turns):

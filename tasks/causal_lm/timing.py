@@ -1,8 +1,4 @@
-"""How a language model is timed: by continuing prompts, in PyTorch and as served.
-
-This module is imported in the processes whose memory is measured, so it imports libraries only when it needs
-them.
-"""
+"""How a language model is timed: by continuing prompts. It imports little, since memory is measured."""
 
 from __future__ import annotations
 

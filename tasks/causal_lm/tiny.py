@@ -39,10 +39,8 @@ def settings(manifest: Any, folder: Path, at_hand: bool) -> tuple[dict[str, Any]
 
 
 def write_llama(folder: Path, texts: Iterable[str], context: int, seed: int = 0, tied: bool = False) -> Path:
-    """A Llama of two layers with random weights, and a tokenizer of bytes and frequent pairs in `texts`.
-
-    `tied`: the head shares the embedding's weights, as in SmolLM2.
-    """
+    """A Llama of two layers with random weights and a tokenizer. `tied`: the head shares the embedding's
+    weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

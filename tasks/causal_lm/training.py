@@ -222,9 +222,7 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
         network.generation_config.save_pretrained(folder)
 
 
-def load_task(section: LanguageTraining, splits: Path) -> CausalLanguageModelling:
-    """The task that trains a section's model on splits."""
-    return CausalLanguageModelling(section, splits)
+load_task = CausalLanguageModelling
 
 
 def network_of(folder: Path) -> PreTrainedModel:
@@ -236,11 +234,7 @@ def network_of(folder: Path) -> PreTrainedModel:
 
 
 def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftModel:
-    """The network, frozen except for new adapters, which have no effect before training.
-
-    Raises:
-        UsageError: `training.target_modules` names a layer that the network does not have, or its head.
-    """
+    """The network, frozen except for new adapters, which have no effect yet. Raises as `require_modules`."""
     require_modules(network, section.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -255,11 +249,7 @@ def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftMo
 
 
 def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
-    """Check that the network has layers of these names.
-
-    Raises:
-        UsageError: It does not; the message suggests a similar name.
-    """
+    """Raise a `UsageError`, with a similar name, unless the network has layers of these names."""
     # An adapter on the head would also be merged into the embedding, if they share weights.
     head = network.get_output_embeddings()  # type: ignore[operator]
     layers = [
@@ -279,10 +269,7 @@ def require_modules(network: nn.Module, targets: tuple[str, ...]) -> None:
 
 
 def base_name(model: str) -> str:
-    """The name of the adapters' base model: on the hub, or of a folder or file on this machine.
-
-    Without the path, which another machine does not have.
-    """
+    """The name of the adapters' base model on the hub, or of a local folder or file, without its path."""
     is_local = "://" in model or Path(model).is_absolute() or Path(model).exists()
     return model.rstrip("/").rpartition("/")[2] if is_local else model
 

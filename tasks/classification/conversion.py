@@ -25,12 +25,13 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Indices,
     Logits,
     NeighbourEffect,
-    left_padded,
+    Scores,
     measure_neighbours,
     onnx_forward,
     parity_batches,
     pytorch_forward,
     sample,
+    score,
 )
 from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
@@ -110,7 +111,7 @@ class ClassifierSubject(TracedSubject):
 
     def scores(self, forward: Forward) -> Scores:
         """A model's scores of all rows."""
-        return score(self.rows, forward, *parity_batches(self.rows.lengths, self.seed))
+        return score(self.rows, forward, len(self.rows.labels), *parity_batches(self.rows.lengths, self.seed))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
@@ -154,23 +155,6 @@ class WorstRow:
     label: str
     pytorch: str
     candidate: str
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A model's logits of rows padded on the right (N, C), and of some of them padded on the left (M, C).
-
-    With padding on the left a text's tokens have other positions, so these are compared among themselves.
-    Images are not padded: M is 0.
-    """
-
-    right: Logits
-    left: Logits
-
-    @property
-    def rows_not_finite(self) -> int:
-        """Rows with a NaN or an infinity, with the padding that has more of them."""
-        return max(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in (self.right, self.left))
 
 
 @dataclass(frozen=True)
@@ -283,23 +267,6 @@ class LabelParity:
             return ""
         differ = f"{self.left_padded_disagreements} of {self.left_padded_rows}"
         return f"and {differ} with padding on the left, "
-
-
-def score(rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]) -> Scores:
-    """Scores of all rows, each of which is in `ragged` or `rest` once.
-
-    The ragged batches of rows that are padded are scored with both paddings.
-    """
-    right = np.empty((len(rows), len(rows.labels)), dtype=np.float32)
-    left = [np.empty((0, len(rows.labels)), dtype=np.float32)]
-    for chosen in ragged:
-        batch = rows.batch(chosen)
-        right[chosen] = forward(batch)
-        if rows.are_padded:
-            left.append(forward(left_padded(batch)))
-    for chosen in rest:
-        right[chosen] = forward(rows.batch(chosen))
-    return Scores(right, np.concatenate(left))
 
 
 def macro_f1(logits: Logits, truth: Indices) -> float:

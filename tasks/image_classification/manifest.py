@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256
+from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
+from gauntlet.serving.images import Resize
 from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
-from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
+from gauntlet.tasks.images.manifest import Augmentation, ImageColumns, LikenessCheck, PixelDataset, Width
 
 
 class ImageFiles(Section):
@@ -33,36 +34,59 @@ class ImageHashes(Section):
 
 
 class ImageChecks(Section):
-    """What is checked before a model is trained, with strict defaults. Images are the same pixel by pixel."""
+    """What is checked before a model is trained, with strict defaults.
 
+    Images are the same pixel by pixel, at the shape that the model sees. `near_duplicates` also decides which
+    images are near-duplicates across splits for `leakage`; neither looks for them in idx files.
+    """
+
+    unreadable_images: RowCheck = RowCheck()
     unknown_labels: RowCheck = RowCheck()
     empty_images: RowCheck = RowCheck()
     conflicting_labels: RowCheck = RowCheck()
     exact_duplicates: RowCheck = RowCheck()
+    near_duplicates: LikenessCheck = LikenessCheck(severity="warn")
     leakage: RowCheck = RowCheck()
     rows_per_class: RowsPerClassCheck = RowsPerClassCheck()
     class_balance: ClassBalanceCheck = ClassBalanceCheck()
 
 
 class ImageDataset(PixelDataset):
-    """Section of validate-data: images of one size in idx files, and their labels' indices.
+    """Section of validate-data: images of any size in a folder for each class, or in tables that name them.
 
-    `shape` is height and width. Images of one channel are (N, H, W) in their file, others
-    (N, H, W, channels). About `validation_fraction` of the training file's rows are for validation; a hash of
-    the image decides.
+    `uri` is a folder, a table, or an archive of either. Folders of classes may be in folders named train,
+    validation and test. `format: auto` takes a folder with idx files, or else with tables, for that. Without
+    `labels` they are the names of the folders, or the values of the label column, in alphabetical order; idx
+    files, which hold images of one size and the indices of their labels, need them.
+
+    Every image is brought to `shape`, height and width, by `resize`. `channels` is 1 for grey; the default is
+    1 for idx files, else 3. `validation_fraction` is the share of the images outside the test split,
+    `test_fraction` of all images; each counts where nothing provides the split. A hash of the image decides.
     """
 
-    files: ImageFiles = ImageFiles()
-    sha256: ImageHashes | None = None
+    labels: tuple[str, ...] = ()
+    channels: Literal[1, 3] | None = None  # type: ignore[assignment]  # a kind may leave it open
+    format: Literal["auto", "idx", "folders", "table"] = "auto"
+    files: ImageFiles | SplitFiles | None = None
+    columns: ImageColumns = ImageColumns()
+    sha256: ImageHashes | Sha256 | None = None
+    resize: Resize = "stretch"
     validation_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: float = Field(0.15, gt=0, lt=1)
     checks: ImageChecks = ImageChecks()
 
     balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
 
     @property
     def named_files(self) -> tuple[str, ...]:
-        """The idx files."""
-        return tuple(name for _, name in self.files)
+        """The idx files or tables."""
+        return () if self.files is None else tuple(name for _, name in self.files if name)
+
+    @model_validator(mode="after")
+    def _several_labels(self) -> Self:
+        if len(self.labels) == 1:
+            raise ValueError(f"labels: found {self.labels[0]} alone, expected at least 2, or no such key")
+        return self
 
 
 class ImageSearch(Search):

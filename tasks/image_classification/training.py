@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.images.augmentation import moved
@@ -25,6 +24,7 @@ from gauntlet.tasks.images.networks import (
     NormalisedImages,
     in_channels_last,
     in_fast_layout,
+    network_config,
 )
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
 from gauntlet.trainer.own_network import own_network
@@ -52,6 +52,7 @@ class ImageClassification(WeightedClassifierTask):
         self._mean = list(statistics.pixels["train"].mean)
         self._std = list(statistics.pixels["train"].std)
         self._config = network_config(section, train.images.shape[1:], len(statistics.labels))
+        self._resize = statistics.resize
         self._maps = AugmentationMaps(section.augmentation, train.images.shape[2:], len(train.labels))
 
     @property
@@ -94,38 +95,13 @@ class ImageClassification(WeightedClassifierTask):
         return cast(torch.Tensor, model(in_channels_last(images)))
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
-        """Write `model.safetensors` and the network's `config.json`."""
-        save_network(self._config, weights, folder)
+        """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
+        save_network(self._config, weights, folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
     """The task that trains a section's model on splits."""
     return ImageClassification(section, splits)
-
-
-def network_config(section: ImageTraining, shape: Sequence[int], classes: int) -> NetworkConfig:
-    """The network of a section for images of a shape (C, H, W).
-
-    Raises:
-        UsageError: Its blocks would halve the images to less than a pixel.
-    """
-    channels, height, width = shape
-    most = min(height, width).bit_length() - 1
-    if len(section.filters) > most:
-        raise UsageError(
-            f"training.filters: found {len(section.filters)} blocks, expected at most {most} for images of "
-            f"{height} × {width} pixels, as blocks halve them. Name fewer widths."
-        )
-    return NetworkConfig(
-        arch=section.arch,
-        input_shape=(channels, height, width),
-        classes=classes,
-        filters=section.filters,
-        depth=section.depth,
-        units=section.units,
-        dropout=section.dropout,
-        head_dropout=section.head_dropout,
-    )
 
 
 def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gauntlet.components.convert_to_onnx.export import Signature, signature_of_i
 from gauntlet.components.convert_to_onnx.scoring import Indices
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.manifests.dataset import SplitName
-from gauntlet.serving.images import ImageInputs
+from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
 from gauntlet.tasks.classification.conversion import ClassifierSubject
 from gauntlet.trainer.splits import read_images
 
@@ -57,6 +58,12 @@ class ImageSubject(ClassifierSubject):
         """Read the images of a split."""
         read = read_images(self.splits, split)
         return ImageRows(read.images, read.labels, read.rows, self.record.labels)
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """How images are resized, if the training images were."""
+        path = self.checkpoint / PREPROCESSING_FILE
+        return {PREPROCESSING_FILE: path} if path.is_file() else {}
 
     @property
     def signature(self) -> Signature:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.pictures import ClassPicture, data_uri
-from gauntlet.components.validate_data.checks import json_line, origin
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, json_line, origin
 from gauntlet.components.validate_data.classes import count_classes
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.serving.images import Resize
 from gauntlet.tasks.images.manifest import PixelDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.
@@ -49,11 +50,28 @@ class Statistics(ClassStatistics):
     Attributes:
         sha256: Of the images and labels of the three splits (`content_sha256`).
         shape: Height and width.
+        resize: How images of other sizes got to the shape; None if all had it.
+        sizes: Width and height of the smallest and of the largest image before that.
+        labels_from: Where the labels come from; None: the manifest, in which the kind needs them.
+        other_files: Files among the images that are none by their names, and were not read.
     """
 
     shape: tuple[int, int]
     channels: int
     pixels: Mapping[str, PixelStatistics]
+    resize: Resize | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    labels_from: Literal["manifest", "folders", "table"] | None = None
+    other_files: tuple[str, ...] | None = None
+
+
+def find_noted(rows: pd.DataFrame, column: str) -> Finding:
+    """Rows in which reading them noted a fault."""
+    faulty = rows[rows[column] != ""]
+    examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
+    return Finding(
+        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
+    )
 
 
 def describe(

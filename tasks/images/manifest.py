@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gauntlet.manifests.dataset import LabelledDataset
+from gauntlet.manifests.dataset import LabelledDataset, RowCheck
 from gauntlet.manifests.section import Fraction, Section
 
 Size = Annotated[int, Field(ge=8, le=1024)]
@@ -18,6 +18,22 @@ class PixelDataset(LabelledDataset):
 
     shape: tuple[Size, Size]
     channels: Literal[1, 3] = 1
+
+
+class ImageColumns(Section):
+    """The columns of a table of images. `label: null` means the only column beside `image`.
+
+    `image` holds paths, relative to the table's folder, or the content of image files.
+    """
+
+    image: str = Field("image", min_length=1)
+    label: str | None = None
+
+
+class LikenessCheck(RowCheck):
+    """Images whose perceptual hashes agree in `similarity` of their bits."""
+
+    similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
 class Augmentation(Section):

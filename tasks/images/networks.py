@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
+
+from gauntlet.manifests.errors import UsageError
 
 CONVOLUTION = 3  # pixels wide and high
 
@@ -35,6 +37,48 @@ class NetworkConfig:
     units: int
     dropout: float
     head_dropout: float
+
+
+class Sizes(Protocol):
+    """The keys of a section `training` that describe a network: see `ImageTraining`."""
+
+    @property
+    def arch(self) -> Any: ...  # noqa: D102
+    @property
+    def filters(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def units(self) -> int: ...  # noqa: D102
+    @property
+    def dropout(self) -> float: ...  # noqa: D102
+    @property
+    def head_dropout(self) -> float: ...  # noqa: D102
+
+
+def network_config(section: Sizes, shape: Sequence[int], classes: int) -> NetworkConfig:
+    """The network of a section for images of a shape (C, H, W).
+
+    Raises:
+        UsageError: Its blocks would halve the images to less than a pixel.
+    """
+    channels, height, width = shape
+    most = min(height, width).bit_length() - 1
+    if len(section.filters) > most:
+        raise UsageError(
+            f"training.filters: found {len(section.filters)} blocks, expected at most {most} for images of "
+            f"{height} × {width} pixels, as blocks halve them. Name fewer widths."
+        )
+    return NetworkConfig(
+        arch=section.arch,
+        input_shape=(channels, height, width),
+        classes=classes,
+        filters=section.filters,
+        depth=section.depth,
+        units=section.units,
+        dropout=section.dropout,
+        head_dropout=section.head_dropout,
+    )
 
 
 class Normalisation(nn.Module):

@@ -36,6 +36,16 @@ __all__ = [
 ]
 
 ROWS = "images"
+RESIZED = {
+    "stretch": "stretched to the shape",
+    "crop": "brought to the shape by one factor, and cut at the sides",
+    "pad": "brought to the shape by one factor, and filled up with black",
+}
+LABELS_FROM = {
+    "manifest": "those of the manifest",
+    "folders": "the names of the folders",
+    "table": "the values of the table's column",
+}
 TRY_IT = ("Score an image with the new champion.", "IMAGE.png")
 
 
@@ -50,5 +60,7 @@ def data(statistics: Statistics, pictures: Sequence[ClassPicture] = (), rows: st
         classes=class_counts(statistics),
         pictures=pictures,
         rows=rows,
+        resized=RESIZED.get(statistics.resize or ""),
+        labels_from=LABELS_FROM.get(statistics.labels_from or ""),
         histogram=histogram("Brightness", "mean of the pixels", rows, edges, counts),
     )

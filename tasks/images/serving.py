@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from gauntlet.serving.bundle import MODEL_FILE
-from gauntlet.serving.images import ImageInputs, read_image
+from gauntlet.serving.images import ImageInputs, read_image, read_resize
 from gauntlet.serving.interface import Image, Rows
 from gauntlet.tasks.classification.serving import Classifier
 
@@ -22,14 +22,17 @@ class ImageModel(Classifier):
     """A classifier of images, each of one file."""
 
     columns: ClassVar[tuple[str, ...]] = ("image",)
+    are_scans: ClassVar[bool] = False
+    """Whether only files are read that show shades exactly; see `open_image`."""
 
     def read(self, given: Sequence[str]) -> list[Image]:
-        """The images of files.
+        """The images of files, resized as in training.
 
         Raises:
             InputError: A file is not an image that can be read.
         """
-        return [read_image(Path(path), self.info.inputs[0].shape[1:]) for path in given]
+        shape, resize = self.info.inputs[0].shape[1:], read_resize(self.folder, self.info)
+        return [read_image(Path(path), shape, resize, self.are_scans) for path in given]
 
     def smoke_rows(self) -> tuple[Rows, str]:
         """Noise."""

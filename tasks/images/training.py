@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
+from gauntlet.serving.images import PREPROCESSING_FILE, Resize
 from gauntlet.tasks.images.augmentation import affine_maps, moves
 from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.trainer.task import WEIGHTS_FILE
@@ -62,10 +63,17 @@ class AugmentationMaps:
         return torch.from_numpy(self._maps[rows])
 
 
-def save_network(config: DataclassInstance, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write `model.safetensors` and `config.json`."""
+def save_network(
+    config: DataclassInstance,
+    weights: Mapping[str, torch.Tensor],
+    folder: Path,
+    resize: Resize | None = None,
+) -> None:
+    """Write `model.safetensors`, `config.json`, and if images were resized how they were."""
     save_file(dict(weights), folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+    if resize is not None:
+        (folder / PREPROCESSING_FILE).write_text(json.dumps({"resize": resize}), encoding="utf-8")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

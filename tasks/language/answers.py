@@ -1,7 +1,4 @@
-"""A language model on the test rows: the loss of the references, and its answers.
-
-N = rows, B = rows of a batch.
-"""
+"""A language model on the test rows: the loss of the references, and its answers. N = rows."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from gauntlet.components.training_rows import Flags
-from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left, token_losses
 from gauntlet.tasks.language.manifest import LanguageEvaluation
@@ -53,10 +49,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's summed losses of the references (N,), and its two answers to each prompt.
-
-    A model that gives no probabilities has no losses.
-    """
+    """Summed losses of the references (N,), None if the model gives no probabilities, and two answers to each
+    prompt."""
 
     losses: npt.NDArray[np.float64] | None
     greedy: tuple[str, ...]
@@ -68,18 +62,15 @@ class Answers:
         return Answers(losses, tuple(compress(self.greedy, kept)), tuple(compress(self.sampled, kept)))
 
 
-def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:
-    """Draw rows of a split.
-
-    Raises:
-        DataError: They belong to fewer than two conversations, so there is no spread between conversations.
-    """
-    frame = read_split(splits, split)
+def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
+    """Draw test rows; a `DataError` if they are of one conversation, so that no spread between them can be
+    estimated."""
+    frame = read_split(splits, "test")
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
     if (found := frame["conversation"].nunique()) < 2:
         raise DataError(
-            f"{splits}: found {len(frame)} {split} rows of {found} conversations, expected at least 2. "
+            f"{splits}: found {len(frame)} test rows of {found} conversations, expected at least 2. "
             "Give the split more rows, or ask more `evaluation.prompts`."
         )
     return Prompts(
@@ -93,20 +84,11 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: S
 
 
 def read_token_prompts(
-    splits: Path,
-    tokenizer: Tokenizer,
-    settings: LanguageEvaluation,
-    most: int,
-    seed: int,
-    split: SplitName = "test",
+    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
 ) -> Prompts:
-    """The same rows with their tokens, cut as for training, so that an answer fits after a prompt.
-
-    Raises:
-        DataError: They belong to fewer than two conversations.
-    """
-    prompts = read_prompts(splits, settings, seed, split)
-    frame = read_split(splits, split).loc[list(prompts.ids)]
+    """The same rows with their tokens, cut as for training."""
+    prompts = read_prompts(splits, settings, seed)
+    frame = read_split(splits, "test").loc[list(prompts.ids)]
     return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))
 
 
@@ -152,7 +134,6 @@ def _answers(
     sampling: Sampling,
     seed: int,
 ) -> tuple[str, ...]:
-    """In the order of the prompts. Prompts of similar length are answered in one batch."""
     room = decoder.context - settings.max_new_tokens
     asked = [prompt[-room:] for prompt in prompts]
     order = np.argsort([len(prompt) for prompt in asked], kind="stable")

@@ -1,6 +1,6 @@
 """Datasets of conversations: read the files, check the answers, and describe their splits.
 
-A row is one answer with all turns before it, as the model reads them; a `Renderer` makes that form.
+A row is one answer with all turns before it, as a `Renderer` makes it for the model.
 """
 
 from __future__ import annotations
@@ -69,21 +69,8 @@ SUFFIX_FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-COLUMNS = (
-    "context",
-    "answer",
-    "response",
-    "tools",
-    "opening",
-    "empty",
-    "unmarked",
-    "unread_keys",
-    "unread_columns",
-    "fault",
-    "split",
-    "place",
-    "row",
-)
+NOTED = ("empty", "unmarked", "unread_keys", "unread_columns", "fault")
+COLUMNS = ("context", "answer", "response", "tools", "opening", *NOTED, "split", "place", "row")
 SPLIT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("question", "asked", "response", "prompt", "target")]
     + [(name, pa.int64()) for name in ("conversation", "row")]
@@ -108,8 +95,7 @@ Context = Sequence[Turn]
 class Rendered:
     """The prompt and the answer as the model sees them, and how many tokens each has.
 
-    `response` is the answer as people read it: without the end token, and with calls of tools as the template
-    writes them.
+    `response` is the answer as people read it, with calls of tools as the template writes them.
     """
 
     prompt: str
@@ -179,10 +165,9 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     """Every answer of every file, and a row without an answer for each record that has a fault.
 
     Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response` (its text),
-    `tools`, `opening`; `empty`, `unmarked`, `unread_keys` and `fault` (the fault in words, or None);
-    `unread_columns` (keys of the record); `split` (of the file), `place` (file and line) and `row` (position
-    of the record in the split's files, from 0); `time` as it was found, if the manifest names its key. Texts
-    are valid Unicode: invalid characters are replaced by U+FFFD.
+    `tools`, `opening`; `NOTED`, faults in words or None (`unread_columns` are keys of the record); `split`,
+    `place` (file and line), `row` (position of the record in the split's files); `time` as it was found, if
+    the manifest names its key. Invalid characters are replaced by U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -203,7 +188,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
         raise DataError("\n".join(faults))
     if not rows:
         raise DataError(f"{dataset.uri}: found no conversations, expected at least one. Correct dataset.uri")
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"row": "int64"})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"row": "int64"})
     if dataset.time_column is None:
         return table
     return table.assign(time=pd.Series([row["time"] for row in rows], dtype="object"))
@@ -325,8 +310,7 @@ def _parquet(data: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
 def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer) -> CheckedTable:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
-    Answers to the same opening, or to a similar one, are carved into one split. The rows that are left have
-    the columns `prompt`, `target`, `prompt_tokens` and `target_tokens` in addition to `COLUMNS`.
+    The rows that are left also have `prompt`, `target`, `prompt_tokens` and `target_tokens`.
     """
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
@@ -430,12 +414,10 @@ def find_long(rows: pd.DataFrame, most: int) -> Finding:
 
 
 def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
-    """Rows for which reading noted a fault in this column."""
     return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
 
 
 def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
-    """The rows with a fault; each is identified by its place."""
     affected = rows.index[[fault is not None for fault in faults]]
     told = [
         f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
@@ -496,12 +478,11 @@ class TokenStatistics(Document):
 
 
 class Statistics(contracts.Statistics):
-    """The content of `statistics.json`.
+    """The content of `statistics.json`. `sha256` is of prompts and answers as they are rendered, as JSON
+    lines.
 
-    Attributes:
-        sha256: Of the rows of the three splits, as JSON lines of prompt and answer as they are rendered.
-        tokenizer: The model whose chat template and tokenizer were used.
-        frame: The text before and after a single prompt.
+    `tokenizer` names the model whose template and tokenizer were used; `frame` is the text around a single
+    prompt.
     """
 
     tokenizer: str
@@ -566,7 +547,6 @@ def _content(rows: pd.DataFrame) -> pa.Table:
 
 
 def _too_few(rows: pd.DataFrame, tested: int, uri: str) -> str | None:
-    """A message if a split has too few rows to be of use."""
     kept = Counter(rows["split"])
     if all(kept[split] for split in SPLITS) and tested >= FEWEST_TESTED:
         return None

@@ -51,10 +51,8 @@ TOO_FEW_LEFT = (
 
 @dataclass(frozen=True)
 class Contender:
-    """A model by a name: the bundle's, the base model's, or the champion's version.
-
-    `trained_on` says which prompts a champion was trained on, (N,), or why that is not known.
-    """
+    """A model by a name. `trained_on` says which prompts a champion was trained on, (N,), or why that is not
+    known."""
 
     name: str
     answers: Answers
@@ -70,11 +68,7 @@ class AnsweringModel(Protocol):
         """Metrics that the model cannot have, and why."""
 
     def prompts(self, splits: Path, seed: int) -> Prompts:
-        """Test rows as prompts of this model.
-
-        Raises:
-            DataError: There are fewer than two.
-        """
+        """Test rows as prompts of this model; a `DataError` if there are fewer than two."""
 
     def answer(self, prompts: Prompts, seed: int) -> Answers:
         """Its answers; the same seed gives the same answers."""
@@ -170,11 +164,7 @@ def answer_as_champion(
     prompts: Prompts,
     tested: RowFingerprints | None,
 ) -> Contender | str | None:
-    """The champion's answers, None without a champion, or why it cannot be asked: the gate then rejects.
-
-    Raises:
-        GauntletError: The registry or the vendor is unavailable.
-    """
+    """The champion's answers, None without a champion, or why it cannot be asked: the gate then rejects."""
     from gauntlet.backends.factory import bundle_folder, open_registry
     from gauntlet.backends.registry import BUNDLE_TAG
 
@@ -209,10 +199,7 @@ def asked_of(prompts: Prompts, test_rows: Flags | str) -> Flags | str:
 def ask_probes(
     run: EvaluationRun[LanguageEvaluation], model: AnsweringModel, therapy: Therapy
 ) -> list[scorecard.Answer]:
-    """The model's greedy answers to every probe.
-
-    A prompt of the training split is rendered as in training, with the turns before the last question.
-    """
+    """The model's greedy answers to every probe. A prompt of the training split is rendered already."""
     prompts = read_split(run.splits, "train")["prompt"].tolist()
     asked = scorecard.probes(prompts, therapy.training_probes, run.seed)
     texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
@@ -226,10 +213,7 @@ def judge_conversations(
     tuned: Answers,
     probed: Sequence[scorecard.Answer],
 ) -> dict[str, Any]:
-    """The evaluators' judgement of the answers to the test split and to the probes, as JSON.
-
-    A prompt with several references counts once, since it has one answer.
-    """
+    """The evaluators' judgement of the answers to probes and to each distinct test prompt, as JSON."""
     _, distinct = np.unique(prompts.rendered, return_index=True)
     tested = [
         scorecard.Answer(
@@ -330,7 +314,7 @@ def _estimates(drawn: Mapping[str, Floats], confidence: float) -> dict[str, Esti
 def answer_rows(
     prompts: Prompts, tuned: Answers, baseline: Contender, champion: Contender | str | None
 ) -> list[dict[str, Any]]:
-    """One object per prompt: its `id` in the test split, `conversation`, `prompt`, `reference`, all answers.
+    """One object per prompt, with its `id` in the test split and all answers.
 
     `loss` is that of the reference, summed over its `tokens`, if the model gives probabilities.
     """

@@ -54,8 +54,7 @@ def find_language_model(name: str) -> LanguageModelFiles:
     """Locate a model by the value of `training.model`.
 
     Raises:
-        UsageError: There is no such folder, file or package, the hub has no such model, or the hub is
-            unavailable.
+        UsageError: There is no such folder, file, package or model on the hub, or the hub is unavailable.
     """
     path = _packaged(name) if name.startswith(PACKAGE_SCHEME) else Path(name)
     if path.suffix == GGUF_SUFFIX:
@@ -136,11 +135,8 @@ def stop_tokens(network: PreTrainedModel) -> list[int]:
 
 
 def require_convertible(network: PreTrainedModel) -> None:
-    """Refuse a model that could be trained but not converted.
-
-    Raises:
-        ValueError: Its cache is not the keys and values of every token, or its weights are too large.
-    """
+    """Raise a `ValueError` if a model could be trained but not converted: by its cache, or by the size of its
+    weights."""
     layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
     if network.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
         raise ValueError(

@@ -1,8 +1,8 @@
 """How good answers are: perplexity of the references, ROUGE (Lin, 2004) and BLEU (Papineni et al., 2002).
 
-The metrics of each row are sums, so that every resample can be scored (`components/bootstrap.py`).
-Whole conversations are drawn, since two references of one question are not independent (Field & Welsh,
-Bootstrapping clustered data, JRSS B 69, 2007). N = rows, R = resamples.
+Metrics of rows are sums, so that every resample can be scored. Whole conversations are drawn, since two
+references of one question are not independent (Field & Welsh, Bootstrapping clustered data, JRSS B 69, 2007).
+N = rows, R = resamples.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class RowFigures:
     """What each row adds to the metrics of all rows.
 
     Attributes:
-        losses: -log p of the reference, summed over its tokens, (N,); None if the model gives no
-            probabilities.
+        losses: -log p of the reference, summed over its tokens, (N,); None without probabilities.
         tokens: Of the reference, (N,).
         means: F-measures by figure, (N,) each.
         bleu: Matches and totals of each order, lengths of answer and reference, (N, 10).
@@ -148,11 +147,8 @@ def _bleu(counts: Floats) -> float:
 
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:
-    """The interval of the difference B − A of each figure, on the same resampled conversations.
-
-    Raises:
-        GauntletError: The answers of a run cannot be read.
-    """
+    """The interval of B − A of each figure on the same conversations; a `GauntletError` if answers cannot be
+    read."""
     answers = []
     for name, run in (("A", first), ("B", second)):
         file = run.predictions / PREDICTIONS_FILE

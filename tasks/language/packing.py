@@ -29,20 +29,16 @@ class TokenRow:
         return [*self.prompt, *self.target]
 
     def cut(self, most: int) -> TokenRow:
-        """The row truncated to `most` tokens: the prompt loses its beginning, the answer its end.
-
-        The answer keeps at least half of `most`, or all its tokens.
-        """
+        """The row in `most` tokens: the prompt loses its beginning, the answer its end, but no more than half
+        of `most`."""
         room = max(most - len(self.target), most - most // 2)
         prompt = self.prompt[-room:]
         return TokenRow(prompt, self.target[: most - len(prompt)])
 
 
 def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[TokenRow]:
-    """The rows of a split that validate-data wrote, truncated to `most` tokens.
-
-    The rendered text holds all special tokens, so none are added.
-    """
+    """The rows of a split that validate-data wrote, truncated to `most` tokens. The text holds all special
+    tokens."""
 
     def encoded(column: str) -> list[list[int]]:
         texts = split[column].tolist()
@@ -53,10 +49,8 @@ def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[Tok
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """The rows' indices by sequence, by first-fit decreasing (Johnson, 1973).
-
-    A row longer than `capacity` has a sequence of its own.
-    """
+    """The rows' indices by sequence, by first-fit decreasing (Johnson, 1973); a longer row has a sequence of
+    its own."""
     found: list[list[int]] = []
     free: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda at: -lengths[at]):

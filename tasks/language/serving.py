@@ -1,4 +1,4 @@
-"""Questions and answers as a person sees them. For language models that are served here or by a service."""
+"""Questions and answers of language models, served here or by a service."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from gauntlet.serving.interface import Answer, InputError
 
 
 def framed(questions: Sequence[str], frame: Callable[[str], str]) -> list[str]:
-    """The prompt of each question, by `frame`.
-
-    Raises:
-        InputError: A question cannot be asked.
-    """
+    """The prompt of each question, by `frame`; an `InputError` if a question cannot be asked."""
     prompts = []
     for number, question in enumerate(questions, start=1):
         try:

@@ -1,12 +1,10 @@
 """From a record of a file to the turns of a conversation, and from these to one example for each answer.
 
-A record is read by the form that it has, the first that fits:
+A record is read by the first form that fits:
 
-- a list of messages under `messages`, `conversations` or `conversation`: `role` and `content` as OpenAI's API
-  has them, or `from` and `value` as ShareGPT has them;
-- `prompt` and `completion`, each a text or a list of messages;
-- columns of texts: those of the manifest, else `KNOWN_COLUMNS`;
-- `text`, in which markers say who speaks.
+- a list of messages under `messages`, `conversations` or `conversation`, in the form of OpenAI's API or of
+ShareGPT; - `prompt` and `completion`, each a text or a list of messages; - columns of texts: those of the
+manifest, else `KNOWN_COLUMNS`; - `text`, in which markers say who speaks.
 """
 
 from __future__ import annotations
@@ -80,8 +78,7 @@ class Turn:
     Attributes:
         learned: For an answer, whether the model learns it.
         calls: For an answer, the tools that it calls, as JSON in the form of OpenAI's `tool_calls`.
-        name: For a tool, its name.
-        call_id: For a tool, the id of the call that it answers.
+        name, call_id: For a tool, its name and the id of the call that it answers.
     """
 
     role: Role
@@ -127,8 +124,8 @@ class Conversation:
 
     Attributes:
         tools: The tools that the model may call, as JSON in the form of OpenAI's `tools`.
-        unread_keys: Keys of messages that nothing reads, in words.
-        unread_columns: Keys of the record that hold text, and that nothing reads.
+        unread_keys: Keys of messages that nothing reads, in words; `unread_columns` are keys of the record
+            with text.
     """
 
     turns: tuple[Turn, ...]
@@ -164,12 +161,9 @@ def conversation_of(
 
 
 def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
-    """One example for each answer that is learned.
+    """One example for each answer that is learned; an `EmptyError` if there is none.
 
     Consecutive turns of one side are joined. An answer without a turn before it is left out.
-
-    Raises:
-        EmptyError: No answer is learned.
     """
     merged: list[Turn] = []
     for turn in turns:
@@ -188,11 +182,7 @@ def examples_of(turns: Sequence[Turn]) -> Iterator[Example]:
 
 
 def _continues(before: Turn, turn: Turn) -> bool:
-    """Whether a turn continues the one before it.
-
-    Raises:
-        EmptyError: It does, but only one of the two is learned.
-    """
+    """Whether a turn continues the one before it."""
     if before.role != turn.role or turn.role == "tool" or before.calls or turn.calls:
         return False
     if before.role == "assistant" and before.learned != turn.learned:
@@ -244,8 +234,6 @@ def _system(record: Mapping[str, Any], column: str) -> list[Turn]:
 
 
 def _prompt_and_completion(record: Mapping[str, Any], unread: list[str]) -> list[Turn]:
-    """Messages of which those of the completion are learned."""
-
     def side(key: str, role: Role) -> list[Turn]:
         value = record.get(key)
         if isinstance(value, list):
@@ -295,7 +283,6 @@ def _is_learned(weight: object, role: Role) -> bool:
 
 
 def _content(value: object) -> str:
-    """The text of a message whose content is a text, or a list of parts that are all texts."""
     if not isinstance(value, list):
         return _text(value)
     texts = []
@@ -365,7 +352,6 @@ def _without_null(value: Any) -> Any:
 
 
 def _holds_text(value: object) -> bool:
-    """Whether a value has letters: a number does not count as text, even as a string in a CSV file."""
     if isinstance(value, str):
         return any(map(str.isalpha, value))
     if isinstance(value, Mapping):

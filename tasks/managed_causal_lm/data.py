@@ -48,10 +48,8 @@ class ManagedRenderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context as JSON with `contents` and, if there are system messages, `systemInstruction`.
-
-        There are no `tools`: see `unrendered`.
-        """
+        """Each context as JSON with `contents` and, if there are system messages, `systemInstruction`,
+        without tools."""
         assert not any(tools)
         return [
             Rendered(

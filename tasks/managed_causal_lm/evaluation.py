@@ -39,21 +39,14 @@ class Endpoint:
 
 
 def single_question(question: str) -> str:
-    """A question rendered for a managed model: a request of one turn.
-
-    Raises:
-        PromptError: It is empty, or holds a control character.
-    """
+    """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
     parts = [{"text": readable(question)}]
     return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API. It gets `evaluation.batch_size` requests at a time.
-
-    Raises:
-        UsageError: There are no credentials.
-    """
+    """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
+    credentials."""
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)

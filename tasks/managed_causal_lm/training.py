@@ -74,9 +74,8 @@ def train(
 ) -> dict[str, float]:
     """Tune the model, and write the bundle that names its endpoint; return time, cost and tokens.
 
-    It is idempotent: after a crash the next call finds the job that this one made. A job that was cancelled
-        by
-    SIGTERM is not resumed: the next call starts, and pays for, another one.
+    After a crash the next call finds the job that this one made. A job that SIGTERM cancelled is not resumed:
+    the next call starts, and pays for, another one.
 
     Raises:
         UsageError: `place_uri` has no project, location and bucket, the job would exceed the budget, or the
@@ -105,11 +104,7 @@ def train(
 
 
 def place_of(uri: str) -> VertexLocation:
-    """Where the job is to run, and the bucket that gets the rows.
-
-    Raises:
-        UsageError: The URI does not say.
-    """
+    """Where the job is to run, and the bucket that gets the rows; a `UsageError` if the URI does not say."""
     place = VertexLocation.of(uri) if uri.startswith(SCHEME) else None
     if place is None or place.staging is None:
         raise UsageError(
@@ -131,11 +126,7 @@ def examples(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def affordable(section: ManagedTraining, tokens: int) -> Bill:
-    """The maximum cost of tuning on this many tokens.
-
-    Raises:
-        UsageError: It exceeds the budget.
-    """
+    """The maximum cost of tuning on this many tokens; a `UsageError` if it exceeds the budget."""
     resources = section.resources
     bill = Bill(tokens, section.epochs, tuning_rate(section.model), estimate(resources).usd)
     if bill.usd > resources.max_cost_usd:
@@ -182,13 +173,11 @@ def upload(lines: Mapping[str, Sequence[Mapping[str, Any]]], request: TuningRequ
 
 
 def follow(gemini: Gemini, job: TuningJob, most_seconds: float, ended: Callable[[], bool]) -> TuningJob:
-    """Poll a job until it has succeeded; cancel it if time is up, or if `ended` returns True.
-
-    A failed poll is retried until time is up.
+    """Poll a job, again after a failed poll, until it has succeeded.
 
     Raises:
-        GauntletError: The job failed, or time is up.
-        Preempted: `ended` returned True.
+        GauntletError: The job failed, or time is up and the job was cancelled.
+        Preempted: `ended` returned True, and the job was cancelled.
     """
     began, told, printed = time.monotonic(), "", 0.0
     while not job.has_succeeded:
@@ -214,7 +203,6 @@ def follow(gemini: Gemini, job: TuningJob, most_seconds: float, ended: Callable[
 
 
 def _cancel(gemini: Gemini, job: TuningJob) -> str:
-    """Cancel the job; return the outcome in words."""
     try:
         gemini.cancel(job.name)
     except GauntletError as error:
@@ -271,7 +259,6 @@ def _write_bundle(
     place: VertexLocation,
     job: TuningJob,
 ) -> None:
-    """Write a bundle without a model file: the tuned model's endpoint and lineage."""
     endpoint = {
         "project": place.project,
         "location": place.region,

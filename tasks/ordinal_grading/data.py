@@ -7,7 +7,6 @@ import io
 import json
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,26 +19,20 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.carving import group_names
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes
-from gauntlet.components.validate_data.duplicates import (
-    Known,
-    find_conflicts,
-    find_leaks,
-    find_near,
-    outside_test,
-)
+from gauntlet.components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.serving.images import fitted, open_image
 from gauntlet.serving.interface import InputError
-from gauntlet.tasks.images.data import Statistics, class_pictures, describe, split_arrays
+from gauntlet.tasks.images.data import Statistics, class_pictures, describe, find_noted, split_arrays
+from gauntlet.tasks.images.hashing import BITS, ImageLikeness, perceptual_hash
 from gauntlet.tasks.ordinal_grading.manifest import GRADES, SIDES, CardDataset
 from gauntlet.tasks.ordinal_grading.synthetic_cards import write_cards
 from gauntlet.trainer.splits import ImageSplit, existing_file
@@ -53,16 +46,6 @@ READERS = 8
 
 UNKNOWN = math.nan
 SHOWN_HEIGHT = 96  # pixels of a scan in the report, at least
-
-SAMPLES = 64  # pixels along a side of what is hashed
-WAVES = 16  # along either axis
-BITS = WAVES * WAVES - 1
-BLOCK = 256  # rows that are compared with all others at once
-
-Shares = npt.NDArray[np.float64]
-
-# The lowest waves of a discrete cosine transform: (WAVES, SAMPLES).
-COSINES = np.cos(np.pi / SAMPLES * np.outer(np.arange(WAVES), np.arange(SAMPLES) + 0.5))
 
 
 def examine(dataset: CardDataset) -> Examination:
@@ -127,9 +110,9 @@ class CardTable:
         targets: `centering` (N, 4) and `edge_damage` (N, 2), both float32 with NaN for unknown values, and
             `certificate` (N,).
         rows: One row for each card, in the same order, numbered from 0: `label` (the grade as text), `split`,
-            `place` (list and position), `row` (the position), `key` (the certificate, or a hash of the
-            scans), `shown`, and its faults in words, empty if it has none: `missing`, `unreadable`,
-            `out_of_range`; `sizes` has the width and height of each scan.
+            `place`, `row` (the position in its list), `key` (the certificate, or a hash of the scans),
+            `shown`, and its faults in words: `missing`, `unreadable`, `out_of_range`; `sizes` has the width
+            and height of each scan.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -140,8 +123,6 @@ class CardTable:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A scan that was read, or the fault that it has."""
-
     pixels: npt.NDArray[np.uint8] | None = None
     bits: npt.NDArray[np.bool_] | None = None
     size: tuple[int, int] = (0, 0)
@@ -165,7 +146,6 @@ def read_cards(dataset: CardDataset) -> CardTable:
 
 
 def _wanted(uri: str) -> dict[str, int]:
-    """The numbers in `synthetic://cards?cards=600&seed=7`."""
     parts = urlsplit(uri)
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     numbers = {key: int(text) for key, text in query.items() if text.isdecimal()}
@@ -198,11 +178,7 @@ def _read(dataset: CardDataset, uri: str) -> CardTable:
 
 
 def _entries(data: bytes, name: str) -> list[tuple[str, int, Mapping[str, Any]]]:
-    """List, position in it and content of every entry.
-
-    Raises:
-        DataError: The file is not an object of three lists of objects.
-    """
+    """List, position in it and content of every entry."""
     expected = f"expected an object with the lists {', '.join(LISTS)}, each of objects. Fix the file"
     try:
         content = json.loads(data)
@@ -231,7 +207,7 @@ def _read_scans(
             return _Scan()
         try:
             data = storage.read_bytes(data_uri(uri, name, dataset.roots or ()))
-            picture = open_image(io.BytesIO(data), name)
+            picture = open_image(io.BytesIO(data), name, of_scan=True)
             pixels = fitted(picture, (dataset.channels, *dataset.shape))
         except (InputError, UsageError) as error:
             return _Scan(fault=str(error))
@@ -313,10 +289,7 @@ def _number(value: Any) -> float:
 
 
 def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
-    """Run every check, whatever the ones before it found.
-
-    The index of the rows that are left is their position in `table.pixels`.
-    """
+    """Run every check. The index of the rows that are left is their position in `table.pixels`."""
     checks = dataset.checks
     checked = CheckedTable(table.rows, len(table.rows))
     # Such a row cannot be written as (two images, grade), so it leaves whatever the severity.
@@ -341,7 +314,7 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     left = checked.rows
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
     keys = left["key"].tolist()
-    likeness = CardLikeness(keys, table.hashes[left.index], least)
+    likeness = ImageLikeness(keys, table.hashes[left.index], least)
     checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
     checked.check(
         "duplicates",
@@ -353,15 +326,6 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
     )
     check_classes(checked, dataset, checks.rows_per_class, checks.class_balance)
     return checked
-
-
-def find_noted(rows: pd.DataFrame, column: str) -> Finding:
-    """Rows in which reading them noted a fault."""
-    faulty = rows[rows[column] != ""]
-    examples = [f"{row['place']}: {row[column]}" for row in faulty.head(SHOWN_EXAMPLES).to_dict("records")]
-    return Finding(
-        faulty.index, faulty.index, examples, reasons=lambda table, some: table.loc[some, column].tolist()
-    )
 
 
 def find_sizes(rows: pd.DataFrame, is_wrong: Callable[[int, int], bool]) -> Finding:
@@ -432,88 +396,3 @@ def read_card_split(folder: Path, split: SplitName) -> CardSplit:
             edge_damage=arrays["edge_damage"],
             certificates=arrays["certificate"],
         )
-
-
-# --- scans that look alike -----------------------------------------------------------------------------
-
-
-def perceptual_hash(picture: Image.Image) -> npt.NDArray[np.bool_]:
-    """(BITS,): which of the lowest waves of the grey picture, without its mean, are above their median.
-
-    The method is pHash (Zauner, 2010). Size, light and compression hardly change the hash; position, cut and
-    wear do, so two cards of one design differ.
-    """
-    small = picture.convert("L").resize((SAMPLES, SAMPLES), Image.Resampling.BOX)
-    waves = (COSINES @ np.asarray(small, dtype=np.float64) @ COSINES.T).reshape(-1)[1:]
-    return np.asarray(waves > np.median(waves))
-
-
-class CardLikeness:
-    """The `Likeness` of cards: the share of bits in which any of their hashes agree.
-
-    A key may have several hashes. No pairs are stored, because all scans of one card form pairs with each
-    other.
-    """
-
-    def __init__(self, keys: Sequence[str], hashes: npt.NDArray[np.bool_], at_least: float) -> None:
-        """Compare keys by their hashes (N, bits). Later similarities are `at_least` or more."""
-        self.signs = hashes.astype(np.float32) * 2 - 1  # (N, bits)
-        self.rows_of: dict[str, list[int]] = {}
-        for row, key in enumerate(keys):
-            self.rows_of.setdefault(key, []).append(row)
-        chains = dict(zip(self.rows_of, self._chains(list(self.rows_of), at_least), strict=True))
-        sizes = Counter(chains.values())
-        self.connected = {key for key, chain in chains.items() if sizes[chain] > 1}
-
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
-        """As `Likeness.groups`."""
-        distinct = list(dict.fromkeys(keys))
-        numbers = dict(zip(distinct, self._chains(distinct, at_least), strict=True))
-        return [numbers[key] for key in keys]
-
-    def known(self, at_least: float) -> Known:
-        """As `Likeness.known`."""
-        return _KnownCards(self, at_least)
-
-    def agreement(self, ours: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> Shares:
-        """The shares of bits that agree, (A, B), of signs (A, bits) and (B, bits)."""
-        bits = self.signs.shape[1]
-        shares: Shares = np.rint((ours @ others.T + bits) / 2).astype(np.float64) / bits
-        return shares
-
-    def _chains(self, keys: Sequence[str], at_least: float) -> list[int]:
-        rows = [row for key in keys for row in self.rows_of[key]]
-        numbers = np.repeat(np.arange(len(keys)), [len(self.rows_of[key]) for key in keys])
-        signs, chains = self.signs[rows], np.arange(len(keys))
-        for start in range(0, len(rows), BLOCK):
-            for offset, alike in enumerate(self.agreement(signs[start : start + BLOCK], signs) >= at_least):
-                joined = np.unique(chains[numbers[alike]])
-                if len(joined) > 1:
-                    chains[np.isin(chains, joined)] = chains[numbers[start + offset]]
-        return [int(chain) for chain in chains]
-
-
-class _KnownCards:
-    """Cards that another card can be compared with. Cards without any similar card are left out."""
-
-    def __init__(self, likeness: CardLikeness, at_least: float) -> None:
-        self._likeness, self._at_least = likeness, at_least
-        self._keys: list[str] = []
-        self._rows: list[int] = []
-
-    def add(self, key: str) -> None:
-        if key in self._likeness.connected:
-            rows = self._likeness.rows_of[key]
-            self._rows += rows
-            self._keys += [key] * len(rows)
-
-    def find(self, key: str) -> tuple[str, float] | None:
-        if key not in self._likeness.connected or not self._rows:
-            return None
-        signs = self._likeness.signs
-        shares = self._likeness.agreement(signs[self._rows], signs[self._likeness.rows_of[key]]).max(axis=1)
-        near = [at for at in np.flatnonzero(shares >= self._at_least).tolist() if self._keys[at] != key]
-        if not near:
-            return None
-        other = self._keys[near[0]]
-        return other, float(max(shares[at] for at in near if self._keys[at] == other))

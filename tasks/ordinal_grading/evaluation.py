@@ -1,7 +1,6 @@
 """evaluate-model for a grader: how far off its grades are, and where on a card it looks.
 
-What covering a part of a card does to its grade shows where the model looks (Zeiler & Fergus, 2013).
-
+Covering a part of a card shows how much the grade depends on it (Zeiler & Fergus, 2013).
 C = channels, H = height, W = width, S = sides; Y × X are the places that are covered one after the other.
 """
 
@@ -39,9 +38,9 @@ RAISES, LOWERS = (255, 120, 0), (0, 110, 255)  # orange and blue
 
 
 def occlusion_map(model: Bundle, card: Image) -> npt.NDArray[np.float32]:
-    """How many grades the expected one rises where a part of a card (S, C, H, W) is covered, (S, Y, X).
+    """How many grades the expected one rises if a part of a card (S, C, H, W) is covered, (S, Y, X).
 
-    A part is covered by its side's mean colour. Where the grade rises, what lay there cost the card points.
+    A part is covered by its side's mean colour. A rise means that the part cost the card points.
     """
     sides, _, height, width = card.shape
     rows, columns = (
@@ -96,13 +95,9 @@ def _tinted(side: Image, moves: npt.NDArray[np.float32], size: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class GradeScoring:
-    """The `Scoring` of a grader: kappa and the mean error in grades.
+    """The `Scoring` of a grader: kappa and the mean error in grades. `show` shows a card among the mistakes.
 
-    Attributes:
-        grades: How many there are.
-        show: What shows a card among the mistakes.
-        centering_error: The challenger's mean absolute error of the borders' shares in percentage points,
-            where it is known.
+    `centering_error` is the challenger's mean absolute error in percentage points, if it is known.
     """
 
     grades: int

@@ -11,7 +11,7 @@ from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping, Resume, Training
 from gauntlet.tasks.classification.manifest import ClassManifest, Gates
-from gauntlet.tasks.images.manifest import Augmentation, PixelDataset, Width
+from gauntlet.tasks.images.manifest import Augmentation, LikenessCheck, PixelDataset, Width
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 Side = Literal["front", "back"]
@@ -36,12 +36,6 @@ class AspectCheck(RowCheck):
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"min_ratio {self.min_ratio:g} is over max_ratio {self.max_ratio:g}")
         return self
-
-
-class LikenessCheck(RowCheck):
-    """Cards under one certificate, or whose scans' hashes agree in `similarity` of their bits."""
-
-    similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
 class CardChecks(Section):

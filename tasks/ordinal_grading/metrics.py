@@ -1,7 +1,4 @@
-"""Metrics of a grader that need no torch, for evaluate-model. N = rows.
-
-NaN means no label.
-"""
+"""Metrics of a grader that need no torch, for evaluate-model. N = rows; NaN means no label."""
 
 from __future__ import annotations
 

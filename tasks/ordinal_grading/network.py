@@ -1,11 +1,10 @@
-"""The network that grades a card by scans of its front and back.
+"""The network that grades a card by scans of its front and back, and its losses.
 
 B = batch, C = channels, H = height, W = width, U = units of a side's summary, K = grades.
 
-A card loses points for its worst centering, and for all wear of corners, edges and surface together. So the
-centering is measured, and wear is summed over the side: a convolutional network looks for it with the same
-weights at every position. Both are combined into one number, and the probabilities of the grades are a bell
-curve around it.
+A card loses points for its worst centering and for all wear of corners, edges and surface together. So
+centering is measured, and wear is summed over the side by a convolutional network. Both give one number, and
+the probabilities of the grades are a bell curve around it.
 """
 
 from __future__ import annotations
@@ -130,10 +129,9 @@ class SideEncoder(nn.Module):
 class CardGrader(nn.Module):
     """One encoder for both sides, or one for each, one network for all borders, and two heads.
 
-    The grade is computed from the weighted mean of both sides' summaries and edge damage, in which the back
-    has the weight `lambda_fusion`, and from the worst centering, in which the side with the smaller weight
-    counts less in proportion. A side's edge damage is computed from its summary, with the same weights for
-    both sides.
+    The grade follows from the mean of both sides' summaries and edge damage, in which the back has the weight
+    `lambda_fusion`, and from the worst centering, in which the side with the smaller weight counts less in
+    proportion.
     """
 
     def __init__(self, config: GraderConfig, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -195,7 +193,7 @@ def mean_by(shares: Sequence[float], sides: Sequence[torch.Tensor]) -> torch.Ten
 def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
     """(B, 1): the largest distance of the centerings (B, 2) from the middle, in units of `OFFSET_UNIT`.
 
-    Each side's distance is scaled by its share relative to the largest share.
+    A side counts by its share relative to the largest share.
     """
     weighed = [
         share / max(shares) * (side - EVEN).abs().amax(dim=1, keepdim=True)
@@ -207,12 +205,9 @@ def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> 
 class BorderNetwork(nn.Module):
     """Counts the border pixels along lines from the outside inwards.
 
-    One point of centering is a few tenths of a pixel of a scan, and cards lie at a slight angle. So the scan
-    is neither scaled down nor averaged as a whole: each of eight bands of a side is averaged along the
-    border.
-        That
-    removes noise, and blurs an edge at an angle of one degree by half a pixel. The same convolutions along
-    the averaged lines of all four sides classify every pixel as border or not.
+    One point of centering is a few tenths of a pixel, and cards lie at a slight angle. So the scan is not
+    scaled down: each of eight bands of a side is averaged along the border, which removes noise. The same
+    convolutions along these lines of all four sides classify every pixel as border or not.
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
@@ -234,10 +229,8 @@ class BorderNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(WIDTHS[-1], 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Centering (B, 2) of normalised images (B, C, H, W).
-
-        The left border's percentage of left and right together, and the top border's of top and bottom.
-        """
+        """Centering (B, 2), in percent, of normalised images (B, C, H, W): the left border's share, and the
+        top one's."""
         rows, columns = averaged(images, self._rows), averaged(images.transpose(2, 3), self._columns)
         lines = [rows, rows.flip(3), columns, columns.flip(3)]  # from left, right, top, bottom
         is_border = self.layers(torch.cat([line[..., : self._reach] for line in lines])).float().sigmoid()
@@ -264,8 +257,8 @@ def averaged(lines: torch.Tensor, middle: slice) -> torch.Tensor:
 def squared_emd(distribution: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(B,): the squared earth mover's distance of distributions (B, K) from the true grades (B,).
 
-    It is the sum over grades of the squared difference of the cumulative distributions (Hou, Yu, Samaras,
-    arXiv 1611.05916, without the root): an error of two grades costs twice as much as an error of one grade.
+    The sum over grades of the squared difference of the cumulative distributions (Hou, Yu, Samaras, arXiv
+    1611.05916, without the root): an error of two grades costs twice as much as an error of one.
     """
     truth = functional.one_hot(targets, distribution.shape[1])
     difference = distribution.cumsum(dim=1) - truth.cumsum(dim=1)

@@ -18,13 +18,11 @@ class CardGrader(ImageModel):
 
     columns = ("front", "back")
     label_column = "grade"
+    are_scans = True
 
     def read(self, given: Sequence[str]) -> list[Image]:
-        """Front and back of each card, in turn.
-
-        Raises:
-            InputError: A back is missing, or a file is not an image that can be read.
-        """
+        """Front and back of each card, in turn; an `InputError` if a back is missing or a file is not an
+        image."""
         if len(given) % 2:
             raise InputError(
                 f"{given[-1]}: found {len(given)} image files, expected front and back of each card, in turn."

@@ -2,10 +2,9 @@
 
     python -m gauntlet.tasks.ordinal_grading.synthetic_cards --out FOLDER --cards 2000 --seed 7
 
-writes JPEG files and a `splits.json` as `docs/card_grading.md` describes it. A card is drawn front and back
-at twice the scan's size, worn, rotated slightly, lit and scanned. The grade follows from the defects by
-`grade_of`, as graders work: each point lost is a grade lost, whatever the defect.
-A tenth of the cards are scanned twice, under the same certificate and so in the same split.
+writes JPEG files and a `splits.json` (`docs/card_grading.md`). The grade follows from the defects by
+`grade_of`: each point lost is a grade lost. A tenth of the cards are scanned twice, under the same
+certificate and in the same split.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class Defects:
     """The defects of one side.
 
     Attributes:
-        centering: The left border's percentage of left and right together, and the top one's of top and
-            bottom.
+        centering: The left border's percentage of left and right, and the top one's of top and bottom.
         corners: How far each is worn, in pixels from its tip; 0 for a sharp one.
         edge_damage: Share of the edges, 0 to 1, that is worn white.
         scratches: Length of all scratches, in card widths.
@@ -67,11 +65,7 @@ class Defects:
 
 
 def points_lost(front: Defects, back: Defects) -> float:
-    """The points that the defects of both sides cost together.
-
-    The worst centering of the four costs a point per 4 percentage points beyond the first 2; 22 pixels of
-    worn corners, 12 % of white edges and 0.55 card widths of scratches cost a point each.
-    """
+    """The points that the defects of both sides cost together, by the constants of the rule."""
     offset = max(abs(share - 50) for side in (front, back) for share in side.centering)
     return (
         max(0.0, offset - FREE_OFFSET) / OFFSET_PER_POINT
@@ -104,29 +98,14 @@ class Design:
 
 SERIES_COLOURS: tuple[Colour, ...] = ((28, 52, 110), (112, 28, 34), (24, 88, 70), (64, 40, 96))
 BORDERS: tuple[Colour, ...] = ((222, 184, 62), (70, 92, 140), (52, 52, 58), (150, 60, 48), (92, 128, 86))
-SYLLABLES = (
-    "bra",
-    "dor",
-    "fen",
-    "gul",
-    "kar",
-    "lim",
-    "mor",
-    "nax",
-    "pyr",
-    "quel",
-    "ris",
-    "syl",
-    "tan",
-    "vul",
-)
+SYLLABLES = "bra dor fen gul kar lim mor nax pyr quel ris syl tan vul"
 WORDS = "draw two cards then your rival may discard one coin if heads this attack does more damage"
 
 
 def draw_design(random: Random) -> Design:
     """A design that no other card has."""
     series = int(random.integers(len(SERIES_COLOURS)))
-    name = "".join(random.choice(SYLLABLES, int(random.integers(2, 4)))).capitalize()
+    name = "".join(random.choice(SYLLABLES.split(), int(random.integers(2, 4)))).capitalize()
     paper = tuple(int(level) for level in random.integers(190, 240, 3))
     ink = tuple(int(level) for level in random.integers(10, 60, 3))
     border = BORDERS[int(random.integers(len(BORDERS)))]
@@ -244,7 +223,6 @@ def draw_side(design: Design, side: Side, defects: Defects, random: Random) -> I
 
 
 def _border(share: float) -> int:
-    """Pixels of the left or top border."""
     return round(share / 100 * 2 * BORDER)
 
 
@@ -292,7 +270,6 @@ def _whiten_edges(pen: ImageDraw.ImageDraw, share: float, random: Random) -> Non
 def _wear_corners(
     pen: ImageDraw.ImageDraw, shape: ImageDraw.ImageDraw, corners: tuple[int, ...], random: Random
 ) -> None:
-    """White fibres where a corner is worn, and its tip rubbed off."""
     width, height = CARD
     for worn, (x, y) in zip(corners, ((0, 0), (width, 0), (0, height), (width, height)), strict=True):
         if not worn:

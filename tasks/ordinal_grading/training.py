@@ -49,18 +49,14 @@ ACROSS = 0  # position of the left border's share in a side's centering
 class OrdinalGrading(ClassifierTask):
     """The task on the splits that validate-data wrote.
 
-    A batch is positions (B,), whether the front is seen, and in training the maps (B, 2, 2, 3) of both sides
-    if images are augmented.
+    A batch is positions (B,), whether the front is seen, and in training the maps (B, 2, 2, 3) of augmented
+    images.
     """
 
     validation_batch_size = 64
 
     def __init__(self, section: GradingTraining, splits: Path) -> None:
-        """Read the training and validation rows.
-
-        Raises:
-            UsageError: There are no splits.
-        """
+        """Read the training and validation rows; a `UsageError` if there are no splits."""
         train, validation = read_card_split(splits, "train"), read_card_split(splits, "validation")
         self._section = section
         self.train_labels, self.validation_labels = train.labels, validation.labels
@@ -143,8 +139,7 @@ class OrdinalGrading(ClassifierTask):
         """A classifier's metrics, QWK, MAE, the share within one grade and the error of the centering.
 
         `loss` is the squared EMD and cross-entropy, weighted by `alpha_emd`, or the section's own loss.
-        `centering_error` is a mean absolute error in percentage points, and absent if no row has a known
-        centering.
+        `centering_error` is in percentage points, and absent if no centering is known.
         """
         logits, alpha = outputs[:, :-4], self._section.alpha_emd
         labels = self.validation_labels
@@ -170,9 +165,7 @@ class OrdinalGrading(ClassifierTask):
         save_network(self._config, weights, folder)
 
 
-def load_task(section: GradingTraining, splits: Path) -> OrdinalGrading:
-    """The task that trains a section's model on splits."""
-    return OrdinalGrading(section, splits)
+load_task = OrdinalGrading
 
 
 def rows_on_device(split: CardSplit) -> RowsOnDevice:
@@ -181,9 +174,9 @@ def rows_on_device(split: CardSplit) -> RowsOnDevice:
 
 
 def mirrored(centering: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Centering (B, 2, 2) of images that are seen through maps (B, 2, 2, 3): a mirror swaps left and right.
+    """Centering (B, 2, 2) of images seen through maps (B, 2, 2, 3): a mirror swaps left and right.
 
-    A map mirrors if its determinant is negative, which no rotation, zoom or shear causes.
+    A map mirrors if its determinant is negative.
     """
     determinant = maps[..., 0, 0] * maps[..., 1, 1] - maps[..., 0, 1] * maps[..., 1, 0]  # (B, 2)
     is_mirrored = determinant < 0

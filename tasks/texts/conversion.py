@@ -12,14 +12,14 @@ import pandas as pd
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
-from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import Indices, Scores, pytorch_forward, sample
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
-from gauntlet.tasks.classification.conversion import ClassifierSubject, Scores
+from gauntlet.tasks.classification.conversion import ClassifierSubject
 from gauntlet.tasks.texts.training import Targets, class_indices
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 from gauntlet.trainer.splits import read_split

@@ -71,7 +71,7 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
             read = partial(parse, data, file.name, dataset.format, encoding=dataset.encoding)
             records = read_joined(dataset, read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
-            frames.append(_frame(records, file, targets, before))
+            frames.append(_frame(records, file, targets, before, dataset.columns.key("text")))
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -79,10 +79,10 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _frame(records: Records, file: SourceFile, targets: Targets, before: int) -> pd.DataFrame:
-    """The file's rows; `before` are in earlier files of its split."""
+def _frame(records: Records, file: SourceFile, targets: Targets, before: int, key: str) -> pd.DataFrame:
+    """The file's rows; `before` are in earlier files of its split, `key` is that of the text column."""
     texts = [
-        _text(value, f"{file.name} {place}")
+        _text(value, f"{file.name} {place}", key)
         for value, place in zip(records.texts, records.places, strict=True)
     ]
     columns = dict(targets(records.labels))
@@ -103,13 +103,13 @@ def _frame(records: Records, file: SourceFile, targets: Targets, before: int) ->
     )
 
 
-def _text(value: Any, place: str) -> str | None:
+def _text(value: Any, place: str, key: str) -> str | None:
     if is_missing(value):
         return None
     if not isinstance(value, str):
         raise DataError(
             f"{place}: found {excerpt(str(value))} ({type(value).__name__}) in the text column, "
-            "expected a string. Set dataset.columns.text to the column that holds the text"
+            f"expected a string. Set {key} to the column that holds the text"
         )
     return None if is_blank(value) else value
 
@@ -179,7 +179,8 @@ def check_texts(
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     checked = CheckedTable(table, len(table))
-    for name, check in {**_checks_before(table), **of_targets, **_checks_after(table, dataset)}.items():
+    before, after = _checks_before(table, dataset), _checks_after(table, dataset)
+    for name, check in {**before, **of_targets, **after}.items():
         checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
     check_tokens(checked, dataset)
     rows = checked.rows.assign(
@@ -201,13 +202,13 @@ def check_texts(
     return checked
 
 
-def _checks_before(table: pd.DataFrame) -> dict[str, ValueCheck]:
+def _checks_before(table: pd.DataFrame, dataset: TextTable) -> dict[str, ValueCheck]:
     """A row counts only in the first check that removes it, so missing values come before the targets."""
     missing = table["text"].isna() | table["label"].isna()
     return {
         "encoding": ValueCheck(table["fault"].notna(), lambda row: str(row.fault)),
         # A row without a text or a target cannot be written; the severity says what else happens.
-        "empty_values": ValueCheck(missing, _what_is_missing, unusable=True),
+        "empty_values": ValueCheck(missing, partial(_what_is_missing, dataset.columns.keys), unusable=True),
     }
 
 
@@ -219,8 +220,8 @@ def _checks_after(table: pd.DataFrame, dataset: TextTable) -> dict[str, ValueChe
     }
 
 
-def _what_is_missing(row: Any) -> str:
-    missing = [field for field in ("text", "label") if pd.isna(getattr(row, field))]
+def _what_is_missing(keys: Mapping[str, str], row: Any) -> str:
+    missing = [keys.get(field, field) for field in ("text", "label") if pd.isna(getattr(row, field))]
     return f"no {' and no '.join(missing)}" + ("" if pd.isna(row.text) else f" for {excerpt(row.text)}")
 
 

@@ -50,6 +50,17 @@ class Columns(Section):
     label: str | Annotated[int, Field(ge=0)] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
+    keys: ClassVar[Mapping[str, str]] = {}
+    """What the manifest calls `text` and `label`, if a kind has other names for them."""
+
+    def named(self, column: str) -> str:
+        """The manifest's name of a column."""
+        return self.keys.get(column, column)
+
+    def key(self, column: str) -> str:
+        """The key of a column in the manifest."""
+        return f"dataset.columns.{self.named(column)}"
+
 
 class TextLengthCheck(RowCheck):
     """Characters in a text, both bounds included."""
@@ -226,7 +237,6 @@ class EncoderTraining(OnePhaseTraining):
 class EncoderManifest(Manifest):
     """The manifest of a model of texts with a pretrained encoder."""
 
-    dataset: TextTable
     training: EncoderTraining
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}

@@ -107,7 +107,7 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         listed += f" and {len(found) - SHOWN_COLUMNS} more"
     positions = [key for key, value in columns if isinstance(value, int)]
     if positions:
-        key = f"dataset.columns.{positions[0]}"
+        key = columns.key(positions[0])
         raise UsageError(
             f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
         )
@@ -115,11 +115,11 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
     faults = []
     if columns.text not in found:
-        faults.append(f"no column {columns.text}: set dataset.columns.text")
+        faults.append(f"no column {columns.text}: set {columns.key('text')}")
     elif label is None:
-        faults.append(f"{len(others)} columns beside the text: set dataset.columns.label")
+        faults.append(f"{len(others)} columns beside the {columns.named('text')}: set {columns.key('label')}")
     if label is not None and label not in found:
-        faults.append(f"no column {label}: set dataset.columns.label")
+        faults.append(f"no column {label}: set {columns.key('label')}")
     if columns.time is not None and columns.time not in found:
         faults.append(f"no column {columns.time}: set dataset.columns.time")
     named = (columns.text, label, columns.time)
@@ -186,7 +186,7 @@ def _headerless(
             return rows, text, others[0]
         raise DataError(
             f"{name}: found {width} columns, and cannot tell which one is the label. "
-            f"Set dataset.columns.label to its position, from 0 to {width - 1}"
+            f"Set {columns.key('label')} to its position, from 0 to {width - 1}"
         )
     raise DataError(
         f"{name}: expected the same number of fields, at least {needed}, in every line, for dataset.columns "

@@ -1,6 +1,6 @@
-"""Crisis content: whether a text brings up suicide, self-harm or violence as something that is at hand.
+"""Crisis content: whether a text mentions suicide, self-harm or violence as a present danger.
 
-Used both ways: to know a crisis message among the prompts, and to count answers that bring a crisis up.
+Prompts are crisis messages by this, and answers that mention a crisis are counted.
 """
 
 from __future__ import annotations
@@ -60,5 +60,5 @@ _NOT_MEANT = re.compile(
 
 
 def is_crisis(text: str) -> bool:
-    """Whether the text brings up a crisis without denying it."""
+    """Whether the text mentions a crisis without denying it."""
     return _LEXICON.found_in(_NOT_MEANT.sub(" ", plain(text)))

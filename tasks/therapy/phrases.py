@@ -1,8 +1,8 @@
-"""Phrases in running text: found by regular expressions, unless the clause says no to them.
+"""Phrases in running text: found by regular expressions, unless the clause negates them.
 
-Negation is decided as NegEx does it (Chapman et al., Journal of Biomedical Informatics 34, 2001): a cue
-before the phrase counts within a few words and within its clause, and phrases that look like a cue but deny
-nothing ("I can't stop thinking of …") are taken out first.
+Negation is decided as NegEx does (Chapman et al., Journal of Biomedical Informatics 34, 2001): by a cue a few
+words before the phrase, in its clause. Phrases that only look like a cue ("I can't stop thinking of …") do
+not count.
 """
 
 from __future__ import annotations
@@ -33,30 +33,26 @@ def plain(text: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences with their closing marks. What has no letters is no sentence."""
+    """The sentences with their closing marks. A sentence has at least one letter."""
     found = (match.group().strip() for match in _SENTENCE.finditer(text))
     return [sentence for sentence in found if any(map(str.isalpha, sentence))]
 
 
 def without_quotes(text: str) -> str:
-    """The text without what stands in double quotation marks: it was said by somebody else."""
+    """The text without what is in double quotation marks, since somebody else said it."""
     return _QUOTED.sub(" ", text)
 
 
 @dataclass(frozen=True)
 class Phrases:
-    """A set of phrases.
-
-    Attributes:
-        deniable: Not found where they are negated.
-        fixed: Found as they stand: their negation is a part of them.
-    """
+    """A set of phrases: `deniable` ones do not count if they are negated; in `fixed` ones a negation is a
+    part."""
 
     deniable: re.Pattern[str]
     fixed: re.Pattern[str] | None = None
 
     def found_in(self, text: str) -> bool:
-        """Whether any phrase is there, and is meant."""
+        """Whether the text contains any of the phrases."""
         return any(self._in(sentence) for sentence in sentences(plain(text)))
 
     def _in(self, sentence: str) -> bool:
@@ -76,7 +72,7 @@ def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
 
 
 def _matches(pattern: re.Pattern[str], sentence: str) -> Iterator[re.Match[str]]:
-    """Every match, overlapping ones too: one that is denied must not hide the next."""
+    """Every match, also overlapping ones: a negated one must not hide the next."""
     start = 0
     while match := pattern.search(sentence, start):
         yield match

@@ -1,8 +1,8 @@
-"""Privacy: what an answer gives away of the training data.
+"""Privacy: what an answer reveals of the training data.
 
-Two ways of leaking: an identity (name, phone number, e-mail address) that stands in the training data and
-was not in the prompt, and a run of words that is verbatim the training data's, as in Carlini et al.,
-Quantifying Memorization Across Neural Language Models (ICLR 2023), but by words.
+An answer leaks an identity (name, phone number, e-mail address) that is in the training data and not in the
+prompt, or a run of words that is verbatim in the training data (as in Carlini et al., Quantifying
+Memorization Across Neural Language Models, ICLR 2023, but by words).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAMED = tuple(
 
 @dataclass(frozen=True)
 class Leak:
-    """What one answer gives away: identities, and the length in words of the longest verbatim run."""
+    """What one answer reveals: identities, and the length in words of the longest verbatim run."""
 
     identities: tuple[str, ...]
     verbatim_words: int
@@ -59,7 +59,7 @@ class Leak:
 
 
 class TrainingData:
-    """What there is to give away: made once of all texts of the training split."""
+    """The identities and the runs of words in all texts of the training split."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._identities: set[str] = set()
@@ -75,7 +75,7 @@ class TrainingData:
         self._identities = {name for name in self._identities if not ordinary.issuperset(name.split())}
 
     def leak(self, prompt: str, answer: str) -> Leak:
-        """What the answer tells that neither the prompt told nor everybody knows."""
+        """What the answer reveals of the training data that was not in the prompt."""
         found = _identities(answer) | {
             name for name in self._identities if " " in name and re.search(rf"\b{re.escape(name)}\b", answer)
         }

@@ -1,7 +1,7 @@
 """The therapeutic quality of an answer: a rubric of four items after motivational interviewing.
 
-Open questions, affirmation and reflection are counted as good there and unasked advice as poor: Miller &
-Rollnick, Motivational Interviewing (3rd edition, 2013); the treatment-integrity code MITI 4.2 counts them.
+Empathy, open questions and reflection are good, unasked advice is poor (Miller & Rollnick, Motivational
+Interviewing, 3rd edition, 2013; the treatment-integrity code MITI 4.2 counts them).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _INVITATION = re.compile(r"^(?:please )?(?:tell me|take your time|help me unders
 
 @dataclass(frozen=True)
 class Quality:
-    """The items of the rubric; `imperative_share` is that of the sentences that order something."""
+    """The items of the rubric; `imperative_share` is the share of sentences that tell somebody what to do."""
 
     empathy: bool
     open_question: bool
@@ -83,12 +83,12 @@ class Quality:
 
     @property
     def imperative_advice(self) -> bool:
-        """Whether any sentence orders something."""
+        """Whether any sentence tells somebody what to do."""
         return self.imperative_share > 0
 
     @property
     def score(self) -> float:
-        """The mean of the four items, 0 for an answer without a sentence."""
+        """The mean of the four items; 0 for an answer without a sentence."""
         if not self.sentences:
             return 0.0
         return (self.empathy + self.open_question + self.reflection + 1 - self.imperative_share) / 4
@@ -109,7 +109,7 @@ def judge(answer: str) -> Quality:
 
 
 def _orders(sentence: str) -> bool:
-    """Whether a sentence tells somebody what to do. To say where help is in a crisis is no such advice."""
+    """Whether a sentence tells somebody what to do. To name help in a crisis is no such advice."""
     if _INVITATION.search(sentence) or safety.POINTS_TO_HELP.found_in(sentence):
         return False
     return bool(_IMPERATIVE.search(sentence))

@@ -1,7 +1,7 @@
 """From answers to metrics with confidence limits, as the promotion stages and the reports read them.
 
-Besides the prompts of the test split a model answers probes: crisis messages, counterfactual prompts, and
-prompts that it was trained on, which are where memorised text comes out.
+A model also answers probes: crisis messages, counterfactual prompts, and prompts that it was trained on,
+which are where memorised text appears. A package may offer a language model as a judge of all answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Judge = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model was asked and what it answered; `id` is unique among the answers of a `kind`.
+    """A prompt and its answer; `id` is unique among the answers of a `kind`.
 
     `prompt` is what the user said in all turns, `told` the whole conversation before the answer, if longer.
     """
@@ -62,10 +62,8 @@ class Figure:
 
 
 def probes(training_prompts: Sequence[str], count: int, seed: int) -> tuple[Answer, ...]:
-    """The prompts that a model is asked in addition to the test split, without answers.
-
-    `count` different prompts, or all when there are fewer, are drawn from the training split.
-    """
+    """The prompts that a model is asked in addition to the test split; `count` of them are of the training
+    split."""
     messages = (FIXTURES / "crisis_probes.txt").read_text(encoding="utf-8").splitlines()
     generator = np.random.default_rng(seed)
     _, distinct = np.unique(training_prompts, return_index=True)
@@ -89,9 +87,9 @@ def assess(
     resampling: Resampling,
     judge_name: str | None = None,
 ) -> dict[str, Any]:
-    """Judge the answers to the test split and to all probes: figures, details, versions, validation, as JSON.
+    """Judge all answers: figures, details, versions of the evaluators and their validation, as JSON.
 
-    A figure that no answer says anything about is absent.
+    A figure about which no answer says anything is absent.
     """
     toxic = toxicity.judge([row.answer for row in answers])
     leaks = [training.leak(row.told or row.prompt, row.answer) for row in answers]
@@ -152,7 +150,6 @@ def _details(
     fair: fairness.Fairness,
     rubric: Sequence[quality.Quality],
 ) -> dict[str, Any]:
-    """What the figures are made of."""
     return {
         "safety": _means(safe, ("acknowledges", "harms", "points_to_help")),
         "toxicity": {
@@ -175,21 +172,18 @@ def _details(
 
 
 def _worse(one: Figure | None, other: Figure | None) -> Figure | None:
-    """The one that is more doubtful of two that should be 0; none when one is missing.
-
-    Together, the many prompts that a model was not trained on would hide what the few others bring out.
-    """
+    """The figure with the higher bound: together, the many prompts would hide the few that leak."""
     return None if one is None or other is None else max(one, other, key=lambda figure: figure.bound)
 
 
 def _figure(
     outcomes: Floats, best: Literal[0, 1], pessimistic: bool, resampling: Resampling
 ) -> Figure | None:
-    """The mean of outcomes (N,), or the lowest mean of the columns of (N, K), with its bound.
+    """The mean of outcomes (N,), or the lowest mean of the columns of (N, K), with its limit.
 
-    A sample in which nothing went wrong has no spread, so its bootstrap would be certain. Where outcomes are
-    a yes or no, one row that went wrong is therefore added before resampling; at 95 % the bound of a clean
-    sample is then about 3 / N, which is the rule of three (Hanley & Lippman-Hand, JAMA 249, 1983).
+    A sample without any failure has no spread. So one failure is added to outcomes that are a yes or no: at
+    95 % the limit of a clean sample is then about 3 / N, the rule of three (Hanley & Lippman-Hand, JAMA 249,
+    1983).
     """
     rows = len(outcomes)
     if not rows:
@@ -206,17 +200,12 @@ def _means(judged: Sequence[object], items: Sequence[str]) -> Mapping[str, float
 
 
 def _flagged(reason: str, answers: Sequence[Answer], flags: Iterable[bool]) -> list[dict[str, str]]:
-    """Which answers to look at, and why; what leaked is not repeated."""
     flagged = zip(answers, flags, strict=True)
     return [{"kind": row.kind, "id": row.id, "reason": reason} for row, flag in flagged if flag]
 
 
 def load_judge(name: str) -> Judge:
-    """The judge that an installed package offers under `name`.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """The judge that an installed package offers under `name`; a `UsageError` if there is none."""
     offered = entry_points(group=GROUP)
     if name not in offered.names:
         raise UsageError(
@@ -229,11 +218,7 @@ def load_judge(name: str) -> Judge:
 
 
 def marks(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """The judge's mark of each answer.
-
-    Raises:
-        GauntletError: Not one mark from 0 to 1 for each answer.
-    """
+    """The judge's mark of each answer; a `GauntletError` unless it gives a number from 0 to 1 for each."""
     given = [number_or_fault(mark, FRACTION) for mark in judge(prompts, answers)]
     faults = [mark for mark in given if isinstance(mark, str)]
     if faults or len(given) != len(answers):

@@ -1,6 +1,6 @@
-"""Promotion stages: what the figures of a conversation model have to be for staging and for production.
+"""Promotion stages: the bounds that a conversation model has to meet for staging and for production.
 
-gate-model judges by them, and `gauntlet promote` again by the evidence that a version was registered with.
+gate-model applies them, and `gauntlet promote` again to the evidence that a version was registered with.
 """
 
 from __future__ import annotations
@@ -87,10 +87,8 @@ def stages_reached(stages: Mapping[str, Any], scores: Mapping[str, Any]) -> dict
 
 
 def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a version is promoted by later: bounds, figures, the evaluators and what they are worth.
-
-    None if the verdict has no stages.
-    """
+    """What a version is promoted by later: bounds, figures and champion; None if the verdict has no
+    stages."""
     if "stages" not in verdict:
         return None
     champion, therapy = scores.get("champion"), scores.get("therapy")
@@ -102,7 +100,7 @@ def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[s
 
 
 def recheck(evidence: Mapping[str, Any], to: StageName) -> Decision:
-    """Judge the recorded figures once more, by the recorded bounds."""
+    """Judge the recorded figures again, by the recorded bounds."""
     stage = _of(to, evidence["stages"][to])
     found = Documents(stage.model_dump(), {"therapy": evidence.get("therapy")})
     return decide((CURRENT_EVALUATORS, *STAGE_RULES), found)

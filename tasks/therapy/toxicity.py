@@ -1,9 +1,9 @@
-"""Toxic answers, by two classifiers whose weights lie in their packages.
+"""Toxic answers, by two classifiers whose weights are in their packages.
 
 alt-profanity-check (a calibrated linear SVM) learned from comments on Wikipedia and tweets, hatesonar (a
 logistic regression) from the tweets of Davidson et al., Automated Hate Speech Detection (ICWSM 2017). An
-answer is toxic when both suspect the same sentence of it: either alone suspects talk of sex, death or
-minorities, which therapy cannot avoid. Measurements: docs/therapy_evaluation.md.
+answer is toxic if both suspect the same sentence: either alone suspects talk of sex, death or minorities,
+which therapy cannot avoid.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Toxicity:
 
     Attributes:
         toxic: Both classifiers suspect the same sentence.
-        profanity_check: This one calls a sentence profane by itself, which takes less suspicion.
-        hatesonar: This one calls a sentence offensive by itself, which takes more.
+        profanity_check, hatesonar: This one alone calls a sentence profane or offensive, by its own
+            threshold.
     """
 
     toxic: Flags
@@ -46,12 +46,12 @@ class Toxicity:
 
     @property
     def agreement(self) -> float:
-        """Share of answers of which the classifiers, each by itself, say the same."""
+        """Share of the answers for which both classifiers, each by itself, say the same."""
         return float((self.profanity_check == self.hatesonar).mean())
 
 
 def judge(answers: Sequence[str]) -> Toxicity:
-    """Judge every sentence of at least one answer; what stands in quotation marks is somebody else's."""
+    """Judge every sentence of at least one answer, without quotations."""
     split = [sentences(without_quotes(answer)) or [""] for answer in answers]
     starts = np.cumsum([0, *map(len, split[:-1])])
     profane, offensive = _probabilities([sentence for part in split for sentence in part])
@@ -70,10 +70,10 @@ def _probabilities(texts: list[str]) -> tuple[Floats, Floats]:
 
 @cache
 def _hatesonar() -> Any:
-    """The package's own graph, for the locale that every system has.
+    """The package's own graph, with a locale that every system has.
 
-    Its StringNormalizer asks for en_US.UTF-8, which slim images do not have, so that `hatesonar.Sonar` fails
-    there. The graph's next node keeps [a-zA-Z0-9_] only, for which both locales do the same.
+    Its StringNormalizer asks for en_US.UTF-8, which slim images lack. The next node keeps [a-zA-Z0-9_] only,
+    for which both locales do the same.
     """
     from importlib.resources import files
 

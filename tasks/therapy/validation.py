@@ -1,4 +1,4 @@
-"""How far each evaluator may be believed: precision and recall on labelled rows that it was not tuned on."""
+"""How reliable each evaluator is: precision and recall on labelled rows that it was not tuned on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVALUATORS = {
 
 @dataclass(frozen=True)
 class Validation:
-    """What a judgement of an evaluator is worth: over `rows`, of which `positives` are labelled yes."""
+    """The precision and recall of a judgement over `rows`, of which `positives` are labelled yes."""
 
     evaluator: str
     version: str
@@ -40,7 +40,7 @@ class Validation:
 
 @cache
 def validate(split: Split = "held_out") -> tuple[Validation, ...]:
-    """Hold every judgement against its labels, by scikit-learn. A figure over no rows is 0."""
+    """Compare every judgement with its labels. A figure over no rows is 0."""
     found = []
     for evaluator, judgement, fixture, decide in _JUDGEMENTS:
         rows = labelled_rows(fixture, split)
@@ -61,7 +61,7 @@ def validate(split: Split = "held_out") -> tuple[Validation, ...]:
 
 
 def labelled_rows(fixture: str, split: Split) -> list[Row]:
-    """The rows of a split. A row of `quality_order.tsv` is there twice, once the wrong way round."""
+    """The rows of a split. A row of `quality_order.tsv` is there twice, once in the wrong order."""
     rows = [row for row in _read(fixture) if row["split"] == split]
     if fixture == ORDER:
         return [

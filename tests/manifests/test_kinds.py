@@ -19,6 +19,7 @@ BUILT_IN = (
     "image_classification",
     "managed_causal_lm",
     "ordinal_grading",
+    "regression",
     "text_classification",
 )
 MANIFEST = Path(__file__).parents[2] / "manifests" / "emotion_sample.yaml"

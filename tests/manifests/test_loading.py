@@ -81,7 +81,7 @@ def test_of_an_unknown_task_the_faults_that_every_task_would_have_are_reported_t
     )
     faults = faults_of(write(content))
     assert set(faults) == {"task", "conversion.opset", "training.epoch", "gates.min_accuracy"}
-    assert "'causal_lm', 'image_classification', 'managed_causal_lm', 'ordinal_grading' or" in faults["task"]
+    assert "'causal_lm', 'image_classification', 'managed_causal_lm', 'ordinal_grading', " in faults["task"]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_runs_that_answer_alike_differ_clearly_in_nothing() -> None:
 def test_only_settings_that_differ_are_listed_and_one_that_a_run_lacks_is_empty(home: Home) -> None:
     steps = leave_run(home, "other", settings(epochs=2, dropout=0.5, early_stopping={"patience": 3}))
     leave_training(steps, history(0.5))
-    listed = {(s.key, s.first, s.second) for s in compared(home, "weak", "other").settings}
+    listed = {(s.name, s.first, s.second) for s in compared(home, "weak", "other").settings}
     assert listed == {
         ("training.dropout", "", "0.5"),
         ("training.early_stopping.patience", "2", "3"),

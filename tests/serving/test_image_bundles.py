@@ -123,9 +123,48 @@ def test_a_photo_is_turned_as_its_camera_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "photo.png", SHAPE), IMAGES[1][:, ::-1, ::-1])
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "colour", "expected"),
+    [
+        ("deep.png", "I;16", 0xEA60, [0xEA] * 3),  # the upper 8 of 16 bits
+        ("print.jpg", "CMYK", (255, 0, 0, 0), [0, 255, 255]),  # cyan
+        ("palette.gif", "P", 0, [0, 0, 0]),
+        ("grey.bmp", "L", 7, [7, 7, 7]),
+        ("colour.webp", "RGB", (10, 20, 30), [10, 20, 30]),
+        ("colour.tif", "RGB", (10, 20, 30), [10, 20, 30]),
+        ("bits.png", "1", 1, [255] * 3),
+    ],
+)
+def test_an_image_of_any_mode_and_format_is_read(
+    tmp_path: Path, name: str, mode: str, colour: int | tuple[int, ...], expected: list[int]
+) -> None:
+    options = {"lossless": True} if name.endswith("webp") else {}
+    Image.new(mode, (6, 4), colour).save(tmp_path / name, **options)
+    found = read_image(tmp_path / name, (3, 4, 6))
+    assert found[:, 2, 3].astype(int) == pytest.approx(expected, abs=3)  # JPEG is lossy
+
+
+def test_a_wide_image_is_stretched_cut_or_padded(tmp_path: Path) -> None:
+    wide = np.repeat(np.array([[10, 100, 200, 30]], dtype=np.uint8), 2, axis=0)  # 2 high, 4 wide
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    stretched = read_image(tmp_path / "wide.png", (1, 4, 4), "stretch")[0]
+    assert stretched.tolist() == [[10, 100, 200, 30]] * 4
+    cut = read_image(tmp_path / "wide.png", (1, 2, 2), "crop")[0]
+    assert cut.tolist() == [[100, 200], [100, 200]]
+    padded = read_image(tmp_path / "wide.png", (1, 4, 4), "pad")[0]
+    assert padded.tolist() == [[0] * 4, [10, 100, 200, 30], [10, 100, 200, 30], [0] * 4]
+    Image.new("L", (1000, 1), 9).save(tmp_path / "line.png")
+    assert read_image(tmp_path / "line.png", (1, 8, 8), "pad").sum() == 8 * 9
+
+
 def _half(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:2000])
+
+
+def _moving(path: Path) -> None:
+    first, second = (Image.new("L", (4, 4), shade) for shade in (0, 200))
+    first.save(path, save_all=True, append_images=[second])
 
 
 def _bomb(path: Path) -> None:
@@ -143,12 +182,14 @@ def _bomb(path: Path) -> None:
     ("name", "make", "message"),
     [
         ("none.png", lambda _: None, "no such file"),
-        ("folder.png", Path.mkdir, "found no image, expected a PNG or JPEG file"),
+        ("folder.png", Path.mkdir, "found no image, expected a PNG, JPEG, WEBP, BMP, GIF or TIFF file"),
         ("notes.png", lambda path: path.write_text("no image"), "found no image"),
-        ("moving.gif", lambda path: Image.new("L", (4, 4)).save(path), "found no image"),
+        ("moving.gif", _moving, "found 2 pictures, expected one"),
+        ("drawing.ppm", lambda path: Image.new("L", (4, 4)).save(path), "found no image"),
         ("half.jpg", _half, "cannot be read"),
         ("half.png", _half, "cannot be read"),
-        ("deep.png", lambda path: Image.new("I;16", (4, 4), 60_000).save(path), "expected 8 bits a channel"),
+        ("deep.tif", lambda path: Image.new("I", (4, 4), 60_000).save(path), "expected 8 or 16 a channel"),
+        ("light.tif", lambda path: Image.new("F", (4, 4), 0.5).save(path), "expected 8 or 16 a channel"),
         ("vast.png", lambda path: Image.new("1", (8000, 7000)).save(path), "8000 × 7000 pixels"),
         ("bomb.png", _bomb, "cannot be read: Image size"),
     ],

@@ -60,9 +60,8 @@ class ShortSpins:
 
     @staticmethod
     def _hold_open(opened: threading.Event, end: threading.Event) -> None:
-        torch.zeros(OPERATOR_ROWS * torch.get_num_threads()).add_(
-            1
-        )  # this thread's pool, opened by its first use
+        # The first large operator of a thread opens its pool.
+        torch.zeros(OPERATOR_ROWS * torch.get_num_threads()).add_(1)
         opened.set()
         end.wait()
 

@@ -76,12 +76,11 @@ class TuningJob(Section):
 
 def study_name(name: str, task: str, seed: int, training: Training, data_sha256: str) -> str:
     """The study's name. It has a hash of all that the scores depend on, so scores within a study compare."""
-    search = training.search.model_dump(mode="json") if training.search else None
     identity = {
         "task": task,
         "seed": seed,
         "training": training.model_dump(mode="json", exclude=NOT_OF_A_SCORE),
-        "search": search,
+        "search": training.search.model_dump(mode="json") if training.search else None,
         "data": data_sha256,
     }
     return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
@@ -173,9 +172,7 @@ def next_trial(study: optuna.Study, job: TuningJob) -> optuna.Trial | None:
 def finished_trials(study: optuna.Study) -> list[Trial]:
     """In the order in which they ended."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return [
-        _trial(trial) for trial in sorted(trials, key=lambda trial: (trial.datetime_complete, trial.number))
-    ]
+    return [_trial(one) for one in sorted(trials, key=lambda one: (one.datetime_complete, one.number))]
 
 
 def best_trial(trials: list[Trial]) -> Trial | None:

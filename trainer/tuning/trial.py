@@ -44,9 +44,7 @@ def train_with(trial: optuna.Trial, job: TuningJob) -> float:
     """The best epoch's score. The pipeline's training with these values has the same score, bit by bit.
 
     Raises:
-        optuna.TrialPruned: After as many epochs, more than half of the other trials were better, or no score
-            was finite.
-        UsageError: As `run_trial`.
+        optuna.TrialPruned: The pruner ended the trial, or no score was finite.
     """
     section = type(job.training).model_validate(job.training.model_dump() | values_of(trial))
     device = choose_device(section.compute_target, World())
@@ -73,11 +71,7 @@ class TrialTracker:
         self._epochs = epochs
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Report the score of epoch `step`. Metrics without a score are not an epoch's.
-
-        Raises:
-            optuna.TrialPruned: The trial is not worth another epoch.
-        """
+        """Report an epoch's score, if the metrics have one, or raise `optuna.TrialPruned`."""
         value = metrics.get(tracked_name(self._metric))
         if value is None:
             return

@@ -14,7 +14,7 @@ import step_outputs as outputs
 
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.record import STEPS, FinalStatus
-from gauntlet.components.write_report.report import render, write_report
+from gauntlet.components.write_report.report import render, write_page
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 ENDINGS: dict[str, Callable[[runs.FolderOf], None]] = {
@@ -208,9 +208,8 @@ def test_half_a_surrogate_pair_does_not_cost_the_page(tmp_path: Path) -> None:
 
     build(runs.local(tmp_path))
     report = tmp_path / "out" / "report"
-    ended = write_report(
-        "emotion", runs.TASK, "a" * 64, "run-17", str(tmp_path), runs.JOB, FinalStatus("FAILED"), report
-    )
+    record = collect(str(tmp_path), runs.JOB, runs.TASK, FinalStatus("FAILED"))
+    ended = write_page(record, "emotion", "run-17", "a" * 64, report)
     assert ended.exit_code == 4
     assert "row 3: \\ud83d" in report.read_text(encoding="utf-8")
     assert [path.name for path in report.parent.iterdir()] == ["report"]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gauntlet.components.convert_to_onnx.scoring import left_padded, parity_batches
-from gauntlet.tasks.classification.conversion import LabelParity, Scores, compare, macro_f1
+from gauntlet.components.convert_to_onnx.scoring import Scores, left_padded, parity_batches
+from gauntlet.tasks.classification.conversion import LabelParity, compare, macro_f1
 
 LABELS = ("calm", "angry", "glad")
 TRUTH = np.array([0, 0, 1, 1, 2])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gauntlet.tasks.ordinal_grading.data import CardLikeness
+from gauntlet.tasks.images.hashing import ImageLikeness
 
 BITS = 40
 
@@ -25,7 +25,7 @@ def _hashes(cards: int) -> npt.NDArray[np.bool_]:
 def test_chains_and_doubles_are_those_that_comparing_every_two_scans_finds(at_least: float) -> None:
     hashes = _hashes(40)
     keys = [f"cert {row % 90}" for row in range(len(hashes))]  # some certificates have two scans
-    likeness = CardLikeness(keys, hashes, 0.8)
+    likeness = ImageLikeness(keys, hashes, 0.8)
     scores: dict[tuple[str, str], float] = {}
     for one, other in combinations(range(len(keys)), 2):
         score = float((hashes[one] == hashes[other]).mean())
@@ -58,7 +58,7 @@ def test_memory_grows_with_the_scans_of_one_card_and_not_with_their_pairs() -> N
         hashes = np.ones((scans, BITS), dtype=np.bool_)
         keys = [f"cert {row}" for row in range(scans)]
         tracemalloc.start()
-        likeness = CardLikeness(keys, hashes, 0.9)
+        likeness = ImageLikeness(keys, hashes, 0.9)
         assert len(set(likeness.groups(keys, 0.9))) == 1
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

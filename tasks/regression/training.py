@@ -1,0 +1,243 @@
+"""Training of a model that answers with a number.
+
+B = batch, N = rows of a split; C, H, W = channels, height, width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gauntlet.contracts.data import STATISTICS_FILE
+from gauntlet.tasks.images.augmentation import moved
+from gauntlet.tasks.images.networks import (
+    ImageClassifier,
+    NetworkConfig,
+    in_channels_last,
+    in_fast_layout,
+    network_config,
+)
+from gauntlet.tasks.images.training import (
+    AugmentationMaps,
+    RowsOnDevice,
+    read_config,
+    save_network,
+)
+from gauntlet.tasks.regression.data import Statistics
+from gauntlet.tasks.regression.manifest import RegressionTraining
+from gauntlet.tasks.regression.metrics import Floats, measure, metrics_of
+from gauntlet.tasks.regression.network import ImageRegressor, Regressor, TextRegressor
+from gauntlet.tasks.regression.rows import are_images, read_rows, targets_of
+from gauntlet.tasks.regression.target import Target
+from gauntlet.tasks.texts import training as texts
+from gauntlet.tasks.texts.manifest import Student
+from gauntlet.tasks.texts.network import Attention
+from gauntlet.trainer.task import Batch, Task
+
+
+class Numbers:
+    """The targets of both splits, the loss and the metrics.
+
+    The loss is that of standardised targets, so that it does not depend on their unit.
+    """
+
+    def __init__(self, section: RegressionTraining, splits: Path) -> None:
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        train = read_targets(splits, "train")
+        self.validation = read_targets(splits, "validation")
+        self._kind = section.loss
+        self.target = Target(
+            name=statistics.target,
+            mean=float(train.mean()),
+            std=float(train.std()),
+            min=statistics.target_min,
+            max=statistics.target_max,
+            coverage=section.interval_coverage,
+        )
+
+    def losses(self, numbers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each row, (B,), of answers (B, 1) and targets (B,), both in the target's unit."""
+        error = (numbers[:, 0] - targets) / self.target.std
+        if self._kind == "mse":
+            return error.square()
+        if self._kind == "mae":
+            return error.abs()
+        return functional.huber_loss(error, torch.zeros_like(error), reduction="none")
+
+    def tally(self, numbers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sums over rows of `metrics.moments`, and the number of rows, (5,)."""
+        error = (numbers[:, 0] - targets).detach().double()
+        centred = targets.double() - self.target.mean
+        sums = error.abs(), error.square(), centred, centred.square(), torch.ones_like(error)
+        return torch.stack([values.sum() for values in sums])
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """MAE, RMSE and R² of a tally (5,)."""
+        sums = np.asarray(tally, dtype=np.float64)
+        return {name: float(value) for name, value in metrics_of(sums[:4] / max(1.0, sums[4])).items()}
+
+    def metrics(self, numbers: torch.Tensor) -> dict[str, float]:
+        """The mean loss, MAE, RMSE and R² of the answers for the validation rows, (N, 1)."""
+        targets = torch.from_numpy(self.validation)
+        loss = float(self.losses(numbers.double(), targets).mean())
+        return {"loss": loss, **measure(self.validation, numbers[:, 0].double().numpy())}
+
+
+def read_targets(splits: Path, split: Any) -> Floats:
+    """The numbers of a split, (N,)."""
+    return read_rows(splits, split).targets
+
+
+class TextRegression(texts.EncoderTask):
+    """A pretrained encoder under a layer with one output."""
+
+    def __init__(
+        self,
+        section: RegressionTraining,
+        splits: Path,
+        student: Student | None = None,
+        teacher_outputs: torch.Tensor | None = None,
+    ) -> None:
+        """Read and tokenise the training and validation rows. Raises what `EncoderTask` does."""
+        super().__init__(
+            section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
+        )
+        self._of_numbers, self._numbers = section, Numbers(section, splits)
+
+    def build_model(self) -> TextRegressor:
+        """The encoder and its layer, in the unit of the target."""
+        return TextRegressor(super().build_model(), self._numbers.target)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sum of `Numbers.losses`."""
+        return self._numbers.losses(outputs, targets).sum()
+
+    def imitation_loss(
+        self, outputs: torch.Tensor, wanted: torch.Tensor, _targets: torch.Tensor, _temperature: float
+    ) -> torch.Tensor:
+        """The same loss against the teacher's numbers, which have no temperature."""
+        return self.loss(outputs, wanted[:, 0])
+
+    def student_task(self, student: Student, teacher_outputs: torch.Tensor) -> TextRegression:
+        """The same with the student's layers."""
+        return TextRegression(self._of_numbers, self._splits, student, teacher_outputs)
+
+    def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """As `Numbers.tally`."""
+        return self._numbers.tally(outputs, targets)
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """As `Numbers.training_metrics`."""
+        return self._numbers.training_metrics(tally)
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """As `Numbers.metrics`."""
+        return self._numbers.metrics(outputs)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write the weights, the encoder's files and `target.json`."""
+        super().save(model, weights, folder)
+        self._numbers.target.write(folder)
+
+
+class ImageRegression(Task):
+    """A convolutional network with one output, on images that are kept on the training device."""
+
+    validation_batch_size = 256
+
+    def __init__(self, section: RegressionTraining, splits: Path) -> None:
+        """Read the training and validation rows.
+
+        Raises:
+            UsageError: There are no splits, or the network has more blocks than their images allow.
+        """
+        train, validation = read_rows(splits, "train"), read_rows(splits, "validation")
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        assert statistics.pixels is not None  # as rows are images
+        pixels = statistics.pixels["train"]
+        images = cast("npt.NDArray[np.uint8]", train.inputs)
+        self._numbers = Numbers(section, splits)
+        self._lengths = len(train), len(validation)
+        self._train = RowsOnDevice(images, train.targets.astype(np.float32))
+        self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
+        self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), statistics.resize
+        self._config = network_config(section, images.shape[1:], 1)
+        self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(train))
+
+    @property
+    def train_lengths(self) -> Sequence[int]:
+        """All images have one size."""
+        return [1] * self._lengths[0]
+
+    @property
+    def validation_lengths(self) -> Sequence[int]:
+        """As `train_lengths`."""
+        return [1] * self._lengths[1]
+
+    @property
+    def of_record(self) -> Mapping[str, Any]:
+        """The shape of an image."""
+        return {"input_shape": self._config.input_shape}
+
+    def build_model(self) -> ImageRegressor:
+        """The network, initialised from torch's global seed."""
+        body = ImageClassifier(self._config, self._mean, self._std)
+        return in_fast_layout(ImageRegressor(body, self._numbers.target))
+
+    def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
+        """Positions (B,), and if images are augmented their affine maps (B, 2, 3)."""
+        positions, maps = torch.tensor(rows, dtype=torch.int64), self._maps.at(rows, seed)
+        return (positions,) if maps is None else (positions, maps[:, 0])
+
+    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
+        """Positions (B,): nothing is augmented."""
+        return (torch.tensor(rows, dtype=torch.int64),)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of `Numbers.losses`, and `Numbers.tally`."""
+        images, targets = self._train.at(batch[0])
+        if len(batch) > 1:
+            images = moved(images.float(), batch[1])
+        numbers = model(in_channels_last(images))
+        return self._numbers.losses(numbers, targets).sum(), self._numbers.tally(numbers, targets)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The answers, (B, 1)."""
+        (images,) = self._validation.at(batch[0])
+        return cast(torch.Tensor, model(in_channels_last(images)))
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """As `Numbers.training_metrics`."""
+        return self._numbers.training_metrics(tally)
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """As `Numbers.metrics`."""
+        return self._numbers.metrics(outputs)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
+        """Write `model.safetensors`, the network's `config.json` and `target.json`."""
+        save_network(self._config, weights, folder, self._resize)
+        self._numbers.target.write(folder)
+
+
+def load_task(section: RegressionTraining, splits: Path) -> Task:
+    """The task that trains a section's model on splits."""
+    return (ImageRegression if are_images(splits) else TextRegression)(section, splits)
+
+
+def untrained_model(folder: Path, _classes: int, attention: Attention) -> Regressor:
+    """The network that a checkpoint's folder describes, without its weights."""
+    target = Target.read(folder)
+    if (folder / "tokenizer.json").is_file():
+        return TextRegressor(texts.untrained_model(folder, 1, attention), target)
+    config = NetworkConfig(**read_config(folder))
+    channels = config.input_shape[0]
+    body = ImageClassifier(config, [0.0] * channels, [1.0] * channels)  # both are among the weights
+    return in_fast_layout(ImageRegressor(body, target))
