@@ -33,6 +33,9 @@ MODEL_KEYS = (
     ("dataset", "tokenizer"),
 )
 PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
+CODE_KEYS = (("training", "network"), ("training", "loss"), ("training", "backbone", "name"))
+"""Keys that may name code of the user's own, `module:name`; a kind may have names of its own for them too."""
+
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
 
@@ -143,6 +146,18 @@ def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
     dataset = content.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("roots"), list):
         dataset["roots"] = _resolve_roots(dataset["roots"], folder)
+
+
+def texts_at(content: Mapping[str, Any], keys: Iterable[tuple[str, ...]] = PATH_KEYS) -> dict[str, str]:
+    """The texts that a manifest as plain types, or a part of it, has at some keys, by the key with dots."""
+    found = {}
+    for path in sorted(keys):
+        value: Any = content
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            found[".".join(path)] = value
+    return found
 
 
 def _resolve_roots(roots: list[Any], folder: Path) -> list[Any]:
