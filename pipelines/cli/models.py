@@ -78,7 +78,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="ROW",
-            help="What to score: texts, or image files (PNG, JPEG); for cards, front and back in turn. "
+            help="What to score: texts, or image files; for cards, front and back in turn. "
             "`-` reads one per line from stdin.",
         ),
     ],
