@@ -210,6 +210,12 @@ class Training(CommonTraining):
         return self.network.rpartition(":")[2] if self.network else self.architecture
 
     @property
+    def own_code(self) -> dict[str, str]:
+        """The user's own network and loss, `module:name`, by key. A kind may have losses with other names."""
+        named = {"network": self.network, "loss": self.loss}
+        return {key: path for key, path in named.items() if path and ":" in path}
+
+    @property
     def plan(self) -> tuple[tuple[int, float], ...]:
         """Epochs and peak learning rate of each phase, in order."""
         raise NotImplementedError
@@ -253,13 +259,14 @@ class Training(CommonTraining):
 
     @model_validator(mode="after")
     def _own_code_fits(self) -> Self:
-        for key, takes in (("network", self.takes_network), ("loss", self.takes_loss)):
-            path, arguments = getattr(self, key), getattr(self, f"{key}_args")
-            if path is not None and not takes:
+        takes = {"network": self.takes_network, "loss": self.takes_loss}
+        for key, is_taken in takes.items():
+            path = self.own_code.get(key)
+            if path is not None and not is_taken:
                 raise ValueError(f"{key} {path}: this task kind takes no {key} of your own: leave it out")
-            if path is None and arguments is not None:
+            if path is None and getattr(self, f"{key}_args") is not None:
                 raise ValueError(f"{key}_args without {key}: name the {key}, or leave both out")
-        if self.loss is not None and self.label_smoothing:
+        if "loss" in self.own_code and self.label_smoothing:
             raise ValueError(f"label_smoothing is of the loss that {self.loss} replaces: leave it out")
         return self
 

@@ -92,17 +92,18 @@ def own_loss(section: Training, known: Mapping[str, Any]) -> OwnLoss | None:
     Raises:
         UsageError: It cannot be imported or made, or has parameters, which nothing would train.
     """
-    if section.loss is None:
+    path = section.own_code.get("loss")
+    if path is None:
         return None
-    made = _made(section.loss, LOSS, section.loss_args or {}, known, {})
+    made = _made(path, LOSS, section.loss_args or {}, known, {})
     if not callable(made):
-        raise UsageError(f"{LOSS}: {section.loss} made a {type(made).__name__}, which cannot be called.")
+        raise UsageError(f"{LOSS}: {path} made a {type(made).__name__}, which cannot be called.")
     if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
         raise UsageError(
-            f"{LOSS}: {section.loss} has parameters, which nothing trains. Register them as buffers, or make "
+            f"{LOSS}: {path} has parameters, which nothing trains. Register them as buffers, or make "
             "them part of the network."
         )
-    return OwnLoss(section.loss, made)
+    return OwnLoss(path, made)
 
 
 def record_of(section: Training, task: Task) -> dict[str, Any]:
@@ -166,14 +167,14 @@ def require_usable(task: Task, name: str, model: nn.Module, section: Training) -
         UsageError: The network returns something other than the kind expects, or NaN, is not deterministic,
             has nothing to train or cannot be exported; or the loss returns something else or NaN.
     """
-    if section.network is None and section.loss is None:
+    if not section.own_code:
         return
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[]):  # training begins with the same state with and without the check
-        if section.network is not None:
+        if "network" in section.own_code:
             _require_usable_network(task, name, model, section)
-        if section.loss is not None:
+        if "loss" in section.own_code:
             _require_usable_loss(task, model, section)
     model.train(was_training)
 

@@ -337,7 +337,6 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
     free = {"resources", "resume", "compute_target", "prefetch_batches", "precision", "tracking"}
     free.add("student")  # trained afterwards
     settings = run.section.model_dump(mode="json", exclude=free)
-    own_code = (run.section.network, run.section.loss)
     return flatten({"training": settings}) | {
         "task": run.task,
         "seed": str(run.seed),
@@ -345,7 +344,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
         "the device": device.type,
         "the number format": choose_format(run.section, device),
         "the number of ranks": str(world.size),
-        **{f"the code of {path}": code_sha256(path) for path in own_code if path},
+        **{f"the code of {path}": code_sha256(path) for path in run.section.own_code.values()},
     }
 
 

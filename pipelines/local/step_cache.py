@@ -270,7 +270,7 @@ def _models(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _own_code(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The code of the user's own network and loss; nothing where the section `training` names none."""
     training = parameters.get("training", {})
-    named = [training[key] for key in ("network", "loss") if key in training]
+    named = [training[key] for key in ("network", "loss") if ":" in training.get(key, "")]
     return {"own_code": [code_sha256(path) for path in named]} if named else {}
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import RowCheck, Severity, TableDataset
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
+from gauntlet.manifests.own_code import CodePath
 from gauntlet.manifests.search import Dimension
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping
@@ -195,7 +196,8 @@ class RegressionTraining(texts.EncoderTraining):
 
     It learns targets that are standardised by the mean and the standard deviation of the training split; both
     are part of the model, so that it answers in the unit of the target. `loss` is that of standardised
-    targets; `huber` is quadratic up to an error of one standard deviation and linear above. With
+    targets; `huber` is quadratic up to an error of one standard deviation and linear above, and `module:name`
+    is one of the user's own. With
     `interval_coverage` each answer has an interval that holds this share of the true numbers.
 
     Texts are read by a pretrained encoder (`arch: encoder`), images by a convolutional network that begins
@@ -203,7 +205,7 @@ class RegressionTraining(texts.EncoderTraining):
     `image_classification`.
     """
 
-    loss: Literal["mse", "mae", "huber"] = "huber"
+    loss: Literal["mse", "mae", "huber"] | CodePath = "huber"
     interval_coverage: float | None = Field(0.9, ge=0.5, lt=1)
     arch: Literal["encoder", "plain_cnn", "resnet"] = "encoder"
     filters: tuple[Width, ...] = Field((32, 64, 128), min_length=1)
@@ -215,6 +217,7 @@ class RegressionTraining(texts.EncoderTraining):
     search: RegressionSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length or training.filters"
+    takes_loss: ClassVar[bool] = True
 
     @property
     def architecture(self) -> str:

@@ -6,6 +6,7 @@ B = batch, N = rows of a split; C, H, W = channels, height, width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.networks import (
     ImageClassifier,
     NetworkConfig,
+    NormalisedImages,
     in_channels_last,
     in_fast_layout,
     network_config,
@@ -39,6 +41,8 @@ from gauntlet.tasks.regression.target import Target
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 from gauntlet.tasks.texts.network import Attention
+from gauntlet.trainer.own_network import own_loss, own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.task import Batch, Task
 
 
@@ -53,6 +57,7 @@ class Numbers:
         train = read_targets(splits, "train")
         self.validation = read_targets(splits, "validation")
         self._kind = section.loss
+        self._own_loss = own_loss(section, {"outputs": 1})
         self.target = Target(
             name=statistics.target,
             mean=float(train.mean()),
@@ -64,6 +69,9 @@ class Numbers:
 
     def losses(self, numbers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of each row, (B,), of answers (B, 1) and targets (B,), both in the target's unit."""
+        if self._own_loss is not None:
+            mean, std = self.target.mean, self.target.std
+            return self._own_loss((numbers[:, 0] - mean) / std, (targets - mean) / std)
         error = (numbers[:, 0] - targets) / self.target.std
         if self._kind == "mse":
             return error.square()
@@ -163,7 +171,7 @@ class ImageRegression(Task):
         assert statistics.pixels is not None  # as rows are images
         pixels = statistics.pixels["train"]
         images = cast("npt.NDArray[np.uint8]", train.inputs)
-        self._numbers = Numbers(section, splits)
+        self._section, self._numbers = section, Numbers(section, splits)
         self._lengths = len(train), len(validation)
         self._train = RowsOnDevice(images, train.targets.astype(np.float32))
         self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
@@ -186,8 +194,22 @@ class ImageRegression(Task):
         """The shape of an image."""
         return {"input_shape": self._config.input_shape}
 
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """One output, and the sizes in the network's configuration."""
+        sizes = asdict(self._config)
+        return {"outputs": sizes.pop("classes"), **sizes}
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """A standardised number."""
+        return ((1,),)
+
     def build_model(self) -> ImageRegressor:
         """The network, initialised from torch's global seed."""
+        own = own_network(self._section, self.own_arguments)
+        if own is not None:
+            return ImageRegressor(NormalisedImages(own, self._mean, self._std), self._numbers.target)
         body = ImageClassifier(self._config, self._mean, self._std)
         return in_fast_layout(ImageRegressor(body, self._numbers.target))
 
@@ -239,5 +261,9 @@ def untrained_model(folder: Path, _classes: int, attention: Attention) -> Regres
         return TextRegressor(texts.untrained_model(folder, 1, attention), target)
     config = NetworkConfig(**read_config(folder))
     channels = config.input_shape[0]
-    body = ImageClassifier(config, [0.0] * channels, [1.0] * channels)  # both are among the weights
+    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
+    own = own_network(read_record(folder))
+    if own is not None:
+        return ImageRegressor(NormalisedImages(own, mean, std), target)
+    body = ImageClassifier(config, mean, std)
     return in_fast_layout(ImageRegressor(body, target))
