@@ -56,13 +56,14 @@ def require_own_code(manifest: Manifest, path: Path) -> None:
     Its package is installed, or its module lies beside the manifest, at `path`.
     """
     training, faults = manifest.training, []
-    own = training.own_code if isinstance(training, Training) else {}
-    for key, code in own.items():
+    own = (training.network, training.own_loss) if isinstance(training, Training) else ()
+    for key, code in zip(("training.network", "training.loss"), own, strict=False):
         try:
-            resolve(code, f"training.{key}", path.resolve().parent)
+            if code is not None:
+                resolve(code, key, path.resolve().parent)
         except UsageError as error:
-            words = str(error).removeprefix(f"training.{key}: ")
-            faults.append(Fault(str(path), f"training.{key}", code, "code that can be imported", words))
+            words = str(error).removeprefix(f"{key}: ")
+            faults.append(Fault(str(path), key, code or "", "code that can be imported", words))
     if faults:
         raise ManifestError(faults)
 

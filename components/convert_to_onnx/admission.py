@@ -164,13 +164,11 @@ def ship(
     write: Callable[[CandidateResult, Comparison], object],
     note: Callable[[Comparison, CandidateResult | None], None],
 ) -> CandidateResult:
-    """Write the bundle of the best candidate that passes `gauntlet bundle verify`.
+    """Write the bundle of the best candidate that passes `gauntlet bundle verify`; a `GauntletError` if none
+    does.
 
     `write` writes the bundle of a candidate. `note` writes the table of candidates with the chosen one or
     None.
-
-    Raises:
-        GauntletError: No candidate is within the bounds and passes.
     """
     while True:
         try:

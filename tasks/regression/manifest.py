@@ -13,6 +13,7 @@ from gauntlet.manifests.own_code import CodePath
 from gauntlet.manifests.search import Dimension
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.manifest import Augmentation, Size, Width
 from gauntlet.tasks.texts import manifest as texts
 
@@ -146,7 +147,7 @@ class RegressionDataset(TableDataset):
     target: Target = Target()
     shape: tuple[Size, Size] | None = None
     channels: Literal[1, 3] = 3
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    resize: Resize = "stretch"
     tokenizer: str | None = None
     max_tokens: int | None = None
     checks: RegressionChecks = RegressionChecks()
@@ -196,8 +197,7 @@ class RegressionTraining(texts.EncoderTraining):
 
     It learns targets that are standardised by the mean and the standard deviation of the training split; both
     are part of the model, so that it answers in the unit of the target. `loss` is that of standardised
-    targets; `huber` is quadratic up to an error of one standard deviation and linear above, and `module:name`
-    is one of the user's own. With
+    targets; `huber` is quadratic up to an error of one standard deviation and linear above. With
     `interval_coverage` each answer has an interval that holds this share of the true numbers.
 
     Texts are read by a pretrained encoder (`arch: encoder`), images by a convolutional network that begins
@@ -217,7 +217,9 @@ class RegressionTraining(texts.EncoderTraining):
     search: RegressionSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length or training.filters"
+    takes_network: ClassVar[bool] = True
     takes_loss: ClassVar[bool] = True
+    built_in_losses: ClassVar[tuple[str, ...]] = ("mse", "mae", "huber")
 
     @property
     def architecture(self) -> str:

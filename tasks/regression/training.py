@@ -6,7 +6,6 @@ B = batch, N = rows of a split; C, H, W = channels, height, width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,12 +51,11 @@ class Numbers:
     The loss is that of standardised targets, so that it does not depend on their unit.
     """
 
-    def __init__(self, section: RegressionTraining, splits: Path) -> None:
+    def __init__(self, section: RegressionTraining, splits: Path, own_arguments: Mapping[str, Any]) -> None:
         statistics = Statistics.read(splits / STATISTICS_FILE)
         train = read_targets(splits, "train")
         self.validation = read_targets(splits, "validation")
-        self._kind = section.loss
-        self._own_loss = own_loss(section, {"outputs": 1})
+        self._kind, self._own_loss = section.loss, own_loss(section, own_arguments)
         self.target = Target(
             name=statistics.target,
             mean=float(train.mean()),
@@ -71,7 +69,7 @@ class Numbers:
         """The loss of each row, (B,), of answers (B, 1) and targets (B,), both in the target's unit."""
         if self._own_loss is not None:
             mean, std = self.target.mean, self.target.std
-            return self._own_loss((numbers[:, 0] - mean) / std, (targets - mean) / std)
+            return self._own_loss((numbers - mean) / std, (targets - mean) / std)
         error = (numbers[:, 0] - targets) / self.target.std
         if self._kind == "mse":
             return error.square()
@@ -117,7 +115,7 @@ class TextRegression(texts.EncoderTask):
         super().__init__(
             section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
         )
-        self._of_numbers, self._numbers = section, Numbers(section, splits)
+        self._of_numbers, self._numbers = section, Numbers(section, splits, self.own_arguments)
 
     def build_model(self) -> TextRegressor:
         """The encoder and its layer, in the unit of the target."""
@@ -171,12 +169,12 @@ class ImageRegression(Task):
         assert statistics.pixels is not None  # as rows are images
         pixels = statistics.pixels["train"]
         images = cast("npt.NDArray[np.uint8]", train.inputs)
-        self._section, self._numbers = section, Numbers(section, splits)
         self._lengths = len(train), len(validation)
         self._train = RowsOnDevice(images, train.targets.astype(np.float32))
         self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
         self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), statistics.resize
-        self._config = network_config(section, images.shape[1:], 1)
+        self._training, self._config = section, network_config(section, images.shape[1:], 1)
+        self._numbers = Numbers(section, splits, self.own_arguments)
         self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(train))
 
     @property
@@ -196,18 +194,21 @@ class ImageRegression(Task):
 
     @property
     def own_arguments(self) -> Mapping[str, Any]:
-        """One output, and the sizes in the network's configuration."""
-        sizes = asdict(self._config)
-        return {"outputs": sizes.pop("classes"), **sizes}
+        """The number of outputs, and the shape of an image."""
+        return {
+            "outputs": 1,
+            "input_shape": list(self._config.input_shape),
+            "dropout": self._training.dropout,
+        }
 
     @property
     def network_outputs(self) -> Sequence[tuple[int, ...]]:
-        """A standardised number."""
+        """A standardised number, (1,)."""
         return ((1,),)
 
     def build_model(self) -> ImageRegressor:
         """The network, initialised from torch's global seed."""
-        own = own_network(self._section, self.own_arguments)
+        own = own_network(self._training, self.own_arguments)
         if own is not None:
             return ImageRegressor(NormalisedImages(own, self._mean, self._std), self._numbers.target)
         body = ImageClassifier(self._config, self._mean, self._std)
@@ -265,5 +266,4 @@ def untrained_model(folder: Path, _classes: int, attention: Attention) -> Regres
     own = own_network(read_record(folder))
     if own is not None:
         return ImageRegressor(NormalisedImages(own, mean, std), target)
-    body = ImageClassifier(config, mean, std)
-    return in_fast_layout(ImageRegressor(body, target))
+    return in_fast_layout(ImageRegressor(ImageClassifier(config, mean, std), target))
