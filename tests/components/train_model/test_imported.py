@@ -432,7 +432,7 @@ def test_the_code_that_a_checkpoint_names_runs_only_if_the_manifest_names_it_too
     of_images = manifest.model_copy(update={"task": "image_classification"})
     origin = origin_of(of_images, "checkpoint", str(made))
     with pytest.raises(
-        UsageError, match="its network is os:mkdir, expected training.network of the manifest"
+        UsageError, match=r"its network is os:mkdir, expected training\.network of the manifest"
     ):
         import_model(section, "image_classification", 3, origin, image_splits, tmp_path / "c", tmp_path / "h")
     assert not ran.exists()
