@@ -24,7 +24,7 @@ from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration
 from gauntlet.serving.bundle import BundleError, BundleInfo, read_info
 
-LINEAGE = ("data_sha256", "git_commit", "image")
+LINEAGE = ("data_sha256", "git_commit", "image", "origin_sha256")
 """The keys of the bundle's lineage that become tags of the version."""
 
 
