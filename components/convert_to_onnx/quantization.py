@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from gauntlet.components.convert_to_onnx.scoring import right_padded
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.serving.bundle import open_session
 
+Load = Callable[[Path], onnx.ModelProto]
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 
 ATTENTION = "Attention"
@@ -101,10 +102,10 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
     onnx.save(quantized, path)
 
 
-def quantize_per_token(fused: Path, path: Path) -> None:
+def quantize_per_token(fused: Path, path: Path, load: Load = onnx.load) -> None:
     """Quantise a fused graph with a scale for every token; a `ConversionError` if no product has constant
     weights."""
-    model = onnx.load(fused)
+    model = load(fused)
     if not per_token(model):
         raise ConversionError("has no matrix product with constant weights")
     onnx.save(model, path)
@@ -314,17 +315,21 @@ def last_products(graph: onnx.GraphProto) -> list[str]:
     return found
 
 
-def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
+def quantize_weights(
+    fused: Path,
+    path: Path,
+    bits: Literal[4, 8],
+    operators: tuple[str, ...] = ("MatMul",),
+    load: Load = onnx.load,
+) -> None:
     """Store weights as `in_blocks` does; a `ConversionError` if nothing could be stored so."""
-    model = in_blocks(onnx.load(fused), bits)
+    model = in_blocks(load(fused), bits, operators)
     if not count_operators(model.graph, ("MatMulNBits",)):
         raise ConversionError("has no matrix product whose weights could be stored in blocks")
     onnx.save(model, path)
 
 
-def in_blocks(
-    model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...] = ("MatMul",)
-) -> onnx.ModelProto:
+def in_blocks(model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...]) -> onnx.ModelProto:
     """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs are rounded
     likewise."""
     root = logging.getLogger()

@@ -34,7 +34,7 @@ def _is_imported(found: Documents) -> bool:
     return isinstance(found.at("history.origin"), Mapping)
 
 
-def _without_pytorch(found: Documents) -> str | None:
+def without_pytorch(found: Documents) -> str | None:
     """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
     if found.at("history.origin.form") != "onnx":
         return None
@@ -58,10 +58,6 @@ def _trained_on_unknown_rows(found: Documents) -> str | None:
 # --- speed, size and cost ----------------------------------------------------------------------------
 
 
-def _speedup(found: Documents) -> object:
-    return found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}")
-
-
 def _speedup_words(found: Documents) -> str:
     words = "Times as fast as PyTorch"
     busy = found.at("candidates.clock") == "cpu"
@@ -81,10 +77,10 @@ SPEEDUP = Rule(
     ">=",
     "gates.min_speedup",
     POSITIVE,
-    _speedup,
+    lambda found: found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}"),
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
-    unless=_without_pytorch,
+    unless=without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -182,7 +178,7 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
-            unless=_without_pytorch,
+            unless=without_pytorch,
             when=is_fp32,
         ),
         Rule(
@@ -193,7 +189,7 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
-            unless=_without_pytorch,
+            unless=without_pytorch,
             when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
@@ -206,7 +202,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
-            unless=_without_pytorch,
+            unless=without_pytorch,
         ),
         MODEL_SIZE,
         COST,
@@ -254,10 +250,6 @@ def confidence_of(found: Documents) -> float:
     """Of the limits; 0.95, the default, where it is no number between 0.5 and 1."""
     confidence = found.at("scores.confidence")
     return confidence if isinstance(confidence, float) and 0.5 < confidence < 1 else 0.95
-
-
-def _is_comparable(found: Documents) -> object:
-    return No(str(found.scores["champion_error"])) if "champion_error" in found.scores else True
 
 
 def _fewest_clean_rows(found: Documents) -> object:
@@ -334,7 +326,9 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
             "is",
             True,
             YES,
-            _is_comparable,
+            lambda found: (
+                No(str(found.scores["champion_error"])) if "champion_error" in found.scores else True
+            ),
             compared.scored,
             advice="Restore the champion's bundle, or make a version that works the champion with "
             "`gauntlet promote --version`.",

@@ -18,8 +18,7 @@ from gauntlet.backends.registry import (
 )
 from gauntlet.components.step import manifest_commit
 from gauntlet.contracts.document import read_json
-from gauntlet.contracts.verdict import PROMOTE
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import PROMOTE, Version
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration
@@ -80,7 +79,8 @@ def run(
             flush=True,
         )
     elif registration.promotion == "automatic" and CHALLENGER in version.aliases:
-        move = registry.promote(name, version.version, compared_with=_compared_with(scores))
+        other = scores.get("champion")  # None if there was none when the model was evaluated
+        move = registry.promote(name, version.version, compared_with=other and str(other["version"]))
         print(move, flush=True)
         version = move.champion
     Version(
@@ -117,11 +117,6 @@ def _require_promotion(verdict_path: str) -> None:
             f"{verdict_path}: decision: found {decision!r}, expected {PROMOTE!r}. Nothing was registered: "
             "the gate has to pass a model first."
         )
-
-
-def _compared_with(scores: Mapping[str, Any]) -> str | None:
-    champion = scores.get("champion")
-    return None if champion is None else str(champion["version"])
 
 
 def _evidence(kind: TaskKind, verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:

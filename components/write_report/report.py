@@ -7,8 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from gauntlet.components.write_report.outcome import Kind, Outcome, outcome
-from gauntlet.components.write_report.record import CollectedRun
+from gauntlet.components.write_report.record import CollectedRun, Kind, Outcome, outcome
 from gauntlet.components.write_report.sections import sections
 from gauntlet.contracts.document import write_text
 from gauntlet.pages import page

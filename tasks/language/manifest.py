@@ -19,8 +19,6 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.tasks.therapy.manifest import Stages, Therapy
 
-# --- dataset -----------------------------------------------------------------------------------------
-
 Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^:\n]+$")]
 
 
@@ -123,9 +121,6 @@ class ConversationDataset(TableDataset):
     def time_column(self) -> str | None:
         """The column, or the key of a record, that says when it was made."""
         return None if self.columns is None else self.columns.time
-
-
-# --- evaluation and gates ----------------------------------------------------------------------------
 
 
 class LanguageEvaluation(CommonEvaluation):

@@ -38,12 +38,6 @@ class Endpoint:
         return cls(**read_json(bundle / ENDPOINT_FILE))
 
 
-def single_question(question: str) -> str:
-    """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
-    parts = [{"text": readable(question)}]
-    return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
-
-
 class ManagedModel:
     """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
     credentials."""
@@ -78,8 +72,9 @@ class ManagedModel:
         return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:
-        """As a request of one turn."""
-        return single_question(question)
+        """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
+        parts = [{"text": readable(question)}]
+        return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
 
     def ask(self, texts: Sequence[str]) -> Sequence[str]:
         """At temperature 0."""

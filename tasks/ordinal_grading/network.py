@@ -251,9 +251,6 @@ def averaged(lines: torch.Tensor, middle: slice) -> torch.Tensor:
     return functional.avg_pool2d(lines[:, :, middle], ((middle.stop - middle.start) // BANDS, 1))
 
 
-# --- loss ----------------------------------------------------------------------------------------------
-
-
 def squared_emd(distribution: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(B,): the squared earth mover's distance of distributions (B, K) from the true grades (B,).
 
