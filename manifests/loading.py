@@ -38,6 +38,28 @@ CODE_KEYS = (("training", "network"), ("training", "loss"), ("training", "backbo
 
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
+MOST_BYTES = 64 * 2**20
+MOST_VALUES = 2_000_000
+MOST_LEVELS = 40
+MOST_BITS = 1024
+KEY_SHOWN = 40
+NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+LONGEST_VALUE_SHOWN = 60
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "64 digits of a sha256, 0-9 and a-f",
+    r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$": "lower-case letters, digits, - and _, with a letter first",
+    r"^[a-z][a-z0-9-]{0,62}$": "lower-case letters, digits and -, with a letter first",
+    r"^[^:\n]+$": "a text without a colon, on one line",
+    r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$": "lower-case letters, digits, - and . between letters or digits",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and _, with no digit first",
+    r"^[A-Za-z0-9._-]+$": "letters, digits, ., _ and -",
+    r"^/[^:]*[^:/]$": "an absolute path without : and without / at its end",
+    r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
+}
+"""What each pattern of the schema allows, in words."""
+RENAMED = {"training.checkpoints": "training.resume"}
+"""Keys of earlier releases, with their present names."""
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -207,14 +229,6 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
     return faults
 
 
-MOST_BYTES = 64 * 2**20
-MOST_VALUES = 2_000_000
-MOST_LEVELS = 40
-MOST_BITS = 1024
-KEY_SHOWN = 40
-NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
-
-
 def _bound_faults(file: str, content: Any) -> list[Fault]:
     """Visits every value once, however often an alias repeats it, until one makes the rest meaningless."""
     faults: list[Fault] = []
@@ -257,24 +271,6 @@ def _bound_faults(file: str, content: Any) -> list[Fault]:
 
 class _Enough(Exception):
     pass
-
-
-LONGEST_VALUE_SHOWN = 60
-PATTERNS = {
-    r"^[0-9a-f]{64}$": "64 digits of a sha256, 0-9 and a-f",
-    r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$": "lower-case letters, digits, - and _, with a letter first",
-    r"^[a-z][a-z0-9-]{0,62}$": "lower-case letters, digits and -, with a letter first",
-    r"^[^:\n]+$": "a text without a colon, on one line",
-    r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$": "lower-case letters, digits, - and . between letters or digits",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and _, with no digit first",
-    r"^[A-Za-z0-9._-]+$": "letters, digits, ., _ and -",
-    r"^/[^:]*[^:/]$": "an absolute path without : and without / at its end",
-    r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
-}
-"""What each pattern of the schema allows, in words."""
-RENAMED = {"training.checkpoints": "training.resume"}
-"""Keys of earlier releases, with their present names."""
-NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
 def _task_fault(file: str, content: Mapping[str, Any]) -> Fault | None:
