@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,8 +51,8 @@ TOO_FEW_LEFT = (
 
 @dataclass(frozen=True)
 class Contender:
-    """A model by a name. `trained_on` says which prompts a champion was trained on, (N,), or why that is not
-    known."""
+    """A model and its answers. `trained_on` are the prompts of its training, (N,), or why they are
+    unknown."""
 
     name: str
     answers: Answers
@@ -203,7 +203,7 @@ def ask_probes(
     prompts = read_split(run.splits, "train")["prompt"].tolist()
     asked = scorecard.probes(prompts, therapy.training_probes, run.seed)
     texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
-    return scorecard.answered(asked, model.ask(texts))
+    return [replace(one, answer=answer) for one, answer in zip(asked, model.ask(texts), strict=True)]
 
 
 def judge_conversations(

@@ -39,8 +39,7 @@ class Endpoint:
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
-    credentials."""
+    """An `AnsweringModel` behind an API; a `UsageError` without credentials."""
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)
