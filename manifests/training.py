@@ -198,6 +198,8 @@ class Training(CommonTraining):
     memory_advice: ClassVar[str] = "Make the model smaller"
     takes_network: ClassVar[bool] = False
     takes_loss: ClassVar[bool] = False
+    built_in_losses: ClassVar[tuple[str, ...]] = ()
+    """Names that `loss` may have in a kind that offers several."""
 
     @property
     def architecture(self) -> str:
@@ -251,16 +253,22 @@ class Training(CommonTraining):
             )
         return self
 
+    @property
+    def own_loss(self) -> str | None:
+        """The path of the user's own loss."""
+        return None if self.loss in self.built_in_losses else self.loss
+
     @model_validator(mode="after")
     def _own_code_fits(self) -> Self:
-        for key, takes in (("network", self.takes_network), ("loss", self.takes_loss)):
-            path, arguments = getattr(self, key), getattr(self, f"{key}_args")
+        own = {"network": (self.network, self.takes_network), "loss": (self.own_loss, self.takes_loss)}
+        for key, (path, takes) in own.items():
+            arguments = getattr(self, f"{key}_args")
             if path is not None and not takes:
                 raise ValueError(f"{key} {path}: this task kind takes no {key} of your own: leave it out")
             if path is None and arguments is not None:
                 raise ValueError(f"{key}_args without {key}: name the {key}, or leave both out")
-        if self.loss is not None and self.label_smoothing:
-            raise ValueError(f"label_smoothing is of the loss that {self.loss} replaces: leave it out")
+        if self.own_loss is not None and self.label_smoothing:
+            raise ValueError(f"label_smoothing is of the loss that {self.own_loss} replaces: leave it out")
         return self
 
     @model_validator(mode="after")

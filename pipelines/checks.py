@@ -56,7 +56,7 @@ def require_own_code(manifest: Manifest, path: Path) -> None:
     Its package is installed, or its module lies beside the manifest, at `path`.
     """
     training, faults = manifest.training, []
-    own = (training.network, training.loss) if isinstance(training, Training) else ()
+    own = (training.network, training.own_loss) if isinstance(training, Training) else ()
     for key, code in zip(("training.network", "training.loss"), own, strict=False):
         try:
             if code is not None:

@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from gauntlet.serving.bundle import BundleError, BundleInfo
-from gauntlet.serving.interface import Batch, Image, InputError
+from gauntlet.serving.interface import Batch, Image, InputError, Resize
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PictureOfPillow
@@ -32,11 +32,6 @@ PRINTED = ("CMYK", "LAB")  # a colour profile decides what they look like on a s
 MOST_PIXELS = 50_000_000
 PREPROCESSING_FILE = "preprocessing.json"
 """Of a checkpoint and a bundle: `resize` of its images. Without it other sizes are stretched."""
-
-Resize = Literal["stretch", "crop", "pad"]
-"""How a picture gets the height and width of a model: each side by itself; or both by one factor, where what
-is outside of the middle is cut off, or what is missing is black.
-"""
 
 
 @dataclass(frozen=True)
@@ -80,13 +75,13 @@ def read_resize(folder: Path, info: BundleInfo) -> Resize:
     if PREPROCESSING_FILE not in info.files:
         return "stretch"
     content = json.loads((folder / PREPROCESSING_FILE).read_bytes())
-    found: Resize = content.get("resize") if isinstance(content, dict) else None
+    found = content.get("resize") if isinstance(content, dict) else None
     if found not in get_args(Resize):
         raise BundleError(
             f"{folder / PREPROCESSING_FILE}: resize: found {found!r}, expected one of "
             f"{', '.join(get_args(Resize))}"
         )
-    return found
+    return cast(Resize, found)
 
 
 def read_image(

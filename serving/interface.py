@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,11 @@ Where a row is several images, such as the two sides of a card, they are stacked
 
 Rows = Sequence[str] | Sequence[Image] | Image
 """Texts, or images one by one or as one array (N, C, H, W)."""
+
+Resize = Literal["stretch", "crop", "pad"]
+"""How a picture gets the height and width of a model: each side by itself; or both by one factor, where what
+is outside of the middle is cut off, or what is missing is black.
+"""
 
 Batch = dict[str, npt.NDArray[Any]]
 """The graph's inputs by name."""

@@ -92,17 +92,17 @@ def own_loss(section: Training, known: Mapping[str, Any]) -> OwnLoss | None:
     Raises:
         UsageError: It cannot be imported or made, or has parameters, which nothing would train.
     """
-    if section.loss is None:
+    if section.own_loss is None:
         return None
-    made = _made(section.loss, LOSS, section.loss_args or {}, known, {})
+    made = _made(section.own_loss, LOSS, section.loss_args or {}, known, {})
     if not callable(made):
-        raise UsageError(f"{LOSS}: {section.loss} made a {type(made).__name__}, which cannot be called.")
+        raise UsageError(f"{LOSS}: {section.own_loss} made a {type(made).__name__}, which cannot be called.")
     if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
         raise UsageError(
-            f"{LOSS}: {section.loss} has parameters, which nothing trains. Register them as buffers, or make "
-            "them part of the network."
+            f"{LOSS}: {section.own_loss} has parameters, which nothing trains. Register them as buffers, or "
+            "make them part of the network."
         )
-    return OwnLoss(section.loss, made)
+    return OwnLoss(section.own_loss, made)
 
 
 def record_of(section: Training, task: Task) -> dict[str, Any]:
@@ -166,14 +166,14 @@ def require_usable(task: Task, name: str, model: nn.Module, section: Training) -
         UsageError: The network returns something other than the kind expects, or NaN, is not deterministic,
             has nothing to train or cannot be exported; or the loss returns something else or NaN.
     """
-    if section.network is None and section.loss is None:
+    if section.network is None and section.own_loss is None:
         return
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[]):  # training begins with the same state with and without the check
         if section.network is not None:
             _require_usable_network(task, name, model, section)
-        if section.loss is not None:
+        if section.own_loss is not None:
             _require_usable_loss(task, model, section)
     model.train(was_training)
 
@@ -268,10 +268,10 @@ def _require_usable_loss(task: Task, model: nn.Module, section: Training) -> Non
         raise
     except Exception as error:  # whatever the user's code may raise
         traceback.print_exc()
-        raise UsageError(f"{LOSS}: {section.loss} failed: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{LOSS}: {section.own_loss} failed: {type(error).__name__}: {error}") from error
     if not bool(loss.isfinite().all()):
         raise UsageError(
-            f"{LOSS}: {section.loss} returns NaN or infinity for the first rows, before any training."
+            f"{LOSS}: {section.own_loss} returns NaN or infinity for the first rows, before any training."
         )
 
 

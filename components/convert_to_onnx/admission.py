@@ -11,7 +11,8 @@ from pathlib import Path
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
 from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.subject import Parity, Subject
-from gauntlet.components.convert_to_onnx.timing import Clock, Latency, Timing, speedup
+from gauntlet.components.convert_to_onnx.timing import Clock, Timing, speedup
+from gauntlet.contracts.conversion import Latency
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.verification import verify

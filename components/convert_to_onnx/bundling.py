@@ -114,7 +114,8 @@ def bundle_winner(
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    return write_bundle(folder, info, {**files, **_training_rows(subject), **subject.files})
+    files |= _training_rows(subject)
+    return write_bundle(folder, info, {**files, **subject.files(winner.graph)})
 
 
 def _training_rows(subject: Subject) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from gauntlet.serving.bundle import Device, open_session, softmax
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Labels = npt.NDArray[Any]
 Forward = Callable[[Batch], Logits]
 
 CALIBRATION_ROWS = 256
@@ -163,14 +164,25 @@ def right_padded(batch: Batch, width: int) -> Batch:
     }
 
 
-def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect:
-    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches."""
-    expected = softmax(alone)
+def likeliest(logits: Logits) -> tuple[Logits, Labels]:
+    """The probabilities of classes that exclude each other, (N, C), and the likeliest class, (N,)."""
+    return softmax(logits), logits.argmax(axis=1)
+
+
+def neighbour_effect(
+    alone: Logits, others: Sequence[Logits], answer: Callable[[Logits], tuple[Logits, Labels]] = likeliest
+) -> NeighbourEffect:
+    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches.
+
+    `answer` gives the probabilities (N, C) and the labels, (N,) or (N, C), that logits mean.
+    """
+    expected, expected_labels = answer(alone)
     changed = np.zeros(len(alone), dtype=bool)
     largest = 0.0
     for logits in others:
-        largest = float(np.maximum(largest, np.abs(softmax(logits) - expected).max(initial=0.0)))
-        changed |= logits.argmax(axis=1) != alone.argmax(axis=1)
+        probabilities, labels = answer(logits)
+        largest = float(np.maximum(largest, np.abs(probabilities - expected).max(initial=0.0)))
+        changed |= (labels != expected_labels).reshape(len(alone), -1).any(axis=1)
     return NeighbourEffect(len(alone), largest, int(changed.sum()))
 
 

@@ -109,9 +109,8 @@ class Subject(ABC):
         """The rows on which a candidate is furthest from PyTorch, as the table shows them."""
         return ()
 
-    @property
-    def files(self) -> Mapping[str, Path]:
-        """More files for the bundle, beside the graph and those that the kind's `FILES` names."""
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+        """More files for the bundle of a graph, or other ones than the checkpoint has, by name."""
         return {}
 
     @property

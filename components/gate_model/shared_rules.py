@@ -34,7 +34,7 @@ def _is_imported(found: Documents) -> bool:
     return isinstance(found.at("history.origin"), Mapping)
 
 
-def _without_pytorch(found: Documents) -> str | None:
+def without_pytorch(found: Documents) -> str | None:
     """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
     if found.at("history.origin.form") != "onnx":
         return None
@@ -80,7 +80,7 @@ SPEEDUP = Rule(
     lambda found: found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}"),
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
-    unless=_without_pytorch,
+    unless=without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -178,7 +178,7 @@ def converted(
             "certificate.max_abs_difference",
             "Largest difference of a logit from PyTorch's",
             advice=PARITY_ADVICE,
-            unless=_without_pytorch,
+            unless=without_pytorch,
             when=is_fp32,
         ),
         Rule(
@@ -189,7 +189,7 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
-            unless=_without_pytorch,
+            unless=without_pytorch,
             when=lambda found: not is_fp32(found),
         ),
         NEIGHBOURS,
@@ -202,7 +202,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
-            unless=_without_pytorch,
+            unless=without_pytorch,
         ),
         MODEL_SIZE,
         COST,

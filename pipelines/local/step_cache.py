@@ -270,7 +270,8 @@ def _models(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _own_code(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The code of the user's own network and loss; nothing where the section `training` names none."""
     training = parameters.get("training", {})
-    named = [training[key] for key in ("network", "loss") if key in training]
+    # A kind may have names for losses of its own; code is `module:name`.
+    named = [training[key] for key in ("network", "loss") if ":" in training.get(key, "")]
     return {"own_code": [code_sha256(path) for path in named]} if named else {}
 
 

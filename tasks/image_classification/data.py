@@ -167,13 +167,12 @@ def _read_images(dataset: ImageDataset) -> ImageTable:
     rows = found.rows.assign(
         label=[resolve_label(value, labels) or NO_LABEL for value in found.rows["value"]]
     ).drop(columns="value")
-    sizes = rows.loc[rows["unreadable"] == "", ["width", "height"]]
-    areas = sizes["width"] * sizes["height"]
-    ends = (areas.idxmin(), areas.idxmax()) if len(areas) else ()
+    sizes = rows.loc[rows["unreadable"] == "", ["width", "height"]].to_numpy().tolist()
+    by_area = sorted(map(tuple, sizes), key=math.prod)
     described: dict[str, Any] = {
         "resize": dataset.resize,
         "labels_from": "manifest" if dataset.labels else found.form,
-        "sizes": tuple(tuple(int(side) for side in sizes.loc[end]) for end in ends) or None,
+        "sizes": (by_area[0], by_area[-1]) if by_area else None,
         "other_files": found.other_files or None,
     }
     if found.other_files:
@@ -287,7 +286,7 @@ def _read_split(
 ) -> tuple[npt.NDArray[np.uint8], pd.DataFrame]:
     images, labels = f"{split}_images", f"{split}_labels"
     images_name, labels_name = getattr(files, images), getattr(files, labels)
-    expected = dataset.shape if dataset.channels == 1 else (*dataset.shape, dataset.channels)
+    expected = dataset.shape if dataset.channels == 1 else (*dataset.shape, 3)
     pixels = read_idx(contents[images], images_name, dimensions=1 + len(expected))
     indices = read_idx(contents[labels], labels_name, dimensions=1)
     if pixels.shape[1:] != expected:

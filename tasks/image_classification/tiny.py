@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 SETTINGS: dict[str, Any] = {
+    "training.backbone": None,
     "training.epochs": 1,
     "training.batch_size": 16,
     "training.gradient_accumulation": 1,
@@ -20,6 +21,9 @@ SETTINGS: dict[str, Any] = {
     "conversion.candidates": ["plain", "int8_static"],
     "conversion.pytorch": ["eager"],
 }
+LABELS = ("left", "right")
+"""Of generated images if the manifest takes the labels from its data."""
+
 TRAINING_IMAGES, TEST_IMAGES = 40, 16
 """Of each class."""
 
@@ -31,16 +35,17 @@ def settings(manifest: Any, folder: Path, at_hand: bool) -> tuple[dict[str, Any]
     dataset = manifest.dataset
     if at_hand:
         return SETTINGS, "its own"
+    labels, channels = dataset.labels or LABELS, dataset.channels or 1
     drawn = [
-        draw(len(dataset.labels), count, dataset.shape, dataset.channels, seed)
+        draw(len(labels), count, dataset.shape, channels, seed)
         for seed, count in enumerate((TRAINING_IMAGES, TEST_IMAGES))
     ]
     generated = {
         "name": dataset.name,
         "version": "drawn",
-        "labels": dataset.labels,
+        "labels": labels,
         "shape": dataset.shape,
-        "channels": dataset.channels,
+        "channels": channels,
         "uri": str(write_files(folder / "data", *drawn)),
         "validation_fraction": 0.25,
     }

@@ -17,7 +17,7 @@ from gauntlet.components.validate_data.classes import count_classes
 from gauntlet.contracts.data import ClassStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
-from gauntlet.serving.images import Resize
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.manifest import PixelDataset
 
 # Fixed, so that histograms of different data can be compared bin by bin. The mean of an image's pixels.

@@ -46,7 +46,8 @@ def correlated(pixels: npt.NDArray[np.uint8], positions: npt.NDArray[np.int64]) 
     def centred(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         flat = pixels[positions[rows]].reshape(len(rows), -1).astype(np.float32)
         flat -= flat.mean(axis=1, keepdims=True)
-        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
+        flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1.0)
+        return flat
 
     def alike(row: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         parts = np.array_split(others, range(BLOCK, len(others), BLOCK))

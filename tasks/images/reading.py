@@ -32,8 +32,8 @@ from gauntlet.backends.storage import data_uri, shown
 from gauntlet.components.validate_data.packed import FAULTS, NO_CONTENT
 from gauntlet.manifests.dataset import SplitFiles, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.serving.images import Resize, fitted, open_image
-from gauntlet.serving.interface import InputError
+from gauntlet.serving.images import fitted, open_image
+from gauntlet.serving.interface import InputError, Resize
 from gauntlet.tasks.images.hashing import BITS, perceptual_hash
 from gauntlet.tasks.images.manifest import ImageColumns
 from gauntlet.tasks.texts.files import find_files, format_of

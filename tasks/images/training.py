@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
-from gauntlet.serving.images import PREPROCESSING_FILE, Resize
+from gauntlet.serving.images import PREPROCESSING_FILE
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.augmentation import affine_maps, moves
 from gauntlet.tasks.images.manifest import Augmentation
 from gauntlet.trainer.task import WEIGHTS_FILE

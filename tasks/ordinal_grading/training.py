@@ -177,7 +177,7 @@ def mirrored(centering: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 def grader_config(section: GradingTraining, shape: Sequence[int], grades: int) -> GraderConfig:
     """The network of a section for sides of a shape (C, H, W)."""
     channels, height, width = shape
-    sizes = section.model_dump(include=GraderConfig.__dataclass_fields__.keys())
+    sizes = section.model_dump(include=set(GraderConfig.__dataclass_fields__))
     return GraderConfig(input_shape=(channels, height, width), grades=grades, **sizes)
 
 

@@ -36,7 +36,7 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.gates import resolvable_mean
 from gauntlet.pages.formatting import general
-from gauntlet.serving.images import Resize
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.data import PixelStatistics, class_pictures, describe_pixels, find_noted
 from gauntlet.tasks.images.hashing import ImageLikeness, correlated
 from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, read_images

@@ -31,6 +31,7 @@ from gauntlet.components.gate_model.shared_rules import (
     confidence_of,
     is_fp32,
     not_compared,
+    without_pytorch,
 )
 from gauntlet.manifests.gates import SMALLEST_MARGIN, resolvable_mean
 from gauntlet.tasks.regression.metrics import RELATED
@@ -144,6 +145,7 @@ RULES = (
         _in_deviations("certificate.max_abs_difference"),
         "Largest difference from PyTorch's answer, in standard deviations of the target",
         advice=PARITY_ADVICE,
+        unless=without_pytorch,
         when=is_fp32,
     ),
     Rule(
@@ -154,6 +156,7 @@ RULES = (
         "certificate.agreement",
         "Share of answers within a tenth of the target's standard deviation of PyTorch's",
         advice=PARITY_ADVICE,
+        unless=without_pytorch,
         when=lambda found: not is_fp32(found),
     ),
     replace(
@@ -169,6 +172,7 @@ RULES = (
         _in_deviations("certificate.mae_rise_bound"),
         "Bootstrap upper limit of the rise of the mean absolute error by conversion, in standard deviations "
         "of the target",
+        unless=without_pytorch,
         advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows narrow "
         "the doubt; a float candidate loses nothing.",
     ),

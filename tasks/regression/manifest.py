@@ -9,9 +9,11 @@ from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import RowCheck, Severity, TableDataset
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
+from gauntlet.manifests.own_code import CodePath
 from gauntlet.manifests.search import Dimension
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.manifests.training import EarlyStopping
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.manifest import Augmentation, Size, Width
 from gauntlet.tasks.texts import manifest as texts
 
@@ -145,7 +147,7 @@ class RegressionDataset(TableDataset):
     target: Target = Target()
     shape: tuple[Size, Size] | None = None
     channels: Literal[1, 3] = 3
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    resize: Resize = "stretch"
     tokenizer: str | None = None
     max_tokens: int | None = None
     checks: RegressionChecks = RegressionChecks()
@@ -203,7 +205,7 @@ class RegressionTraining(texts.EncoderTraining):
     `image_classification`.
     """
 
-    loss: Literal["mse", "mae", "huber"] = "huber"
+    loss: Literal["mse", "mae", "huber"] | CodePath = "huber"
     interval_coverage: float | None = Field(0.9, ge=0.5, lt=1)
     arch: Literal["encoder", "plain_cnn", "resnet"] = "encoder"
     filters: tuple[Width, ...] = Field((32, 64, 128), min_length=1)
@@ -215,6 +217,9 @@ class RegressionTraining(texts.EncoderTraining):
     search: RegressionSearch | None = Field(None, exclude=True)
 
     memory_advice: ClassVar[str] = "Lower training.max_length or training.filters"
+    takes_network: ClassVar[bool] = True
+    takes_loss: ClassVar[bool] = True
+    built_in_losses: ClassVar[tuple[str, ...]] = ("mse", "mae", "huber")
 
     @property
     def architecture(self) -> str:

@@ -20,6 +20,7 @@ from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.networks import (
     ImageClassifier,
     NetworkConfig,
+    NormalisedImages,
     in_channels_last,
     in_fast_layout,
     network_config,
@@ -39,6 +40,8 @@ from gauntlet.tasks.regression.target import Target
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 from gauntlet.tasks.texts.network import Attention
+from gauntlet.trainer.own_network import own_loss, own_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.task import Batch, Task
 
 
@@ -48,11 +51,11 @@ class Numbers:
     The loss is that of standardised targets, so that it does not depend on their unit.
     """
 
-    def __init__(self, section: RegressionTraining, splits: Path) -> None:
+    def __init__(self, section: RegressionTraining, splits: Path, own_arguments: Mapping[str, Any]) -> None:
         statistics = Statistics.read(splits / STATISTICS_FILE)
         train = read_targets(splits, "train")
         self.validation = read_targets(splits, "validation")
-        self._kind = section.loss
+        self._kind, self._own_loss = section.loss, own_loss(section, own_arguments)
         self.target = Target(
             name=statistics.target,
             mean=float(train.mean()),
@@ -64,6 +67,9 @@ class Numbers:
 
     def losses(self, numbers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of each row, (B,), of answers (B, 1) and targets (B,), both in the target's unit."""
+        if self._own_loss is not None:
+            mean, std = self.target.mean, self.target.std
+            return self._own_loss((numbers - mean) / std, (targets - mean) / std)
         error = (numbers[:, 0] - targets) / self.target.std
         if self._kind == "mse":
             return error.square()
@@ -109,7 +115,7 @@ class TextRegression(texts.EncoderTask):
         super().__init__(
             section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
         )
-        self._of_numbers, self._numbers = section, Numbers(section, splits)
+        self._of_numbers, self._numbers = section, Numbers(section, splits, self.own_arguments)
 
     def build_model(self) -> TextRegressor:
         """The encoder and its layer, in the unit of the target."""
@@ -163,12 +169,12 @@ class ImageRegression(Task):
         assert statistics.pixels is not None  # as rows are images
         pixels = statistics.pixels["train"]
         images = cast("npt.NDArray[np.uint8]", train.inputs)
-        self._numbers = Numbers(section, splits)
         self._lengths = len(train), len(validation)
         self._train = RowsOnDevice(images, train.targets.astype(np.float32))
         self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
         self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), statistics.resize
-        self._config = network_config(section, images.shape[1:], 1)
+        self._training, self._config = section, network_config(section, images.shape[1:], 1)
+        self._numbers = Numbers(section, splits, self.own_arguments)
         self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(train))
 
     @property
@@ -186,8 +192,25 @@ class ImageRegression(Task):
         """The shape of an image."""
         return {"input_shape": self._config.input_shape}
 
+    @property
+    def own_arguments(self) -> Mapping[str, Any]:
+        """The number of outputs, and the shape of an image."""
+        return {
+            "outputs": 1,
+            "input_shape": list(self._config.input_shape),
+            "dropout": self._training.dropout,
+        }
+
+    @property
+    def network_outputs(self) -> Sequence[tuple[int, ...]]:
+        """A standardised number, (1,)."""
+        return ((1,),)
+
     def build_model(self) -> ImageRegressor:
         """The network, initialised from torch's global seed."""
+        own = own_network(self._training, self.own_arguments)
+        if own is not None:
+            return ImageRegressor(NormalisedImages(own, self._mean, self._std), self._numbers.target)
         body = ImageClassifier(self._config, self._mean, self._std)
         return in_fast_layout(ImageRegressor(body, self._numbers.target))
 
@@ -239,5 +262,8 @@ def untrained_model(folder: Path, _classes: int, attention: Attention) -> Regres
         return TextRegressor(texts.untrained_model(folder, 1, attention), target)
     config = NetworkConfig(**read_config(folder))
     channels = config.input_shape[0]
-    body = ImageClassifier(config, [0.0] * channels, [1.0] * channels)  # both are among the weights
-    return in_fast_layout(ImageRegressor(body, target))
+    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
+    own = own_network(read_record(folder))
+    if own is not None:
+        return ImageRegressor(NormalisedImages(own, mean, std), target)
+    return in_fast_layout(ImageRegressor(ImageClassifier(config, mean, std), target))

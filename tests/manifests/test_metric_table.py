@@ -16,4 +16,4 @@ def test_a_metric_that_no_table_has_is_shown_by_its_name() -> None:
 
 
 def test_a_version_has_the_metrics_of_its_kind_as_tags() -> None:
-    assert set(registered_metrics()) == {"macro_f1", "perplexity", "rouge_l"}
+    assert set(registered_metrics()) == {"macro_f1", "perplexity", "rouge_l", "mae", "r2"}
