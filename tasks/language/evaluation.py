@@ -12,16 +12,17 @@ import numpy as np
 
 from gauntlet.components import bootstrap
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
 from gauntlet.components.training_rows import (
     NO_FINGERPRINTS,
     Flags,
     RowFingerprints,
+    clean_rows,
+    describe_overlap,
     read_test_rows,
     trained_on,
 )
 from gauntlet.contracts.document import as_json, write_json, write_text
-from gauntlet.contracts.scores import NOT_MEASURED, TrainingOverlap
+from gauntlet.contracts.scores import NOT_MEASURED
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import known_metric, task_kind
 from gauntlet.serving.bundle import BundleError, read_info
@@ -268,7 +269,7 @@ def assess(
         confidence=settings.confidence,
         challenger=_estimates(ours, settings.confidence),
         baseline=_compared(baseline, of_baseline, ours, settings.confidence),
-        training_overlap=TrainingOverlap(**asdict(overlap)),
+        training_overlap=overlap,
         champion=against,
         champion_error=champion if isinstance(champion, str) else None,
     )
