@@ -103,5 +103,5 @@ class ManagedModel:
 
 
 def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
-    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    """The model of a bundle, as `tasks.language.evaluation.open_model` says."""
     return ManagedModel(bundle, settings)
