@@ -96,8 +96,7 @@ def run(
 def version_tags(
     info: BundleInfo, quality: Mapping[str, float], manifest_sha256: str, run_id: str
 ) -> dict[str, str]:
-    """What made this version, its quality on the test split and its speed-ups, as the registry's tags: all
-    texts."""
+    """What made this version, its quality on the test split and its speed-ups, as texts for tags."""
     lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {
