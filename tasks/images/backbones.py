@@ -119,7 +119,7 @@ class BackboneClassifier(nn.Module):
                 f"{width}: {type(error).__name__}: {error}"
             ) from error
         self.backbone.train(was_training)
-        if not isinstance(found, torch.Tensor) or found.ndim != 2:
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 1:
             raise UsageError(
                 f"{KEY}.name: for one image {config.backbone} gives "
                 f"{getattr(found, 'shape', type(found).__name__)}, expected features (1, F) or "
