@@ -223,7 +223,11 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
     ordinal = run(
         folder,
         "graded",
-        {"uri": str(drawn), "shape": [height, width], "checks": {"rows_per_class": warn, "class_balance": warn},},
+        {
+            "uri": str(drawn),
+            "shape": [height, width],
+            "checks": {"rows_per_class": warn, "class_balance": warn},
+        },
         {
             **common,
             "training": {
