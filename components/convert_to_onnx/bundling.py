@@ -77,8 +77,7 @@ def headline(chosen: CandidateResult, batch_size: int) -> dict[str, float]:
 def bundle_winner(
     folder: Path, name: str, manifest_sha256: str, winner: CandidateResult, comparison: Comparison
 ) -> BundleInfo:
-    """Write the bundle of the winning graph to `folder`, with its certificate and the fingerprints of its
-    training rows."""
+    """Write the winning graph's bundle, with its certificate and the fingerprints of training rows."""
     subject = comparison.subject
     record, device = subject.record, subject.section.device
     model = onnx.load(winner.graph.path)

@@ -44,8 +44,8 @@ class Source:
     @property
     def encoder(self) -> nn.Module:
         """The model's transformer; a `ConversionError` if it has none."""
-        encoder = getattr(self.model, "encoder", None)
-        if not isinstance(encoder, nn.Module):
+        encoder: nn.Module | None = getattr(self.model, "encoder", None)
+        if encoder is None or not hasattr(getattr(encoder, "config", None), "num_hidden_layers"):
             raise ConversionError("needs a transformer encoder, which this model does not have")
         return encoder
 

@@ -1,15 +1,13 @@
 """int8 weights, one scale per column, and activations quantised at run time: per token or per tensor.
 
-`quantize_per_token` gives every token its own scale. `quantize` gives a whole batch one scale: some percent
-faster, but a row's answer depends on the other rows and on the padding of its batch.
+With one scale for a whole batch a row's answer depends on the other rows and on the padding of its batch. In
+encoders the values of a few channels are 5 to 20 times as large, which leaves the others few of the 256
+levels: such channels are divided by a power of two and their weights multiplied by it (SmoothQuant, arXiv
+2211.10438, only for outliers).
 
 Weights have 7 bits, so that every x86-64 CPU gives the same answer: without VNNI, ONNX Runtime adds two
 products of u8 activations and s8 weights in 16 bits (`vpmaddubsw`): 2 x 255 x 127 saturates, 2 x 255 x 64
 does not.
-
-With one scale per tensor, the few channels of an encoder whose values are 5 to 20 times as large leave the
-others few of the 256 levels. Such channels are divided by a power of two and their weights multiplied by it:
-SmoothQuant (arXiv 2211.10438), only for outliers.
 """
 
 from __future__ import annotations
@@ -71,8 +69,7 @@ OUTLIER_RATIO = 3.0  # a channel that reaches further than this many times the m
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a fused graph gets int8 products: a scale per column or per weight, and with or without those of
-    attention."""
+    """How a fused graph gets int8 products: with a scale per column, and with those of attention, or not."""
 
     per_channel: bool = True
     attention: bool = True
@@ -103,8 +100,7 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
 
 
 def quantize_per_token(fused: Path, path: Path, load: Load = onnx.load) -> None:
-    """Quantise a fused graph with a scale for every token; a `ConversionError` if no product has constant
-    weights."""
+    """Quantise with a scale for every token; a `ConversionError` if no product has constant weights."""
     model = load(fused)
     if not per_token(model):
         raise ConversionError("has no matrix product with constant weights")
@@ -115,8 +111,7 @@ def per_token(model: onnx.ModelProto) -> int:
     """Give the model int8 products with a scale for each token, in place; return how many.
 
     Every vector of K numbers of an input (…, K) is divided by its largest absolute value (ZeroQuant, arXiv
-    2206.01861: token-wise quantisation). Tables of embeddings get 8 bits with a scale per row; Gemm products
-    stay in float.
+    2206.01861). Tables of embeddings get 8 bits with a scale per row; Gemm products stay in float.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -219,10 +214,7 @@ class _PerToken:
 
 
 def drop_zero_points(graph: onnx.GraphProto) -> int:
-    """Leave out the zero points of weights where all are 0, in place; return how many there were.
-
-    ONNX Runtime would subtract them.
-    """
+    """Leave out the zero points of weights, where all are 0, in place; return how many there were."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dropped: set[str] = set()
     for node in graph.node:
@@ -238,8 +230,7 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
 
 
 def saturating_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products whose signed weights have more than 7 bits: a CPU without VNNI gives another
-    answer.
+    """Names of the products with signed weights of more than 7 bits, which other CPUs answer differently.
 
     `MatMulNBits` is not one of them: its kernels multiply absolute values, which stays within 16 bits.
     """
@@ -270,10 +261,11 @@ def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
 
 
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
+    """Quantise a graph of standard operators with observed ranges, within which all but 1 in 100,000 values
+    lie.
 
-    All but 1 in 100,000 of the observed values lie within the ranges. The last product before an output stays
-    in float. Raises a `ConversionError` if there is nothing to observe.
+    The last product before an output stays in float. Raises a `ConversionError` if there is nothing to
+    observe.
     """
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
@@ -330,8 +322,7 @@ def quantize_weights(
 
 
 def in_blocks(model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...]) -> onnx.ModelProto:
-    """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs are rounded
-    likewise."""
+    """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs likewise."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
@@ -354,8 +345,7 @@ def in_blocks(model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str,
 
 
 def scale(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Write the graph with its outlier channels scaled; a `ConversionError` if there is nothing to
-    observe."""
+    """Write the graph with its outlier channels scaled; a `ConversionError` without calibration rows."""
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
     model = onnx.load(fused)
@@ -381,11 +371,7 @@ def channel_ranges(fused: Path, batches: Sequence[Batch]) -> Ranges:
 
 
 def scale_outliers(model: onnx.ModelProto, ranges: Ranges) -> int:
-    """Divide outlier channels of each product's input by powers of two, in place; return how many products
-    had some.
-
-    In float the results do not change by a bit.
-    """
+    """Divide outlier channels by powers of two, in place; return how many products had some."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:

@@ -50,9 +50,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class NeighbourEffect:
-    """Answers of rows that were scored alone, and again in batches and with padding.
-
-    A graph with one scale for the whole batch answers a text differently beside a long text.
+    """How much the other rows and the padding of a batch change the answers of rows.
 
     Attributes:
         max_difference: The largest change of any row's probability of any class; NaN if one is NaN.
@@ -94,10 +92,10 @@ def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
 
 
 def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], list[Indices]]:
-    """Row indices of ragged batches, and of those that hold all other rows.
+    """Row indices of ragged batches, and of those that hold all other rows, batched by length.
 
-    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`, so that padding that
-    leaks into a row's scores shows. The rest is batched by length, which costs least.
+    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`: padding that leaks
+    shows.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     share = min(RAGGED_ROWS, len(order) // len(RAGGED_BATCH_SIZES))

@@ -80,10 +80,9 @@ class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
     Attributes:
-        forward: `module:function` that loads the model; see `timing_worker.Load`. Its module should import
-            little, since the memory of the process is measured.
-        device: On a GPU the times include the copies of batch and scores, and PyTorch computes in bf16 or
-            fp16.
+        forward: `module:function` that loads the model (`timing_worker.Load`); the module should import
+            little.
+        device: On a GPU the times include the copies of batch and scores; PyTorch computes in bf16 or fp16.
         interpreter: The Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
@@ -129,8 +128,7 @@ def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, La
 def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
 ) -> Timing:
-    """Time every contender on the same batches, by size, which go to `folder`; a `GauntletError` if a process
-    ends."""
+    """Time every contender on the same batches, by size; a `GauntletError` if a process ends too early."""
     on_gpu = any(contender.device == "gpu" for contender in contenders.values())
     tolerated = 1.0 if on_gpu else BUSY
     timing = _measure(contenders, batches, threads, "wall", folder, tolerated)

@@ -32,8 +32,7 @@ def gate(
     verdict: Path,
     table: Path,
 ) -> Verdict:
-    """Decide, write `verdict` and `table`, print the table; a `GauntletError` if the bundle is incomplete or
-    altered."""
+    """Decide, write `verdict` and `table`, print the table; a `GauntletError` for an altered bundle."""
     try:
         info = read_info(bundle)
     except BundleError as error:

@@ -24,7 +24,7 @@ from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration
 from gauntlet.serving.bundle import BundleError, BundleInfo, read_info
 
-LINEAGE = ("data_sha256", "git_commit", "image")
+LINEAGE = ("data_sha256", "git_commit", "image", "origin_sha256")
 """The keys of the bundle's lineage that become tags of the version."""
 
 
@@ -96,8 +96,7 @@ def run(
 def version_tags(
     info: BundleInfo, quality: Mapping[str, float], manifest_sha256: str, run_id: str
 ) -> dict[str, str]:
-    """What made this version, its quality on the test split and its speed-ups, as the registry's tags: all
-    texts."""
+    """What made this version, its quality on the test split and its speed-ups, as texts for tags."""
     lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {

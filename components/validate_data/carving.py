@@ -31,8 +31,7 @@ NUMBERS = 2.0**64
 
 
 def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
-    """The name of each key's group: the smallest hash of the keys that a chain of near-duplicates
-    connects."""
+    """The name of each key's group, a chain of near-duplicates: the smallest hash of its keys."""
     numbers = likeness.groups(keys, similarity)
     names: dict[int, str] = {}
     for key, number in zip(keys, numbers, strict=True):

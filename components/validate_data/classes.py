@@ -60,8 +60,7 @@ def check_classes(
     class_balance: ClassBalanceCheck,
     largest: Mapping[str, LargestGroup] | None = None,
 ) -> None:
-    """Run both checks after all checks on single rows. `largest` are near-duplicates that keep a class
-    together."""
+    """Run both checks after those on single rows. `largest` are near-duplicates that stay together."""
     counts = count_classes(checked.rows, dataset.labels)
     results = [
         check_rows_per_class(counts, rows_per_class, checked.rows_read, largest),

@@ -30,8 +30,7 @@ VALIDATE_DATA = "validate-data"
 
 @dataclass(frozen=True)
 class NextStep:
-    """A sentence, with backquotes for code, its command if there is one, and the rule or check that it is
-    about."""
+    """A sentence, with backquotes for code, its command, and the rule or check that it is about."""
 
     text: str
     command: str | None = None

@@ -51,13 +51,11 @@ class FinalStatus:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of the DAG.
+    """One step of the DAG. `started` and `ended` are from the times of files: the wait for a machine counts.
 
     Attributes:
-        state: `reused` is a step whose outputs came from an earlier run; `skipped` is the branch that the
-            gate did not take.
-        started: About when: the previous step's end, so it includes the wait for a machine.
-        ended: About when: the time of the file that marks the end.
+        state: `reused`: the outputs came from an earlier run; `skipped`: the branch that the gate did not
+            take.
         message, exit_code: Of a failure, in its own words where it left any.
         reused_from: The run that made a reused step's outputs, if that is known.
     """
@@ -152,12 +150,9 @@ def step_records(
 ) -> tuple[StepRecord, ...]:
     """The record of each of the DAG's `steps`.
 
-    Args:
-        traces: By step: how it ended, of each step that left a folder.
-        decision: What the gate's verdict says, or None if there is no readable verdict.
-        registered: Whether register-model left a readable version.
-        final: What the orchestrator says about the whole run.
-        run_started: When the first step started, if that is known.
+    `traces` has each step that left a folder, `decision` the gate's word, `registered` whether there is a
+    version, `final` what the orchestrator says about the whole run, which began at `run_started`; None for
+    what is not known.
     """
     reached = max((steps.index(name) for name in traces), default=-1)
     records = [_reached(name, traces.get(name), final) for name in steps[: reached + 1]]
@@ -219,12 +214,10 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        kind: `registered` is a model that passed and waits for a person to promote it; `unchanged` one whose
-            bundle an earlier run has registered.
-        headline: The outcome in a few words.
-        detail: One or two sentences: why, or what it means.
-        exit_code: 0 promoted, registered or unchanged, 3 rejected by a gate, 4 bad data, else that of the
-            failure.
+        kind: `registered`: it waits for a person to promote it; `unchanged`: an earlier run has registered
+            it.
+        headline, detail: The outcome in a few words, and in one or two sentences.
+        exit_code: 0 promoted, registered or unchanged, 3 rejected by a gate, 4 bad data, else of the failure.
     """
 
     kind: Kind

@@ -37,8 +37,7 @@ def write_page(record: CollectedRun, name: str, run_id: str, manifest_sha256: st
 
 
 def render(record: CollectedRun, name: str, run_id: str, manifest_sha256: str) -> str:
-    """The page of a run of the system `name`. Texts of the run are escaped; the same record gives the same
-    bytes."""
+    """The page of a run of the system `name`: the same record gives the same bytes."""
     ended = outcome(record)
     started = min((step.started for step in record.steps if step.started), default=None)
     finished = max((step.ended for step in record.steps if step.ended), default=None)

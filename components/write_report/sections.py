@@ -287,7 +287,8 @@ def pareto(table: Candidates, metrics: Sequence[Metric]) -> Markup:
         if latency and is_figure(latency.median) and is_figure(quality)
     ]
     title = f"Quality against latency, batch of {size}"
-    return charts.scatter(title, "milliseconds, median", metric.title, marks) if len(marks) > 1 else NOTHING
+    quality = metric.title if metric.better == "higher" else f"{metric.title}, lower is better"
+    return charts.scatter(title, "milliseconds, median", quality, marks) if len(marks) > 1 else NOTHING
 
 
 def _bar(name: str, latency: Latency | None, speedup: float | None, tone: str) -> charts.Bar | None:

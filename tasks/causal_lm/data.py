@@ -1,5 +1,4 @@
-"""Conversations for a language model that is trained here, rendered by its chat template as text and
-tokens."""
+"""Conversations for a language model that is trained here, rendered by its chat template."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ PLACEHOLDER = "GAUNTLETPROMPT"
 
 
 def examine(dataset: ConversationDataset) -> Examination:
-    """Read and check a dataset, as `examine_conversations` does; a `UsageError` if the model cannot be
-    used."""
+    """Read and check a dataset, as `examine_conversations` does; a `UsageError` for an unusable model."""
     resolution = partial(describe_gain_resolution, spread=PERPLEXITY_SPREAD, metric="perplexity")
     return examine_conversations(dataset, ChatRenderer(dataset.tokenizer), resolution)
 
@@ -43,8 +41,7 @@ class ChatRenderer:
         self.special_tokens = tuple(dict.fromkeys([*map(str, self._tokenizer.all_special_tokens), *added]))
 
     def frame(self, system: str | None = None) -> tuple[str, str]:
-        """The text before and after a single prompt; a `UsageError` if the template ignores the user's
-        turn."""
+        """The text before and after a single prompt; a `UsageError` if the template ignores it."""
         context = [] if system is None else [Turn("system", system)]
         before, found, after = self._prompt([*context, Turn("user", PLACEHOLDER)]).partition(PLACEHOLDER)
         if not found:
@@ -56,8 +53,7 @@ class ChatRenderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context with its answer, which ends with the end token; a `UsageError` if the template refuses
-        one."""
+        """Each context with its answer and the end token; a `UsageError` if the template refuses."""
         prompts = [self._prompt(*given) for given in zip(contexts, tools, strict=True)]
         targets = [self._target(*given) for given in zip(prompts, contexts, answers, tools, strict=True)]
         counts = zip(self._count(prompts), self._count(targets), strict=True)

@@ -114,8 +114,7 @@ class DecoderGraph(nn.Module):
 def export_decoder(model: PreTrainedModel, path: Path) -> None:
     """Write a causal language model's graph; a `ConversionError` if it cannot be exported.
 
-    The graph of the TorchScript exporter would have four times the nodes. The model is left in evaluation
-    mode.
+    The TorchScript exporter makes four times the nodes. The model is left in evaluation mode.
     """
     heads, layers, size = _cache_shape(model)
     batch, tokens, cached = EXAMPLE
@@ -261,8 +260,7 @@ def quantize_int8(graph: Path, path: Path) -> None:
 
 
 def load_for_quantizing(path: Path) -> onnx.ModelProto:
-    """A graph whose matrices are all constants: quantisers would take the transpose of a tied embedding for
-    an activation."""
+    """A graph whose matrices are all constants, not the transpose of a tied embedding."""
     model = onnx.load(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     transposed = [

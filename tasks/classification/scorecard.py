@@ -8,16 +8,14 @@ N = rows, C = classes, S = sets of classes (`metrics`). Labels and answers are n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
-from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
-from gauntlet.contracts.scores import TrainingOverlap
+from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags, clean_rows, describe_overlap
 from gauntlet.serving.interface import Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import (
@@ -179,7 +177,7 @@ def assess(
         confidence=confidence,
         challenger=scoring.of_challenger(scored(labels, predicted)),
         mistakes=mistakes,
-        training_overlap=TrainingOverlap(**asdict(overlap)),
+        training_overlap=overlap,
         challenger_on_clean_rows=ours_on_clean,
         champion=theirs,
         paired=paired,

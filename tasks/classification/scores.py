@@ -96,7 +96,7 @@ class Scores(AnyScores):
     """The content of `scores`.
 
     The challenger is scored on all rows, the champion and the difference on the clean rows
-    (`components.evaluate_model.overlap`). If some rows are not clean, `challenger_on_clean_rows` has the
+    (`components.training_rows`). If some rows are not clean, `challenger_on_clean_rows` has the
     challenger's figures on those that are.
     """
 

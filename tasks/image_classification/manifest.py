@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
+from gauntlet.manifests.errors import Fault, ManifestError
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
 from gauntlet.tasks.images.manifest import (
+    FROM_HUB,
     Augmentation,
     Backbone,
     ImageColumns,
@@ -163,3 +166,13 @@ class ImageManifest(ClassManifest):
     task: Literal["image_classification"]
     dataset: ImageDataset
     training: ImageTraining = ImageTraining()
+
+    def require_model(self, file: str) -> None:
+        """The weights of a backbone exist, if they are to be on this machine."""
+        backbone = self.training.backbone
+        weights = backbone.weights if backbone else None
+        if weights not in (None, FROM_HUB) and "://" not in weights and not Path(weights).is_file():
+            action = "Correct the path, or --set training.backbone.weights=…"
+            raise ManifestError(
+                [Fault(file, "training.backbone.weights", weights, "a file of safetensors", action)]
+            )

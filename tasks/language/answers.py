@@ -49,7 +49,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Answers:
-    """Summed losses of the references (N,), None if the model gives no probabilities, and two answers to each
+    """Summed losses of the references (N,), if the model gives probabilities, and two answers to each
     prompt."""
 
     losses: npt.NDArray[np.float64] | None
@@ -63,8 +63,7 @@ class Answers:
 
 
 def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
-    """Draw test rows; a `DataError` if they are of one conversation, so that no spread between them can be
-    estimated."""
+    """Draw test rows; a `DataError` if they are of one conversation, which has no spread."""
     frame = read_split(splits, "test")
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]

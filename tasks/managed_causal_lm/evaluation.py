@@ -39,8 +39,7 @@ class Endpoint:
 
 
 class ManagedModel:
-    """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
-    credentials."""
+    """An `AnsweringModel` behind an API; a `UsageError` without credentials."""
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)
@@ -104,5 +103,5 @@ class ManagedModel:
 
 
 def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
-    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    """The model of a bundle, as `tasks.language.evaluation.open_model` says."""
     return ManagedModel(bundle, settings)

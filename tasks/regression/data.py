@@ -34,14 +34,13 @@ from gauntlet.contracts.data import CheckResult
 from gauntlet.contracts.data import Statistics as AnyStatistics
 from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
-from gauntlet.manifests.gates import resolvable_mean
 from gauntlet.pages.formatting import general
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.data import PixelStatistics, class_pictures, describe_pixels, find_noted
 from gauntlet.tasks.images.hashing import ImageLikeness, correlated
 from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, read_images
 from gauntlet.tasks.regression.manifest import OutlierCheck, PathColumns, RegressionDataset, RowsPerSplitCheck
-from gauntlet.tasks.regression.metrics import RELATED, Floats, bin_edges, histogram
+from gauntlet.tasks.regression.metrics import Floats, bin_edges, histogram, resolvable_error
 from gauntlet.tasks.texts import data as texts
 
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("target", pa.float64()), ("row", pa.int64())])
@@ -377,7 +376,7 @@ def describe_resolution(splits: Mapping[SplitName, pd.DataFrame]) -> str:
     """In words, what a comparison with the champion on the test rows can show."""
     train, test = splits["train"]["target"], splits["test"]["target"]
     spread = float((test - train.median()).abs().std(ddof=0)) if len(test) and len(train) else 0.0
-    shown = resolvable_mean(len(test), RELATED * spread) if len(test) else 0.0
+    shown = resolvable_error(len(test), spread) if len(test) else 0.0
     return (
         f"With {len(test):,} test rows a comparison with the champion can show a difference of about "
         f"{general(shown)} in the mean absolute error of models that hardly explain the targets, and a "

@@ -33,8 +33,8 @@ from gauntlet.components.gate_model.shared_rules import (
     not_compared,
     without_pytorch,
 )
-from gauntlet.manifests.gates import SMALLEST_MARGIN, resolvable_mean
-from gauntlet.tasks.regression.metrics import RELATED
+from gauntlet.manifests.gates import SMALLEST_MARGIN
+from gauntlet.tasks.regression.metrics import resolvable_error
 
 R2 = Domain(-inf, 1.0, "a number of 1 or less")
 TRAINING_ADVICE = "More rows, cleaner targets or longer training lower it; `gates.{key}` is the bound."
@@ -80,7 +80,7 @@ def _margin(found: Documents) -> float:
     error = number_or_fault(found.at("scores.champion.mae"), NOT_NEGATIVE)
     if isinstance(spread, str) or isinstance(error, str):
         return 0.0
-    shown = resolvable_mean(_compared_rows(found), RELATED * spread, confidence_of(found))
+    shown = resolvable_error(_compared_rows(found), spread, confidence_of(found))
     return max(SMALLEST_MARGIN * error, shown)
 
 

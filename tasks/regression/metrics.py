@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gauntlet.components import bootstrap
+from gauntlet.manifests.gates import resolvable_mean
 
 Floats = npt.NDArray[np.float64]
 
-RELATED = 0.5
-"""The assumed spread of the difference of two models' absolute errors on a row, as a share of the spread of
-one model's absolute errors: two models that learn from the same rows are wrong about the same ones."""
+CORRELATION = 0.5
+"""The assumed correlation of two models' absolute errors: models with the same training rows are wrong about
+the same ones."""
 
 BINS = 16
 NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -62,6 +63,14 @@ def resample(
     outcomes = np.concatenate([moments(targets, predicted, centre) for predicted in models], axis=1)
     means = bootstrap.resampled_means(outcomes, resamples, seed)  # (R, 4 M)
     return tuple(metrics_of(part) for part in np.split(means, len(models), axis=1))
+
+
+def resolvable_error(rows: int, spread: float, confidence: float = 0.95) -> float:
+    """The smallest difference in the mean absolute error that a comparison on so many rows can show.
+
+    `spread` is the standard deviation of one model's absolute errors.
+    """
+    return resolvable_mean(rows, spread * math.sqrt(2 * (1 - CORRELATION)), confidence)
 
 
 def half_width(residuals: Floats, coverage: float) -> float:

@@ -28,6 +28,7 @@ from gauntlet.pages.formatting import (
     is_figure,
     minus,
     percent,
+    signed,
     signed_general,
 )
 from gauntlet.pages.page import Masthead, Section, Tile, partial, render
@@ -44,10 +45,9 @@ Figure = float | None
 Interval = tuple[Figure, Figure]
 
 CANDIDATE_COLUMNS = (
-    Column("Largest difference", lambda candidate: general(candidate.figures.get("max_abs_difference"))),
     Column("Mean difference", lambda candidate: general(candidate.figures.get("mean_abs_difference"))),
     Column(
-        "Mean absolute error",
+        "MAE",
         lambda candidate: general(candidate.figures.get("mae")),
         lambda pytorch: general(pytorch.figures.get("mae")),
     ),
@@ -259,4 +259,4 @@ def _metric_row(scores: SCORES, name: str) -> dict[str, Any]:
 
 def _rise(figures: Mapping[str, Any]) -> str:
     low, high = figures.get("mae_rise_interval") or (None, None)
-    return f"{signed_general(figures.get('mae_rise'))}, {signed_general(low)} … {signed_general(high)}"
+    return f"{signed(figures.get('mae_rise'), 4)}, {signed(low, 4)} … {signed(high, 4)}"

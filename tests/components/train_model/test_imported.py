@@ -419,6 +419,25 @@ def test_a_checkpoint_of_gauntlets_own_is_taken_by_any_kind(
         taken(manifest, "checkpoint", made, tiny_splits, tmp_path)
 
 
+def test_the_code_that_a_checkpoint_names_runs_only_if_the_manifest_names_it_too(
+    image_splits: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    section = ImageTraining(filters=(4,), units=0, epochs=1)
+    made = tmp_path / "made"
+    train(TrainingRun(section, "drawn", "image_classification", 3, image_splits, made, resume_dir=""))
+    record = json.loads((made / "training.json").read_text())
+    ran = tmp_path / "ran"
+    record |= {"network": "os:mkdir", "network_args": {"path": str(ran)}}
+    (made / "training.json").write_text(json.dumps(record))
+    of_images = manifest.model_copy(update={"task": "image_classification"})
+    origin = origin_of(of_images, "checkpoint", str(made))
+    with pytest.raises(
+        UsageError, match=r"its network is os:mkdir, expected training\.network of the manifest"
+    ):
+        import_model(section, "image_classification", 3, origin, image_splits, tmp_path / "c", tmp_path / "h")
+    assert not ran.exists()
+
+
 def test_a_kind_without_the_role_says_that_it_reads_no_other_form(
     manifest: Manifest, saved: Path, image_splits: Path, tmp_path: Path
 ) -> None:
