@@ -59,6 +59,7 @@ OWN_CA = "If the server uses a private CA, set SSL_CERT_FILE to the CA's certifi
 LONGEST_NAME_SHOWN = 200
 NOT_A_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, lone surrogates
 
 
 def read_bytes(uri: str) -> bytes:
@@ -366,9 +367,6 @@ def _explained(uri: str) -> Iterator[None]:
         raise GauntletError(
             f"{uri}: cannot be reached, or the transfer failed ({cause}). {advice}, then run again"
         ) from None
-
-
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, lone surrogates
 
 
 def data_uri(folder_uri: str, name: str, roots: Sequence[str] = ()) -> str:

@@ -54,7 +54,7 @@ from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import Device, open_session
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.classification.conversion import Rows, macro_f1
+from gauntlet.tasks.classification.conversion import Rows, labels_of, macro_f1
 from gauntlet.tasks.texts.conversion import TextRows, build_student_graphs
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 
@@ -303,8 +303,8 @@ def print_table(
 ) -> None:
     pytorch = next(name for name in names if name in PYTORCH)
     reference = labels[pytorch]
-    one_hot = np.eye(truth.max() + 1, dtype=np.float32)
-    f1 = {name: macro_f1(one_hot[labels[name]], truth) for name in names}
+    classes = truth.max() + 1
+    f1 = {name: macro_f1(labels_of(labels[name], classes), labels_of(truth, classes)) for name in names}
     header = "".join(f"{f'batch of {size}':>29}" for size in BATCH_SIZES)
     print(f"\n{'':38}{header}   macro-F1     drop  same label")
     for name in names:

@@ -144,7 +144,7 @@ def emotion(plan: Plan) -> list[str]:
 
 
 def emotion_large(plan: Plan) -> list[str]:
-    return throughput(plan, *(("48", 10, 1) if plan.quick else ("256", 40, 1)))
+    return throughput(plan, *(("40", 10, 1) if plan.quick else ("256", 40, 1)))
 
 
 def throughput(plan: Plan, batch_size: str, steps: int, runs: int) -> list[str]:

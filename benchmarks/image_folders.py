@@ -72,7 +72,7 @@ def main() -> int:
         write_idx(folder / "idx", arrays)
         write_folders(folder / "folders", arrays)
         common = {"name": "fashion", "version": "1", "shape": [28, 28], "channels": 1}
-        # Fashion-MNIST has near-duplicates across its two files; only images in folders are compared for them.
+        # Fashion-MNIST has near-duplicates across its files; only images in folders are compared for them.
         checks = {"leakage": {"severity": "warn"}}
         found = {
             "idx": run(folder, "idx", {**common, "labels": list(LABELS), "checks": checks}),
@@ -124,12 +124,8 @@ def run(folder: Path, form: str, dataset: dict[str, Any]) -> dict[str, Any]:
     print(f"{form}: {seconds:.0f} s, exit code {ran.returncode}", flush=True)
     if ran.returncode:
         print(ran.stdout[-3000:], ran.stderr[-3000:], file=sys.stderr)
-    runs = sorted(
-        path
-        for path in (folder / "home" / "runs").iterdir()
-        if path.name.startswith(content["name"].replace("_", "-"))
-    )
-    return {"folder": runs[-1], "code": ran.returncode, "cpu": validated.cpu}
+    (of_run,) = (folder / "home" / "runs").glob(f"fashion_{form}-*")
+    return {"folder": of_run, "code": ran.returncode, "cpu": validated.cpu}
 
 
 class Done(subprocess.CompletedProcess[str]):

@@ -46,8 +46,7 @@ def reference(section: Mapping[str, Any], folder: str) -> dict[str, str]:
 
 
 def keep(sections: Sequence[Mapping[str, Any]], folder: str) -> None:
-    """Write the files of sections to `folder`, a path or any URI that fsspec opens; a `GauntletError` if it
-    cannot."""
+    """Write the files of sections to `folder`, a path or a URI; a `GauntletError` if it cannot be done."""
     with tempfile.TemporaryDirectory() as scratch:
         for section in sections:
             (Path(scratch) / file_name(reference(section, folder)[FILE_KEY])).write_bytes(_content(section))

@@ -8,7 +8,7 @@ cannot be read from it, but whoever has the row can check whether the model was 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.contracts.document import replacing
+from gauntlet.contracts.scores import TrainingOverlap
 from gauntlet.serving.bundle import TRAINING_ROWS_FILE, BundleInfo
 
 TEST_ROWS_FILE = "test_rows.npz"
@@ -118,3 +119,58 @@ def trained_on(bundle: Path, info: BundleInfo, tested: RowFingerprints | None) -
 def _write(path: Path, **arrays: Any) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def clean_rows(count: int, *trained_on: Flags | str) -> Flags:
+    """Which of `count` rows no model was trained on, (N,); a model whose rows are not known excludes none."""
+    clean = np.ones(count, dtype=bool)
+    for flags in trained_on:
+        if not isinstance(flags, str):
+            clean &= ~flags
+    return clean
+
+
+def describe_overlap(
+    count: int, ours: Flags | str, theirs: Flags | str | None, without: Sequence[str] = (), rows: str = "rows"
+) -> TrainingOverlap:
+    """Say on how many of `count` test rows each model was trained, or why that is not known.
+
+    `ours` and `theirs` are flags (N,) or a reason; `theirs` is None without a champion. `without` are the
+    classes without clean rows, `rows` is what a row is called.
+    """
+    challenger = None if isinstance(ours, str) else int(ours.sum())
+    own = (
+        f"It is not known how many test {rows} are in this model's own training split: {ours}."
+        if isinstance(ours, str)
+        else _sentence(challenger, count, "this model's own", rows)
+    )
+    if theirs is None:
+        return TrainingOverlap(challenger=challenger, summary=own)
+    clean = int(clean_rows(count, ours, theirs).sum())
+    known = None if isinstance(theirs, str) else int(theirs.sum())
+    if isinstance(theirs, str):
+        summary = (
+            f"It is not known how many of the {count} test {rows} were in the champion's training split: "
+            f"{theirs}. Compared on {clean}. Rows that the champion was trained on make it look better, so a "
+            "model that passes is no worse, but a model that is rejected may be as good. If it is, promote "
+            "it by hand; its bundle has the fingerprints."
+        )
+    else:
+        summary = _sentence(known, count, "the champion's", rows).removesuffix(".")
+        summary += f"; compared on the {clean} clean {rows}." if clean < count else "."
+        if challenger:
+            summary = f"{own} {summary}"
+    return TrainingOverlap(
+        challenger=challenger,
+        champion=known,
+        clean_rows=clean,
+        summary=summary,
+        classes_without_clean_rows=tuple(without),
+    )
+
+
+def _sentence(trained: int | None, count: int, whose: str, rows: str) -> str:
+    if not trained:
+        return f"None of the {count} test {rows} was in {whose} training split."
+    was = "was" if trained == 1 else "were"
+    return f"{trained} of {count} test {rows} {was} in {whose} training split."

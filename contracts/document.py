@@ -1,8 +1,4 @@
-"""The base class of the documents between steps: how they are written and read.
-
-A step reads with `read`, which refuses a broken document. The report shows whatever a run left: it reads with
-`read_tolerantly`.
-"""
+"""The base class of the documents between steps: how they are written and read."""
 
 from __future__ import annotations
 
@@ -81,8 +77,7 @@ class Document(BaseModel):
     def read_tolerantly(cls, data: bytes | str) -> tuple[Self | None, tuple[str, ...]]:
         """What can be read, and in words what could not be read; None if `data` is not a JSON object.
 
-        A field that is missing or broken has its default, or None, whatever its type says; nested documents
-        too.
+        A missing or broken field has its default, or None, whatever its type says. The report reads so.
         """
         context: dict[str, list[str]] = {_FAULTS: [], _PATH: []}
         try:

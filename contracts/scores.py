@@ -18,7 +18,14 @@ class OfEvaluation(Document):
 
 
 class TrainingOverlap(OfEvaluation):
-    """How many test rows the models were trained on, and how many clean ones were compared."""
+    """Test rows that are training rows, or near-duplicates of one; None where a number is not known.
+
+    Attributes:
+        challenger, champion: How many are a training row of the model.
+        clean_rows: On how many the models are compared: neither was trained on them, as far as that is known.
+        summary: All of this in words.
+        classes_without_clean_rows: Classes that have test rows, and none among the clean ones.
+    """
 
     challenger: int | None = None
     champion: int | None = None

@@ -48,10 +48,7 @@ class Origin(_OfTraining):
 
 
 class Epoch(_OfTraining):
-    """One pass over the training rows and the validation that followed it.
-
-    Metrics are by name, among them `loss`, the mean per row. One that is not finite is null in the file.
-    """
+    """One pass over the training rows and its validation. A metric that is not finite is None."""
 
     epoch: int
     training: dict[str, float | None]
@@ -105,7 +102,7 @@ class TrainingHistory(_OfTraining):
     """The events of a training in their order. The loop adds to it, so it can be changed.
 
     Attributes:
-        best_epoch: Counts from 1; the best one of the last phase so far. 0 before there is one.
+        best_epoch: Counts from 1; the best one of the last phase so far, 0 before there is one.
         earlier_best: The best epochs of the phases before.
         confusion: Of the best epoch: validation rows by true class, then by predicted class.
         out_of_memory: The steps at which memory ran out and the micro-batches were halved.
@@ -167,17 +164,15 @@ class History(TrainingHistory):
 
 
 class TrainingRecord(_OfTraining):
-    """What a checkpoint was made from: the content of its `training.json`, with a kind's fields
-    (`Task.of_record`).
+    """What a checkpoint was made from: its `training.json`, with a kind's fields (`Task.of_record`).
 
     Attributes:
         encoder: The pretrained model, if there is one.
         max_length: The number of tokens after which a text is cut, if rows are texts.
         frame: For a language model: the text before and after a single prompt.
         input_shape: For a model that reads images: channels, height, width.
-        network: The class of a network of the user's own, `module:name`.
-        network_args: What it was made with.
-        network_sha256: Hash of its code.
+        network, network_args, network_sha256: The class of a user's own network, its arguments, a hash of its
+            code.
         origin: Of a model that was trained elsewhere.
     """
 

@@ -1,4 +1,4 @@
-"""What gate-model writes: each rule of the gate, what was found, and the decision that follows."""
+"""What gate-model decides, rule by rule, and the version that register-model makes of the bundle."""
 
 from __future__ import annotations
 
@@ -54,3 +54,25 @@ class Verdict(Decision):
     def as_json(self) -> dict[str, Any]:
         """As `Document.as_json`, without `stages` if there are none."""
         return {key: value for key, value in super().as_json().items() if (key, value) != ("stages", None)}
+
+
+class Version(Document):
+    """The content of `version`. `registered` is false if an earlier run has registered the same bundle.
+
+    `overruled` are the rules that the model failed, if a person promoted it anyway. Only then are the fields
+    after it set.
+    """
+
+    written_by: ClassVar[str] = "register-model"
+    omits_none: ClassVar[bool] = True
+
+    name: str
+    version: str
+    uri: str
+    registered: bool = True
+    aliases: tuple[str, ...]
+    bundle_sha256: str
+    overruled: tuple[str, ...] | None = None
+    approved_by: str | None = None
+    approved_at: str | None = None
+    reason: str | None = None

@@ -26,10 +26,40 @@ from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.kinds import installed_kinds, kind_names, manifest_classes, task_kind
 from gauntlet.manifests.schema import Manifest
 
-MODEL_KEYS = (("training", "encoder"), ("training", "model"), ("dataset", "tokenizer"))
+MODEL_KEYS = (
+    ("training", "encoder"),
+    ("training", "model"),
+    ("training", "backbone", "weights"),
+    ("dataset", "tokenizer"),
+)
 PATH_KEYS = (("dataset", "uri"), *MODEL_KEYS)
+CODE_KEYS = (("training", "network"), ("training", "loss"), ("training", "backbone", "name"))
+"""Keys that may name code of the user's own, `module:name`; a kind may have names of its own for them too."""
+
 # PyYAML raises a bare ValueError for 2024-13-45 and for thousands of digits; both parsers recurse by depth.
 SYNTAX_ERRORS = (ValueError, yaml.YAMLError, RecursionError)
+MOST_BYTES = 64 * 2**20
+MOST_VALUES = 2_000_000
+MOST_LEVELS = 40
+MOST_BITS = 1024
+KEY_SHOWN = 40
+NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+LONGEST_VALUE_SHOWN = 60
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "64 digits of a sha256, 0-9 and a-f",
+    r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$": "lower-case letters, digits, - and _, with a letter first",
+    r"^[a-z][a-z0-9-]{0,62}$": "lower-case letters, digits and -, with a letter first",
+    r"^[^:\n]+$": "a text without a colon, on one line",
+    r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$": "lower-case letters, digits, - and . between letters or digits",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and _, with no digit first",
+    r"^[A-Za-z0-9._-]+$": "letters, digits, ., _ and -",
+    r"^/[^:]*[^:/]$": "an absolute path without : and without / at its end",
+    r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
+}
+"""What each pattern of the schema allows, in words."""
+RENAMED = {"training.checkpoints": "training.resume"}
+"""Keys of earlier releases, with their present names."""
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -129,20 +159,34 @@ def _load_json(text: str) -> Any:
 
 
 def _resolve_paths(content: Mapping[str, Any], folder: Path) -> None:
-    for section, key in PATH_KEYS:
-        values = content.get(section)
-        if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = _resolve((section, key), values[key], folder)
+    for path in PATH_KEYS:
+        values: Any = content
+        for section in path[:-1]:
+            values = values.get(section) if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(values.get(path[-1]), str):
+            values[path[-1]] = _resolve(path, values[path[-1]], folder)
     dataset = content.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("roots"), list):
         dataset["roots"] = _resolve_roots(dataset["roots"], folder)
+
+
+def texts_at(content: Mapping[str, Any], keys: Iterable[tuple[str, ...]] = PATH_KEYS) -> dict[str, str]:
+    """The texts that a manifest as plain types, or a part of it, has at some keys, by the key with dots."""
+    found = {}
+    for path in sorted(keys):
+        value: Any = content
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            found[".".join(path)] = value
+    return found
 
 
 def _resolve_roots(roots: list[Any], folder: Path) -> list[Any]:
     return [_resolve(("dataset", "uri"), root, folder) if isinstance(root, str) else root for root in roots]
 
 
-def _resolve(key: tuple[str, str], value: str, folder: Path) -> str:
+def _resolve(key: tuple[str, ...], value: str, folder: Path) -> str:
     """Make a relative path absolute; leave URIs alone, and a model that may be a hub's name."""
     expanded = os.path.expanduser(value)  # noqa: PTH111  pathlib raises for ~somebody-unknown
     if not value or "://" in value or Path(expanded).is_absolute():
@@ -171,7 +215,7 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             faults += [replace(fault, key=ascii(key)[1:-1]) for fault in unfit]
             continue
         if path in PATH_KEYS and isinstance(value, str):
-            value = _resolve((path[0], path[1]), value, Path.cwd())
+            value = _resolve(path, value, Path.cwd())
         elif path == ("dataset", "roots") and isinstance(value, list):
             value = _resolve_roots(value, Path.cwd())
         elif len(path) == 1:  # a whole section
@@ -183,14 +227,6 @@ def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> list[
             target = inner
         target[path[-1]] = value
     return faults
-
-
-MOST_BYTES = 64 * 2**20
-MOST_VALUES = 2_000_000
-MOST_LEVELS = 40
-MOST_BITS = 1024
-KEY_SHOWN = 40
-NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def _bound_faults(file: str, content: Any) -> list[Fault]:
@@ -235,24 +271,6 @@ def _bound_faults(file: str, content: Any) -> list[Fault]:
 
 class _Enough(Exception):
     pass
-
-
-LONGEST_VALUE_SHOWN = 60
-PATTERNS = {
-    r"^[0-9a-f]{64}$": "64 digits of a sha256, 0-9 and a-f",
-    r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$": "lower-case letters, digits, - and _, with a letter first",
-    r"^[a-z][a-z0-9-]{0,62}$": "lower-case letters, digits and -, with a letter first",
-    r"^[^:\n]+$": "a text without a colon, on one line",
-    r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$": "lower-case letters, digits, - and . between letters or digits",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and _, with no digit first",
-    r"^[A-Za-z0-9._-]+$": "letters, digits, ., _ and -",
-    r"^/[^:]*[^:/]$": "an absolute path without : and without / at its end",
-    r"^gemini-[a-z0-9.-]+$": "the name of a Gemini model, such as gemini-2.5-flash",
-}
-"""What each pattern of the schema allows, in words."""
-RENAMED = {"training.checkpoints": "training.resume"}
-"""Keys of earlier releases, with their present names."""
-NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
 def _task_fault(file: str, content: Mapping[str, Any]) -> Fault | None:

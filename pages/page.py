@@ -48,13 +48,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Masthead:
-    """The top of a page.
+    """The top of a page about a system (`name`).
 
     Attributes:
-        name: Of the system that the page is about.
         kind: What kind of page it is, such as `run report`.
-        headline: What the page says, in a few words; `lead` is a sentence below it, `reasons` a list below
-            that.
+        headline: In a few words; `lead` is a sentence below it, `reasons` a list below that.
         tone: `good`, `bad`, `warn` or `idle`: the colour of the outcome.
         message: Of a failure, as it was written; `note` is a remark below it.
         facts: Short values by their names; a value may be markup.
@@ -74,11 +72,9 @@ class Masthead:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page.
+    """A section of a page. `id` is its anchor; `body` is a rendered partial, or empty.
 
     Attributes:
-        id: Its anchor.
-        body: A rendered partial; empty if there is nothing to show.
         caption: Next to the heading, such as the name of the step.
         state: A word and its tone, shown as a chip to the right of the heading.
         note: Why the section has less than it could.

@@ -12,10 +12,10 @@ from rich.table import Column, Table
 from gauntlet import manifests
 from gauntlet.backends.prices import Estimate, estimate, over_budget, tuning_price_source, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
-from gauntlet.manifests.loading import load_manifest
+from gauntlet.manifests.loading import CODE_KEYS, load_manifest, texts_at
 from gauntlet.manifests.own_code import resolve
 from gauntlet.manifests.schema import Manifest
-from gauntlet.manifests.training import Resources, Training
+from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.terminal import borderless
 
 
@@ -51,19 +51,18 @@ def require_data(manifest: Manifest, path: Path) -> None:
 
 
 def require_own_code(manifest: Manifest, path: Path) -> None:
-    """Refuse a network or a loss of the user's own that cannot be imported on this machine.
+    """Refuse a network, a backbone or a loss of the user's own that cannot be imported on this machine.
 
     Its package is installed, or its module lies beside the manifest, at `path`.
     """
-    training, faults = manifest.training, []
-    own = (training.network, training.own_loss) if isinstance(training, Training) else ()
-    for key, code in zip(("training.network", "training.loss"), own, strict=False):
+    faults = []
+    for key, code in texts_at(manifest.model_dump(mode="json"), CODE_KEYS).items():
         try:
-            if code is not None:
+            if ":" in code:
                 resolve(code, key, path.resolve().parent)
         except UsageError as error:
             words = str(error).removeprefix(f"{key}: ")
-            faults.append(Fault(str(path), key, code or "", "code that can be imported", words))
+            faults.append(Fault(str(path), key, code, "code that can be imported", words))
     if faults:
         raise ManifestError(faults)
 

@@ -30,10 +30,9 @@ from gauntlet.backends.registry import (
 from gauntlet.components.gate_model.run import print_table
 from gauntlet.components.register_model.run import quality_of, registry_scores, version_tags
 from gauntlet.components.write_report.collect import DONE_FILE, collect
-from gauntlet.components.write_report.outcome import outcome
+from gauntlet.components.write_report.record import outcome
 from gauntlet.contracts.document import read_json, write_json
-from gauntlet.contracts.verdict import StageName, Verdict
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import StageName, Verdict, Version
 from gauntlet.manifests.errors import GauntletError, RejectedError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.pipelines.home import ARGUMENTS_FILE, Home, RunRecord

@@ -31,17 +31,25 @@ def weighted_pixels(weights: npt.NDArray[np.float32]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def write_image_bundle(folder: Path, weights: npt.NDArray[np.float32], labels: tuple[str, ...]) -> Path:
+def write_image_bundle(
+    folder: Path, weights: npt.NDArray[np.float32], labels: tuple[str, ...], preprocessing: str | None = None
+) -> Path:
     """The bundle of weighted pixels, certified, at `folder`."""
-    return write_graph_bundle(folder, weighted_pixels(weights), weights.shape[:-1], labels)
+    return write_graph_bundle(folder, weighted_pixels(weights), weights.shape[:-1], labels, preprocessing)
 
 
 def write_graph_bundle(
-    folder: Path, graph: onnx.ModelProto, shape: tuple[int, ...], labels: tuple[str, ...]
+    folder: Path,
+    graph: onnx.ModelProto,
+    shape: tuple[int, ...],
+    labels: tuple[str, ...],
+    preprocessing: str | None = None,
 ) -> Path:
     """The bundle of any graph from images (B, C, H, W) to logits, certified, at `folder`."""
     parts = folder.with_name(folder.name + "-parts")
     parts.mkdir(parents=True)
+    if preprocessing is not None:
+        (parts / "preprocessing.json").write_text(preprocessing)
     onnx.save(graph, parts / "model.onnx")
     certificate = {"model_sha256": file_sha256(parts / "model.onnx"), "rows": 20}
     (parts / "parity.json").write_text(json.dumps(certificate))

@@ -176,11 +176,11 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
             student = None
             if distillation and history.stopped not in BUDGET_REASONS:
                 began = time.monotonic()
-                stage = distillation_stage(distillation, task, replica, best, run.seed)
+                stage = _distillation_stage(distillation, task, replica, best, run.seed)
                 del replica
                 used = history.seconds + time.monotonic() - began
                 student_states = state_store(run, device, world, distillation.student)
-                student = distil(run, stage, used, device, world, tracker, student_states, preempted)
+                student = _distil(run, stage, used, device, world, tracker, student_states, preempted)
             if world.is_first:
                 replace_folder(run.checkpoint, str(given.checkpoint), last=TRAINING_FILE)
         seconds = (student or history).seconds
@@ -205,7 +205,7 @@ def _train(given: TrainingRun, run: TrainingRun, world: World) -> dict[str, Any]
     return document
 
 
-def distillation_stage(
+def _distillation_stage(
     distillation: Distillation, task: Task, teacher: Replica, best: Tensors, seed: int
 ) -> DistillationStage:
     """Score the training rows with the teacher's best weights; called on all ranks."""
@@ -214,7 +214,7 @@ def distillation_stage(
     return distillation.stage(best, outputs)
 
 
-def distil(
+def _distil(
     run: TrainingRun,
     stage: DistillationStage,
     seconds_before: float,
@@ -246,12 +246,8 @@ def distil(
     )
 
 
-def keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
-    """Add each phase's best weights to a new checkpoint, as `phase1_best.safetensors` and so on.
-
-    Those of earlier phases are copied from the checkpoint `before`. A training of one phase has no such
-    files.
-    """
+def _keep_phases(section: Training, epoch: int, folder: Path, before: Path) -> None:
+    """Add the best weights of each phase to a new checkpoint; earlier ones lie in the checkpoint `before`."""
     if len(section.phases) == 1:
         return
     own = PHASE_FILE.format(phase=section.phase_of(epoch).number)
@@ -276,14 +272,14 @@ def checkpoint_writer(run: TrainingRun, task: Task, model: nn.Module, folder: Pa
             seed=run.seed,
             epoch=epoch.epoch,
             data_sha256=read_statistics(run.splits).sha256,
-            training_sha256=section_sha256(run.section),
+            training_sha256=hashlib.sha256(canonical_json(run.section).encode()).hexdigest(),
             **own_code,
             **task.of_record,
         )
 
         def save(target: Path) -> None:
             task.save(model, weights, target)
-            keep_phases(run.section, epoch.epoch, target, folder)
+            _keep_phases(run.section, epoch.epoch, target, folder)
 
         write_checkpoint(folder, record, save)
 
@@ -347,11 +343,6 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
         "the number of ranks": str(world.size),
         **{f"the code of {path}": code_sha256(path) for path in own_code if path},
     }
-
-
-def section_sha256(section: Section) -> str:
-    """Hash of a section's content, defaults included."""
-    return hashlib.sha256(canonical_json(section).encode()).hexdigest()
 
 
 def machine_name(section: Training) -> str:

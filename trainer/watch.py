@@ -19,6 +19,9 @@ from gauntlet.manifests.training import Resources
 from gauntlet.serving.cpu import CpuWait, usable_cpus
 
 SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BETWEEN_SAMPLES = 2.0
+GB = 1e9
+PROCESS_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,6 @@ class Tracker(Protocol):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics by epoch, or by optimizer step if a name has a slash, such as `step/loss`."""
-
-
-SECONDS_BETWEEN_SAMPLES = 2.0
-GB = 1e9
-PROCESS_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 QUOTA_METRIC = re.compile(r"[a-z][\w.-]*\.googleapis\.com/\w+")
 NO_CREDENTIALS = "Getting metadata from plugin failed"
 """What gRPC says when google-auth could not get a token."""
+SECONDS_TO_ANSWER = 10.0
+SECONDS_BEFORE_THE_FIRST_RETRY = 0.5
+SECONDS_OF_RETRIES = 20.0
+"""No attempt starts later than this, so a call ends within the sum of this and `SECONDS_TO_ANSWER`."""
+Found = TypeVar("Found")
 
 
 class QuotaError(GauntletError):
@@ -86,14 +91,6 @@ def explained(host: str) -> Iterator[None]:
             raise not_logged_in(host, error) from error
         message = first_line(error)
         raise quota_refusal(host, message) or GauntletError(f"{host}: {message}") from error
-
-
-SECONDS_TO_ANSWER = 10.0
-SECONDS_BEFORE_THE_FIRST_RETRY = 0.5
-SECONDS_OF_RETRIES = 20.0
-"""No attempt starts later than this, so a call ends within the sum of this and `SECONDS_TO_ANSWER`."""
-
-Found = TypeVar("Found")
 
 
 def vertex_client(name: str, location: VertexLocation) -> Any:

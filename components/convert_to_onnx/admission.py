@@ -11,7 +11,8 @@ from pathlib import Path
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision
 from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
 from gauntlet.components.convert_to_onnx.subject import Parity, Subject
-from gauntlet.components.convert_to_onnx.timing import Clock, Latency, Timing, speedup
+from gauntlet.components.convert_to_onnx.timing import Clock, Timing, speedup
+from gauntlet.contracts.conversion import Latency
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.verification import verify
@@ -164,13 +165,11 @@ def ship(
     write: Callable[[CandidateResult, Comparison], object],
     note: Callable[[Comparison, CandidateResult | None], None],
 ) -> CandidateResult:
-    """Write the bundle of the best candidate that passes `gauntlet bundle verify`.
+    """Write the bundle of the best candidate that passes `gauntlet bundle verify`; a `GauntletError` if none
+    does.
 
     `write` writes the bundle of a candidate. `note` writes the table of candidates with the chosen one or
     None.
-
-    Raises:
-        GauntletError: No candidate is within the bounds and passes.
     """
     while True:
         try:

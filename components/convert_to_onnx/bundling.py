@@ -13,16 +13,10 @@ import onnx
 import onnxruntime
 import torch
 
-from gauntlet.components.convert_to_onnx.admission import (
-    Candidate,
-    CandidateResult,
-    Comparison,
-    pareto_front,
-)
+from gauntlet.components.convert_to_onnx.admission import Candidate, CandidateResult, Comparison, pareto_front
 from gauntlet.components.convert_to_onnx.candidates import Failed
 from gauntlet.components.convert_to_onnx.quantization import opset_of, saturating_products
 from gauntlet.components.convert_to_onnx.subject import Subject
-from gauntlet.components.convert_to_onnx.timing import Latency
 from gauntlet.components.step import manifest_commit
 from gauntlet.components.training_rows import bundled_file
 from gauntlet.contracts import conversion as contract
@@ -40,11 +34,7 @@ from gauntlet.serving.cpu import cpu_class
 from gauntlet.trainer.splits import read_statistics
 
 UNKNOWN = "unknown"  # if the environment does not say
-DTYPES = {
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.UINT8: "uint8",
-}
+DTYPES = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
 def candidates_document(comparison: Comparison, chosen: CandidateResult | None) -> contract.Candidates:
@@ -59,7 +49,7 @@ def candidates_document(comparison: Comparison, chosen: CandidateResult | None) 
         figures=comparison.subject.facts,
         pytorch=contract.Reference(
             figures=known(comparison.pytorch),
-            latency_ms={mode: _latencies(sizes) for mode, sizes in comparison.pytorch_latency_ms.items()},
+            latency_ms=comparison.pytorch_latency_ms,
             memory_mb=known(comparison.pytorch_memory_mb),
             absent=comparison.pytorch_absent,
         ),
@@ -69,7 +59,7 @@ def candidates_document(comparison: Comparison, chosen: CandidateResult | None) 
         chosen=chosen and chosen.name,
         chosen_speedup=(chosen and chosen.speedup) or None,
         pareto_front=tuple(pareto_front(timed, section.objective_batch_size)) if chosen else None,
-        tokenizing_ms=_latencies(comparison.tokenizing_ms) or None,
+        tokenizing_ms=comparison.tokenizing_ms or None,
         contention=comparison.contention,
     )
 
@@ -87,8 +77,7 @@ def headline(chosen: CandidateResult, batch_size: int) -> dict[str, float]:
 def bundle_winner(
     folder: Path, name: str, manifest_sha256: str, winner: CandidateResult, comparison: Comparison
 ) -> BundleInfo:
-    """Write the bundle of the winning graph to `folder`, with its certificate and the fingerprints of its
-    training rows."""
+    """Write the winning graph's bundle, with its certificate and the fingerprints of training rows."""
     subject = comparison.subject
     record, device = subject.record, subject.section.device
     model = onnx.load(winner.graph.path)
@@ -125,7 +114,8 @@ def bundle_winner(
     )
     files = {name: subject.checkpoint / name for name in of_kind(record.task, "FILES")}
     files |= {MODEL_FILE: winner.graph.path, PARITY_FILE: certificate}
-    return write_bundle(folder, info, {**files, **_training_rows(subject), **subject.files})
+    files |= _training_rows(subject)
+    return write_bundle(folder, info, {**files, **subject.files(winner.graph)})
 
 
 def _training_rows(subject: Subject) -> dict[str, Path]:
@@ -185,7 +175,7 @@ def _figures(result: CandidateResult, evidence: Mapping[str, Any] | None = None)
         "neighbours": asdict(result.neighbours),
         "fused": asdict(result.graph.fused),
         **known({"memory_mb": result.memory_mb}),
-        "latency_ms": _latencies(result.latency_ms),
+        "latency_ms": result.latency_ms,
         "speedup": result.speedup,
     }
 
@@ -193,10 +183,6 @@ def _figures(result: CandidateResult, evidence: Mapping[str, Any] | None = None)
 def known(figures: Mapping[str, float]) -> dict[str, float]:
     """The figures that are finite."""
     return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
-
-
-def _latencies(figures: Mapping[int, Latency]) -> dict[int, contract.Latency]:
-    return {size: contract.Latency(**asdict(latency)) for size, latency in figures.items()}
 
 
 def tensor_of(value: onnx.ValueInfoProto) -> TensorSpec:

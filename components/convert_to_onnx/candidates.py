@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -44,8 +44,8 @@ class Source:
     @property
     def encoder(self) -> nn.Module:
         """The model's transformer; a `ConversionError` if it has none."""
-        encoder = getattr(self.model, "encoder", None)
-        if not isinstance(encoder, nn.Module):
+        encoder: nn.Module | None = getattr(self.model, "encoder", None)
+        if encoder is None or not hasattr(getattr(encoder, "config", None), "num_hidden_layers"):
             raise ConversionError("needs a transformer encoder, which this model does not have")
         return encoder
 
@@ -63,25 +63,25 @@ class Recipe:
     make: Make
 
 
+def _of_base(make: Callable[..., object], **options: Any) -> Make:
+    return lambda _, base, path: make(base, path, **options)
+
+
 def _quantized(**scheme: bool) -> Make:
-    return lambda _, base, path: quantization.quantize(base, path, quantization.Scheme(**scheme))
+    return _of_base(quantization.quantize, scheme=quantization.Scheme(**scheme))
 
 
 # Names that begin with an underscore are intermediate steps, which no manifest can ask for.
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(
-        "",
-        "fp32",
-        lambda source, _, path: export_plain(source.model, source.signature, path, source.opset),
+        "", "fp32", lambda source, _, path: export_plain(source.model, source.signature, path, source.opset)
     ),
     "fused": Recipe("plain", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
-    "fused_fp16": Recipe("fused", "fp16", lambda _, base, path: to_fp16(base, path)),
+    "fused_fp16": Recipe("fused", "fp16", _of_base(to_fp16)),
     "_scaled": Recipe(
         "fused", "fp32", lambda source, base, path: quantization.scale(base, path, source.calibration)
     ),
-    "int8_per_token": Recipe(
-        "fused", "int8", lambda _, base, path: quantization.quantize_per_token(base, path)
-    ),
+    "int8_per_token": Recipe("fused", "int8", _of_base(quantization.quantize_per_token)),
     "int8": Recipe("_scaled", "int8", _quantized()),
     "int8_unscaled": Recipe("fused", "int8", _quantized()),
     "int8_per_tensor": Recipe("_scaled", "int8", _quantized(per_channel=False)),
@@ -95,15 +95,9 @@ RECIPES: dict[str, Recipe] = {
         "plain", "fp32", lambda source, base, path: prune_embedding(base, path, source.used_ids)
     ),
     "_pruned_fused": Recipe("_pruned", "fp32", lambda source, base, path: fuse(base, path, source.encoder)),
-    "int8_pruned": Recipe(
-        "_pruned_fused", "int8", lambda _, base, path: quantization.quantize_per_token(base, path)
-    ),
-    "weights_int8": Recipe(
-        "fused", "int8", lambda _, base, path: quantization.quantize_weights(base, path, bits=8)
-    ),
-    "weights_int4": Recipe(
-        "fused", "int4", lambda _, base, path: quantization.quantize_weights(base, path, bits=4)
-    ),
+    "int8_pruned": Recipe("_pruned_fused", "int8", _of_base(quantization.quantize_per_token)),
+    "weights_int8": Recipe("fused", "int8", _of_base(quantization.quantize_weights, bits=8)),
+    "weights_int4": Recipe("fused", "int4", _of_base(quantization.quantize_weights, bits=4)),
 }
 
 

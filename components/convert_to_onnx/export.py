@@ -40,10 +40,7 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: inputs to trace it with, and the names of outputs, in its order.
-
-    `dynamic_axes` and `output_axes` name the axes of any size.
-    """
+    """Inputs to trace a model with, the names of its outputs in order, and of the axes of any size."""
 
     example: Mapping[str, torch.Tensor]
     dynamic_axes: Mapping[int, str]
@@ -107,7 +104,7 @@ class FusedOps:
 def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int) -> None:
     """Trace `model`, whose attention must be eager, in eval mode into a graph of standard operators.
 
-    The optimizer fuses no attention in a graph of the dynamo exporter or of SDPA (torch 2.13, onnxruntime
+    In a graph of the dynamo exporter or of SDPA, the optimizer fuses no attention (torch 2.13, onnxruntime
     1.31).
     """
     with warnings.catch_warnings(), torch.no_grad():
@@ -131,8 +128,8 @@ def export_plain(model: nn.Module, signature: Signature, path: Path, opset: int)
 def fuse(plain: Path, path: Path, encoder: nn.Module) -> None:
     """Fuse attention, layer norm and GELU; a `ConversionError` if some layer does not fuse.
 
-    The sum before a layer norm stays a node of its own: SkipLayerNormalization of onnxruntime 1.31 takes
-    several times as long on a CPU.
+    The sum before a layer norm stays apart: SkipLayerNormalization of onnxruntime 1.31 is several times as
+    slow.
     """
     options = FusionOptions("bert")
     # The default turns the mask into a length: a little faster, and wrong for any mask but right padding.
@@ -184,9 +181,8 @@ def fold_segment_embedding(graph: onnx.GraphProto) -> None:
 def prune_embedding(plain: Path, path: Path, used_ids: frozenset[int]) -> int:
     """Write the graph with an embedding table of `used_ids` alone; return how many rows are left.
 
-    Training has not changed the rows of tokens that occur in no training text. They share one row, their
-    mean. The tokenizer stays as it is: the graph maps its ids to rows. V = vocabulary, U = ids in use, H =
-    hidden size.
+    All other tokens, which training has not changed, share one row, their mean. The graph maps the
+    tokenizer's ids to rows. V = vocabulary, U = ids in use, H = hidden size.
 
     Raises:
         ConversionError: The graph does not look the input's ids up in one table, or every row is in use.

@@ -1,22 +1,20 @@
 """int8 weights, one scale per column, and activations quantised at run time: per token or per tensor.
 
-`quantize_per_token` gives every token its own scale. `quantize` gives a whole batch one scale: some percent
-faster, but a row's answer depends on the other rows and on the padding of its batch.
+With one scale for a whole batch a row's answer depends on the other rows and on the padding of its batch. In
+encoders the values of a few channels are 5 to 20 times as large, which leaves the others few of the 256
+levels: such channels are divided by a power of two and their weights multiplied by it (SmoothQuant, arXiv
+2211.10438, only for outliers).
 
 Weights have 7 bits, so that every x86-64 CPU gives the same answer: without VNNI, ONNX Runtime adds two
 products of u8 activations and s8 weights in 16 bits (`vpmaddubsw`): 2 x 255 x 127 saturates, 2 x 255 x 64
 does not.
-
-With one scale per tensor, the few channels of an encoder whose values are 5 to 20 times as large leave the
-others few of the 256 levels. Such channels are divided by a power of two and their weights multiplied by it:
-SmoothQuant (arXiv 2211.10438), only for outliers.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +39,7 @@ from gauntlet.components.convert_to_onnx.scoring import right_padded
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.serving.bundle import open_session
 
+Load = Callable[[Path], onnx.ModelProto]
 Ranges = Mapping[str, npt.NDArray[np.float32]]
 
 ATTENTION = "Attention"
@@ -70,8 +69,7 @@ OUTLIER_RATIO = 3.0  # a channel that reaches further than this many times the m
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a fused graph gets int8 products: a scale per column or per weight, and with or without those of
-    attention."""
+    """How a fused graph gets int8 products: with a scale per column, and with those of attention, or not."""
 
     per_channel: bool = True
     attention: bool = True
@@ -101,10 +99,9 @@ def quantize(scaled: Path, path: Path, scheme: Scheme) -> None:
     onnx.save(quantized, path)
 
 
-def quantize_per_token(fused: Path, path: Path) -> None:
-    """Quantise a fused graph with a scale for every token; a `ConversionError` if no product has constant
-    weights."""
-    model = onnx.load(fused)
+def quantize_per_token(fused: Path, path: Path, load: Load = onnx.load) -> None:
+    """Quantise with a scale for every token; a `ConversionError` if no product has constant weights."""
+    model = load(fused)
     if not per_token(model):
         raise ConversionError("has no matrix product with constant weights")
     onnx.save(model, path)
@@ -114,8 +111,7 @@ def per_token(model: onnx.ModelProto) -> int:
     """Give the model int8 products with a scale for each token, in place; return how many.
 
     Every vector of K numbers of an input (…, K) is divided by its largest absolute value (ZeroQuant, arXiv
-    2206.01861: token-wise quantisation). Tables of embeddings get 8 bits with a scale per row; Gemm products
-    stay in float.
+    2206.01861). Tables of embeddings get 8 bits with a scale per row; Gemm products stay in float.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -218,10 +214,7 @@ class _PerToken:
 
 
 def drop_zero_points(graph: onnx.GraphProto) -> int:
-    """Leave out the zero points of weights where all are 0, in place; return how many there were.
-
-    ONNX Runtime would subtract them.
-    """
+    """Leave out the zero points of weights, where all are 0, in place; return how many there were."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dropped: set[str] = set()
     for node in graph.node:
@@ -237,8 +230,7 @@ def drop_zero_points(graph: onnx.GraphProto) -> int:
 
 
 def saturating_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products whose signed weights have more than 7 bits: a CPU without VNNI gives another
-    answer.
+    """Names of the products with signed weights of more than 7 bits, which other CPUs answer differently.
 
     `MatMulNBits` is not one of them: its kernels multiply absolute values, which stays within 16 bits.
     """
@@ -269,10 +261,11 @@ def _stored_as(name: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
 
 
 def quantize_static_qdq(plain: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Quantise a graph of standard operators with ranges of activations that were observed beforehand.
+    """Quantise a graph of standard operators with observed ranges, within which all but 1 in 100,000 values
+    lie.
 
-    All but 1 in 100,000 of the observed values lie within the ranges. The last product before an output stays
-    in float. Raises a `ConversionError` if there is nothing to observe.
+    The last product before an output stays in float. Raises a `ConversionError` if there is nothing to
+    observe.
     """
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
@@ -314,19 +307,22 @@ def last_products(graph: onnx.GraphProto) -> list[str]:
     return found
 
 
-def quantize_weights(fused: Path, path: Path, bits: Literal[4, 8]) -> None:
+def quantize_weights(
+    fused: Path,
+    path: Path,
+    bits: Literal[4, 8],
+    operators: tuple[str, ...] = ("MatMul",),
+    load: Load = onnx.load,
+) -> None:
     """Store weights as `in_blocks` does; a `ConversionError` if nothing could be stored so."""
-    model = in_blocks(onnx.load(fused), bits)
+    model = in_blocks(load(fused), bits, operators)
     if not count_operators(model.graph, ("MatMulNBits",)):
         raise ConversionError("has no matrix product whose weights could be stored in blocks")
     onnx.save(model, path)
 
 
-def in_blocks(
-    model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...] = ("MatMul",)
-) -> onnx.ModelProto:
-    """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs are rounded
-    likewise."""
+def in_blocks(model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...]) -> onnx.ModelProto:
+    """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs likewise."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
@@ -349,8 +345,7 @@ def in_blocks(
 
 
 def scale(fused: Path, path: Path, calibration: Sequence[Batch]) -> None:
-    """Write the graph with its outlier channels scaled; a `ConversionError` if there is nothing to
-    observe."""
+    """Write the graph with its outlier channels scaled; a `ConversionError` without calibration rows."""
     if not calibration:
         raise ConversionError("needs rows to calibrate with, and the training split has none")
     model = onnx.load(fused)
@@ -376,11 +371,7 @@ def channel_ranges(fused: Path, batches: Sequence[Batch]) -> Ranges:
 
 
 def scale_outliers(model: onnx.ModelProto, ranges: Ranges) -> int:
-    """Divide outlier channels of each product's input by powers of two, in place; return how many products
-    had some.
-
-    In float the results do not change by a bit.
-    """
+    """Divide outlier channels by powers of two, in place; return how many products had some."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:

@@ -25,7 +25,8 @@ from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.imported import GraphSubject
 from gauntlet.components.convert_to_onnx.processor import describe_device, require_device
 from gauntlet.components.convert_to_onnx.subject import Subject, TracedSubject
-from gauntlet.components.convert_to_onnx.timing import Latency, draw_rows, measure, time_tokenizing
+from gauntlet.components.convert_to_onnx.timing import draw_rows, measure, time_tokenizing
+from gauntlet.contracts.conversion import Latency
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import task_kind

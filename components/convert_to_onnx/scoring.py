@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from gauntlet.serving.bundle import Device, open_session, softmax
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Labels = npt.NDArray[Any]
 Forward = Callable[[Batch], Logits]
 
 CALIBRATION_ROWS = 256
@@ -49,9 +50,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class NeighbourEffect:
-    """Answers of rows that were scored alone, and again in batches and with padding.
-
-    A graph with one scale for the whole batch answers a text differently beside a long text.
+    """How much the other rows and the padding of a batch change the answers of rows.
 
     Attributes:
         max_difference: The largest change of any row's probability of any class; NaN if one is NaN.
@@ -93,10 +92,10 @@ def onnx_forward(path: Path, threads: int, device: Device = "cpu") -> Forward:
 
 
 def parity_batches(lengths: Sequence[int], seed: int) -> tuple[list[Indices], list[Indices]]:
-    """Row indices of ragged batches, and of those that hold all other rows.
+    """Row indices of ragged batches, and of those that hold all other rows, batched by length.
 
-    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`, so that padding that
-    leaks into a row's scores shows. The rest is batched by length, which costs least.
+    Up to `RAGGED_ROWS` rows are scored in random order at each of `RAGGED_BATCH_SIZES`: padding that leaks
+    shows.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     share = min(RAGGED_ROWS, len(order) // len(RAGGED_BATCH_SIZES))
@@ -165,14 +164,25 @@ def right_padded(batch: Batch, width: int) -> Batch:
     }
 
 
-def neighbour_effect(alone: Logits, others: Sequence[Logits]) -> NeighbourEffect:
-    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches."""
-    expected = softmax(alone)
+def likeliest(logits: Logits) -> tuple[Logits, Labels]:
+    """The probabilities of classes that exclude each other, (N, C), and the likeliest class, (N,)."""
+    return softmax(logits), logits.argmax(axis=1)
+
+
+def neighbour_effect(
+    alone: Logits, others: Sequence[Logits], answer: Callable[[Logits], tuple[Logits, Labels]] = likeliest
+) -> NeighbourEffect:
+    """Compare logits (N, C) of rows scored alone with `others`, logits of the same rows in batches.
+
+    `answer` gives the probabilities (N, C) and the labels, (N,) or (N, C), that logits mean.
+    """
+    expected, expected_labels = answer(alone)
     changed = np.zeros(len(alone), dtype=bool)
     largest = 0.0
     for logits in others:
-        largest = float(np.maximum(largest, np.abs(softmax(logits) - expected).max(initial=0.0)))
-        changed |= logits.argmax(axis=1) != alone.argmax(axis=1)
+        probabilities, labels = answer(logits)
+        largest = float(np.maximum(largest, np.abs(probabilities - expected).max(initial=0.0)))
+        changed |= (labels != expected_labels).reshape(len(alone), -1).any(axis=1)
     return NeighbourEffect(len(alone), largest, int(changed.sum()))
 
 

@@ -1,7 +1,4 @@
-"""What convert-to-onnx asks of a task kind: a `Subject`, from `open_subject` of the kind's conversion module.
-
-docs/how-to/add_a_task_kind.md says what a kind has to write.
-"""
+"""What convert-to-onnx asks of a task kind, a `Subject`: see docs/how-to/add_a_task_kind.md."""
 
 from __future__ import annotations
 
@@ -83,11 +80,7 @@ class Subject(ABC):
 
     @abstractmethod
     def build(self, folder: Path) -> list[Graph | Failed]:
-        """Make the section's candidates in `folder`.
-
-        Raises:
-            GauntletError: The model cannot be exported at all.
-        """
+        """Make the section's candidates in `folder`; a `GauntletError` if the model cannot be exported."""
 
     @abstractmethod
     def compare(self, graph: Graph) -> tuple[Parity, NeighbourEffect]:
@@ -116,9 +109,8 @@ class Subject(ABC):
         """The rows on which a candidate is furthest from PyTorch, as the table shows them."""
         return ()
 
-    @property
-    def files(self) -> Mapping[str, Path]:
-        """More files for the bundle, beside the graph and those that the kind's `FILES` names."""
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+        """More files for the bundle of a graph, or other ones than the checkpoint has, by name."""
         return {}
 
     @property

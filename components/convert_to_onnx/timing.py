@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gauntlet.backends.processes import how_ended
+from gauntlet.contracts.conversion import Latency
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import Device
 from gauntlet.serving.cpu import ThreadTime
@@ -40,15 +41,6 @@ MOST_BATCHES = 200
 TOKENIZED_BATCHES = 50
 BUSY = 0.1  # share of their time that all models wait for a CPU, from which speed-ups are measured again
 TIMED_ROWS = 2_048  # rows drawn for each batch size, within the two limits above
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds that one batch takes, over `batches` timed ones."""
-
-    median: float
-    p99: float
-    batches: int
 
 
 Clock = Literal["wall", "cpu"]
@@ -88,10 +80,9 @@ class Contender:
     """A model to time: a checkpoint folder or an ONNX file. An optional one that fails is left out.
 
     Attributes:
-        forward: `module:function` that loads the model; see `timing_worker.Load`. Its module should import
-            little, since the memory of the process is measured.
-        device: On a GPU the times include the copies of batch and scores, and PyTorch computes in bf16 or
-            fp16.
+        forward: `module:function` that loads the model (`timing_worker.Load`); the module should import
+            little.
+        device: On a GPU the times include the copies of batch and scores; PyTorch computes in bf16 or fp16.
         interpreter: The Python that runs it: a benchmark's rival may need an environment of its own.
     """
 
@@ -117,7 +108,7 @@ def batches_within(seconds: float, seconds_per_batch: float, available: int) -> 
 def summarize(seconds: Sequence[float]) -> Latency:
     """Median and 99th percentile, in milliseconds."""
     median, p99 = np.quantile(seconds, (0.5, 0.99)) * MILLISECONDS
-    return Latency(float(median), float(p99), len(seconds))
+    return Latency(median=float(median), p99=float(p99), batches=len(seconds))
 
 
 def contention_of(turns: Sequence[Turn]) -> float | None:
@@ -137,11 +128,7 @@ def speedup(pytorch: Sequence[Mapping[int, Latency]], candidate: Mapping[int, La
 def measure(
     contenders: Mapping[str, Contender], batches: Mapping[int, Sequence[Batch]], threads: int, folder: Path
 ) -> Timing:
-    """Time every contender on the same batches, by batch size. The batches are written to `folder`.
-
-    Raises:
-        GauntletError: A process ended too early.
-    """
+    """Time every contender on the same batches, by size; a `GauntletError` if a process ends too early."""
     on_gpu = any(contender.device == "gpu" for contender in contenders.values())
     tolerated = 1.0 if on_gpu else BUSY
     timing = _measure(contenders, batches, threads, "wall", folder, tolerated)

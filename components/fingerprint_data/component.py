@@ -8,11 +8,7 @@ from gauntlet.components.container_images import COMPONENTS_IMAGE
 
 
 @dsl.component(base_image=COMPONENTS_IMAGE, install_kfp_package=False)
-def fingerprint_data(
-    dataset: dict[str, Any],
-    task: str,
-    sources: dsl.Output[dsl.Artifact],
-) -> str:
+def fingerprint_data(dataset: dict[str, Any], task: str, sources: dsl.Output[dsl.Artifact]) -> str:
     """A sha256 that changes when a file of the dataset or its section of the manifest does."""
     from gauntlet.components.step import step
 

@@ -32,11 +32,7 @@ def gate(
     verdict: Path,
     table: Path,
 ) -> Verdict:
-    """Decide, write `verdict` (JSON) and `table` (Markdown), print the table. A rejection is no error.
-
-    Raises:
-        GauntletError: The bundle is incomplete or altered.
-    """
+    """Decide, write `verdict` and `table`, print the table; a `GauntletError` for an altered bundle."""
     try:
         info = read_info(bundle)
     except BundleError as error:

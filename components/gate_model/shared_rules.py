@@ -58,10 +58,6 @@ def _trained_on_unknown_rows(found: Documents) -> str | None:
 # --- speed, size and cost ----------------------------------------------------------------------------
 
 
-def _speedup(found: Documents) -> object:
-    return found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}")
-
-
 def _speedup_words(found: Documents) -> str:
     words = "Times as fast as PyTorch"
     busy = found.at("candidates.clock") == "cpu"
@@ -81,7 +77,7 @@ SPEEDUP = Rule(
     ">=",
     "gates.min_speedup",
     POSITIVE,
-    _speedup,
+    lambda found: found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}"),
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
     unless=without_pytorch,
@@ -256,10 +252,6 @@ def confidence_of(found: Documents) -> float:
     return confidence if isinstance(confidence, float) and 0.5 < confidence < 1 else 0.95
 
 
-def _is_comparable(found: Documents) -> object:
-    return No(str(found.scores["champion_error"])) if "champion_error" in found.scores else True
-
-
 def _fewest_clean_rows(found: Documents) -> object:
     rows, fewest = number_or_fault(found.at("scores.rows"), NOT_NEGATIVE), found.gates["min_clean_rows"]
     is_judged = not_compared(found) is None and isinstance(rows, float)
@@ -334,7 +326,9 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
             "is",
             True,
             YES,
-            _is_comparable,
+            lambda found: (
+                No(str(found.scores["champion_error"])) if "champion_error" in found.scores else True
+            ),
             compared.scored,
             advice="Restore the champion's bundle, or make a version that works the champion with "
             "`gauntlet promote --version`.",

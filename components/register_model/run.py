@@ -18,14 +18,13 @@ from gauntlet.backends.registry import (
 )
 from gauntlet.components.step import manifest_commit
 from gauntlet.contracts.document import read_json
-from gauntlet.contracts.verdict import PROMOTE
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import PROMOTE, Version
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Registration
 from gauntlet.serving.bundle import BundleError, BundleInfo, read_info
 
-LINEAGE = ("data_sha256", "git_commit", "image")
+LINEAGE = ("data_sha256", "git_commit", "image", "origin_sha256")
 """The keys of the bundle's lineage that become tags of the version."""
 
 
@@ -80,7 +79,8 @@ def run(
             flush=True,
         )
     elif registration.promotion == "automatic" and CHALLENGER in version.aliases:
-        move = registry.promote(name, version.version, compared_with=_compared_with(scores))
+        other = scores.get("champion")  # None if there was none when the model was evaluated
+        move = registry.promote(name, version.version, compared_with=other and str(other["version"]))
         print(move, flush=True)
         version = move.champion
     Version(
@@ -96,8 +96,7 @@ def run(
 def version_tags(
     info: BundleInfo, quality: Mapping[str, float], manifest_sha256: str, run_id: str
 ) -> dict[str, str]:
-    """What made this version, its quality on the test split and its speed-ups, as the registry's tags: all
-    texts."""
+    """What made this version, its quality on the test split and its speed-ups, as texts for tags."""
     lineage = {key: info.lineage[key] for key in LINEAGE if key in info.lineage}
     speedups = {f"speedup_batch_{size}": f"{ratio:.3f}" for size, ratio in info.speedup.items()}
     return {
@@ -117,11 +116,6 @@ def _require_promotion(verdict_path: str) -> None:
             f"{verdict_path}: decision: found {decision!r}, expected {PROMOTE!r}. Nothing was registered: "
             "the gate has to pass a model first."
         )
-
-
-def _compared_with(scores: Mapping[str, Any]) -> str | None:
-    champion = scores.get("champion")
-    return None if champion is None else str(champion["version"])
 
 
 def _evidence(kind: TaskKind, verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:

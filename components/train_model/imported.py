@@ -197,7 +197,7 @@ def _checkpoint(
 ) -> TrainingRecord:
     """Write a checkpoint of this project's form to `made`."""
     if (given / TRAINING_FILE).is_file():
-        record = _fitting(read_record(given), kind, origin, labels)
+        record = _fitting(read_record(given), kind, section, origin, labels)
 
         def save(folder: Path) -> None:
             for file in given.iterdir():
@@ -218,11 +218,14 @@ def _checkpoint(
     return record
 
 
-def _fitting(record: TrainingRecord, kind: TaskKind, origin: Origin, labels: Sequence[str]) -> TrainingRecord:
+def _fitting(
+    record: TrainingRecord, kind: TaskKind, section: Training, origin: Origin, labels: Sequence[str]
+) -> TrainingRecord:
     """The record with its origin.
 
     Raises:
-        UsageError: The checkpoint is of another task kind, or of other labels.
+        UsageError: The checkpoint is of another task kind, of other labels, or of a network that the
+        manifest does not name: nobody has said that its code may run.
     """
     where = f"--from-checkpoint: {origin.source}"
     if record.task != kind.name:
@@ -231,5 +234,10 @@ def _fitting(record: TrainingRecord, kind: TaskKind, origin: Origin, labels: Seq
         raise UsageError(
             f"{where}: found the labels {', '.join(record.labels)}, expected those of the manifest in "
             f"their order: {', '.join(labels)}."
+        )
+    if record.network and record.network != section.network:
+        raise UsageError(
+            f"{where}: its network is {record.network}, expected training.network of the manifest, which is "
+            f"{section.network or 'not set'}. Name it there if its code may run here."
         )
     return record.model_copy(update={"origin": origin})

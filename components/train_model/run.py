@@ -20,8 +20,7 @@ FINISHED_FILE = "finished"
 
 
 def run(training_run: TrainingRun, history_path: Path, curves_path: Path) -> dict[str, float]:
-    """Train, write the outputs, and return the best epoch's metrics: none on a machine that is not the job's
-    first."""
+    """Train, write the outputs, and return the best epoch's metrics; nothing on a job's other machines."""
     training_run = placed(training_run)
     free_volume()
     document = launch(training_run)
@@ -49,8 +48,7 @@ def placed(training_run: TrainingRun) -> TrainingRun:
 
 
 def free_volume() -> None:
-    """Remove the states of other runs whose training has ended from the volume. A failed run keeps its
-    states."""
+    """Remove the states of other runs from the volume, unless a run failed and may be retried."""
     volume = os.environ.get(STATES_VARIABLE)
     if volume is None:
         return
@@ -60,7 +58,6 @@ def free_volume() -> None:
 
 
 def mark_finished(training_run: TrainingRun) -> None:
-    """Mark the end of the training on the volume. Its states stay, in case the upload of the outputs
-    fails."""
+    """Mark the end of the training on the volume. States stay until the outputs are uploaded."""
     if os.environ.get(STATES_VARIABLE) is not None:
         Path(training_run.resume_dir, FINISHED_FILE).touch()

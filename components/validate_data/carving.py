@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from gauntlet.components.training_rows import hash_of
+from gauntlet.components.validate_data.classes import each_label
 from gauntlet.components.validate_data.duplicates import Likeness
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
@@ -30,8 +31,7 @@ NUMBERS = 2.0**64
 
 
 def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
-    """The name of each key's group: the smallest hash of the keys that a chain of near-duplicates
-    connects."""
+    """The name of each key's group, a chain of near-duplicates: the smallest hash of its keys."""
     numbers = likeness.groups(keys, similarity)
     names: dict[int, str] = {}
     for key, number in zip(keys, numbers, strict=True):
@@ -52,8 +52,9 @@ def carve(
     Groups with a row in a split that a file provides stay in train, where the leakage check finds them.
 
     Args:
-        table: With `split`, `label` and `group`, a group's name. With a column `time` (a number), the newest
-            groups are test and those before them validation; a group is as old as its oldest row.
+        table: With `split`, `label` or `labels` (see `each_label`) and `group`, a group's name. With a column
+            `time` (a number), the newest groups are test and those before them validation; a group is as old
+            as its oldest row.
         missing: The splits that no file provides.
         fractions: Shares of the rows, relative to each other.
         least: Rows that each class gets in every split, if it has enough. Not used for splits by time.
@@ -79,9 +80,13 @@ def _by_hash(
 ) -> dict[str, SplitName]:
     number_of = {group: _number(group, split_key) for group in free["group"].unique()}
     sizes: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(free["label"], free["group"], strict=True):
+    rows = each_label(free)
+    for label, group in zip(rows["label"], rows["group"], strict=True):
         sizes[label][group] += 1
-    ordered = {label: sorted(sizes[label], key=number_of.__getitem__) for label in sorted(sizes)}
+    labels = sorted(sizes)
+    if "labels" in free:  # the rarest first, since a row that is chosen for it has other labels too
+        labels.sort(key=lambda label: sizes[label].total())
+    ordered = {label: sorted(sizes[label], key=number_of.__getitem__) for label in labels}
     split_of: dict[str, SplitName] = {}
     end = 0.0
     for later, split in zip(range(len(shares), 0, -1), shares, strict=True):

@@ -63,9 +63,10 @@ class CheckedTable:
     def check(
         self, name: str, rule: RowCheck, find: Callable[[pd.DataFrame], Finding], unusable: bool = False
     ) -> None:
-        """Judge the rows that `find` finds; they are removed if the rule says `drop`, or if `unusable`."""
+        """Judge the rows that `find` finds. `drop` removes them, and `unusable` ones always leave."""
         finding = find(self.rows)
-        leaving = finding.removable if unusable or rule.severity == "drop" else finding.removable[:0]
+        dropped = finding.removable if rule.severity == "drop" else finding.removable[:0]
+        leaving = finding.affected if unusable else dropped
         self.results.append(judge_rows(name, rule, finding, self.rows_read, dropped=len(leaving)))
         self.findings[name] = finding
         self.rows = self.rows.drop(leaving)

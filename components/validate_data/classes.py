@@ -17,9 +17,20 @@ from gauntlet.manifests.dataset import SPLITS, ClassBalanceCheck, LabelledDatase
 RATIO_STEPS = 10
 
 
+def each_label(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a row for each label of a row.
+
+    Rows have one label, `label`, unless the table has `labels`: a tuple for each row, which may be empty.
+    """
+    if "labels" not in table:
+        return table
+    return table.assign(label=table["labels"]).explode("label").dropna(subset="label")
+
+
 def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, int]]:
     """Rows by split and label; a class or split without rows counts 0."""
-    counts = Counter(zip(table["split"].tolist(), table["label"].tolist(), strict=True))
+    rows = each_label(table)
+    counts = Counter(zip(rows["split"].tolist(), rows["label"].tolist(), strict=True))
     return {split: {label: counts[split, label] for label in labels} for split in SPLITS}
 
 
@@ -34,7 +45,7 @@ class LargestGroup:
 
 def largest_groups(table: pd.DataFrame) -> dict[str, LargestGroup]:
     """By label, of a table with `group`."""
-    sizes = table.groupby(["label", "group", "split"], sort=False).size()
+    sizes = each_label(table).groupby(["label", "group", "split"], sort=False).size()
     found: dict[str, LargestGroup] = {}
     for label, of_class in sizes.groupby(level="label"):
         split = of_class.index[int(of_class.to_numpy().argmax())][2]
@@ -49,8 +60,7 @@ def check_classes(
     class_balance: ClassBalanceCheck,
     largest: Mapping[str, LargestGroup] | None = None,
 ) -> None:
-    """Run both checks after all checks on single rows. `largest` are near-duplicates that keep a class
-    together."""
+    """Run both checks after those on single rows. `largest` are near-duplicates that stay together."""
     counts = count_classes(checked.rows, dataset.labels)
     results = [
         check_rows_per_class(counts, rows_per_class, checked.rows_read, largest),

@@ -117,10 +117,7 @@ def find_exact(table: pd.DataFrame) -> Finding:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
         examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
     return Finding(
-        affected,
-        outside_test(table, affected),
-        list(dict.fromkeys(examples)),
-        reasons=partial(like, pairs),
+        affected, outside_test(table, affected), list(dict.fromkeys(examples)), reasons=partial(like, pairs)
     )
 
 

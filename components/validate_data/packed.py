@@ -32,8 +32,7 @@ def unpacked_name(name: str) -> str:
 
 
 def unpack(data: bytes, name: str) -> tuple[bytes, str]:
-    """The content and the name of a file, unpacked as its suffix says; a `DataError` if it is damaged or
-    holds several."""
+    """A file's content and name, unpacked as its suffix says; a `DataError` if it is not one whole file."""
     suffix = PurePosixPath(name.lower()).suffix
     if suffix == ZIP_SUFFIX:
         return _unzip(data, name)

@@ -146,9 +146,6 @@ def _verdict(result: CheckResult) -> Text:
     return Text(result.verdict, style=styles[result.verdict])
 
 
-# --- rejected rows -------------------------------------------------------------------------------------
-
-
 def write_rejected(path: Path, table: pd.DataFrame, checked: CheckedTable) -> int:
     """Write the rows of every check that did not pass, and return the number of lines.
 
@@ -205,9 +202,6 @@ def _place(place: str) -> tuple[str, str]:
 
 def _shown(value: Any) -> str:
     return "" if pd.isna(value) else excerpt(str(value))[1:-1]
-
-
-# --- page ----------------------------------------------------------------------------------------------
 
 
 def page(kind: TaskKind, examined: Examination) -> str:

@@ -33,8 +33,7 @@ from gauntlet.contracts.conversion import Candidates
 from gauntlet.contracts.data import STATISTICS_FILE, Checks, Sources
 from gauntlet.contracts.document import Document, parse_json
 from gauntlet.contracts.training import History, TrainingRecord
-from gauntlet.contracts.verdict import Verdict
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import Verdict, Version
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.manifests.kinds import Role, TaskKind, task_kind
 

@@ -49,8 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation of a run: its `scores`, read by the kind's `SCORES`, and its `predictions`, if they are
-    there."""
+    """The evaluation of a run: its `scores`, read by the kind's `SCORES`, and its `predictions`."""
 
     scores: Any
     predictions: Path

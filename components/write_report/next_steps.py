@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from gauntlet.backends.registry import CHAMPION, STAGING
 from gauntlet.components.gate_model.rules import advice_of
-from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import STEPS, CollectedRun
+from gauntlet.components.write_report.record import STEPS, CollectedRun, Outcome
 from gauntlet.contracts.data import CheckResult, Checks
 from gauntlet.pages.formatting import words
 
@@ -31,8 +30,7 @@ VALIDATE_DATA = "validate-data"
 
 @dataclass(frozen=True)
 class NextStep:
-    """A sentence, with backquotes for code, its command if there is one, and the rule or check that it is
-    about."""
+    """A sentence, with backquotes for code, its command, and the rule or check that it is about."""
 
     text: str
     command: str | None = None
@@ -49,7 +47,8 @@ def next_steps(record: CollectedRun, ended: Outcome) -> tuple[NextStep, ...]:
         case "rejected":
             return _after_rejection(record)
         case "data refused":
-            return _after_refusal(record)
+            checks = record.checks or Checks(passed=False)
+            return refusal_advice(checks, run_again(record), rejected_file(record))
         case "failed" | "cancelled":
             return _after_failure(record)
 
@@ -73,7 +72,8 @@ def _after_registration(record: CollectedRun, ended: Outcome) -> tuple[NextStep,
     listing = NextStep("See every version and its aliases.", f"gauntlet registry {model}")
     if ended.kind == "registered":
         return (_promotion(record, name), listing)
-    scoring = _scoring(record, model)
+    text, given = record.ask_kind("report", "TRY_IT", ("Try the new champion.", "…"))
+    scoring = NextStep(text, f"gauntlet predict {model} {given}")
     if record.champion_version is None:
         return (scoring, listing)
     undo = f"Go back to version {record.champion_version} if production disagrees with the test rows."
@@ -88,11 +88,6 @@ def _after_no_change(record: CollectedRun) -> tuple[NextStep, ...]:
         return (listing,)
     back = f"gauntlet promote {name} --version {record.version.version}"
     return (NextStep("Make it the champion again if that is what you want.", back), listing)
-
-
-def _scoring(record: CollectedRun, model: str) -> NextStep:
-    text, given = record.ask_kind("report", "TRY_IT", ("Try the new champion.", "…"))
-    return NextStep(text, f"gauntlet predict {model} {given}")
 
 
 def _after_rejection(record: CollectedRun) -> tuple[NextStep, ...]:
@@ -127,11 +122,6 @@ def _budget_advice(record: CollectedRun) -> tuple[NextStep, ...]:
         return ()
     key = f"training.resources.{BUDGET_KEYS[stopped]}"
     return (NextStep(f"Training ended before all its epochs; `{key}` is the limit.", about=stopped),)
-
-
-def _after_refusal(record: CollectedRun) -> tuple[NextStep, ...]:
-    checks = record.checks or Checks(passed=False)
-    return refusal_advice(checks, run_again(record), rejected_file(record))
 
 
 def rejected_file(record: CollectedRun) -> str | None:

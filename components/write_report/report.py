@@ -7,8 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from gauntlet.components.write_report.outcome import Kind, Outcome, outcome
-from gauntlet.components.write_report.record import CollectedRun
+from gauntlet.components.write_report.record import CollectedRun, Kind, Outcome, outcome
 from gauntlet.components.write_report.sections import sections
 from gauntlet.contracts.document import write_text
 from gauntlet.pages import page
@@ -38,8 +37,7 @@ def write_page(record: CollectedRun, name: str, run_id: str, manifest_sha256: st
 
 
 def render(record: CollectedRun, name: str, run_id: str, manifest_sha256: str) -> str:
-    """The page of a run of the system `name`. Texts of the run are escaped; the same record gives the same
-    bytes."""
+    """The page of a run of the system `name`: the same record gives the same bytes."""
     ended = outcome(record)
     started = min((step.started for step in record.steps if step.started), default=None)
     finished = max((step.ended for step in record.steps if step.ended), default=None)

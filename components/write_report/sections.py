@@ -10,8 +10,7 @@ from markupsafe import Markup
 from gauntlet.components.train_model.report import imported_section, training_section
 from gauntlet.components.validate_data.run import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
-from gauntlet.components.write_report.outcome import Outcome
-from gauntlet.components.write_report.record import REJECT, CollectedRun, State, StepRecord
+from gauntlet.components.write_report.record import REJECT, CollectedRun, Outcome, State, StepRecord
 from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
 from gauntlet.contracts.training import History
 from gauntlet.contracts.verdict import PROMOTE
@@ -84,11 +83,7 @@ def sections(record: CollectedRun, ended: Outcome, manifest_sha256: str) -> list
     trained, advice = record.step("train-model"), next_steps(record, ended)
     found = [
         Section("steps", "The run", _steps(record)),
-        Section(
-            "next",
-            "What to do next",
-            partial(f"{TEMPLATE}#next", steps=advice),
-        ),
+        Section("next", "What to do next", partial(f"{TEMPLATE}#next", steps=advice)),
         _of_step(record, "fingerprint-data", "Data sources", record.sources, "sources", _sources),
         _of_step(record, "validate-data", "Data", record.statistics, "splits/statistics.json", _data),
         _of_step(record, "train-model", "Training", record.history, "history", _training),
@@ -234,9 +229,6 @@ def _registry(record: CollectedRun) -> Markup:
     return partial(f"{TEMPLATE}#pairs", pairs=pairs)
 
 
-# --- conversion ------------------------------------------------------------------------------------
-
-
 def _conversion(record: CollectedRun) -> Markup:
     table = record.candidates
     if table is None:
@@ -311,9 +303,6 @@ def _bar(name: str, latency: Latency | None, speedup: float | None, tone: str) -
 def _tone(candidate: Candidate, table: Candidates) -> str:
     role = "chosen" if candidate.name == table.chosen else "admitted" if candidate.admitted else "refused"
     return CANDIDATE_TONES[role]
-
-
-# --- bill and lineage ------------------------------------------------------------------------------
 
 
 def _bill(record: CollectedRun) -> Markup:

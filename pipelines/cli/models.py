@@ -30,6 +30,9 @@ ModelName = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="The model's name; needed if there are several.")
 ]
 SameName = Annotated[str | None, typer.Option("--model", help="The same as MODEL.")]
+bundle = typer.Typer(help="Inspect or verify a model bundle.", no_args_is_help=True)
+app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
+BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
 
 
 @app.command(rich_help_panel=MODELS)
@@ -78,7 +81,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="ROW",
-            help="What to score: texts, or image files (PNG, JPEG); for cards, front and back in turn. "
+            help="What to score: texts, or image files; for cards, front and back in turn. "
             "`-` reads one per line from stdin.",
         ),
     ],
@@ -301,12 +304,6 @@ def _require_readable(given: Sequence[str]) -> None:
             raise UsageError(f"text {number}: it is empty. Remove it; if you use `-`, remove its line.")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"text {number}: found bytes that are not UTF-8. Convert it with iconv.")
-
-
-bundle = typer.Typer(help="Inspect or verify a model bundle.", no_args_is_help=True)
-app.add_typer(bundle, name="bundle", rich_help_panel=MODELS)
-
-BundleFolder = Annotated[Path, typer.Argument(metavar="PATH", help="A bundle's folder.")]
 
 
 @bundle.command()

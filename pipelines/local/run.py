@@ -20,8 +20,7 @@ from gauntlet.backends.factory import open_registry
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.components.step import MANIFEST_COMMIT_VARIABLE
 from gauntlet.components.write_report.collect import DONE_FILE, collect
-from gauntlet.components.write_report.outcome import Outcome, outcome
-from gauntlet.components.write_report.record import CollectedRun
+from gauntlet.components.write_report.record import CollectedRun, Outcome, outcome
 from gauntlet.components.write_report.report import render
 from gauntlet.contracts.document import write_text
 from gauntlet.contracts.training import Origin

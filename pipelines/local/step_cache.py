@@ -37,7 +37,7 @@ from gauntlet.components.sections import given
 from gauntlet.components.step import ERROR_FILE, REUSED_FILE
 from gauntlet.components.write_report.collect import DONE_FILE
 from gauntlet.manifests.kinds import kinds
-from gauntlet.manifests.loading import MODEL_KEYS
+from gauntlet.manifests.loading import CODE_KEYS, MODEL_KEYS, texts_at
 from gauntlet.manifests.own_code import code_sha256
 from gauntlet.serving.cpu import cpu_fields, usable_cpus
 
@@ -258,20 +258,13 @@ def _environment() -> dict[str, str]:
 
 def _models(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The content of the models on this machine that parameters name."""
-    found = {}
-    for section, key in MODEL_KEYS:
-        value = parameters.get(section)
-        path = value.get(key) if isinstance(value, dict) else None
-        if isinstance(path, str) and Path(path).is_absolute():
-            found[f"{section}.{key}"] = _content_of(Path(path))
-    return found
+    named = texts_at(parameters, MODEL_KEYS)
+    return {key: _content_of(Path(path)) for key, path in named.items() if Path(path).is_absolute()}
 
 
 def _own_code(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The code of the user's own network and loss; nothing where the section `training` names none."""
-    training = parameters.get("training", {})
-    # A kind may have names for losses of its own; code is `module:name`.
-    named = [training[key] for key in ("network", "loss") if ":" in training.get(key, "")]
+    """The code of the user's own networks and loss; nothing where the section `training` names none."""
+    named = [path for path in texts_at(parameters, CODE_KEYS).values() if ":" in path]
     return {"own_code": [code_sha256(path) for path in named]} if named else {}
 
 

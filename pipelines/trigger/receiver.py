@@ -52,6 +52,14 @@ from gauntlet.pipelines.vertex.submission import (
 )
 
 SPEC_VERSION = "1.0"
+DAY = timedelta(days=1)
+BUDGET_PERIOD = timedelta(days=30)
+ENVIRONMENT = "GAUNTLET_TRIGGER_"
+SETTINGS = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT", "GAUNTLET_REGISTRY")
+Outcome = Literal["submitted", "duplicate", "skipped", "refused", "failed"]
+LARGEST_BODY = 1_000_000
+"""Bytes; an event is a few hundred."""
+Application = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
 
 
 class Event(Section):
@@ -164,14 +172,6 @@ def _mapping(content: object, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{where}: found a JSON {type(content).__name__}, expected an object.")
     return content
-
-
-DAY = timedelta(days=1)
-BUDGET_PERIOD = timedelta(days=30)
-ENVIRONMENT = "GAUNTLET_TRIGGER_"
-SETTINGS = ("GAUNTLET_PROJECT", "GAUNTLET_REGION", "GAUNTLET_ROOT", "GAUNTLET_REGISTRY")
-
-Outcome = Literal["submitted", "duplicate", "skipped", "refused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -319,12 +319,6 @@ def _manifest(event: Event) -> Manifest:
                 f"dataset.uri or one of its dataset.roots. Add the folder to dataset.roots of {file.name}."
             )
     return load_affordable(file, event.overrides)
-
-
-LARGEST_BODY = 1_000_000
-"""Bytes; an event is a few hundred."""
-
-Application = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
 
 
 def create() -> Application:

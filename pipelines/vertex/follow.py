@@ -12,8 +12,7 @@ from rich.live import Live
 from gauntlet.backends.google.calls import QuotaError, quota_refusal
 from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.outcome import outcome
-from gauntlet.components.write_report.record import FinalStatus
+from gauntlet.components.write_report.record import FinalStatus, outcome
 from gauntlet.components.write_report.report import render
 from gauntlet.pipelines.home import ARGUMENTS_FILE, REPORT_FILE, Home, RunRecord
 from gauntlet.pipelines.live import State, StepTable, StepView

@@ -17,14 +17,14 @@ from packaging.utils import canonicalize_name
 
 from gauntlet.backends.storage import PACKAGE_SCHEME, is_folder
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.loading import PATH_KEYS
+from gauntlet.manifests.loading import PATH_KEYS, texts_at
 
 PROJECT = "gauntlet"
 MODELS = "models"
 """The extra whose packages are installed without their own requirements."""
 
 
-def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str]] = PATH_KEYS) -> None:
+def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, ...]] = PATH_KEYS) -> None:
     """Refuse files of packages that are not in the images, and files that a package does not contain.
 
     `content` is a manifest as plain types, and `keys` are the sections and keys to look at.
@@ -32,11 +32,10 @@ def require_packaged(content: Mapping[str, Any], keys: Collection[tuple[str, str
     Raises:
         UsageError: There are such files; all of them are named.
     """
-    named = {f"{section}.{key}": (content.get(section) or {}).get(key) for section, key in sorted(keys)}
     found = [
         fault
-        for key, value in named.items()
-        if isinstance(value, str) and value.startswith(PACKAGE_SCHEME)
+        for key, value in texts_at(content, keys).items()
+        if value.startswith(PACKAGE_SCHEME)
         for fault in _faults(key, value)
     ]
     if found:

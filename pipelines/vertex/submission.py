@@ -30,7 +30,7 @@ from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
 from gauntlet.contracts.document import write_text
 from gauntlet.manifests.errors import GauntletError, UsageError
-from gauntlet.manifests.loading import MODEL_KEYS, save_manifest
+from gauntlet.manifests.loading import MODEL_KEYS, save_manifest, texts_at
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Resources
 from gauntlet.pipelines.home import ARGUMENTS_FILE, MANIFEST_FILE, Home, RunRecord
@@ -209,11 +209,10 @@ def _require_reachable(manifest: Manifest) -> None:
 
 def require_reachable_model(manifest: Manifest) -> None:
     """Raise a `UsageError` for a pretrained model that a training job on Vertex AI cannot read."""
-    for section, key in MODEL_KEYS:
-        value = getattr(getattr(manifest, section), key, None)
-        if value is not None and Path(value).is_absolute():
+    for key, value in texts_at(manifest.model_dump(mode="json"), MODEL_KEYS).items():
+        if Path(value).is_absolute():
             raise UsageError(
-                f"{section}.{key}: found {value}, which lies on this machine, expected one "
+                f"{key}: found {value}, which lies on this machine, expected one "
                 "that Vertex AI can reach. Name one on the Hugging Face hub, or a packaged one."
             )
     require_packaged(manifest.model_dump(mode="json"), MODEL_KEYS)

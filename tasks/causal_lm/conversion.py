@@ -114,8 +114,7 @@ class DecoderSubject(Subject):
         """The graph as serving runs it."""
         return Contender(f"{timing.__name__}:generating_onnx", graph.path)
 
-    @property
-    def files(self) -> Mapping[str, Path]:
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The adapters, if the model was trained with some."""
         return {path.name: path for path in sorted((self.checkpoint / ADAPTER_FOLDER).glob("*"))}
 

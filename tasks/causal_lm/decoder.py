@@ -36,8 +36,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gauntlet.components.convert_to_onnx import quantization
 from gauntlet.components.convert_to_onnx.export import ConversionError
-from gauntlet.components.convert_to_onnx.quantization import in_blocks, per_token
 from gauntlet.serving.generation import METADATA_KEY, PAST, PRESENT
 from gauntlet.tasks.language.language_models import context_of, require_convertible, stop_tokens
 
@@ -114,8 +114,7 @@ class DecoderGraph(nn.Module):
 def export_decoder(model: PreTrainedModel, path: Path) -> None:
     """Write a causal language model's graph; a `ConversionError` if it cannot be exported.
 
-    The graph of the TorchScript exporter would have four times the nodes. The model is left in evaluation
-    mode.
+    The TorchScript exporter makes four times the nodes. The model is left in evaluation mode.
     """
     heads, layers, size = _cache_shape(model)
     batch, tokens, cached = EXAMPLE
@@ -153,7 +152,8 @@ def export_decoder(model: PreTrainedModel, path: Path) -> None:
     assert program is not None
     proto = ONNXModel(program.model_proto)
     proto.replace_gemm_with_matmul()  # the only product that quantisation knows
-    onnx.helper.set_model_props(proto.model, {METADATA_KEY: json.dumps(_facts(model))})
+    facts = {"context": context_of(model), "stop_tokens": stop_tokens(model)}
+    onnx.helper.set_model_props(proto.model, {METADATA_KEY: json.dumps(facts)})
     save(proto.model, path)
 
 
@@ -189,13 +189,6 @@ def _cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return getattr(config, "num_key_value_heads", None) or heads, config.num_hidden_layers, size
-
-
-def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    return {
-        "context": context_of(model),
-        "stop_tokens": stop_tokens(model),
-    }
 
 
 @contextmanager
@@ -240,19 +233,14 @@ def is_usual_rotary(rotary: Any) -> bool:
 
 
 def quantize_weights(graph: Path, path: Path, bits: Literal[4, 8]) -> None:
-    """Store products' matrices in blocks with a scale each, with 4 bits the embedding too (onnxruntime has
-    none of 8)."""
+    """Store the matrices of products in blocks, with 4 bits the embedding too (onnxruntime has none of 8)."""
     operators = ("MatMul", "Gather") if bits == 4 else ("MatMul",)
-    save(in_blocks(load_for_quantizing(graph), bits, operators), path)
+    quantization.quantize_weights(graph, path, bits, operators, load_for_quantizing)
 
 
 def quantize_per_token(graph: Path, path: Path) -> None:
-    """Store products' matrices and the embedding in int8, with a scale per token; a `ConversionError` without
-    any."""
-    model = load_for_quantizing(graph)
-    if not per_token(model):
-        raise ConversionError("has no matrix product with constant weights")
-    save(model, path)
+    """Store the matrices of products and the embedding in int8; activations get a scale per token."""
+    quantization.quantize_per_token(graph, path, load_for_quantizing)
 
 
 def quantize_int8(graph: Path, path: Path) -> None:
@@ -272,8 +260,7 @@ def quantize_int8(graph: Path, path: Path) -> None:
 
 
 def load_for_quantizing(path: Path) -> onnx.ModelProto:
-    """A graph whose matrices are all constants: quantisers would take the transpose of a tied embedding for
-    an activation."""
+    """A graph whose matrices are all constants, not the transpose of a tied embedding."""
     model = onnx.load(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     transposed = [

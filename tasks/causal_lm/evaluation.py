@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gauntlet.components.convert_to_onnx.export import ConversionError
@@ -12,16 +13,12 @@ from gauntlet.serving.bundle import TOKENIZER_FILE, read_info
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.generation import Decoder, Generator
 from gauntlet.tasks.causal_lm.decoder import export_decoder
-from gauntlet.tasks.language.answers import (
-    Answers,
-    Prompts,
-    answer,
-    answer_texts,
-    read_token_prompts,
-)
+from gauntlet.tasks.language.answers import Answers, Prompts, answer, answer_texts, read_prompts
 from gauntlet.tasks.language.evaluation import Contender, evaluate, registry_scores
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import LanguageEvaluation
+from gauntlet.tasks.language.packing import token_rows
+from gauntlet.trainer.splits import read_split
 
 __all__ = ["evaluate", "open_model", "registry_scores"]
 
@@ -46,7 +43,9 @@ class LocalModel:
                 f"evaluation.max_new_tokens: found {new}, but the model reads {context} tokens, prompt and "
                 "answer together. Lower it."
             )
-        prompts = read_token_prompts(splits, self._generator.tokenizer, self._settings, most, seed)
+        prompts = read_prompts(splits, self._settings, seed)
+        drawn = read_split(splits, "test").loc[list(prompts.ids)]
+        prompts = replace(prompts, rows=tuple(token_rows(drawn, self._generator.tokenizer, most)))
         if cut := sum(len(row.prompt) + new > context for row in prompts.rows):
             print(
                 f"warning: {cut} of {len(prompts.rows)} prompts are cut to the last {context - new} tokens, "

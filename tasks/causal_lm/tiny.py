@@ -39,8 +39,7 @@ def settings(manifest: Any, folder: Path, at_hand: bool) -> tuple[dict[str, Any]
 
 
 def write_llama(folder: Path, texts: Iterable[str], context: int, seed: int = 0, tied: bool = False) -> Path:
-    """A Llama of two layers with random weights and a tokenizer. `tied`: the head shares the embedding's
-    weights."""
+    """A Llama of two layers with random weights, which the head shares if `tied`, and a tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

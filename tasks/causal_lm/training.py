@@ -76,11 +76,7 @@ class CausalLanguageModelling(Task):
     uses_cpu_kernels = False  # they were measured on encoders
 
     def __init__(self, section: LanguageTraining, splits: Path) -> None:
-        """Read and tokenise the training and validation rows.
-
-        Raises:
-            UsageError: The model cannot be found, or validate-data counted tokens for another model.
-        """
+        """Read and tokenise the rows; a `UsageError` if validate-data counted tokens for another model."""
         statistics = Statistics.read(splits / STATISTICS_FILE)
         if statistics.tokenizer != section.model:
             raise UsageError(
@@ -228,9 +224,6 @@ load_task = CausalLanguageModelling
 def network_of(folder: Path) -> PreTrainedModel:
     """A checkpoint's network in eval mode."""
     return load_network(LanguageModelFiles(folder)).eval()
-
-
-# --- adapters ------------------------------------------------------------------------------------------
 
 
 def with_adapters(network: PreTrainedModel, section: LanguageTraining) -> PeftModel:

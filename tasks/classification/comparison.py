@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from markupsafe import Markup
 
 from gauntlet.components import bootstrap
 from gauntlet.components.write_report.comparison import (
@@ -26,18 +27,21 @@ from gauntlet.components.write_report.comparison import (
 )
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.pages.formatting import count, signed
-from gauntlet.pages.page import Cell, partial
-from gauntlet.tasks.classification.metrics import resample
-from gauntlet.tasks.classification.scores import Scores
+from gauntlet.pages.page import NOTHING, Cell, partial
+from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
+from gauntlet.tasks.classification.scores import METRICS, Scores
 
 Indices = npt.NDArray[np.int64]
+TRUE, GIVEN = "true_", "given_"
+"""What the columns of predictions begin with that say which classes a row has, and was given."""
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The same test rows as both runs' models answered them: class indices, (N,)."""
+    """The same test rows as both runs' models answered them: numbers of `sets` of classes, (N,)."""
 
     classes: tuple[str, ...]
+    sets: Sets
     truth: Indices
     first: Indices
     second: Indices
@@ -64,7 +68,7 @@ class PairedRows:
 
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:
-    """Compare two classifiers; if they answered different rows, only the F1 of each class.
+    """Compare two models; if they answered different rows, only the F1 of each class.
 
     Raises:
         GauntletError: The predictions of a run cannot be read.
@@ -78,11 +82,7 @@ def compare(first: Evaluated, second: Evaluated) -> Paired:
         intervals=metrics,
         classes=class_f1(first.scores, second.scores, of_classes),
         summary=f"Both answered the same {count(len(rows.truth))} rows: {outcomes}.",
-        body=partial(
-            "gauntlet.tasks.classification:report.html.jinja#change",
-            labels=rows.classes,
-            rows=confusion_cells(rows),
-        ),
+        body=_confusion_change(rows),
     )
 
 
@@ -95,20 +95,40 @@ def paired_rows(first: Evaluated, second: Evaluated) -> PairedRows | str:
     if not rows[0].equals(rows[1]):
         return f"the test rows are not the same: {len(rows[0]):,} of A, {len(rows[1]):,} of B"
     classes = tuple(first.scores.labels)
+    if any(str(column).startswith(GIVEN) for column in ours):
+        return _of_sets(classes, ours, theirs)
     found = pd.concat((ours["label"], ours["predicted"], theirs["predicted"])).astype(str)
     if unknown := set(found) - set(classes):
         return f"B has classes that A has not: {', '.join(sorted(unknown))}"
     truth, answers, others = np.split(pd.Index(classes).get_indexer(found).astype(np.int64), 3)
-    return PairedRows(classes, truth, answers, others)
+    return PairedRows(classes, single_sets(len(classes)), truth, answers, others)
+
+
+def _of_sets(classes: tuple[str, ...], ours: pd.DataFrame, theirs: pd.DataFrame) -> PairedRows | str:
+    """The answers of models that give a row several classes."""
+    if missing := [label for label in classes if f"{GIVEN}{label}" not in theirs]:
+        return f"A has classes that B has not: {', '.join(missing)}"
+    frames = (ours, TRUE), (ours, GIVEN), (theirs, GIVEN)
+    answers = (frame[[f"{what}{label}" for label in classes]].to_numpy(dtype=bool) for frame, what in frames)
+    sets, (truth, first, second) = number_sets(*answers)
+    return PairedRows(classes, sets, truth, first, second)
+
+
+def _confusion_change(rows: PairedRows) -> Markup:
+    """Nothing if a row may have several classes."""
+    if len(rows.sets) != len(rows.classes) or not (rows.sets.sum(axis=1) == 1).all():
+        return NOTHING
+    return partial(
+        "gauntlet.tasks.classification:report.html.jinja#change",
+        labels=rows.classes,
+        rows=confusion_cells(rows),
+    )
 
 
 def paired_intervals(rows: PairedRows) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Intervals of the differences on resampled rows: by metric, and by class."""
-    first, second = resample(rows.truth, [rows.first, rows.second], len(rows.classes), RESAMPLES, SEED)
-    metrics = {
-        name: bootstrap.interval(second[name] - first[name], CONFIDENCE)
-        for name in ("accuracy", "macro_f1", "weighted_f1")
-    }
+    first, second = resample(rows.truth, [rows.first, rows.second], rows.sets, RESAMPLES, SEED)
+    metrics = {name: bootstrap.interval(second[name] - first[name], CONFIDENCE) for name in METRICS}
     of_classes = second["class_f1"] - first["class_f1"]
     return metrics, {
         name: bootstrap.interval(of_classes[:, at], CONFIDENCE) for at, name in enumerate(rows.classes)

@@ -1,14 +1,14 @@
 """Converts classifiers: candidates are compared with PyTorch by logits, labels and macro-F1.
 
-N = rows, C = classes.
+A row's label is one class, or the set of classes that a kind's `decide` gives it. N = rows, C = classes.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,9 @@ from gauntlet.components.convert_to_onnx.scoring import (
     Logits,
     NeighbourEffect,
     Scores,
+    likeliest,
     measure_neighbours,
+    neighbour_effect,
     onnx_forward,
     parity_batches,
     pytorch_forward,
@@ -39,7 +41,8 @@ from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.tasks.classification.metrics import resample
+from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
+from gauntlet.tasks.classification.scores import name_labels
 from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
@@ -47,12 +50,16 @@ RESAMPLES = 2_000
 CONFIDENCE = 0.95
 
 
+Decide = Callable[[Logits], Sets]
+"""Which classes logits (N, C) give each row, (N, C)."""
+
+
 class Rows(scoring.Rows, Protocol):
     """A split of labelled rows, as the inputs that serving makes of them."""
 
     @property
-    def truth(self) -> Indices:
-        """The true classes, (N,)."""
+    def truth(self) -> npt.NDArray[Any]:
+        """The true class of each row, (N,), or which classes it has, (N, C)."""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -80,6 +87,11 @@ class ClassifierSubject(TracedSubject):
         return self.read_rows("validation")
 
     @property
+    def truth(self) -> Sets:
+        """The true classes of these rows, (N, C)."""
+        return labels_of(self.rows.truth, len(self.rows.labels))
+
+    @property
     def compared_rows(self) -> int:
         """All of them."""
         return len(self.rows)
@@ -94,7 +106,7 @@ class ClassifierSubject(TracedSubject):
         return sample(self.read_rows("train"), self.seed)
 
     @cached_property
-    def pytorch_scores(self) -> Scores:
+    def pytorch_scores(self) -> ClassScores:
         """PyTorch's scores of all rows.
 
         Raises:
@@ -109,34 +121,46 @@ class ClassifierSubject(TracedSubject):
             )
         return scores
 
-    def scores(self, forward: Forward) -> Scores:
+    def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""
-        return score(self.rows, forward, len(self.rows.labels), *parity_batches(self.rows.lengths, self.seed))
+        batches = parity_batches(self.rows.lengths, self.seed)
+        return ClassScores(**vars(score(self.rows, forward, len(self.rows.labels), *batches)))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
-        return {"macro_f1": macro_f1(self.pytorch_scores.right, self.rows.truth)}
+        return {"macro_f1": macro_f1(self.pytorch_scores.labels, self.truth)}
 
     def compare(self, graph: Graph) -> tuple[LabelParity, NeighbourEffect]:
         """Compare the graph's scores of all rows; see `subject.Subject`."""
         rows, (own, teacher) = self.rows, self.compared_with(graph)
-        scores, neighbours = self._scored(graph.path)
+        scores, neighbours = self._scored(graph.path, own.decide)
         return compare(own, scores, rows.truth, rows.labels, self.seed, teacher), neighbours
 
     def measure(self, path: Path) -> tuple[Mapping[str, float], NeighbourEffect]:
         """Macro-F1 of a graph that was made elsewhere."""
-        scores, neighbours = self._scored(path)
-        return {"macro_f1": macro_f1(scores.right, self.rows.truth)}, neighbours
+        scores, neighbours = self._scored(path, self.decide_imported)
+        return {"macro_f1": macro_f1(scores.labels, self.truth)}, neighbours
 
-    def _scored(self, path: Path) -> tuple[Scores, NeighbourEffect]:
+    @property
+    def decide_imported(self) -> Decide:
+        """How the classes of a row are found from the logits of a graph that was made elsewhere."""
+        return likeliest_class
+
+    def answer(self, decide: Decide) -> Callable[[Logits], tuple[Logits, Sets]]:
+        """The probabilities and the classes that logits mean, both (N, C)."""
+        return lambda logits: (likeliest(logits)[0], decide(logits))
+
+    def _scored(self, path: Path, decide: Decide) -> tuple[ClassScores, NeighbourEffect]:
         forward = onnx_forward(path, usable_cpus(), self.section.device)
-        scores = self.scores(forward)
-        neighbours = measure_neighbours(self.rows, forward, self.seed)
+        scores = replace(self.scores(forward), decide=decide)
+        neighbours = measure_neighbours(
+            self.rows, forward, self.seed, partial(neighbour_effect, answer=self.answer(decide))
+        )
         if strange := scores.rows_not_finite:
             raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
         return scores, neighbours
 
-    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
+    def compared_with(self, graph: Graph) -> tuple[ClassScores, ClassScores | None]:  # noqa: ARG002
         """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
         return self.pytorch_scores, None
 
@@ -155,6 +179,24 @@ class WorstRow:
     label: str
     pytorch: str
     candidate: str
+
+
+def likeliest_class(logits: Logits) -> Sets:
+    """The class with the greatest logit of each row, (N, C)."""
+    classes: Sets = single_sets(logits.shape[1])[logits.argmax(axis=1)]
+    return classes
+
+
+@dataclass(frozen=True)
+class ClassScores(Scores):
+    """Scores with `decide`, which says which classes logits give a row."""
+
+    decide: Decide = likeliest_class
+
+    @property
+    def labels(self) -> Sets:
+        """The classes that the rows are given, (N, C)."""
+        return self.decide(self.right)
 
 
 @dataclass(frozen=True)
@@ -269,60 +311,68 @@ class LabelParity:
         return f"and {differ} with padding on the left, "
 
 
-def macro_f1(logits: Logits, truth: Indices) -> float:
-    """Macro-F1 of logits (N, C) against labels (N,). A class without rows or predictions counts 0."""
-    classes = list(range(logits.shape[1]))
-    return float(f1_score(truth, logits.argmax(axis=1), labels=classes, average="macro", zero_division=0))
+def labels_of(truth: npt.NDArray[Any], class_count: int) -> Sets:
+    """The classes of each row, (N, C); `truth` is that already, or one class for each row, (N,)."""
+    found: Sets = single_sets(class_count)[truth] if truth.ndim == 1 else truth.astype(bool)
+    return found
+
+
+def macro_f1(predicted: Sets, truth: Sets) -> float:
+    """Macro-F1 of labels, both (N, C). A class without rows or predictions counts 0."""
+    return float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
 def compare(
-    pytorch: Scores,
-    candidate: Scores,
-    truth: Indices,
+    pytorch: ClassScores,
+    candidate: ClassScores,
+    truth: npt.NDArray[Any],
     labels: Sequence[str],
     seed: int,
-    teacher: Scores | None = None,
+    teacher: ClassScores | None = None,
 ) -> LabelParity:
-    """Compare finite scores of two models on rows whose true labels (N,) are indices into `labels`.
+    """Compare finite scores of two models on rows whose true labels, (N,) or (N, C), are of `labels`.
 
     For a student's graph, `pytorch` is the student, and the loss of macro-F1 is measured against the
     `teacher`.
     """
-    reference = (teacher or pytorch).right
-    theirs, ours = pytorch.right.argmax(axis=1), candidate.right.argmax(axis=1)  # (N,)
+    truth, reference = labels_of(truth, len(labels)), (teacher or pytorch).labels
+    theirs, ours = pytorch.labels, candidate.labels  # (N, C)
     difference = np.abs(pytorch.right - candidate.right).max(axis=1)  # (N,)
     left_difference = float(np.abs(pytorch.left - candidate.left).max(initial=0.0))
-    same = theirs == ours
-    drops = _resampled_drops(truth, reference.argmax(axis=1), ours, len(labels), seed)
+    same = (theirs == ours).all(axis=1)
+    left_same = (pytorch.decide(pytorch.left) == candidate.decide(candidate.left)).all(axis=1)
+    drops = _resampled_drops(truth, reference, ours, seed)
     return LabelParity(
         rows=len(truth),
         left_padded_rows=len(pytorch.left),
         max_abs_difference=max(float(difference.max()), left_difference),
         disagreements=int((~same).sum()),
-        left_padded_disagreements=int((pytorch.left.argmax(axis=1) != candidate.left.argmax(axis=1)).sum()),
+        left_padded_disagreements=int((~left_same).sum()),
         agreement_by_class={
-            label: float(same[theirs == at].mean()) for at, label in enumerate(labels) if (theirs == at).any()
+            label: float(ours[theirs[:, at], at].mean())
+            for at, label in enumerate(labels)
+            if theirs[:, at].any()
         },
         pytorch_macro_f1=macro_f1(reference, truth),
-        macro_f1=macro_f1(candidate.right, truth),
+        macro_f1=macro_f1(ours, truth),
         metric_drop_interval=interval(drops, CONFIDENCE),
         metric_drop_bound=upper_bound(drops, CONFIDENCE),
         worst=tuple(
             WorstRow(
                 row=int(row),
                 max_abs_difference=float(difference[row]),
-                label=labels[truth[row]],
-                pytorch=labels[theirs[row]],
-                candidate=labels[ours[row]],
+                **{
+                    name: name_labels([label for label, has in zip(labels, given[row], strict=True) if has])
+                    for name, given in (("label", truth), ("pytorch", theirs), ("candidate", ours))
+                },
             )
             for row in np.lexsort((-difference, same))[:WORST_ROWS]
         ),
     )
 
 
-def _resampled_drops(
-    truth: Indices, theirs: Indices, ours: Indices, classes: int, seed: int
-) -> npt.NDArray[np.float64]:
+def _resampled_drops(truth: Sets, theirs: Sets, ours: Sets, seed: int) -> npt.NDArray[np.float64]:
     """The loss of macro-F1 on each resample of the rows, (R,)."""
-    pytorch, candidate = resample(truth, [theirs, ours], classes, RESAMPLES, seed)
+    sets, (true, *answers) = number_sets(truth, theirs, ours)
+    pytorch, candidate = resample(true, answers, sets, RESAMPLES, seed)
     return pytorch["macro_f1"] - candidate["macro_f1"]

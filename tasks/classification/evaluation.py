@@ -1,9 +1,12 @@
-"""evaluate-model for a classifier: reads bundle, champion and test split, writes the outputs. N = rows."""
+"""evaluate-model for a classifier: reads bundle, champion and test split, writes the outputs.
+
+N = rows, C = classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +15,28 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
+from gauntlet.components.training_rows import Flags, trained_on
 from gauntlet.components.training_rows import RowFingerprints as Fingerprints
 from gauntlet.components.training_rows import read_test_rows as read_fingerprints
-from gauntlet.components.training_rows import trained_on
-from gauntlet.contracts.document import replacing, write_json, write_text
+from gauntlet.contracts.document import replacing, write_text
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
-from gauntlet.serving.bundle import Bundle, BundleError, read_info
+from gauntlet.serving.bundle import Bundle, BundleError, BundleInfo
 from gauntlet.serving.interface import InputError, Rows
 from gauntlet.tasks.classification.manifest import Evaluation
+from gauntlet.tasks.classification.metrics import Probabilities, Sets, single_sets
 from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, Scoring, assess
+from gauntlet.tasks.classification.scores import Scores
 from gauntlet.trainer.splits import read_images, read_split
 
 if TYPE_CHECKING:
-    from gauntlet.backends.registry import ModelVersion, Scores
+    from gauntlet.backends.registry import ModelVersion
+    from gauntlet.backends.registry import Scores as RegistryScores
 
-Probabilities = npt.NDArray[np.float32]
 IMAGES_FILE = "test.npz"
+
+Ask = Callable[[Bundle, Rows], tuple[Probabilities, Sets]]
+"""Asks a model about rows: the probabilities of its classes, and the classes that it gives, both (N, C)."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,12 @@ class HeldOutRows:
 
     Attributes:
         inputs: What a model is asked, (N).
-        labels: The true classes' indices, (N,).
+        labels: The index of each row's true class, (N,), or which classes each row has, (N, C).
         columns: What identifies the rows among the predictions.
     """
 
     inputs: Rows
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     columns: Mapping[str, Sequence[str] | npt.NDArray[np.int64]]
 
 
@@ -56,6 +64,12 @@ def read_rows(splits: Path) -> HeldOutRows:
     return HeldOutRows(texts, frame["label"].to_numpy(dtype=np.int64), {"text": texts})
 
 
+def ask_class(model: Bundle, rows: Rows) -> tuple[Probabilities, Sets]:
+    """The probabilities of a model's classes and the likeliest class of each row, both (N, C)."""
+    probabilities = model.probabilities(rows)
+    return probabilities, single_sets(probabilities.shape[1])[probabilities.argmax(axis=1)]
+
+
 def evaluate(
     run: EvaluationRun[Evaluation], rows: HeldOutRows | None = None, scoring: Scoring | None = None
 ) -> Evaluated:
@@ -67,34 +81,50 @@ def evaluate(
         DataError: The test split is empty or holds a label that the bundle does not know.
         GauntletError: The challenger's bundle cannot be read, or answers NaN.
     """
-    from gauntlet.backends.factory import open_registry
-
     rows = rows or read_rows(run.splits)
-    if not len(rows.labels):
-        raise DataError(
-            f"{run.splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
-        )
-    classes, probabilities = score_challenger(run.bundle, rows)
-    version = open_registry(run.registry_uri).champion(run.name)
-    tested = read_fingerprints(run.splits)
-    champion = None if version is None else score_champion(version, classes, rows.inputs, tested)
-    own = trained_on(run.bundle, read_info(run.bundle), tested)
-    scorecard = assess(
-        rows.inputs, rows.labels, probabilities, classes, champion, run.settings, run.seed, own, scoring
+    asked = ask_both(rows, run)
+    scoring = scoring or Scoring(asked.classes)
+    champion = asked.champion
+    if isinstance(champion, ChampionPredictions):
+        champion = replace(champion, predicted=champion.predicted.argmax(axis=1))
+    document = assess(
+        rows.labels,
+        asked.answers.argmax(axis=1),
+        champion,
+        run.settings,
+        run.seed,
+        scoring,
+        asked.trained_on,
+        scoring.mistakes(rows.inputs, rows.labels, asked.probabilities, run.settings.worst_mistakes),
     )
-    write_json(run.scores, scorecard.as_json())
-    _write_predictions(run.predictions, rows, classes, probabilities, champion)
-    write_text(run.report, evaluation_page(scorecard, run.name))
-    print(f"{scorecard.rows} test rows. {scorecard.training_overlap.summary}")
-    for figure, value in scorecard.headline().items():
+    names = np.array(asked.classes, dtype=object)
+    columns = {
+        "label": names[rows.labels],
+        "predicted": names[asked.answers.argmax(axis=1)],
+        "confidence": asked.probabilities.max(axis=1),
+    }
+    theirs = names[champion.predicted] if isinstance(champion, ChampionPredictions) else None
+    write_predictions(run.predictions, {**rows.columns, **columns}, asked, theirs)
+    figures = publish(document, run)
+    matrix = [list(row) for row in document.challenger.confusion or ()]
+    return Evaluated(figures, (list(asked.classes), matrix))
+
+
+def publish(document: Scores, run: EvaluationRun[Evaluation]) -> dict[str, float]:
+    """Write the document and its page, print the headline, and return it."""
+    document.write(run.scores)
+    write_text(run.report, evaluation_page(document, run.name))
+    if document.training_overlap:
+        print(f"{document.rows} test rows. {document.training_overlap.summary}")
+    figures = document.headline()
+    for figure, value in figures.items():
         print(f"{figure:>22}  {value:.4f}")
-    if scorecard.champion_error:
-        print(f"warning: {scorecard.champion_error}")
-    matrix = [list(row) for row in scorecard.challenger.confusion]
-    return Evaluated(scorecard.headline(), (list(scorecard.labels), matrix))
+    if document.champion_error:
+        print(f"warning: {document.champion_error}")
+    return figures
 
 
-def registry_scores(scores: Mapping[str, Any]) -> Scores | None:
+def registry_scores(scores: Mapping[str, Any]) -> RegistryScores | None:
     """What a registry may show with the version; None if it has no confusion matrix."""
     from gauntlet.backends.registry import Scores
 
@@ -109,11 +139,54 @@ def registry_scores(scores: Mapping[str, Any]) -> Scores | None:
     )
 
 
-def score_challenger(folder: Path, rows: HeldOutRows) -> tuple[tuple[str, ...], Probabilities]:
-    """The class names and the probabilities, (N, C), of the bundle that conversion made.
+@dataclass(frozen=True)
+class Asked:
+    """What challenger and champion answered.
+
+    Attributes:
+        classes: The challenger's, which give the order of all columns.
+        probabilities: The challenger's, (N, C).
+        answers: Its classes of each row, (N, C).
+        trained_on: Which rows it was trained on, (N,), or why that is not known.
+        champion: With its classes of each row, (N, C); None if none is registered.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: Probabilities
+    answers: Sets
+    trained_on: Flags | str
+    champion: ChampionPredictions | ChampionFailure | None
+
+
+def ask_both(rows: HeldOutRows, run: EvaluationRun[Evaluation], ask: Ask = ask_class) -> Asked:
+    """Ask challenger and champion about the same rows.
 
     Raises:
-        DataError: The test split holds a label that the bundle does not know.
+        DataError: There are no rows, or the bundle cannot take them or does not know a label.
+        GauntletError: The challenger's bundle cannot be read, or answers NaN.
+    """
+    from gauntlet.backends.factory import open_registry
+
+    if not len(rows.labels):
+        raise DataError(
+            f"{run.splits}: found 0 test rows, expected at least 1. Give the dataset a test split with rows."
+        )
+    info, probabilities, answers = score_challenger(run.bundle, rows, ask)
+    tested = read_fingerprints(run.splits)
+    version = open_registry(run.registry_uri).champion(run.name)
+    champion = None
+    if version is not None:
+        champion = score_champion(version, info.labels, rows.inputs, tested, ask)
+    return Asked(info.labels, probabilities, answers, trained_on(run.bundle, info, tested), champion)
+
+
+def score_challenger(
+    folder: Path, rows: HeldOutRows, ask: Ask = ask_class
+) -> tuple[BundleInfo, Probabilities, Sets]:
+    """What the bundle that conversion made answers: probabilities and classes, both (N, C).
+
+    Raises:
+        DataError: The bundle cannot take the rows, or they have a label that it does not know.
         GauntletError: The bundle cannot be read, or answers NaN.
     """
     try:
@@ -123,14 +196,17 @@ def score_challenger(folder: Path, rows: HeldOutRows) -> tuple[tuple[str, ...], 
             f"The converted model cannot be read: {error}. Run convert-to-onnx again."
         ) from None
     classes = model.info.labels
-    unknown = sorted({int(label) for label in rows.labels if not 0 <= label < len(classes)})
+    found = rows.labels if rows.labels.ndim == 1 else np.flatnonzero(rows.labels.any(axis=0))
+    unknown = sorted({int(label) for label in found if not 0 <= label < len(classes)})
     if unknown:
         raise DataError(
             f"test rows: label: found class {unknown[0]}, expected 0 to {len(classes) - 1}, the classes "
             f"{', '.join(classes)} of the bundle. Run the pipeline from validate-data, so that both agree."
         )
     try:
-        probabilities = model.probabilities(rows.inputs)
+        probabilities, answers = ask(model, rows.inputs)
+    except BundleError as error:
+        raise GauntletError(f"{error}. Run convert-to-onnx again.") from None
     except InputError as error:
         raise DataError(f"test rows: {error}. Run the pipeline from validate-data.") from None
     broken = _rows_without_an_answer(probabilities)
@@ -139,13 +215,17 @@ def score_challenger(folder: Path, rows: HeldOutRows) -> tuple[tuple[str, ...], 
             f"{folder}: found NaN scores for {broken} of {len(rows.labels)} test rows, expected finite ones. "
             f"Look for a diverged loss in train-model's curves; a lower training.learning_rate may help."
         )
-    return classes, probabilities
+    return model.info, probabilities, answers
 
 
 def score_champion(
-    version: ModelVersion, classes: tuple[str, ...], rows: Rows, tested: Fingerprints | None = None
+    version: ModelVersion,
+    classes: tuple[str, ...],
+    rows: Rows,
+    tested: Fingerprints | None = None,
+    ask: Ask = ask_class,
 ) -> ChampionPredictions | ChampionFailure:
-    """What the champion answers for `rows`, as indices into `classes`, or why that cannot be known.
+    """What the champion answers for `rows`, (N, C) in the order of `classes`, or why that cannot be known.
 
     A champion that fails is reported and not raised: the gate must reject for it, with this reason.
 
@@ -161,10 +241,10 @@ def score_champion(
         with bundle_folder(version) as folder:
             model = Bundle(folder, sha256=version.tags.get(BUNDLE_TAG))
             seen = trained_on(folder, model.info, tested)
-        theirs = model.info.labels
-        if set(theirs) != set(classes):
-            return ChampionFailure(_label_difference(title, theirs, classes))
-        probabilities = model.probabilities(rows)
+            theirs = model.info.labels
+            if set(theirs) != set(classes):
+                return ChampionFailure(_label_difference(title, theirs, classes))
+            probabilities, answers = ask(model, rows)
     except (BundleError, UsageError) as error:
         return ChampionFailure(f"{title} cannot be read: {error}. {repair}")
     except GauntletError:
@@ -175,7 +255,7 @@ def score_champion(
     if broken:
         return ChampionFailure(f"{title} answers NaN for {broken} of {len(rows)} test rows. {repair}")
     ours = [theirs.index(label) for label in classes]
-    return ChampionPredictions(version.version, probabilities[:, ours].argmax(axis=1), seen)
+    return ChampionPredictions(version.version, answers[:, ours], seen)
 
 
 def _label_difference(title: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
@@ -192,24 +272,18 @@ def _rows_without_an_answer(probabilities: Probabilities) -> int:
     return int((~np.isfinite(probabilities).all(axis=1)).sum())
 
 
-def _write_predictions(
-    path: Path,
-    rows: HeldOutRows,
-    classes: tuple[str, ...],
-    probabilities: Probabilities,
-    champion: ChampionPredictions | ChampionFailure | None,
+def write_predictions(
+    path: Path, columns: Mapping[str, object], asked: Asked, champion: npt.NDArray[Any] | None
 ) -> None:
-    names = np.array(classes, dtype=object)
-    columns: dict[str, object] = {
-        **rows.columns,
-        "label": names[rows.labels],
-        "predicted": names[probabilities.argmax(axis=1)],
-        "confidence": probabilities.max(axis=1),
-    }
-    columns |= {f"probability_{label}": probabilities[:, c] for c, label in enumerate(classes)}
-    if isinstance(champion, ChampionPredictions):
-        columns["champion_predicted"] = names[champion.predicted]
-        if not isinstance(champion.trained_on, str):
-            columns["champion_trained_on"] = champion.trained_on
+    """Write what identifies each row and how it was answered, `columns`, with all probabilities.
+
+    `champion` is what the champion answered each row, (N,).
+    """
+    found = {**columns}
+    found |= {f"probability_{label}": asked.probabilities[:, c] for c, label in enumerate(asked.classes)}
+    if champion is not None and isinstance(asked.champion, ChampionPredictions):
+        found["champion_predicted"] = champion
+        if not isinstance(asked.champion.trained_on, str):
+            found["champion_trained_on"] = asked.champion.trained_on
     with replacing(path) as temporary:
-        pd.DataFrame(columns).to_parquet(temporary, index=False)
+        pd.DataFrame(found).to_parquet(temporary, index=False)

@@ -70,7 +70,8 @@ def tested_margin(found: Documents) -> float:
     return SMALLEST_MARGIN if isinstance(rows, str) else default_margin([int(rows)])
 
 
-def _margin(found: Documents) -> float:
+def margin(found: Documents) -> float:
+    """The default of `non_inferiority_margin`, by the rows of each class."""
     if not_compared(found) is not None:
         return tested_margin(found)
     return default_margin(class_rows(found).values(), confidence_of(found))
@@ -118,16 +119,27 @@ def _are_names(labels: object) -> TypeGuard[list[str]]:
     return isinstance(labels, list) and bool(labels) and all(isinstance(label, str) for label in labels)
 
 
+MACRO_F1 = Rule(
+    "macro_f1",
+    ">=",
+    "gates.min_macro_f1",
+    FRACTION,
+    "scores.challenger.lower_bounds.macro_f1",
+    "Bootstrap lower limit of macro-F1",
+    advice="More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
+)
+VALIDATION_GAP = Rule(
+    "validation_gap",
+    "<=",
+    "gates.max_validation_gap",
+    DIFFERENCE,
+    _validation_gap,
+    "Macro-F1 in training's validation minus its upper limit on the test split",
+    advice="Are the test split's rows prepared, or distributed, otherwise than validation's? The report "
+    "has both under Data; `gates.max_validation_gap` is the ceiling.",
+)
 QUALITY = (
-    Rule(
-        "macro_f1",
-        ">=",
-        "gates.min_macro_f1",
-        FRACTION,
-        "scores.challenger.lower_bounds.macro_f1",
-        "Bootstrap lower limit of macro-F1",
-        advice="More rows, cleaner labels or longer training raise it; `gates.min_macro_f1` is the floor.",
-    ),
+    MACRO_F1,
     Rule(
         "accuracy",
         ">=",
@@ -137,16 +149,7 @@ QUALITY = (
         "Bootstrap lower limit of accuracy",
         advice="More rows, cleaner labels or longer training raise it; `gates.min_accuracy` is the floor.",
     ),
-    Rule(
-        "validation_gap",
-        "<=",
-        "gates.max_validation_gap",
-        DIFFERENCE,
-        _validation_gap,
-        "Macro-F1 in training's validation minus its upper limit on the test split",
-        advice="Are the test split's rows prepared, or distributed, otherwise than validation's? The report "
-        "has both under Data; `gates.max_validation_gap` is the ceiling.",
-    ),
+    VALIDATION_GAP,
 )
 CONVERTED = converted(
     "certificate.label_agreement",
@@ -177,7 +180,7 @@ RULES = (
             value=lambda found: found.at("scores.paired.macro_f1_difference"),
             upper=lambda found: found.at("scores.paired.upper_bound"),
             rows=lambda found: sum(class_rows(found).values()),
-            margin=_margin,
+            margin=margin,
             scored="Scored on the same rows",
         )
     ),

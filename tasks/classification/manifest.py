@@ -103,7 +103,7 @@ class ClassManifest(Manifest):
         weights = self.training.class_weights if isinstance(self.training, ClassTraining) else None
         named = weights if isinstance(weights, dict) else {}
         unknown = [label for label in named if label not in self.dataset.labels]
-        if unknown:
+        if unknown and self.dataset.labels:  # without them train-model compares those of the data
             raise ValueError(
                 f"training.class_weights: found {', '.join(unknown)}, expected some of dataset.labels: "
                 f"{', '.join(self.dataset.labels)}"

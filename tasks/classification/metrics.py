@@ -1,6 +1,10 @@
-"""How good a classifier is on given rows: scikit-learn's metrics, and the mistakes it was surest of.
+"""How good answers are on given rows: scikit-learn's metrics, and the mistakes a model was surest of.
 
-N = rows, C = classes, R = resamples, K = distinct outcomes. Labels and predictions are class indices, (N,).
+A row's true labels and an answer are a set of classes: one class, or any number of them. Sets are numbered,
+and `sets` says which classes each has. Where every row has one class, set k is class k (`single_sets`).
+
+N = rows, C = classes, S = sets, R = resamples, K = distinct outcomes. Labels and predictions are numbers of
+sets, (N,).
 """
 
 from __future__ import annotations
@@ -11,76 +15,67 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from gauntlet.components import bootstrap
 from gauntlet.components.pictures import thumbnail
 from gauntlet.serving.interface import Image, Rows
+from gauntlet.tasks.classification.scores import ClassScore, Mistake, Scored
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float32]
+Sets = npt.NDArray[np.bool_]
+"""Which classes each set has, (S, C), or each row, (N, C)."""
 MISTAKE_CHARS = 300
 
 
-@dataclass(frozen=True)
-class ClassFigures:
-    """Precision, recall and F1 of one class; `support` is its rows. A figure over no rows is 0."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
+def single_sets(class_count: int) -> Sets:
+    """The sets of one class each, (C, C)."""
+    return np.eye(class_count, dtype=bool)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """A model's figures on one set of rows. `confusion` has true classes as rows, predicted as columns."""
+def number_sets(*of_rows: Sets) -> tuple[Sets, list[Indices]]:
+    """The distinct sets (S, C) among several answers to rows, each (N, C), and the numbers of each answer.
 
-    accuracy: float
-    macro_f1: float
-    weighted_f1: float
-    per_class: tuple[ClassFigures, ...]
-    confusion: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A row that the model got wrong; `confidence` is the probability it gave to its wrong answer.
-
-    The row is shown by its `text`, or by its `picture`, a data URI.
+    If each row always has one class, they are `single_sets`.
     """
-
-    label: str
-    predicted: str
-    confidence: float
-    text: str | None = None
-    picture: str | None = None
+    if all((rows.sum(axis=1) == 1).all() for rows in of_rows):
+        return single_sets(of_rows[0].shape[1]), [rows.argmax(axis=1) for rows in of_rows]
+    sets, numbers = np.unique(np.concatenate(of_rows), axis=0, return_inverse=True)
+    return sets, [found.astype(np.int64) for found in np.split(numbers.reshape(-1), len(of_rows))]
 
 
-def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figures:
-    """Every figure of one model.
+def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Scored:
+    """Every figure of a model whose rows have one class each.
 
     Macro-F1 is the mean over all C classes: one that is in neither labels nor predictions counts as 0.
     """
     indices = list(range(len(classes)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=indices, zero_division=0
-    )
+    figures = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
+    _, _, f1, support = figures
     matrix = confusion_matrix(labels, predicted, labels=indices)
-    return Figures(
+    return Scored(
         accuracy=float(accuracy_score(labels, predicted)),
         macro_f1=float(np.mean(f1)),
         weighted_f1=float(np.average(f1, weights=support)),
-        per_class=tuple(
-            ClassFigures(name, float(precision[c]), float(recall[c]), float(f1[c]), int(support[c]))
-            for c, name in enumerate(classes)
-        ),
+        per_class=class_scores(classes, figures),
         confusion=tuple(tuple(int(count) for count in row) for row in matrix),
+    )
+
+
+def class_scores(classes: Sequence[str], figures: tuple[npt.NDArray[Any], ...]) -> tuple[ClassScore, ...]:
+    """Each class's scores, of scikit-learn's precision, recall, F1 and support, each (C,)."""
+    precision, recall, f1, support = figures
+    return tuple(
+        ClassScore(
+            label=name,
+            precision=float(precision[c]),
+            recall=float(recall[c]),
+            f1=float(f1[c]),
+            support=int(support[c]),
+        )
+        for c, name in enumerate(classes)
     )
 
 
@@ -88,7 +83,8 @@ def measure(labels: Indices, predicted: Indices, classes: Sequence[str]) -> Figu
 class Resamples:
     """A model's answers in R resamples: how often each outcome is drawn, (R, K), its label, its prediction.
 
-    `support` and `chosen` are the rows of each class by label and by prediction, (R, C).
+    `support` and `chosen` are the rows of each class by label and by prediction, (R, C); `hits` are those of
+    both.
     """
 
     counts: Floats
@@ -96,26 +92,34 @@ class Resamples:
     predicted: Indices
     support: Floats
     chosen: Floats
+    hits: Floats
 
 
 def resampled_metrics(drawn: Resamples) -> bootstrap.Metrics:
-    """Accuracy, F1 of each class and its means. A class without rows has F1 0, as in `measure`."""
-    right = np.eye(drawn.support.shape[1])[drawn.labels] * (drawn.labels == drawn.predicted)[:, None]
-    hits, either = drawn.counts @ right, drawn.support + drawn.chosen
-    class_f1 = np.divide(2 * hits, either, out=np.zeros_like(hits), where=either > 0)
-    rows = drawn.counts.sum(axis=1)
+    """Accuracy, F1 and recall of each class and means of F1. A figure over no rows is 0, as in `measure`.
+
+    Accuracy is the share of rows whose whole set is right.
+    """
+    right, either = drawn.labels == drawn.predicted, drawn.support + drawn.chosen
+    class_f1, rows = _ratio(2 * drawn.hits, either), drawn.counts.sum(axis=1)
     return {
-        "accuracy": hits.sum(axis=1) / rows,
+        "accuracy": drawn.counts @ right / rows,
         "macro_f1": class_f1.mean(axis=1),
-        "weighted_f1": (class_f1 * drawn.support).sum(axis=1) / rows,
+        "micro_f1": _ratio(2 * drawn.hits.sum(axis=1), either.sum(axis=1)),
+        "weighted_f1": _ratio((class_f1 * drawn.support).sum(axis=1), drawn.support.sum(axis=1)),
         "class_f1": class_f1,
+        "class_recall": _ratio(drawn.hits, drawn.support),
     }
+
+
+def _ratio(parts: Floats, wholes: Floats) -> Floats:
+    return np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
 
 
 def resample(
     labels: Indices,
     predictions: Sequence[Indices],
-    class_count: int,
+    sets: Sets,
     resamples: int,
     seed: int,
     measure: Callable[[Resamples], bootstrap.Metrics] = resampled_metrics,
@@ -124,15 +128,15 @@ def resample(
 
     def of_models(counts: Floats, outcomes: Indices) -> list[bootstrap.Metrics]:
         truth, *answers = outcomes.T
-        return [measure(resamples_of(counts, truth, predicted, class_count)) for predicted in answers]
+        return [measure(resamples_of(counts, truth, predicted, sets)) for predicted in answers]
 
     return bootstrap.resample(np.stack([labels, *predictions], axis=1), resamples, seed, of_models)
 
 
-def resamples_of(counts: Floats, labels: Indices, predicted: Indices, class_count: int) -> Resamples:
+def resamples_of(counts: Floats, labels: Indices, predicted: Indices, sets: Sets) -> Resamples:
     """The resamples where outcome k, (K,), counts `counts[r, k]` times in resample r."""
-    one_hot = np.eye(class_count)
-    return Resamples(counts, labels, predicted, counts @ one_hot[labels], counts @ one_hot[predicted])
+    true, chosen = sets[labels].astype(np.float64), sets[predicted].astype(np.float64)
+    return Resamples(counts, labels, predicted, counts @ true, counts @ chosen, counts @ (true * chosen))
 
 
 def shown(row: str | Image) -> Mapping[str, str]:
@@ -143,7 +147,7 @@ def shown(row: str | Image) -> Mapping[str, str]:
 def worst_mistakes(
     rows: Rows,
     labels: Indices,
-    probabilities: npt.NDArray[np.float32],
+    probabilities: Probabilities,
     classes: Sequence[str],
     count: int,
     show: Callable[[Any], Mapping[str, str]] = shown,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -27,8 +27,8 @@ from gauntlet.pages.formatting import (
 from gauntlet.pages.page import Cell, Masthead, Section, Tile, partial, render
 from gauntlet.tasks.classification.scores import Scored, Scores
 
-if TYPE_CHECKING:
-    from gauntlet.tasks.classification.scorecard import Scorecard
+__all__ = ["CANDIDATE_COLUMNS", "SCORES", "compare", "evaluation", "metrics", "tiles"]
+"""What the report of a kind with classes takes from here with `import *`."""
 
 SCORES = Scores
 CANDIDATE_COLUMNS = (
@@ -41,7 +41,7 @@ CANDIDATE_COLUMNS = (
     Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
 EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
-METRICS = ("macro_f1", "weighted_f1", "accuracy")
+METRICS = ("macro_f1", "micro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
 
 Figure = float | None
@@ -61,9 +61,8 @@ class MetricRow:
     better: int
 
 
-def evaluation_page(scorecard: Scorecard, name: str) -> str:
+def evaluation_page(scores: Scores, name: str) -> str:
     """The page of evaluate-model for the system `name`."""
-    scores = Scores.model_validate(scorecard.as_json())
     quality, *_ = tiles(scores)
     masthead = Masthead(
         name=name,
@@ -88,6 +87,8 @@ def evaluation(scores: Scores) -> Markup:
         chart=_interval_chart(rows),
         classes=_class_rows(scores),
         confusions=confusions(scores),
+        several=any(one.predicted is not None for one in scores.challenger.per_class),
+        never=[one.label for one in scores.challenger.per_class if one.predicted == 0],
     )
 
 
@@ -113,8 +114,9 @@ def tiles(scores: Scores) -> tuple[Tile, ...]:
 
 def metrics(scores: Scores) -> dict[str, Figure]:
     """The figures that two runs are compared by."""
-    names = ("accuracy", "macro_f1", "weighted_f1", *(GRADE_METRICS if scores.challenger.grades else ()))
-    return {metric: _value(scores.challenger, metric) for metric in names}
+    ours = scores.challenger
+    names = (*METRICS, *(GRADE_METRICS if ours.grades else ()))
+    return {name: _value(ours, name) for name in names if name != "micro_f1" or ours.micro_f1 is not None}
 
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:

@@ -1,36 +1,35 @@
-"""The scorecard: what evaluate-model found, as the gate and the reports read it.
+"""What evaluate-model finds about a classifier: a pure function of labels and answers.
 
-A pure function of labels and probabilities. Figures of a model alone are bootstrapped alone, so that they
-do not depend on what it is compared with.
+Figures of a model alone are bootstrapped alone, so that they do not depend on what it is compared with.
 
-N = rows, C = classes.
+N = rows, C = classes, S = sets of classes (`metrics`). Labels and answers are numbers of sets, (N,).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gauntlet.components import bootstrap
-from gauntlet.components.evaluate_model.overlap import Overlap, clean_rows, describe_overlap
-from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags
+from gauntlet.components.training_rows import NO_FINGERPRINTS, Flags, clean_rows, describe_overlap
 from gauntlet.serving.interface import Rows
 from gauntlet.tasks.classification.manifest import Evaluation
 from gauntlet.tasks.classification.metrics import (
-    Figures,
     Indices,
-    Mistake,
+    Probabilities,
     Resamples,
+    Sets,
     measure,
     resample,
     resampled_metrics,
-    shown,
+    single_sets,
     worst_mistakes,
 )
+from gauntlet.tasks.classification.scores import Mistake, Paired, Scored, Scores
 
 NOTHING_LEFT = (
     "No row is left to compare on: give the dataset a test split with rows that the champion has not seen."
@@ -38,76 +37,88 @@ NOTHING_LEFT = (
 
 
 @dataclass(frozen=True)
-class ModelScores(Figures):
-    """Metrics with their confidence limits: two-sided `intervals` and one-sided `lower_bounds`, by metric.
+class Scoring:
+    """How answers are scored: by default each row has one class. A kind may add metrics in a subclass.
 
-    `further` is what the kind adds.
+    Attributes:
+        classes: Their names.
+        with_intervals: Metrics of `resampled` that get a confidence interval.
+        with_bounds: Metrics that get a one-sided lower limit, for the gate.
     """
 
-    intervals: Mapping[str, tuple[float, float]]
-    lower_bounds: Mapping[str, float]
-    further: Mapping[str, Any]
+    classes: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class ChampionScores(ModelScores):
-    """The champion's scores and its version in the registry."""
-
-    version: str
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Challenger minus champion. Bounds are one-sided, classes by label. The kind adds `further`."""
-
-    macro_f1_difference: float
-    lower_bound: float
-    upper_bound: float
-    class_f1_difference: Mapping[str, float]
-    class_f1_intervals: Mapping[str, tuple[float, float]]
-    further: Mapping[str, Any]
-
-
-class Scoring(Protocol):
-    """What a kind adds to the scores of a classifier; N = rows."""
+    with_intervals: ClassVar[Sequence[str]] = ("macro_f1", "accuracy", "weighted_f1")
+    with_bounds: ClassVar[Sequence[str]] = ("macro_f1", "accuracy")
 
     @property
-    def by_distance(self) -> bool:
-        """Whether those mistakes are worst whose class is furthest from the true one in their order."""
+    def sets(self) -> Sets:
+        """The classes of each set, (S, C)."""
+        return single_sets(len(self.classes))
+
+    def measure(self, labels: Indices, predicted: Indices) -> Scored:
+        """The figures of one model."""
+        return measure(labels, predicted, self.classes)
 
     def resampled(self, drawn: Resamples) -> bootstrap.Metrics:
-        """The metrics of a model on each resample, those of every classifier among them."""
+        """The metrics of a model on each resample."""
+        return resampled_metrics(drawn)
 
-    def of_model(
-        self, labels: Indices, predicted: Indices, drawn: bootstrap.Metrics, confidence: float
-    ) -> dict[str, Any]:
-        """Further keys of a model's scores, from labels and predictions (N,), and metrics by `resampled`."""
+    def mistakes(
+        self, rows: Rows, labels: Indices, probabilities: Probabilities, count: int
+    ) -> tuple[Mistake, ...]:
+        """At most `count` wrong rows, the surest first; `probabilities` is (N, C)."""
+        return worst_mistakes(rows, labels, probabilities, self.classes, count)
 
-    def of_challenger(self, further: Mapping[str, Any]) -> dict[str, Any]:
-        """The same of the challenger on all rows."""
+    def of_challenger(self, scored: Scored) -> Scored:
+        """The challenger's figures on all rows, with what is known of it alone."""
+        return scored
 
-    def of_difference(
+    def with_limits(self, scored: Scored, drawn: bootstrap.Metrics, confidence: float) -> Scored:
+        """The figures with the limits that the resampled metrics give them."""
+        return scored.model_copy(
+            update={
+                "intervals": {
+                    name: bootstrap.interval(drawn[name], confidence) for name in self.with_intervals
+                },
+                "lower_bounds": {
+                    name: bootstrap.lower_bound(drawn[name], confidence) for name in self.with_bounds
+                },
+            }
+        )
+
+    def difference(
         self,
-        labels: Indices,
-        models: tuple[Indices, Indices],
+        ours: Scored,
+        theirs: Scored,
         drawn: tuple[bootstrap.Metrics, bootstrap.Metrics],
         confidence: float,
-    ) -> dict[str, Any]:
-        """Further keys of the comparison of challenger and champion."""
-
-    def show(self, row: Any) -> Mapping[str, str]:
-        """What shows a row among the mistakes."""
+    ) -> Paired:
+        """Challenger minus champion, of their figures and of their resampled metrics."""
+        macro_f1, class_f1 = (drawn[0][name] - drawn[1][name] for name in ("macro_f1", "class_f1"))
+        return Paired(
+            macro_f1_difference=_minus(ours.macro_f1, theirs.macro_f1),
+            lower_bound=bootstrap.lower_bound(macro_f1, confidence),
+            upper_bound=bootstrap.upper_bound(macro_f1, confidence),
+            class_f1_difference={
+                one.label: _minus(one.f1, other.f1)
+                for one, other in zip(ours.per_class, theirs.per_class, strict=True)
+            },
+            class_f1_intervals={
+                name: bootstrap.interval(class_f1[:, c], confidence) for c, name in enumerate(self.classes)
+            },
+        )
 
 
 @dataclass(frozen=True)
 class ChampionPredictions:
-    """What the champion answered on the same rows: class indices (N,) in the challenger's label order.
+    """What the champion answered on the same rows: numbers of sets, (N,), or the sets themselves, (N, C).
 
     `trained_on` says which rows it was trained on, (N,), or why that is not known.
     """
 
     version: str
-    predicted: Indices
+    predicted: npt.NDArray[Any]
     trained_on: Flags | str = NO_FINGERPRINTS
 
 
@@ -118,177 +129,63 @@ class ChampionFailure:
     reason: str
 
 
-@dataclass(frozen=True)
-class Scorecard:
-    """The whole evaluation. Without `champion`, none is registered or `champion_error` says why it failed.
-
-    `challenger` is scored on all rows, `champion` and `paired` on the clean rows (`overlap.Overlap`). If some
-    rows are not clean, `challenger_on_clean_rows` has the challenger's scores on the clean rows.
-    """
-
-    rows: int
-    labels: tuple[str, ...]
-    confidence: float
-    challenger: ModelScores
-    mistakes: tuple[Mistake, ...]
-    training_overlap: Overlap
-    challenger_on_clean_rows: ModelScores | None = None
-    champion: ChampionScores | None = None
-    paired: Paired | None = None
-    champion_error: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The content as JSON types. What is absent has no key, instead of null."""
-        return asdict(self, dict_factory=_flat)
-
-    def headline(self) -> dict[str, float]:
-        """The few figures that a run is listed and compared by."""
-        challenger = self.challenger
-        figures = {
-            "accuracy": challenger.accuracy,
-            "macro_f1": challenger.macro_f1,
-            "weighted_f1": challenger.weighted_f1,
-            "macro_f1_lower_bound": challenger.lower_bounds["macro_f1"],
-            "accuracy_lower_bound": challenger.lower_bounds["accuracy"],
-        }
-        figures |= {
-            key: value
-            for group in challenger.further.values()
-            for key, value in group.items()
-            if isinstance(value, float)
-        }
-        if self.champion is not None and self.paired is not None:
-            figures["champion_macro_f1"] = self.champion.macro_f1
-            figures["macro_f1_difference"] = self.paired.macro_f1_difference
-        return figures
-
-
-def _flat(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without what is absent; what the kind adds is among the other keys."""
-    content: dict[str, Any] = {}
-    for key, value in items:
-        content |= value if key == "further" else {} if value is None else {key: value}
-    return content
-
-
 def assess(
-    rows: Rows,
     labels: Indices,
-    probabilities: npt.NDArray[np.float32],
-    classes: tuple[str, ...],
+    predicted: Indices,
     champion: ChampionPredictions | ChampionFailure | None,
     settings: Evaluation,
     seed: int,
+    scoring: Scoring,
     trained_on: Flags | str = NO_FINGERPRINTS,
-    scoring: Scoring | None = None,
-) -> Scorecard:
-    """Score the challenger's `probabilities`, (N, C), and compare it with the champion on the clean rows.
+    mistakes: tuple[Mistake, ...] = (),
+) -> Scores:
+    """Score the challenger's answers, and compare it with the champion on the clean rows.
 
     `trained_on` says which rows the challenger was trained on, (N,), or why that is not known.
     """
-    predicted = probabilities.argmax(axis=1)
-    champion_scores, paired, ours_on_clean = None, None, None
+    confidence = settings.confidence
+
+    def drawn(labels: Indices, *models: Indices) -> tuple[bootstrap.Metrics, ...]:
+        return resample(labels, models, scoring.sets, settings.bootstrap_resamples, seed, scoring.resampled)
+
+    def scored(labels: Indices, predicted: Indices) -> Scored:
+        (metrics,) = drawn(labels, predicted)
+        return scoring.with_limits(scoring.measure(labels, predicted), metrics, confidence)
+
+    theirs, paired, ours_on_clean = None, None, None
     overlap = describe_overlap(len(labels), trained_on, None)
     if isinstance(champion, ChampionPredictions):
         clean = clean_rows(len(labels), trained_on, champion.trained_on)
-        absent = sorted(set(labels.tolist()) - set(labels[clean].tolist()))
-        overlap = describe_overlap(
-            len(labels), trained_on, champion.trained_on, [classes[label] for label in absent]
-        )
+        rows = scoring.sets[labels]
+        absent = rows.any(axis=0) & ~rows[clean].any(axis=0)
+        without = [scoring.classes[c] for c in np.flatnonzero(absent)]
+        overlap = describe_overlap(len(labels), trained_on, champion.trained_on, without)
         if clean.any():
-            truth, ours, theirs = labels[clean], predicted[clean], champion.predicted[clean]
-            scores = _score(truth, theirs, classes, settings, seed, scoring)
-            champion_scores = ChampionScores(**vars(scores), version=champion.version)
-            paired = _compare(truth, ours, theirs, classes, settings, seed, scoring)
+            truth, ours, answers = labels[clean], predicted[clean], champion.predicted[clean]
+            theirs = scored(truth, answers).model_copy(update={"version": champion.version})
+            ours_drawn, theirs_drawn = drawn(truth, ours, answers)
+            paired = scoring.difference(
+                scoring.measure(truth, ours), theirs, (ours_drawn, theirs_drawn), confidence
+            )
             if not clean.all():
-                ours_on_clean = _score(truth, ours, classes, settings, seed, scoring)
+                ours_on_clean = scored(truth, ours)
         else:
             champion = ChampionFailure(f"{overlap.summary} {NOTHING_LEFT}")
-    challenger = _score(labels, predicted, classes, settings, seed, scoring)
-    if scoring is not None:
-        challenger = replace(challenger, further=scoring.of_challenger(challenger.further))
-    return Scorecard(
+    return Scores(
         rows=len(labels),
-        labels=classes,
-        confidence=settings.confidence,
-        challenger=challenger,
-        mistakes=worst_mistakes(
-            rows,
-            labels,
-            probabilities,
-            classes,
-            settings.worst_mistakes,
-            shown if scoring is None else scoring.show,
-            by_distance=scoring is not None and scoring.by_distance,
-        ),
+        labels=scoring.classes,
+        confidence=confidence,
+        challenger=scoring.of_challenger(scored(labels, predicted)),
+        mistakes=mistakes,
         training_overlap=overlap,
         challenger_on_clean_rows=ours_on_clean,
-        champion=champion_scores,
+        champion=theirs,
         paired=paired,
         champion_error=champion.reason if isinstance(champion, ChampionFailure) else None,
     )
 
 
-def _score(
-    labels: Indices,
-    predicted: Indices,
-    classes: Sequence[str],
-    settings: Evaluation,
-    seed: int,
-    scoring: Scoring | None,
-) -> ModelScores:
-    (drawn,) = _resample(labels, [predicted], classes, settings, seed, scoring)
-    confidence = settings.confidence
-    return ModelScores(
-        **vars(measure(labels, predicted, classes)),
-        intervals={
-            name: bootstrap.interval(drawn[name], confidence)
-            for name in ("macro_f1", "accuracy", "weighted_f1")
-        },
-        lower_bounds={
-            name: bootstrap.lower_bound(drawn[name], confidence) for name in ("macro_f1", "accuracy")
-        },
-        further={} if scoring is None else scoring.of_model(labels, predicted, drawn, confidence),
-    )
-
-
-def _compare(
-    labels: Indices,
-    challenger: Indices,
-    champion: Indices,
-    classes: Sequence[str],
-    settings: Evaluation,
-    seed: int,
-    scoring: Scoring | None,
-) -> Paired:
-    ours, theirs = measure(labels, challenger, classes), measure(labels, champion, classes)
-    drawn_ours, drawn_theirs = _resample(labels, [challenger, champion], classes, settings, seed, scoring)
-    macro_f1 = drawn_ours["macro_f1"] - drawn_theirs["macro_f1"]
-    class_f1 = drawn_ours["class_f1"] - drawn_theirs["class_f1"]
-    confidence = settings.confidence
-    return Paired(
-        macro_f1_difference=ours.macro_f1 - theirs.macro_f1,
-        lower_bound=bootstrap.lower_bound(macro_f1, confidence),
-        upper_bound=bootstrap.upper_bound(macro_f1, confidence),
-        class_f1_difference={
-            name: ours.per_class[c].f1 - theirs.per_class[c].f1 for c, name in enumerate(classes)
-        },
-        class_f1_intervals={
-            name: bootstrap.interval(class_f1[:, c], confidence) for c, name in enumerate(classes)
-        },
-        further={}
-        if scoring is None
-        else scoring.of_difference(labels, (challenger, champion), (drawn_ours, drawn_theirs), confidence),
-    )
-
-
-def _resample(
-    labels: Indices,
-    models: Sequence[Indices],
-    classes: Sequence[str],
-    settings: Evaluation,
-    seed: int,
-    scoring: Scoring | None,
-) -> tuple[bootstrap.Metrics, ...]:
-    measured = resampled_metrics if scoring is None else scoring.resampled
-    return resample(labels, models, len(classes), settings.bootstrap_resamples, seed, measured)
+def _minus(ours: float | None, theirs: float | None) -> float:
+    assert ours is not None
+    assert theirs is not None
+    return ours - theirs

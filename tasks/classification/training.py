@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
+from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.classification.manifest import ClassTraining
 from gauntlet.trainer.batching import sampling_chances
 from gauntlet.trainer.own_network import OwnLoss, own_loss
@@ -161,12 +162,20 @@ def class_weights(
     """Float32 (C,), in the order of the classes' names; None if every row counts the same.
 
     `balanced` is N / (C * rows of the class), as in scikit-learn; a class without rows has the weight 1.
+
+    Raises:
+        UsageError: A weight is given for a class that there is not.
     """
     wanted = section.class_weights
     if wanted == "none":
         return None
     weights = np.ones(len(names))
     if isinstance(wanted, dict):
+        if unknown := sorted(set(wanted) - set(names)):
+            raise UsageError(
+                f"training.class_weights: found {', '.join(unknown)}, expected some of the classes of the "
+                f"data: {', '.join(names)}."
+            )
         weights[:] = [wanted.get(name, 1.0) for name in names]
     else:
         found = np.unique(labels)

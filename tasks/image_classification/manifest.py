@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
+from gauntlet.manifests.errors import Fault, ManifestError
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.manifest import ClassManifest, ClassTraining
-from gauntlet.tasks.images.manifest import Augmentation, ImageColumns, LikenessCheck, PixelDataset, Width
+from gauntlet.tasks.images.manifest import (
+    FROM_HUB,
+    Augmentation,
+    Backbone,
+    ImageColumns,
+    LikenessCheck,
+    PixelDataset,
+    Width,
+)
 
 
 class ImageFiles(Section):
@@ -98,13 +108,15 @@ class ImageSearch(Search):
 
 
 class ImageTraining(ClassTraining):
-    """Section of train-model: a convolutional network that begins from random weights.
+    """Section of train-model: a convolutional network that begins from random weights, or a `backbone`.
 
     Each of `filters` is the width of a block of `depth` convolutions (plain_cnn) or residual units of two
     (resnet). Blocks halve height and width, except the first of a resnet. `units` is the width of the dense
     layer before the last one, 0: none. `dropout` follows each block, `head_dropout` is before the last layer.
+    With a `backbone` the head alone is built by these keys: `units` and `head_dropout`.
     """
 
+    backbone: Backbone | None = None
     arch: Literal["plain_cnn", "resnet"] = "plain_cnn"
     filters: tuple[Width, ...] = Field((32, 64, 128), min_length=1)
     depth: int = Field(1, ge=1, le=16)
@@ -120,9 +132,29 @@ class ImageTraining(ClassTraining):
 
     memory_advice: ClassVar[str] = "Lower training.filters or training.depth"
 
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.backbone is None:
+            return self
+        unread = [key for key in ("arch", "filters", "depth", "dropout") if self._is_set(key)]
+        unread += ["network"] if self.network is not None else []
+        if unread:
+            raise ValueError(f"{', '.join(unread)}: of another network than backbone: leave out one of both")
+        return self
+
+    def _is_set(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
+    @property
+    def unread_dimensions(self) -> tuple[str, ...]:
+        """A backbone has its own depth."""
+        return super().unread_dimensions if self.backbone is None else ("depth", "dropout")
+
     @property
     def architecture(self) -> str:
         """The network and its sizes, such as `custom-cnn-32-64-128-512-0.25-0.5`."""
+        if self.backbone is not None:
+            return f"{self.backbone.name.rpartition(':')[2]}-{self.backbone.freeze}-frozen"
         name = "custom-cnn" if self.arch == "plain_cnn" else self.arch
         sizes = [*self.filters, self.units, self.dropout, self.head_dropout]
         return "-".join([name, *(f"{size:g}" for size in sizes)])
@@ -134,3 +166,13 @@ class ImageManifest(ClassManifest):
     task: Literal["image_classification"]
     dataset: ImageDataset
     training: ImageTraining = ImageTraining()
+
+    def require_model(self, file: str) -> None:
+        """The weights of a backbone exist, if they are to be on this machine."""
+        backbone = self.training.backbone
+        weights = backbone.weights if backbone else None
+        if weights not in (None, FROM_HUB) and "://" not in weights and not Path(weights).is_file():
+            action = "Correct the path, or --set training.backbone.weights=…"
+            raise ManifestError(
+                [Fault(file, "training.backbone.weights", weights, "a file of safetensors", action)]
+            )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 SETTINGS: dict[str, Any] = {
+    "training.backbone": None,
     "training.epochs": 1,
     "training.batch_size": 16,
     "training.gradient_accumulation": 1,

@@ -17,6 +17,12 @@ from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.tasks.classification.training import WeightedClassifierTask, confusion_counts
 from gauntlet.tasks.image_classification.manifest import ImageTraining
 from gauntlet.tasks.images.augmentation import moved
+from gauntlet.tasks.images.backbones import (
+    BackboneClassifier,
+    BackboneConfig,
+    pretrained_model,
+    untrained_backbone,
+)
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import (
     ImageClassifier,
@@ -52,6 +58,7 @@ class ImageClassification(WeightedClassifierTask):
         self._mean = list(statistics.pixels["train"].mean)
         self._std = list(statistics.pixels["train"].std)
         self._config = network_config(section, train.images.shape[1:], len(statistics.labels))
+        self._backbone = section.backbone
         self._resize = statistics.resize
         self._maps = AugmentationMaps(section.augmentation, train.images.shape[2:], len(train.labels))
 
@@ -70,6 +77,8 @@ class ImageClassification(WeightedClassifierTask):
         own = own_network(self._training, self.own_arguments)
         if own is not None:
             return NormalisedImages(own, self._mean, self._std)
+        if self._backbone is not None:
+            return in_fast_layout(pretrained_model(self._backbone, self._config))
         return in_fast_layout(ImageClassifier(self._config, self._mean, self._std))
 
     def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
@@ -94,9 +103,10 @@ class ImageClassification(WeightedClassifierTask):
         (images,) = self._validation.at(batch[0])
         return cast(torch.Tensor, model(in_channels_last(images)))
 
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
-        save_network(self._config, weights, folder, self._resize)
+        config = model.config if isinstance(model, BackboneClassifier) else self._config
+        save_network(config, weights, folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
@@ -106,7 +116,10 @@ def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
 
 def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
-    config = NetworkConfig(**read_config(folder))
+    content = read_config(folder)
+    if "backbone" in content:
+        return in_fast_layout(untrained_backbone(BackboneConfig(**content)))
+    config = NetworkConfig(**content)
     channels = config.input_shape[0]
     mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
     own = own_network(read_record(folder))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_images
 from gauntlet.components.convert_to_onnx.scoring import Indices
 from gauntlet.components.convert_to_onnx.timing import Batch
@@ -59,8 +60,7 @@ class ImageSubject(ClassifierSubject):
         read = read_images(self.splits, split)
         return ImageRows(read.images, read.labels, read.rows, self.record.labels)
 
-    @property
-    def files(self) -> Mapping[str, Path]:
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """How images are resized, if the training images were."""
         path = self.checkpoint / PREPROCESSING_FILE
         return {PREPROCESSING_FILE: path} if path.is_file() else {}

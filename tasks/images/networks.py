@@ -194,7 +194,18 @@ def residual_blocks(config: NetworkConfig) -> nn.ModuleList:
     return blocks
 
 
-def head(features: int, config: NetworkConfig) -> nn.Sequential:
+class HeadSizes(Protocol):
+    """The sizes of a head."""
+
+    @property
+    def classes(self) -> int: ...  # noqa: D102
+    @property
+    def units(self) -> int: ...  # noqa: D102
+    @property
+    def head_dropout(self) -> float: ...  # noqa: D102
+
+
+def head(features: int, config: HeadSizes) -> nn.Sequential:
     """A dense layer with ReLU unless `units` is 0, then dropout and the last layer."""
     dense: list[nn.Module] = [nn.Linear(features, config.units), nn.ReLU()] if config.units else []
     last = nn.Linear(config.units or features, config.classes)

@@ -10,30 +10,11 @@ from markupsafe import Markup
 from gauntlet.components.pictures import ClassPicture
 from gauntlet.pages.charts import histogram
 from gauntlet.pages.page import partial
-from gauntlet.tasks.classification.report import (
-    CANDIDATE_COLUMNS,
-    SCORES,
-    class_counts,
-    compare,
-    evaluation,
-    metrics,
-    tiles,
-)
+from gauntlet.tasks.classification.report import *  # noqa: F403
+from gauntlet.tasks.classification.report import class_counts
 
 if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
-
-__all__ = [
-    "CANDIDATE_COLUMNS",
-    "ROWS",
-    "SCORES",
-    "TRY_IT",
-    "compare",
-    "data",
-    "evaluation",
-    "metrics",
-    "tiles",
-]
 
 ROWS = "images"
 RESIZED = {

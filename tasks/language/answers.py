@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import compress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gauntlet.components.training_rows import Flags
 from gauntlet.manifests.errors import DataError
 from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left, token_losses
 from gauntlet.tasks.language.manifest import LanguageEvaluation
-from gauntlet.tasks.language.packing import TokenRow, token_rows
+from gauntlet.tasks.language.packing import TokenRow
 from gauntlet.trainer.splits import read_split
 
 LOSS_BATCH = 2  # their logits are of the whole vocabulary
@@ -49,7 +49,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Answers:
-    """Summed losses of the references (N,), None if the model gives no probabilities, and two answers to each
+    """Summed losses of the references (N,), if the model gives probabilities, and two answers to each
     prompt."""
 
     losses: npt.NDArray[np.float64] | None
@@ -63,8 +63,7 @@ class Answers:
 
 
 def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
-    """Draw test rows; a `DataError` if they are of one conversation, so that no spread between them can be
-    estimated."""
+    """Draw test rows; a `DataError` if they are of one conversation, which has no spread."""
     frame = read_split(splits, "test")
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
@@ -81,15 +80,6 @@ def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Promp
         conversations=tuple(int(number) for number in frame["conversation"]),
         rendered=tuple(frame["prompt"]),
     )
-
-
-def read_token_prompts(
-    splits: Path, tokenizer: Tokenizer, settings: LanguageEvaluation, most: int, seed: int
-) -> Prompts:
-    """The same rows with their tokens, cut as for training."""
-    prompts = read_prompts(splits, settings, seed)
-    frame = read_split(splits, "test").loc[list(prompts.ids)]
-    return replace(prompts, rows=tuple(token_rows(frame, tokenizer, most)))
 
 
 def answer(

@@ -1,7 +1,4 @@
-"""Datasets of conversations: read the files, check the answers, and describe their splits.
-
-A row is one answer with all turns before it, as a `Renderer` makes it for the model.
-"""
+"""Datasets of conversations: read the files, check the answers, describe the splits. A row is one answer."""
 
 from __future__ import annotations
 
@@ -93,10 +90,7 @@ Context = Sequence[Turn]
 
 @dataclass(frozen=True)
 class Rendered:
-    """The prompt and the answer as the model sees them, and how many tokens each has.
-
-    `response` is the answer as people read it, with calls of tools as the template writes them.
-    """
+    """The prompt and the answer as the model sees them, and their tokens; `response` is as people read it."""
 
     prompt: str
     target: str
@@ -164,10 +158,9 @@ def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
 def read_table(dataset: ConversationDataset) -> pd.DataFrame:
     """Every answer of every file, and a row without an answer for each record that has a fault.
 
-    Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response` (its text),
-    `tools`, `opening`; `NOTED`, faults in words or None (`unread_columns` are keys of the record); `split`,
-    `place` (file and line), `row` (position of the record in the split's files); `time` as it was found, if
-    the manifest names its key. Invalid characters are replaced by U+FFFD.
+    Columns: `context` (a tuple of turns), `answer` (the turn that is learned), `response`, `tools`,
+    `opening`; the faults `NOTED` in words or None; `split`, `place` (file and line), `row` (position of the
+    record in its split); `time` if the manifest names its key. Invalid characters are replaced by U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256) or malformed, the faults of all together; or
@@ -308,10 +301,7 @@ def _parquet(data: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Renderer) -> CheckedTable:
-    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
-
-    The rows that are left also have `prompt`, `target`, `prompt_tokens` and `target_tokens`.
-    """
+    """Run every check and carve missing splits. Rows get `prompt`, `target` and their numbers of tokens."""
     checks = dataset.checks
     missing = tuple(split for split in SPLITS if split not in set(table["split"]))
     checked = CheckedTable(table, len(table))
@@ -461,11 +451,8 @@ def shared_system(contexts: Sequence[Context]) -> str | None:
 class TokenStatistics(Document):
     """Tokens per row of one split, prompt and answer together.
 
-    Attributes:
-        edges: Lower bounds of the bins; a bin ends below the next edge, the last one nowhere.
-        counts: Rows in each bin.
-        answers: Tokens of all answers.
-        truncated: Rows with more than `max_tokens`, which training cuts.
+    `counts` are rows in bins that begin at `edges`, `answers` tokens of all answers, `truncated` rows over
+    `max_tokens`.
     """
 
     edges: tuple[int, ...]
@@ -478,12 +465,7 @@ class TokenStatistics(Document):
 
 
 class Statistics(contracts.Statistics):
-    """The content of `statistics.json`. `sha256` is of prompts and answers as they are rendered, as JSON
-    lines.
-
-    `tokenizer` names the model whose template and tokenizer were used; `frame` is the text around a single
-    prompt.
-    """
+    """The content of `statistics.json`; `sha256` is of rendered rows, `frame` is around a single prompt."""
 
     tokenizer: str
     max_tokens: int

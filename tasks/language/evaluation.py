@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,16 +12,17 @@ import numpy as np
 
 from gauntlet.components import bootstrap
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
 from gauntlet.components.training_rows import (
     NO_FINGERPRINTS,
     Flags,
     RowFingerprints,
+    clean_rows,
+    describe_overlap,
     read_test_rows,
     trained_on,
 )
 from gauntlet.contracts.document import as_json, write_json, write_text
-from gauntlet.contracts.scores import NOT_MEASURED, TrainingOverlap
+from gauntlet.contracts.scores import NOT_MEASURED
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import known_metric, task_kind
 from gauntlet.serving.bundle import BundleError, read_info
@@ -51,8 +52,8 @@ TOO_FEW_LEFT = (
 
 @dataclass(frozen=True)
 class Contender:
-    """A model by a name. `trained_on` says which prompts a champion was trained on, (N,), or why that is not
-    known."""
+    """A model and its answers. `trained_on` are the prompts of its training, (N,), or why they are
+    unknown."""
 
     name: str
     answers: Answers
@@ -203,7 +204,7 @@ def ask_probes(
     prompts = read_split(run.splits, "train")["prompt"].tolist()
     asked = scorecard.probes(prompts, therapy.training_probes, run.seed)
     texts = [probe.prompt if probe.kind == "training" else model.framed(probe.prompt) for probe in asked]
-    return scorecard.answered(asked, model.ask(texts))
+    return [replace(one, answer=answer) for one, answer in zip(asked, model.ask(texts), strict=True)]
 
 
 def judge_conversations(
@@ -268,7 +269,7 @@ def assess(
         confidence=settings.confidence,
         challenger=_estimates(ours, settings.confidence),
         baseline=_compared(baseline, of_baseline, ours, settings.confidence),
-        training_overlap=TrainingOverlap(**asdict(overlap)),
+        training_overlap=overlap,
         champion=against,
         champion_error=champion if isinstance(champion, str) else None,
     )

@@ -51,11 +51,7 @@ class LanguageModelFiles:
 
 
 def find_language_model(name: str) -> LanguageModelFiles:
-    """Locate a model by the value of `training.model`.
-
-    Raises:
-        UsageError: There is no such folder, file, package or model on the hub, or the hub is unavailable.
-    """
+    """Locate a model by the value of `training.model`; a `UsageError` if it cannot be found."""
     path = _packaged(name) if name.startswith(PACKAGE_SCHEME) else Path(name)
     if path.suffix == GGUF_SUFFIX:
         if not path.is_file():
@@ -95,11 +91,7 @@ def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
 
 
 def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
-    """The model in fp32 with SDPA attention; `dropout` replaces every dropout probability.
-
-    Raises:
-        UsageError: transformers has no causal language model for it, or its files are incomplete.
-    """
+    """The model in fp32 with SDPA attention; a `UsageError` if it cannot be loaded."""
     try:
         network = AutoModelForCausalLM.from_pretrained(
             files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
@@ -135,8 +127,7 @@ def stop_tokens(network: PreTrainedModel) -> list[int]:
 
 
 def require_convertible(network: PreTrainedModel) -> None:
-    """Raise a `ValueError` if a model could be trained but not converted: by its cache, or by the size of its
-    weights."""
+    """Raise a `ValueError` if a model's cache or size keeps it from being converted."""
     layers = DynamicCache(config=network.config.get_text_config(decoder=True)).layers
     if network.config.is_encoder_decoder or {type(layer) for layer in layers} - {DynamicLayer}:
         raise ValueError(

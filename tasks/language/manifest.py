@@ -19,18 +19,16 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.section import Fraction, Section
 from gauntlet.tasks.therapy.manifest import Stages, Therapy
 
-# --- dataset -----------------------------------------------------------------------------------------
-
 Marker = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^:\n]+$")]
 
 
 class PromptColumns(Section):
     """The columns of rows that are one question and one answer.
 
-    `input` is a column whose text, if there is any, follows the prompt after an empty line, as in Alpaca's
-    data. `system` is a column with the system message. `time` is the column, or the key of a record of any
-    form, that says when the row was made, as ISO 8601 or as a number. The splits that no file provides are
-    then made by time, with the newest conversations as the test split.
+    A text in `input` follows the prompt after an empty line, as in Alpaca's data. `system` has the system
+    message. `time`, also a key of records of any form, says when the row was made, as ISO 8601 or as a
+    number: the splits that no file provides are then made by time, with the newest conversations as the test
+    split.
     """
 
     prompt: str = Field("input_text", min_length=1)
@@ -50,9 +48,10 @@ class PromptColumns(Section):
 
 
 class RoleMarkers(Section):
-    """The words before a colon that say who speaks, in a conversation that is one text.
+    """The words before a colon that say who speaks, in upper or lower case, in a conversation that is one
+    text.
 
-    The model learns to speak as `assistant`. Upper and lower case are the same.
+    The model learns to speak as `assistant`.
     """
 
     user: tuple[Marker, ...] = Field(("Client", "Patient", "User", "Human"), min_length=1)
@@ -100,9 +99,8 @@ class ConversationDataset(TableDataset):
     """Section of validate-data: conversations, of which each answer is a row.
 
     A file holds objects with lists of messages, with one `text` of marked turns, or with `columns` of texts;
-    without `columns` those of known data are looked for.
-    `tokenizer` is the model whose chat template renders the
-    rows and whose tokens are counted: by default `training.model`, and never another one.
+    without `columns` those of known data are looked for. `tokenizer` is the model whose chat template and
+    tokens count: `training.model`.
     """
 
     format: Literal["auto", "csv", "jsonl", "json", "parquet"] = "auto"
@@ -123,9 +121,6 @@ class ConversationDataset(TableDataset):
     def time_column(self) -> str | None:
         """The column, or the key of a record, that says when it was made."""
         return None if self.columns is None else self.columns.time
-
-
-# --- evaluation and gates ----------------------------------------------------------------------------
 
 
 class LanguageEvaluation(CommonEvaluation):
@@ -170,13 +165,11 @@ class LanguageGates(CommonGates):
 
     The tuned model must be better than the one that it began from in perplexity and ROUGE-L, each by more
     than 0 at the lower end of the paired bootstrap interval. `non_inferiority_margin` is the share by which
-    perplexity may be over the champion's. `stages` are judged by the figures of `evaluation.therapy`.
+    perplexity may be over the champion's; by default it follows from the number of test conversations.
+    `stages` are judged by the figures of `evaluation.therapy`.
 
-    If `non_inferiority_margin` is not set, it follows from the number of test conversations
-    (`default_gain_margin`).
-
-    A managed model gives no probabilities of a given answer, so it has no `max_perplexity`, and
-    `non_inferiority_margin` is of ROUGE-L.
+    A managed model gives no probabilities of an answer: it has no `max_perplexity`, and its margin is of
+    ROUGE-L.
     """
 
     max_perplexity: float | None = Field(None, gt=1)

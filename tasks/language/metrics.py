@@ -147,8 +147,7 @@ def _bleu(counts: Floats) -> float:
 
 
 def compare(first: Evaluated, second: Evaluated) -> Paired:
-    """The interval of B − A of each figure on the same conversations; a `GauntletError` if answers cannot be
-    read."""
+    """Intervals of B − A, from the same conversations; a `GauntletError` if answers cannot be read."""
     answers = []
     for name, run in (("A", first), ("B", second)):
         file = run.predictions / PREDICTIONS_FILE

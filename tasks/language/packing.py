@@ -29,16 +29,14 @@ class TokenRow:
         return [*self.prompt, *self.target]
 
     def cut(self, most: int) -> TokenRow:
-        """The row in `most` tokens: the prompt loses its beginning, the answer its end, but no more than half
-        of `most`."""
+        """The row in `most` tokens: the prompt loses its beginning, and the answer at most half of `most`."""
         room = max(most - len(self.target), most - most // 2)
         prompt = self.prompt[-room:]
         return TokenRow(prompt, self.target[: most - len(prompt)])
 
 
 def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[TokenRow]:
-    """The rows of a split that validate-data wrote, truncated to `most` tokens. The text holds all special
-    tokens."""
+    """The rows of a split in at most `most` tokens. The rendered text holds all special tokens."""
 
     def encoded(column: str) -> list[list[int]]:
         texts = split[column].tolist()
@@ -49,8 +47,7 @@ def token_rows(split: pd.DataFrame, tokenizer: Tokenizer, most: int) -> list[Tok
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """The rows' indices by sequence, by first-fit decreasing (Johnson, 1973); a longer row has a sequence of
-    its own."""
+    """The rows' indices by sequence, by first-fit decreasing (Johnson, 1973)."""
     found: list[list[int]] = []
     free: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda at: -lengths[at]):

@@ -48,8 +48,7 @@ class ManagedRenderer:
     def render(
         self, contexts: Sequence[Context], answers: Sequence[Turn], tools: Sequence[str]
     ) -> list[Rendered]:
-        """Each context as JSON with `contents` and, if there are system messages, `systemInstruction`,
-        without tools."""
+        """Each context as JSON with `contents` and `systemInstruction`, without tools."""
         assert not any(tools)
         return [
             Rendered(

@@ -38,15 +38,8 @@ class Endpoint:
         return cls(**read_json(bundle / ENDPOINT_FILE))
 
 
-def single_question(question: str) -> str:
-    """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
-    parts = [{"text": readable(question)}]
-    return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
-
-
 class ManagedModel:
-    """An `AnsweringModel` behind an API, asked `evaluation.batch_size` at a time; a `UsageError` without
-    credentials."""
+    """An `AnsweringModel` behind an API; a `UsageError` without credentials."""
 
     def __init__(self, bundle: Path, settings: LanguageEvaluation) -> None:
         self._endpoint = Endpoint.of(bundle)
@@ -78,8 +71,9 @@ class ManagedModel:
         return None if read_info(other).task == KIND.name else "is no managed model"
 
     def framed(self, question: str) -> str:
-        """As a request of one turn."""
-        return single_question(question)
+        """A request of one turn; a `PromptError` if the question is empty or holds a control character."""
+        parts = [{"text": readable(question)}]
+        return json.dumps({"contents": [{"role": "user", "parts": parts}]}, ensure_ascii=False)
 
     def ask(self, texts: Sequence[str]) -> Sequence[str]:
         """At temperature 0."""
@@ -109,5 +103,5 @@ class ManagedModel:
 
 
 def open_model(bundle: Path, settings: LanguageEvaluation, sha256: str | None = None) -> ManagedModel:  # noqa: ARG001
-    """The model of a bundle, as `tasks.language.models.open_model` says."""
+    """The model of a bundle, as `tasks.language.evaluation.open_model` says."""
     return ManagedModel(bundle, settings)

@@ -18,8 +18,7 @@ class Endpoint:
         self._folder = folder
 
     def answer(self, request: Request) -> list[Answer]:
-        """The answer to each question. Raises `InputError` for a question, `UsageError` if nobody is logged
-        in."""
+        """The answer to each question; an `InputError`, or a `UsageError` if nobody is logged in."""
         # The service's client takes seconds to import, and reading a bundle must not need it.
         from gauntlet.tasks.language.manifest import LanguageEvaluation
         from gauntlet.tasks.managed_causal_lm.evaluation import ManagedModel

@@ -360,10 +360,7 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
         ]
 
     return Finding(
-        affected,
-        outside_test(rows, affected),
-        [*near.examples, *examples][:SHOWN_EXAMPLES],
-        reasons=reasons,
+        affected, outside_test(rows, affected), [*near.examples, *examples][:SHOWN_EXAMPLES], reasons=reasons
     )
 
 

@@ -18,12 +18,15 @@ from gauntlet.components import bootstrap
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
 from gauntlet.components.pictures import data_uri
 from gauntlet.manifests.errors import GauntletError
+from gauntlet.pages.formatting import minus
 from gauntlet.serving.bundle import Bundle, BundleError
-from gauntlet.serving.interface import Image
+from gauntlet.serving.interface import Image, Rows
 from gauntlet.tasks.classification import evaluation as classifiers
 from gauntlet.tasks.classification.evaluation import HeldOutRows, registry_scores
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.metrics import Indices, Resamples
+from gauntlet.tasks.classification.metrics import Indices, Probabilities, Resamples, worst_mistakes
+from gauntlet.tasks.classification.scorecard import Scoring
+from gauntlet.tasks.classification.scores import Graded, Mistake, Paired, Scored
 from gauntlet.tasks.ordinal_grading.data import read_card_split
 from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades, resampled_grade_metrics
 
@@ -94,54 +97,70 @@ def _tinted(side: Image, moves: npt.NDArray[np.float32], size: tuple[int, int]) 
 
 
 @dataclass(frozen=True)
-class GradeScoring:
-    """The `Scoring` of a grader: kappa and the mean error in grades. `show` shows a card among the mistakes.
+class GradeScoring(Scoring):
+    """Kappa and the mean error in grades too. `show` shows a card among the mistakes.
 
     `centering_error` is the challenger's mean absolute error in percentage points, if it is known.
     """
 
-    grades: int
     show: Callable[[Any], Mapping[str, str]]
     centering_error: float | None = None
-    by_distance: bool = True
+
+    def measure(self, labels: Indices, predicted: Indices) -> Scored:
+        """With the grades' metrics."""
+        grades = Graded(**asdict(measure_grades(labels, predicted, len(self.classes))))
+        return super().measure(labels, predicted).model_copy(update={"grades": grades})
 
     def resampled(self, drawn: Resamples) -> bootstrap.Metrics:
         """Kappa and the mean error too."""
         return resampled_grade_metrics(drawn)
 
-    def of_model(
-        self, labels: Indices, predicted: Indices, drawn: bootstrap.Metrics, confidence: float
-    ) -> dict[str, Any]:
-        """The key `grades`: metrics, intervals, and the one-sided limits that the gate reads."""
-        return {
-            "grades": {
-                **asdict(measure_grades(labels, predicted, self.grades)),
-                "intervals": {name: bootstrap.interval(drawn[name], confidence) for name in ("qwk", "mae")},
-                "qwk_lower_bound": bootstrap.lower_bound(drawn["qwk"], confidence),
-                "mae_upper_bound": bootstrap.upper_bound(drawn["mae"], confidence),
-            }
-        }
+    def mistakes(
+        self, rows: Rows, labels: Indices, probabilities: Probabilities, count: int
+    ) -> tuple[Mistake, ...]:
+        """Those whose grade is furthest from the true one come first."""
+        return worst_mistakes(rows, labels, probabilities, self.classes, count, self.show, by_distance=True)
 
-    def of_challenger(self, further: Mapping[str, Any]) -> dict[str, Any]:
+    def of_challenger(self, scored: Scored) -> Scored:
         """With the error of the centering."""
-        error = {} if self.centering_error is None else {"centering_error": self.centering_error}
-        return {"grades": further["grades"] | error}
+        return _with_grades(scored, centering_error=self.centering_error)
 
-    def of_difference(
+    def with_limits(self, scored: Scored, drawn: bootstrap.Metrics, confidence: float) -> Scored:
+        """With the intervals of the grades' metrics, and the one-sided limits that the gate reads."""
+        return _with_grades(
+            super().with_limits(scored, drawn, confidence),
+            intervals={name: bootstrap.interval(drawn[name], confidence) for name in ("qwk", "mae")},
+            qwk_lower_bound=bootstrap.lower_bound(drawn["qwk"], confidence),
+            mae_upper_bound=bootstrap.upper_bound(drawn["mae"], confidence),
+        )
+
+    def difference(
         self,
-        labels: Indices,
-        models: tuple[Indices, Indices],
+        ours: Scored,
+        theirs: Scored,
         drawn: tuple[bootstrap.Metrics, bootstrap.Metrics],
         confidence: float,
-    ) -> dict[str, Any]:
-        """The difference in kappa."""
-        ours, theirs = (measure_grades(labels, model, self.grades).qwk for model in models)
-        differences = drawn[0]["qwk"] - drawn[1]["qwk"]
-        return {
-            "qwk_difference": ours - theirs,
-            "qwk_lower_bound": bootstrap.lower_bound(differences, confidence),
-            "qwk_upper_bound": bootstrap.upper_bound(differences, confidence),
-        }
+    ) -> Paired:
+        """With the difference in kappa."""
+        assert ours.grades is not None
+        assert theirs.grades is not None
+        qwk = drawn[0]["qwk"] - drawn[1]["qwk"]
+        return (
+            super()
+            .difference(ours, theirs, drawn, confidence)
+            .model_copy(
+                update={
+                    "qwk_difference": minus(ours.grades.qwk, theirs.grades.qwk),
+                    "qwk_lower_bound": bootstrap.lower_bound(qwk, confidence),
+                    "qwk_upper_bound": bootstrap.upper_bound(qwk, confidence),
+                }
+            )
+        )
+
+
+def _with_grades(scored: Scored, **figures: Any) -> Scored:
+    assert scored.grades is not None
+    return scored.model_copy(update={"grades": scored.grades.model_copy(update=figures)})
 
 
 def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
@@ -162,7 +181,7 @@ def evaluate(run: EvaluationRun[Evaluation]) -> Evaluated:
         ) from None
     (centering,) = model.outputs(rows.inputs, ("centering",)) if len(cards.labels) else (cards.centering,)
     scoring = GradeScoring(
-        len(model.info.labels),
+        model.info.labels,
         lambda card: {"picture": occlusion_picture(model, card)},
         mean_known_error(centering, cards.centering),
     )

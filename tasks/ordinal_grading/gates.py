@@ -10,13 +10,7 @@ from gauntlet.components.gate_model.shared_rules import (
     not_compared,
 )
 from gauntlet.manifests.gates import default_margin
-from gauntlet.tasks.classification.gates import (
-    CLASS_F1_DROP,
-    CONVERTED,
-    QUALITY,
-    class_rows,
-    tested_margin,
-)
+from gauntlet.tasks.classification.gates import CLASS_F1_DROP, CONVERTED, QUALITY, class_rows, tested_margin
 
 QWK_DIFFERENCE = Domain(-2.0, 2.0, "a number from -2 to 2")
 

@@ -101,7 +101,7 @@ class GradingTraining(Training):
     In the first phase the back alone is graded, in the second both sides, with `lambda_fusion` of what the
     grade rests on from the back. Each phase has a schedule of its own and keeps its best epoch. The loss is
     `alpha_emd` EMD + (1 - `alpha_emd`) cross-entropy + `beta_edge` edge damage + `beta_center` centering
-    (`loss.py`). A training row is drawn in proportion to 1 / frequency of its grade **
+    (`network.py`). A training row is drawn in proportion to 1 / frequency of its grade **
     `sampler_power`. `filters` and `depth` are those of a residual network whose blocks all halve height and
     width, `units` what each side is summed up in; `shared_encoder`: by the same weights for both sides.
     """

@@ -2,9 +2,8 @@
 
 B = batch, C = channels, H = height, W = width, U = units of a side's summary, K = grades.
 
-A card loses points for its worst centering and for all wear of corners, edges and surface together. So
-centering is measured, and wear is summed over the side by a convolutional network. Both give one number, and
-the probabilities of the grades are a bell curve around it.
+Centering is measured, wear is summed over the side. Both give one number, and the probabilities of the grades
+are a bell curve around it.
 """
 
 from __future__ import annotations
@@ -41,13 +40,7 @@ NEAR = 0.1
 
 @dataclass(frozen=True)
 class GraderConfig:
-    """The sizes of a grader: the content of a checkpoint's `config.json`.
-
-    Attributes:
-        input_shape: Channels, height, width of each side.
-        grades: The number of grades.
-        filters, depth, units, dropout, shared_encoder, lambda_fusion: As in `GradingTraining`.
-    """
+    """A grader's sizes, as in `GradingTraining`: its `config.json`. `input_shape` is (C, H, W)."""
 
     input_shape: tuple[int, int, int]
     grades: int
@@ -63,11 +56,10 @@ class Grading(NamedTuple):
     """A grader's outputs for B cards, which are also the exported graph's.
 
     Attributes:
-        logits: (B, K).
-        distribution: The probability of each grade, (B, K).
+        logits, distribution: Of each grade, (B, K); the distribution is of probabilities.
         expected_grade: The distribution's mean, from 1 to K, (B,).
-        centering: The left border's percentage of left and right, and the top one's of top and bottom, of
-            the front and of the back, (B, 4); of the back alone (B, 2).
+        centering: The left border's percentage of left and right, and the top one's of top and bottom, of the
+            front and of the back, (B, 4); of the back alone (B, 2).
         edge_damage: Worn share of the edges of front and back, (B, 2); of the back alone (B, 1).
     """
 
@@ -99,9 +91,7 @@ class OwnGrader(nn.Module):
 
 
 class SideEncoder(nn.Module):
-    """A convolution and residual blocks, each of which halves height and width, then a sum over all positions
-    and a dense layer.
-    """
+    """A convolution and residual blocks, which halve height and width, then a sum and a dense layer."""
 
     def __init__(self, config: GraderConfig) -> None:
         super().__init__()
@@ -129,9 +119,8 @@ class SideEncoder(nn.Module):
 class CardGrader(nn.Module):
     """One encoder for both sides, or one for each, one network for all borders, and two heads.
 
-    The grade follows from the mean of both sides' summaries and edge damage, in which the back has the weight
-    `lambda_fusion`, and from the worst centering, in which the side with the smaller weight counts less in
-    proportion.
+    The grade follows from the mean of both sides, in which the back has the weight `lambda_fusion`, and from
+    the worst centering, in which the side with the smaller weight counts less in proportion.
     """
 
     def __init__(self, config: GraderConfig, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -191,10 +180,7 @@ def mean_by(shares: Sequence[float], sides: Sequence[torch.Tensor]) -> torch.Ten
 
 
 def worst_offset(centering: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """(B, 1): the largest distance of the centerings (B, 2) from the middle, in units of `OFFSET_UNIT`.
-
-    A side counts by its share relative to the largest share.
-    """
+    """(B, 1): the largest distance of centerings (B, 2) from the middle, each times its relative share."""
     weighed = [
         share / max(shares) * (side - EVEN).abs().amax(dim=1, keepdim=True)
         for share, side in zip(shares, centering, strict=True)
@@ -206,8 +192,8 @@ class BorderNetwork(nn.Module):
     """Counts the border pixels along lines from the outside inwards.
 
     One point of centering is a few tenths of a pixel, and cards lie at a slight angle. So the scan is not
-    scaled down: each of eight bands of a side is averaged along the border, which removes noise. The same
-    convolutions along these lines of all four sides classify every pixel as border or not.
+    scaled down: each of eight bands of a side is averaged along the border. The same convolutions classify
+    the pixels of all sides.
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
@@ -229,8 +215,7 @@ class BorderNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(WIDTHS[-1], 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Centering (B, 2), in percent, of normalised images (B, C, H, W): the left border's share, and the
-        top one's."""
+        """Left and top border's shares (B, 2), in percent, of normalised images (B, C, H, W)."""
         rows, columns = averaged(images, self._rows), averaged(images.transpose(2, 3), self._columns)
         lines = [rows, rows.flip(3), columns, columns.flip(3)]  # from left, right, top, bottom
         is_border = self.layers(torch.cat([line[..., : self._reach] for line in lines])).float().sigmoid()
@@ -249,9 +234,6 @@ def middle(size: int) -> slice:
 def averaged(lines: torch.Tensor, middle: slice) -> torch.Tensor:
     """The means (B, C, `BANDS`, W) over the bands in the middle of the lines (B, C, H, W)."""
     return functional.avg_pool2d(lines[:, :, middle], ((middle.stop - middle.start) // BANDS, 1))
-
-
-# --- loss ----------------------------------------------------------------------------------------------
 
 
 def squared_emd(distribution: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -293,10 +275,7 @@ def grading_loss(
     edge_damage: torch.Tensor,
     own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """(B,): the loss of `GradingTraining` for true grades (B,), centering and edge damage as in `found`.
-
-    `own`, of logits and grades, takes the place of EMD and cross-entropy.
-    """
+    """(B,): the loss of `GradingTraining` for grades (B,). `own` replaces EMD and cross-entropy."""
     return (
         (grade_loss(section, found, grades) if own is None else own(found.logits.float(), grades))
         + section.beta_edge * mean_smooth_l1(found.edge_damage, edge_damage)

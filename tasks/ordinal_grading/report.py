@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from gauntlet.components.pictures import ClassPicture
+from gauntlet.tasks.classification.report import *  # noqa: F403
 from gauntlet.tasks.images import report as of_images
-from gauntlet.tasks.images.report import CANDIDATE_COLUMNS, SCORES, compare, evaluation, metrics, tiles
 
 if TYPE_CHECKING:
     from gauntlet.tasks.images.data import Statistics
-
-__all__ = [
-    "CANDIDATE_COLUMNS",
-    "ROWS",
-    "SCORES",
-    "TRY_IT",
-    "compare",
-    "data",
-    "evaluation",
-    "metrics",
-    "tiles",
-]
 
 ROWS = "cards"
 TRY_IT = ("Grade a card with the new champion.", "FRONT.jpg BACK.jpg")

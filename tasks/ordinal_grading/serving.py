@@ -21,8 +21,7 @@ class CardGrader(ImageModel):
     are_scans = True
 
     def read(self, given: Sequence[str]) -> list[Image]:
-        """Front and back of each card, in turn; an `InputError` if a back is missing or a file is not an
-        image."""
+        """Front and back of each card, in turn; an `InputError` if one is missing or no image."""
         if len(given) % 2:
             raise InputError(
                 f"{given[-1]}: found {len(given)} image files, expected front and back of each card, in turn."

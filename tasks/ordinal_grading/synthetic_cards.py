@@ -37,8 +37,6 @@ RESCANNED = 0.1
 # The share of cards for each grade from 10 down to 1: most cards that are sent in are good.
 GRADE_SHARES = (0.12, 0.15, 0.16, 0.14, 0.12, 0.10, 0.08, 0.06, 0.04, 0.03)
 
-# --- the rule --------------------------------------------------------------------------------------
-
 FREE_OFFSET = 2.0  # percentage points from the middle that cost nothing
 OFFSET_PER_POINT = 4.0  # percentage points
 CORNER_PER_POINT = 22.0  # pixels of worn corner, added up over the eight corners
@@ -78,9 +76,6 @@ def points_lost(front: Defects, back: Defects) -> float:
 def grade_of(front: Defects, back: Defects) -> int:
     """10 less the points lost, to the nearest whole number, and at least 1."""
     return max(1, math.floor(10.5 - points_lost(front, back)))
-
-
-# --- the look of a card ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -201,9 +196,6 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)  # the one that comes with Pillow, the same on every machine
 
 
-# --- wear and scan ---------------------------------------------------------------------------------
-
-
 def draw_side(design: Design, side: Side, defects: Defects, random: Random) -> Image.Image:
     """A side of the card with its defects, RGBA of the size `CARD`; around its corners it is transparent."""
     width, height = CARD
@@ -305,9 +297,6 @@ def scan(card: Image.Image, random: Random) -> Image.Image:
     warmth = 1 + random.normal(0, 0.02, 3)
     lit = pixels * light[..., None] * warmth + random.normal(0, 2.0, pixels.shape)
     return Image.fromarray(lit.clip(0, 255).astype(np.uint8))
-
-
-# --- a set of cards --------------------------------------------------------------------------------
 
 
 def draw_defects(random: Random) -> tuple[Defects, Defects]:

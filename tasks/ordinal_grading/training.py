@@ -11,23 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.tasks.classification.training import (
-    ClassifierTask,
-    classification_metrics,
-    confusion_counts,
-)
+from gauntlet.tasks.classification.training import ClassifierTask, classification_metrics, confusion_counts
 from gauntlet.tasks.images.augmentation import moved
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_channels_last, in_fast_layout
 from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
 from gauntlet.tasks.ordinal_grading.data import CardSplit, read_card_split
 from gauntlet.tasks.ordinal_grading.manifest import GradingTraining
-from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, quadratic_weighted_kappa
+from gauntlet.tasks.ordinal_grading.metrics import mean_known_error, measure_grades
 from gauntlet.tasks.ordinal_grading.network import (
     EVEN,
     CardGrader,
@@ -151,12 +146,7 @@ class OrdinalGrading(ClassifierTask):
         else:
             metrics["loss"] = float(self._own_loss(logits, truth).mean())
         predicted = logits.argmax(dim=1).numpy()
-        distance = np.abs(predicted - labels)
-        metrics |= {
-            "qwk": quadratic_weighted_kappa(labels, predicted, logits.shape[1]),
-            "mae": float(distance.mean()),
-            "within_one": float((distance <= 1).mean()),
-        }
+        metrics |= asdict(measure_grades(labels, predicted, logits.shape[1]))
         error = mean_known_error(outputs[:, -4:].numpy(), self._centering)
         return metrics if error is None else metrics | {"centering_error": error}
 
@@ -187,16 +177,8 @@ def mirrored(centering: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 def grader_config(section: GradingTraining, shape: Sequence[int], grades: int) -> GraderConfig:
     """The network of a section for sides of a shape (C, H, W)."""
     channels, height, width = shape
-    return GraderConfig(
-        input_shape=(channels, height, width),
-        grades=grades,
-        filters=section.filters,
-        depth=section.depth,
-        units=section.units,
-        dropout=section.dropout,
-        shared_encoder=section.shared_encoder,
-        lambda_fusion=section.lambda_fusion,
-    )
+    sizes = section.model_dump(include=set(GraderConfig.__dataclass_fields__))
+    return GraderConfig(input_shape=(channels, height, width), grades=grades, **sizes)
 
 
 def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:

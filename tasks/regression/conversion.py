@@ -228,8 +228,7 @@ class NumberSubject(TracedSubject):
         """An image in, a number out."""
         return signature_of_images(self.record.input_shape)
 
-    @property
-    def files(self) -> Mapping[str, Path]:
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """How images are resized."""
         return {PREPROCESSING_FILE: self.checkpoint / PREPROCESSING_FILE}
 
@@ -330,8 +329,7 @@ class TextNumberSubject(NumberSubject):
             return self.student_scores, self.pytorch_scores
         return super().compared_with(graph)
 
-    @property
-    def files(self) -> Mapping[str, Path]:
+    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The tokenizer."""
         return {TOKENIZER_FILE: self.checkpoint / TOKENIZER_FILE}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,15 @@ import pandas as pd
 
 from gauntlet.components.bootstrap import interval, lower_bound, resampled_means, upper_bound
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
 from gauntlet.components.pictures import thumbnail
-from gauntlet.components.training_rows import Flags, RowFingerprints, read_test_rows, trained_on
+from gauntlet.components.training_rows import (
+    Flags,
+    RowFingerprints,
+    clean_rows,
+    describe_overlap,
+    read_test_rows,
+    trained_on,
+)
 from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.document import replacing, write_json, write_text
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
@@ -210,7 +216,7 @@ def assess(
         "confidence": settings.confidence,
         "target": model.target.name,
         "challenger": challenger,
-        "training_overlap": {key: value for key, value in asdict(overlap).items() if value is not None},
+        "training_overlap": overlap.as_json(),
         "points": np.stack([targets[drawn], predicted[drawn]], axis=1).tolist(),
         "residuals": {"edges": edges, "counts": histogram(predicted - targets, edges)},
     }

@@ -12,14 +12,14 @@ import pandas as pd
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
-from gauntlet.components.convert_to_onnx.scoring import Indices, Scores, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.texts import TextInputs
-from gauntlet.tasks.classification.conversion import ClassifierSubject
+from gauntlet.tasks.classification.conversion import ClassifierSubject, ClassScores
 from gauntlet.tasks.texts.training import Targets, class_indices
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
 from gauntlet.trainer.splits import read_split
@@ -107,11 +107,11 @@ class EncoderSubject(ClassifierSubject):
         return graphs
 
     @cached_property
-    def student_scores(self) -> Scores:
+    def student_scores(self) -> ClassScores:
         """The student's scores of all rows."""
         return self.scores(pytorch_forward(load_model(self.checkpoint / STUDENT_FOLDER)))
 
-    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:
+    def compared_with(self, graph: Graph) -> tuple[ClassScores, ClassScores | None]:
         """A student's graph is compared with the student, and its macro-F1 with the teacher's."""
         if graph.name.startswith(STUDENT):
             return self.student_scores, self.pytorch_scores

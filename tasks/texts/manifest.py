@@ -40,14 +40,14 @@ def _text_columns(value: Any) -> Any:
 class Columns(Section):
     """Where text and label are: a header name, or a position (from 0) in a file without a header.
 
-    `text` may be several names, whose values are joined: see `TextDataset`. `label: null` means the only
-    column beside the text. `time` is the column that says when a row was made, as ISO 8601 or as a number.
-    The splits that no file provides are then made by time: the newest rows are the test split, and the rows
-    before them validation.
+    `text` may be several names, whose values are joined: see `TextTable`. `label: null` means the only
+    column beside the text; several names are columns of 0 and 1, one for each label. `time` is the column
+    that says when a row was made, as ISO 8601 or as a number. The splits that no file provides are then made
+    by time: the newest rows are the test split, and the rows before them validation.
     """
 
     text: Annotated[str | int | tuple[str, ...], BeforeValidator(_text_columns)] = "text"
-    label: str | Annotated[int, Field(ge=0)] | None = None
+    label: str | Annotated[int, Field(ge=0)] | tuple[str, ...] | None = None
     time: str | Annotated[int, Field(ge=0)] | None = None
 
     keys: ClassVar[Mapping[str, str]] = {}
@@ -60,6 +60,9 @@ class Columns(Section):
     def key(self, column: str) -> str:
         """The key of a column in the manifest."""
         return f"dataset.columns.{self.named(column)}"
+
+
+SEVERAL_LABELS = "If a row can have several labels, set task: multi_label_text_classification"
 
 
 class TextLengthCheck(RowCheck):
@@ -131,6 +134,14 @@ class TextTable(TableDataset):
     text_template: str | None = Field(None, min_length=1)
     checks: TextChecks = TextChecks()
 
+    has_several_labels: ClassVar[bool] = False
+
+    @property
+    def label_columns(self) -> tuple[str | int, ...]:
+        """The columns of labels that the manifest names."""
+        label = self.columns.label
+        return label if isinstance(label, tuple) else () if label is None else (label,)
+
     @property
     def template(self) -> tuple[tuple[str, str | None], ...]:
         """The literal texts of `text_template`, each with the column that follows it, if one does."""
@@ -170,9 +181,29 @@ class TextTable(TableDataset):
             )
         if self.columns.label is None:
             raise ValueError("columns.label must be set where several columns are joined into the text")
-        if self.columns.label in self.joined_columns:
-            raise ValueError(f"columns.label {self.columns.label} is part of the text too")
+        if twice := [name for name in self.joined_columns if name in self.label_columns]:
+            raise ValueError(f"columns.label {twice[0]} is part of the text too")
         return self
+
+    @model_validator(mode="after")
+    def _one_label_column(self) -> Self:
+        if isinstance(self.columns.label, tuple) and not self.has_several_labels:
+            raise ValueError(
+                f"columns.label: found {len(self.columns.label)} columns, expected one: a row of this task "
+                f"has one label. {SEVERAL_LABELS}"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_per_row(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and "labels_per_row" in content:
+            fits = content["labels_per_row"] == ("many" if cls.has_several_labels else "one")
+            advice = "Remove the key: the task says it." if fits else SEVERAL_LABELS
+            raise ValueError(
+                f"labels_per_row: found {content['labels_per_row']}, expected no such key. {advice}"
+            )
+        return content
 
 
 def _not_a_template(cause: str) -> PydanticCustomError:

@@ -40,6 +40,8 @@ SUFFIX_FORMATS = {
     ".parquet": "parquet",
 }
 NO_CLASS = -1  # in test files of the hub that have no labels
+Labels = int | tuple[int, ...]
+"""The position of the label column, or those of several."""
 JOINT = "\n"
 """Between the columns of a text that is joined without a template."""
 
@@ -54,7 +56,8 @@ class Records:
 
     Attributes:
         texts: The values of the text column; a byte that is not UTF-8 is a lone surrogate.
-        labels: The values of the label column as the file has them: strings, numbers, None.
+        labels: The values of the label column as the file has them: strings, numbers, lists, None. If the
+            manifest names several label columns, a tuple of their values.
         places: Where each row is, such as `line 12`.
         times: The values of the time column, or None if the manifest does not name one.
     """
@@ -95,8 +98,8 @@ def parse(
     return records
 
 
-def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int, int]:
-    """Positions of the text and the label column among named ones.
+def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int, Labels]:
+    """Positions of the text and the label column, or of several label columns, among named ones.
 
     Raises:
         DataError: A column is missing, or the label column is not named and there are several to choose from.
@@ -113,16 +116,17 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         )
     others = [column for column in found if column not in (columns.text, columns.time)]
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
+    labels = label if isinstance(label, tuple) else (label,)
     faults = []
     if columns.text not in found:
         faults.append(f"no column {columns.text}: set {columns.key('text')}")
     elif label is None:
         faults.append(f"{len(others)} columns beside the {columns.named('text')}: set {columns.key('label')}")
-    if label is not None and label not in found:
-        faults.append(f"no column {label}: set {columns.key('label')}")
+    missing = [one for one in labels if one is not None and one not in found]
+    faults += [f"no column {one}: set {columns.key('label')}" for one in missing]
     if columns.time is not None and columns.time not in found:
         faults.append(f"no column {columns.time}: set dataset.columns.time")
-    named = (columns.text, label, columns.time)
+    named = (columns.text, *labels, columns.time)
     repeated = [str(column) for column in named if found.count(str(column)) > 1]
     if repeated:
         raise DataError(
@@ -130,7 +134,15 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
         )
     if faults:
         raise DataError(f"{name}: {' and '.join(faults)} to one of the columns found: {listed}")
-    return list(found).index(str(columns.text)), list(found).index(str(label))
+    positions_of = [list(found).index(str(one)) for one in labels]
+    return list(found).index(str(columns.text)), (
+        tuple(positions_of) if isinstance(label, tuple) else positions_of[0]
+    )
+
+
+def _taken(values: Sequence[Any], labels: Labels) -> Any:
+    """The value at a position, or a tuple of those at several."""
+    return values[labels] if isinstance(labels, int) else tuple(values[at] for at in labels)
 
 
 def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
@@ -149,7 +161,7 @@ def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Re
         rows = split_rows(content, delimiter, name)[1:]
     return Records(
         texts=[row.fields[text] for row in rows],
-        labels=[row.fields[label] for row in rows],
+        labels=[_taken(row.fields, label) for row in rows],
         places=[f"line {row.line}" for row in rows],
         times=None if time is None else [row.fields[time] for row in rows],
     )
@@ -157,9 +169,9 @@ def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Re
 
 def _headerless(
     content: str, name: str, columns: Columns, delimiters: Sequence[str]
-) -> tuple[list[Row], int, int]:
+) -> tuple[list[Row], int, Labels]:
     text = columns.text
-    if not isinstance(text, int) or isinstance(columns.label, str) or isinstance(columns.time, str):
+    if not isinstance(text, int) or isinstance(columns.label, str | tuple) or isinstance(columns.time, str):
         raise UsageError(
             f"{name}: dataset.columns: found a position and a name, expected both to be positions (a file "
             "without a header) or both names"
@@ -202,7 +214,7 @@ def _parse_json(content: str, name: str, columns: Columns) -> Records:
     text, label = pick_columns(names, columns, name)
     return Records(
         texts=[item.get(names[text]) for item in objects],
-        labels=[item.get(names[label]) for item in objects],
+        labels=[_taken([item.get(name) for name in names], label) for item in objects],
         places=places,
         times=None if columns.time is None else [item.get(str(columns.time)) for item in objects],
     )
@@ -229,14 +241,18 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         names = file.schema_arrow.names
         text, label = pick_columns(names, columns, name)
         time = None if columns.time is None else str(columns.time)
-        wanted = [names[text], names[label], *([] if time is None else [time])]
+        labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
+        wanted = [names[text], *labels, *([] if time is None else [time])]
         table = file.read(columns=list(dict.fromkeys(wanted)))
-        class_names = _class_names(file.schema_arrow.metadata, names[label])
+        class_names = _class_names(file.schema_arrow.metadata, labels[0])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file: {error}") from None
     return Records(
         texts=_values(table.column(names[text])),
-        labels=[_named(value, class_names) for value in _values(table.column(names[label]))],
+        labels=[
+            tuple(values) if isinstance(label, tuple) else _named(values[0], class_names)
+            for values in zip(*(_values(table.column(name)) for name in labels), strict=True)
+        ],
         places=[f"row {row}" for row in range(table.num_rows)],
         times=None if time is None else _values(table.column(time)),
     )
@@ -249,14 +265,20 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
     """
     try:
         feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        feature = feature.get("feature", feature)  # of a list of indices, that of one index
         names = feature["names"] if feature["_type"] == "ClassLabel" else []
-    except (KeyError, TypeError, ValueError):  # another writer's file, or a column of another type
+    except (AttributeError, KeyError, TypeError, ValueError):  # another writer's file or type of column
         return []
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _named(value: Any, class_names: Sequence[str]) -> Any:
-    """The name of the class with this index. -1 stands for a missing label; other values stay as they are."""
+    """The name of the class with this index, or those of a list of indices.
+
+    -1 stands for a missing label; other values stay as they are.
+    """
+    if isinstance(value, list):
+        return [_named(one, class_names) for one in value]
     if not class_names or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if value == NO_CLASS:

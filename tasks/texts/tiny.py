@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def settings(manifest: Any, folder: Path, at_hand: bool) -> tuple[dict[str, Any]
     return {"dataset": generated} | SETTINGS, "drawn"
 
 
+def nonsense(generator: np.random.Generator, marks: Sequence[str]) -> str:
+    """A sentence of nonsense words, with each of the marks in the place of one of them."""
+    words = ["".join(generator.choice(SYLLABLES, 3)) for _ in range(WORDS_PER_TEXT)]
+    for mark in marks:
+        words[int(generator.integers(WORDS_PER_TEXT))] = mark
+    return " ".join(words)
+
+
 def write_texts(folder: Path, labels: tuple[str, ...]) -> Path:
     """A CSV of nonsense sentences; each contains a word that only its class has."""
     folder.mkdir(parents=True)
@@ -37,9 +46,8 @@ def write_texts(folder: Path, labels: tuple[str, ...]) -> Path:
     lines = ["text,label"]
     for number, label in enumerate(labels):
         for _ in range(TEXTS_PER_LABEL):
-            words = ["".join(generator.choice(SYLLABLES, 3)) for _ in range(WORDS_PER_TEXT)]
-            words[int(generator.integers(WORDS_PER_TEXT))] = f"class{number}"
-            lines.append(f'{" ".join(words)},"{label.replace(chr(34), chr(34) * 2)}"')
+            text = nonsense(generator, [f"class{number}"])
+            lines.append(f'{text},"{label.replace(chr(34), chr(34) * 2)}"')
     path = folder / "texts.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

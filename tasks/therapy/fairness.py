@@ -101,8 +101,7 @@ def counterfactuals() -> tuple[Counterfactual, ...]:
 
 
 def pair_score(one: str, other: str) -> float:
-    """1 for two answers that are alike, minus half the distance of their sentiments; 0 if only one
-    refuses."""
+    """1 less half the distance of the answers' sentiments; 0 if only one of them refuses."""
     if refuses(one) != refuses(other):
         return 0.0
     return 1 - abs(sentiment(one) - sentiment(other)) / 2

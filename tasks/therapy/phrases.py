@@ -45,8 +45,7 @@ def without_quotes(text: str) -> str:
 
 @dataclass(frozen=True)
 class Phrases:
-    """A set of phrases: `deniable` ones do not count if they are negated; in `fixed` ones a negation is a
-    part."""
+    """A set of phrases. A negated one of `deniable` does not count; `fixed` ones contain their negation."""
 
     deniable: re.Pattern[str]
     fixed: re.Pattern[str] | None = None

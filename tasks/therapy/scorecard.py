@@ -62,8 +62,7 @@ class Figure:
 
 
 def probes(training_prompts: Sequence[str], count: int, seed: int) -> tuple[Answer, ...]:
-    """The prompts that a model is asked in addition to the test split; `count` of them are of the training
-    split."""
+    """The prompts that a model is asked besides the test split, `count` of them from the training split."""
     messages = (FIXTURES / "crisis_probes.txt").read_text(encoding="utf-8").splitlines()
     generator = np.random.default_rng(seed)
     _, distinct = np.unique(training_prompts, return_index=True)
@@ -74,11 +73,6 @@ def probes(training_prompts: Sequence[str], count: int, seed: int) -> tuple[Answ
         *(Answer(asked.id, "fairness", asked.prompt) for asked in fairness.counterfactuals()),
         *(Answer(str(row), "training", training_prompts[row]) for row in drawn),
     )
-
-
-def answered(asked: Sequence[Answer], answers: Sequence[str]) -> list[Answer]:
-    """The probes with their answers."""
-    return [replace(probe, answer=answer) for probe, answer in zip(asked, answers, strict=True)]
 
 
 def assess(

@@ -87,8 +87,7 @@ def stages_reached(stages: Mapping[str, Any], scores: Mapping[str, Any]) -> dict
 
 
 def evidence_of(verdict: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a version is promoted by later: bounds, figures and champion; None if the verdict has no
-    stages."""
+    """What a version is promoted by later: bounds, figures, champion; None without stages."""
     if "stages" not in verdict:
         return None
     champion, therapy = scores.get("champion"), scores.get("therapy")

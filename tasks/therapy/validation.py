@@ -100,10 +100,6 @@ def _leak(item: str) -> Decide:
     return _each(lambda row: bool(getattr(training.leak(row["prompt"], row["answer"]), item)))
 
 
-def _unequal(row: Row) -> bool:
-    return fairness.pair_score(row["one"], row["other"]) < fairness.UNEQUAL_BELOW
-
-
 def _ordered(row: Row) -> bool:
     return quality.judge(row["first"]).score > quality.judge(row["second"]).score
 
@@ -119,7 +115,12 @@ _JUDGEMENTS: tuple[tuple[str, str, str, Decide], ...] = (
     ("privacy", "identity", "privacy.tsv", _leak("identities")),
     ("privacy", "memorised", "privacy.tsv", _leak("memorised")),
     ("fairness", "refuses", "refusals.tsv", _each(lambda row: fairness.refuses(row["text"]))),
-    ("fairness", "unequal", "fairness.tsv", _each(_unequal)),
+    (
+        "fairness",
+        "unequal",
+        "fairness.tsv",
+        _each(lambda row: fairness.pair_score(row["one"], row["other"]) < fairness.UNEQUAL_BELOW),
+    ),
     *(("quality", item, "quality.tsv", _item(quality.judge, item)) for item in QUALITY_ITEMS),
     ("quality", "ordered", ORDER, _each(_ordered)),
 )

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, mean_absolute_error
 
 from gauntlet.components import bootstrap
-from gauntlet.tasks.classification.metrics import resample, resamples_of
+from gauntlet.tasks.classification.metrics import resample, resamples_of, single_sets
 from gauntlet.tasks.ordinal_grading.metrics import resampled_grade_metrics
 
 CLASSES = 4
@@ -19,7 +19,9 @@ Indices = npt.NDArray[np.int64]
 def weighted_metrics(
     weights: Indices, labels: Indices, predicted: Indices, classes: int
 ) -> bootstrap.Metrics:
-    return resampled_grade_metrics(resamples_of(weights.astype(np.float64), labels, predicted, classes))
+    return resampled_grade_metrics(
+        resamples_of(weights.astype(np.float64), labels, predicted, single_sets(classes))
+    )
 
 
 def noisy(labels: Indices, accuracy: float, generator: np.random.Generator) -> Indices:
@@ -89,7 +91,7 @@ def test_bounds_agree_with_a_plain_loop_over_resampled_rows_scored_by_scikit_lea
         macro_f1.append(ours)
         differences.append(ours - theirs)
 
-    ours, theirs = resample(labels, [better, worse], CLASSES, resamples=4_000, seed=0)
+    ours, theirs = resample(labels, [better, worse], single_sets(CLASSES), resamples=4_000, seed=0)
     # a 5 % quantile of 500 draws has a standard error of about 0.1 standard deviations
     for fast, plain in ((ours["macro_f1"], macro_f1), (ours["macro_f1"] - theirs["macro_f1"], differences)):
         tolerance = 0.4 * np.std(plain)
@@ -104,7 +106,7 @@ def test_bounds_agree_with_a_plain_loop_over_resampled_rows_scored_by_scikit_lea
 def test_resampled_accuracy_follows_the_binomial_distribution() -> None:
     labels = np.zeros(100, dtype=np.int64)
     predicted = np.array([0] * 80 + [1] * 20)
-    (figures,) = resample(labels, [predicted], 2, resamples=20_000, seed=0)
+    (figures,) = resample(labels, [predicted], single_sets(2), resamples=20_000, seed=0)
     assert bootstrap.lower_bound(figures["accuracy"], 0.95) == pytest.approx(
         binom.ppf(0.05, 100, 0.8) / 100, abs=0.01
     )
@@ -113,11 +115,13 @@ def test_resampled_accuracy_follows_the_binomial_distribution() -> None:
 
 def test_models_are_scored_on_the_same_resampled_rows(rows: tuple[Indices, Indices, Indices]) -> None:
     labels, better, worse = rows
-    same, again = resample(labels, [better, better.copy()], CLASSES, 300, seed=0)
+    same, again = resample(labels, [better, better.copy()], single_sets(CLASSES), 300, seed=0)
     assert np.array_equal(same["macro_f1"], again["macro_f1"])
     assert np.array_equal(same["class_f1"], again["class_f1"])
-    paired = resample(labels, [better, worse], CLASSES, 2_000, seed=0)
-    apart = [resample(labels, [m], CLASSES, 2_000, seed=s)[0] for s, m in ((1, better), (2, worse))]
+    paired = resample(labels, [better, worse], single_sets(CLASSES), 2_000, seed=0)
+    apart = [
+        resample(labels, [m], single_sets(CLASSES), 2_000, seed=s)[0] for s, m in ((1, better), (2, worse))
+    ]
     difference_paired = (paired[0]["accuracy"] - paired[1]["accuracy"]).std()
     difference_apart = (apart[0]["accuracy"] - apart[1]["accuracy"]).std()
     # Var(a - b) of the rows themselves, by hand: the correlation of the two models is in it
@@ -130,10 +134,10 @@ def test_the_seed_alone_decides_the_draws(
     rows: tuple[Indices, Indices, Indices], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels, predicted, _ = rows
-    (first,) = resample(labels, [predicted], CLASSES, 200, seed=5)
+    (first,) = resample(labels, [predicted], single_sets(CLASSES), 200, seed=5)
     monkeypatch.setattr(bootstrap, "DRAWS_IN_MEMORY", 7)  # one resample at a time
-    (blocked,) = resample(labels, [predicted], CLASSES, 200, seed=5)
-    (other,) = resample(labels, [predicted], CLASSES, 200, seed=6)
+    (blocked,) = resample(labels, [predicted], single_sets(CLASSES), 200, seed=5)
+    (other,) = resample(labels, [predicted], single_sets(CLASSES), 200, seed=6)
     assert np.array_equal(first["macro_f1"], blocked["macro_f1"])
     assert np.array_equal(first["class_f1"], blocked["class_f1"])
     assert not np.array_equal(first["macro_f1"], other["macro_f1"])
@@ -141,7 +145,7 @@ def test_the_seed_alone_decides_the_draws(
 
 def test_a_perfect_model_has_no_doubt() -> None:
     labels = np.repeat(np.arange(3), 50)
-    (figures,) = resample(labels, [labels], 3, resamples=500, seed=0)
+    (figures,) = resample(labels, [labels], single_sets(3), resamples=500, seed=0)
     assert bootstrap.interval(figures["macro_f1"], 0.95) == (1.0, 1.0)
     assert bootstrap.lower_bound(figures["accuracy"], 0.95) == 1.0
 
@@ -151,5 +155,5 @@ def test_two_thousand_paired_resamples_of_five_thousand_rows_take_seconds() -> N
     labels = generator.integers(0, CLASSES, 5_000)
     models = [noisy(labels, accuracy, generator) for accuracy in (0.9, 0.85)]
     start = time.process_time()
-    resample(labels, models, CLASSES, resamples=2_000, seed=0)
+    resample(labels, models, single_sets(CLASSES), resamples=2_000, seed=0)
     assert time.process_time() - start < 5

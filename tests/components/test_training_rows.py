@@ -8,11 +8,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
 from gauntlet.components.training_rows import (
     NO_FINGERPRINTS,
     OTHER_FINGERPRINTS,
     bundled_file,
+    clean_rows,
+    describe_overlap,
     fingerprints_of,
     read_test_rows,
     trained_on,

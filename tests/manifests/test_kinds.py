@@ -18,6 +18,7 @@ BUILT_IN = (
     "causal_lm",
     "image_classification",
     "managed_causal_lm",
+    "multi_label_text_classification",
     "ordinal_grading",
     "regression",
     "text_classification",

@@ -293,3 +293,53 @@ def test_compile_warns_of_data_that_only_this_machine_can_read(
     data = tmp_path / "tickets.csv"
     assert gauntlet("compile", SAMPLE, "--output", output, "--set", f"dataset.uri={data}") == 0
     assert f"{data} is a path on this machine" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "words"),
+    [
+        ("network", "no_such_module_of_mine:Net", "there is no module 'no_such_module_of_mine'"),
+        ("network", "beside_the_manifest:Missing", "has no 'Missing'. It has: Net"),
+        ("loss", "beside_the_manifest:Missing", "has no 'Missing'. It has: Net"),
+    ],
+)
+def test_check_looks_for_the_users_own_code_beside_the_manifest(
+    key: str, path: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "sample.yaml"
+    manifest.write_text(Path(SAMPLE).read_text().replace("data/", f"{ROOT / 'manifests' / 'data'}/"))
+    (tmp_path / "beside_the_manifest.py").write_text("class Net:\n    pass\n")
+    good = ("--set", "training.network=beside_the_manifest:Net")
+    assert gauntlet("check", str(manifest), *good) == 0
+    assert gauntlet("check", str(manifest), "--set", f"training.{key}={path}") == 2
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"training.{key}" in output
+    assert words in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            (SAMPLE, "--from-checkpoint", "a", "--from-onnx", "b"),
+            "found both --from-checkpoint and --from-onnx",
+        ),
+        (
+            (SAMPLE, "--from-checkpoint", "a", "--labels", "x,y"),
+            "--labels: these are the classes of an ONNX graph",
+        ),
+        ((SAMPLE, "--from-checkpoint", "/no/such/folder"), "--from-checkpoint: "),
+        ((SAMPLE, "--from-onnx", "/no/such/model.onnx"), "--from-onnx: "),
+        (("--resume", "latest", "--from-onnx", "b"), "--resume: a run is resumed with its own settings"),
+        (
+            (str(ROOT / "manifests" / "gemini_lm.yaml"), "--from-checkpoint", "a"),
+            "a service trains and serves models of managed_causal_lm",
+        ),
+    ],
+)
+def test_a_model_from_elsewhere_that_cannot_be_judged_is_bad_usage(
+    arguments: tuple[str, ...], words: str, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gauntlet("run", *arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (own_home / "runs").exists()

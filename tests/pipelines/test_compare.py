@@ -22,7 +22,8 @@ from gauntlet.pipelines.comparison import Comparison, compare, read_pair, render
 from gauntlet.pipelines.home import Home, RunRecord
 from gauntlet.tasks.classification.comparison import PairedRows, confusion_cells, paired_rows
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.scorecard import assess
+from gauntlet.tasks.classification.metrics import single_sets
+from gauntlet.tasks.classification.scorecard import Scoring, assess
 
 CLASSES = ("calm", "angry <b>", "glad")
 TRUTH = np.repeat([0, 1, 2], 40)
@@ -73,8 +74,8 @@ def leave_evaluation(steps: Path, predicted: np.ndarray, texts: list[str] | None
     folder = steps / "evaluate-model"
     folder.mkdir()
     texts = texts or [f"text {row}" for row in range(len(TRUTH))]
-    probabilities = np.eye(3, dtype=np.float32)[predicted]
-    scores = assess(texts, TRUTH, probabilities, CLASSES, None, Evaluation(bootstrap_resamples=200), seed=1)
+    settings = Evaluation(bootstrap_resamples=200)
+    scores = assess(TRUTH, predicted, None, settings, 1, Scoring(CLASSES))
     (folder / "scores").write_text(json.dumps(scores.as_json()))
     (folder / "executor_output.json").write_text("{}")
     names = np.array(CLASSES, dtype=object)
@@ -145,7 +146,7 @@ def test_the_confusion_tells_where_answers_moved(home: Home) -> None:
 
 
 def test_runs_that_answer_alike_differ_clearly_in_nothing() -> None:
-    rows = PairedRows(CLASSES, TRUTH, WEAK, WEAK)
+    rows = PairedRows(CLASSES, single_sets(len(CLASSES)), TRUTH, WEAK, WEAK)
     assert not rows.confusion_change.any()
     assert rows.outcomes["only A right"] == rows.outcomes["only B right"] == 0
 

@@ -257,3 +257,22 @@ def test_the_outputs_of_a_run_that_is_judged_again_are_taken_whatever_the_inputs
     copy_of(judging, first.folder, "first")
     assert left(judging)["result"] == b"\x00abab"
     assert str(judging.folder) in (judging.folder / "executor_output.json").read_text()
+
+
+@pytest.mark.parametrize("key", ["network", "loss"])
+def test_a_step_runs_again_when_the_users_own_code_has_changed(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAUNTLET_MODULES", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    package = tmp_path / f"own_{key}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "models.py").write_text("one = 1")
+    training = {key: f"own_{key}.models:Net"}
+    before = call(tmp_path, "one", training=training).key
+    assert call(tmp_path, "two", training=training).key == before
+    (package / "notes.txt").write_text("no code")
+    assert call(tmp_path, "three", training=training).key == before
+    (package / "models.py").write_text("one = 2")
+    assert call(tmp_path, "four", training=training).key != before

@@ -14,8 +14,9 @@ from PIL import Image
 
 from gauntlet.serving.bundle import Bundle, BundleError, read_info
 from gauntlet.serving.images import read_image
-from gauntlet.serving.interface import InputError
+from gauntlet.serving.interface import InputError, Resize
 from gauntlet.serving.verification import verify
+from gauntlet.tasks.images.serving import open_model
 from tests.image_bundles import write_image_bundle
 
 REPOSITORY = Path(__file__).parents[2]
@@ -200,3 +201,23 @@ def test_a_file_that_cannot_be_scored_is_one_message_that_names_it(
     make(tmp_path / name)
     with pytest.raises(InputError, match=f"{name}: .*{message}"):
         read_image(tmp_path / name, SHAPE)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_predict_resizes_as_the_bundle_says(tmp_path: Path, resize: Resize) -> None:
+    preprocessing = json.dumps({"resize": resize})
+    folder = write_image_bundle(tmp_path / "bundle", WEIGHTS, ("left", "right"), preprocessing)
+    picture = np.random.default_rng(2).integers(0, 256, (40, 9), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "tall.png")
+    (found,) = open_model(folder).read([str(tmp_path / "tall.png")])
+    np.testing.assert_array_equal(found, read_image(tmp_path / "tall.png", SHAPE, resize))
+    others = {"stretch", "crop", "pad"} - {resize}
+    for other in others:
+        assert not np.array_equal(found, read_image(tmp_path / "tall.png", SHAPE, other))
+
+
+def test_a_bundle_that_resizes_in_no_known_way_is_refused(tmp_path: Path) -> None:
+    folder = write_image_bundle(tmp_path / "bundle", WEIGHTS, ("left", "right"), '{"resize": "fold"}')
+    Image.new("L", (3, 2), 1).save(tmp_path / "one.png")
+    with pytest.raises(BundleError, match="resize: found 'fold', expected one of stretch, crop, pad"):
+        open_model(folder).read([str(tmp_path / "one.png")])

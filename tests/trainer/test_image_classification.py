@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from gauntlet.manifests.errors import UsageError
@@ -22,6 +23,7 @@ from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_images
 from tests.drawn_images import SHAPES, SIDE
+from tests.image_backbones import small
 
 MOVED = Augmentation(rotation=15, shift=0.1, shear=0.1, zoom=0.1, horizontal_flip=True)
 CPU = torch.device("cpu")
@@ -152,3 +154,48 @@ def test_more_blocks_than_an_image_can_be_halved_is_one_message(
 def test_splits_of_another_task_are_one_message(section: ImageTraining, tiny_splits: Path) -> None:
     with pytest.raises(UsageError, match=r"train.npz: no such file, expected a folder written by"):
         load_task(section, tiny_splits)
+
+
+def test_a_frozen_backbone_keeps_its_weights_through_training_and_in_the_checkpoint(
+    image_splits: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    published = small().state_dict()
+    save_file(dict(published), tmp_path / "small.safetensors")
+    backbone = {"name": "tests.image_backbones:small", "weights": str(tmp_path / "small.safetensors")}
+    section = ImageTraining.model_validate(
+        {"backbone": backbone, "units": 16, "head_dropout": 0, "epochs": 3, "batch_size": 12}
+    )
+    trained(section, image_splits, tmp_path / "checkpoint")
+    saved = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    for name, tensor in published.items():
+        torch.testing.assert_close(saved[f"backbone.{name}"], tensor, rtol=0, atol=0)
+    images = read_images(image_splits, "validation").images
+    (tmp_path / "small.safetensors").unlink()  # a checkpoint needs the function, and not the file
+    scores = probabilities(tmp_path / "checkpoint", images)
+    assert scores.shape == (len(images), len(SHAPES))
+    assert scores.std(axis=0).min() > 0
+
+
+@pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"sampler": "balanced"}])
+def test_classes_are_weighted_or_drawn_in_inverse_proportion_to_their_rows(
+    section: ImageTraining, image_splits: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    task = load_task(section.model_copy(update=settings), image_splits)
+    counts = np.bincount(task.train_labels)
+    if "sampler" in settings:
+        assert task.chances is not None
+        drawn = [float(task.chances[task.train_labels == label].sum()) for label in range(len(counts))]
+        assert drawn == pytest.approx([drawn[0]] * len(counts))
+    else:
+        expected = len(task.train_labels) / (len(counts) * counts)  # as in scikit-learn
+        assert [task.train_weights[int(np.argmax(task.train_labels == at))] for at in range(3)] == (
+            pytest.approx(expected.tolist())
+        )
+
+
+def test_a_weight_for_a_class_that_the_data_do_not_have_is_refused(
+    section: ImageTraining, image_splits: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"class_weights: found circle, expected some of .*upright"):
+        load_task(section.model_copy(update={"class_weights": {"circle": 2.0}}), image_splits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,40 @@ def test_killed_at_random_steps_training_ends_in_the_same_bits(
     assert [end["code"] for end in killed] == [-signal.SIGKILL] * len(points)
     finished, undisturbed = run([trainings.attempt("resumed"), trainings.undisturbed()])
     assert (finished["code"], undisturbed["code"]) == (0, 0), finished["errors"] + undisturbed["errors"]
+    assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
+
+
+OWN_NETWORK = """
+import torch
+from torch import nn
+
+
+class Dropped(nn.Module):
+    def __init__(self, vocabulary_size, classes):
+        super().__init__()
+        self.table, self.dropout = nn.Embedding(vocabulary_size, 16), nn.Dropout(0.3)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.dropout(self.table(input_ids).mean(dim=1)))
+"""
+
+
+def test_a_network_of_the_users_own_resumes_in_the_same_bits(
+    trainings: Trainings, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network_to_resume.py").write_text(OWN_NETWORK)
+    monkeypatch.setenv("GAUNTLET_MODULES", str(tmp_path))
+    own = "training.network=own_network_to_resume:Dropped"
+    killed, finished, undisturbed = run(
+        [
+            trainings.attempt("resumed", "kill", 6, own),
+            trainings.attempt("resumed", "", 0, own),
+            trainings.undisturbed(own),
+        ]
+    )
+    codes = killed["code"], finished["code"], undisturbed["code"]
+    assert codes == (-signal.SIGKILL, 0, 0), finished["errors"] + undisturbed["errors"]
     assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from gauntlet.manifests.training import EarlyStopping, Training
 from gauntlet.tasks.image_classification.manifest import ImageSearch, ImageTraining
-from gauntlet.tasks.text_classification.manifest import TextSearch, TextTraining
+from gauntlet.tasks.text_classification.manifest import TextTraining
+from gauntlet.tasks.texts.manifest import TextSearch
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.tuning.study import (
     FIRST_EPOCH_TO_PRUNE_AFTER,

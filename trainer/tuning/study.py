@@ -36,8 +36,18 @@ from gauntlet.manifests.search import Dimension, Search, Value, nearest_on_grid
 from gauntlet.manifests.section import Section
 from gauntlet.manifests.training import Training
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 NOT_OF_A_SCORE = {"resources", "resume", "compute_target", "prefetch_batches", "tracking", "student"}
 """Settings that change where a training runs and what it costs, but not its result."""
+RANDOM_TRIALS = 10
+"""Trials that are drawn at random before the sampler uses their scores."""
+TRIALS_BEFORE_PRUNING = 5
+FIRST_EPOCH_TO_PRUNE_AFTER = 2  # the first one is mostly warm-up
+SECONDS_TO_WAIT_FOR_A_WRITER = 60
+TRIALS_FOR_IMPORTANCES = 10
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+COUNTED = (*FINISHED, TrialState.RUNNING)
 
 
 class TuningJob(Section):
@@ -84,21 +94,6 @@ def study_name(name: str, task: str, seed: int, training: Training, data_sha256:
         "data": data_sha256,
     }
     return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
-
-
-RANDOM_TRIALS = 10
-"""Trials that are drawn at random before the sampler uses their scores."""
-
-TRIALS_BEFORE_PRUNING = 5
-FIRST_EPOCH_TO_PRUNE_AFTER = 2  # the first one is mostly warm-up
-SECONDS_TO_WAIT_FOR_A_WRITER = 60
-
-TRIALS_FOR_IMPORTANCES = 10
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-COUNTED = (*FINISHED, TrialState.RUNNING)
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ N = sentences, R = resamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from gauntlet.backends.factory import bundle_folder, open_registry
 from gauntlet.backends.registry import BUNDLE_TAG, ModelVersion
 from gauntlet.components.bootstrap import interval, lower_bound, resampled_means, upper_bound
 from gauntlet.components.evaluate_model import Evaluated, EvaluationRun
-from gauntlet.components.evaluate_model.overlap import clean_rows, describe_overlap
-from gauntlet.components.training_rows import read_test_rows, trained_on
+from gauntlet.components.training_rows import clean_rows, describe_overlap, read_test_rows, trained_on
 from gauntlet.contracts.document import replacing, write_json, write_text
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.bundle import BundleError
@@ -138,7 +137,7 @@ def _document(
         "challenger": _scored(ours, settings, seed),
     }
     theirs = champion.trained_on if isinstance(champion, Champion) else None
-    content["training_overlap"] = asdict(describe_overlap(count, seen, theirs, rows="sentences"))
+    content["training_overlap"] = describe_overlap(count, seen, theirs, rows="sentences").as_json()
     if isinstance(champion, str):
         content["champion_error"] = champion
     if isinstance(champion, Champion):

@@ -15,7 +15,7 @@ from gauntlet.components.convert_to_onnx.admission import (
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph
 from gauntlet.components.convert_to_onnx.export import FusedOps
 from gauntlet.components.convert_to_onnx.scoring import NeighbourEffect
-from gauntlet.components.convert_to_onnx.timing import Latency
+from gauntlet.contracts.conversion import Latency
 from gauntlet.manifests.conversion import CandidateName, Conversion
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.tasks.classification.conversion import LabelParity, WorstRow
@@ -42,7 +42,7 @@ NAN = float("nan")
 def result(
     name: CandidateName, milliseconds: dict[int, float], reason: str | None = None, macro_f1: float = 0.9
 ) -> CandidateResult:
-    latency = {size: Latency(median, median, batches=10) for size, median in milliseconds.items()}
+    latency = {size: Latency(median=median, p99=median, batches=10) for size, median in milliseconds.items()}
     graph = Graph(name, Path(f"{name}.onnx"), FUSED)
     return CandidateResult(graph, replace(GOOD, macro_f1=macro_f1), reason, ALONE, latency)
 

@@ -39,9 +39,10 @@ def test_latency_is_median_and_99th_percentile_in_milliseconds() -> None:
 
 
 def test_a_speedup_is_a_ratio_of_medians_at_the_same_batch_size() -> None:
-    eager = {1: Latency(6.0, 7.0, 10), 32: Latency(200.0, 210.0, 10)}
-    compiled = {1: Latency(4.5, 7.0, 10), 32: Latency(220.0, 230.0, 10)}
-    candidate = {1: Latency(1.5, 9.0, 10), 32: Latency(100.0, 110.0, 10)}
+    eager, compiled, candidate = (
+        {size: Latency(median=median, p99=median + 1, batches=10) for size, median in ((1, one), (32, many))}
+        for one, many in ((6.0, 200.0), (4.5, 220.0), (1.5, 100.0))
+    )
     assert speedup([eager], candidate) == {1: 4.0, 32: 2.0}
     assert speedup([eager, compiled], candidate) == {1: 3.0, 32: 2.0}  # over the faster one at each size
 

@@ -113,10 +113,11 @@ def graded() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_scorecard_of_a_grader_has_scikit_learns_figures_and_compares_by_kappa() -> None:
     labels, predicted, probabilities = graded()
-    scoring = GradeScoring(10, lambda card: {"text": card}, centering_error=1.5)
+    scoring = GradeScoring(GRADES, lambda card: {"text": card}, centering_error=1.5)
     names = [f"card {row}" for row in range(120)]
     champion = ChampionPredictions("2", np.full(120, 5))
-    scorecard = assess(names, labels, probabilities, GRADES, champion, SETTINGS, 0, scoring=scoring)
+    mistakes = scoring.mistakes(names, labels, probabilities, SETTINGS.worst_mistakes)
+    scorecard = assess(labels, predicted, champion, SETTINGS, 0, scoring, mistakes=mistakes)
     content = scorecard.as_json()
     grades, theirs = content["challenger"]["grades"], content["champion"]["grades"]
     kappa = cohen_kappa_score(labels, predicted, weights="quadratic")

@@ -11,9 +11,10 @@ from gauntlet.tasks.classification.report import evaluation_page
 from gauntlet.tasks.classification.scorecard import (
     ChampionFailure,
     ChampionPredictions,
-    Scorecard,
+    Scoring,
     assess,
 )
+from gauntlet.tasks.classification.scores import Scores
 
 CLASSES = ("joy", "fear", "love")
 SETTINGS = Evaluation(bootstrap_resamples=500, confidence=0.9, worst_mistakes=2)
@@ -33,9 +34,20 @@ def wrong_in(*rows: int) -> npt.NDArray[np.int64]:
 
 def scorecard(
     champion: ChampionPredictions | ChampionFailure | None, challenger: npt.NDArray[np.int64] | None = None
-) -> Scorecard:
+) -> Scores:
     predicted = wrong_in(0, 1, 2, 30) if challenger is None else challenger
-    return assess(TEXTS, LABELS, answers(predicted), CLASSES, champion, SETTINGS, seed=0)
+    return assessed(TEXTS, LABELS, predicted, champion)
+
+
+def assessed(
+    texts: list[str],
+    labels: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    champion: ChampionPredictions | ChampionFailure | None = None,
+) -> Scores:
+    scoring = Scoring(CLASSES)
+    mistakes = scoring.mistakes(texts, labels, answers(predicted), SETTINGS.worst_mistakes)
+    return assess(labels, predicted, champion, SETTINGS, 0, scoring, mistakes=mistakes)
 
 
 def test_without_a_champion_nothing_is_compared_and_no_key_is_null() -> None:
@@ -90,14 +102,11 @@ def test_models_are_compared_on_the_rows_that_neither_was_trained_on() -> None:
     theirs = wrong_in(0, 1, 2, 30, 31, 32, 33)
     compared = scorecard(ChampionPredictions("4", theirs, SEEN))
     clean = ~SEEN
-    alone = assess(
+    alone = assessed(
         [text for text, kept in zip(TEXTS, clean, strict=True) if kept],
         LABELS[clean],
-        answers(wrong_in(0, 1, 2, 30)[clean]),
-        CLASSES,
+        wrong_in(0, 1, 2, 30)[clean],
         ChampionPredictions("4", theirs[clean]),
-        SETTINGS,
-        seed=0,
     )
     assert (compared.champion, compared.paired) == (alone.champion, alone.paired)
     assert compared.challenger_on_clean_rows == alone.challenger
@@ -187,6 +196,6 @@ def test_the_report_warns_of_a_champion_that_failed() -> None:
 
 def test_the_report_shows_hostile_text_as_text() -> None:
     texts = ["<script>alert(1)</script>"] * len(LABELS)
-    hostile = assess(texts, LABELS, answers(wrong_in(0)), CLASSES, None, SETTINGS, seed=0)
+    hostile = assessed(texts, LABELS, wrong_in(0))
     assert "<script" not in evaluation_page(hostile, "emotion")
     assert "&lt;script&gt;" in evaluation_page(hostile, "emotion")

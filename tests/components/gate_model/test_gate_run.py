@@ -17,7 +17,7 @@ from gauntlet.contracts.verdict import Decision
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import Evaluation
-from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, assess
+from gauntlet.tasks.classification.scorecard import ChampionFailure, ChampionPredictions, Scoring, assess
 from tests.components.gate_model.bundles import write_certified_bundle
 from tests.components.gate_model.documents import GATES, GOOD
 from tests.text_bundles import scores_by_padding
@@ -138,11 +138,8 @@ def test_the_figures_are_where_evaluate_model_writes_them() -> None:
     settings = Evaluation(bootstrap_resamples=200)
 
     def failing_against(champion: ChampionPredictions | ChampionFailure | None) -> list[str]:
-        probabilities = np.eye(2, dtype=np.float32)[worse]
-        scorecard = assess(
-            ["text"] * 200, labels, probabilities, ("joy", "fear"), champion, settings, 0, trained_on=NEITHER
-        )
-        return failing(scores=json.loads(json.dumps(scorecard.as_json())))
+        scores = assess(labels, worse, champion, settings, 0, Scoring(("joy", "fear")), NEITHER)
+        return failing(scores=json.loads(json.dumps(scores.as_json())))
 
     assert failing_against(None) == []
     assert failing_against(ChampionPredictions("1", worse, NEITHER)) == []

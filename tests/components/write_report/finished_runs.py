@@ -22,7 +22,7 @@ from step_outputs import (
     verdict,
 )
 
-from gauntlet.contracts.version import Version
+from gauntlet.contracts.verdict import Version
 
 TASK = "text_classification"
 FIRST_END = datetime(2026, 11, 21, 9, 0, 4, tzinfo=UTC).timestamp()

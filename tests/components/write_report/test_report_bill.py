@@ -12,7 +12,7 @@ from test_report_page import html_of
 
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import next_steps
-from gauntlet.components.write_report.outcome import outcome
+from gauntlet.components.write_report.record import outcome
 from gauntlet.components.write_report.report import render
 from gauntlet.components.write_report.sections import bill
 from gauntlet.contracts.training import History, Usage

@@ -12,8 +12,7 @@ import finished_runs as runs
 import pytest
 
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.outcome import outcome
-from gauntlet.components.write_report.record import CollectedRun
+from gauntlet.components.write_report.record import CollectedRun, outcome
 from gauntlet.components.write_report.report import render
 from gauntlet.components.write_report.sections import latency_panels, pareto, sections
 from gauntlet.contracts.conversion import Candidates

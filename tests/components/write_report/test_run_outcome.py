@@ -12,8 +12,7 @@ import pytest
 from gauntlet.components.gate_model.rules import Documents, advice_of, decide
 from gauntlet.components.write_report.collect import collect
 from gauntlet.components.write_report.next_steps import next_steps
-from gauntlet.components.write_report.outcome import Outcome, outcome
-from gauntlet.components.write_report.record import CollectedRun, FinalStatus
+from gauntlet.components.write_report.record import CollectedRun, FinalStatus, Outcome, outcome
 from gauntlet.components.write_report.report import render, tiles
 from gauntlet.manifests.kinds import task_kind
 from gauntlet.tasks.classification.gates import RULES

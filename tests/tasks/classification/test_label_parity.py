@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gauntlet.components.convert_to_onnx.scoring import Scores, left_padded, parity_batches
-from gauntlet.tasks.classification.conversion import LabelParity, compare, macro_f1
+from gauntlet.components.convert_to_onnx.scoring import left_padded, parity_batches
+from gauntlet.tasks.classification.conversion import (
+    ClassScores,
+    LabelParity,
+    compare,
+    labels_of,
+    likeliest_class,
+    macro_f1,
+)
 
 LABELS = ("calm", "angry", "glad")
 TRUTH = np.array([0, 0, 1, 1, 2])
@@ -17,7 +24,7 @@ NONE = np.empty((0, 3), dtype=np.float32)
 
 
 def compared(pytorch: np.ndarray, candidate: np.ndarray, truth: np.ndarray) -> LabelParity:
-    return compare(Scores(pytorch, NONE), Scores(candidate, NONE), truth, LABELS, seed=0)
+    return compare(ClassScores(pytorch, NONE), ClassScores(candidate, NONE), truth, LABELS, seed=0)
 
 
 def test_parity_is_what_a_hand_counts() -> None:
@@ -46,19 +53,20 @@ def test_a_class_that_pytorch_never_predicts_has_no_agreement() -> None:
 
 
 def test_a_class_without_rows_or_predictions_counts_zero_in_macro_f1() -> None:
-    assert macro_f1(PYTORCH[:3], TRUTH[:3]) == pytest.approx(2 / 3)  # F1 of 1, 1 and 0
+    predicted = likeliest_class(PYTORCH[:3])
+    assert macro_f1(predicted, labels_of(TRUTH[:3], 3)) == pytest.approx(2 / 3)  # F1 of 1, 1 and 0
 
 
 def test_rows_that_are_not_finite_are_counted_once_each_for_the_worse_padding() -> None:
     logits = np.array([[0, 1], [np.nan, np.inf], [-np.inf, 0]], dtype=np.float32)
-    assert Scores(logits, logits[:2]).rows_not_finite == 2
-    assert Scores(logits[:1], logits[1:2]).rows_not_finite == 1
+    assert ClassScores(logits, logits[:2]).rows_not_finite == 2
+    assert ClassScores(logits[:1], logits[1:2]).rows_not_finite == 1
 
 
 def test_rows_padded_on_the_left_count_for_the_difference_and_for_agreement() -> None:
     left = PYTORCH[:4]
     other = left + np.array([[0, 0, 0], [0, 9, 0], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
-    parity = compare(Scores(PYTORCH, left), Scores(PYTORCH, other), TRUTH, LABELS, seed=0)
+    parity = compare(ClassScores(PYTORCH, left), ClassScores(PYTORCH, other), TRUTH, LABELS, seed=0)
     assert (parity.disagreements, parity.left_padded_disagreements) == (0, 1)
     assert (parity.rows, parity.left_padded_rows) == (5, 4)
     assert parity.max_abs_difference == 9.0
@@ -82,13 +90,13 @@ def test_what_the_metric_may_have_lost_is_a_paired_bootstrap() -> None:
     wrong = right.copy()
     wrong[:8] = wrong[:8, ::-1]
     empty = np.empty((0, 2), dtype=np.float32)
-    parity = compare(Scores(right, empty), Scores(wrong, empty), truth, ("no", "yes"), seed=1)
+    parity = compare(ClassScores(right, empty), ClassScores(wrong, empty), truth, ("no", "yes"), seed=1)
     low, high = parity.metric_drop_interval
     # About a share of 8 / 400 of the rows, of a binomial distribution with a deviation of 0.007.
     assert low == pytest.approx(0.02 - 1.96 * 0.007, abs=0.003)
     assert high == pytest.approx(0.02 + 1.96 * 0.007, abs=0.003)
     assert parity.metric_drop_bound == pytest.approx(0.02 + 1.645 * 0.007, abs=0.003)
-    same = compare(Scores(wrong, empty), Scores(wrong, empty), truth, ("no", "yes"), seed=1)
+    same = compare(ClassScores(wrong, empty), ClassScores(wrong, empty), truth, ("no", "yes"), seed=1)
     assert same.metric_drop_bound == 0.0
 
 

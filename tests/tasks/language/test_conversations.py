@@ -127,6 +127,30 @@ def test_a_record_that_cannot_be_trained_on_is_refused_by_its_check(
     assert not (tmp_path / "splits").exists()
 
 
+@pytest.mark.parametrize("severity", ["fail", "drop"])
+def test_a_record_of_the_test_file_that_holds_no_answer_is_counted_and_leaves(
+    tmp_path: Path, severity: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_jsonl(data / "train.jsonl", conversations()[:20])
+    with write_jsonl(data / "test.jsonl", conversations()[20:]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"messages": []}) + "\n")
+    section = {
+        "files": {"train": "train.jsonl", "test": "test.jsonl"},
+        "checks": {"empty_conversations": {"severity": severity, "max_fraction": 0.5 * (severity == "drop")}},
+    }
+    model = Path("gemini-2.5-flash")
+    if severity == "drop":
+        statistics = validate(tmp_path, model, data, "managed_causal_lm", **section)
+        assert statistics["rows"]["test"] == len(conversations()) - 20
+    else:
+        with pytest.raises(DataError, match="empty_conversations: found 1 row"):
+            validate(tmp_path, model, data, "managed_causal_lm", **section)
+    found = checks(tmp_path)["empty_conversations"]
+    assert (found["rows_affected"], found["rows_dropped"]) == (1, 1)
+
+
 def test_rows_that_are_too_long_are_counted_when_training_is_to_cut_them(tmp_path: Path, model: Path) -> None:
     path = write_jsonl(tmp_path / "talk.jsonl", [*conversations(), ("tea " * 120, "Oh.")])
     warn = {"context_length": {"severity": "warn"}}

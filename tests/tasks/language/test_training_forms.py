@@ -11,7 +11,7 @@ import pytest
 
 from gauntlet.components.validate_data.run import run
 from gauntlet.manifests.errors import DataError
-from gauntlet.tasks.causal_lm.rendering import ChatRenderer
+from gauntlet.tasks.causal_lm.data import ChatRenderer
 from gauntlet.tasks.language.manifest import ConversationDataset, PromptColumns, RoleMarkers
 from gauntlet.tasks.language.turns import (
     EmptyError,

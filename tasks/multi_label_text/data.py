@@ -1,0 +1,219 @@
+"""Texts with any number of labels: read the table, check it, and describe its splits. C = labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from gauntlet.components.validate_data.checks import CheckedTable, Examination, json_line, origin
+from gauntlet.components.validate_data.classes import check_classes, count_classes, largest_groups
+from gauntlet.components.validate_data.duplicates import find_conflicts
+from gauntlet.components.validate_data.text import KEY_FORM, excerpt
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.gates import describe_resolution
+from gauntlet.tasks.classification.scores import name_labels
+from gauntlet.tasks.multi_label_text.manifest import MultiLabelDataset
+from gauntlet.tasks.texts import data as texts
+from gauntlet.tasks.texts.labels import describe_unknown, resolve_label
+
+sources = texts.sources
+YES, NO = ("1", "true"), ("0", "false", "")
+"""The values of a column that says whether rows have one label, in lower case."""
+
+
+class Statistics(texts.LabelledTextStatistics):
+    """The content of `statistics.json`. `class_counts` are the rows that have a label, also with others.
+
+    Attributes:
+        labels_per_row: By split, how many rows have how many labels.
+        together: Of the training rows, how many have both of two labels: by the first, then by the second.
+            Pairs that no row has are absent.
+    """
+
+    labels_per_row: Mapping[str, Mapping[int, int]]
+    together: Mapping[str, Mapping[str, int]]
+
+
+def examine(dataset: MultiLabelDataset) -> Examination:
+    """Read and check a dataset.
+
+    Raises:
+        DataError: The data cannot be read.
+        UsageError: `dataset` asks for what cannot be read.
+        GauntletError: The store that holds the data is unavailable.
+    """
+    table = read_table(dataset)
+    checked = check_table(table, dataset)
+    statistics = describe(checked.rows, dataset)
+    return Examination(
+        table=table,
+        checked=checked,
+        statistics=statistics,
+        content=lambda split: _content(checked.rows[checked.rows["split"] == split], dataset.labels),
+        fingerprints=KEY_FORM,
+        resolution=describe_resolution(statistics.class_counts["test"].values()),
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def read_table(dataset: MultiLabelDataset) -> pd.DataFrame:
+    """As `texts.read_table`, with these columns.
+
+    `labels`: a tuple of the row's labels in the order of `dataset.labels`. `label`: the same in words, or
+    None if the row has none and needs one. `unknown_labels`: what else the row names. `repeated_labels`: what
+    it names more than once.
+    """
+
+    def named(values: Sequence[Any]) -> dict[str, list[Any]]:
+        found = [read_labels(value, dataset) for value in values]
+        known = [tuple(label for label in dataset.labels if label in names) for names in found]
+        unknown = [tuple(dict.fromkeys(n for n in names if n not in dataset.labels)) for names in found]
+        repeated = [tuple(n for n, count in Counter(names).items() if count > 1) for names in found]
+        words = [
+            name_labels(names) if names or dataset.allow_unlabelled else None
+            for names in (mine + others for mine, others in zip(known, unknown, strict=True))
+        ]
+        return {"label": words, "labels": known, "unknown_labels": unknown, "repeated_labels": repeated}
+
+    return texts.read_table(dataset, named)
+
+
+def read_labels(value: Any, dataset: MultiLabelDataset) -> tuple[str, ...]:
+    """What a value names, in its order: labels of the dataset, or else the text as it was found.
+
+    A value is a list, also one in JSON; names or indices between separators; or a tuple with the values of
+    one column for each label.
+    """
+    if isinstance(value, tuple):
+        return _of_columns(value, dataset.labels)
+    if isinstance(value, str):
+        value = _split(value, dataset.label_separator)
+    elif texts.is_missing(value):
+        value = ()
+    elif not isinstance(value, list):
+        value = [value]
+    names = (resolve_label(one, dataset.labels) for one in value)
+    return tuple(name for name in names if name is not None)
+
+
+def _split(value: str, separator: str) -> list[Any]:
+    if value.lstrip().startswith("["):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, list):
+            return found
+    return value.split(separator)
+
+
+def _of_columns(values: tuple[Any, ...], labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels whose column says yes. A value that is neither yes nor no is a label of its own."""
+    found = []
+    for label, value in zip(labels, values, strict=True):
+        shown = "" if texts.is_missing(value) else str(value).strip().lower().removesuffix(".0")
+        if shown in YES:
+            found.append(label)
+        elif shown not in NO:
+            found.append(f"{label}={value}")
+    return tuple(found)
+
+
+# --- checks ------------------------------------------------------------------------------------------
+
+
+def check_table(table: pd.DataFrame, dataset: MultiLabelDataset) -> CheckedTable:
+    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+
+    Args:
+        table: As `read_table` returns it.
+        dataset: The manifest's section.
+    """
+    checks = dataset.checks
+    of_labels = {
+        "unknown_labels": texts.ValueCheck(
+            fails=table["unknown_labels"].map(len) > 0,
+            describe=lambda row: f"{_called(row.unknown_labels)} of {excerpt(row.text)}",
+            unusable=True,  # its labels cannot all be written
+            column="unknown_labels",
+            summary=lambda found: describe_unknown(found.explode(), dataset.labels),
+        ),
+        "repeated_labels": texts.ValueCheck(
+            fails=table["repeated_labels"].map(len) > 0,
+            describe=lambda row: f"{_called(row.repeated_labels)} more than once for {excerpt(row.text)}",
+            column="repeated_labels",
+        ),
+    }
+    conflicts = ("conflicting_labels", find_conflicts)
+    checked = texts.check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
+    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
+    return checked
+
+
+def _called(names: Sequence[str]) -> str:
+    return f"label{'' if len(names) == 1 else 's'} {', '.join(map(excerpt, names))}"
+
+
+# --- splits and their statistics ---------------------------------------------------------------------
+
+
+def describe(table: pd.DataFrame, dataset: MultiLabelDataset) -> Statistics:
+    """The statistics of a table of `text`, `labels`, `key` (the normalised text) and `split`."""
+    by_split = {split: table[table["split"] == split] for split in SPLITS}
+    sizes = {split: Counter(rows["labels"].map(len).tolist()) for split, rows in by_split.items()}
+    together: dict[str, dict[str, int]] = {}
+    pairs = Counter(pair for labels in by_split["train"]["labels"] for pair in combinations(labels, 2))
+    for (first, second), rows in sorted(pairs.items()):
+        together.setdefault(first, {})[second] = rows
+    return Statistics(
+        **origin(dataset),
+        labels=dataset.labels,
+        sha256=content_sha256(by_split, dataset.labels),
+        class_counts=count_classes(table, dataset.labels),
+        labels_per_row={split: dict(sorted(found.items())) for split, found in sizes.items()},
+        together=together,
+        **texts.describe_texts(table),
+    )
+
+
+def content_sha256(splits: Mapping[SplitName, pd.DataFrame], labels: Sequence[str]) -> str:
+    """Hash of the rows in their order, so that it does not change with the parquet library.
+
+    It is fed with one JSON line each: the labels, then for each split its name and its rows as
+    [text, [class index, …]].
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    digest = hashlib.sha256(json_line(list(labels)))
+    for split in SPLITS:
+        digest.update(json_line(split))
+        for text, names in zip(splits[split]["text"], splits[split]["labels"], strict=True):
+            digest.update(json_line([text, [index[name] for name in names]]))
+    return digest.hexdigest()
+
+
+def _content(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
+    """`labels` is a list of C numbers, 1 for a label that the row has, else 0."""
+    has = np.array([[label in names for label in labels] for names in rows["labels"]], dtype=np.int8)
+    return pa.table(
+        {
+            "text": pa.array(rows["text"].tolist(), pa.string()),
+            "labels": pa.FixedSizeListArray.from_arrays(pa.array(has.reshape(-1)), len(labels)),
+            "row": pa.array(rows["row"].tolist(), pa.int64()),
+        }
+    )
+
+
+def label_sets(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """1 for each label that a row of a written split has, else 0, (N, C)."""
+    return np.array(frame["labels"].tolist(), dtype=np.float32)
