@@ -138,6 +138,10 @@ class ImageTraining(ClassTraining):
             return self
         unread = [key for key in ("arch", "filters", "depth", "dropout") if self._is_set(key)]
         unread += ["network"] if self.network is not None else []
+        if self.distribution == "fsdp2" and self.backbone.freeze != "none":
+            raise ValueError(
+                "distribution fsdp2 does not keep frozen weights whole: use ddp, or freeze: none"
+            )
         if unread:
             raise ValueError(f"{', '.join(unread)}: of another network than backbone: leave out one of both")
         return self

@@ -32,7 +32,13 @@ from gauntlet.tasks.images.networks import (
     in_fast_layout,
     network_config,
 )
-from gauntlet.tasks.images.training import AugmentationMaps, RowsOnDevice, read_config, save_network
+from gauntlet.tasks.images.training import (
+    AugmentationMaps,
+    RowsOnDevice,
+    read_config,
+    save_network,
+    with_frozen,
+)
 from gauntlet.trainer.own_network import own_network
 from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_images
@@ -106,7 +112,7 @@ class ImageClassification(WeightedClassifierTask):
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
         config = model.config if isinstance(model, BackboneClassifier) else self._config
-        save_network(config, weights, folder, self._resize)
+        save_network(config, with_frozen(weights, model), folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:

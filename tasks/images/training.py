@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from gauntlet.serving.images import PREPROCESSING_FILE
 from gauntlet.serving.interface import Resize
@@ -75,6 +76,16 @@ def save_network(
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
     if resize is not None:
         (folder / PREPROCESSING_FILE).write_text(json.dumps({"resize": resize}), encoding="utf-8")
+
+
+def with_frozen(weights: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained weights and the parameters of the model that training left as they were."""
+    frozen = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+    }
+    return {**frozen, **weights}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

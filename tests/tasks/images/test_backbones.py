@@ -189,6 +189,7 @@ def test_a_network_of_timm_is_made_by_its_name() -> None:
         ({"backbone": {"name": "a", "freeze": "none", "sha256": "0" * 64}}, "sha256 is of a file of weights"),
         ({"backbone": {"name": "a", "weights": "b"}, "filters": [8]}, "filters: of another network"),
         ({"backbone": {"name": "a", "weights": "b"}, "network": "a:b"}, "network: of another network"),
+        ({"backbone": {"name": "a", "weights": "b"}, "distribution": "fsdp2"}, "fsdp2 does not keep frozen"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], words: str) -> None:
