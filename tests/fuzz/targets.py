@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import random
+import tarfile
+import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -26,6 +29,7 @@ from gauntlet.serving.interface import InputError
 from gauntlet.serving.texts import TextInputs, TokenizerError
 from gauntlet.tasks.image_classification.manifest import ImageDataset
 from gauntlet.tasks.image_classification.tiny import write_files
+from gauntlet.tasks.images.reading import ImageSource, read_images
 from gauntlet.tasks.language.data import read_table as read_conversations
 from gauntlet.tasks.language.manifest import ConversationDataset
 from gauntlet.tasks.ordinal_grading.manifest import CardDataset
@@ -229,6 +233,36 @@ def feed_images(draw: random.Random, folder: Path, files: dict[str, bytes]) -> N
     )
 
 
+def prepare_archives(folder: Path) -> dict[str, bytes]:
+    """Images of several formats in a zip and in a tar, and each format by itself."""
+    files = {}
+    for suffix in (".png", ".jpg", ".gif", ".tif", ".webp", ".bmp"):
+        content = io.BytesIO()
+        Image.effect_mandelbrot((20, 16), (-2, -1, 1, 1), 90).save(
+            content, Image.registered_extensions()[suffix]
+        )
+        files[f"any/picture{suffix}"] = content.getvalue()
+    with zipfile.ZipFile(folder / "pack.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in files.items():
+            packed.writestr(name, data)
+    with tarfile.open(folder / "pack.tar.gz", "w:gz") as packed:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            packed.addfile(entry, io.BytesIO(data))
+    return files | {name: (folder / name).read_bytes() for name in ("pack.zip", "pack.tar.gz")}
+
+
+def feed_archives(draw: random.Random, folder: Path, files: dict[str, bytes]) -> None:
+    name = draw.choice(list(files))
+    content = damaged_bytes(draw, files[name])
+    (folder / "any").mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    uri = folder if name.startswith("any/") else folder / name
+    source = ImageSource(uri=str(uri), shape=(8, 8), channels=draw.choice((1, 3)), resize="pad")
+    quietly(lambda: read_images(source))
+
+
 def prepare_cards(folder: Path) -> tuple[Any, bytes]:
     drawn_cards.write_cards(folder, {"train": 1, "val": 1, "test": 1})
     return drawn_cards.read_splits(folder), (folder / "train-0-front.png").read_bytes()
@@ -358,6 +392,7 @@ TARGETS = (
     Target("texts", prepare_texts, feed_texts),
     Target("conversations", no_file, feed_conversations),
     Target("images", prepare_images, feed_images),
+    Target("archives", prepare_archives, feed_archives),
     Target("cards", prepare_cards, feed_cards),
     Target("tokenizers", prepare_tokenizers, feed_tokenizer),
     Target("bundles", prepare_bundle, feed_bundle),
