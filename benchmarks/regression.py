@@ -22,7 +22,8 @@ which is printed with what was found; exit code 1 if one is missed:
 5. Cards are graded by regression on the same cards in the same splits as by the ordinal grader, and the
    mean absolute error is printed beside the grader's; it is less than that of the training cards' mean.
 
-`--quick` uses fewer rows and epochs. Aims 1 and 2 are then less strict: better than the mean, R² over 0.2.
+`--quick` uses fewer rows and epochs, and aims 1 and 2 are then less strict: better than the mean, and an R²
+of 0.2.
 """
 
 from __future__ import annotations
@@ -223,7 +224,11 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
     ordinal = run(
         folder,
         "graded",
-        {"uri": str(drawn), "shape": [height, width], "checks": {"rows_per_class": warn, "class_balance": warn},},
+        {
+            "uri": str(drawn),
+            "shape": [height, width],
+            "checks": dict.fromkeys(("rows_per_class", "class_balance"), warn),
+        },
         {
             **common,
             "training": {
@@ -252,8 +257,7 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
             **common,
             "training": {
                 **network, "arch": "resnet", "head_dropout": 0, "epochs": first + second,
-                "learning_rate": 2e-3,
-                "early_stopping": {"patience": 10},
+                "learning_rate": 2e-3, "early_stopping": {"patience": 10},
             },
             "gates": {"max_mae": 9, "min_speedup": 0.1},
         },
