@@ -123,8 +123,7 @@ class ClassifierSubject(TracedSubject):
 
     def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""
-        batches = parity_batches(self.rows.lengths, self.seed)
-        return ClassScores(**vars(score(self.rows, forward, len(self.rows.labels), *batches)))
+        return score_classes(self.rows, forward, *parity_batches(self.rows.lengths, self.seed))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
@@ -309,6 +308,13 @@ class LabelParity:
             return ""
         differ = f"{self.left_padded_disagreements} of {self.left_padded_rows}"
         return f"and {differ} with padding on the left, "
+
+
+def score_classes(
+    rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]
+) -> ClassScores:
+    """`score` of rows, with a column for each label."""
+    return ClassScores(**vars(score(rows, forward, len(rows.labels), ragged, rest)))
 
 
 def labels_of(truth: npt.NDArray[Any], class_count: int) -> Sets:
