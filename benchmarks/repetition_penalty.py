@@ -10,14 +10,17 @@ drawn ones, means over the rows. The same seed draws the same answers.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gauntlet.serving.generation import Generator
-from gauntlet.tasks.language.answers import answer, read_token_prompts
+from gauntlet.tasks.language.answers import answer, read_prompts
 from gauntlet.tasks.language.manifest import LanguageEvaluation
 from gauntlet.tasks.language.metrics import figures, measure_rows
+from gauntlet.tasks.language.packing import token_rows
+from gauntlet.trainer.splits import read_split
 
 SHOWN = ("rouge1", "rouge_l", "sampled_rouge_l")
 
@@ -36,7 +39,9 @@ def main() -> None:
     model = Generator(options.run / "convert-to-onnx/bundle")
     most, splits = model.info.max_length, options.run / "validate-data/splits"
     assert most is not None, "not the run of a language model"
-    prompts = read_token_prompts(splits, model.tokenizer, settings, most, options.seed, "validation")
+    prompts = read_prompts(splits, settings, options.seed, "validation")
+    drawn = read_split(splits, "validation").loc[list(prompts.ids)]
+    prompts = replace(prompts, rows=tuple(token_rows(drawn, model.tokenizer, most)))
     print(f"{len(prompts.ids)} validation rows of {len(set(prompts.conversations))} conversations")
     print("penalty", *(f"{name:>15}" for name in SHOWN))
     for penalty in options.penalties:

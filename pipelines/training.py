@@ -234,9 +234,7 @@ def _dag(
         )
 
     given: dict[str, Any] = parameters_given_by(platform)
-    if is_imported:
-        given["training_account"] = ""
-    else:
+    if not is_imported:
         given["origin"] = None
     return without_parameters(pipeline, given if converted else {**given, "conversion": None})
 

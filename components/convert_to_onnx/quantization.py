@@ -321,7 +321,9 @@ def quantize_weights(
     onnx.save(model, path)
 
 
-def in_blocks(model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...]) -> onnx.ModelProto:
+def in_blocks(
+    model: onnx.ModelProto, bits: Literal[4, 8], operators: tuple[str, ...] = ("MatMul",)
+) -> onnx.ModelProto:
     """The model with its operators' weights in blocks of 32 numbers with a scale each; inputs likewise."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)

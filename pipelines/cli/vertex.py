@@ -16,6 +16,9 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.pipelines.cli.options import (
     CLOUD,
     AsJson,
+    FromCheckpoint,
+    FromOnnx,
+    GraphLabels,
     Overrides,
     Project,
     Region,
@@ -25,7 +28,7 @@ from gauntlet.pipelines.cli.options import (
     TrackingUri,
     TrainingAccount,
 )
-from gauntlet.pipelines.cli.run import run_here
+from gauntlet.pipelines.cli.run import origin_given, run_here
 from gauntlet.pipelines.home import gauntlet_home
 from gauntlet.pipelines.local.processes import EXIT_CODE, Interrupted, interruptible
 from gauntlet.pipelines.terminal import NAME_COLUMN, borderless, console, errors, plain, print_json, styled
@@ -70,6 +73,9 @@ def submit(
         typer.Option("--fallback-local", help="If a quota is too small, run on this machine."),
     ] = False,
     overrides: Overrides = None,
+    from_checkpoint: FromCheckpoint = None,
+    from_onnx: FromOnnx = None,
+    labels: GraphLabels = None,
 ) -> None:
     """Run a manifest, or a template, on Vertex AI Pipelines."""
     from gauntlet.pipelines.checks import load_affordable
@@ -82,9 +88,16 @@ def submit(
 
     if (path is None) == (template is None):
         raise UsageError("found both or neither of MANIFEST and --template, expected one of them.")
+    if (from_checkpoint or from_onnx) and (template is not None or fallback_local):
+        raise UsageError(
+            "--from-checkpoint, --from-onnx: they go neither with --template nor with --fallback-local, "
+            "which train."
+        )
     destination = Destination.of(project, region, root, registry, tracking, service_account, training_account)
     if path is not None:
-        submission = compiled_submission(load_affordable(path, overrides), destination)
+        manifest = load_affordable(path, overrides)
+        origin, _ = origin_given(manifest, from_checkpoint, from_onnx, labels)
+        submission = compiled_submission(manifest, destination, origin)
         submission = replace(submission, commit=commit_of(path.resolve().parent))
     else:
         submission = template_submission(str(template), overrides or ())

@@ -29,6 +29,7 @@ from gauntlet.backends.google.project import GoogleProject, is_pushed
 from gauntlet.backends.local.mlflow_database import SCHEME as DATABASE_SCHEME
 from gauntlet.backends.prices import estimate
 from gauntlet.contracts.document import write_text
+from gauntlet.contracts.training import Origin
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import MODEL_KEYS, save_manifest, texts_at
 from gauntlet.manifests.schema import Manifest
@@ -360,11 +361,21 @@ class SubmittedRun:
         return VertexLocation(project, location)
 
 
-def compiled_submission(manifest: Manifest, destination: Destination) -> Submission:
-    """The manifest, compiled for a destination, or a `UsageError` if Vertex AI would not run it."""
+def compiled_submission(
+    manifest: Manifest, destination: Destination, origin: Origin | None = None
+) -> Submission:
+    """The manifest, compiled for a destination, or a `UsageError` if Vertex AI would not run it.
+
+    With an `origin` the model from there takes the place of a training.
+    """
+    if origin is not None and "://" not in origin.source:
+        raise UsageError(
+            f"--from-{origin.form}: {origin.source} is a path on this machine, which steps on Vertex AI "
+            "cannot read. Copy the model to a bucket and give its URI."
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_manifest(manifest, path, "vertex", sections=destination.sections)
+        compile_manifest(manifest, path, "vertex", sections=destination.sections, origin=origin)
         return Submission(manifest, yaml.safe_load(path.read_text(encoding="utf-8")))
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from gauntlet.components.training_rows import Flags
+from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.serving.generation import GREEDY, Decoder, Generator, Sampling, pad_left, token_losses
 from gauntlet.tasks.language.manifest import LanguageEvaluation
@@ -62,14 +63,14 @@ class Answers:
         return Answers(losses, tuple(compress(self.greedy, kept)), tuple(compress(self.sampled, kept)))
 
 
-def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int) -> Prompts:
-    """Draw test rows; a `DataError` if they are of one conversation, which has no spread."""
-    frame = read_split(splits, "test")
+def read_prompts(splits: Path, settings: LanguageEvaluation, seed: int, split: SplitName = "test") -> Prompts:
+    """Draw rows of a split; a `DataError` if they are of one conversation, which has no spread."""
+    frame = read_split(splits, split)
     drawn = np.random.default_rng(seed).permutation(len(frame))[: settings.prompts]
     frame = frame.iloc[np.sort(drawn)]
     if (found := frame["conversation"].nunique()) < 2:
         raise DataError(
-            f"{splits}: found {len(frame)} test rows of {found} conversations, expected at least 2. "
+            f"{splits}: found {len(frame)} {split} rows of {found} conversations, expected at least 2. "
             "Give the split more rows, or ask more `evaluation.prompts`."
         )
     return Prompts(

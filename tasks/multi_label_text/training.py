@@ -15,10 +15,12 @@ from gauntlet.tasks.classification.training import on_device_of
 from gauntlet.tasks.multi_label_text.data import label_sets
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelTraining
 from gauntlet.tasks.multi_label_text.thresholds import choose_thresholds, sigmoid
+from gauntlet.tasks.texts import hugging_face
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 
 untrained_model = texts.untrained_model
+import_checkpoint = hugging_face.import_checkpoint
 
 
 class MultiLabelTask(texts.EncoderTask):

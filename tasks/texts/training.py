@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.texts import largest_id
 from gauntlet.tasks.texts.encoder_files import find_encoder, require_positions
 from gauntlet.tasks.texts.manifest import EncoderTraining, Student
 from gauntlet.tasks.texts.network import (
     Attention,
     TextClassifier,
+    layers_of,
     load_encoder,
     train_used_rows_only,
     with_whole_tables,
@@ -31,7 +33,15 @@ from gauntlet.tasks.texts.vocabulary import embedded_tokens, open_pretrained, re
 from gauntlet.trainer.own_network import own_network
 from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_split, read_statistics
-from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Distillation, Task, unaliased
+from gauntlet.trainer.task import (
+    WEIGHTS_FILE,
+    Batch,
+    Distillation,
+    DistillationStage,
+    Task,
+    Tensors,
+    unaliased,
+)
 
 Targets = npt.NDArray[Any]
 """What rows are to be answered with, (N, …): class indices (N,) int64, for example."""
@@ -225,8 +235,6 @@ class EncoderTask(Task):
         """
         if self._section.student is None:
             return None
-        from gauntlet.tasks.texts.distillation import LayerDistillation
-
         return LayerDistillation(self._section, self._section.student, model, self.student_task)
 
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
@@ -244,6 +252,65 @@ class EncoderTask(Task):
         opened.tokenizer.enable_truncation(self._section.max_length)
         opened.tokenizer.enable_padding(pad_id=opened.pad_id, pad_token=opened.pad_token)
         opened.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+class LayerDistillation:
+    """Makes the student of a section: the teacher with some of its layers, which learns from its outputs.
+
+    See Sanh et al., 2019, arXiv 1910.01108, and Hinton et al., 2015, arXiv 1503.02531.
+
+    Raises:
+        UsageError: The teacher does not have these layers.
+    """
+
+    def __init__(
+        self,
+        section: EncoderTraining,
+        student: Student,
+        teacher: nn.Module,
+        task: Callable[[Student, torch.Tensor], Task],
+    ) -> None:
+        """`task` makes the student's task from its teacher's outputs for the training rows, (N, K)."""
+        self.student = student
+        self._section, self._teacher, self._task = section, teacher, task
+        require_layers(student, teacher)
+
+    def stage(self, best: Tensors, outputs: torch.Tensor) -> DistillationStage:
+        """As `gauntlet.trainer.task.Distillation` describes it."""
+        of_its_own = self.student.model_dump(include={"epochs", "learning_rate"})
+        return DistillationStage(
+            section=self._section.model_copy(update=of_its_own),
+            task=self._task(self.student, outputs),
+            weights=student_weights(self._teacher, best, self.student.layers),
+        )
+
+
+def require_layers(student: Student, model: nn.Module) -> None:
+    """Refuse a student of layers that the model's encoder does not have, or of all its layers.
+
+    Raises:
+        UsageError: It is such a student.
+    """
+    found: int = model.encoder.config.num_hidden_layers  # type: ignore[union-attr, assignment]
+    if student.layers[-1] >= found or len(student.layers) == found:
+        raise UsageError(
+            f"training.student.layers: found {list(student.layers)}, expected some but not all of "
+            f"0 to {found - 1}, the encoder's layers."
+        )
+
+
+def student_weights(model: nn.Module, weights: Tensors, layers: Sequence[int]) -> Tensors:
+    """A model's weights with only these of the encoder's layers, which are renumbered from 0."""
+    name = f"encoder.{layers_of(model.encoder)[0]}"  # type: ignore[arg-type]
+    prefixes = {f"{name}.{layer}.": f"{name}.{at}." for at, layer in enumerate(layers)}
+    kept: Tensors = {}
+    for key, tensor in weights.items():
+        prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        if prefix:
+            kept[prefixes[prefix] + key.removeprefix(prefix)] = tensor
+        elif not key.startswith(f"{name}."):
+            kept[key] = tensor
+    return kept
 
 
 def untrained_model(folder: Path, outputs: int, attention: Attention) -> nn.Module:

@@ -21,6 +21,7 @@ from gauntlet.backends.google.jobs import PipelineJobs
 from gauntlet.backends.google.location import VertexLocation
 from gauntlet.backends.google.project import BucketLocation
 from gauntlet.components.train_model.component import train_model
+from gauntlet.components.train_model.import_component import train_model as import_model
 from gauntlet.components.train_model.service_component import train_model as train_managed_model
 from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.loading import load_manifest
@@ -70,6 +71,36 @@ def test_ids_and_labels_have_only_the_signs_that_vertex_takes(place: FakeCloud) 
     assert re.fullmatch(r"[a-z][-a-z0-9]{0,127}", job.name.rpartition("/")[2])
     assert all(re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) for key in job.labels)
     assert all(re.fullmatch(r"[a-z0-9_-]{0,63}", value) for value in job.labels.values())
+
+
+def test_a_checkpoint_in_a_bucket_takes_the_place_of_a_training(
+    place: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container = import_model.component_spec.implementation.container
+    monkeypatch.setattr(container, "image", PUSHED_IMAGES["gate_model"])
+    (tmp_path / "model.safetensors").touch()
+    assert gauntlet("submit", SAMPLE, "--from-checkpoint", str(tmp_path)) == 2
+    assert "is a path on this machine, which steps on Vertex AI cannot read" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.pt"):
+        place.bucket.objects[f"gs://bucket/moods/{name}"] = name.encode()
+    assert gauntlet("submit", SAMPLE, "--from-checkpoint", "gs://bucket/moods") == 0
+    [job] = jobs(place)
+    spec = json_format.MessageToDict(PipelineJob.pb(job))["pipelineSpec"]
+    origin = spec["root"]["inputDefinitions"]["parameters"]["origin"]["defaultValue"]
+    lines = "".join(
+        f"{name} {hashlib.sha256(name.encode()).hexdigest()}\n"
+        for name in ("config.json", "model.safetensors", "tokenizer.json")
+    )
+    assert origin == {
+        "form": "checkpoint",
+        "source": "gs://bucket/moods",
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "labels": [],
+    }
+    executors = spec["deploymentSpec"]["executors"]
+    assert not [name for name, one in executors.items() if "customJob" in one]  # nothing is bought
 
 
 def a_job(cloud: FakeCloud) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from gauntlet.manifests.errors import UsageError
 from gauntlet.manifests.training import Resources
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.tasks.text_classification.training import TextClassification, distillation_loss, load_task
-from gauntlet.tasks.texts.distillation import student_weights
 from gauntlet.tasks.texts.manifest import Student
+from gauntlet.tasks.texts.training import student_weights
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model, read_record
 from gauntlet.trainer.tracking import StudentTracker

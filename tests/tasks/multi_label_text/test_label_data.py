@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gauntlet.manifests.dataset import SPLITS
 from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.multi_label_text import tiny
 from gauntlet.tasks.multi_label_text.data import check_table, describe, examine, label_sets, read_table
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelDataset
 
@@ -118,6 +121,21 @@ def test_a_text_with_other_labels_elsewhere_is_a_conflict_whatever_the_order_of_
     assert results["conflicting_labels"].rows_affected == 2
     assert "joy (a.jsonl line 3), no label (a.jsonl line 4)" in results["conflicting_labels"].examples[0]
     assert results["exact_duplicates"].rows_affected == 1
+
+
+def test_a_label_without_rows_in_a_split_fails_and_is_named(tmp_path: Path) -> None:
+    found = inspected(tmp_path / "a.jsonl", [["joy"], ["fear"], ["joy", "fear"]] * 20)["rows_per_class"]
+    assert found.verdict == "fail"
+    assert found.examples == tuple(f"{split}: 0 rows of anger" for split in SPLITS)
+
+
+def test_the_generated_texts_of_a_smoke_run_pass_every_check(tmp_path: Path) -> None:
+    dataset = section(tmp_path, labels=["joy", "fear, awe", "anger"], label_separator="|")
+    manifest = SimpleNamespace(dataset=dataset)
+    keys, source = tiny.settings(manifest, tmp_path, at_hand=False)
+    drawn = MultiLabelDataset.model_validate(keys["dataset"])
+    assert source == "drawn"
+    assert not check_table(read_table(drawn), drawn).failed
 
 
 def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_the_smallest_manifest_is_right(faults) -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
+        ({"dataset": {"labels": []}}, "dataset.labels", "at least 2"),
         ({"dataset": {"labels": ["joy"]}}, "dataset.labels", "at least 2"),
         ({"dataset": {"labels": ["joy", "joy"]}}, "dataset", "joy is repeated"),
         ({"dataset": {"labels": ["joy", "a,b"]}}, "dataset", "'a,b', which contains the label_separator ','"),

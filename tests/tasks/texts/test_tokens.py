@@ -14,7 +14,7 @@ from gauntlet.components.validate_data.checks import CheckedTable
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.text_classification.data import check_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.texts.tokens import count_tokens
+from gauntlet.tasks.texts.data import count_tokens
 
 KNOWN = ("good", "bad", "day", "night", "very")
 FRAMING = 2
