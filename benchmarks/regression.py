@@ -23,8 +23,8 @@ which is printed with what was found; exit code 1 if one is missed:
 5. Cards are graded by regression on the same cards in the same splits as by the ordinal grader, and the
    mean absolute error is printed beside the grader's; it is less than that of the training cards' mean.
 
-`--quick` uses fewer rows and epochs, and is less strict: sentiment better than the mean, an R² of 0.2, and cards
-no worse than one and a half times the mean.
+`--quick` uses fewer rows and epochs, and is less strict: sentiment better than the mean, an R² of 0.2, and
+cards no worse than one and a half times the mean.
 """
 
 from __future__ import annotations
