@@ -17,13 +17,14 @@ which is printed with what was found; exit code 1 if one is missed:
    of the training rows' mean: both by the upper limit of a paired bootstrap interval (95 %).
 2. R² of sentiment is at least 0.5 (VADER's correlation in the paper, 0.565, is an R² of 0.32), and the model
    is promoted.
-3. The 90 % interval holds 85 to 95 % of the test rows' numbers.
+3. The 90 % interval holds 90 % of the test rows' numbers, within 2.58 standard errors: those of the test rows
+   and of the validation rows, by which its width was measured.
 4. A model of upvotes is rejected by `min_r2: 0.1`: its R² is not surely more than that.
 5. Cards are graded by regression on the same cards in the same splits as by the ordinal grader, and the
    mean absolute error is printed beside the grader's; it is less than that of the training cards' mean.
 
-`--quick` uses fewer rows and epochs, and aims 1 and 2 are then less strict: better than the mean, and an R²
-of 0.2.
+`--quick` uses fewer rows and epochs, and is less strict: sentiment better than the mean, an R² of 0.2, and
+cards no worse than one and a half times the mean.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ from PIL import Image
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 ROWS, QUICK_ROWS = None, 900
-CARDS, QUICK_CARDS = 400, 160
-SHAPE, QUICK_SHAPE = (110, 80), (66, 48)
-EPOCHS, QUICK_EPOCHS = (6, 18), (2, 4)
+CARDS, QUICK_CARDS = 300, 160
+SHAPE, QUICK_SHAPE = (88, 64), (66, 48)
+EPOCHS, QUICK_EPOCHS = (5, 15), (2, 4)
 """Of the grader's two phases; regression trains for as many in one."""
 
 RESAMPLES = 5_000
+MOST_ERRORS = 2.58  # standard errors: 99 % of a normal distribution
 TEXTS: dict[str, Any] = {
     "training": {"max_length": 64, "batch_size": 16, "learning_rate": 2e-4, "precision": "fp32"},
     "conversion": {"candidates": ["fused"], "pytorch": ["eager"], "batch_sizes": [1]},
@@ -136,8 +138,12 @@ def sentiment(folder: Path, ratings: Path, quick: bool, aims: Aims) -> str:
         aims.judge(f"1. MAE less than that of {name} by at least {least:+.3f}", least > 0)
     aims.judge(f"2. R² {challenger['r2']:.3f}", challenger["r2"] >= (0.2 if quick else 0.5))
     aims.judge(f"2. decision: {found.decision}", found.decision == "promote")
-    coverage = challenger["coverage"]
-    aims.judge(f"3. {coverage:.1%} of the numbers in their 90 % interval", 0.85 <= coverage <= 0.95)
+    coverage, validated = challenger["coverage"], found.rows("validation")
+    doubt = MOST_ERRORS * np.sqrt(0.9 * 0.1 * (1 / len(test) + 1 / validated))
+    aims.judge(
+        f"3. {coverage:.1%} of the numbers in their 90 % interval, ± {doubt:.1%}",
+        abs(coverage - 0.9) <= doubt,
+    )
     return f"sentiment MAE {challenger['mae']:.3f} (VADER {vader.mean():.3f}), R² {challenger['r2']:.2f}"
 
 
@@ -275,9 +281,8 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
         print(f"| {name} | {scored['mae']:.3f} ({low:.3f} to {high:.3f}) | {seconds:.0f} |")
     print(f"| the training cards' mean | {mean:.3f} | |")
     assert ordinal.scores["rows"] == numbers.scores["rows"] == len(truth)
-    aims.judge(
-        f"5. MAE of grades by regression {ours['mae']:.3f}, under the mean's {mean:.3f}", ours["mae"] < mean
-    )
+    most = mean * (1.5 if quick else 1.0)
+    aims.judge(f"5. MAE of grades by regression {ours['mae']:.3f}, less than {most:.3f}", ours["mae"] < most)
     return f"cards MAE {ours['mae']:.2f} by regression and {theirs['mae']:.2f} by the ordinal grader"
 
 
@@ -294,6 +299,11 @@ class Run:
     def step(self, name: str) -> Path:
         """The outputs of a step."""
         return next(self.folder.glob(f"steps/*/{name}"))
+
+    def rows(self, split: str) -> int:
+        """Of a split."""
+        statistics = json.loads((self.step("validate-data") / "splits" / "statistics.json").read_text())
+        return statistics["rows"][split]
 
     @property
     def scores(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class NumberRows:
 
 def are_images(splits: Path) -> bool:
     """Whether the rows are images, not texts."""
-    return (splits / f"test{IMAGES_SUFFIX}").is_file()
+    return (splits / f"train{IMAGES_SUFFIX}").is_file()
 
 
 def targets_of(frame: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -6,6 +6,7 @@ B = batch, N = rows of a split; C, H, W = channels, height, width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -194,12 +195,9 @@ class ImageRegression(Task):
 
     @property
     def own_arguments(self) -> Mapping[str, Any]:
-        """The number of outputs, and the shape of an image."""
-        return {
-            "outputs": 1,
-            "input_shape": list(self._config.input_shape),
-            "dropout": self._training.dropout,
-        }
+        """The number of outputs, and the sizes in the network's configuration."""
+        sizes = {name: value for name, value in asdict(self._config).items() if name != "classes"}
+        return {**super().own_arguments, "outputs": 1, **sizes}
 
     @property
     def network_outputs(self) -> Sequence[tuple[int, ...]]:
