@@ -144,6 +144,11 @@ class TracedSubject(Subject):
             "not define `measure` (docs/how-to/add_a_task_kind.md)."
         )
 
+    @property
+    def columns(self) -> int:
+        """How many numbers `logits` has for a row: by default one for each label."""
+        return len(self.record.labels)
+
     def source(self) -> Source:
         """What candidates are made from."""
         model = load_model(self.checkpoint, attention="eager")

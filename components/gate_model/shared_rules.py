@@ -27,9 +27,6 @@ CHAMPION_KEYS = ("champion", "paired", "champion_error")
 """Any of them in the scores means that there is a champion: half a comparison is not a first model."""
 
 
-# --- models that were trained elsewhere ----------------------------------------------------------------
-
-
 def _is_imported(found: Documents) -> bool:
     return isinstance(found.at("history.origin"), Mapping)
 
@@ -53,9 +50,6 @@ def _trained_on_unknown_rows(found: Documents) -> str | None:
         "Not proved: the model was trained elsewhere, so it is not known which test rows it was trained "
         "on. If there are any, its figures are too good"
     )
-
-
-# --- speed, size and cost ----------------------------------------------------------------------------
 
 
 def _speedup_words(found: Documents) -> str:
@@ -101,9 +95,6 @@ COST = Rule(
     advice="Train fewer epochs or on a cheaper machine; `gates.max_cost_usd` is the ceiling.",
     unless=_bought_elsewhere,
 )
-
-
-# --- what the bundle proves --------------------------------------------------------------------------
 
 
 def _is_of_the_model(found: Documents) -> object:
@@ -207,9 +198,6 @@ def converted(
         MODEL_SIZE,
         COST,
     )
-
-
-# --- the comparison with the champion ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
