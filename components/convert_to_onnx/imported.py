@@ -135,6 +135,10 @@ class GraphSubject(Subject):
         """The graph in ONNX Runtime."""
         return self.subject.contender(graph)
 
+    def files(self, graph: Graph) -> Mapping[str, Path]:
+        """Those of the kind that say how rows are prepared."""
+        return self.subject.preparation(graph)
+
 
 def precision_of(graph: onnx.GraphProto) -> Precision:
     """What a graph's weights are stored in, by its operators and its tensors."""

@@ -1,1 +1,1 @@
-"""What kinds with one class per row share: metrics, scores, gates and report."""
+"""What kinds with classes share: metrics, scores, gates, conversion and report."""

@@ -1,4 +1,4 @@
-"""Two classifiers on the same test rows: how surely their metrics differ, and where answers moved.
+"""Two models on the same test rows: the intervals of their differences, and how their answers differ.
 
 N = rows, C = classes.
 """
@@ -145,7 +145,7 @@ def class_f1(first: Scores, second: Scores, intervals: Mapping[str, Interval]) -
 
 
 def confusion_cells(rows: PairedRows) -> tuple[tuple[Cell, ...], ...]:
-    """The change of the confusion; shaded by its share of the true class's rows, as a square root."""
+    """The change of the confusion. The shade is the square root of its share of the true class's rows."""
     sizes = [int((rows.truth == at).sum()) for at in range(len(rows.classes))]
     return tuple(
         tuple(

@@ -123,8 +123,7 @@ class ClassifierSubject(TracedSubject):
 
     def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""
-        batches = parity_batches(self.rows.lengths, self.seed)
-        return ClassScores(**vars(score(self.rows, forward, len(self.rows.labels), *batches)))
+        return score_classes(self.rows, forward, *parity_batches(self.rows.lengths, self.seed))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's macro-F1."""
@@ -209,7 +208,7 @@ class LabelParity:
         rows: How many rows were compared.
         left_padded_rows: How many of them also with padding on the left.
         max_abs_difference: The largest difference of any logit of any row, padded on either side.
-        disagreements: Rows for which another class is predicted.
+        disagreements: Rows that get other classes than from PyTorch.
         left_padded_disagreements: The same for those that were padded on the left.
         agreement_by_class: Of the rows that PyTorch gives a class, the fraction that the candidate gives it.
             A class that PyTorch never predicts is absent.
@@ -234,7 +233,7 @@ class LabelParity:
 
     @property
     def label_agreement(self) -> float:
-        """Fraction of rows for which the same class is predicted, with the worse padding."""
+        """Fraction of rows that get the same classes, with the worse padding."""
         right = (self.rows - self.disagreements) / self.rows
         if not self.left_padded_rows:
             return right
@@ -279,9 +278,9 @@ class LabelParity:
     def refusal(self, precision: Precision, bounds: Conversion) -> str | None:
         """Every bound that the candidate breaks, in words; None if it keeps them all.
 
-        fp32 is held to its logits, where only rounding may differ. All others compute another function on
-        purpose and are held to their labels. Macro-F1 is held to its largest plausible loss. NaN breaks a
-        bound.
+        The bound of an fp32 candidate is on its logits, which differ by rounding only. Quantised candidates
+        compute another function, so their bound is on their labels. The bound on macro-F1 is compared with
+        the upper confidence limit of the loss. NaN breaks a bound.
         """
         worst = self.worst[0]
         broken = []
@@ -309,6 +308,13 @@ class LabelParity:
             return ""
         differ = f"{self.left_padded_disagreements} of {self.left_padded_rows}"
         return f"and {differ} with padding on the left, "
+
+
+def score_classes(
+    rows: Rows, forward: Forward, ragged: Sequence[Indices], rest: Sequence[Indices]
+) -> ClassScores:
+    """`score` of rows, with a column for each label."""
+    return ClassScores(**vars(score(rows, forward, len(rows.labels), ragged, rest)))
 
 
 def labels_of(truth: npt.NDArray[Any], class_count: int) -> Sets:

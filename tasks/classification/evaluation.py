@@ -148,7 +148,7 @@ class Asked:
         probabilities: The challenger's, (N, C).
         answers: Its classes of each row, (N, C).
         trained_on: Which rows it was trained on, (N,), or why that is not known.
-        champion: With its classes of each row, (N, C); None if none is registered.
+        champion: Its classes of each row, (N, C); None if no champion is registered.
     """
 
     classes: tuple[str, ...]

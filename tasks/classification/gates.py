@@ -34,7 +34,7 @@ CLASS_DROP = "Largest drop of a class's F1 against the champion"
 
 
 def _validation_gap(found: Documents) -> object:
-    """What is lost of validation's macro-F1 when the shipped graph answers the test split."""
+    """Macro-F1 on the validation split minus the upper limit of the shipped graph's on the test split."""
     tested = end_of(found.at("scores.challenger.intervals.macro_f1"), 1)
     numbers = []
     for value in (_validated(found), tested):
@@ -65,7 +65,7 @@ def class_rows(found: Documents) -> dict[str, int]:
 
 
 def tested_margin(found: Documents) -> float:
-    """The default margin by the test rows alone, for where nothing is compared."""
+    """The default margin if nothing is compared: it follows from the number of test rows."""
     rows = number_or_fault(found.at("scores.rows"), NOT_NEGATIVE)
     return SMALLEST_MARGIN if isinstance(rows, str) else default_margin([int(rows)])
 
@@ -79,7 +79,7 @@ def margin(found: Documents) -> float:
 
 @dataclass(frozen=True)
 class _Drop:
-    """The fall of a class's F1, below 0 where it has risen, its bound, and what is judged."""
+    """How much a class's F1 fell (below 0 if it rose), the bound, and the rule's note."""
 
     value: float | Fault
     bound: float
@@ -87,9 +87,10 @@ class _Drop:
 
 
 def _worst_class(found: Documents) -> _Drop:
-    """The class whose F1 falls most; without a bound in the manifest, the one that exceeds its own most.
+    """The class whose F1 falls most.
 
-    The bound of a class then follows from its rows.
+    If the manifest has no bound, each class has one that follows from its rows, and this is the class that
+    exceeds its bound most.
     """
     given, labels = found.gates["max_class_f1_drop"], found.at("scores.labels")
     bound = SMALLEST_CLASS_DROP if given is None else given

@@ -1,4 +1,4 @@
-"""The manifest of a classifier: what every kind with one class per row has in common."""
+"""The manifest of a classifier: what kinds with one class per row have in common."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHTS_EXPECTED = "none, balanced, or a positive number for each label that is
 
 
 def _class_weights(value: Any) -> Any:
-    """Refuse, with one message, a value that is neither a known word nor weights by label."""
+    """Refuse a value that is neither a known word nor weights by label, with one message for both."""
     if isinstance(value, Mapping):
         weights = value.values()
         right = all(isinstance(label, str) for label in value) and all(
@@ -79,9 +79,9 @@ class Evaluation(CommonEvaluation):
 class Gates(CommonGates):
     """The section for a classifier. `non_inferiority_margin` is of macro-F1.
 
-    `max_validation_gap` is how far macro-F1 may fall from training's own validation to the upper confidence
-    limit of the shipped file's on the test split: further, and they are not prepared alike.
-    `max_class_f1_drop` follows from the test rows of each class where it is not set (`default_class_drop`).
+    `max_validation_gap` bounds the macro-F1 of training on the validation split minus the upper confidence
+    limit of the shipped model's on the test split; a larger gap means that the two are not prepared alike. If
+    `max_class_f1_drop` is not set, it follows from the test rows of each class (`default_class_drop`).
     """
 
     min_macro_f1: Fraction

@@ -1,7 +1,8 @@
 """How good answers are on given rows: scikit-learn's metrics, and the mistakes a model was surest of.
 
-A row's true labels and an answer are a set of classes: one class, or any number of them. Sets are numbered,
-and `sets` says which classes each has. Where every row has one class, set k is class k (`single_sets`).
+The true label of a row, and an answer to it, is a set of classes: one class, or any number of them. Sets are
+numbered, and `sets` says which classes each number stands for. If every row has one class, set k is class k
+(`single_sets`).
 
 N = rows, C = classes, S = sets, R = resamples, K = distinct outcomes. Labels and predictions are numbers of
 sets, (N,).

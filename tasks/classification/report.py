@@ -183,7 +183,7 @@ def _drop(figures: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Sequence[int], true: int) -> Iterator[Cell]:
-    """Shaded by the square root of their share of the true class, or single mistakes could not be seen."""
+    """The shade is the square root of the share of the true class, so that single mistakes can be seen."""
     for predicted, number in enumerate(row):
         share = number / sum(row) if sum(row) else 0.0
         tone = "good" if true == predicted else "bad"

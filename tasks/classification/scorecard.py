@@ -1,6 +1,6 @@
 """What evaluate-model finds about a classifier: a pure function of labels and answers.
 
-Figures of a model alone are bootstrapped alone, so that they do not depend on what it is compared with.
+The figures of each model are resampled without the other model, so they do not depend on the champion.
 
 N = rows, C = classes, S = sets of classes (`metrics`). Labels and answers are numbers of sets, (N,).
 """
@@ -71,7 +71,7 @@ class Scoring:
         return worst_mistakes(rows, labels, probabilities, self.classes, count)
 
     def of_challenger(self, scored: Scored) -> Scored:
-        """The challenger's figures on all rows, with what is known of it alone."""
+        """The challenger's figures on all rows, with those that only a challenger has."""
         return scored
 
     def with_limits(self, scored: Scored, drawn: bootstrap.Metrics, confidence: float) -> Scored:

@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -119,7 +120,7 @@ class BackboneClassifier(nn.Module):
                 f"{width}: {type(error).__name__}: {error}"
             ) from error
         self.backbone.train(was_training)
-        if not isinstance(found, torch.Tensor) or found.ndim != 2:
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 1:
             raise UsageError(
                 f"{KEY}.name: for one image {config.backbone} gives "
                 f"{getattr(found, 'shape', type(found).__name__)}, expected features (1, F) or "
@@ -200,10 +201,10 @@ def _of_timm(name: str, from_hub: bool) -> Any:
             f"torchvision that was built for PyTorch {torch.__version__}; {otherwise}."
         ) from None
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name.partition('_')[0]}*")[:SHOWN])
+        similar = ", ".join(get_close_matches(name, timm.list_models(), n=SHOWN, cutoff=0.0))
         raise UsageError(
             f"{KEY}.name: found {name!r}, which timm {timm.__version__} does not have"
-            f"{f'; it has {similar}' if similar else ''}. Name one of timm.list_models(), {otherwise}."
+            f"; it has {similar}. Name one of timm.list_models(), {otherwise}."
         )
     try:
         return timm.create_model(name, pretrained=from_hub, num_classes=0)

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import math
 import shutil
 import stat
 import tarfile
@@ -26,6 +27,7 @@ from typing import IO, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import psutil
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri, shown
@@ -236,6 +238,7 @@ def _untar(path: Path, name: str, folder: Path, most: int) -> None:
         bounded: Any = _Bounded(stream, name, most)
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for entry in archive:
+                _require_room(name, entry.offset_data + entry.size, most)
                 if entry.isdir() or entry.name.startswith(NO_CONTENT):
                     continue
                 _require_inside(name, [entry.name], [] if entry.isreg() else [entry.name])
@@ -350,7 +353,8 @@ def _of_folders(source: ImageSource, names: Sequence[str]) -> _Found:
             f"{source.uri}: found {len(loose)} images in no class's folder ({_some(loose)}), expected "
             f"{'SPLIT/' * depth}CLASS/{PurePosixPath(loose[0]).name}. Move them, or name them in a table"
         )
-    opened = [_named(name, source.uri, source.roots) for name in images]
+    folder = _Folder(source.uri, source.roots)
+    opened = [folder.image(name) for name in images]
     rows = pd.DataFrame(
         {
             "value": [part[depth] for part in parts],
@@ -388,8 +392,8 @@ def _of_tables(source: ImageSource) -> _Found:
         except DataError as error:
             faults.append(str(error))
             continue
-        folder = file.uri.rpartition("/")[0]
-        images = [_named(value, folder, source.roots) for value in records.texts]
+        folder = _Folder(file.uri.rpartition("/")[0], source.roots)
+        images = [folder.image(value) for value in records.texts]
         frames.append(
             pd.DataFrame(
                 {
@@ -406,23 +410,42 @@ def _of_tables(source: ImageSource) -> _Found:
     return _Found(pd.concat(frames, ignore_index=True), "table", tuple(file.uri for file in files))
 
 
-def _named(value: Any, folder: str, roots: Sequence[str]) -> tuple[str | bytes | None, str]:
-    """The URI or the bytes of an image, and what is wrong with the value of its column.
+class _Folder:
+    """The folder that names of images are relative to."""
 
-    A value is a path, the content of a file, or as on the Hugging Face hub an object with `bytes` or `path`.
-    """
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value, ""
-    if not isinstance(value, str) or not value.strip():
-        return None, "no path" if value is None or isinstance(value, str) else f"{value!r} is no path"
-    if len(value) > LONGEST_PATH or "\0" in value:  # parquet's binary columns are read as text
-        return value.encode("utf-8", "surrogateescape"), ""
-    try:
-        return data_uri(folder, value.strip(), roots), ""
-    except UsageError as error:
-        return None, str(error)
+    def __init__(self, uri: str, roots: Sequence[str]) -> None:
+        self._uri, self._roots = uri, roots
+        self._checked: set[str] = set()  # folders inside, in which only links can lead out
+
+    def image(self, value: Any) -> tuple[str | bytes | None, str]:
+        """The URI or the bytes of an image, and what is wrong with the value that names or holds it.
+
+        A value is a path, the content of a file, or as on the Hugging Face hub an object with `bytes` or
+        `path`.
+        """
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value, ""
+        if not isinstance(value, str) or not value.strip():
+            return None, "no path" if value is None or isinstance(value, str) else f"{value!r} is no path"
+        if len(value) > LONGEST_PATH or "\0" in value:  # parquet's binary columns are read as text
+            return value.encode("utf-8", "surrogateescape"), ""
+        try:
+            return self._inside(value.strip()), ""
+        except UsageError as error:
+            return None, str(error)
+
+    def _inside(self, name: str) -> str:
+        """The URI. Raises UsageError if it leads out, which is slow to find out for each file by itself."""
+        parent, _, last = name.rpartition("/")
+        uri = storage.join(self._uri, name)
+        if parent in self._checked and last != ".." and last.isprintable() and not Path(uri).is_symlink():
+            return uri
+        uri = data_uri(self._uri, name, self._roots)
+        if "://" not in name and not name.startswith("/") and not Path(uri).is_symlink():
+            self._checked.add(parent)
+        return uri
 
 
 def _some(names: Sequence[str]) -> str:
@@ -436,6 +459,7 @@ def _some(names: Sequence[str]) -> str:
 def _decode(found: _Found, source: ImageSource) -> ImageTable:
     rows = found.rows
     laid_out = source.shape if source.channels == 1 else (*source.shape, source.channels)
+    _require_memory(len(rows) * math.prod(laid_out), len(rows), source)
     pixels = np.zeros((len(rows), *laid_out), dtype=np.uint8)
     hashes = np.zeros((len(rows), BITS), dtype=np.bool_)
     faults, sizes = rows["unreadable"].tolist(), np.zeros((len(rows), 2), dtype=np.int64)
@@ -472,3 +496,14 @@ def _decode(found: _Found, source: ImageSource) -> ImageTable:
         height=sizes[:, 1],
     )
     return ImageTable(pixels, hashes, described, found.form, found.other_files)
+
+
+def _require_memory(size: int, images: int, source: ImageSource) -> None:
+    """Refuse what would end in the system killing the process: the splits hold all images again."""
+    free = psutil.virtual_memory().available
+    if 2 * size > free:
+        raise DataError(
+            f"{source.uri}: {images:,} images of {source.shape[0]} × {source.shape[1]} with "
+            f"{source.channels} channels take {2 * size / 1e9:,.1f} GB of memory while they are split, and "
+            f"{free / 1e9:,.1f} GB are free. Lower dataset.shape, or use a machine with more memory"
+        )

@@ -97,9 +97,6 @@ def sources(dataset: CardDataset) -> tuple[str, ...]:
     return (listed, *scans)
 
 
-# --- reading -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class CardTable:
     """Every card of every list.
@@ -283,9 +280,6 @@ def _number(value: Any) -> float:
     except OverflowError:  # a whole number of hundreds of digits
         return math.inf
     return math.inf if math.isnan(found) else found
-
-
-# --- checks ------------------------------------------------------------------------------------------
 
 
 def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:

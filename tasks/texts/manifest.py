@@ -149,7 +149,7 @@ class TextTable(TableDataset):
 
     @property
     def joined_columns(self) -> tuple[str, ...]:
-        """The columns that are joined; none where the text is one column as it is."""
+        """The columns that are joined; none if the text is one column."""
         if self.text_template:
             return tuple(dict.fromkeys(name for _, name in self.template if name is not None))
         return self.columns.text if isinstance(self.columns.text, tuple) else ()
@@ -221,8 +221,8 @@ class Student(Section):
     """A smaller model that learns to score as the trained one does, for conversion to choose from.
 
     It begins as the trained model with these of its `layers`, counted from 0, and learns from that model's
-    scores at `temperature`, with `teacher_weight` of the loss, and from the labels with the rest. Whatever
-    has no key here is as in training.
+    scores at `temperature`, with `teacher_weight` of the loss, and from the labels with the rest. All other
+    settings are those of the training.
     """
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)

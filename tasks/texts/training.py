@@ -213,7 +213,7 @@ class EncoderTask(Task):
         return self._validation.batch(rows, self._pad_id)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, for a student weighted with that against its teacher; and the tally of the rows."""
+        """The loss and the tally. A student's loss is a weighted sum with its loss against the teacher."""
         ids, mask, targets, *wanted = batch
         outputs = model(ids, mask).float()
         loss = self.loss(outputs, targets)
@@ -228,7 +228,7 @@ class EncoderTask(Task):
         return cast(torch.Tensor, model(batch[0], batch[1]))
 
     def distillation(self, model: nn.Module) -> Distillation | None:
-        """Of `training.student`.
+        """The distillation that `training.student` asks for.
 
         Raises:
             UsageError: The encoder does not have the student's layers.
@@ -289,7 +289,7 @@ def require_layers(student: Student, model: nn.Module) -> None:
     """Refuse a student of layers that the model's encoder does not have, or of all its layers.
 
     Raises:
-        UsageError: It is such a student.
+        UsageError: It has such layers.
     """
     found: int = model.encoder.config.num_hidden_layers  # type: ignore[union-attr, assignment]
     if student.layers[-1] >= found or len(student.layers) == found:

@@ -18,12 +18,12 @@ import onnx
 import pytest
 import torch
 
-from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward, score
+from gauntlet.components.convert_to_onnx.scoring import onnx_forward, parity_batches, pytorch_forward
 from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.rules import Documents, decide
 from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.tasks.classification.conversion import compare
+from gauntlet.tasks.classification.conversion import compare, score_classes
 from gauntlet.tasks.classification.evaluation import evaluate
 from gauntlet.tasks.classification.gates import RULES
 from gauntlet.tasks.classification.manifest import ClassEarlyStopping, Evaluation, Gates
@@ -107,8 +107,8 @@ def refused(trained: Trained, graph: Path) -> str | None:
     record = read_record(trained.checkpoint)
     rows = open_subject(Conversion(), trained.checkpoint, record, trained.splits, seed=0).rows
     ragged, rest = parity_batches(rows.lengths, seed=0)
-    pytorch = score(rows, pytorch_forward(load_model(trained.checkpoint)), len(BARS), ragged, rest)
-    candidate = score(rows, onnx_forward(graph, 1), len(BARS), ragged, rest)
+    pytorch = score_classes(rows, pytorch_forward(load_model(trained.checkpoint)), ragged, rest)
+    candidate = score_classes(rows, onnx_forward(graph, 1), ragged, rest)
     return compare(pytorch, candidate, rows.truth, BARS, seed=0).refusal("fp32", Conversion())
 
 

@@ -22,12 +22,11 @@ from gauntlet.components.convert_to_onnx.scoring import (
     parity_batches,
     pytorch_forward,
     sample,
-    score,
 )
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import CandidateName, Conversion
 from gauntlet.serving.bundle import open_session
-from gauntlet.tasks.classification.conversion import compare
+from gauntlet.tasks.classification.conversion import compare, score_classes
 from gauntlet.tasks.images.conversion import ImageRows, open_subject
 from gauntlet.tasks.images.networks import ImageClassifier, NetworkConfig
 from gauntlet.trainer.saved_model import load_model, write_checkpoint
@@ -147,8 +146,8 @@ def test_candidates_for_transformers_say_so_and_break_nothing(
 def judged(checkpoint: Path, path: Path, rows: ImageRows) -> str | None:
     """What admission says of a graph."""
     ragged, rest = parity_batches(rows.lengths, seed=0)
-    pytorch = score(rows, pytorch_forward(load_model(checkpoint)), len(SHAPES), ragged, rest)
-    candidate = score(rows, onnx_forward(path, 1), len(SHAPES), ragged, rest)
+    pytorch = score_classes(rows, pytorch_forward(load_model(checkpoint)), ragged, rest)
+    candidate = score_classes(rows, onnx_forward(path, 1), ragged, rest)
     assert len(pytorch.left) == 0, "nothing pads an image"
     parity = compare(pytorch, candidate, rows.truth, SHAPES, seed=0)
     return parity.refusal("fp32", Conversion(max_metric_drop=1.0))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import stat
@@ -257,12 +258,27 @@ def _tar_linked(path: Path) -> Path:
 
 
 def _bomb(path: Path) -> Path:
-    with zipfile.ZipFile(path / "x.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    """Its directory says that three files unpack to 400 MiB each."""
+    with zipfile.ZipFile(path / "x.zip", "w") as archive:
         for number in range(3):
-            with archive.open(f"cat/{number}.png", "w", force_zip64=True) as file:
-                for _ in range(400):
-                    file.write(bytes(2**20))
+            archive.writestr(f"cat/{number}.png", b"small")
+            archive.filelist[-1].file_size = 400 * 2**20
     return path / "x.zip"
+
+
+def _understated(path: Path) -> Path:
+    """Its directory says that a file unpacks to 10 bytes, and it has a thousand times as many."""
+    with zipfile.ZipFile(path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/1.png", bytes(10_000))
+        archive.filelist[-1].file_size = 10
+    return path / "x.zip"
+
+
+def _tar_bomb(path: Path) -> Path:
+    entry = tarfile.TarInfo("cat/1.png")
+    entry.size = 2**31
+    (path / "x.tar.gz").write_bytes(gzip.compress(entry.tobuf() + bytes(10_000)))
+    return path / "x.tar.gz"
 
 
 def _cut(path: Path) -> Path:
@@ -288,10 +304,25 @@ def _tar_cut(path: Path) -> Path:
         (_tar_climbing, "leads out of the archive"),
         (_tar_linked, "cat/link.png is a link or a device"),
         (_bomb, "found files of 1.2 GiB or more in the archive, expected at most 1.0 GiB"),
+        (_understated, "not a whole archive"),
+        (_tar_bomb, "found files of 2.0 GiB or more in the archive"),
         (_cut, "not a whole archive"),
         (_tar_cut, "not a whole archive"),
     ],
-    ids=["dots", "dots inside", "absolute", "backslash", "link", "tar", "tar link", "bomb", "cut", "tar cut"],
+    ids=[
+        "dots",
+        "dots inside",
+        "absolute",
+        "backslash",
+        "link",
+        "tar",
+        "tar link",
+        "bomb",
+        "lie",
+        "tar bomb",
+        "cut",
+        "tar cut",
+    ],
 )
 def test_an_archive_that_is_dangerous_or_damaged_is_refused_and_nothing_is_left_behind(
     tmp_path: Path, make: Callable[[Path], Path], message: str, monkeypatch: pytest.MonkeyPatch
@@ -382,3 +413,10 @@ def test_nothing_there_is_one_message(tmp_path: Path) -> None:
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(UsageError, match=f"{name}: no such file"):
             read(tmp_path / name)
+
+
+def test_more_images_than_the_memory_holds_are_refused_before_any_is_read(tmp_path: Path) -> None:
+    rows = [{"image": "none.png", "label": "cat"}] * 20_000
+    table = _csv(tmp_path, rows)
+    with pytest.raises(DataError, match=r"20,000 images of 1024 × 1024 with 3 channels take 125\.8 GB"):
+        read_images(ImageSource(uri=str(table), shape=(1024, 1024), channels=3))

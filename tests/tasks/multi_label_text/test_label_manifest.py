@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +37,10 @@ def faults(tmp_path):
     return refused
 
 
-def test_the_smallest_manifest_is_right(faults) -> None:
+def test_the_smallest_manifest_and_the_example_are_right(faults) -> None:
     assert faults() == {}
+    example = load_manifest(Path(__file__).parents[3] / "examples" / "goemotions.yaml")
+    assert len(example.dataset.labels) == 7
 
 
 @pytest.mark.parametrize(
