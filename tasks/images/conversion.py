@@ -18,6 +18,7 @@ from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.conversion import ClassifierSubject
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.trainer.splits import read_images
@@ -54,6 +55,15 @@ class ImageRows:
         return {"file_row": int(self.file_rows[row])}
 
 
+def resize_file(graph: Graph, resize: Resize | None) -> Mapping[str, Path]:
+    """A file beside the graph that says how images are resized; nothing if they are not."""
+    if resize is None:
+        return {}
+    path = graph.path.with_name(PREPROCESSING_FILE)
+    path.write_text(json.dumps({"resize": resize}), encoding="utf-8")
+    return {PREPROCESSING_FILE: path}
+
+
 @dataclass(frozen=True)
 class ImageSubject(ClassifierSubject):
     """An image classifier."""
@@ -69,12 +79,7 @@ class ImageSubject(ClassifierSubject):
 
     def preparation(self, graph: Graph) -> Mapping[str, Path]:
         """How images are resized, if those of the splits were."""
-        resize = Statistics.read(self.splits / STATISTICS_FILE).resize
-        if resize is None:
-            return {}
-        path = graph.path.with_name(PREPROCESSING_FILE)
-        path.write_text(json.dumps({"resize": resize}), encoding="utf-8")
-        return {PREPROCESSING_FILE: path}
+        return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
 
     @property
     def signature(self) -> Signature:

@@ -38,14 +38,17 @@ from gauntlet.components.convert_to_onnx.scoring import (
 )
 from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
+from gauntlet.serving.images import ImageInputs
 from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.images.conversion import resize_file
+from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
 from gauntlet.tasks.regression.serving import HALF_WIDTH
@@ -233,9 +236,13 @@ class NumberSubject(TracedSubject):
         """An image in, a number out."""
         return signature_of_images(self.record.input_shape)
 
-    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+    def files(self, graph: Graph) -> Mapping[str, Path]:
+        """As `preparation`."""
+        return self.preparation(graph)
+
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:
         """How images are resized."""
-        return {PREPROCESSING_FILE: self.checkpoint / PREPROCESSING_FILE}
+        return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
 
     @property
     def calibration(self) -> Sequence[Batch]:
@@ -346,7 +353,7 @@ class TextNumberSubject(NumberSubject):
             return self.student_scores, self.pytorch_scores
         return super().compared_with(graph)
 
-    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The tokenizer."""
         return {TOKENIZER_FILE: self.checkpoint / TOKENIZER_FILE}
 
