@@ -15,10 +15,13 @@ PROMOTE = "promote"
 
 
 class RuleVerdict(Document):
-    """A rule `value operator bound` and its outcome. `value` is None when no usable figure was found."""
+    """A rule `value operator bound` and its outcome.
+
+    `value` is None when no usable figure was found, `bound` when a rule that does not apply has none.
+    """
 
     rule: str
-    bound: bool | int | float
+    bound: bool | int | float | None
     operator: Operator
     value: bool | int | float | None
     verdict: Outcome

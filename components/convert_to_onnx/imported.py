@@ -135,6 +135,10 @@ class GraphSubject(Subject):
         """The graph in ONNX Runtime."""
         return self.subject.contender(graph)
 
+    def files(self, graph: Graph) -> Mapping[str, Path]:
+        """Those of the kind that say how rows are prepared."""
+        return self.subject.preparation(graph)
+
 
 def precision_of(graph: onnx.GraphProto) -> Precision:
     """What a graph's weights are stored in, by its operators and its tensors."""
@@ -271,12 +275,12 @@ def _outputs(
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--from-onnx: {file.name}: it cannot compute {rows} rows: {reason}") from None
     outputs = {name: np.asarray(array) for name, array in zip(wanted, given, strict=True)}
-    logits, classes = outputs[OUTPUT], len(subject.record.labels)
-    if logits.shape != (rows, classes) or logits.dtype != np.float32:
+    logits, columns = outputs[OUTPUT], subject.columns
+    if logits.shape != (rows, columns) or logits.dtype != np.float32:
+        meaning = "a number for each label of the manifest" if subject.record.labels else "one number a row"
         raise UsageError(
             f"--from-onnx: {file.name}: for {rows} rows it gives {OUTPUT} {logits.dtype} "
-            f"{list(logits.shape)}, expected float32 {[rows, classes]}: a number for each label of the "
-            "manifest."
+            f"{list(logits.shape)}, expected float32 {[rows, columns]}: {meaning}."
         )
     return {name: array.shape[1:] for name, array in outputs.items()}
 

@@ -144,6 +144,15 @@ class TracedSubject(Subject):
             "not define `measure` (docs/how-to/add_a_task_kind.md)."
         )
 
+    @property
+    def columns(self) -> int:
+        """How many numbers `logits` has for a row: by default one for each label."""
+        return len(self.record.labels)
+
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+        """Files of a bundle that say how serving prepares rows, if those of the splits were prepared."""
+        return {}
+
     def source(self) -> Source:
         """What candidates are made from."""
         model = load_model(self.checkpoint, attention="eager")

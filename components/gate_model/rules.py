@@ -129,7 +129,7 @@ def judge(rule: Rule, documents: Documents) -> RuleVerdict:
     """Pass when the figure is a number of the rule's domain on the right side of the bound, or at it."""
     bound: Any = _read(rule.bound, documents)
     if (reason := rule.unless(documents)) is not None:
-        return _verdict(rule, bound, None, "not applicable", reason)
+        return _verdict(rule, None if bound is MISSING else bound, None, "not applicable", reason)
     note = rule.note if isinstance(rule.note, str) else rule.note(documents)
     found = _read(rule.figure, documents)
     judged = _fact(rule, found, note) if rule.operator == "is" else _figure(rule, bound, found, note)

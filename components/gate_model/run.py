@@ -92,7 +92,9 @@ def _cells(rule: RuleVerdict) -> tuple[str, str, str, str, str]:
     )
 
 
-def _written(value: float | bool) -> str:
+def _written(value: float | bool | None) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gauntlet.backends import storage
+from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.imported import prepare_graph
 from gauntlet.components.convert_to_onnx.subject import Subject, TracedSubject
 from gauntlet.contracts.training import Epoch, History, Origin, OriginForm, TrainingRecord, tracked_name
@@ -143,7 +144,10 @@ def import_model(
             if not isinstance(subject, TracedSubject):
                 raise UsageError(f"--from-onnx: the task kind {task} takes no ONNX file.")
             prepare_graph(given, made / MODEL_FILE, subject, origin.labels)
-            figures, _ = subject.measure(made / MODEL_FILE)
+            try:
+                figures, _ = subject.measure(made / MODEL_FILE)
+            except ConversionError as error:
+                raise UsageError(f"--from-onnx: {origin.source}: the graph {error}.") from None
         else:
             record = _checkpoint(kind, section, seed, origin, given, made, labels)
             figures = open_subject(kind, made, record, splits, seed).reference(())

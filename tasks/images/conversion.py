@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_images
 from gauntlet.components.convert_to_onnx.scoring import Indices
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
+from gauntlet.serving.interface import Resize
 from gauntlet.tasks.classification.conversion import ClassifierSubject
+from gauntlet.tasks.images.data import Statistics
 from gauntlet.trainer.splits import read_images
 
 
@@ -51,6 +55,15 @@ class ImageRows:
         return {"file_row": int(self.file_rows[row])}
 
 
+def resize_file(graph: Graph, resize: Resize | None) -> Mapping[str, Path]:
+    """A file beside the graph that says how images are resized; nothing if they are not."""
+    if resize is None:
+        return {}
+    path = graph.path.with_name(PREPROCESSING_FILE)
+    path.write_text(json.dumps({"resize": resize}), encoding="utf-8")
+    return {PREPROCESSING_FILE: path}
+
+
 @dataclass(frozen=True)
 class ImageSubject(ClassifierSubject):
     """An image classifier."""
@@ -60,10 +73,13 @@ class ImageSubject(ClassifierSubject):
         read = read_images(self.splits, split)
         return ImageRows(read.images, read.labels, read.rows, self.record.labels)
 
-    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
-        """How images are resized, if the training images were."""
-        path = self.checkpoint / PREPROCESSING_FILE
-        return {PREPROCESSING_FILE: path} if path.is_file() else {}
+    def files(self, graph: Graph) -> Mapping[str, Path]:
+        """As `preparation`."""
+        return self.preparation(graph)
+
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:
+        """How images are resized, if those of the splits were."""
+        return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
 
     @property
     def signature(self) -> Signature:

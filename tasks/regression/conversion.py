@@ -38,14 +38,17 @@ from gauntlet.components.convert_to_onnx.scoring import (
 )
 from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, Conversion
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
-from gauntlet.serving.images import PREPROCESSING_FILE, ImageInputs
+from gauntlet.serving.images import ImageInputs
 from gauntlet.serving.texts import TextInputs
+from gauntlet.tasks.images.conversion import resize_file
+from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
 from gauntlet.tasks.regression.serving import HALF_WIDTH
@@ -224,13 +227,22 @@ class NumberSubject(TracedSubject):
         return self.rows.batch(rows)
 
     @property
+    def columns(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def signature(self) -> Signature:
         """An image in, a number out."""
         return signature_of_images(self.record.input_shape)
 
-    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+    def files(self, graph: Graph) -> Mapping[str, Path]:
+        """As `preparation`."""
+        return self.preparation(graph)
+
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:
         """How images are resized."""
-        return {PREPROCESSING_FILE: self.checkpoint / PREPROCESSING_FILE}
+        return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
 
     @property
     def calibration(self) -> Sequence[Batch]:
@@ -263,16 +275,28 @@ class NumberSubject(TracedSubject):
 
     def compare(self, graph: Graph) -> tuple[NumberParity, NeighbourEffect]:
         """Compare the graph's answers for all rows; see `subject.Subject`."""
-        forward = onnx_forward(graph.path, usable_cpus(), self.section.device)
-        scores, std = self.scores(forward), self.target.std
+        (scores, neighbours), (pytorch, teacher) = self._answers(graph.path), self.compared_with(graph)
+        targets, target = self.rows.split.targets, self.target
+        return compare(targets, pytorch, scores, target.std, target.coverage, self.seed, teacher), neighbours
+
+    def measure(self, path: Path) -> tuple[dict[str, float], NeighbourEffect]:
+        """See `subject.TracedSubject`."""
+        scores, neighbours = self._answers(path)
+        targets, numbers = self.rows.split.targets, _numbers(scores.right)
+        figures, coverage = measure(targets, numbers), self.target.coverage
+        if coverage is not None:
+            figures[HALF_WIDTH] = half_width(numbers - targets, coverage)
+        return figures, neighbours
+
+    def _answers(self, path: Path) -> tuple[Scores, NeighbourEffect]:
+        """A graph's answers for all rows, and how much the other rows of a batch change them."""
+        forward, std = onnx_forward(path, usable_cpus(), self.section.device), self.target.std
+        scores = self.scores(forward)
         if strange := scores.rows_not_finite:
             raise ConversionError(f"gives numbers that are not finite for {strange} of {len(self.rows)} rows")
-        neighbours = measure_neighbours(
+        return scores, measure_neighbours(
             self.rows, forward, self.seed, lambda alone, others: neighbour_effect(alone, others, std)
         )
-        pytorch, teacher = self.compared_with(graph)
-        targets, coverage = self.rows.split.targets, self.target.coverage
-        return compare(targets, pytorch, scores, std, coverage, self.seed, teacher), neighbours
 
     def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
         """PyTorch's answers that a graph is compared with, and its teacher's if it has one."""
@@ -329,7 +353,7 @@ class TextNumberSubject(NumberSubject):
             return self.student_scores, self.pytorch_scores
         return super().compared_with(graph)
 
-    def files(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
+    def preparation(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The tokenizer."""
         return {TOKENIZER_FILE: self.checkpoint / TOKENIZER_FILE}
 
