@@ -46,8 +46,12 @@ def elsewhere(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     tokenizer.save_pretrained(folder)
 
     class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     graph = folder / "onnx"
     graph.mkdir()
