@@ -66,7 +66,7 @@ class Columns(Section):
         return getattr(self, self.kind)  # type: ignore[no-any-return]
 
 
-class Target(Section):
+class TargetRange(Section):
     """What the numbers can be. Answers are limited to this range too.
 
     Two rows with the same input conflict if their targets differ by more than `tolerance`.
@@ -144,7 +144,7 @@ class RegressionDataset(TableDataset):
 
     format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
     columns: Columns
-    target: Target = Target()
+    target: TargetRange = TargetRange()
     shape: tuple[Size, Size] | None = None
     channels: Literal[1, 3] = 3
     resize: Resize = "stretch"
