@@ -10,6 +10,8 @@ import yaml
 
 from gauntlet.manifests.errors import ManifestError
 from gauntlet.manifests.loading import load_manifest
+from gauntlet.pipelines.smoke import overrides, tiny_settings
+from gauntlet.tasks.regression.data import examine
 from gauntlet.tasks.regression.manifest import RegressionManifest
 
 TEXTS = {"columns": {"text": "review", "target": "stars"}}
@@ -71,3 +73,16 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(ManifestError) as error:
         manifest(tmp_path, dataset, **sections)
     assert fault in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", [TEXTS, IMAGES], ids=["texts", "images"])
+def test_a_smoke_run_draws_rows_that_pass_the_checks(dataset: dict[str, Any], tmp_path: Path) -> None:
+    remote = dataset | {"uri": "gs://nowhere/at-all.csv", "target": {"min": 1, "max": 5}}
+    settings, rows = tiny_settings(manifest(tmp_path, remote), tmp_path / "scratch")
+    tiny = load_manifest(tmp_path / "numbers.yaml", overrides(settings))
+    assert rows == "drawn"
+    assert isinstance(tiny, RegressionManifest)
+    assert tiny.training.total_epochs == 1
+    found = examine(tiny.dataset)
+    assert found.checked.failed == ()
+    assert min(found.statistics.rows.values()) >= 30
