@@ -53,7 +53,8 @@ CLASS_WORDS = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--data",
-        help="folder with emotion/ (train.txt, validation.txt), fashion-mnist/ (idx files) and goemotions-ekman/",
+        help="folder with emotion/ (train.txt, validation.txt), fashion-mnist/ (idx files) and "
+        "goemotions-ekman/ (train.tsv, validation.tsv)",
     )
 
 

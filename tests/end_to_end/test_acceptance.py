@@ -54,14 +54,15 @@ def test_emotion_reaches_its_scores_on_the_published_validation_file(
     assert verdict["decision"] == "promote"
 
 
+@pytest.mark.timeout(7200)
 def test_goemotions_is_promoted_with_its_scores_on_the_published_validation_file(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = request.config.getoption("--data")
     if data is None:
         pytest.skip(
-            "needs GoEmotions in Ekman's grouping: make acceptance DATA=folder with goemotions-ekman/train.tsv "
-            "and validation.tsv"
+            "needs GoEmotions in Ekman's grouping: make acceptance DATA=folder with "
+            "goemotions-ekman/train.tsv and validation.tsv"
         )
     system = System(MANIFESTS.parent / "examples" / "goemotions.yaml", Home(tmp_path / "home"))
     done = system.run(f"dataset.uri={Path(data).resolve() / 'goemotions-ekman'}")
