@@ -52,7 +52,9 @@ CLASS_WORDS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--data", help="folder with emotion/ (train.txt, validation.txt) and fashion-mnist/ (idx files)"
+        "--data",
+        help="folder with emotion/ (train.txt, validation.txt), fashion-mnist/ (idx files) and "
+        "goemotions-ekman/ (train.tsv, validation.tsv)",
     )
 
 

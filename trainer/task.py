@@ -182,3 +182,13 @@ def unaliased(model: nn.Module) -> Tensors:
     """The model's state without aliases."""
     left_out = aliases(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+
+
+def with_frozen(weights: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained weights and the parameters of the model that training left as they were."""
+    frozen = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+    }
+    return {**frozen, **weights}

@@ -44,7 +44,8 @@ def _bought_elsewhere(found: Documents) -> str | None:
 
 def _trained_on_unknown_rows(found: Documents) -> str | None:
     """A model from elsewhere, of which nobody can say which test rows it was trained on."""
-    if not _is_imported(found) or found.at("scores.training_overlap.challenger") is not None:
+    known = found.at("scores.training_overlap.challenger")  # absent or null if it is not known
+    if not _is_imported(found) or (known is not MISSING and known is not None):
         return None
     return (
         "Not proved: the model was trained elsewhere, so it is not known which test rows it was trained "

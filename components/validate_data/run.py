@@ -191,7 +191,8 @@ def _place(place: str) -> tuple[str, str]:
     """
     if match := _LINE.fullmatch(place):
         return match["file"], match["line"]
-    if PurePosixPath(place).suffix:
+    suffix = PurePosixPath(place).suffix
+    if suffix and " " not in suffix:  # `images.gz image 2` is no file
         return place, ""
     file, _, rest = place.rpartition(" ")
     if rest.isdecimal():

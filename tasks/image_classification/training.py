@@ -37,7 +37,6 @@ from gauntlet.tasks.images.training import (
     RowsOnDevice,
     read_config,
     save_network,
-    with_frozen,
 )
 from gauntlet.trainer.own_network import own_network
 from gauntlet.trainer.saved_model import read_record
@@ -112,7 +111,7 @@ class ImageClassification(WeightedClassifierTask):
     def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
         config = model.config if isinstance(model, BackboneClassifier) else self._config
-        save_network(config, with_frozen(weights, model), folder, self._resize)
+        save_network(config, model, weights, folder, self._resize)
 
 
 def load_task(section: ImageTraining, splits: Path) -> ImageClassification:

@@ -21,7 +21,7 @@ from gauntlet.serving.images import PREPROCESSING_FILE
 from gauntlet.serving.interface import Resize
 from gauntlet.tasks.images.augmentation import affine_maps, moves
 from gauntlet.tasks.images.manifest import Augmentation
-from gauntlet.trainer.task import WEIGHTS_FILE
+from gauntlet.trainer.task import WEIGHTS_FILE, with_frozen
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -67,25 +67,16 @@ class AugmentationMaps:
 
 def save_network(
     config: DataclassInstance,
+    model: nn.Module,
     weights: Mapping[str, torch.Tensor],
     folder: Path,
     resize: Resize | None = None,
 ) -> None:
     """Write `model.safetensors`, `config.json`, and if images were resized how they were."""
-    save_file(dict(weights), folder / WEIGHTS_FILE)
+    save_file(with_frozen(weights, model), folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
     if resize is not None:
         (folder / PREPROCESSING_FILE).write_text(json.dumps({"resize": resize}), encoding="utf-8")
-
-
-def with_frozen(weights: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The trained weights and the parameters of the model that training left as they were."""
-    frozen = {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if not parameter.requires_grad
-    }
-    return {**frozen, **weights}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -150,9 +150,9 @@ class OrdinalGrading(ClassifierTask):
         error = mean_known_error(outputs[:, -4:].numpy(), self._centering)
         return metrics if error is None else metrics | {"centering_error": error}
 
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors` and the network's `config.json`."""
-        save_network(self._config, weights, folder)
+        save_network(self._config, model, weights, folder)
 
 
 load_task = OrdinalGrading

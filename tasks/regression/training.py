@@ -242,9 +242,9 @@ class ImageRegression(Task):
         """As `Numbers.metrics`."""
         return self._numbers.metrics(outputs)
 
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:  # noqa: ARG002
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write `model.safetensors`, the network's `config.json` and `target.json`."""
-        save_network(self._config, weights, folder, self._resize)
+        save_network(self._config, model, weights, folder, self._resize)
         self._numbers.target.write(folder)
 
 

@@ -41,6 +41,7 @@ from gauntlet.trainer.task import (
     Task,
     Tensors,
     unaliased,
+    with_frozen,
 )
 
 Targets = npt.NDArray[Any]
@@ -243,7 +244,7 @@ class EncoderTask(Task):
         The tokenizer's file records where training and serving truncate texts, and that they pad to the
         longest text of a batch.
         """
-        save_file(with_whole_tables(model, weights), folder / WEIGHTS_FILE)
+        save_file(with_whole_tables(model, with_frozen(weights, model)), folder / WEIGHTS_FILE)
         if self.layers is None:
             shutil.copyfile(self._encoder.folder / "config.json", folder / "config.json")
         else:

@@ -52,3 +52,23 @@ def test_emotion_reaches_its_scores_on_the_published_validation_file(
     assert challenger["macro_f1"] >= 0.89
     assert challenger["weighted_f1"] >= 0.925
     assert verdict["decision"] == "promote"
+
+
+@pytest.mark.timeout(7200)
+def test_goemotions_is_promoted_with_its_scores_on_the_published_validation_file(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = request.config.getoption("--data")
+    if data is None:
+        pytest.skip(
+            "needs GoEmotions in Ekman's grouping: make acceptance DATA=folder with "
+            "goemotions-ekman/train.tsv and validation.tsv"
+        )
+    system = System(MANIFESTS.parent / "examples" / "goemotions.yaml", Home(tmp_path / "home"))
+    done = system.run(f"dataset.uri={Path(data).resolve() / 'goemotions-ekman'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    challenger = json.loads((system.steps() / "evaluate-model" / "scores").read_text())["challenger"]
+    assert challenger["macro_f1"] >= 0.61
+    assert challenger["micro_f1"] >= 0.68
+    assert min(one["f1"] for one in challenger["per_class"]) >= 0.38  # of disgust, which 97 rows have
+    assert json.loads((system.steps() / "gate-model" / "verdict").read_text())["decision"] == "promote"

@@ -590,3 +590,37 @@ def test_the_margin_of_a_grader_is_of_all_rows_and_a_classifiers_of_its_classes(
 
 def test_a_quantized_model_is_held_to_the_labels_that_pytorch_gives() -> None:
     assert note_of(certified(), "parity") == "Rows with the label that PyTorch gives them"
+
+
+ORIGIN = {"form": "checkpoint", "source": "gs://bucket/moods", "sha256": "1" * 64, "labels": []}
+OF_PYTORCH = {
+    "candidates.chosen_speedup": MISSING,
+    "certificate.label_agreement": MISSING,
+    "certificate.metric_drop_bound": MISSING,
+    "certificate.bounds": {"max_neighbour_difference": 0.05},
+}
+"""What a graph from elsewhere has no figures of."""
+
+
+@pytest.mark.parametrize("unknown", [MISSING, None])
+def test_a_model_from_elsewhere_is_judged_without_its_cost_and_its_training_rows(unknown: Any) -> None:
+    figures = {"history.origin": ORIGIN, "history.cost_usd": MISSING, f"{OVERLAP}.challenger": unknown}
+    decision = judged(figures)
+    left_out = [rule.rule for rule in decision.rules if rule.verdict == "not applicable"]
+    assert (decision.decision, left_out) == ("promote", ["cost", "training_overlap"])
+    assert note_of(decision, "training_overlap").startswith("Not proved: the model was trained elsewhere")
+    assert failing(judged({**figures, f"{OVERLAP}.challenger": 1})) == ["training_overlap"]
+    assert failing(judged({**figures, **OF_PYTORCH}))[0] == "speedup"  # its PyTorch model is there
+    for no_origin in (MISSING, None, "moods"):
+        assert failing(judged({**figures, "history.origin": no_origin})) == ["cost", "training_overlap"]
+
+
+def test_a_graph_from_elsewhere_is_judged_without_what_takes_a_pytorch_model() -> None:
+    figures = {**OF_PYTORCH, "history.origin": {**ORIGIN, "form": "onnx"}}
+    decision = judged(figures)
+    left_out = [rule.rule for rule in decision.rules if rule.verdict == "not applicable"]
+    assert (decision.decision, left_out) == ("promote", ["speedup", "parity", "metric_drop", "cost"])
+    for rule in ("speedup", "parity", "metric_drop"):
+        assert note_of(decision, rule).startswith("Not proved: the graph was made elsewhere")
+    assert failing(judged({**figures, "certificate.neighbours.max_difference": 0.06})) == ["neighbours"]
+    assert failing(judged({**figures, "certificate.model_sha256": "2" * 64})) == ["certificate"]
