@@ -132,10 +132,10 @@ def test_the_same_files_are_taken_from_the_cache_and_other_files_are_not(
     again = system.gauntlet(*command)
     assert "train-model: reused" in again.stdout, again.stdout + again.stderr
     assert "convert-to-onnx: reused" in again.stdout
-    judged_again = system.gauntlet("gate", "latest", "--set", "gates.min_macro_f1=1.0")
+    judged_again = system.gauntlet("gate", "latest", "--set", "gates.max_model_mb=0.01")
     assert judged_again.returncode == 3, judged_again.stdout + judged_again.stderr
     (moved / "model.safetensors").write_bytes(b"")
     other = system.gauntlet(*command[:-1], str(moved))
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "model.safetensors: cannot be read" in other.stdout
     assert "Traceback" not in other.stdout + other.stderr
