@@ -153,7 +153,7 @@ def describe_overlap(
             f"It is not known how many of the {count} test {rows} were in the champion's training split: "
             f"{theirs}. Compared on {clean}. Rows that the champion was trained on make it look better, so a "
             "model that passes is no worse, but a model that is rejected may be as good. If it is, promote "
-            "it by hand; its bundle has the fingerprints."
+            f"it by hand{'' if challenger is None else '; its bundle has the fingerprints'}."
         )
     else:
         summary = _sentence(known, count, "the champion's", rows).removesuffix(".")
