@@ -1,9 +1,10 @@
 """Trains in processes of their own and ends them at chosen points: `python -m tests.trainer.interrupted`.
 
-Each line of standard input is an attempt, `{"arguments": […], "fault": …, "at": …, "ranks": …}`, answered by
-a line with `{"code", "codes", "errors"}`: each rank's exit code, negative for a signal, as `subprocess` has
-it, and that of the last rank, which is the one that a fault is for. Every rank is a fork of this process,
-which has imported torch but not used it, so that it starts in an instant, with the variables of torchrun.
+Each line of standard input is an attempt, `{"arguments": […], "fault": …, "at": …, "ranks": …}`, also with
+variables in `environment`. It is answered by a line with `{"code", "codes", "errors"}`: each rank's exit
+code, negative for a signal, as `subprocess` has it, and that of the last rank, which is the one that a fault
+is for. Every rank is a fork of this process, which has imported torch but not used it, so that it starts in
+an instant, with the variables of torchrun.
 
 Faults: `kill` and `terminate` send SIGKILL and SIGTERM to itself right after the optimizer's step `at`,
 counted from the start of that process; `kill-while-writing` sends SIGKILL when it opens the `at`-th state's
@@ -94,6 +95,7 @@ def _start_rank(rank: int, ranks: int, port: int, attempt: dict[str, Any], error
         return child
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(errors, 2)
+    os.environ |= attempt.get("environment", {})
     if ranks > 1:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         os.environ |= {key: str(number) for key, number in numbers.items()}

@@ -43,18 +43,17 @@ class Dropped(nn.Module):
 
 
 def test_a_network_of_the_users_own_resumes_in_the_same_bits(
-    trainings: Trainings, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainings: Trainings, run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "own_network_to_resume.py").write_text(OWN_NETWORK)
-    monkeypatch.setenv("GAUNTLET_MODULES", str(tmp_path))
     own = "training.network=own_network_to_resume:Dropped"
-    killed, finished, undisturbed = run(
-        [
-            trainings.attempt("resumed", "kill", 6, own),
-            trainings.attempt("resumed", "", 0, own),
-            trainings.undisturbed(own),
-        ]
-    )
+    attempts = [
+        trainings.attempt("resumed", "kill", 6, own),
+        trainings.attempt("resumed", "", 0, own),
+        trainings.undisturbed(own),
+    ]
+    variables = {"environment": {"GAUNTLET_MODULES": str(tmp_path)}}
+    killed, finished, undisturbed = run([attempt | variables for attempt in attempts])
     codes = killed["code"], finished["code"], undisturbed["code"]
     assert codes == (-signal.SIGKILL, 0, 0), finished["errors"] + undisturbed["errors"]
     assert trainings.outcome("resumed") == trainings.outcome("undisturbed")
