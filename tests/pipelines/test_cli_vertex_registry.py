@@ -126,7 +126,7 @@ def test_a_champion_in_a_bucket_is_scored_from_a_copy(on_vertex: FakeCloud, tmp_
     outcome = score_champion(champion, LABELS, TEXTS)
 
     assert isinstance(outcome, ChampionPredictions)
-    assert outcome.predicted.tolist() == [label for _, label in ROWS]
+    assert outcome.predicted.argmax(axis=1).tolist() == [label for _, label in ROWS]
 
 
 def test_a_champion_that_is_gone_is_a_failure_of_it_and_a_bucket_out_of_reach_is_none(
