@@ -228,8 +228,8 @@ def _fitting(
     """The record with its origin.
 
     Raises:
-        UsageError: The checkpoint is of another task kind, of other labels, or of a network that the
-        manifest does not name: nobody has said that its code may run.
+        UsageError: The checkpoint is of another task kind, has other labels, or needs code that the manifest
+            does not name. Such code must not run.
     """
     where = f"--from-checkpoint: {origin.source}"
     if record.task != kind.name:

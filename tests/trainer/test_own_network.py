@@ -291,7 +291,7 @@ def section_task(section: ImageTraining, splits: Path) -> Any:
     return load_task(section, splits)
 
 
-REFUSED = {
+REFUSED_NETWORKS = {
     "no_such_module_at_all:Net": "there is no module 'no_such_module_at_all'",
     "MODULE:Missing": "has no 'Missing'. It has: .*Small",
     "MODULE:not_a_class": "a int, expected a class or a function",
@@ -307,18 +307,6 @@ REFUSED = {
     "MODULE:Nothing": "has no parameter with a gradient",
 }
 
-
-@pytest.mark.parametrize(("network", "message"), REFUSED.items())
-def test_a_network_that_is_of_no_use_is_refused_before_training(
-    module: str, image_splits: Path, tmp_path: Path, network: str, message: str
-) -> None:
-    section = of_images(network=network.replace("MODULE", module))
-    with pytest.raises(UsageError, match=message) as refused:
-        trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
-    assert str(refused.value).startswith("training.network")
-    assert not (tmp_path / "checkpoint").exists()
-
-
 REFUSED_LOSSES = {
     "torch.nn:CrossEntropyLoss": r"returned a float32 tensor of shape \(\), expected .* shape \(3,\)",
     "MODULE:Learned": "has parameters, which nothing trains",
@@ -327,14 +315,19 @@ REFUSED_LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("loss", "message"), REFUSED_LOSSES.items())
-def test_a_loss_that_is_of_no_use_is_refused_before_training(
-    module: str, image_splits: Path, tmp_path: Path, loss: str, message: str
+@pytest.mark.parametrize(
+    ("key", "path", "message"),
+    [("network", *one) for one in REFUSED_NETWORKS.items()]
+    + [("loss", *one) for one in REFUSED_LOSSES.items()],
+)
+def test_code_that_is_of_no_use_is_refused_before_training(
+    module: str, image_splits: Path, tmp_path: Path, key: str, path: str, message: str
 ) -> None:
-    section = of_images(loss=loss.replace("MODULE", module))
+    section = of_images(**{key: path.replace("MODULE", module)})
     with pytest.raises(UsageError, match=message) as refused:
         trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
-    assert str(refused.value).startswith("training.loss")
+    assert str(refused.value).startswith(f"training.{key}")
+    assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_external_data_ends_up_inside_the_graph(
     kept = onnx.load(tmp_path / "checkpoint/model.onnx", load_external_data=False)
     assert not any(tensor.external_data for tensor in kept.graph.initializer)
     (exported / "moods.onnx.data").unlink()
-    with pytest.raises(UsageError, match=r"its weights are in moods\.onnx\.data, which is not beside it"):
+    with pytest.raises(UsageError, match=r"stores weights in moods\.onnx\.data, but its folder has no such"):
         taken(manifest, "onnx", exported / "moods.onnx", tiny_splits, tmp_path / "again")
 
 
