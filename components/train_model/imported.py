@@ -239,9 +239,10 @@ def _fitting(
             f"{where}: found the labels {', '.join(record.labels)}, expected those of the manifest in "
             f"their order: {', '.join(labels)}."
         )
-    if record.network and record.network != section.network:
+    key, path = section.network_code or ("training.network", "not set")
+    if record.network and record.network != path:
         raise UsageError(
-            f"{where}: its network is {record.network}, expected training.network of the manifest, which is "
-            f"{section.network or 'not set'}. Name it there if its code may run here."
+            f"{where}: its network is {record.network}, expected {key} of the manifest, which is {path}. "
+            "Name it there if its code may run here."
         )
     return record.model_copy(update={"origin": origin})
