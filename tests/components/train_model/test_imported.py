@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
@@ -389,6 +390,18 @@ def test_a_place_without_a_model_is_refused(
         (tmp_path / name / file).write_text("{}")
     with pytest.raises(UsageError, match=message):
         origin_of(manifest, form, str(tmp_path / name))
+
+
+def test_a_name_in_a_store_that_leads_out_of_the_folder_is_refused(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = MemoryFileSystem()
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    for name in ("training.json", "model.safetensors", "../evil.json"):
+        files.store[f"/made/{name}"] = MemoryFile(files, f"/made/{name}", b"{}")
+    with pytest.raises(UsageError, match=r"found '\.\./evil\.json', which leads out of the folder"):
+        origin_of(manifest, "checkpoint", "memory://made")
 
 
 def test_files_that_change_after_the_start_of_the_run_are_refused(
