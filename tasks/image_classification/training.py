@@ -121,13 +121,13 @@ def load_task(section: ImageTraining, splits: Path) -> ImageClassification:
 
 def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
-    content = read_config(folder)
+    content, record = read_config(folder), read_record(folder)
     if "backbone" in content:
-        return in_fast_layout(untrained_backbone(BackboneConfig(**content)))
+        return in_fast_layout(untrained_backbone(BackboneConfig(**content), record.network))
     config = NetworkConfig(**content)
     channels = config.input_shape[0]
     mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
-    own = own_network(read_record(folder))
+    own = own_network(record)
     if own is not None:
         return NormalisedImages(own, mean, std)
     return in_fast_layout(ImageClassifier(config, mean, std))
