@@ -112,9 +112,3 @@ class MultiLabelManifest(EncoderManifest):
                 f"{'; '.join(unknown)}, expected some of dataset.labels: {', '.join(self.dataset.labels)}"
             )
         return self
-
-    @model_validator(mode="after")
-    def _nothing_is_generated(self) -> Self:
-        if self.conversion.repetition_penalty != 1:
-            raise ValueError("conversion.repetition_penalty is for language models: leave it out")
-        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -271,6 +271,11 @@ class EncoderManifest(Manifest):
     training: EncoderTraining
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}
+
+    @property
+    def conversion_keys(self) -> Collection[str]:
+        """A model can have a student."""
+        return ("student",)
 
     def require_model(self, file: str) -> None:
         """The encoder exists, and reads texts of `training.max_length`."""
