@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.dataset import (
     ClassBalanceCheck,
+    LabelledDataset,
     RowCheck,
     RowsPerClassCheck,
     SimilarityCheck,
@@ -204,6 +205,12 @@ class TextTable(TableDataset):
                 f"labels_per_row: found {content['labels_per_row']}, expected no such key. {advice}"
             )
         return content
+
+
+class LabelledTextTable(TextTable, LabelledDataset):
+    """Section of validate-data: texts with labels."""
+
+    checks: LabelledTextChecks = LabelledTextChecks()
 
 
 def _not_a_template(cause: str) -> PydanticCustomError:
