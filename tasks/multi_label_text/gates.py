@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from gauntlet.components.gate_model.rules import (
     DIFFERENCE,
     FRACTION,
-    NOT_NEGATIVE,
     Documents,
     Fault,
     Rule,
@@ -61,11 +60,6 @@ def _of_label(figure: str) -> Rule:
     )
 
 
-def _compared_rows(found: Documents) -> int:
-    rows = number_or_fault(found.at("scores.training_overlap.clean_rows"), NOT_NEGATIVE)
-    return 0 if isinstance(rows, str) else int(rows)
-
-
 RULES = (
     MACRO_F1,
     Rule(
@@ -85,12 +79,8 @@ RULES = (
         Comparison(
             what="macro-F1 minus the champion's",
             domain=DIFFERENCE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
-            value=lambda found: found.at("scores.paired.macro_f1_difference"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
-            rows=_compared_rows,
+            value="scores.paired.macro_f1_difference",
             margin=margin,
-            scored="Scored on the same rows",
         )
     ),
     CLASS_F1_DROP,

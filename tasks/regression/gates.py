@@ -28,6 +28,7 @@ from gauntlet.components.gate_model.shared_rules import (
     SPEEDUP,
     Comparison,
     against_champion,
+    compared_rows,
     confidence_of,
     is_fp32,
     not_compared,
@@ -69,18 +70,13 @@ def _worst_slice(found: Documents) -> object:
     )
 
 
-def _compared_rows(found: Documents) -> int:
-    rows = number_or_fault(found.at("scores.champion.rows"), NOT_NEGATIVE)
-    return 0 if isinstance(rows, str) else int(rows)
-
-
 def _margin(found: Documents) -> float:
     """What the compared rows can show, but at least a hundredth of the champion's mean absolute error."""
     spread = number_or_fault(found.at("scores.champion.error_std"), NOT_NEGATIVE)
     error = number_or_fault(found.at("scores.champion.mae"), NOT_NEGATIVE)
     if isinstance(spread, str) or isinstance(error, str):
         return 0.0
-    shown = resolvable_error(_compared_rows(found), spread, confidence_of(found))
+    shown = resolvable_error(compared_rows(found), spread, confidence_of(found))
     return max(SMALLEST_MARGIN * error, shown)
 
 
@@ -182,12 +178,8 @@ RULES = (
         Comparison(
             what="the champion's mean absolute error minus this model's",
             domain=CHANGE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
-            value=lambda found: found.at("scores.paired.mae_reduction"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
-            rows=_compared_rows,
+            value="scores.paired.mae_reduction",
             margin=_margin,
-            scored="Scored on the same rows",
         )
     ),
     Rule(
