@@ -177,12 +177,9 @@ RULES = (
         Comparison(
             what="macro-F1 minus the champion's",
             domain=DIFFERENCE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
             value=lambda found: found.at("scores.paired.macro_f1_difference"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
             rows=lambda found: sum(class_rows(found).values()),
             margin=margin,
-            scored="Scored on the same rows",
         )
     ),
     CLASS_F1_DROP,

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from gauntlet.components.gate_model.rules import (
     DIFFERENCE,
     FRACTION,
-    NOT_NEGATIVE,
     Documents,
     Fault,
     Rule,
     number_or_fault,
 )
-from gauntlet.components.gate_model.shared_rules import Comparison, against_champion
+from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, count_at
 from gauntlet.tasks.classification.gates import CLASS_F1_DROP, CONVERTED, MACRO_F1, VALIDATION_GAP, margin
 
 TITLES = {"f1": "F1", "recall": "recall"}
@@ -61,11 +60,6 @@ def _of_label(figure: str) -> Rule:
     )
 
 
-def _compared_rows(found: Documents) -> int:
-    rows = number_or_fault(found.at("scores.training_overlap.clean_rows"), NOT_NEGATIVE)
-    return 0 if isinstance(rows, str) else int(rows)
-
-
 RULES = (
     MACRO_F1,
     Rule(
@@ -85,12 +79,9 @@ RULES = (
         Comparison(
             what="macro-F1 minus the champion's",
             domain=DIFFERENCE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
             value=lambda found: found.at("scores.paired.macro_f1_difference"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
-            rows=_compared_rows,
+            rows=count_at("scores.training_overlap.clean_rows"),
             margin=margin,
-            scored="Scored on the same rows",
         )
     ),
     CLASS_F1_DROP,

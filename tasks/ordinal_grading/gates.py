@@ -51,7 +51,6 @@ RULES = (
             upper=lambda found: found.at("scores.paired.qwk_upper_bound"),
             rows=lambda found: sum(class_rows(found).values()),
             margin=_margin,
-            scored="Scored on the same rows",
         )
     ),
     CLASS_F1_DROP,

@@ -19,24 +19,19 @@ from gauntlet.components.gate_model.rules import (
     number_or_fault,
 )
 from gauntlet.components.gate_model.shared_rules import (
-    BUNDLE,
-    CERTIFICATE,
-    COST,
-    MODEL_SIZE,
     NEIGHBOURS,
-    PARITY_ADVICE,
-    SPEEDUP,
     Comparison,
     against_champion,
     confidence_of,
-    is_fp32,
+    converted,
+    count_at,
     not_compared,
-    without_pytorch,
 )
 from gauntlet.manifests.gates import SMALLEST_MARGIN
 from gauntlet.tasks.regression.metrics import resolvable_error
 
 R2 = Domain(-inf, 1.0, "a number of 1 or less")
+COMPARED_ROWS = count_at("scores.champion.rows")
 TRAINING_ADVICE = "More rows, cleaner targets or longer training lower it; `gates.{key}` is the bound."
 
 
@@ -69,18 +64,13 @@ def _worst_slice(found: Documents) -> object:
     )
 
 
-def _compared_rows(found: Documents) -> int:
-    rows = number_or_fault(found.at("scores.champion.rows"), NOT_NEGATIVE)
-    return 0 if isinstance(rows, str) else int(rows)
-
-
 def _margin(found: Documents) -> float:
     """What the compared rows can show, but at least a hundredth of the champion's mean absolute error."""
     spread = number_or_fault(found.at("scores.champion.error_std"), NOT_NEGATIVE)
     error = number_or_fault(found.at("scores.champion.mae"), NOT_NEGATIVE)
     if isinstance(spread, str) or isinstance(error, str):
         return 0.0
-    shown = resolvable_error(_compared_rows(found), spread, confidence_of(found))
+    shown = resolvable_error(COMPARED_ROWS(found), spread, confidence_of(found))
     return max(SMALLEST_MARGIN * error, shown)
 
 
@@ -134,60 +124,28 @@ RULES = (
         "`gates.min_interval_coverage` is the floor.",
         when=_is_set("min_interval_coverage"),
     ),
-    SPEEDUP,
-    CERTIFICATE,
-    BUNDLE,
-    Rule(
-        "parity",
-        "<=",
-        "certificate.bounds.max_abs_logit_difference",
-        NOT_NEGATIVE,
-        _in_deviations("certificate.max_abs_difference"),
-        "Largest difference from PyTorch's answer, in standard deviations of the target",
-        advice=PARITY_ADVICE,
-        unless=without_pytorch,
-        when=is_fp32,
-    ),
-    Rule(
-        "parity",
-        ">=",
-        "certificate.bounds.min_label_agreement",
-        FRACTION,
+    *converted(
         "certificate.agreement",
         "Share of answers within a tenth of the target's standard deviation of PyTorch's",
-        advice=PARITY_ADVICE,
-        unless=without_pytorch,
-        when=lambda found: not is_fp32(found),
-    ),
-    replace(
-        NEIGHBOURS,
-        note="Largest change of an answer with the rows and padding of its batch, in standard deviations of "
-        "the target",
-    ),
-    Rule(
-        "metric_drop",
-        "<=",
-        "certificate.bounds.max_metric_drop",
-        CHANGE,
         _in_deviations("certificate.mae_rise_bound"),
+        CHANGE,
         "Bootstrap upper limit of the rise of the mean absolute error by conversion, in standard deviations "
         "of the target",
-        unless=without_pytorch,
-        advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows narrow "
-        "the doubt; a float candidate loses nothing.",
+        difference=_in_deviations("certificate.max_abs_difference"),
+        difference_note="Largest difference from PyTorch's answer, in standard deviations of the target",
+        neighbours=replace(
+            NEIGHBOURS,
+            note="Largest change of an answer with the rows and padding of its batch, in standard deviations "
+            "of the target",
+        ),
     ),
-    MODEL_SIZE,
-    COST,
     *against_champion(
         Comparison(
             what="the champion's mean absolute error minus this model's",
             domain=CHANGE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
             value=lambda found: found.at("scores.paired.mae_reduction"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
-            rows=_compared_rows,
+            rows=COMPARED_ROWS,
             margin=_margin,
-            scored="Scored on the same rows",
         )
     ),
     Rule(

@@ -5,22 +5,17 @@ from __future__ import annotations
 from gauntlet.components.gate_model.rules import (
     DIFFERENCE,
     FRACTION,
-    NOT_NEGATIVE,
     Documents,
     Rule,
-    number_or_fault,
 )
-from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, converted
+from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, converted, count_at
 from gauntlet.manifests.gates import SMALLEST_MARGIN, default_margin
 
-
-def _compared(found: Documents) -> int:
-    rows = number_or_fault(found.at("scores.champion.rows"), NOT_NEGATIVE)
-    return 0 if isinstance(rows, str) else int(rows)
+COMPARED = count_at("scores.champion.rows")
 
 
 def _margin(found: Documents) -> float:
-    rows = _compared(found)
+    rows = COMPARED(found)
     return default_margin([rows]) if rows else SMALLEST_MARGIN
 
 
@@ -45,10 +40,8 @@ RULES = (
         Comparison(
             what="entity F1 minus the champion's",
             domain=DIFFERENCE,
-            lower=lambda found: found.at("scores.paired.lower_bound"),
             value=lambda found: found.at("scores.paired.entity_f1_difference"),
-            upper=lambda found: found.at("scores.paired.upper_bound"),
-            rows=_compared,
+            rows=COMPARED,
             margin=_margin,
             scored="Scored on the same sentences",
         )
