@@ -43,9 +43,15 @@ class ImageClassification(ImageTask, WeightedClassifierTask):
         train, validation = read_images(splits, "train"), read_images(splits, "validation")
         statistics = Statistics.read(splits / STATISTICS_FILE)
         WeightedClassifierTask.__init__(self, section, statistics.labels, train.labels, validation.labels)
-        pixels = statistics.pixels["train"]
-        self.prepare(section, (train.images, train.labels), validation.images, pixels, len(statistics.labels))
-        self._backbone, self._resize = section.backbone, statistics.resize
+        self.prepare(
+            section,
+            (train.images, train.labels),
+            validation.images,
+            statistics.pixels["train"],
+            statistics.resize,
+            len(statistics.labels),
+        )
+        self._backbone = section.backbone
 
     @property
     def own_arguments(self) -> Mapping[str, Any]:

@@ -99,18 +99,20 @@ class ImageTask(Task):
         train: tuple[npt.NDArray[np.uint8], npt.NDArray[Any]],
         validation: npt.NDArray[np.uint8],
         pixels: PixelStatistics,
+        resize: Resize | None,
         outputs: int,
     ) -> None:
         """Take the training images (N, C, H, W) with their targets (N,), and the images for validation.
 
-        `pixels` are the training split's; `outputs` says how many numbers the network gives for an image.
+        `pixels` are the training split's, `resize` says how images got to their shape, and `outputs` how many
+        numbers the network gives for one.
 
         Raises:
             UsageError: The network has more blocks than the images allow.
         """
         images, _ = train
         self._train, self._validation = RowsOnDevice(*train), RowsOnDevice(validation)
-        self._mean, self._std = list(pixels.mean), list(pixels.std)
+        self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), resize
         self._named, self._config = section, network_config(section, images.shape[1:], outputs)
         self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(images))
 
@@ -160,6 +162,10 @@ class ImageTask(Task):
         """The network's outputs (B, …) for validation rows."""
         (images,) = self._validation.at(batch[0])
         return cast(torch.Tensor, model(in_channels_last(images)))
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write `model.safetensors`, the network's `config.json`, and how images were resized."""
+        save_network(self._config, model, weights, folder, self._resize)
 
 
 def untrained_network(folder: Path) -> nn.Module:

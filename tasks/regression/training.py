@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.tasks.images.training import ImageTask, save_network, untrained_network
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.tasks.images.training import ImageTask, untrained_network
 from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.manifest import RegressionTraining
 from gauntlet.tasks.regression.metrics import Floats, measure, metrics_of
@@ -30,6 +30,8 @@ from gauntlet.tasks.texts.network import Attention
 from gauntlet.trainer.own_network import own_loss
 from gauntlet.trainer.task import Batch, Task
 
+TRAINED_ON: tuple[SplitName, SplitName] = ("train", "validation")
+
 
 class Numbers:
     """The targets of both splits, the loss and the metrics.
@@ -37,10 +39,15 @@ class Numbers:
     The loss is that of standardised targets, so that it does not depend on their unit.
     """
 
-    def __init__(self, section: RegressionTraining, splits: Path, own_arguments: Mapping[str, Any]) -> None:
-        statistics = Statistics.read(splits / STATISTICS_FILE)
-        train = read_targets(splits, "train")
-        self.validation = read_targets(splits, "validation")
+    def __init__(
+        self,
+        section: RegressionTraining,
+        statistics: Statistics,
+        train: Floats,
+        validation: Floats,
+        own_arguments: Mapping[str, Any],
+    ) -> None:
+        self.validation = validation
         self._kind, self._own_loss = section.loss, own_loss(section, own_arguments)
         self.target = Target(
             name=statistics.target,
@@ -82,12 +89,26 @@ class Numbers:
         return {"loss": loss, **measure(self.validation, numbers[:, 0].double().numpy())}
 
 
-def read_targets(splits: Path, split: Any) -> Floats:
-    """The numbers of a split, (N,)."""
-    return read_rows(splits, split).targets
+class NumberTask(Task):
+    """A task whose outputs are numbers (N, 1), in the unit of the target."""
+
+    _numbers: Numbers
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """As `Numbers.training_metrics`."""
+        return self._numbers.training_metrics(tally)
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """As `Numbers.metrics`."""
+        return self._numbers.metrics(outputs)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write what the model's kind of input needs, and `target.json`."""
+        super().save(model, weights, folder)  # type: ignore[safe-super]
+        self._numbers.target.write(folder)
 
 
-class TextRegression(texts.EncoderTask):
+class TextRegression(NumberTask, texts.EncoderTask):
     """A pretrained encoder under a layer with one output."""
 
     def __init__(
@@ -101,7 +122,10 @@ class TextRegression(texts.EncoderTask):
         super().__init__(
             section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
         )
-        self._of_numbers, self._numbers = section, Numbers(section, splits, self.own_arguments)
+        train, validation = (read_rows(splits, split).targets for split in TRAINED_ON)
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        self._of_numbers = section
+        self._numbers = Numbers(section, statistics, train, validation, self.own_arguments)
 
     def build_model(self) -> TextRegressor:
         """The encoder and its layer, in the unit of the target."""
@@ -125,21 +149,8 @@ class TextRegression(texts.EncoderTask):
         """As `Numbers.tally`."""
         return self._numbers.tally(outputs, targets)
 
-    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """As `Numbers.training_metrics`."""
-        return self._numbers.training_metrics(tally)
 
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """As `Numbers.metrics`."""
-        return self._numbers.metrics(outputs)
-
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write the weights, the encoder's files and `target.json`."""
-        super().save(model, weights, folder)
-        self._numbers.target.write(folder)
-
-
-class ImageRegression(ImageTask):
+class ImageRegression(NumberTask, ImageTask):
     """A convolutional network with one output, on images that are kept on the training device."""
 
     validation_batch_size = 256
@@ -150,13 +161,18 @@ class ImageRegression(ImageTask):
         Raises:
             UsageError: There are no splits, or the network has more blocks than their images allow.
         """
-        train, validation = read_rows(splits, "train"), read_rows(splits, "validation")
+        train, validation = (read_rows(splits, split) for split in TRAINED_ON)
         statistics = Statistics.read(splits / STATISTICS_FILE)
         assert statistics.pixels is not None  # as rows are images
-        images, others = (cast("npt.NDArray[np.uint8]", rows.inputs) for rows in (train, validation))
-        targets = train.targets.astype(np.float32)
-        self.prepare(section, (images, targets), others, statistics.pixels["train"], 1)
-        self._resize, self._numbers = statistics.resize, Numbers(section, splits, self.own_arguments)
+        self.prepare(
+            section,
+            (train.images, train.targets.astype(np.float32)),
+            validation.images,
+            statistics.pixels["train"],
+            statistics.resize,
+            outputs=1,
+        )
+        self._numbers = Numbers(section, statistics, train.targets, validation.targets, self.own_arguments)
 
     @property
     def own_arguments(self) -> Mapping[str, Any]:
@@ -177,19 +193,6 @@ class ImageRegression(ImageTask):
         """The sum of `Numbers.losses`, and `Numbers.tally`."""
         numbers, targets = self.training_outputs(model, batch)
         return self._numbers.losses(numbers, targets).sum(), self._numbers.tally(numbers, targets)
-
-    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """As `Numbers.training_metrics`."""
-        return self._numbers.training_metrics(tally)
-
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """As `Numbers.metrics`."""
-        return self._numbers.metrics(outputs)
-
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write `model.safetensors`, the network's `config.json` and `target.json`."""
-        save_network(self._config, model, weights, folder, self._resize)
-        self._numbers.target.write(folder)
 
 
 def load_task(section: RegressionTraining, splits: Path) -> Task:
