@@ -122,7 +122,7 @@ def sentiment(folder: Path, ratings: Path, quick: bool, aims: Aims) -> str:
     )
     test = pd.read_parquet(found.step("evaluate-model") / "predictions")
     train = pd.read_parquet(found.step("validate-data") / "splits" / "train.parquet")
-    ours = np.abs(test["predicted"] - test["target"]).to_numpy()
+    errors = np.abs(test["predicted"] - test["target"]).to_numpy()
     mean = np.abs(train["target"].mean() - test["target"]).to_numpy()
     vader = np.abs(fitted_vader(train, test["text"].tolist()) - test["target"]).to_numpy()
     challenger = found.scores["challenger"]
@@ -134,7 +134,7 @@ def sentiment(folder: Path, ratings: Path, quick: bool, aims: Aims) -> str:
     )
     references = {"the training mean": mean} if quick else {"the training mean": mean, "VADER": vader}
     for name, reference in references.items():
-        least = np.quantile(resampled(reference - ours), 0.025)
+        least = np.quantile(resampled(reference - errors), 0.025)
         aims.judge(f"1. MAE less than that of {name} by at least {least:+.3f}", least > 0)
     aims.judge(f"2. R² {challenger['r2']:.3f}", challenger["r2"] >= (0.2 if quick else 0.5))
     aims.judge(f"2. decision: {found.decision}", found.decision == "promote")
@@ -227,7 +227,7 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
     network = {"filters": [16, 32, 64], "units": 64, "batch_size": 8, "schedule": "cosine", "dropout": 0}
     common = {"conversion": {"candidates": ["plain"], "pytorch": ["eager"], "batch_sizes": [1],
                              "max_abs_logit_difference": 1e-2, "max_metric_drop": 0.2}}  # fmt: skip
-    ordinal = run(
+    graded = run(
         folder,
         "graded",
         {
@@ -246,7 +246,7 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
         },
         task="ordinal_grading",
     )  # fmt: skip
-    numbers = run(
+    numbered = run(
         folder,
         "numbered",
         {
@@ -268,22 +268,25 @@ def cards(folder: Path, quick: bool, aims: Aims) -> str:
             "gates": {"max_mae": 9, "min_speedup": 0.1},
         },
     )  # fmt: skip
-    theirs, ours = ordinal.scores["challenger"]["grades"], numbers.scores["challenger"]
+    ordinal, regression = graded.scores["challenger"]["grades"], numbered.scores["challenger"]
     truth = np.array(grades["test"])
     mean = float(np.abs(truth - np.mean(grades["train"])).mean())
     print(f"{len(grades['train'])} training and {len(truth)} test cards, {height} × {width} pixels a side")
     print("| grader | mean absolute error, 95 % interval | seconds |\n|---|---|---|")
     for name, scored, seconds in (
-        ("ordinal grading", theirs, ordinal.seconds),
-        ("regression", ours, numbers.seconds),
+        ("ordinal grading", ordinal, graded.seconds),
+        ("regression", regression, numbered.seconds),
     ):
         low, high = scored["intervals"]["mae"]
         print(f"| {name} | {scored['mae']:.3f} ({low:.3f} to {high:.3f}) | {seconds:.0f} |")
     print(f"| the training cards' mean | {mean:.3f} | |")
-    assert ordinal.scores["rows"] == numbers.scores["rows"] == len(truth)
+    assert graded.scores["rows"] == numbered.scores["rows"] == len(truth)
     most = mean * (1.5 if quick else 1.0)
-    aims.judge(f"5. MAE of grades by regression {ours['mae']:.3f}, less than {most:.3f}", ours["mae"] < most)
-    return f"cards MAE {ours['mae']:.2f} by regression and {theirs['mae']:.2f} by the ordinal grader"
+    aims.judge(
+        f"5. MAE of grades by regression {regression['mae']:.3f}, less than {most:.3f}",
+        regression["mae"] < most,
+    )
+    return f"cards MAE {regression['mae']:.2f} by regression and {ordinal['mae']:.2f} by the ordinal grader"
 
 
 # --- running -----------------------------------------------------------------------------------------

@@ -48,6 +48,14 @@ class Rows(Protocol):
         """The model's inputs of some rows."""
 
 
+class SplitRows(Rows, Protocol):
+    """All rows of a split, as the inputs that serving makes of them."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The length of each row, by which serving batches them."""
+
+
 @dataclass(frozen=True)
 class NeighbourEffect:
     """How much the other rows and the padding of a batch change the answers of rows.

@@ -5,19 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, Source, build_graphs
-from gauntlet.components.convert_to_onnx.export import Signature
-from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
+from gauntlet.components.convert_to_onnx.export import ConversionError, Signature
+from gauntlet.components.convert_to_onnx.scoring import (
+    Forward,
+    Indices,
+    NeighbourEffect,
+    Scores,
+    SplitRows,
+    pytorch_forward,
+    sample,
+)
 from gauntlet.components.convert_to_onnx.timing import WORKER, Batch, Contender
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.trainer.saved_model import load_model
 
 COMPILED = "compiled"
+
+AnyRows = TypeVar("AnyRows", bound=SplitRows)
+AnyScores = TypeVar("AnyScores", bound=Scores)
 
 
 class Parity(Protocol):
@@ -174,3 +187,66 @@ class TracedSubject(Subject):
     def contender(self, graph: Graph) -> Contender:
         """The graph in ONNX Runtime."""
         return Contender(f"{WORKER}:onnx_forward", graph.path, self.section.device)
+
+
+@dataclass(frozen=True)
+class ScoredSubject(TracedSubject, Generic[AnyRows, AnyScores]):
+    """A model that gives each row of a split as many scores; all validation rows are compared."""
+
+    @abstractmethod
+    def read_rows(self, split: SplitName) -> AnyRows:
+        """Read a split that validate-data wrote."""
+
+    @abstractmethod
+    def scores(self, forward: Forward) -> AnyScores:
+        """A model's scores of all rows."""
+
+    @cached_property
+    def rows(self) -> AnyRows:
+        """The validation split."""
+        return self.read_rows("validation")
+
+    @property
+    def compared_rows(self) -> int:
+        """All of them."""
+        return len(self.rows)
+
+    def batch(self, rows: Indices) -> Batch:
+        """The model's inputs of some rows."""
+        return self.rows.batch(rows)
+
+    @property
+    def calibration(self) -> Sequence[Batch]:
+        """Some rows of the training split."""
+        return sample(self.read_rows("train"), self.seed)
+
+    @cached_property
+    def pytorch_scores(self) -> AnyScores:
+        """PyTorch's scores of all rows.
+
+        Raises:
+            GauntletError: They are not finite.
+        """
+        scores = self.scores(pytorch_forward(load_model(self.checkpoint)))
+        if strange := scores.rows_not_finite:
+            raise GauntletError(
+                f"{self.checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} "
+                f"of {len(self.rows)} validation rows, so its training diverged. Lower "
+                "training.learning_rate."
+            )
+        return scores
+
+    def compared_with(self, graph: Graph) -> tuple[AnyScores, AnyScores | None]:  # noqa: ARG002
+        """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
+        return self.pytorch_scores, None
+
+    def finite_scores(self, forward: Forward) -> AnyScores:
+        """A graph's scores of all rows.
+
+        Raises:
+            ConversionError: They are not finite.
+        """
+        scores = self.scores(forward)
+        if strange := scores.rows_not_finite:
+            raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
+        return scores

@@ -33,7 +33,7 @@ def _is_imported(found: Documents) -> bool:
     return isinstance(found.at("history.origin"), Mapping)
 
 
-def without_pytorch(found: Documents) -> str | None:
+def _without_pytorch(found: Documents) -> str | None:
     """Why there is nothing to compare a graph with that was made elsewhere; None for any other model."""
     if found.at("history.origin.form") != "onnx":
         return None
@@ -77,7 +77,7 @@ SPEEDUP = Rule(
     lambda found: found.at(f"candidates.chosen_speedup.{found.at('candidates.objective_batch_size')}"),
     _speedup_words,
     advice="Allow a faster candidate in `conversion.candidates`; `gates.min_speedup` is the floor.",
-    unless=without_pytorch,
+    unless=_without_pytorch,
 )
 MODEL_SIZE = Rule(
     "model_size",
@@ -114,7 +114,7 @@ def _is_verified(found: Documents) -> object:
     return No(f"`gauntlet bundle verify` found: {fault}") if isinstance(fault, str) else MISSING
 
 
-def is_fp32(found: Documents) -> bool:
+def _is_fp32(found: Documents) -> bool:
     """Whether the bundled graph computes in full precision."""
     return found.at("certificate.precision") == "fp32"
 
@@ -152,13 +152,21 @@ PARITY_ADVICE = "The report says under Conversion how far it differs; the bounds
 
 
 def converted(
-    agreement: str, agreement_note: str, drop: str, drop_domain: Domain, drop_note: str
+    agreement: str,
+    agreement_note: str,
+    drop: str | Read,
+    drop_domain: Domain,
+    drop_note: str,
+    *,
+    difference: str | Read = "certificate.max_abs_difference",
+    difference_note: str = "Largest difference of a logit from PyTorch's",
+    neighbours: Rule = NEIGHBOURS,
 ) -> tuple[Rule, ...]:
     """The rules about a model that was converted: its speed, its certificate, its size, and its cost.
 
-    Full precision is judged by its logits, all else by how often its answers agree with PyTorch's.
-    `agreement` and `drop` are the places of that share and of the loss in the kind's metric; the notes say
-    what they are.
+    Full precision is judged by its largest `difference`, all else by how often its answers agree with
+    PyTorch's. `agreement` and `drop` are the places of that share and of the loss in the kind's metric; the
+    notes say what they are.
     """
     return (
         SPEEDUP,
@@ -169,11 +177,11 @@ def converted(
             "<=",
             "certificate.bounds.max_abs_logit_difference",
             NOT_NEGATIVE,
-            "certificate.max_abs_difference",
-            "Largest difference of a logit from PyTorch's",
+            difference,
+            difference_note,
             advice=PARITY_ADVICE,
-            unless=without_pytorch,
-            when=is_fp32,
+            unless=_without_pytorch,
+            when=_is_fp32,
         ),
         Rule(
             "parity",
@@ -183,10 +191,10 @@ def converted(
             agreement,
             agreement_note,
             advice=PARITY_ADVICE,
-            unless=without_pytorch,
-            when=lambda found: not is_fp32(found),
+            unless=_without_pytorch,
+            when=lambda found: not _is_fp32(found),
         ),
-        NEIGHBOURS,
+        neighbours,
         Rule(
             "metric_drop",
             "<=",
@@ -196,7 +204,7 @@ def converted(
             drop_note,
             advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows "
             "narrow the doubt; a float candidate loses nothing.",
-            unless=without_pytorch,
+            unless=_without_pytorch,
         ),
         MODEL_SIZE,
         COST,

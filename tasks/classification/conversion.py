@@ -5,12 +5,11 @@ A row's label is one class, or the set of classes that a kind's `decide` gives i
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from sklearn.metrics import f1_score
 from gauntlet.components.bootstrap import interval, upper_bound
 from gauntlet.components.convert_to_onnx import scoring
 from gauntlet.components.convert_to_onnx.candidates import Graph, Precision
-from gauntlet.components.convert_to_onnx.export import ConversionError
 from gauntlet.components.convert_to_onnx.scoring import (
     Forward,
     Indices,
@@ -31,30 +29,25 @@ from gauntlet.components.convert_to_onnx.scoring import (
     neighbour_effect,
     onnx_forward,
     parity_batches,
-    pytorch_forward,
-    sample,
     score,
 )
-from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
-from gauntlet.components.convert_to_onnx.timing import Batch
+from gauntlet.components.convert_to_onnx.subject import Parity, ScoredSubject
 from gauntlet.manifests.conversion import Conversion
-from gauntlet.manifests.dataset import SplitName
-from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.tasks.classification.metrics import Sets, number_sets, resample, single_sets
 from gauntlet.tasks.classification.scores import name_labels
-from gauntlet.trainer.saved_model import load_model
 
 WORST_ROWS = 5
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 
 
+AnyRows = TypeVar("AnyRows", bound="Rows")
 Decide = Callable[[Logits], Sets]
 """Which classes logits (N, C) give each row, (N, C)."""
 
 
-class Rows(scoring.Rows, Protocol):
+class Rows(scoring.SplitRows, Protocol):
     """A split of labelled rows, as the inputs that serving makes of them."""
 
     @property
@@ -65,61 +58,18 @@ class Rows(scoring.Rows, Protocol):
     def labels(self) -> Sequence[str]:
         """The names of the classes."""
 
-    @property
-    def lengths(self) -> Sequence[int]:
-        """The length of each row, by which serving batches them."""
-
     def excerpt(self, row: int) -> Mapping[str, Any]:
         """What tables show of a row, with its number."""
 
 
 @dataclass(frozen=True)
-class ClassifierSubject(TracedSubject):
+class ClassifierSubject(ScoredSubject[AnyRows, "ClassScores"]):
     """A classifier and its rows. A kind says how they are read, and what its graph takes and gives."""
-
-    @abstractmethod
-    def read_rows(self, split: SplitName) -> Rows:
-        """Read a split that validate-data wrote."""
-
-    @cached_property
-    def rows(self) -> Rows:
-        """The validation split."""
-        return self.read_rows("validation")
 
     @property
     def truth(self) -> Sets:
         """The true classes of these rows, (N, C)."""
         return labels_of(self.rows.truth, len(self.rows.labels))
-
-    @property
-    def compared_rows(self) -> int:
-        """All of them."""
-        return len(self.rows)
-
-    def batch(self, rows: Indices) -> Batch:
-        """The model's inputs of some rows."""
-        return self.rows.batch(rows)
-
-    @property
-    def calibration(self) -> Sequence[Batch]:
-        """Some rows of the training split."""
-        return sample(self.read_rows("train"), self.seed)
-
-    @cached_property
-    def pytorch_scores(self) -> ClassScores:
-        """PyTorch's scores of all rows.
-
-        Raises:
-            GauntletError: They are not finite.
-        """
-        scores = self.scores(pytorch_forward(load_model(self.checkpoint)))
-        if strange := scores.rows_not_finite:
-            raise GauntletError(
-                f"{self.checkpoint}: the PyTorch model itself gives scores that are not finite for {strange} "
-                f"of {len(self.rows)} validation rows, so its training diverged. Lower "
-                "training.learning_rate."
-            )
-        return scores
 
     def scores(self, forward: Forward) -> ClassScores:
         """A model's scores of all rows."""
@@ -151,17 +101,9 @@ class ClassifierSubject(TracedSubject):
 
     def _scored(self, path: Path, decide: Decide) -> tuple[ClassScores, NeighbourEffect]:
         forward = onnx_forward(path, usable_cpus(), self.section.device)
-        scores = replace(self.scores(forward), decide=decide)
-        neighbours = measure_neighbours(
-            self.rows, forward, self.seed, partial(neighbour_effect, answer=self.answer(decide))
-        )
-        if strange := scores.rows_not_finite:
-            raise ConversionError(f"gives scores that are not finite for {strange} of {len(self.rows)} rows")
-        return scores, neighbours
-
-    def compared_with(self, graph: Graph) -> tuple[ClassScores, ClassScores | None]:  # noqa: ARG002
-        """PyTorch's scores that a graph is compared with, and its teacher's if it has one."""
-        return self.pytorch_scores, None
+        scores = replace(self.finite_scores(forward), decide=decide)
+        effect = partial(neighbour_effect, answer=self.answer(decide))
+        return scores, measure_neighbours(self.rows, forward, self.seed, effect)
 
     def worst_rows(self, parity: Parity) -> list[dict[str, Any]]:
         """The rows with another label, or the largest difference."""

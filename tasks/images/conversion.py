@@ -65,7 +65,7 @@ def resize_file(graph: Graph, resize: Resize | None) -> Mapping[str, Path]:
 
 
 @dataclass(frozen=True)
-class ImageSubject(ClassifierSubject):
+class ImageSubject(ClassifierSubject[ImageRows]):
     """An image classifier."""
 
     def read_rows(self, split: SplitName) -> ImageRows:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gauntlet.components.bootstrap import interval, upper_bound
-from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Precision, Source, build_graphs
+from gauntlet.components.convert_to_onnx.candidates import Graph, Precision
 from gauntlet.components.convert_to_onnx.export import (
-    ConversionError,
     Signature,
     signature_of_images,
-    signature_of_texts,
 )
 from gauntlet.components.convert_to_onnx.scoring import (
     Forward,
@@ -32,17 +30,14 @@ from gauntlet.components.convert_to_onnx.scoring import (
     measure_neighbours,
     onnx_forward,
     parity_batches,
-    pytorch_forward,
-    sample,
     score,
 )
-from gauntlet.components.convert_to_onnx.subject import Parity, TracedSubject
+from gauntlet.components.convert_to_onnx.subject import Parity, ScoredSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
-from gauntlet.manifests.conversion import STUDENT, Conversion
+from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
-from gauntlet.manifests.errors import GauntletError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.images import ImageInputs
@@ -53,8 +48,7 @@ from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
 from gauntlet.tasks.regression.serving import HALF_WIDTH
 from gauntlet.tasks.regression.target import Target
-from gauntlet.tasks.texts.conversion import build_student_graphs
-from gauntlet.trainer.saved_model import STUDENT_FOLDER, load_model
+from gauntlet.tasks.texts.conversion import TextSubject
 
 CLOSE = 0.1
 """Answers that differ by less, in standard deviations of the target, count as the same."""
@@ -197,7 +191,7 @@ class NumberParity:
 
 
 @dataclass(frozen=True)
-class NumberSubject(TracedSubject):
+class NumberSubject(ScoredSubject[AskedRows, Scores]):
     """A model that answers with a number, and its rows."""
 
     @cached_property
@@ -205,26 +199,12 @@ class NumberSubject(TracedSubject):
         """What the model was trained on."""
         return Target.read(self.checkpoint)
 
-    def read(self, split: SplitName) -> AskedRows:
+    def read_rows(self, split: SplitName) -> AskedRows:
         """A split that validate-data wrote."""
         inputs: TextInputs | ImageInputs = ImageInputs(self.record.input_shape)
         if self.is_tokenized:
             inputs = TextInputs.open(self.checkpoint / TOKENIZER_FILE, self.record.max_length)
         return AskedRows(read_rows(self.splits, split), inputs)
-
-    @cached_property
-    def rows(self) -> AskedRows:
-        """The validation split."""
-        return self.read("validation")
-
-    @property
-    def compared_rows(self) -> int:
-        """All of them."""
-        return len(self.rows)
-
-    def batch(self, rows: Indices) -> Batch:
-        """The model's inputs of some rows."""
-        return self.rows.batch(rows)
 
     @property
     def columns(self) -> int:
@@ -244,30 +224,9 @@ class NumberSubject(TracedSubject):
         """How images are resized."""
         return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
 
-    @property
-    def calibration(self) -> Sequence[Batch]:
-        """Some rows of the training split."""
-        return sample(self.read("train"), self.seed)
-
     def scores(self, forward: Forward) -> Scores:
         """A model's answers for all rows, (N, 1)."""
         return score(self.rows, forward, 1, *parity_batches(self.rows.lengths, self.seed))
-
-    @cached_property
-    def pytorch_scores(self) -> Scores:
-        """PyTorch's answers.
-
-        Raises:
-            GauntletError: They are not finite.
-        """
-        scores = self.scores(pytorch_forward(load_model(self.checkpoint)))
-        if strange := scores.rows_not_finite:
-            raise GauntletError(
-                f"{self.checkpoint}: the PyTorch model itself answers {strange} of {len(self.rows)} "
-                "validation rows with a number that is not finite, so its training diverged. Lower "
-                "training.learning_rate."
-            )
-        return scores
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
         """PyTorch's metrics."""
@@ -291,16 +250,9 @@ class NumberSubject(TracedSubject):
     def _answers(self, path: Path) -> tuple[Scores, NeighbourEffect]:
         """A graph's answers for all rows, and how much the other rows of a batch change them."""
         forward, std = onnx_forward(path, usable_cpus(), self.section.device), self.target.std
-        scores = self.scores(forward)
-        if strange := scores.rows_not_finite:
-            raise ConversionError(f"gives numbers that are not finite for {strange} of {len(self.rows)} rows")
-        return scores, measure_neighbours(
-            self.rows, forward, self.seed, lambda alone, others: neighbour_effect(alone, others, std)
-        )
-
-    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:  # noqa: ARG002
-        """PyTorch's answers that a graph is compared with, and its teacher's if it has one."""
-        return self.pytorch_scores, None
+        scores = self.finite_scores(forward)
+        effect = partial(neighbour_effect, std=std)
+        return scores, measure_neighbours(self.rows, forward, self.seed, effect)
 
     def worst_rows(self, parity: Parity) -> list[Mapping[str, Any]]:
         """The rows whose answers differ most."""
@@ -319,39 +271,8 @@ class NumberSubject(TracedSubject):
 
 
 @dataclass(frozen=True)
-class TextNumberSubject(NumberSubject):
-    """A model of texts."""
-
-    is_tokenized: ClassVar[bool] = True
-
-    @property
-    def signature(self) -> Signature:
-        """Token ids and a mask in, a number out."""
-        return signature_of_texts()
-
-    def source(self) -> Source:
-        """With the token ids of the training split, for pruning."""
-        model, train = load_model(self.checkpoint, attention="eager"), self.read("train")
-        return Source(model, self.signature, self.section.opset, sample(train, self.seed), train.used_ids())
-
-    def build(self, folder: Path) -> list[Graph | Failed]:
-        """Make the candidates of the model and, if it has one, of its student."""
-        source, student = self.source(), self.checkpoint / STUDENT_FOLDER
-        graphs = build_graphs(self.section.candidates, source, folder)
-        if student.is_dir():
-            graphs += build_student_graphs(self.section.student.candidates, source, student, folder)
-        return graphs
-
-    @cached_property
-    def student_scores(self) -> Scores:
-        """The student's answers."""
-        return self.scores(pytorch_forward(load_model(self.checkpoint / STUDENT_FOLDER)))
-
-    def compared_with(self, graph: Graph) -> tuple[Scores, Scores | None]:
-        """A student's graph is compared with the student, and its mean absolute error with the teacher's."""
-        if graph.name.startswith(STUDENT):
-            return self.student_scores, self.pytorch_scores
-        return super().compared_with(graph)
+class TextNumberSubject(TextSubject[AskedRows, Scores], NumberSubject):
+    """A model of texts, with its student if it has one."""
 
     def preparation(self, graph: Graph) -> Mapping[str, Path]:  # noqa: ARG002
         """The tokenizer."""

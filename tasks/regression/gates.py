@@ -19,20 +19,13 @@ from gauntlet.components.gate_model.rules import (
     number_or_fault,
 )
 from gauntlet.components.gate_model.shared_rules import (
-    BUNDLE,
-    CERTIFICATE,
-    COST,
-    MODEL_SIZE,
     NEIGHBOURS,
-    PARITY_ADVICE,
-    SPEEDUP,
     Comparison,
     against_champion,
     compared_rows,
     confidence_of,
-    is_fp32,
+    converted,
     not_compared,
-    without_pytorch,
 )
 from gauntlet.manifests.gates import SMALLEST_MARGIN
 from gauntlet.tasks.regression.metrics import resolvable_error
@@ -130,50 +123,21 @@ RULES = (
         "`gates.min_interval_coverage` is the floor.",
         when=_is_set("min_interval_coverage"),
     ),
-    SPEEDUP,
-    CERTIFICATE,
-    BUNDLE,
-    Rule(
-        "parity",
-        "<=",
-        "certificate.bounds.max_abs_logit_difference",
-        NOT_NEGATIVE,
-        _in_deviations("certificate.max_abs_difference"),
-        "Largest difference from PyTorch's answer, in standard deviations of the target",
-        advice=PARITY_ADVICE,
-        unless=without_pytorch,
-        when=is_fp32,
-    ),
-    Rule(
-        "parity",
-        ">=",
-        "certificate.bounds.min_label_agreement",
-        FRACTION,
+    *converted(
         "certificate.agreement",
         "Share of answers within a tenth of the target's standard deviation of PyTorch's",
-        advice=PARITY_ADVICE,
-        unless=without_pytorch,
-        when=lambda found: not is_fp32(found),
-    ),
-    replace(
-        NEIGHBOURS,
-        note="Largest change of an answer with the rows and padding of its batch, in standard deviations of "
-        "the target",
-    ),
-    Rule(
-        "metric_drop",
-        "<=",
-        "certificate.bounds.max_metric_drop",
-        CHANGE,
         _in_deviations("certificate.mae_rise_bound"),
+        CHANGE,
         "Bootstrap upper limit of the rise of the mean absolute error by conversion, in standard deviations "
         "of the target",
-        unless=without_pytorch,
-        advice="Converting may have cost more than `conversion.max_metric_drop`. More validation rows narrow "
-        "the doubt; a float candidate loses nothing.",
+        difference=_in_deviations("certificate.max_abs_difference"),
+        difference_note="Largest difference from PyTorch's answer, in standard deviations of the target",
+        neighbours=replace(
+            NEIGHBOURS,
+            note="Largest change of an answer with the rows and padding of its batch, in standard deviations "
+            "of the target",
+        ),
     ),
-    MODEL_SIZE,
-    COST,
     *against_champion(
         Comparison(
             what="the champion's mean absolute error minus this model's",

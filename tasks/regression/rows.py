@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,11 @@ class NumberRows:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def images(self) -> npt.NDArray[np.uint8]:
+        """The inputs, of a split of images."""
+        return cast("npt.NDArray[np.uint8]", self.inputs)
 
 
 def are_images(splits: Path) -> bool:

@@ -8,30 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
 from gauntlet.contracts.data import STATISTICS_FILE
-from gauntlet.tasks.images.augmentation import moved
-from gauntlet.tasks.images.networks import (
-    ImageClassifier,
-    NetworkConfig,
-    NormalisedImages,
-    in_channels_last,
-    in_fast_layout,
-    network_config,
-)
-from gauntlet.tasks.images.training import (
-    AugmentationMaps,
-    RowsOnDevice,
-    read_config,
-    save_network,
-)
+from gauntlet.manifests.dataset import SplitName
+from gauntlet.tasks.images.training import ImageTask, untrained_network
 from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.manifest import RegressionTraining
 from gauntlet.tasks.regression.metrics import Floats, measure, metrics_of
@@ -41,9 +27,10 @@ from gauntlet.tasks.regression.target import Target
 from gauntlet.tasks.texts import training as texts
 from gauntlet.tasks.texts.manifest import Student
 from gauntlet.tasks.texts.network import Attention
-from gauntlet.trainer.own_network import own_loss, own_network
-from gauntlet.trainer.saved_model import read_record
+from gauntlet.trainer.own_network import own_loss
 from gauntlet.trainer.task import Batch, Task
+
+TRAINED_ON: tuple[SplitName, SplitName] = ("train", "validation")
 
 
 class Numbers:
@@ -52,10 +39,15 @@ class Numbers:
     The loss is that of standardised targets, so that it does not depend on their unit.
     """
 
-    def __init__(self, section: RegressionTraining, splits: Path, own_arguments: Mapping[str, Any]) -> None:
-        statistics = Statistics.read(splits / STATISTICS_FILE)
-        train = read_targets(splits, "train")
-        self.validation = read_targets(splits, "validation")
+    def __init__(
+        self,
+        section: RegressionTraining,
+        statistics: Statistics,
+        train: Floats,
+        validation: Floats,
+        own_arguments: Mapping[str, Any],
+    ) -> None:
+        self.validation = validation
         self._kind, self._own_loss = section.loss, own_loss(section, own_arguments)
         self.target = Target(
             name=statistics.target,
@@ -97,12 +89,26 @@ class Numbers:
         return {"loss": loss, **measure(self.validation, numbers[:, 0].double().numpy())}
 
 
-def read_targets(splits: Path, split: Any) -> Floats:
-    """The numbers of a split, (N,)."""
-    return read_rows(splits, split).targets
+class NumberTask(Task):
+    """A task whose outputs are numbers (N, 1), in the unit of the target."""
+
+    _numbers: Numbers
+
+    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
+        """As `Numbers.training_metrics`."""
+        return self._numbers.training_metrics(tally)
+
+    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
+        """As `Numbers.metrics`."""
+        return self._numbers.metrics(outputs)
+
+    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write what the model's kind of input needs, and `target.json`."""
+        super().save(model, weights, folder)  # type: ignore[safe-super]
+        self._numbers.target.write(folder)
 
 
-class TextRegression(texts.EncoderTask):
+class TextRegression(NumberTask, texts.EncoderTask):
     """A pretrained encoder under a layer with one output."""
 
     def __init__(
@@ -116,7 +122,10 @@ class TextRegression(texts.EncoderTask):
         super().__init__(
             section, splits, 1, lambda frame: targets_of(frame).astype(np.float32), student, teacher_outputs
         )
-        self._of_numbers, self._numbers = section, Numbers(section, splits, self.own_arguments)
+        train, validation = (read_rows(splits, split).targets for split in TRAINED_ON)
+        statistics = Statistics.read(splits / STATISTICS_FILE)
+        self._of_numbers = section
+        self._numbers = Numbers(section, statistics, train, validation, self.own_arguments)
 
     def build_model(self) -> TextRegressor:
         """The encoder and its layer, in the unit of the target."""
@@ -140,21 +149,8 @@ class TextRegression(texts.EncoderTask):
         """As `Numbers.tally`."""
         return self._numbers.tally(outputs, targets)
 
-    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """As `Numbers.training_metrics`."""
-        return self._numbers.training_metrics(tally)
 
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """As `Numbers.metrics`."""
-        return self._numbers.metrics(outputs)
-
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write the weights, the encoder's files and `target.json`."""
-        super().save(model, weights, folder)
-        self._numbers.target.write(folder)
-
-
-class ImageRegression(Task):
+class ImageRegression(NumberTask, ImageTask):
     """A convolutional network with one output, on images that are kept on the training device."""
 
     validation_batch_size = 256
@@ -165,33 +161,18 @@ class ImageRegression(Task):
         Raises:
             UsageError: There are no splits, or the network has more blocks than their images allow.
         """
-        train, validation = read_rows(splits, "train"), read_rows(splits, "validation")
+        train, validation = (read_rows(splits, split) for split in TRAINED_ON)
         statistics = Statistics.read(splits / STATISTICS_FILE)
         assert statistics.pixels is not None  # as rows are images
-        pixels = statistics.pixels["train"]
-        images = cast("npt.NDArray[np.uint8]", train.inputs)
-        self._lengths = len(train), len(validation)
-        self._train = RowsOnDevice(images, train.targets.astype(np.float32))
-        self._validation = RowsOnDevice(cast("npt.NDArray[np.uint8]", validation.inputs))
-        self._mean, self._std, self._resize = list(pixels.mean), list(pixels.std), statistics.resize
-        self._training, self._config = section, network_config(section, images.shape[1:], 1)
-        self._numbers = Numbers(section, splits, self.own_arguments)
-        self._maps = AugmentationMaps(section.augmentation, images.shape[2:], len(train))
-
-    @property
-    def train_lengths(self) -> Sequence[int]:
-        """All images have one size."""
-        return [1] * self._lengths[0]
-
-    @property
-    def validation_lengths(self) -> Sequence[int]:
-        """As `train_lengths`."""
-        return [1] * self._lengths[1]
-
-    @property
-    def of_record(self) -> Mapping[str, Any]:
-        """The shape of an image."""
-        return {"input_shape": self._config.input_shape}
+        self.prepare(
+            section,
+            (train.images, train.targets.astype(np.float32)),
+            validation.images,
+            statistics.pixels["train"],
+            statistics.resize,
+            outputs=1,
+        )
+        self._numbers = Numbers(section, statistics, train.targets, validation.targets, self.own_arguments)
 
     @property
     def own_arguments(self) -> Mapping[str, Any]:
@@ -205,47 +186,13 @@ class ImageRegression(Task):
         return ((1,),)
 
     def build_model(self) -> ImageRegressor:
-        """The network, initialised from torch's global seed."""
-        own = own_network(self._training, self.own_arguments)
-        if own is not None:
-            return ImageRegressor(NormalisedImages(own, self._mean, self._std), self._numbers.target)
-        body = ImageClassifier(self._config, self._mean, self._std)
-        return in_fast_layout(ImageRegressor(body, self._numbers.target))
-
-    def training_batch(self, rows: Sequence[int], seed: tuple[int, int]) -> Batch:
-        """Positions (B,), and if images are augmented their affine maps (B, 2, 3)."""
-        positions, maps = torch.tensor(rows, dtype=torch.int64), self._maps.at(rows, seed)
-        return (positions,) if maps is None else (positions, maps[:, 0])
-
-    def validation_batch(self, rows: Sequence[int], _epoch: int) -> Batch:
-        """Positions (B,): nothing is augmented."""
-        return (torch.tensor(rows, dtype=torch.int64),)
+        """The network, in the unit of the target."""
+        return ImageRegressor(super().build_model(), self._numbers.target)
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of `Numbers.losses`, and `Numbers.tally`."""
-        images, targets = self._train.at(batch[0])
-        if len(batch) > 1:
-            images = moved(images.float(), batch[1])
-        numbers = model(in_channels_last(images))
+        numbers, targets = self.training_outputs(model, batch)
         return self._numbers.losses(numbers, targets).sum(), self._numbers.tally(numbers, targets)
-
-    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The answers, (B, 1)."""
-        (images,) = self._validation.at(batch[0])
-        return cast(torch.Tensor, model(in_channels_last(images)))
-
-    def training_metrics(self, tally: Sequence[float]) -> dict[str, float]:
-        """As `Numbers.training_metrics`."""
-        return self._numbers.training_metrics(tally)
-
-    def metrics(self, outputs: torch.Tensor) -> dict[str, float]:
-        """As `Numbers.metrics`."""
-        return self._numbers.metrics(outputs)
-
-    def save(self, model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write `model.safetensors`, the network's `config.json` and `target.json`."""
-        save_network(self._config, model, weights, folder, self._resize)
-        self._numbers.target.write(folder)
 
 
 def load_task(section: RegressionTraining, splits: Path) -> Task:
@@ -258,10 +205,4 @@ def untrained_model(folder: Path, _classes: int, attention: Attention) -> Regres
     target = Target.read(folder)
     if (folder / "tokenizer.json").is_file():
         return TextRegressor(texts.untrained_model(folder, 1, attention), target)
-    config = NetworkConfig(**read_config(folder))
-    channels = config.input_shape[0]
-    mean, std = [0.0] * channels, [1.0] * channels  # both are among the weights
-    own = own_network(read_record(folder))
-    if own is not None:
-        return ImageRegressor(NormalisedImages(own, mean, std), target)
-    return in_fast_layout(ImageRegressor(ImageClassifier(config, mean, std), target))
+    return ImageRegressor(untrained_network(folder), target)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
 from gauntlet.components.convert_to_onnx.candidates import Failed, Graph, Source, build_graphs
 from gauntlet.components.convert_to_onnx.export import Signature, signature_of_texts
-from gauntlet.components.convert_to_onnx.scoring import Indices, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.scoring import Indices, SplitRows, pytorch_forward, sample
+from gauntlet.components.convert_to_onnx.subject import AnyScores, ScoredSubject
 from gauntlet.components.convert_to_onnx.timing import Batch
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import STUDENT, CandidateName
@@ -77,15 +78,21 @@ class TextRows:
         return frozenset(token for encoding in encodings for token in encoding.ids)
 
 
+class Texts(SplitRows, Protocol):
+    """A split of texts."""
+
+    def used_ids(self) -> frozenset[int]:
+        """The token ids of all rows."""
+
+
+AnyTexts = TypeVar("AnyTexts", bound=Texts)
+
+
 @dataclass(frozen=True)
-class EncoderSubject(ClassifierSubject):
+class TextSubject(ScoredSubject[AnyTexts, AnyScores]):
     """A model of texts, with its student if it has one."""
 
     is_tokenized = True
-
-    def read_rows(self, split: SplitName) -> TextRows:
-        """Read the texts of a split."""
-        return TextRows.read(self.splits, split, self.checkpoint, self.record)
 
     @property
     def signature(self) -> Signature:
@@ -107,15 +114,24 @@ class EncoderSubject(ClassifierSubject):
         return graphs
 
     @cached_property
-    def student_scores(self) -> ClassScores:
+    def student_scores(self) -> AnyScores:
         """The student's scores of all rows."""
         return self.scores(pytorch_forward(load_model(self.checkpoint / STUDENT_FOLDER)))
 
-    def compared_with(self, graph: Graph) -> tuple[ClassScores, ClassScores | None]:
-        """A student's graph is compared with the student, and its macro-F1 with the teacher's."""
+    def compared_with(self, graph: Graph) -> tuple[AnyScores, AnyScores | None]:
+        """A student's graph is compared with the student, and its metric with the teacher's."""
         if graph.name.startswith(STUDENT):
             return self.student_scores, self.pytorch_scores
         return super().compared_with(graph)
+
+
+@dataclass(frozen=True)
+class EncoderSubject(TextSubject[TextRows, ClassScores], ClassifierSubject[TextRows]):
+    """A classifier of texts."""
+
+    def read_rows(self, split: SplitName) -> TextRows:
+        """Read the texts of a split."""
+        return TextRows.read(self.splits, split, self.checkpoint, self.record)
 
 
 def build_student_graphs(

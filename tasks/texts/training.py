@@ -302,7 +302,8 @@ def require_layers(student: Student, model: nn.Module) -> None:
 
 def student_weights(model: nn.Module, weights: Tensors, layers: Sequence[int]) -> Tensors:
     """A model's weights with only these of the encoder's layers, which are renumbered from 0."""
-    name = f"encoder.{layers_of(model.encoder)[0]}"  # type: ignore[arg-type]
+    encoder = next(name for name, module in model.named_modules() if module is model.encoder)
+    name = f"{encoder}.{layers_of(model.encoder)[0]}"  # type: ignore[arg-type]
     prefixes = {f"{name}.{layer}.": f"{name}.{at}." for at, layer in enumerate(layers)}
     kept: Tensors = {}
     for key, tensor in weights.items():

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional
 
 from gauntlet.components.validate_data.run import run as validate_data
-from gauntlet.contracts.data import CheckResult
+from gauntlet.contracts.data import STATISTICS_FILE, CheckResult
 from gauntlet.tasks.regression.data import Statistics, examine, sources
 from gauntlet.tasks.regression.manifest import RegressionDataset, RegressionTraining
 from gauntlet.tasks.regression.metrics import measure
@@ -132,7 +132,9 @@ def test_a_task_learns_standardised_numbers_and_scores_in_their_unit(splits: Pat
     [("mse", [0.0, 0.25, 9.0]), ("mae", [0.0, 0.5, 3.0]), ("huber", [0.0, 0.125, 2.5])],
 )
 def test_a_loss_is_of_standardised_errors(loss: str, expected: list[float], splits: Path) -> None:
-    numbers = Numbers(training(loss=loss), splits, {})
+    train, validation = (read_rows(splits, split).targets for split in ("train", "validation"))
+    statistics = Statistics.read(splits / STATISTICS_FILE)
+    numbers = Numbers(training(loss=loss), statistics, train, validation, {})
     targets = torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)
     std = numbers.target.std
     errors = torch.tensor([0.0, 0.5 * std, -3 * std], dtype=torch.float64)
