@@ -33,7 +33,7 @@ READ = (".safetensors", ".json", ".onnx", ".onnx_data", ".data", ".txt", ".model
 """Suffixes of the files that are read; what else lies there, such as optimizer states, is left alone."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SHARDS_FILE = "model.safetensors.index.json"
-CONFIG_FILE, BESIDE_A_GRAPH = "config.json", ("config.json", "tokenizer.json")
+CONFIG_FILE = "config.json"
 HOW_TO = "docs/how-to/judge_a_model_trained_elsewhere.md"
 
 
@@ -56,12 +56,12 @@ def origin_of(manifest: Manifest, form: OriginForm, source: str, labels: Sequenc
         )
     path = storage.local_path(source)
     where = source if path is None else str(path.resolve())
-    files = source_files(where, form)
+    files = source_files(where, form, manifest.task)
     return Origin(form=form, source=where, sha256=_hash(files), labels=tuple(labels))
 
 
-def source_files(source: str, form: OriginForm) -> dict[str, str]:
-    """The URIs of the files that make up a model, by name.
+def source_files(source: str, form: OriginForm, task: str) -> dict[str, str]:
+    """The URIs of the files that make up a model of a task kind, by name.
 
     Raises:
         UsageError: There is no such model there, or only a pickled one.
@@ -72,7 +72,7 @@ def source_files(source: str, form: OriginForm) -> dict[str, str]:
     except UsageError as error:
         raise UsageError(f"{option}: {error}") from None
     folder, name = (source, "") if is_folder else (source.rpartition("/")[0], storage.file_name(source))
-    found = storage.list_files(folder) if is_folder else _with_companions(folder, name, form)
+    found = storage.list_files(folder) if is_folder else _with_companions(folder, name, form, task)
     wanted = WEIGHTS_FILE if form == "checkpoint" else "*.onnx"
     pickled = [one for one in found if one.endswith(PICKLED)]
     if form == "checkpoint" and SHARDS_FILE in found:
@@ -103,13 +103,17 @@ def source_files(source: str, form: OriginForm) -> dict[str, str]:
     return {one: storage.join(folder, one) for one in names if one.endswith(READ)}
 
 
-def _with_companions(folder: str, name: str, form: OriginForm) -> list[str]:
-    """A file, and what belongs to a graph: external data, labels and tokenizer."""
+def _beside_a_graph(task: str) -> list[str]:
+    """The files of a bundle of the kind that a graph needs, such as the tokenizer."""
+    return [name for name in of_kind(task, "FILES") if name != MODEL_FILE]
+
+
+def _with_companions(folder: str, name: str, form: OriginForm, task: str) -> list[str]:
+    """A file, and what belongs to a graph: external data, labels and the kind's files."""
     if form == "checkpoint":
         return [name]
-    others = [
-        one for one in storage.list_files(folder) if one in BESIDE_A_GRAPH or one.startswith(f"{name}.")
-    ]
+    beside = [CONFIG_FILE, *_beside_a_graph(task)]
+    others = [one for one in storage.list_files(folder) if one in beside or one.startswith(f"{name}.")]
     stem = name.removesuffix(".onnx")
     return [name, *others, *(one for one in storage.list_files(folder) if one == f"{stem}.onnx_data")]
 
@@ -137,7 +141,7 @@ def import_model(
         given, made = Path(scratch) / "given", Path(scratch) / "made"
         given.mkdir()
         made.mkdir()
-        _fetch(origin, given)
+        _fetch(origin, task, given)
         labels = read_statistics(splits).labels
         if origin.form == "onnx":
             fields = dict(load_task(task, section, splits).of_record)
@@ -167,8 +171,8 @@ def open_subject(kind: TaskKind, folder: Path, record: TrainingRecord, splits: P
     return subject
 
 
-def _fetch(origin: Origin, folder: Path) -> None:
-    files = source_files(origin.source, origin.form)
+def _fetch(origin: Origin, task: str, folder: Path) -> None:
+    files = source_files(origin.source, origin.form, task)
     if _hash(files) != origin.sha256:
         raise GauntletError(
             f"{origin.source}: its files have changed since the run was started. Start it again."
@@ -187,9 +191,7 @@ def _foreign(
 
 
 def _save_files_of_graph(task: str, given: Path, folder: Path) -> None:
-    for name in of_kind(task, "FILES"):
-        if name == MODEL_FILE:
-            continue
+    for name in _beside_a_graph(task):
         if not (given / name).is_file():
             raise UsageError(f"--from-onnx: found no {name} beside the graph, which models of {task} need.")
         shutil.copyfile(given / name, folder / name)

@@ -14,6 +14,8 @@ from pathlib import Path
 from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.scoring import Logits
 from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import UsageError
+from gauntlet.serving.bundle import BundleError
 from gauntlet.tasks.classification.conversion import ClassScores, Decide
 from gauntlet.tasks.classification.metrics import Sets
 from gauntlet.tasks.multi_label_text.data import label_sets
@@ -64,8 +66,15 @@ class MultiLabelSubject(EncoderSubject):
 
     @property
     def decide_imported(self) -> Decide:
-        """By the thresholds beside the graph."""
-        return AboveThreshold(read_thresholds(self.checkpoint, self.record.labels))
+        """By the thresholds beside the graph.
+
+        Raises:
+            UsageError: They cannot be read, or are not of the labels.
+        """
+        try:
+            return AboveThreshold(read_thresholds(self.checkpoint, self.record.labels))
+        except BundleError as error:
+            raise UsageError(f"--from-onnx: {str(error).removeprefix(f'{self.checkpoint}/')}.") from None
 
     def answer(self, decide: Decide) -> Callable[[Logits], tuple[Logits, Sets]]:
         """The probability of each label, and the labels above their thresholds."""

@@ -84,6 +84,16 @@ def test_an_imitated_row_counts_as_much_as_its_label() -> None:
     assert float(weighed) == pytest.approx(float(one_by_one[0] + 2 * one_by_one[1] + 0.5 * one_by_one[2]))
 
 
+def test_a_student_s_loss_weighs_rows_by_their_class(
+    uneven_splits: Path, section: Callable[..., TextTraining]
+) -> None:
+    task = TextClassification(section(class_weights="balanced"), uneven_splits)
+    outputs, wanted, labels = torch.randn(3, 3), torch.randn(3, 3), torch.tensor([2, 0, 1])
+    expected = distillation_loss(outputs, wanted, 2.0, torch.tensor([42 / 18, 42 / 72, 42 / 36]))
+    torch.testing.assert_close(task.imitation_loss(outputs, wanted, labels, 2.0), expected)
+    assert not torch.isclose(expected, distillation_loss(outputs, wanted, 2.0))
+
+
 def test_a_balanced_sampler_draws_every_class_as_often() -> None:
     labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
     chances = balanced_chances(ClassTraining(sampler="balanced"), labels)

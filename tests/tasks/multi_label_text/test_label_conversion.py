@@ -6,18 +6,26 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit, logit
 from sklearn.metrics import f1_score
+from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from gauntlet.components.convert_to_onnx.candidates import FusedOps, Graph
 from gauntlet.components.convert_to_onnx.scoring import neighbour_effect
-from gauntlet.contracts.data import STATISTICS_FILE
+from gauntlet.components.train_model.imported import import_model, origin_of
+from gauntlet.contracts.data import STATISTICS_FILE, Statistics
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.errors import UsageError
+from gauntlet.manifests.loading import load_manifest
 from gauntlet.tasks.classification.conversion import ClassScores, compare
 from gauntlet.tasks.multi_label_text.conversion import AboveThreshold, MultiLabelSubject
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelTraining
@@ -108,3 +116,103 @@ def test_a_checkpoint_of_transformers_gets_thresholds_for_its_labels_by_name(
     in_order = expit(found)[:, [elsewhere.index(label) for label in LABELS]]
     assert list(written) == list(LABELS)
     np.testing.assert_allclose(list(written.values()), choose_thresholds(in_order, truth), atol=1e-5)
+
+
+# --- an ONNX file that was made elsewhere -------------------------------------------------------------
+
+TEXTS = ["quiet lake", "shout rage fist", "smile", "still slow breath", "sunny dance", "glare"]
+HAVE = np.random.default_rng(0).integers(0, 2, (6, 3))
+
+
+@pytest.fixture
+def votes(tiny_encoder: Path) -> np.ndarray:
+    """The logits of each token, (V, 3)."""
+    size = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json")).get_vocab_size()
+    return np.random.default_rng(4).normal(size=(size, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def graph(votes: np.ndarray, tiny_encoder: Path, tmp_path: Path) -> Path:
+    """A graph that adds the logits of a text's tokens, with a tokenizer and thresholds beside it."""
+    nodes = [
+        helper.make_node("Gather", ["votes", "input_ids"], ["of_tokens"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
+        helper.make_node("Mul", ["of_tokens", "wide"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "tokens"], ["logits"], keepdims=0),
+    ]
+    constants = [
+        numpy_helper.from_array(votes, "votes"),
+        numpy_helper.from_array(np.array([2]), "last"),
+        numpy_helper.from_array(np.array([1]), "tokens"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 3])]
+    made = helper.make_graph(nodes, "votes", inputs, outputs, constants)
+    folder = tmp_path / "given"
+    folder.mkdir()
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "moods.onnx")
+    (folder / "tokenizer.json").write_bytes((tiny_encoder / "tokenizer.json").read_bytes())
+    (folder / "thresholds.json").write_text('{"anger": 0.9, "joy": 0.5, "fear": 0.25}')
+    return folder / "moods.onnx"
+
+
+def measured(file: Path, encoder: Path, folder: Path) -> dict[str, float]:
+    splits = folder / "splits"
+    splits.mkdir()
+    for split in SPLITS:
+        frame = pd.DataFrame({"text": TEXTS, "labels": HAVE.tolist(), "row": range(6)})
+        frame.to_parquet(splits / f"{split}.parquet")
+    rows = dict.fromkeys(SPLITS, 6)
+    statistics = Statistics(name="d", version="1", uri="/d", sha256="0" * 64, labels=LABELS, rows=rows)
+    statistics.write(splits / STATISTICS_FILE)
+    content = {
+        "name": "moods",
+        "description": "Moods",
+        "task": "multi_label_text_classification",
+        "dataset": {"name": "d", "version": "1", "uri": "a.csv", "labels": list(LABELS)},
+        "gates": {"min_macro_f1": 0.1},
+    }
+    (folder / "moods.yaml").write_text(yaml.safe_dump(content))
+    origin = origin_of(load_manifest(folder / "moods.yaml"), "onnx", str(file))
+    section = MultiLabelTraining(encoder=str(encoder), max_length=16)
+    task, made = "multi_label_text_classification", (folder / "checkpoint", folder / "history")
+    return import_model(section, task, 1, origin, splits, *made)
+
+
+def test_a_graph_is_judged_with_the_thresholds_beside_it(
+    graph: Path, votes: np.ndarray, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    figures = measured(graph, tiny_encoder, tmp_path)
+    tokenizer = Tokenizer.from_file(str(tiny_encoder / "tokenizer.json"))
+    logits = np.stack([votes[tokenizer.encode(text).ids].sum(axis=0) for text in TEXTS])
+    given = expit(logits) >= [0.5, 0.25, 0.9]
+    expected = f1_score(HAVE, given, average="macro", zero_division=0)
+    assert figures == {"validation_macro_f1": pytest.approx(expected)}
+    assert json.loads((tmp_path / "checkpoint" / "thresholds.json").read_text())["anger"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"found no thresholds\.json beside the graph"),
+        (
+            '{"joy": 0.5, "fear": 0.5}',
+            r"^--from-onnx: thresholds\.json: expected a threshold for each",
+        ),
+    ],
+)
+def test_a_graph_without_thresholds_of_its_labels_is_refused(
+    graph: Path, tiny_encoder: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    thresholds = graph.with_name("thresholds.json")
+    thresholds.unlink()
+    if content is not None:
+        thresholds.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        measured(graph, tiny_encoder, tmp_path)
+    assert not (tmp_path / "checkpoint").exists(), "nothing is half written"

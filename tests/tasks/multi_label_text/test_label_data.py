@@ -94,6 +94,18 @@ def test_an_unknown_label_is_counted_and_the_nearest_one_is_named(tmp_path: Path
     assert found.examples[3] == "a.jsonl line 2: label “Angr” of “text number 1 alone”"
 
 
+def test_a_row_with_an_unknown_label_leaves_whatever_the_severity(tmp_path: Path) -> None:
+    checks = CHECKS | {"unknown_labels": {"severity": "warn"}}
+    found = inspected(tmp_path / "a.jsonl", [["joy", "rage"], ["fear"]], checks=checks)["unknown_labels"]
+    assert (found.verdict, found.rows_affected, found.rows_dropped) == ("warn", 1, 1)
+
+
+@pytest.mark.parametrize("value", ['["joy"', "[joy]", "[" * 100_000])
+def test_a_list_that_is_no_json_is_an_unknown_label(tmp_path: Path, value: str) -> None:
+    found = inspected(tmp_path / "a.jsonl", [value, ["fear"]])
+    assert (found["unknown_labels"].verdict, found["unknown_labels"].rows_affected) == ("fail", 1)
+
+
 def test_a_value_that_is_neither_yes_nor_no_is_an_unknown_label(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,joy,fear,anger\none,1,0,maybe\ntwo,0,1,2\n")

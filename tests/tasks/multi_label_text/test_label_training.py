@@ -113,3 +113,12 @@ def test_a_student_learns_from_labels_and_scores_by_their_weight(tiny_encoder: P
     labels = nn.BCEWithLogitsLoss()(logits, batch[2]) * 2
     expected = 0.75 * imitation_loss(logits, wanted[[0, 3]], 2.0) + 0.25 * labels
     torch.testing.assert_close(trained.loss_sum(model, batch)[0], expected)
+
+
+def test_a_students_loss_weighs_the_labels_that_a_row_has(tiny_encoder: Path, splits: Path) -> None:
+    outputs, wanted, targets = torch.randn(4, 3), torch.randn(4, 3), torch.from_numpy(TARGETS)
+    found = task(tiny_encoder, splits, positive_weights={"fear": 3.0})
+    weights = torch.tensor([[1.0, 1, 1], [1, 3, 1], [1, 1, 1], [1, 3, 1]])
+    expected = imitation_loss(outputs, wanted, 2.0, weights)
+    torch.testing.assert_close(found.imitation_loss(outputs, wanted, targets, 2.0), expected)
+    assert not torch.isclose(expected, imitation_loss(outputs, wanted, 2.0))
