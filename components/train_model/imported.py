@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Training
-from gauntlet.serving.bundle import MODEL_FILE, of_kind
+from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, of_kind
 from gauntlet.trainer.saved_model import TRAINING_FILE, read_record, write_checkpoint
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE, load_task
@@ -56,12 +56,12 @@ def origin_of(manifest: Manifest, form: OriginForm, source: str, labels: Sequenc
         )
     path = storage.local_path(source)
     where = source if path is None else str(path.resolve())
-    files = source_files(where, form)
+    files = source_files(where, form, manifest.task)
     return Origin(form=form, source=where, sha256=_hash(files), labels=tuple(labels))
 
 
-def source_files(source: str, form: OriginForm) -> dict[str, str]:
-    """The URIs of the files that make up a model, by name.
+def source_files(source: str, form: OriginForm, task: str) -> dict[str, str]:
+    """The URIs of the files that make up a model of a task kind, by name.
 
     Raises:
         UsageError: There is no such model there, or only a pickled one.
@@ -72,7 +72,7 @@ def source_files(source: str, form: OriginForm) -> dict[str, str]:
     except UsageError as error:
         raise UsageError(f"{option}: {error}") from None
     folder, name = (source, "") if is_folder else (source.rpartition("/")[0], storage.file_name(source))
-    found = storage.list_files(folder) if is_folder else _with_companions(folder, name, form)
+    found = storage.list_files(folder) if is_folder else _with_companions(folder, name, form, task)
     wanted = WEIGHTS_FILE if form == "checkpoint" else "*.onnx"
     pickled = [one for one in found if one.endswith(PICKLED)]
     if form == "checkpoint" and SHARDS_FILE in found:
@@ -99,15 +99,13 @@ def source_files(source: str, form: OriginForm) -> dict[str, str]:
     return {one: storage.join(folder, one) for one in found if one.endswith(READ)}
 
 
-def _with_companions(folder: str, name: str, form: OriginForm) -> list[str]:
-    """A file, and what belongs to a graph: external data, labels and tokenizer."""
+def _with_companions(folder: str, name: str, form: OriginForm, task: str) -> list[str]:
+    """A file, and what belongs to a graph: external data, labels, and the files that the kind needs."""
     if form == "checkpoint":
         return [name]
-    others = [
-        one for one in storage.list_files(folder) if one in BESIDE_A_GRAPH or one.startswith(f"{name}.")
-    ]
-    stem = name.removesuffix(".onnx")
-    return [name, *others, *(one for one in storage.list_files(folder) if one == f"{stem}.onnx_data")]
+    beside = {*BESIDE_A_GRAPH, *of_kind(task, "FILES"), f"{name.removesuffix('.onnx')}.onnx_data"}
+    found = storage.list_files(folder)
+    return [name, *(one for one in found if one != name and (one in beside or one.startswith(f"{name}.")))]
 
 
 def _hash(files: Mapping[str, str]) -> str:
@@ -133,16 +131,17 @@ def import_model(
         given, made = Path(scratch) / "given", Path(scratch) / "made"
         given.mkdir()
         made.mkdir()
-        _fetch(origin, given)
+        _fetch(origin, task, given)
         labels = read_statistics(splits).labels
         if origin.form == "onnx":
             fields = dict(load_task(task, section, splits).of_record)
             fields.pop("encoder", None)  # the section's, and not this model's
             record = _foreign(task, labels, seed, origin, fields)
-            write_checkpoint(made, record, lambda folder: _save_files_of_graph(task, given, folder))
             subject = open_subject(kind, made, record, splits, seed)
             if not isinstance(subject, TracedSubject):
                 raise UsageError(f"--from-onnx: the task kind {task} takes no ONNX file.")
+            needed = {*of_kind(task, "FILES"), *((TOKENIZER_FILE,) if subject.is_tokenized else ())}
+            write_checkpoint(made, record, lambda folder: _save_files(needed, task, given, folder))
             prepare_graph(given, made / MODEL_FILE, subject, origin.labels)
             try:
                 figures, _ = subject.measure(made / MODEL_FILE)
@@ -163,8 +162,8 @@ def open_subject(kind: TaskKind, folder: Path, record: TrainingRecord, splits: P
     return subject
 
 
-def _fetch(origin: Origin, folder: Path) -> None:
-    files = source_files(origin.source, origin.form)
+def _fetch(origin: Origin, task: str, folder: Path) -> None:
+    files = source_files(origin.source, origin.form, task)
     if _hash(files) != origin.sha256:
         raise GauntletError(
             f"{origin.source}: its files have changed since the run was started. Start it again."
@@ -181,10 +180,8 @@ def _foreign(
     return TrainingRecord(**known, data_sha256="", training_sha256="", **fields)
 
 
-def _save_files_of_graph(task: str, given: Path, folder: Path) -> None:
-    for name in of_kind(task, "FILES"):
-        if name == MODEL_FILE:
-            continue
+def _save_files(needed: Set[str], task: str, given: Path, folder: Path) -> None:
+    for name in sorted(needed - {MODEL_FILE}):
         if not (given / name).is_file():
             raise UsageError(f"--from-onnx: found no {name} beside the graph, which models of {task} need.")
         shutil.copyfile(given / name, folder / name)
