@@ -347,7 +347,7 @@ def with_alias(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | N
 
 
 def with_number(name: str, versions: Sequence[ModelVersion], number: str) -> ModelVersion:
-    """The version with this number, or a `UsageError` if there is none."""
+    """The version with this number. Raises a `UsageError` if the model has no such version."""
     found = next((version for version in versions if version.version == number), None)
     if found is None:
         raise UsageError(f"model {name!r}: has no version {number!r}, only {_numbers(versions)}.")
@@ -455,8 +455,9 @@ def _version_to_roll_back_to(
             f"{previous.version}`, or an older one that `gauntlet registry {name}` lists."
         )
     if previous is None:
+        before = f"before version {champion.version}" if champion else "yet"
         raise UsageError(
-            f"model {name!r}: has had no champion before {champion.version if champion else 'now'}, so there "
-            "is none to roll back to. Promote one of its versions instead."
+            f"model {name!r}: no version has been champion {before}, so a rollback has no target. Promote "
+            "one of its versions instead."
         )
     return previous

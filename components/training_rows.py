@@ -131,45 +131,53 @@ def clean_rows(count: int, *trained_on: Flags | str) -> Flags:
 
 
 def describe_overlap(
-    count: int, ours: Flags | str, theirs: Flags | str | None, without: Sequence[str] = (), rows: str = "rows"
+    count: int,
+    challenger: Flags | str,
+    champion: Flags | str | None,
+    without: Sequence[str] = (),
+    rows: str = "rows",
 ) -> TrainingOverlap:
     """Say on how many of `count` test rows each model was trained, or why that is not known.
 
-    `ours` and `theirs` are flags (N,) or a reason; `theirs` is None without a champion. `without` are the
-    classes without clean rows, `rows` is what a row is called.
+    Args:
+        count: N.
+        challenger: Which test rows it was trained on, (N,), or why that is not known.
+        champion: The same; None if none is registered.
+        without: The classes without clean rows.
+        rows: What rows are called.
     """
-    challenger = None if isinstance(ours, str) else int(ours.sum())
+    seen = None if isinstance(challenger, str) else int(challenger.sum())
     own = (
-        f"It is not known how many test {rows} are in this model's own training split: {ours}."
-        if isinstance(ours, str)
-        else _sentence(challenger, count, "this model's own", rows)
+        f"It is not known how many test {rows} are in this model's own training split: {challenger}."
+        if seen is None
+        else _sentence(seen, count, "this model's own", rows)
     )
-    if theirs is None:
-        return TrainingOverlap(challenger=challenger, summary=own)
-    clean = int(clean_rows(count, ours, theirs).sum())
-    known = None if isinstance(theirs, str) else int(theirs.sum())
-    if isinstance(theirs, str):
+    if champion is None:
+        return TrainingOverlap(challenger=seen, summary=own)
+    clean = int(clean_rows(count, challenger, champion).sum())
+    seen_by_champion = None if isinstance(champion, str) else int(champion.sum())
+    if seen_by_champion is None:
         summary = (
             f"It is not known how many of the {count} test {rows} were in the champion's training split: "
-            f"{theirs}. Compared on {clean}. Rows that the champion was trained on make it look better, so a "
-            "model that passes is no worse, but a model that is rejected may be as good. If it is, promote "
-            f"it by hand{'' if challenger is None else '; its bundle has the fingerprints'}."
+            f"{champion}. Compared on {clean}. Rows that the champion was trained on make it look better, so "
+            "a model that passes is no worse, but a model that is rejected may be as good. If it is, promote "
+            f"it by hand{'' if seen is None else '; its bundle has the fingerprints'}."
         )
     else:
-        summary = _sentence(known, count, "the champion's", rows).removesuffix(".")
+        summary = _sentence(seen_by_champion, count, "the champion's", rows).removesuffix(".")
         summary += f"; compared on the {clean} clean {rows}." if clean < count else "."
-        if challenger:
+        if seen:
             summary = f"{own} {summary}"
     return TrainingOverlap(
-        challenger=challenger,
-        champion=known,
+        challenger=seen,
+        champion=seen_by_champion,
         clean_rows=clean,
         summary=summary,
         classes_without_clean_rows=tuple(without),
     )
 
 
-def _sentence(trained: int | None, count: int, whose: str, rows: str) -> str:
+def _sentence(trained: int, count: int, whose: str, rows: str) -> str:
     if not trained:
         return f"None of the {count} test {rows} was in {whose} training split."
     was = "was" if trained == 1 else "were"

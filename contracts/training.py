@@ -171,8 +171,8 @@ class TrainingRecord(_OfTraining):
         max_length: The number of tokens after which a text is cut, if rows are texts.
         frame: For a language model: the text before and after a single prompt.
         input_shape: For a model that reads images: channels, height, width.
-        network, network_args, network_sha256: The class of a user's own network, its arguments, a hash of its
-            code.
+        network, network_args, network_sha256: The class or function of a user's own network or backbone, its
+            arguments, a hash of its code.
         origin: Of a model that was trained elsewhere.
     """
 

@@ -49,6 +49,13 @@ STUDENT = "student_"
 """What a candidate's name begins with that is made from a student."""
 
 
+OF_SOME_KINDS = {
+    "student": "models that can have a student (training.student)",
+    "repetition_penalty": "language models",
+}
+"""The keys of `conversion` that only some kinds read, and what they are for."""
+
+
 class StudentConversion(Section):
     """What is made of the student that `training.student` asks for, in addition to its teacher's candidates.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from gauntlet.manifests.conversion import Conversion
+from gauntlet.manifests.conversion import OF_SOME_KINDS, Conversion
 from gauntlet.manifests.dataset import Dataset
 from gauntlet.manifests.gates import CommonEvaluation, CommonGates
 from gauntlet.manifests.kinds import TaskKind, manifest_classes, task_kind
@@ -145,6 +145,20 @@ class Manifest(Section):
                 raise ValueError(
                     f"dataset.{key} {counted} and training.{source} {trained}: remove the first, or set both"
                 )
+        return self
+
+    @property
+    def conversion_keys(self) -> Collection[str]:
+        """Those of `OF_SOME_KINDS` that the kind's conversion reads; others must keep their defaults."""
+        return ()
+
+    @model_validator(mode="after")
+    def _conversion_is_read(self) -> Self:
+        default = Conversion(target=self.conversion.target)
+        for key, readers in OF_SOME_KINDS.items():
+            is_set = getattr(self.conversion, key) != getattr(default, key)
+            if is_set and key not in self.conversion_keys:
+                raise ValueError(f"conversion.{key} is for {readers}: leave it out")
         return self
 
     @property

@@ -254,6 +254,11 @@ class Training(CommonTraining):
         return self
 
     @property
+    def network_code(self) -> tuple[str, str] | None:
+        """The key that names code of the user's own for the network or a part of it, and its path."""
+        return ("training.network", self.network) if self.network else None
+
+    @property
     def own_loss(self) -> str | None:
         """The path of the user's own loss."""
         return None if self.loss in self.built_in_losses else self.loss

@@ -32,3 +32,13 @@ def fails() -> nn.Module:
 def text() -> str:
     """No network."""
     return "small"
+
+
+def raises() -> nn.Module:
+    """It looks for a file that is not there."""
+    raise OSError("no such file")
+
+
+def wants(width: int) -> nn.Module:
+    """It cannot be called without arguments."""
+    return nn.Conv2d(3, width, 3)

@@ -54,12 +54,25 @@ def own_network(
     """
     if not named.network:
         return None
-    made = _made(named.network, NETWORK, named.network_args or {}, known or {}, modules)
-    if not isinstance(made, nn.Module):
-        raise UsageError(
-            f"{NETWORK}: {named.network} made a {type(made).__name__}, expected a torch.nn.Module."
-        )
+    made = own_module(named.network, NETWORK, named.network_args or {}, known or {}, modules)
     setattr(made, OWN, True)
+    return made
+
+
+def own_module(
+    path: str,
+    key: str,
+    given: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] | None = None,
+    modules: Mapping[str, Callable[[], nn.Module]] | None = None,
+) -> nn.Module:
+    """The module that a class or a function of the user's own makes; `key` names it in the manifest.
+
+    It gets `given`, and of `known` and `modules` what it asks for. Raises as `own_network`.
+    """
+    made = _made(path, key, given or {}, known or {}, modules or {})
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{key}: {path} made a {type(made).__name__}, expected a torch.nn.Module.")
     return made
 
 
@@ -107,16 +120,15 @@ def own_loss(section: Training, known: Mapping[str, Any]) -> OwnLoss | None:
 
 def record_of(section: Training, task: Task) -> dict[str, Any]:
     """The fields of `TrainingRecord` with which a checkpoint's network is made again; none without one."""
-    if section.network is None:
+    if section.network_code is None:
         return {}
-    given = section.network_args or {}
-    asked = arguments_of(resolve(section.network, NETWORK))
-    known = {name: value for name, value in task.own_arguments.items() if name in asked}
-    return {
-        "network": section.network,
-        "network_args": {**known, **given},
-        "network_sha256": code_sha256(section.network),
-    }
+    key, path = section.network_code
+    record: dict[str, Any] = {"network": path, "network_sha256": code_sha256(path)}
+    if section.network is not None:
+        asked = arguments_of(resolve(path, key))
+        known = {name: value for name, value in task.own_arguments.items() if name in asked}
+        record["network_args"] = {**known, **(section.network_args or {})}
+    return record
 
 
 def _made(
@@ -135,6 +147,11 @@ def _made(
     try:
         signature(make).bind(**arguments)
     except TypeError as error:
+        if not offered:
+            raise UsageError(
+                f"{key}: {path} takes {signature(make)}, but {error}. Give it a default: it gets no "
+                "arguments."
+            ) from None
         raise UsageError(
             f"{key}_args: {path} takes {signature(make)}, but {error}. Set it in {key}_args, or give it a "
             f"default. Of these it gets those that it names: {offered}."
@@ -164,30 +181,38 @@ def require_usable(task: Task, name: str, model: nn.Module, section: Training) -
 
     Raises:
         UsageError: The network returns something other than the kind expects, or NaN, is not deterministic,
-            has nothing to train or cannot be exported; or the loss returns something else or NaN.
+            has nothing to train, has frozen parameters that would be sharded, or cannot be exported; or the
+            loss returns something else or NaN.
     """
-    if section.network is None and section.own_loss is None:
+    if section.network_code is None and section.own_loss is None:
         return
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[]):  # training begins with the same state with and without the check
-        if section.network is not None:
-            _require_usable_network(task, name, model, section)
+        if section.network_code is not None:
+            _require_usable_network(task, name, model, section, *section.network_code)
         if section.own_loss is not None:
             _require_usable_loss(task, model, section)
     model.train(was_training)
 
 
-def _require_usable_network(task: Task, name: str, model: nn.Module, section: Training) -> None:
-    path = section.network
+def _require_usable_network(
+    task: Task, name: str, model: nn.Module, section: Training, key: str, path: str
+) -> None:
     own = next((module for module in model.modules() if getattr(module, OWN, False)), None)
     if own is None or not task.network_outputs:
         raise UsageError(
-            f"{NETWORK}: found {path}, but the task kind {name} builds its own network and takes no other. "
+            f"{key}: found {path}, but the task kind {name} builds its own network and takes no other. "
             "Leave the key out."
         )
     if not any(parameter.requires_grad for parameter in own.parameters()):
-        raise UsageError(f"{NETWORK}: {path} has no parameter with a gradient, so there is nothing to train.")
+        raise UsageError(f"{key}: {path} has no parameter with a gradient, so there is nothing to train.")
+    frozen = [one for one, parameter in own.named_parameters() if not parameter.requires_grad]
+    if frozen and section.distribution == "fsdp2":
+        raise UsageError(
+            f"{key}: {path} has {len(frozen)} frozen parameters, such as {frozen[0]}. distribution fsdp2 "
+            "does not keep frozen weights whole: use ddp, or train them."
+        )
     rows = range(min(CHECKED_ROWS, len(task.validation_lengths)))
     batch = task.validation_batch(rows, section.total_epochs)
     inputs: list[tuple[Any, ...]] = []
@@ -195,7 +220,7 @@ def _require_usable_network(task: Task, name: str, model: nn.Module, section: Tr
 
     def look(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
         inputs.append(given)
-        outputs.append(_require_shapes(returned, path, task.network_outputs, len(rows)))
+        outputs.append(_require_shapes(returned, key, path, task.network_outputs, len(rows)))
 
     hook = own.register_forward_hook(look)
     try:
@@ -209,25 +234,23 @@ def _require_usable_network(task: Task, name: str, model: nn.Module, section: Tr
         given = ", ".join(map(_shown, inputs[-1] if inputs else ()))
         of = f" of {given}" if given else ""
         raise UsageError(
-            f"{NETWORK}: the forward{of} of {path} failed: {type(error).__name__}: {error}"
+            f"{key}: the forward{of} of {path} failed: {type(error).__name__}: {error}"
         ) from error
     finally:
         hook.remove()
     first, second = outputs[:2]
     if not all(bool(output.isfinite().all()) for output in first):
-        raise UsageError(
-            f"{NETWORK}: {path} returns NaN or infinity for the first rows, before any training."
-        )
+        raise UsageError(f"{key}: {path} returns NaN or infinity for the first rows, before any training.")
     if not all(torch.equal(*pair) for pair in zip(first, second, strict=True)):
         raise UsageError(
-            f"{NETWORK}: {path} is not deterministic: in eval mode the same rows gave two different outputs. "
+            f"{key}: {path} is not deterministic: in eval mode the same rows gave two different outputs. "
             "Use nn.Dropout, or functional.dropout with training=self.training, and draw nothing at random."
         )
-    _require_exportable(own, path, inputs[0])
+    _require_exportable(own, key, path, inputs[0])
 
 
 def _require_shapes(
-    returned: Any, path: str | None, expected: Sequence[tuple[int, ...]], rows: int
+    returned: Any, key: str, path: str, expected: Sequence[tuple[int, ...]], rows: int
 ) -> tuple[torch.Tensor, ...]:
     """The outputs as a tuple."""
     found = returned if isinstance(returned, tuple) else (returned,)
@@ -238,13 +261,13 @@ def _require_shapes(
     )
     if not fits:
         raise UsageError(
-            f"{NETWORK}: for {rows} rows {path} returned {', '.join(map(_shown, found))}, expected "
+            f"{key}: for {rows} rows {path} returned {', '.join(map(_shown, found))}, expected "
             f"{', '.join(f'a float tensor of shape {shape}' for shape in wanted)}."
         )
     return found
 
 
-def _require_exportable(own: nn.Module, path: str | None, inputs: tuple[Any, ...]) -> None:
+def _require_exportable(own: nn.Module, key: str, path: str, inputs: tuple[Any, ...]) -> None:
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")  # the exporter warns that it is deprecated
         graph = Path(scratch) / "network.onnx"
@@ -254,7 +277,7 @@ def _require_exportable(own: nn.Module, path: str | None, inputs: tuple[Any, ...
             traceback.print_exc()
             reason = str(error).strip().partition("\n")[0]
             raise UsageError(
-                f"{NETWORK}: {path} cannot be exported to ONNX, so it could not be served: "
+                f"{key}: {path} cannot be exported to ONNX, so it could not be served: "
                 f"{type(error).__name__}: {reason}"
             ) from error
 

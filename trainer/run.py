@@ -333,7 +333,7 @@ def fingerprint(run: TrainingRun, device: torch.device, world: World) -> dict[st
     free = {"resources", "resume", "compute_target", "prefetch_batches", "precision", "tracking"}
     free.add("student")  # trained afterwards
     settings = run.section.model_dump(mode="json", exclude=free)
-    own_code = (run.section.network, run.section.own_loss)
+    own_code = [*(run.section.network_code or ())[1:], run.section.own_loss]
     return flatten({"training": settings}) | {
         "task": run.task,
         "seed": str(run.seed),

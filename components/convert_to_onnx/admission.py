@@ -106,7 +106,7 @@ def refusal(parity: Parity, neighbours: NeighbourEffect, graph: Graph, section: 
 
 
 def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None:
-    """As `refusal`, of the bounds on the effect of neighbours."""
+    """The broken bounds on the effect of a row's neighbours, in words; None if both are kept."""
     broken = []
     if not effect.max_difference <= bounds.max_neighbour_difference:
         broken.append(
@@ -122,7 +122,7 @@ def neighbour_refusal(effect: NeighbourEffect, bounds: Conversion) -> str | None
 
 
 def admitted(candidates: Sequence[Candidate]) -> list[CandidateResult]:
-    """Those that may ship; a `GauntletError` with the reason of each candidate if there are none."""
+    """The candidates that may ship. If there are none, a `GauntletError` gives the reason of each."""
     passed = [one for one in candidates if isinstance(one, CandidateResult) and one.reason is None]
     if not passed:
         width = max(len(candidate.name) for candidate in candidates)
@@ -165,11 +165,13 @@ def ship(
     write: Callable[[CandidateResult, Comparison], object],
     note: Callable[[Comparison, CandidateResult | None], None],
 ) -> CandidateResult:
-    """Write the bundle of the best candidate that passes `gauntlet bundle verify`; a `GauntletError` if none
-    does.
+    """Write the bundle of the best candidate whose bundle passes `gauntlet bundle verify`.
 
     `write` writes the bundle of a candidate. `note` writes the table of candidates with the chosen one or
     None.
+
+    Raises:
+        GauntletError: No candidate is within its bounds and has a bundle that passes.
     """
     while True:
         try:

@@ -216,8 +216,8 @@ def _read(file: Path) -> onnx.ModelProto:
     )
     if missing:
         raise UsageError(
-            f"--from-onnx: {file.name}: its weights are in {', '.join(missing)}, which is not beside it. "
-            "Copy the file there, or export the graph with its weights inside."
+            f"--from-onnx: {file.name}: the graph stores weights in {', '.join(missing)}, but its folder has "
+            "no such file. Copy the file there, or export the graph with its weights inside."
         )
     external_data_helper.load_external_data_for_model(model, str(file.parent))
     return model

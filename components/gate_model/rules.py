@@ -127,11 +127,11 @@ def decide(rules: Iterable[Rule], documents: Documents) -> Decision:
 
 def judge(rule: Rule, documents: Documents) -> RuleVerdict:
     """Pass when the figure is a number of the rule's domain on the right side of the bound, or at it."""
-    bound: Any = _read(rule.bound, documents)
+    bound: Any = read(rule.bound, documents)
     if (reason := rule.unless(documents)) is not None:
         return _verdict(rule, None if bound is MISSING else bound, None, "not applicable", reason)
     note = rule.note if isinstance(rule.note, str) else rule.note(documents)
-    found = _read(rule.figure, documents)
+    found = read(rule.figure, documents)
     judged = _fact(rule, found, note) if rule.operator == "is" else _figure(rule, bound, found, note)
     return judged if rule.explain is None else rule.explain(judged, documents)
 
@@ -162,7 +162,8 @@ def advice_of(rules: Iterable[Rule]) -> dict[str, str]:
     return {rule.name: rule.advice for rule in reversed(tuple(rules))}
 
 
-def _read(source: str | float | Read, documents: Documents) -> object:
+def read(source: str | float | Read, documents: Documents) -> object:
+    """What a path or a function finds in the documents; a number is the figure itself."""
     if isinstance(source, str):
         return documents.at(source)
     return source(documents) if callable(source) else source

@@ -19,6 +19,7 @@ from gauntlet.components.gate_model.rules import (
     Read,
     Rule,
     number_or_fault,
+    read,
 )
 from gauntlet.contracts.verdict import RuleVerdict
 
@@ -210,36 +211,32 @@ def converted(
     )
 
 
+def compared_rows(found: Documents) -> int:
+    """How many test rows challenger and champion were compared on; 0 if that is not known."""
+    rows = number_or_fault(found.at("scores.training_overlap.clean_rows"), NOT_NEGATIVE)
+    return 0 if isinstance(rows, str) else int(rows)
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """How a kind compares the challenger with the champion.
+    """How a kind compares the challenger with the champion. A figure is a path in `Documents`, or a function.
 
     Attributes:
         what: The difference in words; `domain` are its possible values.
         value, lower, upper: The difference and its confidence limits.
-        rows: How many rows, or conversations, were compared.
         margin: `non_inferiority_margin` where the manifest does not set it.
+        rows: How many rows, or conversations, were compared.
         scored: What makes the two comparable.
     """
 
     what: str
     domain: Domain
-    value: Callable[[Documents], object]
-    rows: Callable[[Documents], int]
+    value: str | Read
     margin: Callable[[Documents], float]
+    lower: str | Read = "scores.paired.lower_bound"
+    upper: str | Read = "scores.paired.upper_bound"
+    rows: Callable[[Documents], int] = compared_rows
     scored: str = "Scored on the same rows"
-    lower: Callable[[Documents], object] = lambda found: found.at("scores.paired.lower_bound")
-    upper: Callable[[Documents], object] = lambda found: found.at("scores.paired.upper_bound")
-
-
-def count_at(path: str) -> Callable[[Documents], int]:
-    """The number of rows at a path; 0 where there is no number."""
-
-    def count(found: Documents) -> int:
-        rows = number_or_fault(found.at(path), NOT_NEGATIVE)
-        return 0 if isinstance(rows, str) else int(rows)
-
-    return count
 
 
 def has_champion(found: Documents) -> bool:
@@ -359,8 +356,8 @@ def against_champion(compared: Comparison) -> tuple[Rule, ...]:
 
 
 def _shown_by(lower: float, compared: Comparison, margin: float, found: Documents) -> str:
-    upper = number_or_fault(compared.upper(found), CHANGE)
-    value = number_or_fault(compared.value(found), CHANGE)
+    upper = number_or_fault(read(compared.upper, found), CHANGE)
+    value = number_or_fault(read(compared.value, found), CHANGE)
     if isinstance(upper, str):
         return f"Its upper limit is not known: {upper}"
     if upper < -margin:

@@ -96,7 +96,11 @@ def source_files(source: str, form: OriginForm, task: str) -> dict[str, str]:
             f"{option}: {source}: found no {WEIGHTS_FILE}, expected the folder of a checkpoint: "
             f"{WEIGHTS_FILE} and {TRAINING_FILE}, or a folder of Hugging Face's save_pretrained."
         )
-    return {one: storage.join(folder, one) for one in found if one.endswith(READ)}
+    # A checkpoint of Gauntlet's has folders, such as that of the adapters; one of a Trainer has its states.
+    names = storage.list_tree(folder) if form == "checkpoint" and TRAINING_FILE in found else found
+    if out := [one for one in names if one.startswith("/") or ".." in one.split("/")]:
+        raise UsageError(f"{option}: {source}: found {out[0]!r}, which leads out of the folder. Remove it.")
+    return {one: storage.join(folder, one) for one in names if one.endswith(READ)}
 
 
 def _with_companions(folder: str, name: str, form: OriginForm, task: str) -> list[str]:
@@ -148,7 +152,7 @@ def import_model(
             except ConversionError as error:
                 raise UsageError(f"--from-onnx: {origin.source}: the graph {error}.") from None
         else:
-            record = _checkpoint(kind, section, seed, origin, given, made, labels)
+            record = _checkpoint(kind, section, seed, origin, splits, given, made)
             figures = open_subject(kind, made, record, splits, seed).reference(())
         storage.replace_folder(made, str(checkpoint), last=TRAINING_FILE)
     epoch = Epoch(epoch=1, training={}, validation=dict(figures), examples_per_second=None, seconds=None)
@@ -169,6 +173,7 @@ def _fetch(origin: Origin, task: str, folder: Path) -> None:
             f"{origin.source}: its files have changed since the run was started. Start it again."
         )
     for name, uri in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(storage.read_bytes(uri))
 
 
@@ -192,19 +197,15 @@ def _checkpoint(
     section: Training,
     seed: int,
     origin: Origin,
+    splits: Path,
     given: Path,
     made: Path,
-    labels: Sequence[str],
 ) -> TrainingRecord:
     """Write a checkpoint of this project's form to `made`."""
+    labels = read_statistics(splits).labels
     if (given / TRAINING_FILE).is_file():
         record = _fitting(read_record(given), kind, section, origin, labels)
-
-        def save(folder: Path) -> None:
-            for file in given.iterdir():
-                shutil.copyfile(file, folder / file.name)
-
-        write_checkpoint(made, record, save)
+        write_checkpoint(made, record, lambda folder: storage.upload(given, str(folder)))
         return record
     read = getattr(kind.role("training"), "import_checkpoint", None)
     if read is None:
@@ -214,7 +215,7 @@ def _checkpoint(
         )
     scratch = made.with_name("read")
     scratch.mkdir()
-    record = _foreign(kind.name, labels, seed, origin, read(section, given, labels, scratch))
+    record = _foreign(kind.name, labels, seed, origin, read(section, given, splits, scratch))
     write_checkpoint(made, record, lambda folder: storage.upload(scratch, str(folder)))
     return record
 
@@ -225,8 +226,8 @@ def _fitting(
     """The record with its origin.
 
     Raises:
-        UsageError: The checkpoint is of another task kind, of other labels, or of a network that the
-        manifest does not name: nobody has said that its code may run.
+        UsageError: The checkpoint is of another task kind, has other labels, or needs code that the manifest
+            does not name. Such code must not run.
     """
     where = f"--from-checkpoint: {origin.source}"
     if record.task != kind.name:
@@ -236,9 +237,10 @@ def _fitting(
             f"{where}: found the labels {', '.join(record.labels)}, expected those of the manifest in "
             f"their order: {', '.join(labels)}."
         )
-    if record.network and record.network != section.network:
+    key, path = section.network_code or ("training.network", "not set")
+    if record.network and record.network != path:
         raise UsageError(
-            f"{where}: its network is {record.network}, expected training.network of the manifest, which is "
-            f"{section.network or 'not set'}. Name it there if its code may run here."
+            f"{where}: its network is {record.network}, expected {key} of the manifest, which is {path}. "
+            "Name it there if its code may run here."
         )
     return record.model_copy(update={"origin": origin})

@@ -129,7 +129,7 @@ def _resource_faults(container: Any) -> Iterator[str]:
         return
     kind = texts["accelerator type"]
     if not PLACEHOLDER.search(kind) and kind not in ACCELERATORS:
-        yield f"accelerator {kind} is none of {', '.join(ACCELERATORS)}"
+        yield f"accelerator {kind} is not one of {', '.join(ACCELERATORS)}"
     yield "a plain task with an accelerator has no timeout; make it a custom job"
 
 
@@ -202,7 +202,7 @@ def _flex_start_fault(accelerator: str | None, timeout_seconds: float) -> str | 
 def machine_fault(machine: str, accelerator: str | None, count: int) -> str | None:
     """Why Vertex AI would refuse the pair, or training could not use it; None if it is valid or unknown."""
     if accelerator is not None and accelerator not in ACCELERATORS:
-        return f"accelerator {accelerator} is none of {', '.join(ACCELERATORS)}"
+        return f"accelerator {accelerator} is not one of {', '.join(ACCELERATORS)}"
     if accelerator is not None and (fault := accelerator_fault(accelerator)):
         return f"accelerator {fault}"
     if machine.startswith(ACCELERATED_FAMILIES):
@@ -216,7 +216,7 @@ def machine_fault(machine: str, accelerator: str | None, count: int) -> str | No
 
 def _built_in_fault(machine: str, accelerator: str | None, count: int) -> str | None:
     if machine not in BUILT_IN:
-        return f"machine type {machine} is none of {', '.join(BUILT_IN)}"
+        return f"machine type {machine} is not one of {', '.join(BUILT_IN)}"
     kind, number = BUILT_IN[machine]
     if (accelerator, count) != (kind, number):
         return f"{machine} comes with {number} × {kind} and was asked for {count} × {accelerator}"

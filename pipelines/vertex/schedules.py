@@ -120,7 +120,7 @@ def cron_fault(text: str) -> str | None:
     for part, (name, low, high, names) in zip(parts, CRON_FIELDS, strict=True):
         for item in part.split(","):
             if not _is_cron_item(item, low, high, names):
-                return f"{name} {item!r} is none of *, {low}-{high}, a range or a step"
+                return f"{name} {item!r} is not *, {low}-{high}, a range or a step"
     return None
 
 

@@ -101,9 +101,9 @@ class DecoderSubject(Subject):
         return compare(_scored(decoder, network_of(self.checkpoint), rows)), measure_neighbours(decoder, rows)
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:
-        """PyTorch's perplexity, which comparing a candidate computes."""
+        """PyTorch's perplexity. Comparing a candidate computes it; without one it is computed here."""
         found = [parity.pytorch_perplexity for parity in compared if isinstance(parity, DecoderParity)]
-        return {"perplexity": found[0] if found else math.nan}
+        return {"perplexity": found[0] if found else perplexity(network_of(self.checkpoint), self.compared)}
 
     @property
     def pytorch(self) -> Mapping[str, Contender]:
@@ -132,11 +132,25 @@ def _scored(
     decoder: Decoder, network: PreTrainedModel, rows: Sequence[Sequence[int]]
 ) -> Iterator[ScoredBatch]:
     """Both models' logits in small batches, which fit into memory."""
-    for start in range(0, len(rows), PARITY_BATCH):
-        ids, mask = pad_left(rows[start : start + PARITY_BATCH])
-        prompt = max(1, ids.shape[1] - CACHED_TOKENS)
+    for ids, mask, prompt in _batches(rows):
         theirs = pytorch_logits(network, ids, mask, prompt)
         yield ScoredBatch(ids, mask, theirs, decoder.logits(ids, mask, prompt))
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tokens, Tokens, int]]:
+    """Tokens and mask (B, T), and the columns that are read at once; the others go through the cache."""
+    for start in range(0, len(rows), PARITY_BATCH):
+        ids, mask = pad_left(rows[start : start + PARITY_BATCH])
+        yield ids, mask, max(1, ids.shape[1] - CACHED_TOKENS)
+
+
+def perplexity(network: PreTrainedModel, rows: Sequence[Sequence[int]]) -> float:
+    """PyTorch's over all tokens except each row's first, as `DecoderParity` has it."""
+    losses = [
+        token_losses(pytorch_logits(network, ids, mask, prompt), ids, mask.astype(bool))
+        for ids, mask, prompt in _batches(rows)
+    ]
+    return math.exp(np.concatenate(losses).mean())
 
 
 def build(section: Conversion, network: PreTrainedModel, folder: Path) -> list[Graph | Failed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -81,6 +82,11 @@ class LanguageManifest(ConversationManifest):
 
     task: Literal["causal_lm"]
     training: LanguageTraining = LanguageTraining()
+
+    @property
+    def conversion_keys(self) -> Collection[str]:
+        """Answers are generated."""
+        return ("repetition_penalty",)
 
     def require_vocabulary(self, file: str) -> None:
         """The model's embedding has every token of its tokenizer."""

@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from gauntlet.contracts.data import STATISTICS_FILE
@@ -34,6 +34,7 @@ from gauntlet.tasks.language.language_models import (
     stop_at,
 )
 from gauntlet.tasks.language.packing import TokenRow, bins, packed, seen, token_rows
+from gauntlet.tasks.texts.hugging_face import require_saved
 from gauntlet.tasks.texts.vocabulary import TOKENIZER_FILE, require_embedded
 from gauntlet.trainer.splits import read_split
 from gauntlet.trainer.task import WEIGHTS_FILE, Batch, Task, unaliased
@@ -127,7 +128,12 @@ class CausalLanguageModelling(Task):
         return AnswerModel(network)
 
     def _network(self) -> PreTrainedModel | PeftModel:
-        network = load_network(self._files, self._section.dropout)
+        network = self.load(self._files)
+        return with_adapters(network, self._section) if self._section.method == "lora" else network
+
+    def load(self, files: LanguageModelFiles) -> PreTrainedModel:
+        """A model that reads the rows; raises a `UsageError` if it cannot, or cannot be converted."""
+        network = load_network(files, self._section.dropout)
         require_embedded(
             max(max(row.whole) for row in (*self._train, *self._validation)),
             network.get_input_embeddings().num_embeddings,
@@ -146,7 +152,7 @@ class CausalLanguageModelling(Task):
                 f"dataset.max_tokens: found {self._most}, but {self._section.model} reads at most "
                 f"{context_of(network)} tokens. Lower it."
             )
-        return with_adapters(network, self._section) if self._section.method == "lora" else network
+        return network
 
     def training_batch(self, rows: Sequence[int], _seed: tuple[int, int]) -> Batch:
         """The rows as `packing.packed` returns them."""
@@ -205,8 +211,22 @@ class CausalLanguageModelling(Task):
             (folder / ADAPTER_FOLDER).mkdir()
             save_adapters(network, names, folder / ADAPTER_FOLDER, base_name(self._section.model))
             network = merged(network)
+        self.write(network, folder)
+
+    def write(self, network: PreTrainedModel, folder: Path) -> None:
+        """Write a network, and the tokenizer that the splits were rendered for."""
         write_network(network, folder)
         self._tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+
+    def require_vocabulary(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Raise a `UsageError` unless a tokenizer has the tokens that the splits were rendered for."""
+        theirs, ours = ((one.get_vocab(), one.eos_token_id) for one in (tokenizer, self._tokenizer))
+        if theirs != ours:
+            raise UsageError(
+                f"--from-checkpoint: its tokenizer has other tokens than that of {self._section.model}, for "
+                "which the conversations are rendered. Set training.model to the model that it was trained "
+                "from."
+            )
 
 
 def write_network(network: PreTrainedModel, folder: Path) -> None:
@@ -219,6 +239,38 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
 
 
 load_task = CausalLanguageModelling
+
+
+def import_checkpoint(
+    section: LanguageTraining, source: Path, splits: Path, folder: Path
+) -> Mapping[str, Any]:
+    """Write a checkpoint's files of a causal language model that transformers saved, adapters merged.
+
+    Args:
+        section: The section `training`. Its `model` is the one that the checkpoint was trained from.
+        source: Holds `config.json`, `model.safetensors` and `tokenizer.json`.
+        splits: What validate-data wrote, rendered for `section.model`.
+        folder: Where the files are written.
+
+    Returns:
+        The fields of the checkpoint's record.
+
+    Raises:
+        UsageError: A file or a tensor is missing, the model has other tokens than `section.model`, reads
+            fewer than a row may have, or cannot be converted.
+    """
+    require_saved(source)
+    task = load_task(section, splits)
+    files = LanguageModelFiles(source)
+    try:
+        task.require_vocabulary(load_tokenizer(files))
+        network = task.load(files)
+    except UsageError as error:
+        said = str(error).removeprefix("training.model: ").removeprefix(f"{source}: ")
+        where = "" if said.startswith(("--from-checkpoint", "dataset.")) else "--from-checkpoint: "
+        raise UsageError(f"{where}{said}") from None
+    task.write(network, folder)
+    return task.of_record
 
 
 def network_of(folder: Path) -> PreTrainedModel:

@@ -177,9 +177,9 @@ RULES = (
         Comparison(
             what="macro-F1 minus the champion's",
             domain=DIFFERENCE,
-            value=lambda found: found.at("scores.paired.macro_f1_difference"),
-            rows=lambda found: sum(class_rows(found).values()),
+            value="scores.paired.macro_f1_difference",
             margin=margin,
+            rows=lambda found: sum(class_rows(found).values()),
         )
     ),
     CLASS_F1_DROP,

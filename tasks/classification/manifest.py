@@ -109,9 +109,3 @@ class ClassManifest(Manifest):
                 f"{', '.join(self.dataset.labels)}"
             )
         return self
-
-    @model_validator(mode="after")
-    def _nothing_is_generated(self) -> Self:
-        if self.conversion.repetition_penalty != 1:
-            raise ValueError("conversion.repetition_penalty is for language models: leave it out")
-        return self

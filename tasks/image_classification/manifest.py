@@ -155,6 +155,13 @@ class ImageTraining(ClassTraining):
         return super().unread_dimensions if self.backbone is None else ("depth", "dropout")
 
     @property
+    def network_code(self) -> tuple[str, str] | None:
+        """A backbone may be code of the user's own too."""
+        if self.backbone is not None and ":" in self.backbone.name:
+            return "training.backbone.name", self.backbone.name
+        return super().network_code
+
+    @property
     def architecture(self) -> str:
         """The network and its sizes, such as `custom-cnn-32-64-128-512-0.25-0.5`."""
         if self.backbone is not None:

@@ -25,6 +25,7 @@ from gauntlet.tasks.images.backbones import (
 from gauntlet.tasks.images.data import Statistics
 from gauntlet.tasks.images.networks import in_fast_layout
 from gauntlet.tasks.images.training import ImageTask, read_config, save_network, untrained_network
+from gauntlet.trainer.saved_model import read_record
 from gauntlet.trainer.splits import read_images
 from gauntlet.trainer.task import Batch
 
@@ -85,5 +86,5 @@ def untrained_model(folder: Path, _classes: int, _attention: str) -> nn.Module:
     """The network that a checkpoint's folder describes, without its weights."""
     content = read_config(folder)
     if "backbone" in content:
-        return in_fast_layout(untrained_backbone(BackboneConfig(**content)))
+        return in_fast_layout(untrained_backbone(BackboneConfig(**content), read_record(folder).network))
     return untrained_network(folder)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +21,9 @@ from torch import nn
 
 from gauntlet.backends import storage
 from gauntlet.manifests.errors import UsageError
-from gauntlet.manifests.own_code import resolve
 from gauntlet.tasks.images.manifest import FROM_HUB, Backbone
 from gauntlet.tasks.images.networks import NetworkConfig, Normalisation, head
+from gauntlet.trainer.own_network import own_module
 
 KEY = "training.backbone"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,6 +59,8 @@ class BackboneClassifier(nn.Module):
 
     Frozen parts get no gradient, and stay in eval mode, so that their batch normalisation does not change.
     """
+
+    is_own_network = True  # `own_network.require_usable` tries it if the backbone is code of the user's own
 
     def __init__(self, config: BackboneConfig, backbone: nn.Module) -> None:
         """Raises UsageError if the backbone does not give features for images of this shape."""
@@ -173,20 +175,26 @@ def pretrained_model(section: Backbone, sizes: NetworkConfig) -> BackboneClassif
     return model
 
 
-def untrained_backbone(config: BackboneConfig) -> BackboneClassifier:
-    """The model of a checkpoint without its weights."""
+def untrained_backbone(config: BackboneConfig, code: str) -> BackboneClassifier:
+    """The model of a checkpoint without its weights; `code` is the `network` of its record.
+
+    Raises:
+        UsageError: The backbone is code that the record does not name. Such code must not run.
+    """
+    if ":" in config.backbone and config.backbone != code:
+        raise UsageError(
+            f"config.json: backbone: found {config.backbone}, expected {code or 'no code'}, the network in "
+            "training.json. Restore the checkpoint."
+        )
     return BackboneClassifier(config, _made(config.backbone, from_hub=False))
 
 
 def _made(name: str, from_hub: bool) -> nn.Module:
     """The backbone; `from_hub` only for one of timm."""
-    made = resolve(name, f"{KEY}.name")() if ":" in name else _of_timm(name, from_hub)
-    if not isinstance(made, nn.Module):
-        raise UsageError(f"{KEY}.name: {name} returned a {type(made).__name__}, expected a torch.nn.Module.")
-    return made
+    return own_module(name, f"{KEY}.name") if ":" in name else _of_timm(name, from_hub)
 
 
-def _of_timm(name: str, from_hub: bool) -> Any:
+def _of_timm(name: str, from_hub: bool) -> nn.Module:
     otherwise = "or name a function that returns the network: my_package.models:my_backbone"
     try:
         import timm
@@ -207,7 +215,7 @@ def _of_timm(name: str, from_hub: bool) -> Any:
             f"; it has {similar}. Name one of timm.list_models(), {otherwise}."
         )
     try:
-        return timm.create_model(name, pretrained=from_hub, num_classes=0)
+        return cast(nn.Module, timm.create_model(name, pretrained=from_hub, num_classes=0))
     except Exception as error:  # the hub's errors, and timm's for a network without published weights
         raise UsageError(
             f"{KEY}.weights: {name} cannot be fetched from the hub ({type(error).__name__}: {error}). Check "

@@ -93,9 +93,15 @@ def load_tokenizer(files: LanguageModelFiles) -> PreTrainedTokenizerFast:
 def load_network(files: LanguageModelFiles, dropout: float = 0.0) -> PreTrainedModel:
     """The model in fp32 with SDPA attention; a `UsageError` if it cannot be loaded."""
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            files.folder, dtype=torch.float32, attn_implementation="sdpa", **files.options
+        network, info = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **files.options,
         )
+        if missing := sorted(info["missing_keys"]):  # they would stay random
+            raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(

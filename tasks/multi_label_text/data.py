@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,19 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gauntlet.components.validate_data.checks import CheckedTable, Examination, json_line, origin
-from gauntlet.components.validate_data.classes import check_classes, count_classes, largest_groups
-from gauntlet.components.validate_data.duplicates import find_conflicts
-from gauntlet.components.validate_data.text import KEY_FORM, excerpt
-from gauntlet.manifests.dataset import SPLITS, SplitName
-from gauntlet.manifests.gates import describe_resolution
+from gauntlet.components.validate_data.checks import CheckedTable, Examination
+from gauntlet.components.validate_data.text import excerpt
+from gauntlet.manifests.dataset import SPLITS
 from gauntlet.tasks.classification.scores import name_labels
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelDataset
 from gauntlet.tasks.texts import data as texts
-from gauntlet.tasks.texts.labels import describe_unknown, resolve_label
+from gauntlet.tasks.texts.labels import (
+    check_labelled,
+    describe_labelled,
+    describe_unknown,
+    examined,
+    resolve_label,
+)
 
 sources = texts.sources
 YES, NO = ("1", "true"), ("0", "false", "")
@@ -53,15 +55,7 @@ def examine(dataset: MultiLabelDataset) -> Examination:
     """
     table = read_table(dataset)
     checked = check_table(table, dataset)
-    statistics = describe(checked.rows, dataset)
-    return Examination(
-        table=table,
-        checked=checked,
-        statistics=statistics,
-        content=lambda split: _content(checked.rows[checked.rows["split"] == split], dataset.labels),
-        fingerprints=KEY_FORM,
-        resolution=describe_resolution(statistics.class_counts["test"].values()),
-    )
+    return examined(table, checked, describe(checked.rows, dataset), _content)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -134,13 +128,7 @@ def _of_columns(values: tuple[Any, ...], labels: Sequence[str]) -> tuple[str, ..
 
 
 def check_table(table: pd.DataFrame, dataset: MultiLabelDataset) -> CheckedTable:
-    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
-
-    Args:
-        table: As `read_table` returns it.
-        dataset: The manifest's section.
-    """
-    checks = dataset.checks
+    """As `check_labelled`, of a table that `read_table` returns."""
     of_labels = {
         "unknown_labels": texts.ValueCheck(
             fails=table["unknown_labels"].map(len) > 0,
@@ -155,10 +143,7 @@ def check_table(table: pd.DataFrame, dataset: MultiLabelDataset) -> CheckedTable
             column="repeated_labels",
         ),
     }
-    conflicts = ("conflicting_labels", find_conflicts)
-    checked = texts.check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
-    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
-    return checked
+    return check_labelled(table, dataset, of_labels)
 
 
 def _called(names: Sequence[str]) -> str:
@@ -177,29 +162,16 @@ def describe(table: pd.DataFrame, dataset: MultiLabelDataset) -> Statistics:
     for (first, second), rows in sorted(pairs.items()):
         together.setdefault(first, {})[second] = rows
     return Statistics(
-        **origin(dataset),
-        labels=dataset.labels,
-        sha256=content_sha256(by_split, dataset.labels),
-        class_counts=count_classes(table, dataset.labels),
+        **describe_labelled(table, dataset, class_indices),
         labels_per_row={split: dict(sorted(found.items())) for split, found in sizes.items()},
         together=together,
-        **texts.describe_texts(table),
     )
 
 
-def content_sha256(splits: Mapping[SplitName, pd.DataFrame], labels: Sequence[str]) -> str:
-    """Hash of the rows in their order, so that it does not change with the parquet library.
-
-    It is fed with one JSON line each: the labels, then for each split its name and its rows as
-    [text, [class index, …]].
-    """
+def class_indices(rows: pd.DataFrame, labels: Sequence[str]) -> list[list[int]]:
+    """The indices of each row's labels, in their order."""
     index = {label: number for number, label in enumerate(labels)}
-    digest = hashlib.sha256(json_line(list(labels)))
-    for split in SPLITS:
-        digest.update(json_line(split))
-        for text, names in zip(splits[split]["text"], splits[split]["labels"], strict=True):
-            digest.update(json_line([text, [index[name] for name in names]]))
-    return digest.hexdigest()
+    return [[index[name] for name in names] for names in rows["labels"]]
 
 
 def _content(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Table:

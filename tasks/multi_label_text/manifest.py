@@ -7,12 +7,17 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from gauntlet.manifests.dataset import LabelledDataset, RowCheck
+from gauntlet.manifests.dataset import RowCheck
 from gauntlet.manifests.gates import CommonGates
 from gauntlet.manifests.section import Fraction
 from gauntlet.manifests.training import EarlyStopping
 from gauntlet.tasks.classification.manifest import ClassWeights, Evaluation
-from gauntlet.tasks.texts.manifest import EncoderManifest, EncoderTraining, LabelledTextChecks, TextTable
+from gauntlet.tasks.texts.manifest import (
+    EncoderManifest,
+    EncoderTraining,
+    LabelledTextChecks,
+    LabelledTextTable,
+)
 
 
 class MultiLabelChecks(LabelledTextChecks):
@@ -21,7 +26,7 @@ class MultiLabelChecks(LabelledTextChecks):
     repeated_labels: RowCheck = RowCheck(severity="warn")
 
 
-class MultiLabelDataset(TextTable, LabelledDataset):
+class MultiLabelDataset(LabelledTextTable):
     """Section of validate-data: texts, each with any number of labels.
 
     A row's labels are a list, as in JSON and parquet, or one value with `label_separator` between names or
@@ -111,10 +116,4 @@ class MultiLabelManifest(EncoderManifest):
             raise ValueError(
                 f"{'; '.join(unknown)}, expected some of dataset.labels: {', '.join(self.dataset.labels)}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _nothing_is_generated(self) -> Self:
-        if self.conversion.repetition_penalty != 1:
-            raise ValueError("conversion.repetition_penalty is for language models: leave it out")
         return self

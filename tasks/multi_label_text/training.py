@@ -101,9 +101,9 @@ def imitation_loss(
     It is summed over rows of logits (B, C), multiplied by the square of the temperature, and with `weights`
     (B, C) by the weight of each label.
     """
-    theirs = torch.sigmoid(wanted / temperature)
+    teacher = torch.sigmoid(wanted / temperature)
     cross, own = (
-        functional.binary_cross_entropy_with_logits(scores / temperature, theirs, reduction="none")
+        functional.binary_cross_entropy_with_logits(scores / temperature, teacher, reduction="none")
         for scores in (logits, wanted)
     )
     divergence = cross - own

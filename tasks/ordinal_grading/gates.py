@@ -46,11 +46,11 @@ RULES = (
         Comparison(
             what="QWK minus the champion's",
             domain=QWK_DIFFERENCE,
-            lower=lambda found: found.at("scores.paired.qwk_lower_bound"),
-            value=lambda found: found.at("scores.paired.qwk_difference"),
-            upper=lambda found: found.at("scores.paired.qwk_upper_bound"),
-            rows=lambda found: sum(class_rows(found).values()),
+            value="scores.paired.qwk_difference",
             margin=_margin,
+            lower="scores.paired.qwk_lower_bound",
+            upper="scores.paired.qwk_upper_bound",
+            rows=lambda found: sum(class_rows(found).values()),
         )
     ),
     CLASS_F1_DROP,

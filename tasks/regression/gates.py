@@ -22,16 +22,15 @@ from gauntlet.components.gate_model.shared_rules import (
     NEIGHBOURS,
     Comparison,
     against_champion,
+    compared_rows,
     confidence_of,
     converted,
-    count_at,
     not_compared,
 )
 from gauntlet.manifests.gates import SMALLEST_MARGIN
 from gauntlet.tasks.regression.metrics import resolvable_error
 
 R2 = Domain(-inf, 1.0, "a number of 1 or less")
-COMPARED_ROWS = count_at("scores.champion.rows")
 TRAINING_ADVICE = "More rows, cleaner targets or longer training lower it; `gates.{key}` is the bound."
 
 
@@ -70,7 +69,7 @@ def _margin(found: Documents) -> float:
     error = number_or_fault(found.at("scores.champion.mae"), NOT_NEGATIVE)
     if isinstance(spread, str) or isinstance(error, str):
         return 0.0
-    shown = resolvable_error(COMPARED_ROWS(found), spread, confidence_of(found))
+    shown = resolvable_error(compared_rows(found), spread, confidence_of(found))
     return max(SMALLEST_MARGIN * error, shown)
 
 
@@ -143,8 +142,7 @@ RULES = (
         Comparison(
             what="the champion's mean absolute error minus this model's",
             domain=CHANGE,
-            value=lambda found: found.at("scores.paired.mae_reduction"),
-            rows=COMPARED_ROWS,
+            value="scores.paired.mae_reduction",
             margin=_margin,
         )
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -273,6 +273,11 @@ class RegressionManifest(texts.EncoderManifest):
     training: RegressionTraining = RegressionTraining()
     evaluation: RegressionEvaluation = RegressionEvaluation()
     gates: RegressionGates
+
+    @property
+    def conversion_keys(self) -> Collection[str]:
+        """A model of texts can have a student."""
+        return super().conversion_keys if self.dataset.columns.kind == "text" else ()
 
     @model_validator(mode="before")
     @classmethod

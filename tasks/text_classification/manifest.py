@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from gauntlet.manifests.dataset import LabelledDataset
 from gauntlet.tasks.classification.manifest import ClassEarlyStopping, ClassManifest, ClassTraining
-from gauntlet.tasks.texts.manifest import EncoderManifest, EncoderTraining, LabelledTextChecks, TextTable
+from gauntlet.tasks.texts.manifest import EncoderManifest, EncoderTraining, LabelledTextTable
 
 
-class TextDataset(TextTable, LabelledDataset):
+class TextDataset(LabelledTextTable):
     """Section of validate-data: texts, each with one label."""
-
-    checks: LabelledTextChecks = LabelledTextChecks()
 
     balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}
 

@@ -67,11 +67,11 @@ def distillation_loss(
     It is multiplied by the square of the temperature, so that gradients do not shrink with it (section 2 of
     Hinton et al., 2015, arXiv 1503.02531), and with `weights` (B,) by each row's weight.
     """
-    ours, theirs = (functional.log_softmax(scores / temperature, dim=1) for scores in (logits, wanted))
+    student, teacher = (functional.log_softmax(scores / temperature, dim=1) for scores in (logits, wanted))
     if weights is not None:
-        of_rows = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+        of_rows = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
         return (of_rows * weights).sum() * temperature**2
-    return functional.kl_div(ours, theirs, reduction="sum", log_target=True) * temperature**2
+    return functional.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
 
 
 load_task = TextClassification

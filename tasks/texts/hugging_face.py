@@ -21,6 +21,7 @@ from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.tasks.texts.encoder_files import CONFIG_FILE
 from gauntlet.tasks.texts.manifest import EncoderTraining
 from gauntlet.tasks.texts.vocabulary import open_pretrained
+from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE
 
 HEAD = "ForSequenceClassification"
@@ -58,14 +59,14 @@ class SequenceClassifier(nn.Module):
 
 
 def import_checkpoint(
-    section: EncoderTraining, source: Path, labels: Sequence[str], folder: Path
+    section: EncoderTraining, source: Path, splits: Path, folder: Path
 ) -> Mapping[str, Any]:
     """Write a checkpoint's files of a classifier that transformers saved.
 
     Args:
         section: The section `training`, for `max_length`.
         source: Holds `config.json`, `model.safetensors` and `tokenizer.json`.
-        labels: The manifest's.
+        splits: What validate-data wrote; their statistics have the labels.
         folder: Where the files are written.
 
     Returns:
@@ -75,13 +76,8 @@ def import_checkpoint(
         UsageError: A file is missing, the model is no classifier, or its classes are not the labels.
     """
     where = "--from-checkpoint"
-    missing = [name for name in (CONFIG_FILE, TOKENIZER_FILE) if not (source / name).is_file()]
-    if missing:
-        raise UsageError(
-            f"{where}: found no {', '.join(missing)} beside {WEIGHTS_FILE}. Save model and tokenizer into "
-            "one folder by save_pretrained; the tokenizer must be a fast one, which has a tokenizer.json."
-        )
-    order = _order(source, labels, f"{where}: {CONFIG_FILE}")
+    require_saved(source)
+    order = _order(source, read_statistics(splits).labels, f"{where}: {CONFIG_FILE}")
     try:
         weights = load_file(source / WEIGHTS_FILE)
     except SafetensorError as error:
@@ -97,6 +93,17 @@ def import_checkpoint(
     opened.tokenizer.enable_padding(pad_id=opened.pad_id, pad_token=opened.pad_token)
     opened.tokenizer.save(str(folder / TOKENIZER_FILE))
     return {"max_length": section.max_length, "network": NETWORK, "network_args": {"order": order}}
+
+
+def require_saved(source: Path) -> None:
+    """Raise a `UsageError` unless `save_pretrained` wrote a model and a fast tokenizer to the folder."""
+    missing = [name for name in (CONFIG_FILE, TOKENIZER_FILE) if not (source / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"--from-checkpoint: found no {', '.join(missing)} beside {WEIGHTS_FILE}. Save model and "
+            "tokenizer into one folder by save_pretrained; the tokenizer must be a fast one, which has a "
+            "tokenizer.json."
+        )
 
 
 def _order(source: Path, labels: Sequence[str], where: str) -> list[int]:

@@ -1,18 +1,34 @@
-"""Labels of texts: the name that a value of a file means, and the names that it may have meant."""
+"""Texts with labels: what a value of a file means, the checks on labels, and what kinds return of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from gauntlet.components.validate_data.text import excerpt, is_blank
-from gauntlet.tasks.texts.data import is_missing
+import pandas as pd
+import pyarrow as pa
+
+from gauntlet.components.validate_data.checks import CheckedTable, Examination, json_line, origin
+from gauntlet.components.validate_data.classes import check_classes, count_classes, largest_groups
+from gauntlet.components.validate_data.duplicates import find_conflicts
+from gauntlet.components.validate_data.text import KEY_FORM, excerpt, is_blank
+from gauntlet.manifests.dataset import SPLITS, SplitName
+from gauntlet.manifests.gates import describe_resolution
+from gauntlet.tasks.texts.data import (
+    LabelledTextStatistics,
+    ValueCheck,
+    check_texts,
+    describe_texts,
+    is_missing,
+)
+from gauntlet.tasks.texts.manifest import LabelledTextTable
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MAX_DIGITS = 18
@@ -65,3 +81,75 @@ def describe_unknown(found: Iterable[str], labels: Sequence[str]) -> list[str]:
         lines.append(f"label {excerpt(label)}: {count:,} row{'' if count == 1 else 's'}{meant}")
     more = len(counts) - SHOWN_LABELS
     return lines + ([f"and {more} more labels"] if more > 0 else [])
+
+
+def check_labelled(
+    table: pd.DataFrame, dataset: LabelledTextTable, of_labels: Mapping[str, ValueCheck]
+) -> CheckedTable:
+    """Run every check, whatever the ones before it found, and carve the splits that no file provides.
+
+    Args:
+        table: As `read_table` of `texts.data` returns it.
+        dataset: The manifest's section.
+        of_labels: The kind's checks on single labels, by name.
+    """
+    checks = dataset.checks
+    conflicts = ("conflicting_labels", find_conflicts)
+    checked = check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
+    check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
+    return checked
+
+
+def examined(
+    table: pd.DataFrame,
+    checked: CheckedTable,
+    statistics: LabelledTextStatistics,
+    content: Callable[[pd.DataFrame, Sequence[str]], pa.Table],
+) -> Examination:
+    """What `examine` returns; `content` makes what is written of some rows and the labels."""
+    return Examination(
+        table=table,
+        checked=checked,
+        statistics=statistics,
+        content=lambda split: content(checked.rows[checked.rows["split"] == split], statistics.labels),
+        fingerprints=KEY_FORM,
+        resolution=describe_resolution(statistics.class_counts["test"].values()),
+    )
+
+
+def describe_labelled(
+    table: pd.DataFrame,
+    dataset: LabelledTextTable,
+    targets: Callable[[pd.DataFrame, Sequence[str]], Iterable[Any]],
+) -> dict[str, Any]:
+    """The fields of `LabelledTextStatistics`, of a table of `text`, labels, `key` and `split`.
+
+    `targets` are those of some rows, given the labels, in the form in which `content_sha256` reads them.
+    """
+    by_split = {split: table[table["split"] == split] for split in SPLITS}
+    return {
+        **origin(dataset),
+        "labels": dataset.labels,
+        "sha256": content_sha256(by_split, dataset.labels, targets),
+        "class_counts": count_classes(table, dataset.labels),
+        **describe_texts(table),
+    }
+
+
+def content_sha256(
+    splits: Mapping[SplitName, pd.DataFrame],
+    labels: Sequence[str],
+    targets: Callable[[pd.DataFrame, Sequence[str]], Iterable[Any]],
+) -> str:
+    """Hash of the rows in their order, so that it does not change with the parquet library.
+
+    It is fed with one JSON line each: the labels, then for each split its name and its rows as
+    [text, target]. `targets` are those of some rows, given the labels.
+    """
+    digest = hashlib.sha256(json_line(list(labels)))
+    for split in SPLITS:
+        digest.update(json_line(split))
+        rows = splits[split]
+        for text, target in zip(rows["text"], targets(rows, labels), strict=True):
+            digest.update(json_line([text, target]))
+    return digest.hexdigest()

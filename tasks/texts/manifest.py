@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.dataset import (
     ClassBalanceCheck,
+    LabelledDataset,
     RowCheck,
     RowsPerClassCheck,
     SimilarityCheck,
@@ -206,6 +207,12 @@ class TextTable(TableDataset):
         return content
 
 
+class LabelledTextTable(TextTable, LabelledDataset):
+    """Section of validate-data: texts with labels."""
+
+    checks: LabelledTextChecks = LabelledTextChecks()
+
+
 def _not_a_template(cause: str) -> PydanticCustomError:
     words = f"a text with the names of columns in braces, such as {{subject}} ({cause})"
     return PydanticCustomError("text_template", "{words}", {"words": words})
@@ -271,6 +278,11 @@ class EncoderManifest(Manifest):
     training: EncoderTraining
 
     shared_keys: ClassVar[Mapping[str, str]] = {"tokenizer": "encoder", "max_tokens": "max_length"}
+
+    @property
+    def conversion_keys(self) -> Collection[str]:
+        """A model can have a student."""
+        return ("student",)
 
     def require_model(self, file: str) -> None:
         """The encoder exists, and reads texts of `training.max_length`."""

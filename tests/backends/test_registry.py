@@ -237,7 +237,7 @@ def test_what_does_not_exist_is_refused_with_what_does(tested: RegistryCase, tmp
     with pytest.raises(UsageError, match=rf"model '{tested.model}': not in .*, which has"):
         tested.registry.versions(tested.model)
     tested.register(tmp_path, "run-1")
-    with pytest.raises(UsageError, match="has had no champion before now"):
+    with pytest.raises(UsageError, match="no version has been champion yet"):
         tested.registry.rollback(tested.model)
     tested.registry.promote(tested.model)
 
@@ -245,7 +245,7 @@ def test_what_does_not_exist_is_refused_with_what_does(tested: RegistryCase, tmp
         tested.registry.promote(tested.model, "7")
     with pytest.raises(UsageError, match=r"has no challenger to promote.*its versions: 1\."):
         tested.registry.promote(tested.model)
-    with pytest.raises(UsageError, match="has had no champion before 1"):
+    with pytest.raises(UsageError, match="no version has been champion before version 1"):
         tested.registry.rollback(tested.model)
     for wrong in ("emotoin", "../x", "it's", ""):
         with pytest.raises(

@@ -165,7 +165,7 @@ NONE = np.zeros(41, dtype=bool)
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "words"),
+    ("challenger", "champion", "words"),
     [
         (
             NONE,
@@ -183,8 +183,8 @@ NONE = np.zeros(41, dtype=bool)
         ),
     ],
 )
-def test_the_overlap_is_said_in_plain_words(ours: Any, theirs: Any, words: str) -> None:
-    assert describe_overlap(41, ours, theirs).summary == words
+def test_the_overlap_is_said_in_plain_words(challenger: Any, champion: Any, words: str) -> None:
+    assert describe_overlap(41, challenger, champion).summary == words
 
 
 def test_without_fingerprints_all_rows_are_compared_and_the_doubt_is_said() -> None:

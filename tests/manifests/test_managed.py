@@ -69,10 +69,30 @@ def test_a_model_that_is_trained_here_needs_a_bound_on_perplexity() -> None:
         load_manifest(LORA, ["gates={min_rouge_l: 0.1}"])
 
 
-def test_a_penalty_on_repetition_is_a_language_models() -> None:
+@pytest.mark.parametrize(
+    ("name", "setting", "found"),
+    [
+        ("emotion", "repetition_penalty=1.2", r"conversion\.repetition_penalty is for language models"),
+        ("review_sentiment", "repetition_penalty=1.2", r"conversion\.repetition_penalty is for language"),
+        ("fashion_mnist", "student.max_metric_drop=0.1", r"conversion\.student is for models that can have"),
+        ("lora_lm", "student.max_metric_drop=0.1", r"conversion\.student is for models that can have"),
+    ],
+)
+def test_what_only_the_conversion_of_other_kinds_reads_is_a_fault(
+    name: str, setting: str, found: str
+) -> None:
+    with pytest.raises(ManifestError, match=found):
+        load_manifest(LORA.with_name(f"{name}.yaml"), [f"conversion.{setting}"])
+
+
+def test_the_conversion_of_texts_reads_students_and_that_of_language_models_a_penalty() -> None:
     assert load_manifest(LORA).conversion.repetition_penalty == 1.05
-    with pytest.raises(ManifestError, match=r"conversion\.repetition_penalty is for language models"):
-        load_manifest(LORA.with_name("emotion.yaml"), ["conversion.repetition_penalty=1.2"])
+    of_student = ["conversion.student.max_metric_drop=0.1"]
+    assert load_manifest(LORA.with_name("emotion.yaml"), of_student).conversion.student.max_metric_drop == 0.1
+
+
+def test_the_defaults_of_a_gpu_are_no_setting_of_a_student() -> None:
+    assert load_manifest(LORA.with_name("fashion_mnist.yaml"), ["conversion={target: gpu}"])
 
 
 def test_a_language_model_is_not_converted_for_a_gpu() -> None:

@@ -420,7 +420,7 @@ def of_any_version() -> PipelineSpec:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        pytest.param(lambda: plain("NVIDIA_RTX_4090", "4"), "NVIDIA_RTX_4090 is none of", id="accelerator"),
+        pytest.param(lambda: plain("NVIDIA_RTX_4090", "4"), "NVIDIA_RTX_4090 is not one", id="accelerator"),
         pytest.param(lambda: plain("NVIDIA_TESLA_T4", "4"), "no timeout", id="plain task that costs money"),
         pytest.param(lambda: plain(""), "known only at run time", id="resources by parameter"),
         pytest.param(one_of_two_models, "OneOf of an artifact", id="one of two artifacts"),
@@ -448,9 +448,9 @@ def of_any_version() -> PipelineSpec:
             id="a machine without slots",
         ),
         pytest.param(
-            lambda: wrapped(accelerator_type="nvidia-tesla-t4"), "nvidia-tesla-t4 is none of", id="enum"
+            lambda: wrapped(accelerator_type="nvidia-tesla-t4"), "nvidia-tesla-t4 is not one of", id="enum"
         ),
-        pytest.param(lambda: wrapped(machine_type="g2-standard-5"), "g2-standard-5 is none of", id="machine"),
+        pytest.param(lambda: wrapped(machine_type="g2-standard-5"), "g2-standard-5 is not one", id="machine"),
         pytest.param(
             lambda: wrapped(
                 machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_V100", accelerator_count=1

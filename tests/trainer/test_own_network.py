@@ -125,6 +125,25 @@ class Raising(Small):
         raise RuntimeError("no such weights")
 
 
+class Frozen(Small):
+    def __init__(self, input_shape, classes):
+        super().__init__(input_shape, classes)
+        self.first.requires_grad_(False)
+
+
+def features():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+
+
+def noisy_features():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Noise())
+
+
+class Noise(nn.Module):
+    def forward(self, values):
+        return values + torch.rand_like(values)
+
+
 class Focal:
     def __init__(self, gamma=2.0):
         self.gamma = gamma
@@ -291,7 +310,7 @@ def section_task(section: ImageTraining, splits: Path) -> Any:
     return load_task(section, splits)
 
 
-REFUSED = {
+REFUSED_NETWORKS = {
     "no_such_module_at_all:Net": "there is no module 'no_such_module_at_all'",
     "MODULE:Missing": "has no 'Missing'. It has: .*Small",
     "MODULE:not_a_class": "a int, expected a class or a function",
@@ -307,18 +326,6 @@ REFUSED = {
     "MODULE:Nothing": "has no parameter with a gradient",
 }
 
-
-@pytest.mark.parametrize(("network", "message"), REFUSED.items())
-def test_a_network_that_is_of_no_use_is_refused_before_training(
-    module: str, image_splits: Path, tmp_path: Path, network: str, message: str
-) -> None:
-    section = of_images(network=network.replace("MODULE", module))
-    with pytest.raises(UsageError, match=message) as refused:
-        trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
-    assert str(refused.value).startswith("training.network")
-    assert not (tmp_path / "checkpoint").exists()
-
-
 REFUSED_LOSSES = {
     "torch.nn:CrossEntropyLoss": r"returned a float32 tensor of shape \(\), expected .* shape \(3,\)",
     "MODULE:Learned": "has parameters, which nothing trains",
@@ -327,14 +334,56 @@ REFUSED_LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("loss", "message"), REFUSED_LOSSES.items())
-def test_a_loss_that_is_of_no_use_is_refused_before_training(
-    module: str, image_splits: Path, tmp_path: Path, loss: str, message: str
+@pytest.mark.parametrize(
+    ("key", "path", "message"),
+    [("network", *one) for one in REFUSED_NETWORKS.items()]
+    + [("loss", *one) for one in REFUSED_LOSSES.items()],
+)
+def test_code_that_is_of_no_use_is_refused_before_training(
+    module: str, image_splits: Path, tmp_path: Path, key: str, path: str, message: str
 ) -> None:
-    section = of_images(loss=loss.replace("MODULE", module))
+    section = of_images(**{key: path.replace("MODULE", module)})
     with pytest.raises(UsageError, match=message) as refused:
         trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
-    assert str(refused.value).startswith("training.loss")
+    assert str(refused.value).startswith(f"training.{key}")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_frozen_parameters_are_not_sharded(module: str, image_splits: Path, tmp_path: Path) -> None:
+    section = of_images(network=f"{module}:Frozen", distribution="fsdp2")
+    with pytest.raises(UsageError, match=r"has 2 frozen parameters, such as first\.weight\. distribution"):
+        trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
+
+
+def with_backbone(module: str, name: str) -> ImageTraining:
+    return of_images(backbone={"name": f"{module}:{name}", "freeze": "none"}, units=0)
+
+
+def test_a_backbone_of_the_users_own_is_tried_before_training(
+    module: str, image_splits: Path, tmp_path: Path
+) -> None:
+    section = with_backbone(module, "noisy_features")
+    with pytest.raises(UsageError, match=r"training\.backbone\.name: .*noisy_features is not deterministic"):
+        trained(section, "image_classification", image_splits, tmp_path / "checkpoint")
+
+
+def test_the_code_of_a_backbone_is_recorded_and_no_other_code_is_run_for_its_checkpoint(
+    module: str, image_splits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    section = with_backbone(module, "features")
+    trained(section, "image_classification", image_splits, folder)
+    path = f"{module}:features"
+    record = read_record(folder)
+    assert (record.network, record.network_sha256) == (path, code_sha256(path))
+    assert len(load_model(folder).backbone) == 2
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"backbone": f"{module}:noisy_features"}))
+    with pytest.raises(UsageError, match=r"found .*:noisy_features, expected .*:features, the network in"):
+        load_model(folder)
+    (tmp_path / "beside" / f"{module}.py").write_text(NETWORKS.replace("nn.ReLU()", "nn.Tanh()"))
+    with pytest.raises(UsageError, match="whose code has changed since the training"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from gauntlet.components.gate_model.rules import (
-    DIFFERENCE,
-    FRACTION,
-    Documents,
-    Rule,
+from gauntlet.components.gate_model.rules import DIFFERENCE, FRACTION, Documents, Rule
+from gauntlet.components.gate_model.shared_rules import (
+    Comparison,
+    against_champion,
+    compared_rows,
+    converted,
 )
-from gauntlet.components.gate_model.shared_rules import Comparison, against_champion, converted, count_at
 from gauntlet.manifests.gates import SMALLEST_MARGIN, default_margin
-
-COMPARED = count_at("scores.champion.rows")
 
 
 def _margin(found: Documents) -> float:
-    rows = COMPARED(found)
+    rows = compared_rows(found)
     return default_margin([rows]) if rows else SMALLEST_MARGIN
 
 
@@ -40,8 +38,7 @@ RULES = (
         Comparison(
             what="entity F1 minus the champion's",
             domain=DIFFERENCE,
-            value=lambda found: found.at("scores.paired.entity_f1_difference"),
-            rows=COMPARED,
+            value="scores.paired.entity_f1_difference",
             margin=_margin,
             scored="Scored on the same sentences",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from itertools import product
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import gauntlet.components.convert_to_onnx.timing as timing_module
@@ -20,9 +23,11 @@ from gauntlet.components.convert_to_onnx.candidates import Graph
 from gauntlet.components.convert_to_onnx.run import run as convert
 from gauntlet.components.evaluate_model import EvaluationRun
 from gauntlet.components.gate_model.run import gate
+from gauntlet.components.train_model.imported import import_model, origin_of
 from gauntlet.components.validate_data.run import run as validate
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError, UsageError
+from gauntlet.manifests.loading import load_manifest
 from gauntlet.serving.bundle import read_info
 from gauntlet.serving.generation import Generator
 from gauntlet.serving.verification import verify
@@ -34,7 +39,10 @@ from gauntlet.tasks.language.answers import Prompts
 from gauntlet.tasks.language.evaluation import evaluate
 from gauntlet.tasks.language.language_models import find_language_model, load_network
 from gauntlet.tasks.language.manifest import ConversationDataset, LanguageEvaluation, LanguageGates
+from gauntlet.tasks.language.packing import token_rows
 from gauntlet.trainer.run import TrainingRun, train
+from gauntlet.trainer.saved_model import read_record
+from gauntlet.trainer.splits import read_split
 from tests.language_models import conversations, write_jsonl, write_llama
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
@@ -224,3 +232,113 @@ def test_a_champion_of_another_template_does_not_compare_and_one_of_other_system
         path = tmp_path / "other" / "bundle.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"frame": frame}))
         assert model.unlike(tmp_path / "other") == found
+
+
+def taken(folder: Path, source: Path, into: Path, **section: Any) -> dict[str, float]:
+    """The figures of a model that was trained elsewhere; its checkpoint and history are in `into`."""
+    manifest = into / "manifest.yaml"
+    into.mkdir()
+    manifest.write_text(
+        "{name: talk, description: Talk, task: causal_lm, gates: {max_perplexity: 1000},"
+        " dataset: {name: talk, version: '1', uri: talk.jsonl}}"
+    )
+    origin = origin_of(load_manifest(manifest), "checkpoint", str(source))
+    training = LanguageTraining.model_validate({"model": str(folder / "model")} | section)
+    places = folder / "splits", into / "checkpoint", into / "history"
+    return import_model(training, "causal_lm", 3, origin, *places)
+
+
+def validation_perplexity(folder: Path, checkpoint: Path) -> float:
+    """Of transformers' own loss, one conversation at a time."""
+    network = load_network(find_language_model(str(checkpoint))).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    frame = read_split(folder / "splits", "validation")
+    rows = [row.whole for row in token_rows(frame, tokenizer.backend_tokenizer, 96)]
+    chosen = [rows[at] for at in np.random.default_rng(3).permutation(len(rows))[:16]]
+    losses = 0.0
+    with torch.no_grad():
+        for row in chosen:
+            ids = torch.tensor([list(row)])
+            losses += float(network(input_ids=ids, labels=ids).loss) * (len(row) - 1)
+    return math.exp(losses / sum(len(row) - 1 for row in chosen))
+
+
+def test_a_checkpoint_of_gauntlet_is_taken_with_its_perplexity(folder: Path, tmp_path: Path) -> None:
+    figures = taken(folder, folder / "checkpoint", tmp_path / "own")
+    expected = validation_perplexity(folder, folder / "checkpoint")
+    assert figures == {"validation_perplexity": pytest.approx(expected, rel=1e-4)}
+    record = read_record(tmp_path / "own/checkpoint")
+    assert record == read_record(folder / "checkpoint").model_copy(update={"origin": record.origin})
+    for name in ("adapter/adapter_config.json", "adapter/adapter_model.safetensors"):
+        assert (folder / "checkpoint" / name).read_bytes() == (
+            tmp_path / "own/checkpoint" / name
+        ).read_bytes()
+
+
+def saved_elsewhere(folder: Path, target: Path) -> Path:
+    """Another model with the same tokens, as save_pretrained writes it."""
+    base, tokenizer = base_model(folder)
+    with torch.no_grad():
+        base.get_input_embeddings().weight.mul_(1.5)
+    base.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def test_a_language_model_of_transformers_is_taken_as_it_is(folder: Path, tmp_path: Path) -> None:
+    source = saved_elsewhere(folder, tmp_path / "given")
+    figures = taken(folder, source, tmp_path / "out")
+    expected = validation_perplexity(folder, source)
+    assert figures == {"validation_perplexity": pytest.approx(expected, rel=1e-4)}
+    own, record = read_record(folder / "checkpoint"), read_record(tmp_path / "out/checkpoint")
+    assert (record.encoder, record.max_length, record.frame) == (own.encoder, own.max_length, own.frame)
+    theirs, ours = (
+        load_file(source / "model.safetensors"),
+        load_file(tmp_path / "out/checkpoint/model.safetensors"),
+    )
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def spoil(source: Path, how: str) -> None:
+    file = source / "model.safetensors"
+    if how == "no tokenizer":
+        (source / "tokenizer.json").unlink()
+    elif how == "broken weights":
+        file.write_bytes(file.read_bytes()[:5_000])
+    elif how == "a missing tensor":
+        weights = load_file(file)
+        del weights["model.norm.weight"]
+        save_file(weights, file, metadata={"format": "pt"})
+    elif how == "other tokens":
+        tokenizer = json.loads((source / "tokenizer.json").read_text())
+        first, second = [*tokenizer["model"]["vocab"]][5:7]
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+        (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    elif how == "a short context":
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no tokenizer", "--from-checkpoint: found no tokenizer.json beside model.safetensors"),
+        ("broken weights", "--from-checkpoint: cannot be loaded: "),
+        (
+            "a missing tensor",
+            "--from-checkpoint: cannot be loaded: .* lack 1 tensors, such as model.norm",
+        ),
+        ("other tokens", "--from-checkpoint: its tokenizer has other tokens than that of "),
+        ("a short context", "dataset.max_tokens: found .* reads at most 32 tokens"),
+    ],
+)
+def test_a_language_model_that_does_not_fit_is_refused(
+    folder: Path, tmp_path: Path, how: str, message: str
+) -> None:
+    source = saved_elsewhere(folder, tmp_path / "given")
+    spoil(source, how)
+    with pytest.raises(UsageError, match=f"^{message}"):
+        taken(folder, source, tmp_path / "out")
+    assert not (tmp_path / "out/checkpoint").exists()

@@ -12,14 +12,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from gauntlet.components.convert_to_onnx.imported import precision_of
+from gauntlet.components.convert_to_onnx.export import export_plain, signature_of_images
+from gauntlet.components.convert_to_onnx.imported import GraphSubject, precision_of
 from gauntlet.components.convert_to_onnx.run import run as convert
-from gauntlet.components.train_model.imported import import_model, origin_of
+from gauntlet.components.convert_to_onnx.subject import TracedSubject
+from gauntlet.components.train_model.imported import import_model, open_subject, origin_of
+from gauntlet.components.validate_data.run import run as validate_data
 from gauntlet.contracts.training import Origin, OriginForm
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import GauntletError, UsageError
@@ -28,12 +32,13 @@ from gauntlet.manifests.schema import Manifest
 from gauntlet.serving.bundle import Bundle, read_info
 from gauntlet.serving.texts import TextInputs
 from gauntlet.serving.verification import verify
-from gauntlet.tasks.image_classification.manifest import ImageTraining
+from gauntlet.tasks.image_classification.manifest import ImageDataset, ImageTraining
 from gauntlet.tasks.text_classification.manifest import TextTraining
 from gauntlet.trainer.run import TrainingRun, train
 from gauntlet.trainer.saved_model import load_model, read_record
 from gauntlet.trainer.splits import read_split
 from tests.conftest import LABELS
+from tests.drawn_images import SHAPES, draw, write_pictures
 
 ELSEWHERE = ("glad", "calm", "angry")
 """The classes of the model from elsewhere, in another order than the manifest's."""
@@ -224,7 +229,7 @@ def test_external_data_ends_up_inside_the_graph(
     kept = onnx.load(tmp_path / "checkpoint/model.onnx", load_external_data=False)
     assert not any(tensor.external_data for tensor in kept.graph.initializer)
     (exported / "moods.onnx.data").unlink()
-    with pytest.raises(UsageError, match=r"its weights are in moods\.onnx\.data, which is not beside it"):
+    with pytest.raises(UsageError, match=r"stores weights in moods\.onnx\.data, but its folder has no such"):
         taken(manifest, "onnx", exported / "moods.onnx", tiny_splits, tmp_path / "again")
 
 
@@ -387,6 +392,18 @@ def test_a_place_without_a_model_is_refused(
         origin_of(manifest, form, str(tmp_path / name))
 
 
+def test_a_name_in_a_store_that_leads_out_of_the_folder_is_refused(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = MemoryFileSystem()
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    for name in ("training.json", "model.safetensors", "../evil.json"):
+        files.store[f"/made/{name}"] = MemoryFile(files, f"/made/{name}", b"{}")
+    with pytest.raises(UsageError, match=r"found '\.\./evil\.json', which leads out of the folder"):
+        origin_of(manifest, "checkpoint", "memory://made")
+
+
 def test_files_that_change_after_the_start_of_the_run_are_refused(
     manifest: Manifest, saved: Path, tiny_splits: Path, tmp_path: Path
 ) -> None:
@@ -436,6 +453,34 @@ def test_the_code_that_a_checkpoint_names_runs_only_if_the_manifest_names_it_too
     ):
         import_model(section, "image_classification", 3, origin, image_splits, tmp_path / "c", tmp_path / "h")
     assert not ran.exists()
+
+
+def test_the_bundle_of_a_graph_from_elsewhere_says_how_the_images_of_the_splits_were_resized(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", draw(30, seed=1))
+    dataset = ImageDataset.model_validate(
+        {"name": "drawn", "version": "1", "uri": str(pictures), "shape": [8, 8], "resize": "crop"}
+    )
+    splits = tmp_path / "splits"
+    validate_data("image_classification", dataset, splits, tmp_path / "checks", tmp_path / "report")
+
+    class Linear(torch.nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.float() / 255)
+
+    network = Linear(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, len(SHAPES)))
+    export_plain(network, signature_of_images((3, 8, 8)), tmp_path / "shapes.onnx", opset=17)
+    of_images = manifest.model_copy(update={"task": "image_classification"})
+    origin = origin_of(of_images, "onnx", str(tmp_path / "shapes.onnx"))
+    made = tmp_path / "made"
+    import_model(ImageTraining(), "image_classification", 1, origin, splits, made, tmp_path / "history")
+    subject = open_subject(of_images.kind, made, read_record(made), splits, 1)
+    assert isinstance(subject, TracedSubject)
+    (tmp_path / "candidates").mkdir()
+    [graph] = GraphSubject.of(subject).build(tmp_path / "candidates")
+    [(name, path)] = GraphSubject.of(subject).files(graph).items()
+    assert (name, json.loads(path.read_text())) == ("preprocessing.json", {"resize": "crop"})
 
 
 def test_a_kind_without_the_role_says_that_it_reads_no_other_form(

@@ -149,7 +149,9 @@ def test_weights_and_names_that_do_not_fit_are_one_message(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("text", "returned a str, expected a torch.nn.Module"),
+        ("text", "training.backbone.name: .* made a str, expected a torch.nn.Module"),
+        ("raises", "training.backbone.name: .* could not be made with no arguments: OSError: no such file"),
+        ("wants", "missing a required argument: 'width'. Give it a default: it gets no arguments"),
         ("pairs", "for one image tests.image_backbones:pairs gives"),
         ("fails", "the forward of tests.image_backbones:fails failed for an image of 3 × 16 × 16"),
     ],

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from gauntlet.components.convert_to_onnx.candidates import FusedOps, Graph
 from gauntlet.components.convert_to_onnx.scoring import neighbour_effect
+from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.tasks.classification.conversion import ClassScores, compare
@@ -80,7 +81,9 @@ def test_a_checkpoint_of_transformers_gets_thresholds_for_its_labels_by_name(
     checkpoint, splits = tmp_path / "checkpoint", tmp_path / "splits"
     checkpoint.mkdir()
     splits.mkdir()
-    fields = import_checkpoint(MultiLabelTraining(), tmp_path / "given", LABELS, checkpoint)
+    statistics = {"name": "moods", "version": "1", "uri": "moods.csv", "labels": LABELS, "rows": {}}
+    (splits / STATISTICS_FILE).write_text(json.dumps(statistics | {"sha256": "0" * 64}))
+    fields = import_checkpoint(MultiLabelTraining(), tmp_path / "given", splits, checkpoint)
     record = TrainingRecord(
         task="multi_label_text_classification",
         labels=LABELS,

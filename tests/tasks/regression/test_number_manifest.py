@@ -51,6 +51,7 @@ def test_the_defaults_follow_from_the_column_of_the_input(tmp_path: Path) -> Non
         (TEXTS | {"shape": [8, 8]}, {}, "shape is for images"),
         (TEXTS | {"target": {"min": 5, "max": 1}}, {}, "target.min 5 is not under target.max 1"),
         (TEXTS, {"gates": {"min_r2": 1.5}}, "min_r2"),
+        (IMAGES, {"conversion": {"student": {"max_metric_drop": 0.1}}}, "conversion.student is for models"),
         (TEXTS, {"gates": {"max_slice_mae": 1.0}}, "expected at least one bound"),
         (TEXTS, {"gates": {"max_mae": 1, "min_interval_coverage": 0.9}}, "expected less than"),
         (
