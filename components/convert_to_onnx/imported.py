@@ -23,6 +23,7 @@ from gauntlet.components.convert_to_onnx.export import OUTPUT, FusedOps
 from gauntlet.components.convert_to_onnx.scoring import Indices, NeighbourEffect
 from gauntlet.components.convert_to_onnx.subject import Parity, Subject, TracedSubject
 from gauntlet.components.convert_to_onnx.timing import Batch, Contender
+from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.bundle import MODEL_FILE, TensorSpec, open_session
@@ -178,7 +179,7 @@ def prepare_graph(given: Path, path: Path, subject: TracedSubject, names: Sequen
         ) from None
     _require_inputs(file, session, subject)
     outputs = _outputs(file, session, subject)
-    order = _order(given, names or _names_in(given), subject.record.labels)
+    order = _order(given, names, subject.record)
     for kept in [output for output in model.graph.output if output.name not in outputs]:
         model.graph.output.remove(kept)
     for output in model.graph.output:
@@ -297,9 +298,21 @@ def _names_in(given: Path) -> Sequence[str]:
         raise UsageError(f"--from-onnx: config.json: id2label cannot be read: {error!r}.") from None
 
 
-def _order(given: Path, names: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """For each label of the manifest the column of the graph that has it."""
-    return label_order(names or labels, labels, f"--from-onnx: {next(given.glob('*.onnx')).name}")
+def _order(given: Path, names: Sequence[str], record: TrainingRecord) -> list[int]:
+    """For each label of the manifest the column of the graph that has it; empty if the kind has no labels.
+
+    Raises:
+        UsageError: The names are not those of the labels.
+    """
+    where, labels = f"--from-onnx: {next(given.glob('*.onnx')).name}", record.labels
+    if labels:
+        return label_order(names or _names_in(given) or labels, labels, where)
+    if names:
+        raise UsageError(
+            f"{where}: found the classes {', '.join(names)}, and models of {record.task} have none. Leave "
+            "out their names."
+        )
+    return []
 
 
 def label_order(names: Sequence[str], labels: Sequence[str], where: str) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gauntlet.manifests.errors import GauntletError, UsageError
 from gauntlet.manifests.kinds import TaskKind, task_kind
 from gauntlet.manifests.schema import Manifest
 from gauntlet.manifests.training import Training
-from gauntlet.serving.bundle import MODEL_FILE, of_kind
+from gauntlet.serving.bundle import MODEL_FILE, TOKENIZER_FILE, of_kind
 from gauntlet.trainer.saved_model import TRAINING_FILE, read_record, write_checkpoint
 from gauntlet.trainer.splits import read_statistics
 from gauntlet.trainer.task import WEIGHTS_FILE, load_task
@@ -33,7 +33,7 @@ READ = (".safetensors", ".json", ".onnx", ".onnx_data", ".data", ".txt", ".model
 """Suffixes of the files that are read; what else lies there, such as optimizer states, is left alone."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SHARDS_FILE = "model.safetensors.index.json"
-CONFIG_FILE = "config.json"
+CONFIG_FILE, BESIDE_A_GRAPH = "config.json", ("config.json", "tokenizer.json")
 HOW_TO = "docs/how-to/judge_a_model_trained_elsewhere.md"
 
 
@@ -103,19 +103,13 @@ def source_files(source: str, form: OriginForm, task: str) -> dict[str, str]:
     return {one: storage.join(folder, one) for one in names if one.endswith(READ)}
 
 
-def _beside_a_graph(task: str) -> list[str]:
-    """The files of a bundle of the kind that a graph needs, such as the tokenizer."""
-    return [name for name in of_kind(task, "FILES") if name != MODEL_FILE]
-
-
 def _with_companions(folder: str, name: str, form: OriginForm, task: str) -> list[str]:
-    """A file, and what belongs to a graph: external data, labels and the kind's files."""
+    """A file, and what belongs to a graph: external data, labels, and the files that the kind needs."""
     if form == "checkpoint":
         return [name]
-    beside = [CONFIG_FILE, *_beside_a_graph(task)]
-    others = [one for one in storage.list_files(folder) if one in beside or one.startswith(f"{name}.")]
-    stem = name.removesuffix(".onnx")
-    return [name, *others, *(one for one in storage.list_files(folder) if one == f"{stem}.onnx_data")]
+    beside = {*BESIDE_A_GRAPH, *of_kind(task, "FILES"), f"{name.removesuffix('.onnx')}.onnx_data"}
+    found = storage.list_files(folder)
+    return [name, *(one for one in found if one != name and (one in beside or one.startswith(f"{name}.")))]
 
 
 def _hash(files: Mapping[str, str]) -> str:
@@ -147,10 +141,11 @@ def import_model(
             fields = dict(load_task(task, section, splits).of_record)
             fields.pop("encoder", None)  # the section's, and not this model's
             record = _foreign(task, labels, seed, origin, fields)
-            write_checkpoint(made, record, lambda folder: _save_files_of_graph(task, given, folder))
             subject = open_subject(kind, made, record, splits, seed)
             if not isinstance(subject, TracedSubject):
                 raise UsageError(f"--from-onnx: the task kind {task} takes no ONNX file.")
+            needed = {*of_kind(task, "FILES"), *((TOKENIZER_FILE,) if subject.is_tokenized else ())}
+            write_checkpoint(made, record, lambda folder: _save_files(needed, task, given, folder))
             prepare_graph(given, made / MODEL_FILE, subject, origin.labels)
             try:
                 figures, _ = subject.measure(made / MODEL_FILE)
@@ -172,14 +167,15 @@ def open_subject(kind: TaskKind, folder: Path, record: TrainingRecord, splits: P
 
 
 def _fetch(origin: Origin, task: str, folder: Path) -> None:
-    files = source_files(origin.source, origin.form, task)
-    if _hash(files) != origin.sha256:
+    fetched: dict[str, str] = {}
+    for name, uri in source_files(origin.source, origin.form, task).items():
+        fetched[name] = str(folder / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        storage.fetch(uri, folder / name)
+    if _hash(fetched) != origin.sha256:
         raise GauntletError(
             f"{origin.source}: its files have changed since the run was started. Start it again."
         )
-    for name, uri in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(storage.read_bytes(uri))
 
 
 def _foreign(
@@ -190,8 +186,8 @@ def _foreign(
     return TrainingRecord(**known, data_sha256="", training_sha256="", **fields)
 
 
-def _save_files_of_graph(task: str, given: Path, folder: Path) -> None:
-    for name in _beside_a_graph(task):
+def _save_files(needed: Set[str], task: str, given: Path, folder: Path) -> None:
+    for name in sorted(needed - {MODEL_FILE}):
         if not (given / name).is_file():
             raise UsageError(f"--from-onnx: found no {name} beside the graph, which models of {task} need.")
         shutil.copyfile(given / name, folder / name)

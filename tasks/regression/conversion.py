@@ -38,6 +38,7 @@ from gauntlet.contracts.data import STATISTICS_FILE
 from gauntlet.contracts.training import TrainingRecord
 from gauntlet.manifests.conversion import Conversion
 from gauntlet.manifests.dataset import SplitName
+from gauntlet.manifests.errors import UsageError
 from gauntlet.serving.bundle import TOKENIZER_FILE
 from gauntlet.serving.cpu import usable_cpus
 from gauntlet.serving.images import ImageInputs
@@ -47,7 +48,7 @@ from gauntlet.tasks.regression.data import Statistics
 from gauntlet.tasks.regression.metrics import half_width, measure, resample
 from gauntlet.tasks.regression.rows import NumberRows, are_images, read_rows
 from gauntlet.tasks.regression.serving import HALF_WIDTH
-from gauntlet.tasks.regression.target import Target
+from gauntlet.tasks.regression.target import TARGET_FILE, Target
 from gauntlet.tasks.texts.conversion import TextSubject
 
 CLOSE = 0.1
@@ -196,8 +197,26 @@ class NumberSubject(ScoredSubject[AskedRows, Scores]):
 
     @cached_property
     def target(self) -> Target:
-        """What the model was trained on."""
-        return Target.read(self.checkpoint)
+        """What the model was trained on.
+
+        Raises:
+            UsageError: The checkpoint does not say so, or it was trained on another target.
+        """
+        try:
+            target = Target.read(self.checkpoint)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if target.name != self.statistics.target:
+            raise UsageError(
+                f"{TARGET_FILE}: found a model of {target.name}, expected one of {self.statistics.target}, "
+                "dataset.columns.target."
+            )
+        return target
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the splits."""
+        return Statistics.read(self.splits / STATISTICS_FILE)
 
     def read_rows(self, split: SplitName) -> AskedRows:
         """A split that validate-data wrote."""
@@ -222,14 +241,15 @@ class NumberSubject(ScoredSubject[AskedRows, Scores]):
 
     def preparation(self, graph: Graph) -> Mapping[str, Path]:
         """How images are resized."""
-        return resize_file(graph, Statistics.read(self.splits / STATISTICS_FILE).resize)
+        return resize_file(graph, self.statistics.resize)
 
     def scores(self, forward: Forward) -> Scores:
         """A model's answers for all rows, (N, 1)."""
         return score(self.rows, forward, 1, *parity_batches(self.rows.lengths, self.seed))
 
     def reference(self, compared: Sequence[Parity]) -> dict[str, float]:  # noqa: ARG002
-        """PyTorch's metrics."""
+        """PyTorch's metrics; a `UsageError` if it was trained on another target."""
+        self.target  # noqa: B018
         return measure(self.rows.split.targets, _numbers(self.pytorch_scores.right))
 
     def compare(self, graph: Graph) -> tuple[NumberParity, NeighbourEffect]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,17 @@ class Target:
             ValueError: It has other content.
         """
         try:
-            return cls(**json.loads((folder / TARGET_FILE).read_text(encoding="utf-8")))
+            target = cls(**json.loads((folder / TARGET_FILE).read_text(encoding="utf-8")))
+            for name, found in asdict(target).items():
+                if name != "name" and (found is not None or name in ("mean", "std")):
+                    _require_number(name, found)
+            return target
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder / TARGET_FILE}: found no description of a target: {error}") from None
+
+
+def _require_number(name: str, found: object) -> None:
+    is_number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    lowest, words = (0.0, " over 0") if name in ("std", "coverage") else (-math.inf, "")
+    if not is_number or not float(found) > lowest:  # type: ignore[arg-type]
+        raise ValueError(f"{name}: found {found!r}, expected a number{words}")
