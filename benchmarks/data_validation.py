@@ -160,7 +160,7 @@ def main() -> int:
                 peers[peer][size] = median(
                     peer, size, runs, [str(python), program, peer, str(rules)], folder, None
                 )
-        pairs = {file.name: compare_pairs(file, folder, options.before) for file in options.pairs}
+        pairs = {str(file): compare_pairs(file, folder, options.before) for file in options.pairs}
     return judge(ours, before, peers, pairs, options.quick)
 
 
@@ -390,8 +390,7 @@ def compare_pairs(file: Path, folder: Path, before: Path | None) -> str:
     """In words, how the near-duplicates of a file differ from those among all pairs; empty if they do not."""
     rows = list(read_texts(file))
     labels = sorted({label for _, label in rows if label})
-    here = folder / f"pairs-{file.stem}"
-    here.mkdir()
+    here = Path(tempfile.mkdtemp(prefix="pairs-", dir=folder))
     cut = {
         "train": rows[: len(rows) * 8 // 10],
         "validation": rows[len(rows) * 8 // 10 : len(rows) * 9 // 10],

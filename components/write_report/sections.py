@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gauntlet.components.train_model.report import imported_section, training_section
-from gauntlet.components.validate_data.run import CHECKS
+from gauntlet.components.validate_data.report import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
 from gauntlet.components.write_report.record import (
     REJECT,
