@@ -21,7 +21,7 @@ from gauntlet.pages.page import NOTHING, Masthead, Section, partial, render
 CHECKS = "gauntlet.components.validate_data:checks.html.jinja"
 REPORT = "gauntlet.components.validate_data:report.html.jinja"
 BINS = 40  # of the times of rows
-SHOWN_SAMPLES = 40
+SHOWN_SAMPLES, SHOWN_CHARS = 40, 400
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _alike(examined: Examination) -> Iterator[Section]:
 
 def _shown(one: Alike, examined: Examination) -> dict[str, object]:
     pictures = [examined.picture(row.number) if examined.picture else "" for row in one.rows]
-    texts = [row.text.removeprefix("“").removesuffix("”") for row in one.rows]
+    texts = [row.text.removeprefix("“").removesuffix("”")[:SHOWN_CHARS] for row in one.rows]
     if one.similarity is None or len(texts) != 2:
         marked: Sequence[Sequence[Word]] = [[Word(text, is_new=False)] for text in texts]
     else:
