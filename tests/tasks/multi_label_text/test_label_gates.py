@@ -113,6 +113,5 @@ def test_a_model_that_may_be_worse_than_the_champion_is_rejected(overlap: dict[s
 def test_every_rule_of_the_kind_has_advice() -> None:
     advice = advice_of(RULES)
     assert all(advice.values())
-    assert (
-        "`gates.min_label_f1`" in advice["label_f1"] and "`gates.min_label_recall`" in advice["label_recall"]
-    )
+    for figure in ("f1", "recall"):
+        assert f"`gates.min_label_{figure}`" in advice[f"label_{figure}"]

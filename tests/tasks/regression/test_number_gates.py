@@ -150,6 +150,43 @@ def test_the_default_margin_is_what_the_rows_can_show() -> None:
 
 
 @pytest.mark.parametrize(
+    ("champion", "margin"),
+    [
+        ({"mae": 0.5, "error_std": 0.0}, 0.005),  # a hundredth of the champion's error
+        ({"mae": 0.5}, 0.0),
+        ({"error_std": 0.4}, 0.0),
+        ({"mae": 0.5, "error_std": None}, 0.0),
+    ],
+)
+def test_the_default_margin_is_a_hundredth_of_the_error_or_nothing(
+    champion: dict[str, Any], margin: float
+) -> None:
+    decision = judged(more=CHAMPION | {"champion": {"version": "1", **champion}})
+    assert bound_of(decision, "non_inferiority") == pytest.approx(-margin)
+
+
+def bound_of(decision: Decision, rule: str) -> Any:
+    return next(one.bound for one in decision.rules if one.rule == rule)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "certificate", "rule", "words"),
+    [
+        ({}, {"target_std": 0.0}, "metric_drop", "target_std: found 0.0"),
+        ({}, {"mae_rise_bound": "much"}, "metric_drop", "found 'much'"),
+        ({"slices": []}, {}, "slice_mae", "found nothing, expected a number of 0 or more"),
+        ({"slices": 3}, {}, "slice_mae", "found nothing, expected a number of 0 or more"),
+    ],
+)
+def test_the_note_says_which_figure_is_at_fault(
+    challenger: dict[str, Any], certificate: dict[str, Any], rule: str, words: str
+) -> None:
+    found = next(one for one in judged(challenger, certificate, max_slice_mae=1.0).rules if one.rule == rule)
+    assert (found.verdict, found.value) == ("fail", None)
+    assert words in found.note
+
+
+@pytest.mark.parametrize(
     ("paired", "gates", "rule"),
     [
         ({"mae_reduction": -0.05, "lower_bound": -0.08, "upper_bound": -0.04}, {}, "non_inferiority"),
