@@ -78,8 +78,19 @@ def judged(
 def test_a_first_model_within_its_bounds_is_promoted() -> None:
     decision = judged(max_rmse=0.8, min_r2=0.6, max_slice_mae=0.7, min_interval_coverage=0.85)
     assert decision.decision == "promote", decision.reasons
-    named = [rule.rule for rule in decision.rules]
-    assert named[:5] == ["mae", "rmse", "r2", "slice_mae", "interval_coverage"]
+    assert [(rule.rule, rule.note) for rule in decision.rules[:5]] == [
+        ("mae", "Bootstrap upper limit of the mean absolute error"),
+        ("rmse", "Bootstrap upper limit of the root mean squared error"),
+        ("r2", "Bootstrap lower limit of R²"),
+        (
+            "slice_mae",
+            "Largest bootstrap upper limit of the mean absolute error in a slice of the target",
+        ),
+        (
+            "interval_coverage",
+            "Bootstrap lower limit of the share of test rows whose number is in its interval",
+        ),
+    ]
 
 
 def test_a_bound_that_the_manifest_does_not_set_is_not_in_the_table() -> None:
