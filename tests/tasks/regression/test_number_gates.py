@@ -219,7 +219,12 @@ def test_a_model_with_larger_errors_than_the_champion_is_rejected(
 
 def test_an_improvement_that_is_sure_passes() -> None:
     better = {"mae_reduction": 0.1, "lower_bound": 0.05, "upper_bound": 0.15}
-    assert judged(more=CHAMPION | {"paired": better}, min_improvement=0.05).decision == "promote"
+    decision = judged(more=CHAMPION | {"paired": better}, min_improvement=0.05)
+    assert decision.decision == "promote"
+    found = next(one for one in decision.rules if one.rule == "improvement")
+    assert (
+        found.note == "Paired bootstrap lower limit of the champion's mean absolute error minus this model's"
+    )
     assert judged(min_improvement=0.05).decision == "promote", "there is no champion yet"
 
 
