@@ -132,7 +132,7 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
     validation. Arguments as in `near_rows`.
     """
     first = {split: _first_rows(splits, keys, split) for split in HELD_OUT_FROM["train"]}
-    found = []
+    found: list[Doubles] = []
     for split, held_out in HELD_OUT_FROM.items():
         left = np.flatnonzero(splits == SPLITS.index(split))
         for other in held_out:
@@ -140,7 +140,9 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
         for other in held_out:
             distinct = np.unique(keys[left])
             alike = likeness.doubles(distinct, keys[first[other]], similarity)
-            double = Doubles(distinct[alike.rows], first[other][alike.others], alike.similarities)
+            double = Doubles(
+                distinct[alike.rows].astype(np.int64), first[other][alike.others], alike.similarities
+            )
             left = _take(found, left, keys, double)
     return _together(found)
 
@@ -148,7 +150,8 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
 def _first_rows(splits: Numbers, keys: Numbers, split: SplitName) -> Ints:
     """The first row of each key of the split, in their order."""
     rows = np.flatnonzero(splits == SPLITS.index(split))
-    return rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
+    _, first = np.unique(keys[rows], return_index=True)
+    return rows[np.sort(first)]
 
 
 def _equal(distinct: Numbers, first: Ints, keys: Numbers) -> Doubles:
@@ -261,7 +264,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
-    return pd.Index(SPLITS).get_indexer(table["split"]).astype(np.int8)
+    return pd.Index(SPLITS).get_indexer(table["split"].to_list()).astype(np.int8)
 
 
 def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:
