@@ -17,8 +17,9 @@ from gauntlet.components.validate_data.text import find_fault, is_blank, normali
 CHARACTERS = [one for one in map(chr, range(sys.maxunicode + 1)) if not "\ud800" <= one <= "\udfff"]
 # Those that meet in the rules: joiners, selectors, tags, accents, jamo, final sigmas, apostrophes, spaces.
 MEETING = list(
-    "\u200d\ufe0f🏴\U000e0067\U000e007f\u0301\u0327\u0345 \t\n\x1c!?'’\u0640\u00ad\u1100\u1161\u11a8❤🔥ΣσςAaİß"
+    "\u200d\ufe0f🏴\U000e0067\U000e007f\u0301\u0327\u0345 \t\n\x1c!?'’\u0640\u00ad\u1100\u1161\u11a8"
 )
+MEETING += list("❤🔥ΣσςAaİß")
 PAIRS: list[tuple[Callable[[pl.Series], pl.Series], Callable[[str], Any]]] = [
     (normalise_all, normalise),
     (are_blank, is_blank),
