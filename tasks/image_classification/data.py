@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes, largest_groups
 from gauntlet.components.validate_data.duplicates import (
@@ -378,10 +378,10 @@ def check_table(table: ImageTable) -> CheckedTable:
     )
     checked.check("empty_images", checks.empty_images, lambda rows: find_empty(rows, table.pixels))
     similarity = EQUAL if table.hashes is None else checks.near_duplicates.similarity
-    likeness = _likeness(checked.rows, table, similarity)
-    keys = checked.rows["key"].tolist()
-    checked.rows = checked.rows.assign(group=group_names(keys, likeness, similarity))
-    checked.groups = dict(zip(keys, checked.rows["group"], strict=True))
+    rows = checked.rows.assign(number=pd.factorize(checked.rows["key"])[0])
+    likeness = _likeness(rows, table, similarity)
+    checked.rows = with_groups(rows, likeness, similarity)
+    checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
     checked.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     if table.hashes is not None:
@@ -397,10 +397,10 @@ def check_table(table: ImageTable) -> CheckedTable:
 
 def _likeness(rows: pd.DataFrame, table: ImageTable, similarity: float) -> Likeness:
     if table.hashes is None:
-        return NothingAlike()
+        return NothingAlike(rows["number"].nunique())
     positions = rows.index.to_numpy()
     alike = correlated(table.pixels, positions)
-    return ImageLikeness(rows["key"].tolist(), table.hashes[positions], similarity, alike)
+    return ImageLikeness(rows["number"].to_numpy(), table.hashes[positions], similarity, alike)
 
 
 def _fractions(dataset: ImageDataset) -> dict[SplitName, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -232,10 +232,11 @@ def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
     for name, check in {"empty_values": without, **target_checks(rows, dataset)}.items():
         checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    positions, keys = checked.rows.index.to_numpy(), checked.rows["key"].tolist()
+    positions, keys = checked.rows.index.to_numpy(), checked.rows["key"]
+    numbers = pd.factorize(keys)[0]
     alike = correlated(table.pixels, positions)
-    likeness = ImageLikeness(keys, table.hashes[positions], min(near, leaking), alike)
-    checked.rows = checked.rows.assign(group=group_names(keys, likeness, leaking))
+    likeness = ImageLikeness(numbers, table.hashes[positions], min(near, leaking), alike)
+    checked.rows = with_groups(checked.rows.assign(number=numbers), likeness, leaking)
     checked.groups = dict(zip(keys, checked.rows["group"], strict=True))
     tolerance = dataset.target.tolerance
     checked.check(

@@ -21,7 +21,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
-from gauntlet.components.validate_data.duplicates import Groups, Known
+import numpy as np
+import pyarrow as pa
+
+from gauntlet.components.validate_data.duplicates import Doubles, Ints, Numbers
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
@@ -53,42 +56,63 @@ class TextLikeness:
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(self, keys: Sequence[str], at_least: float) -> None:
-        """Compare distinct keys. Later similarities are `at_least` or more, which is over 0 and at most 1."""
-        self._words = dict(zip(keys, _words_by_rarity(keys), strict=True))
-        groups = _chains(list(self._words.values()), at_least)
+    def __init__(self, keys: pa.ChunkedArray | Sequence[str], at_least: float) -> None:
+        """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1."""
+        texts = keys.to_pylist() if isinstance(keys, pa.ChunkedArray) else keys
+        self._words = _words_by_rarity(texts)
+        groups = _chains(self._words, at_least)
         sizes = Counter(groups)
-        self._connected = {key for key, group in zip(keys, groups, strict=True) if sizes[group] > 1}
+        self._connected = [sizes[group] > 1 for group in groups]
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
+    def groups(self, at_least: float) -> Ints:
         """As `Likeness.groups`."""
-        distinct = list(dict.fromkeys(keys))
-        connected = [position for position, key in enumerate(distinct) if key in self._connected]
-        chains = _chains([self._words[distinct[position]] for position in connected], at_least)
-        numbers = {key: position for position, key in enumerate(distinct)}
-        for position, chain in zip(connected, chains, strict=True):
-            numbers[distinct[position]] = connected[chain]
-        return [numbers[key] for key in keys]
+        return np.array(_chains(self._words, at_least), dtype=np.int64)
 
-    def known(self, at_least: float) -> Known:
-        """As `Likeness.known`."""
-        return _KnownTexts(self._words, self._connected, at_least)
+    def repeats(self, keys: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.repeats`."""
+        known = _KnownTexts(self._words, self._connected, at_least)
+        kept: dict[int, int] = {}
+        found = []
+        for row, key in enumerate(keys.tolist()):
+            if key in kept:
+                continue
+            alike = known.find(key)
+            if alike is None:
+                kept[key] = row
+                known.add(key)
+            else:
+                found.append((row, kept[alike[0]], alike[1]))
+        return _doubles(found)
+
+    def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.doubles`."""
+        known = _KnownTexts(self._words, self._connected, at_least)
+        for other in others.tolist():
+            known.add(other)
+        place = {other: at for at, other in enumerate(others.tolist())}
+        alike = [(row, known.find(key)) for row, key in enumerate(keys.tolist())]
+        return _doubles([(row, place[double[0]], double[1]) for row, double in alike if double is not None])
+
+
+def _doubles(found: Sequence[tuple[int, int, float]]) -> Doubles:
+    rows, others, similarities = zip(*found, strict=True) if found else ((), (), ())
+    return Doubles(np.array(rows, np.int64), np.array(others, np.int64), np.array(similarities, np.float64))
 
 
 class _KnownTexts:
     """Texts that another text can be compared with. Texts without any similar text are left out."""
 
-    def __init__(self, words: dict[str, array[int]], connected: set[str], at_least: float) -> None:
+    def __init__(self, words: Words, connected: Sequence[bool], at_least: float) -> None:
         self._words, self._connected, self._at_least = words, connected, at_least
-        self._index: _Index[list[str]] = _Index(at_least)
+        self._index: _Index[list[int]] = _Index(at_least)
 
-    def add(self, key: str) -> None:
-        if key in self._connected:
+    def add(self, key: int) -> None:
+        if self._connected[key]:
             for bucket in self._index.of(self._words[key], list):
                 bucket.append(key)
 
-    def find(self, key: str) -> tuple[str, float] | None:
-        if key not in self._connected:
+    def find(self, key: int) -> tuple[int, float] | None:
+        if not self._connected[key]:
             return None
         words = self._words[key]
         distinct, compared = frozenset(words), {key}
@@ -134,6 +158,26 @@ class _Index(Generic[Bucket]):
     def _shared(self, sizes: int) -> int:
         """The fewest words that two similar texts with so many words together must share."""
         return math.ceil(self._at_least / (1 + self._at_least) * sizes - ROUNDING)
+
+
+class Groups:
+    """Union-find: positions from 0 on, each in its own group until groups are joined."""
+
+    def __init__(self, size: int) -> None:
+        """Start with as many groups as positions."""
+        self._parents = list(range(size))
+
+    def of(self, position: int) -> int:
+        """The number of the position's group, which is a position in it."""
+        parents = self._parents
+        while parents[position] != position:
+            parents[position] = parents[parents[position]]
+            position = parents[position]
+        return position
+
+    def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
+        self._parents[self.of(one)] = self.of(other)
 
 
 def _chains(words: Words, at_least: float) -> list[int]:
