@@ -10,15 +10,17 @@ compare with published ones: `drop` removes the rows that conflict with it inste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Alike, Finding, Reasons, ShownRow
+from gauntlet.components.validate_data.text import EXCERPT_LEAD, excerpt
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks if its key is also in one of these splits; then the row is dropped, not its double there.
@@ -28,6 +30,7 @@ HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
     "test": (),
 }
 
+SHOWN_ALIKE = 8
 NONE = -1
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -219,7 +222,17 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples, reasons=_labelled(table.loc[affected]))
+    of_key = table.loc[affected].groupby("key", sort=False).indices.values()
+    shown = [
+        Alike(shown_rows(table, affected[rows[:SHOWN_EXAMPLES]])) for rows in islice(of_key, SHOWN_ALIKE)
+    ]
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        examples,
+        reasons=_labelled(table.loc[affected]),
+        alike=tuple(shown),
+    )
 
 
 def _labelled(rows: pd.DataFrame) -> Reasons:
@@ -277,7 +290,42 @@ def _alike(table: pd.DataFrame, doubles: Doubles) -> Finding:
     pairs = _pairs(table, doubles)
     rows = table.index[doubles.rows]
     examples = [_pair(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
-    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs))
+    worst = rows[most_alike(doubles)].tolist()
+    alike = tuple(_shown_pair(table, row, *pairs[row]) for row in worst)
+    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs), alike=alike)
+
+
+def most_alike(doubles: Doubles) -> Ints:
+    """Positions of the pairs with the highest similarity, at most one of the rows that are like one row."""
+    order = np.lexsort((doubles.rows, -doubles.similarities))
+    first = np.unique(doubles.others[order], return_index=True)[1]
+    positions: Ints = order[np.sort(first)[:SHOWN_ALIKE]]
+    return positions
+
+
+def _shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
+    """Both rows; of long texts what is around their first difference."""
+    one, two = shown_rows(table, [row, other])
+    if "text" in table:
+        texts = table.loc[[row, other], "text"].tolist()
+        same = next(
+            (at for at, (ours, theirs) in enumerate(zip(*texts, strict=False)) if ours != theirs), None
+        )
+        around = max(0, (min(map(len, texts)) if same is None else same) - EXCERPT_LEAD)
+        one, two = (
+            replace(shown, text=excerpt(text, around)) for shown, text in zip((one, two), texts, strict=True)
+        )
+    return Alike((one, two), similarity)
+
+
+def shown_rows(table: pd.DataFrame, rows: Sequence[int] | pd.Index[int]) -> tuple[ShownRow, ...]:
+    """Some rows, as the report shows them."""
+    return tuple(
+        ShownRow(
+            int(number), str(row["place"]), str(row["split"]), str(row["shown"]), str(row.get("label", ""))
+        )
+        for number, row in zip(rows, table.loc[list(rows)].to_dict("records"), strict=True)
+    )
 
 
 def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
