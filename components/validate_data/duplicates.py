@@ -134,34 +134,41 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
     The other row is the first with the same key, else one with a similar key; of the test split, else of
     validation. Arguments as in `near_rows`.
     """
-    first = {split: _first_rows(splits, keys, split) for split in HELD_OUT_FROM["train"]}
-    found = []
+    count = int(keys.max(initial=NONE)) + 1
+    first = {split: _first_rows(splits, keys, split, count) for split in HELD_OUT_FROM["train"]}
+    found: list[Doubles] = []
     for split, held_out in HELD_OUT_FROM.items():
         left = np.flatnonzero(splits == SPLITS.index(split))
         for other in held_out:
-            left = _take(found, left, keys, _equal(np.unique(keys[left]), first[other], keys))
+            distinct = _distinct(keys[left], count)
+            equal = distinct[first[other][distinct] != NONE]
+            left = _take(found, left, keys, Doubles(equal, first[other][equal], np.ones(len(equal))))
         for other in held_out:
-            distinct = np.unique(keys[left])
-            alike = likeness.doubles(distinct, keys[first[other]], similarity)
-            double = Doubles(distinct[alike.rows], first[other][alike.others], alike.similarities)
+            distinct = _distinct(keys[left], count)
+            known = np.sort(first[other][first[other] != NONE])
+            alike = likeness.doubles(distinct, keys[known], similarity)
+            double = Doubles(distinct[alike.rows], known[alike.others], alike.similarities)
             left = _take(found, left, keys, double)
     return _together(found)
 
 
-def _first_rows(splits: Numbers, keys: Numbers, split: SplitName) -> Ints:
-    """The first row of each key of the split, in their order."""
-    rows = np.flatnonzero(splits == SPLITS.index(split))
-    return rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
+def _distinct(keys: Numbers, count: int) -> Ints:
+    """The keys, each once, ascending; all are smaller than `count`."""
+    occurs = np.zeros(count, dtype=np.bool_)
+    occurs[keys] = True
+    return np.flatnonzero(occurs)
 
 
-def _equal(distinct: Numbers, first: Ints, keys: Numbers) -> Doubles:
-    """The keys among `distinct` that one of the `first` rows has, with that row."""
-    shared, at, of_first = np.intersect1d(distinct, keys[first], assume_unique=True, return_indices=True)
-    return Doubles(distinct[at].astype(np.int64), first[of_first], np.ones(len(shared)))
+def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> Ints:
+    """The first row in the split that has each key, or `NONE`, (K,)."""
+    rows = np.flatnonzero(splits == SPLITS.index(split))[::-1]
+    first = np.full(count, NONE)
+    first[keys[rows]] = rows  # the last one stays, which is the first
+    return first
 
 
 def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> Ints:
-    """Add the rows whose key is one of `doubles.rows`, ascending, and return the rows that are left."""
+    """Add the rows whose key is one of `doubles.rows`, which are keys, ascending; return the other rows."""
     if not len(doubles.rows):
         return left
     at = np.searchsorted(doubles.rows, keys[left]).clip(max=len(doubles.rows) - 1)
@@ -274,7 +281,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
-    return pd.Index(SPLITS).get_indexer(table["split"]).astype(np.int8)
+    return pd.Index(SPLITS).get_indexer(table["split"].to_list()).astype(np.int8)
 
 
 def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:

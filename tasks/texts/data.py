@@ -80,7 +80,15 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            read = partial(parse, data, file.name, dataset.format, encoding=dataset.encoding)
+            read = partial(
+                parse,
+                data,
+                file.name,
+                dataset.format,
+                encoding=dataset.encoding,
+                partition=file.partition,
+                max_expansion=dataset.max_expansion,
+            )
             records = read_joined(dataset, read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, targets, before, dataset.columns.key("text")))
