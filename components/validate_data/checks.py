@@ -18,6 +18,8 @@ from gauntlet.manifests.dataset import Dataset, RowCheck, SplitName
 
 SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
+TEXT_COLUMNS = ("text", "opening", "shown")
+"""The first of these columns that a table has represents its rows."""
 
 Reasons = Callable[[pd.DataFrame, "pd.Index[int]"], Sequence[str]]
 """In words, what is wrong with each of some rows, given the table as it was read and their index in it."""
@@ -27,30 +29,11 @@ SplitContent: TypeAlias = pa.Table | Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class ShownRow:
-    """A row in the report; `number` is its position in the table's index."""
-
-    number: int
-    place: str
-    split: str
-    text: str
-    label: str = ""
-
-
-@dataclass(frozen=True)
 class Alike:
-    """Rows that are alike, for the report; `similarity` is that of two rows."""
+    """Rows that are alike, as positions in the table's index; `similarity` is that of two rows."""
 
-    rows: tuple[ShownRow, ...]
+    rows: tuple[int, ...]
     similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Some texts of the training split that have something in common, such as their class."""
-
-    title: str
-    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -122,7 +105,6 @@ class Examination:
         resolution: In words, the smallest difference between two models that the test split can show.
         pictures: Rows of each class for the report, if they are images.
         picture: A PNG in a data URI of the row with a position in the table's index, if rows are images.
-        samples: Some rows for the report, if they are texts.
         fault: Why the splits cannot be used although no check failed, in words, or None.
     """
 
@@ -134,7 +116,6 @@ class Examination:
     resolution: str
     pictures: tuple[ClassPicture, ...] = ()
     picture: Callable[[int], str] | None = None
-    samples: tuple[Samples, ...] = ()
     fault: str | None = None
 
 
