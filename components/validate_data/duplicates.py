@@ -173,7 +173,8 @@ def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> 
     taken = doubles.rows[at] == keys[left]
     at = at[taken]
     found.append(Doubles(left[taken], doubles.others[at], doubles.similarities[at]))
-    return left[~taken]
+    rest: Ints = left[~taken]
+    return rest
 
 
 def equal_rows(splits: Numbers, keys: Numbers, labels: Numbers) -> Doubles:
@@ -275,7 +276,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
-    return pd.Index(SPLITS).get_indexer(table["split"].to_list()).astype(np.int8)
+    return pd.Index(SPLITS).get_indexer(pd.Index(table["split"])).astype(np.int8)
 
 
 def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:

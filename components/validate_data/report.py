@@ -88,7 +88,9 @@ def over_time(examined: Examination) -> Markup:
     times = rows["time"].to_numpy(dtype=np.float64)
     splits = rows["split"].to_numpy()
     edges = np.histogram_bin_edges(times, BINS)
-    counts = {split: np.histogram(times[splits == split], edges)[0].tolist() for split in SPLITS}
+    counts: dict[str, list[int]] = {
+        split: np.histogram(times[splits == split], edges)[0].tolist() for split in SPLITS
+    }
     chart = charts.timeline("Rows over time", "rows", edges.tolist(), counts, _are_dates(examined.table))
     return partial(f"{REPORT}#time", chart=chart)
 
