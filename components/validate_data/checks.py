@@ -105,6 +105,7 @@ class Examination:
         resolution: In words, the smallest difference between two models that the test split can show.
         pictures: Rows of each class for the report, if they are images.
         picture: A PNG in a data URI of the row with a position in the table's index, if rows are images.
+        groups: The values of `label` in their order, if the statistics have no labels.
         fault: Why the splits cannot be used although no check failed, in words, or None.
     """
 
@@ -116,6 +117,7 @@ class Examination:
     resolution: str
     pictures: tuple[ClassPicture, ...] = ()
     picture: Callable[[int], str] | None = None
+    groups: tuple[str, ...] = ()
     fault: str | None = None
 
 

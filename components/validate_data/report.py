@@ -173,7 +173,7 @@ def _samples(examined: Examination) -> Markup:
     if len(train) > MOST_SAMPLED:
         train = train.iloc[np.linspace(0, len(train) - 1, MOST_SAMPLED, dtype=np.int64)]
     labels = each_label(train)["label"].astype("str")
-    names = list(examined.statistics.labels) or sorted(labels.unique())
+    names = list(examined.statistics.labels or examined.groups) or labels.unique().tolist()
     of_name = labels.groupby(labels, sort=False).indices if len(names) <= len(train) / 2 else {}
     groups = {name: labels.index[of_name[name]] for name in names[:SHOWN_CLASSES] if name in of_name}
     shown = groups or {"": train.index}

@@ -76,6 +76,7 @@ def _examine_texts(dataset: RegressionDataset) -> Examination:
         checked=checked,
         statistics=describe(by_split, inputs, dataset, **texts.describe_texts(checked.rows)),
         content=lambda split: _text_table(by_split[split]),
+        groups=tuple(strata_of(table)),
         fingerprints=KEY_FORM,
         resolution=describe_resolution(by_split),
     )
