@@ -244,21 +244,21 @@ def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
         labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
         wanted = [names[text], *labels, *([] if time is None else [time])]
         table = file.read(columns=list(dict.fromkeys(wanted)))
-        class_names = _class_names(file.schema_arrow.metadata, labels[0])
+        class_names = class_names_of(file.schema_arrow.metadata, labels[0])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file: {error}") from None
     return Records(
-        texts=_values(table.column(names[text])),
+        texts=values_of(table.column(names[text])),
         labels=[
-            tuple(values) if isinstance(label, tuple) else _named(values[0], class_names)
-            for values in zip(*(_values(table.column(name)) for name in labels), strict=True)
+            tuple(values) if isinstance(label, tuple) else named_class(values[0], class_names)
+            for values in zip(*(values_of(table.column(name)) for name in labels), strict=True)
         ],
         places=[f"row {row}" for row in range(table.num_rows)],
-        times=None if time is None else _values(table.column(time)),
+        times=None if time is None else values_of(table.column(time)),
     )
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
+def class_names_of(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
     """The names of a column of class indices, which the library `datasets` keeps in a file's metadata.
 
     https://huggingface.co/docs/datasets/about_dataset_features
@@ -272,13 +272,13 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
-def _named(value: Any, class_names: Sequence[str]) -> Any:
+def named_class(value: Any, class_names: Sequence[str]) -> Any:
     """The name of the class with this index, or those of a list of indices.
 
     -1 stands for a missing label; other values stay as they are.
     """
     if isinstance(value, list):
-        return [_named(one, class_names) for one in value]
+        return [named_class(one, class_names) for one in value]
     if not class_names or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if value == NO_CLASS:
@@ -286,7 +286,7 @@ def _named(value: Any, class_names: Sequence[str]) -> Any:
     return class_names[int(value)] if value in range(len(class_names)) else value
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def values_of(column: pa.ChunkedArray) -> list[Any]:
     """Python values; strings pass through bytes, for parquet does not promise that they are UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -311,10 +311,11 @@ def read_joined(dataset: TextTable, read: Callable[[Columns], Records]) -> Recor
         return read(dataset.columns)
     parts = [read(dataset.columns.model_copy(update={"text": name})) for name in names]
     rows = zip(*(part.texts for part in parts), strict=True)
-    return replace(parts[0], texts=[_text(dataset, dict(zip(names, row, strict=True))) for row in rows])
+    return replace(parts[0], texts=[joined(dataset, dict(zip(names, row, strict=True))) for row in rows])
 
 
-def _text(dataset: TextTable, row: dict[str, Any]) -> str | None:
+def joined(dataset: TextTable, row: dict[str, Any]) -> str | None:
+    """The text of a row, by the values of the columns that the manifest joins; None if all are empty."""
     values = {name: _value(value) for name, value in row.items()}
     if not any(value.strip() for value in values.values()):
         return None

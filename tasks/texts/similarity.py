@@ -42,6 +42,9 @@ _ALPHABETIC = (
 _RUN = re.compile(
     f"(?P<syllabic>[{_SYLLABIC}]+)|(?P<alphabetic>[{_ALPHABETIC}]+)|[^{_SYLLABIC}{_ALPHABETIC}]+"
 )
+NOT_ONE_WORD = f"[{_SYLLABIC}{_ALPHABETIC}]|\\s"
+"""In what spaces separate, of which `words_of` may make several words."""
+
 _UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
 
