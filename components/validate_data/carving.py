@@ -142,25 +142,27 @@ def carve_rows(
     """
     codes = splits.astype(np.int8)
     wanted = [split for split in HELD_OUT if split in missing]
-    free = ~np.isin(groups, groups[splits != TRAIN])
-    if not wanted or not free.any():
+    provided = np.zeros(len(hashes), dtype=np.bool_)
+    provided[groups[splits != TRAIN]] = True
+    rows = np.flatnonzero(~provided[groups])
+    if not wanted or not len(rows):
         return codes
     total = fractions["train"] + sum(fractions[split] for split in wanted)
     shares = {split: fractions[split] / total for split in wanted}
-    named, first, number = np.unique(groups[free], return_index=True, return_inverse=True)
-    order = np.argsort(first)  # of the groups by their first rows
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    number = place[number]
+    first = np.full(len(hashes), len(codes))
+    first[groups[rows[::-1]]] = rows[::-1]
+    free = np.flatnonzero(first < len(codes))
+    free = free[np.argsort(first[free])]  # groups, in the order of their first rows
+    number_of = np.empty(len(hashes), dtype=np.int64)
+    number_of[free] = np.arange(len(free))
+    number = number_of[groups[rows]]
     if times is not None:
-        split_of = _by_time(number, times[free], shares)
+        split_of = _by_time(number, times[rows], shares)
     else:
-        row_of = np.cumsum(free) - 1
-        kept = free[labelled]
-        pairs = labels[kept], number[row_of[labelled[kept]]]
-        drawn = _numbers(hashes[named[order]], split_key)
-        split_of = _by_hash(drawn, *pairs, shares, least, rarest_first)
-    codes[free] = split_of[number]
+        kept = ~provided[groups[labelled]]
+        pairs = labels[kept], number_of[groups[labelled[kept]]]
+        split_of = _by_hash(_numbers(hashes[free], split_key), *pairs, shares, least, rarest_first)
+    codes[rows] = split_of[number]
     return codes
 
 

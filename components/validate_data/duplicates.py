@@ -10,15 +10,17 @@ compare with published ones: `drop` removes the rows that conflict with it inste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Alike, Finding, Reasons, ShownRow
+from gauntlet.components.validate_data.text import EXCERPT_LEAD, excerpt
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks if its key is also in one of these splits; then the row is dropped, not its double there.
@@ -28,6 +30,7 @@ HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
     "test": (),
 }
 
+SHOWN_ALIKE = 8
 NONE = -1
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -131,41 +134,49 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
     The other row is the first with the same key, else one with a similar key; of the test split, else of
     validation. Arguments as in `near_rows`.
     """
-    first = {split: _first_rows(splits, keys, split) for split in HELD_OUT_FROM["train"]}
-    found = []
+    count = int(keys.max(initial=NONE)) + 1
+    first = {split: _first_rows(splits, keys, split, count) for split in HELD_OUT_FROM["train"]}
+    found: list[Doubles] = []
     for split, held_out in HELD_OUT_FROM.items():
         left = np.flatnonzero(splits == SPLITS.index(split))
         for other in held_out:
-            left = _take(found, left, keys, _equal(np.unique(keys[left]), first[other], keys))
+            distinct = _distinct(keys[left], count)
+            equal = distinct[first[other][distinct] != NONE]
+            left = _take(found, left, keys, Doubles(equal, first[other][equal], np.ones(len(equal))))
         for other in held_out:
-            distinct = np.unique(keys[left])
-            alike = likeness.doubles(distinct, keys[first[other]], similarity)
-            double = Doubles(distinct[alike.rows], first[other][alike.others], alike.similarities)
+            distinct = _distinct(keys[left], count)
+            known = np.sort(first[other][first[other] != NONE])
+            alike = likeness.doubles(distinct, keys[known], similarity)
+            double = Doubles(distinct[alike.rows], known[alike.others], alike.similarities)
             left = _take(found, left, keys, double)
     return _together(found)
 
 
-def _first_rows(splits: Numbers, keys: Numbers, split: SplitName) -> Ints:
-    """The first row of each key of the split, in their order."""
-    rows = np.flatnonzero(splits == SPLITS.index(split))
-    return rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
+def _distinct(keys: Numbers, count: int) -> Ints:
+    """The keys, each once, ascending; all are smaller than `count`."""
+    occurs = np.zeros(count, dtype=np.bool_)
+    occurs[keys] = True
+    return np.flatnonzero(occurs)
 
 
-def _equal(distinct: Numbers, first: Ints, keys: Numbers) -> Doubles:
-    """The keys among `distinct` that one of the `first` rows has, with that row."""
-    shared, at, of_first = np.intersect1d(distinct, keys[first], assume_unique=True, return_indices=True)
-    return Doubles(distinct[at].astype(np.int64), first[of_first], np.ones(len(shared)))
+def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> Ints:
+    """The first row in the split that has each key, or `NONE`, (K,)."""
+    rows = np.flatnonzero(splits == SPLITS.index(split))[::-1]
+    first = np.full(count, NONE)
+    first[keys[rows]] = rows  # the last one stays, which is the first
+    return first
 
 
 def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> Ints:
-    """Add the rows whose key is one of `doubles.rows`, ascending, and return the rows that are left."""
+    """Add the rows whose key is one of `doubles.rows`, which are keys, ascending; return the other rows."""
     if not len(doubles.rows):
         return left
     at = np.searchsorted(doubles.rows, keys[left]).clip(max=len(doubles.rows) - 1)
     taken = doubles.rows[at] == keys[left]
     at = at[taken]
     found.append(Doubles(left[taken], doubles.others[at], doubles.similarities[at]))
-    return left[~taken]
+    rest: Ints = left[~taken]
+    return rest
 
 
 def equal_rows(splits: Numbers, keys: Numbers, labels: Numbers) -> Doubles:
@@ -216,7 +227,17 @@ def find_conflicts(table: pd.DataFrame) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples, reasons=_labelled(table.loc[affected]))
+    of_key = table.loc[affected].groupby("key", sort=False).indices.values()
+    shown = [
+        Alike(shown_rows(table, affected[rows[:SHOWN_EXAMPLES]])) for rows in islice(of_key, SHOWN_ALIKE)
+    ]
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        examples,
+        reasons=_labelled(table.loc[affected]),
+        alike=tuple(shown),
+    )
 
 
 def _labelled(rows: pd.DataFrame) -> Reasons:
@@ -261,7 +282,7 @@ def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Fi
 
 def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The place of each row's split in `SPLITS`, (N,)."""
-    return pd.Index(SPLITS).get_indexer(table["split"]).astype(np.int8)
+    return pd.Index(SPLITS).get_indexer(pd.Index(table["split"])).astype(np.int8)
 
 
 def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:
@@ -274,7 +295,42 @@ def _alike(table: pd.DataFrame, doubles: Doubles) -> Finding:
     pairs = _pairs(table, doubles)
     rows = table.index[doubles.rows]
     examples = [pair_in_words(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
-    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs))
+    worst = rows[most_alike(doubles)].tolist()
+    alike = tuple(shown_pair(table, row, *pairs[row]) for row in worst)
+    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs), alike=alike)
+
+
+def most_alike(doubles: Doubles) -> Ints:
+    """Positions of the pairs with the highest similarity, at most one of the rows that are like one row."""
+    order = np.lexsort((doubles.rows, -doubles.similarities))
+    first = np.unique(doubles.others[order], return_index=True)[1]
+    positions: Ints = order[np.sort(first)[:SHOWN_ALIKE]]
+    return positions
+
+
+def shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
+    """Both rows; of long texts what is around their first difference."""
+    one, two = shown_rows(table, [row, other])
+    if "text" in table:
+        texts = table.loc[[row, other], "text"].tolist()
+        same = next(
+            (at for at, (ours, theirs) in enumerate(zip(*texts, strict=False)) if ours != theirs), None
+        )
+        around = max(0, (min(map(len, texts)) if same is None else same) - EXCERPT_LEAD)
+        one, two = (
+            replace(shown, text=excerpt(text, around)) for shown, text in zip((one, two), texts, strict=True)
+        )
+    return Alike((one, two), similarity)
+
+
+def shown_rows(table: pd.DataFrame, rows: Sequence[int] | pd.Index[int]) -> tuple[ShownRow, ...]:
+    """Some rows, as the report shows them."""
+    return tuple(
+        ShownRow(
+            int(number), str(row["place"]), str(row["split"]), str(row["shown"]), str(row.get("label", ""))
+        )
+        for number, row in zip(rows, table.loc[list(rows)].to_dict("records"), strict=True)
+    )
 
 
 def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.backends import storage
+from gauntlet.components.pictures import data_uri
 from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes, largest_groups
@@ -66,6 +67,7 @@ def examine(dataset: ImageDataset) -> Examination:
     resolved = table.resolved
     checked = check_table(table)
     step = max(1, min(resolved.shape) // SHOWN_SIDE)
+    shown = table.pixels[:, ::step, ::step]
     statistics = describe(checked.rows, table.pixels, resolved).model_copy(update=table.described)
     return Examination(
         table=table.rows,
@@ -74,7 +76,8 @@ def examine(dataset: ImageDataset) -> Examination:
         content=lambda split: split_arrays(checked.rows, split, table.pixels, resolved.labels),
         fingerprints=table.fingerprints,
         resolution=describe_resolution(statistics.class_counts["test"].values()),
-        pictures=class_pictures(checked.rows, table.pixels[:, ::step, ::step], resolved.labels),
+        pictures=class_pictures(checked.rows, shown, resolved.labels),
+        picture=lambda row: data_uri(shown[row]),
     )
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri
+from gauntlet.components.pictures import data_uri as png_uri
 from gauntlet.components.validate_data.carving import with_groups
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes
@@ -71,6 +72,7 @@ def examine(dataset: CardDataset) -> Examination:
         fingerprints="certificates",
         resolution=describe_resolution([statistics.rows["test"]], "QWK"),
         pictures=class_pictures(checked.rows, above_each_other, dataset.labels),
+        picture=lambda row: png_uri(above_each_other[row]),
     )
 
 
@@ -354,7 +356,11 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
         ]
 
     return Finding(
-        affected, outside_test(rows, affected), [*near.examples, *examples][:SHOWN_EXAMPLES], reasons=reasons
+        affected,
+        outside_test(rows, affected),
+        [*near.examples, *examples][:SHOWN_EXAMPLES],
+        reasons=reasons,
+        alike=near.alike,
     )
 
 

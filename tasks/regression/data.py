@@ -16,6 +16,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
+from gauntlet.components.pictures import data_uri
 from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
@@ -102,6 +103,7 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
     by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
     assert dataset.shape is not None  # as rows are images
     step = max(1, min(dataset.shape) // SHOWN_SIDE)
+    shown = found.pixels[:, ::step, ::step]
     pixels = {split: found.pixels[rows.index] for split, rows in by_split.items()}
     statistics = describe(
         by_split,
@@ -125,7 +127,8 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
         },
         fingerprints="pixels",
         resolution=describe_resolution(by_split),
-        pictures=class_pictures(checked.rows, found.pixels[:, ::step, ::step], strata_of(table)),
+        pictures=class_pictures(checked.rows, shown, strata_of(table)),
+        picture=lambda row: data_uri(shown[row]),
     )
 
 

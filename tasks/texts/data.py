@@ -25,6 +25,7 @@ from gauntlet.components.validate_data.carving import Hashes, carve_rows, named_
 from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
+    Alike,
     CheckedTable,
     Finding,
     Reasons,
@@ -34,6 +35,7 @@ from gauntlet.components.validate_data.checks import (
 from gauntlet.components.validate_data.classes import each_label
 from gauntlet.components.validate_data.columns import as_json
 from gauntlet.components.validate_data.duplicates import (
+    SHOWN_ALIKE,
     Doubles,
     Flags,
     Likeness,
@@ -42,9 +44,12 @@ from gauntlet.components.validate_data.duplicates import (
     equal_rows,
     leaking_rows,
     like,
+    most_alike,
     near_rows,
     outside_test,
     pair_in_words,
+    shown_pair,
+    shown_rows,
     split_codes,
 )
 from gauntlet.components.validate_data.text import excerpt
@@ -55,10 +60,10 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
 from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.pieces import readers
+from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import NOT_ONE_WORD, TextLikeness, words_of
+from gauntlet.tasks.texts.similarity import ODD, TextLikeness, words_of
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
@@ -281,13 +286,29 @@ class TextFindings:
     ) -> Finding:
         """What was found of rows with an equal key; `given` is the target of a row in words."""
         numbers = rows.loc[affected, "number"]
-        examples = []
-        for number in numbers.drop_duplicates()[:SHOWN_EXAMPLES].tolist():
-            shown = self.table.read(affected[numbers == number][:SHOWN_EXAMPLES])
-            shown = shown.assign(label=rows.loc[shown.index, "label"])
-            targets = ", ".join(f"{given(row)} ({row.place})" for row in shown.itertuples())
-            examples.append(f"{excerpt(shown['text'].iat[0])}: {targets}")
-        return Finding(affected, outside_test(rows, affected), examples, column, reasons)
+        examples, alike = [], []
+        for number in numbers.drop_duplicates()[:SHOWN_ALIKE].tolist():
+            shown = self._shown(rows, affected[numbers == number][:SHOWN_EXAMPLES])
+            shown = shown.assign(label=[given(row) for row in shown.itertuples()])
+            targets = ", ".join(f"{row.label} ({row.place})" for row in shown.itertuples())
+            examples.append(f"{shown['shown'].iat[0]}: {targets}")
+            alike.append(Alike(shown_rows(shown, shown.index)))
+        return Finding(
+            affected,
+            outside_test(rows, affected),
+            examples[:SHOWN_EXAMPLES],
+            column,
+            reasons,
+            alike=tuple(alike),
+        )
+
+    def _shown(self, rows: pd.DataFrame, some: pd.Index[int]) -> pd.DataFrame:
+        """Some of the rows that are left, each in its split, with an excerpt of the text and the key."""
+        shown = self.table.read(some)
+        changed = rows.loc[some, ["split", "label"]].assign(
+            key=rows.loc[some, "number"], shown=[excerpt(text) for text in shown["text"]]
+        )
+        return shown.assign(**changed)
 
     def exact(self, rows: pd.DataFrame) -> Finding:
         """Rows with the key and the label of an earlier row of their split."""
@@ -296,8 +317,8 @@ class TextFindings:
         examples = []
         for at in doubles.rows[:SHOWN_EXAMPLES].tolist():
             same = (splits == splits[at]) & (numbers == numbers[at])
-            shown = self.table.read(rows.index[same][:SHOWN_EXAMPLES])
-            examples.append(f"{excerpt(shown['text'].iat[0])}: {', '.join(shown['place'])}")
+            shown = self._shown(rows, rows.index[same][:SHOWN_EXAMPLES])
+            examples.append(f"{shown['shown'].iat[0]}: {', '.join(shown['place'])}")
         return self._doubles(rows, doubles, list(dict.fromkeys(examples)))
 
     def near(self, rows: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
@@ -313,18 +334,23 @@ class TextFindings:
         )
 
     def _alike(self, rows: pd.DataFrame, doubles: Doubles) -> Finding:
-        first = slice(0, SHOWN_EXAMPLES)
-        pairs = rows.index[doubles.rows[first]], rows.index[doubles.others[first]]
-        shown = self.table.read(pairs[0].append(pairs[1]).unique())
-        shown = shown.assign(
-            shown=[excerpt(text) for text in shown["text"]],
-            split=rows.loc[shown.index, "split"],
-            key=rows.loc[shown.index, "number"],
-        )
-        found = zip(*(pair.tolist() for pair in pairs), doubles.similarities[first].tolist(), strict=True)
-        return self._doubles(rows, doubles, [pair_in_words(shown, *pair) for pair in found])
+        def pairs(at: Ints) -> list[tuple[int, int, float]]:
+            numbers = rows.index[doubles.rows[at]].tolist(), rows.index[doubles.others[at]].tolist()
+            return list(zip(*numbers, doubles.similarities[at].tolist(), strict=True))
 
-    def _doubles(self, rows: pd.DataFrame, doubles: Doubles, examples: Sequence[str]) -> Finding:
+        first, worst = pairs(np.arange(len(doubles.rows))[:SHOWN_EXAMPLES]), pairs(most_alike(doubles))
+        numbers = dict.fromkeys(number for pair in (*first, *worst) for number in pair[:2])
+        shown = self._shown(rows, pd.Index(list(numbers), dtype="int64"))
+        return self._doubles(
+            rows,
+            doubles,
+            [pair_in_words(shown, *pair) for pair in first],
+            tuple(shown_pair(shown, *pair) for pair in worst),
+        )
+
+    def _doubles(
+        self, rows: pd.DataFrame, doubles: Doubles, examples: Sequence[str], alike: tuple[Alike, ...] = ()
+    ) -> Finding:
         affected, others = rows.index[doubles.rows], rows.index[doubles.others]
 
         def reasons(_: Any, some: pd.Index[int]) -> Sequence[str]:
@@ -336,7 +362,7 @@ class TextFindings:
                 dict(zip(some.tolist(), pairs, strict=True)), places[~places.index.duplicated()], some
             )
 
-        return Finding(affected, outside_test(rows, affected), examples, reasons=reasons)
+        return Finding(affected, outside_test(rows, affected), examples, reasons=reasons, alike=alike)
 
 
 # --- tokens ------------------------------------------------------------------------------------------
@@ -592,7 +618,7 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
         words = rows.filter(pl.col("count") > 0).with_columns(pl.col("word").str.split(" ")).explode("word")
         found = pl.concat([found, _summed(words)])
         found = _summed(found)
-    whole = ~found["word"].str.contains(NOT_ONE_WORD)
+    whole = ~found["word"].str.contains(ODD)
     units = [(unit, count) for word, count in found.filter(~whole).iter_rows() for unit in words_of(word)]
     return _summed(pl.concat([found.filter(whole), pl.DataFrame(units, found.schema, orient="row")]))
 

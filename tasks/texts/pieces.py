@@ -51,6 +51,7 @@ from gauntlet.tasks.texts.records import (
     pick_columns,
     read_joined,
     values_of,
+    with_partition,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +119,16 @@ def readers(dataset: TextTable, file: SourceFile) -> tuple[Callable[[], Iterator
 def _read_whole(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
     content = storage.read_bytes(file.uri)
     records = read_joined(
-        dataset, lambda columns: parse(content, file.name, dataset.format, columns, dataset.encoding)
+        dataset,
+        lambda columns: parse(
+            content,
+            file.name,
+            dataset.format,
+            columns,
+            dataset.encoding,
+            file.partition,
+            dataset.max_expansion,
+        ),
     )
     for start in range(0, len(records.texts), ROWS):
         yield _of_records(records, slice(start, start + ROWS), file.name, dataset.columns.key("text"))
@@ -139,40 +149,50 @@ def _opened(file: SourceFile) -> Iterator[IO[bytes]]:
 
 @dataclass(frozen=True)
 class _Named:
-    """The places of a file's columns: of the text or of those that are joined, of labels and of the time."""
+    """The places of a file's columns: of the text or of those that are joined, of labels and of the time.
 
+    `names` are those of the file's own columns and of those of its path, which come after them.
+    """
+
+    names: Sequence[str]
     texts: tuple[int, ...]
     labels: Labels
     time: int | None
 
-    @property
-    def all(self) -> list[int]:
-        """The places of all of them."""
+    def own(self, file: SourceFile) -> list[int]:
+        """The places of those that are in the file itself."""
         labels = (self.labels,) if isinstance(self.labels, int) else self.labels
-        return [*self.texts, *labels, *(() if self.time is None else (self.time,))]
+        places = [*self.texts, *labels, *(() if self.time is None else (self.time,))]
+        return [at for at in dict.fromkeys(places) if at < len(self.names) - len(file.partition)]
 
 
-def _named(dataset: TextTable, names: Sequence[str], file: SourceFile) -> _Named:
+def _named(dataset: TextTable, own: Sequence[str], file: SourceFile) -> _Named:
     """Raises what `pick_columns` does."""
-    columns = dataset.columns
+    columns, names = dataset.columns, with_partition(own, file.partition)
     texts, labels = [], []
     for text in dataset.joined_columns or (columns.text,):
-        place, label = pick_columns(names, columns.model_copy(update={"text": text}), file.name)
+        of_text = columns.model_copy(update={"text": text})
+        place, label = pick_columns(names, of_text, file.name, file.partition)
         texts.append(place)
         labels.append(label)
-    time = None if columns.time is None else list(names).index(str(columns.time))
-    return _Named(tuple(texts), labels[0], time)
+    time = None if columns.time is None else names.index(str(columns.time))
+    return _Named(names, tuple(texts), labels[0], time)
 
 
 def _piece(
     dataset: TextTable,
     file: SourceFile,
     found: _Named,
-    column: Callable[[int], Values],
+    own: Callable[[int], Values],
     lines: Ints,
     unit: str,
 ) -> Piece:
-    """A piece of the columns of a file, each by its place."""
+    """A piece of the columns of a file, each by its place; those of its path have one value."""
+
+    def column(at: int) -> Values:
+        of_path = at - len(found.names) + len(file.partition)
+        return own(at) if of_path < 0 else [file.partition[of_path][1]] * len(lines)
+
     key = dataset.columns.key("text")
     values: Values
     if dataset.joined_columns:
@@ -279,7 +299,7 @@ def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
             elif dataset.columns.label is None and not {*keys} <= {*names}:
                 raise NotPlain  # which column is the label depends on all keys of the file
 
-            columns = {at: [item.get(names[at]) for item in objects] for at in found.all}
+            columns = {at: [item.get(found.names[at]) for item in objects] for at in found.own(file)}
             yield _piece(dataset, file, found, columns.__getitem__, numbers, "line")
 
 
@@ -299,12 +319,12 @@ def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
             parquet = pq.ParquetFile(stream)
             names = parquet.schema_arrow.names
             found = _named(dataset, names, file)
-            label = names[found.labels] if isinstance(found.labels, int) else ""
+            label = found.names[found.labels] if isinstance(found.labels, int) else ""
             class_names = class_names_of(parquet.schema_arrow.metadata, label)
-            wanted = list(dict.fromkeys(names[at] for at in found.all))
+            wanted = [names[at] for at in found.own(file)]
             start = 0
             for batch in parquet.iter_batches(batch_size=ROWS, columns=wanted):
-                columns = {at: batch.column(names[at]) for at in found.all}
+                columns = {at: batch.column(names[at]) for at in found.own(file)}
                 lines = np.arange(start, start + len(batch))
                 start += len(batch)
                 if len(batch):

@@ -151,6 +151,8 @@ class TextRows:
 
     def __getitem__(self, columns: Any) -> Any:
         """A column of all rows, or a table of several."""
+        if isinstance(columns, str) and columns in self.small:
+            return self.small[columns]
         return self.read(self.index)[columns]
 
     @property

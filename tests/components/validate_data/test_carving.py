@@ -19,10 +19,10 @@ class Pairs(NothingAlike):
 
     def __init__(self, keys: Sequence[str], neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         super().__init__(len(keys))
-        self._keys, self._neighbours = keys, neighbours
+        self._names, self._neighbours = keys, neighbours
 
     def groups(self, at_least: float) -> Ints:
-        numbers = {key: number for number, key in enumerate(self._keys)}
+        numbers = {key: number for number, key in enumerate(self._names)}
         groups = super().groups(at_least)
         for key, number in numbers.items():
             for other, similarity in self._neighbours.get(key, ()):
