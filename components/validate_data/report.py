@@ -86,18 +86,18 @@ def over_time(examined: Examination) -> Markup:
     if "time" not in rows or not len(rows):
         return NOTHING
     times = rows["time"].to_numpy(dtype=np.float64)
-    splits = rows["split"].to_numpy()
+    splits = np.asarray(rows["split"])
     edges = np.histogram_bin_edges(times, BINS)
     counts: dict[str, list[int]] = {
         split: np.histogram(times[splits == split], edges)[0].tolist() for split in SPLITS
     }
-    chart = charts.timeline("Rows over time", "rows", edges.tolist(), counts, _are_dates(examined.table))
+    first = examined.table.loc[[rows.index[0]]]["time"].iloc[0]
+    chart = charts.timeline("Rows over time", "rows", edges.tolist(), counts, _are_dates(first))
     return partial(f"{REPORT}#time", chart=chart)
 
 
-def _are_dates(table: pd.DataFrame) -> bool:
-    """Whether the times were dates in the data, and not numbers."""
-    first = table["time"].iloc[0]
+def _are_dates(first: object) -> bool:
+    """Whether the times are dates in the data, and not numbers, as their first one says."""
     if isinstance(first, str):
         try:
             float(first)
@@ -124,7 +124,7 @@ def _shown(one: Alike, examined: Examination) -> list[ShownRow]:
     if one.similarity is not None:
         around = max(0, _same_start(*texts) - EXCERPT_LEAD)
         marked = list(compared(*(excerpt(text, around)[1:-1] for text in texts)))
-    labels = rows["label"] if "label" in rows else [None] * len(rows)
+    labels = one.labels or (rows["label"] if "label" in rows else [None] * len(rows))
     return [
         ShownRow(
             place=place,
