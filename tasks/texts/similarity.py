@@ -40,11 +40,12 @@ ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
 
 # What is in memory at once.
 TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
-ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 20, 1 << 20, 1 << 22
-CHILDREN_AT_ONCE, MOST_CHILDREN = 1 << 22, 1 << 24
+ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 19, 1 << 18, 1 << 18
+CHILDREN_AT_ONCE, MOST_CHILDREN = 1 << 21, 1 << 24
 
 LEVELS = 4  # words by which a bucket is divided
 SMALL = 8  # texts of a bucket that is not divided
+MOST_DECIDED = 1 << 16  # pairs of which it is decided one after the other which text is kept
 COMPARED = 64  # texts of a bucket, at most, that are compared to find those without any candidate
 SIGNED_WORDS, MAX_SIGNATURE = 32, 16  # words for each 64 bits of a signature, and most of these
 WORD = np.uint64(0xFFFF_FFFF)
@@ -100,7 +101,7 @@ class TextLikeness:
         chains = _chains(sets, at_least)
         connected = np.flatnonzero(np.bincount(chains, minlength=len(chains))[chains] > 1)
         self._members = members[connected]
-        self._sets = sets.take(connected)
+        self._sets = sets if len(connected) == len(members) else sets.take(connected)
 
     def groups(self, at_least: float) -> Ints:
         """As `Likeness.groups`."""
@@ -159,8 +160,12 @@ class _Sets:
     def take(self, rows: Ints) -> _Sets:
         """These sets."""
         counts = np.diff(self.starts)[rows]
-        words = self.words[ranges(self.starts[rows], counts)]
-        return _Sets(words, offsets(counts), self.sizes[rows], self.signatures[rows])
+        starts = offsets(counts)
+        words = np.empty(starts[-1], dtype=np.uint32)
+        for some in _slices(counts, WORDS_AT_ONCE):
+            end = starts[some.stop]
+            words[starts[some.start] : end] = self.words[ranges(self.starts[rows[some]], counts[some])]
+        return _Sets(words, starts, self.sizes[rows], self.signatures[rows])
 
 
 def prefixes(sizes: Ints, at_least: float) -> Ints:
@@ -536,7 +541,7 @@ def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
 
 
 def _chains(sets: _Sets, at_least: float) -> Ints:
-    """A number for each set, (M,), equal for those that a chain of similar sets connects; it is a member.
+    """A number for each set, (M,), equal for those that a chain of similar sets connects.
 
     Each set of a bucket is first compared with a few sets, so that those of a template soon are of one chain;
     then with all of other chains.
@@ -562,12 +567,12 @@ def _chains(sets: _Sets, at_least: float) -> Ints:
 
 def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
     """The chains when these pairs are also connected; the number of a large chain is small."""
-    count = len(chains)
     if not len(one):
         return chains
-    ones = np.ones(len(one) + count, dtype=np.bool_)
-    links = np.concatenate([one, np.arange(count)]), np.concatenate([other, chains])
-    _, found = connected_components(coo_array((ones, links), shape=(count, count)), directed=False)
+    count = int(chains.max()) + 1
+    links = coo_array((np.ones(len(one), dtype=np.bool_), (chains[one], chains[other])), shape=(count, count))
+    _, found = connected_components(links, directed=False)
+    found = found[chains]
     by_size = np.empty(found.max() + 1, dtype=np.int64)
     by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
     return by_size[found]
@@ -625,14 +630,15 @@ class _Index:
         entries = entries.take((entries.sets >= low) & (entries.sets < high) & kept[entries.sets])
         starts, _ = _bounds(entries.buckets)
         at = np.arange(len(starts))
-        if int((at - starts).sum()) <= PAIRS_AT_ONCE or high - low < 2:
-            for pairs in _candidates(at, starts, at):
-                close = _close(self._sets, entries, entries, pairs, self._at_least)
+        if int((at - starts).sum()) <= PAIRS_AT_ONCE:
+            pairs = np.repeat(at, at - starts), ranges(starts, at - starts)
+            close = _close(self._sets, entries, entries, pairs, self._at_least)
+            if len(close[0]) <= MOST_DECIDED or high - low == 2:
                 before, after = _similar(self._sets, entries, close, self._at_least)
                 for first, second in zip(before.tolist(), after.tolist(), strict=True):
                     if kept[first]:
                         kept[second] = False
-            return
+                return
         middle = (low + high) // 2
         self._keep(entries, kept, low, middle)
         left = entries.take(kept[entries.sets])
