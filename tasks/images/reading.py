@@ -388,7 +388,7 @@ def _of_tables(source: ImageSource) -> _Found:
         try:
             if len(files) == 1:
                 _require_sha256(hashlib.sha256(data).hexdigest(), file.name, source.sha256)
-            records = parse(data, file.name, "auto", columns)
+            records = parse(data, file.name, "auto", columns, partition=file.partition)
         except DataError as error:
             faults.append(str(error))
             continue
