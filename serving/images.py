@@ -64,7 +64,7 @@ class ImageInputs:
             if not isinstance(row, np.ndarray) or row.dtype != np.uint8 or row.shape != self.row_shape:
                 found = f"{row.dtype} {row.shape}" if isinstance(row, np.ndarray) else type(row).__name__
                 raise InputError(f"found {found}, expected an image of uint8 {self.row_shape}")
-        stacked = np.stack(list(rows))
+        stacked = np.ascontiguousarray(np.stack(list(rows)))  # rows may be views of files with channels last
         if len(self.names) == 1:
             return {self.names[0]: stacked}
         return {name: np.ascontiguousarray(stacked[:, at]) for at, name in enumerate(self.names)}
