@@ -38,4 +38,5 @@ def validate_data(
             checks_path=Path(checks.path),
             report_path=Path(report.path),
             rejected_path=Path(rejected.path) / REJECTED_FILE,
+            fingerprint=data_fingerprint,
         )
