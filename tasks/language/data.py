@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -343,8 +343,9 @@ def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Ren
     checked.check("context_length", checks.context_length, lambda rows: find_long(rows, most))
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     similarity = checks.leakage.similarity
-    likeness = TextLikeness(list(dict.fromkeys(checked.rows["key"])), similarity)
-    checked.rows = checked.rows.assign(group=group_names(checked.rows["key"].tolist(), likeness, similarity))
+    numbers, distinct = pd.factorize(checked.rows["key"])
+    likeness = TextLikeness(distinct.tolist(), similarity)
+    checked.rows = with_groups(checked.rows.assign(number=numbers), likeness, similarity)
     checked.rows = _carved(checked.rows, missing, dataset)
     checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
     checked.results.append(check_unread_columns(unread, checks.unused_columns, len(table)))

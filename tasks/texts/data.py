@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
@@ -206,10 +206,11 @@ def check_texts(
         key=[normalise(text) for text in checked.rows["text"]],
         shown=[excerpt(text) for text in checked.rows["text"]],
     )
+    numbers, distinct = pd.factorize(rows["key"])
     rows = with_times(rows, dataset.uri) if missing else rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    likeness = TextLikeness(list(dict.fromkeys(rows["key"])), min(near, leaking))
-    checked.rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
+    likeness = TextLikeness(distinct.tolist(), min(near, leaking))
+    checked.rows = with_groups(rows.assign(number=numbers), likeness, leaking)
     checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
     name, find_conflicts = conflicts
     checked.check(name, getattr(checks, name), find_conflicts)
