@@ -56,6 +56,9 @@ class SimilarityCheck(RowCheck):
     similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
+MaxExpansion = Annotated[int | None, Field(ge=1)]
+"""How many times its own size a compressed file may unpack to."""
+
 FileNames = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -108,8 +111,7 @@ class Dataset(Section):
     `uri` is a file or a folder: a path, `gs://`, `https://`, `hf://`, `s3://` or `az://`, or
     `package://PACKAGE/PATH` for data inside an installed package. `roots` are more folders in which the data,
     or an event, may name files; without it only files under `uri` are opened. `commit_hash` and `created` say
-    where and when it was made; with `size` any other number of rows than that is refused. A compressed file
-    may unpack to 1 GiB, or to `max_expansion` (100) times its own size if that is more.
+    where and when it was made; with `size` any other number of rows than that is refused.
     """
 
     name: Name
@@ -119,7 +121,6 @@ class Dataset(Section):
     commit_hash: str | None = None
     created: date | None = None
     size: int | None = Field(None, ge=1)
-    max_expansion: int | None = Field(None, ge=1)
 
     @property
     def named_files(self) -> tuple[str, ...]:
@@ -159,7 +160,8 @@ class TableDataset(Dataset):
     test. `uri` may also be a pattern, such as `gs://bucket/data/*.parquet`, whose files together have all
     rows. Folders named COLUMN=VALUE, as Hive makes them, give the rows in them that column. `encoding` is
     that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by default a byte order
-    mark decides, else it is UTF-8.
+    mark decides, else it is UTF-8. A compressed file may unpack to 1 GiB, or to `max_expansion` (100) times
+    its own size if that is more.
 
     A table of BigQuery is `uri: bq://PROJECT.DATASET.TABLE`, or `bq://PROJECT.DATASET` with a table for each
     split in `files`. `query` is a SELECT instead, whose cost `uri: bq://PROJECT` pays. Neither is read if its
@@ -168,6 +170,7 @@ class TableDataset(Dataset):
     """
 
     files: SplitFiles | None = None
+    max_expansion: MaxExpansion = None
     query: str | None = Field(None, min_length=1)
     snapshot: AwareDatetime | None = None
     max_cost_usd: float | None = Field(None, ge=0)
