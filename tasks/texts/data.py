@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
@@ -32,9 +31,9 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, verify
+from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, read_content, source_uris, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.records import SUFFIX_FORMATS, Records, parse, read_joined
+from gauntlet.tasks.texts.records import SUFFIX_FORMATS, Records, parse, read_joined, table_reader
 from gauntlet.tasks.texts.similarity import TextLikeness, words_of
 from gauntlet.tasks.texts.times import with_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
@@ -51,7 +50,7 @@ row is to be answered with, or None if that is missing."""
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
     """The URIs of the files. Raises what `find_files` does."""
-    return tuple(file.uri for file in _files(dataset))
+    return source_uris(_files(dataset))
 
 
 def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
@@ -74,7 +73,7 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
+    contents = {file: read_content(file) for file in _files(dataset)}
     verify(dataset, contents)
     frames: list[pd.DataFrame] = []
     faults: list[str] = []
@@ -89,7 +88,7 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
                 partition=file.partition,
                 max_expansion=dataset.max_expansion,
             )
-            records = read_joined(dataset, read)
+            records = read_joined(dataset, table_reader(file, dataset) if file.is_table else read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, targets, before, dataset.columns.key("text")))
         except DataError as error:

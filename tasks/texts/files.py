@@ -16,7 +16,7 @@ from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
-from gauntlet.manifests.dataset import SPLITS, SplitName, TableDataset
+from gauntlet.manifests.dataset import BIGQUERY, SPLITS, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
@@ -77,12 +77,19 @@ class SourceFile:
         uri: Where it is.
         partition: The columns that all its rows have by the names of its folders, `label=joy`; a value that
             Hive has none of is None.
+        query: The SELECT whose result it is; `uri` is then the project of BigQuery that pays.
     """
 
     split: SplitName
     name: str
     uri: str
     partition: tuple[tuple[str, str | None], ...] = ()
+    query: str | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table, or a query, of BigQuery."""
+        return self.uri.startswith(BIGQUERY)
 
 
 def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
@@ -99,6 +106,8 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         UsageError: There is nothing at the URI, or a pattern matches no file.
     """
     folder, roots = dataset.uri, dataset.roots or ()
+    if folder.startswith(BIGQUERY):
+        return _of_bigquery(dataset)
     if dataset.files is not None:
         named = {split: dataset.files.of(split) for split in SPLITS}
         found = [
@@ -214,6 +223,37 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
             "Write one object a line"
         )
     return objects, places
+
+
+def _of_bigquery(dataset: TableDataset) -> tuple[SourceFile, ...]:
+    """The table, the query, or the table of each split."""
+    name = dataset.uri.removeprefix(BIGQUERY)
+    if dataset.files is None:
+        return (SourceFile("train", "query" if dataset.query else name, dataset.uri, query=dataset.query),)
+    named = {split: dataset.files.of(split) for split in SPLITS}
+    return tuple(
+        SourceFile(split, table, f"{dataset.uri}.{table}")
+        for split, tables in named.items()
+        for table in tables
+    )
+
+
+def source_uris(files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """The URIs of what is read: the files, and of a query the tables that it reads.
+
+    Raises:
+        UsageError: The query is faulty, or may not be run.
+        GauntletError: BigQuery cannot be reached.
+    """
+    from gauntlet.backends.google.bigquery import tables_of
+
+    uris = [[file.uri] if file.query is None else tables_of(file.uri, file.query) for file in files]
+    return tuple(uri for some in uris for uri in some)
+
+
+def read_content(file: SourceFile) -> bytes:
+    """The file as it is stored; nothing of a table, whose rows are asked for when its columns are known."""
+    return b"" if file.is_table else storage.read_bytes(file.uri)
 
 
 def _names(folder: str, given: str) -> Sequence[str]:

@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gauntlet.backends.google.bigquery import NESTED, Rows, open_query, open_table
 from gauntlet.components.validate_data.packed import unpack
 from gauntlet.components.validate_data.text import excerpt
+from gauntlet.manifests.dataset import TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
 from gauntlet.tasks.texts.delimited import (
     BAR,
@@ -27,7 +29,14 @@ from gauntlet.tasks.texts.delimited import (
     split_rows,
     take_separator,
 )
-from gauntlet.tasks.texts.files import SHOWN_LINES, decode, format_of, read_objects, unknown_format
+from gauntlet.tasks.texts.files import (
+    SHOWN_LINES,
+    SourceFile,
+    decode,
+    format_of,
+    read_objects,
+    unknown_format,
+)
 from gauntlet.tasks.texts.manifest import Columns, TextTable
 
 SUFFIX_FORMATS = {
@@ -299,14 +308,25 @@ OPENED = {"parquet": _open_parquet, "arrow": _open_arrow}
 def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition: Partition) -> Records:
     try:
         schema, read = OPENED[form](data)
-        names = _with_partition(schema.names, partition)
-        text, label = pick_columns(names, columns, name, partition)
-        labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
-        wanted = dict.fromkeys([names[text], *labels, *([] if columns.time is None else [str(columns.time)])])
-        table = read([column for column in wanted if column not in dict(partition)])
-        class_names = _class_names(schema.metadata, labels[0])
+        return _of_columns(schema, read, name, columns, partition)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole {form} file: {error}. Fetch it again") from None
+
+
+def _of_columns(
+    schema: pa.Schema,
+    read: Callable[[list[str]], pa.Table],
+    name: str,
+    columns: Columns,
+    partition: Partition = (),
+) -> Records:
+    """The rows of a table with this schema, some of whose columns `read` gives."""
+    names = _with_partition(schema.names, partition)
+    text, label = pick_columns(names, columns, name, partition)
+    labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
+    wanted = dict.fromkeys([names[text], *labels, *([] if columns.time is None else [str(columns.time)])])
+    table = read([column for column in wanted if column not in dict(partition)])
+    class_names = _class_names(schema.metadata, labels[0])
     values = {column: _values(table.column(column)) for column in table.column_names}
     values |= {column: [value] * table.num_rows for column, value in partition}
     return Records(
@@ -318,6 +338,49 @@ def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition:
         places=[f"row {row}" for row in range(table.num_rows)],
         times=None if columns.time is None else values[str(columns.time)],
     )
+
+
+# --- BigQuery ----------------------------------------------------------------------------------------
+
+
+def open_bigquery(file: SourceFile, dataset: TableDataset) -> Rows:
+    """The table, or the result of the query, that a source is.
+
+    Raises:
+        UsageError: It does not exist, may not be read, or costs more than `dataset.max_cost_usd`.
+        GauntletError: BigQuery cannot be reached.
+    """
+    if file.query is None:
+        return open_table(file.uri, dataset.snapshot)
+    return open_query(file.uri, file.query, dataset.snapshot, dataset.max_cost_usd)
+
+
+def table_reader(file: SourceFile, dataset: TextTable) -> Callable[[Columns], Records]:
+    """What reads texts and labels of a table of BigQuery, for `read_joined`. The table is read once.
+
+    Raises:
+        DataError: A column is missing, or is nested.
+        UsageError: What `open_bigquery` raises.
+        GauntletError: BigQuery cannot be reached.
+    """
+    rows = open_bigquery(file, dataset)
+    names = list(rows.columns)
+    texts = dataset.joined_columns or (dataset.columns.text,)
+    wanted: dict[str, None] = {}
+    for text in texts:
+        columns = dataset.columns.model_copy(update={"text": text})
+        at, label = pick_columns(names, columns, file.name)
+        places = (at, *(label if isinstance(label, tuple) else (label,)))
+        wanted |= dict.fromkeys([names[place] for place in places])
+    if dataset.columns.time is not None:
+        wanted |= {str(dataset.columns.time): None}
+    if nested := [name for name in wanted if rows.columns[name] in NESTED]:
+        raise DataError(
+            f"{file.name}: the column {nested[0]} is nested ({rows.columns[nested[0]]}), expected a value in "
+            f"each row. Set dataset.query to SELECT {nested[0]}.FIELD AS {nested[0]}, … FROM …"
+        )
+    table = rows.read(list(wanted), dataset.max_cost_usd)
+    return lambda columns: _of_columns(table.schema, table.select, file.name, columns)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
