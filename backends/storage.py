@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import glob
 import hashlib
 import ipaddress
 import logging
@@ -43,6 +44,9 @@ PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
 HTTP_SCHEMES = ("http://", "https://")
 SCHEMES = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "https", "http", "hf", "memory")
+EXTRAS = {"s3": "s3", "s3a": "s3", "az": "az", "abfs": "az", "abfss": "az"}
+"""The extra of Gauntlet that installs what opens a scheme."""
+
 FORBIDDEN_STATUSES = (401, 403)
 IDENTIFYING = (
     "md5Hash",  # Cloud Storage; composed objects have only the next one
@@ -177,6 +181,49 @@ def list_tree(folder_uri: str) -> tuple[str, ...]:
         files.invalidate_cache()
         names = (name.removeprefix(path.rstrip("/") + "/") for name in files.find(path))
         return tuple(sorted(name for name in names if name and not name.endswith("/")))
+
+
+def is_pattern(uri: str) -> bool:
+    """Whether a URI, or a name in a folder, has `*`, `?` or `[…]`, and is not the name of a local file.
+
+    A server's addresses have none, because a folder over HTTP cannot be listed.
+    """
+    if uri.startswith(HTTP_SCHEMES) or not glob.has_magic(uri):
+        return False
+    here = local_path(uri)
+    return here is None or not here.exists()
+
+
+def split_pattern(uri: str) -> tuple[str, str]:
+    """The folder before the first `*`, `?` or `[`, and the pattern below it."""
+    parts = uri.split("/")
+    first = next(at for at, part in enumerate(parts) if glob.has_magic(part))
+    return "/".join(parts[:first]) or "/", "/".join(parts[first:])
+
+
+def matching(folder_uri: str, pattern: str) -> tuple[str, ...]:
+    """Names of the files in a folder that a pattern matches, relative to it, sorted.
+
+    `*`, `?` and `[…]` match within one name, and `**` matches folders at any depth.
+
+    Raises:
+        UsageError: The folder may not be listed.
+        GauntletError: The service cannot be reached.
+    """
+    with _explained(folder_uri):
+        is_package = folder_uri.startswith(PACKAGE_SCHEME)
+        here = _resource(folder_uri) if is_package else local_path(folder_uri)
+        if here is not None:
+            # pathlib's own would not follow links to folders
+            found = glob.glob(pattern, root_dir=here, recursive=True)  # noqa: PTH207
+            return tuple(sorted(name for name in found if (here / name).is_file()))
+        files, path = file_system(folder_uri)
+        files.invalidate_cache()
+        entries = files.glob(join(path, pattern), detail=True)
+        start = path.rstrip("/") + "/"
+        return tuple(
+            sorted(name.removeprefix(start) for name, entry in entries.items() if entry["type"] == "file")
+        )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -314,7 +361,8 @@ def file_system(uri: str) -> tuple[Any, str]:
         raise UsageError(f"{uri}: found a chain of file systems (::), expected one file or folder")
     if scheme not in SCHEMES:
         raise UsageError(
-            f"{uri}: unknown kind of URI. Use a path, gs://, https://, hf:// or {PACKAGE_SCHEME}"
+            f"{uri}: unknown kind of URI. Use a path, gs://, s3://, az://, https://, hf:// or "
+            f"{PACKAGE_SCHEME}"
         )
     options = {"get_client": http_client} if uri.startswith(HTTP_SCHEMES) else {}
     files, path = fsspec.core.url_to_fs(uri, **options)
@@ -322,8 +370,11 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 def _installation(uri: str) -> str:
-    """Advice how to install the package for a kind of URI, from fsspec's list."""
-    known = known_implementations.get(uri.partition("://")[0], {})
+    """Advice how to install the package for a kind of URI, from fsspec's list or as an extra of Gauntlet."""
+    scheme = uri.partition("://")[0]
+    if scheme in EXTRAS:
+        return f"`pip install 'gauntlet[{EXTRAS[scheme]}]'`, or copy the data to a path or to gs://"
+    known = known_implementations.get(scheme, {})
     package = str(known.get("class", "fsspec")).partition(".")[0]
     if package == "fsspec":  # fsspec has it, and the message names the missing dependency
         return "Install it, or copy the data to a path or to gs://"

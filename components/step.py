@@ -35,15 +35,15 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def step(output_path: str, data_fingerprint: str | None = None) -> Iterator[None]:
+def step(output_path: str, cached_by: str | None = None) -> Iterator[None]:
     """Run a step's logic; on a failure leave `error.json` in the step's folder and end the process.
 
     A mistake of the user's ends with its message and its exit code, a bug with its traceback, SIGTERM with
-    143. `data_fingerprint`, an input of steps that may be cached, goes into the log.
+    143. `cached_by`, in words the content that a step that may be reused is cached by, goes into the log.
     """
     folder = Path(output_path).parent
-    if data_fingerprint is not None:
-        print(f"data fingerprint {data_fingerprint}", flush=True)
+    if cached_by is not None:
+        print(cached_by, flush=True)
     try:
         with _raising_on_sigterm():
             yield

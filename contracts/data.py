@@ -82,6 +82,8 @@ class Statistics(Document):
 
     written_by: ClassVar[str] = "validate-data"
     omits_none: ClassVar[bool] = True
+    origin: ClassVar[frozenset[str]] = frozenset({"name", "version", "commit_hash", "created", "uri"})
+    """The fields that say where the rows come from; no later step's result depends on them."""
 
     name: str
     version: str

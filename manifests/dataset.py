@@ -54,12 +54,28 @@ class SimilarityCheck(RowCheck):
     similarity: float = Field(0.9, gt=0.5, le=1.0)
 
 
-class SplitFiles(Section):
-    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train."""
+FileNames = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
-    train: str
-    validation: str | None = None
-    test: str | None = None
+
+class SplitFiles(Section):
+    """Explicit split files, relative to `dataset.uri`. A split that is not named is carved from train.
+
+    A split is one name, a pattern such as `2024-*.parquet`, or a list of both.
+    """
+
+    train: FileNames
+    validation: FileNames | None = None
+    test: FileNames | None = None
+
+    def of(self, split: SplitName) -> tuple[str, ...]:
+        """The names and patterns of one split."""
+        names: FileNames | None = getattr(self, split)
+        return (names,) if isinstance(names, str) else names or ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names and patterns of all splits."""
+        return tuple(name for split in SPLITS for name in self.of(split))
 
 
 class SplitFractions(Section):
@@ -90,7 +106,8 @@ class Dataset(Section):
     `uri` is a file or a folder: a path, `gs://`, `https://`, `hf://`, `s3://` or `az://`, or
     `package://PACKAGE/PATH` for data inside an installed package. `roots` are more folders in which the data,
     or an event, may name files; without it only files under `uri` are opened. `commit_hash` and `created` say
-    where and when it was made; with `size` any other number of rows than that is refused.
+    where and when it was made; with `size` any other number of rows than that is refused. A compressed file
+    may unpack to 1 GiB, or to `max_expansion` (100) times its own size if that is more.
     """
 
     name: Name
@@ -100,6 +117,7 @@ class Dataset(Section):
     commit_hash: str | None = None
     created: date | None = None
     size: int | None = Field(None, ge=1)
+    max_expansion: int | None = Field(None, ge=1)
 
     @property
     def named_files(self) -> tuple[str, ...]:
@@ -136,8 +154,10 @@ class TableDataset(Dataset):
     """A dataset whose rows are in text files, one for each split or one for all.
 
     A folder without `files` is searched for files whose names start with train, validation (or val, dev) and
-    test. `encoding` is that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by
-    default a byte order mark decides, else it is UTF-8.
+    test. `uri` may also be a pattern, such as `gs://bucket/data/*.parquet`, whose files together have all
+    rows. Folders named COLUMN=VALUE, as Hive makes them, give the rows in them that column. `encoding` is
+    that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by default a byte order
+    mark decides, else it is UTF-8.
     """
 
     files: SplitFiles | None = None
@@ -159,10 +179,11 @@ class TableDataset(Dataset):
     @property
     def named_files(self) -> tuple[str, ...]:
         """The split files."""
-        return () if self.files is None else tuple(name for _, name in self.files if name)
+        return () if self.files is None else self.files.names
 
     @property
     def expected_test_rows(self) -> int | None:
         """A share of `size`, where one file has all rows."""
-        is_one_file = len(self.named_files) == 1 if self.files else bool(PurePosixPath(self.uri).suffix)
+        files = self.files
+        is_one_file = not (files.validation or files.test) if files else bool(PurePosixPath(self.uri).suffix)
         return round(self.size * self.split.test) if self.size and is_one_file else None

@@ -57,7 +57,7 @@ def say_resolution(tested: str, difference: str) -> str:
     """The sentence that says which difference a comparison on `tested` can show."""
     return (
         f"With {tested} a comparison with the champion can show {difference}. A smaller "
-        "gates.non_inferiority_margin rejects most models that are as good; this is the default of the key"
+        "gates.non_inferiority_margin rejects most models that are as good; by default it is this difference"
     )
 
 

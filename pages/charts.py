@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -25,6 +26,8 @@ ROW_HEIGHT = 24.0
 MOST_POINTS = 240
 MOST_DOTS = 12
 MOST_TICKS = 5
+MOST_NAMES, MOST_SIGNS = 24, 24
+GROUP_TONES = ("accent", "quiet", "second")
 LEAST_IN_DECIMALS = 1e-3
 COLOURS = {
     "accent": "#2c5bd4",
@@ -232,7 +235,7 @@ def histogram(
     def draw(axes: Axes) -> None:
         width = 0.8 / len(shares)
         for order, (group, of) in enumerate(shares.items()):
-            tone = ("accent", "quiet", "second")[order % 3]
+            tone = GROUP_TONES[order % len(GROUP_TONES)]
             for place, share in enumerate(of):
                 number, left = counts[group][place], place - 0.4 + order * width
                 if number:
@@ -246,6 +249,77 @@ def histogram(
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)
 
     return _svg(title, ", ".join(shares), draw, width=960, height=HEIGHT)
+
+
+def shares(
+    title: str, things: str, counts: Mapping[str, Mapping[str, int]], totals: Mapping[str, int]
+) -> Markup:
+    """A row for each name with a bar for each group: the share of the group's `things` that the name has.
+
+    `counts` are numbers of `things` by group, then by name, and `totals` those of all things by group. The
+    names with the most are drawn, at most `MOST_NAMES`, in their order.
+    """
+    groups = [group for group in counts if totals.get(group)]
+    by_name = {
+        name: sum(counts[group].get(name, 0) for group in groups) for of in counts.values() for name in of
+    }
+    largest = set(sorted(by_name, key=lambda name: -by_name[name])[:MOST_NAMES])
+    names = [name for name in by_name if name in largest]
+    if not groups or not names:
+        return Markup()
+
+    def draw(axes: Axes) -> None:
+        height = 0.8 / len(groups)
+        for order, group in enumerate(groups):
+            colour = COLOURS[GROUP_TONES[order % len(GROUP_TONES)]]
+            for place, name in enumerate(names):
+                number = counts[group].get(name, 0)
+                label = f"{TITLE}{name}, {group}: {number:,} {things} ({number / totals[group]:.1%})"
+                top = place - 0.4 + order * height
+                axes.barh(top, number / totals[group], height, align="edge", color=colour, gid=label)
+            axes.barh(0, 0, color=colour, label=group)
+        shortened = [name if len(name) <= MOST_SIGNS else f"{name[: MOST_SIGNS - 1]}…" for name in names]
+        axes.set(yticks=range(len(names)), yticklabels=shortened, ylim=(len(names) - 0.4, -0.6))
+        axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0)
+
+    rows = len(names) * max(1.0, 0.55 * len(groups))
+    return _svg(title, ", ".join(groups), draw, height=0.75 * ROW_HEIGHT * rows + 60)
+
+
+def timeline(
+    title: str, things: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]], are_dates: bool
+) -> Markup:
+    """Numbers of `things` by group in bins between the `edges`, stacked; an edge is one more than the bins.
+
+    `are_dates`: the edges are seconds since 1970, and the axis shows dates in UTC.
+    """
+    drawn = {group: of for group, of in counts.items() if any(of)}
+    if not drawn:
+        return Markup()
+
+    def shown(at: float) -> str:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}" if are_dates else general(at)
+
+    def draw(axes: Axes) -> None:
+        below = [0] * (len(edges) - 1)
+        for order, (group, of) in enumerate(drawn.items()):
+            colour = COLOURS[GROUP_TONES[order % len(GROUP_TONES)]]
+            for place, number in enumerate(of):
+                start, end = edges[place : place + 2]
+                label = f"{TITLE}{group}, {shown(start)} to {shown(end)}: {number:,} {things}"
+                if number:
+                    axes.bar(start, number, end - start, below[place], align="edge", color=colour, gid=label)
+            axes.bar(edges[0], 0, color=colour, label=group)
+            below = [one + more for one, more in zip(below, of, strict=True)]
+        places = [edges[0] + (edges[-1] - edges[0]) * part / MOST_TICKS for part in range(MOST_TICKS + 1)]
+        axes.set_xticks(places, [shown(place) for place in places])
+        axes.yaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)
+
+    return _svg(title, ", ".join(drawn), draw, width=960, height=HEIGHT)
 
 
 def stacked(charts: Sequence[Markup]) -> Markup:

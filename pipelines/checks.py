@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from gauntlet import manifests
+from gauntlet.backends import storage
 from gauntlet.backends.prices import Estimate, estimate, over_budget, tuning_price_source, tuning_rate
 from gauntlet.manifests.errors import Fault, ManifestError, UsageError
 from gauntlet.manifests.loading import CODE_KEYS, load_manifest, texts_at
@@ -41,13 +42,18 @@ def require_data(manifest: Manifest, path: Path) -> None:
     if "://" in uri:
         return
     files = [Path(uri) / name for name in named] if Path(uri).exists() else [Path(uri)]
-    missing = [file for file in files if not file.exists()]
+    missing = [file for file in files if not file.exists() and not _matches(str(file))]
     if missing:
         key = "dataset.files" if Path(uri).exists() else "dataset.uri"
         action = f"Correct it, or --set {key}=…"
         raise ManifestError(
             [Fault(str(path), key, str(file), "a file or folder that exists", action) for file in missing]
         )
+
+
+def _matches(uri: str) -> bool:
+    """Whether a path is a pattern that matches a file."""
+    return storage.is_pattern(uri) and bool(storage.matching(*storage.split_pattern(uri)))
 
 
 def require_own_code(manifest: Manifest, path: Path) -> None:

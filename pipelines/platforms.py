@@ -39,6 +39,9 @@ STRATEGIES = {"standard": "STANDARD", "spot": "SPOT", "flex_start": "FLEX_START"
 STATES_FOLDER = "{{$.pipeline_root}}/{{$.pipeline_job_name}}-training"
 """Where a restarted training finds its resume state: beside the run's folder, not in it."""
 
+SPLITS_FOLDER = "{{$.pipeline_root}}/splits"
+"""Where splits lie by their content, for all runs."""
+
 RETRIES = 2
 """Retries of a cheap step. No platform can tell a user's mistake from a failure, so both are retried."""
 
@@ -140,6 +143,23 @@ def require_free_names(component: base_component.BaseComponent) -> None:
 def training_inputs(platform: Platform, account: str) -> dict[str, str]:
     """The platform's own inputs of train-model: the account that the custom job runs as."""
     return {"service_account": account} if platform == "vertex" else {}
+
+
+def splits_folder(platform: Platform, manifest: Manifest) -> str:
+    """Where validate-data keeps the splits by their content; none where artifacts are not known by ids."""
+    return f"{SPLITS_FOLDER}/{manifest.name}" if platform == "vertex" else ""
+
+
+def kept_splits(platform: Platform, data: dsl.PipelineTask) -> object:
+    """The splits as the steps after validate-data get them.
+
+    Vertex AI keys a step by the ids of its input artifacts. An importer gives the same URI the same artifact,
+    so that a step is reused when validate-data has made the same splits again.
+    """
+    if platform != "vertex":
+        return data.outputs["splits"]
+    kept = dsl.importer(artifact_uri=data.outputs["splits_uri"], artifact_class=dsl.Dataset, reimport=False)
+    return kept.set_display_name("splits").output
 
 
 def place_training(task: dsl.PipelineTask, platform: Platform, manifest: Manifest) -> None:

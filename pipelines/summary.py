@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.write_report.next_steps import NextStep, next_steps, rejected_file
+from gauntlet.components.write_report.record import freshness
 from gauntlet.contracts.data import Checks
 from gauntlet.pipelines.local.run import RUN_LOG, FinishedRun
 from gauntlet.pipelines.terminal import LiteralConsole, borderless, plain, styled
@@ -41,6 +42,8 @@ def print_summary(finished: FinishedRun, console: LiteralConsole) -> None:
     colour = "green" if finished.outcome.exit_code == 0 else "red"
     console.say(Text(plain(finished.outcome.headline), f"bold {colour}"))
     console.say(finished.outcome.detail)
+    if news := freshness(finished.collected):
+        console.say(f"data:   {news}")
     logs = finished.folder / "logs"
     here = logs.is_dir()
     print_steps(next_steps(finished.collected, finished.outcome) if here else (), console)

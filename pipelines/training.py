@@ -3,9 +3,9 @@
 Each section of the manifest is a pipeline parameter, so the Vertex console shows and overrides what the
 manifest says, and a step's cache key holds its own section only.
 
-fingerprint-data runs every time; its output is a parameter of the steps that are cached, so they run again
-when the data have changed and are reused when they have not. docs/decisions.md says why the artifacts alone
-are not enough.
+fingerprint-data runs every time; its output is a parameter of validate-data, which runs again when a file of
+the data has changed. The content of the splits is a parameter of the steps that read them and are cached, so
+those run again when the rows have changed. docs/decisions.md says why the artifacts alone are not enough.
 
 KFP starts a step as `sh -ec '… python3 -m kfp.dsl.executor_main …'`. In a container the shell is then process
 1, which ignores signals without a handler and passes none on, so Python would be killed without notice when
@@ -48,11 +48,13 @@ from gauntlet.pipelines.platforms import (
     ACCOUNT_OF_THE_STEPS,
     Platform,
     furnish,
+    kept_splits,
     parameters_given_by,
     place,
     place_training,
     require_converting,
     retry,
+    splits_folder,
     training_component,
     training_inputs,
     without_parameters,
@@ -195,9 +197,15 @@ def _dag(
         with _reported(given):
             fingerprinted = fingerprint_data(dataset=dataset, task=task).set_caching_options(False)
             fingerprint = fingerprinted.outputs["Output"]
-            data = validate_data(dataset=dataset, task=task, data_fingerprint=fingerprint)
-            read = {"training": training, "task": task, "data_fingerprint": fingerprint}
-            read |= {"splits": data.outputs["splits"]}
+            data = validate_data(
+                dataset=dataset,
+                task=task,
+                data_fingerprint=fingerprint,
+                splits_folder=splits_folder(platform, manifest),
+            )
+            splits = kept_splits(platform, data)
+            content = {"splits": splits, "splits_sha256": data.outputs["splits_sha256"]}
+            read = {"training": training, "task": task, **content}
             if is_imported:
                 trained = import_model(seed=seed, origin=origin, **read)
             else:
@@ -217,12 +225,11 @@ def _dag(
                     name=name,
                     seed=seed,
                     manifest_sha256=manifest_sha256,
-                    data_fingerprint=fingerprint,
                     checkpoint=trained.outputs["checkpoint"],
-                    splits=data.outputs["splits"],
+                    **content,
                 ).set_env_variable("GAUNTLET_IMAGE", image)
             light, heavy = _decide(
-                given, evaluation, gates, registration, fingerprinted, data, trained, bundled
+                given, evaluation, gates, registration, fingerprinted, data, splits, trained, bundled
             )
         own = [bundled] if converted else []
         _place(
@@ -272,6 +279,7 @@ def _decide(
     registration: Any,
     fingerprinted: dsl.PipelineTask,
     data: dsl.PipelineTask,
+    splits: Any,
     trained: dsl.PipelineTask,
     bundled: dsl.PipelineTask,
 ) -> tuple[list[dsl.PipelineTask], list[dsl.PipelineTask]]:
@@ -287,7 +295,7 @@ def _decide(
         seed=given.seed,
         registry_uri=given.registry_uri,
         bundle=bundled.outputs["bundle"],
-        splits=data.outputs["splits"],
+        splits=splits,
     ).set_caching_options(False)  # the champion it is compared with changes
     gate = gate_model(
         gates=gates,

@@ -141,8 +141,11 @@ def open_image(
         raise InputError(f"{name}: found no image, expected a {expected} file.") from None
     except InputError:
         raise
-    except Pillow.DecompressionBombError as error:  # raised before `_require_readable` sees the size
-        raise InputError(f"{name}: {error}, expected at most {most_pixels:,} pixels. Shrink it.") from None
+    except Pillow.DecompressionBombError:  # raised before `_require_readable` sees the size
+        over = 2 * (Pillow.MAX_IMAGE_PIXELS or 0)
+        raise InputError(
+            f"{name}: found more than {over:,} pixels, expected at most {most_pixels:,}. Shrink it."
+        ) from None
     except Exception as error:  # a damaged file makes pillow's decoders raise almost anything
         raise InputError(f"{name}: cannot be read: {error}. Save it again as PNG or JPEG.") from None
 

@@ -218,11 +218,13 @@ def _require_usable_network(
     inputs: list[tuple[Any, ...]] = []
     outputs: list[tuple[torch.Tensor, ...]] = []
 
-    def look(_: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
+    def note_inputs(_: nn.Module, given: tuple[Any, ...]) -> None:
         inputs.append(given)
+
+    def note_outputs(_: nn.Module, _given: tuple[Any, ...], returned: Any) -> None:
         outputs.append(_require_shapes(returned, key, path, task.network_outputs, len(rows)))
 
-    hook = own.register_forward_hook(look)
+    hooks = own.register_forward_pre_hook(note_inputs), own.register_forward_hook(note_outputs)
     try:
         with torch.no_grad():
             for _ in range(2):
@@ -231,13 +233,13 @@ def _require_usable_network(
         raise
     except Exception as error:  # whatever the user's code may raise
         traceback.print_exc()
-        given = ", ".join(map(_shown, inputs[-1] if inputs else ()))
-        of = f" of {given}" if given else ""
+        given = ", ".join(map(_shown, inputs[-1])) if inputs else "nothing"
         raise UsageError(
-            f"{key}: the forward{of} of {path} failed: {type(error).__name__}: {error}"
+            f"{key}: {path} failed in forward, given {given}: {type(error).__name__}: {error}"
         ) from error
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     first, second = outputs[:2]
     if not all(bool(output.isfinite().all()) for output in first):
         raise UsageError(f"{key}: {path} returns NaN or infinity for the first rows, before any training.")

@@ -13,7 +13,7 @@ def convert_to_onnx(
     name: str,
     seed: int,
     manifest_sha256: str,
-    data_fingerprint: str,
+    splits_sha256: str,
     checkpoint: dsl.Input[dsl.Model],
     splits: dsl.Input[dsl.Dataset],
     bundle: dsl.Output[dsl.Model],
@@ -23,7 +23,7 @@ def convert_to_onnx(
     """Convert the checkpoint and bundle the fastest candidate that is as good as PyTorch."""
     from gauntlet.components.step import log_figures, step
 
-    with step(bundle.path, data_fingerprint):
+    with step(bundle.path, f"splits {splits_sha256}"):
         from pathlib import Path
 
         from gauntlet.components.convert_to_onnx.run import run

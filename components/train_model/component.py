@@ -12,7 +12,7 @@ def train_model(
     task: str,
     seed: int,
     tracking_uri: str,
-    data_fingerprint: str,
+    splits_sha256: str,
     splits: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],
@@ -24,7 +24,7 @@ def train_model(
 
     from gauntlet.components.step import log_figures, step
 
-    with step(checkpoint.path, data_fingerprint):
+    with step(checkpoint.path, f"splits {splits_sha256}"):
         from gauntlet.trainer.process import settle_process
 
         settle_process()

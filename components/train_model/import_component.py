@@ -11,7 +11,7 @@ def train_model(
     task: str,
     seed: int,
     origin: dict,
-    data_fingerprint: str,
+    splits_sha256: str,
     splits: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],
@@ -22,7 +22,7 @@ def train_model(
 
     from gauntlet.components.step import log_figures, step
 
-    with step(checkpoint.path, data_fingerprint):
+    with step(checkpoint.path, f"splits {splits_sha256}"):
         from gauntlet.components.sections import given
         from gauntlet.components.train_model.imported import import_model
         from gauntlet.contracts.training import Origin

@@ -12,7 +12,7 @@ def train_model(
     task: str,
     manifest_sha256: str,
     tracking_uri: str,
-    data_fingerprint: str,
+    splits_sha256: str,
     splits: dsl.Input[dsl.Dataset],
     bundle: dsl.Output[dsl.Model],
     candidates: dsl.Output[dsl.Artifact],
@@ -24,7 +24,7 @@ def train_model(
 
     from gauntlet.components.step import log_figures, step
 
-    with step(bundle.path, data_fingerprint):
+    with step(bundle.path, f"splits {splits_sha256}"):
         from gauntlet.components.sections import given
         from gauntlet.manifests.kinds import task_kind
         from gauntlet.manifests.schema import section_of

@@ -12,32 +12,65 @@ back from test to validation and from validation to train, so a training row nev
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.training_rows import hash_of
 from gauntlet.components.validate_data.classes import each_label
-from gauntlet.components.validate_data.duplicates import Likeness
-from gauntlet.manifests.dataset import SplitName
+from gauntlet.components.validate_data.duplicates import (
+    Flags,
+    Floats,
+    Ints,
+    Likeness,
+    Numbers,
+    split_codes,
+)
+from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 
 HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
 """In the order of their numbers: validation always lies between test and train."""
 
+TRAIN = SPLITS.index("train")
 NUMBERS = 2.0**64
+HASH_BYTES = 16
+
+Hashes = npt.NDArray[np.uint64]
+"""The hashes of keys, uint64 (K, 2), the first 64 bits first: 32 hexadecimal digits are a name."""
 
 
-def group_names(keys: Sequence[str], likeness: Likeness, similarity: float) -> list[str]:
-    """The name of each key's group, a chain of near-duplicates: the smallest hash of its keys."""
-    numbers = likeness.groups(keys, similarity)
-    names: dict[int, str] = {}
-    for key, number in zip(keys, numbers, strict=True):
-        found = hash_of(key)
-        names[number] = min(names.get(number, found), found)
-    return [names[number] for number in numbers]
+def hashes_of(keys: Iterable[str]) -> Hashes:
+    """The hash of each key, (K, 2); as hexadecimal digits the same as `training_rows.hash_of`."""
+    digests = b"".join(
+        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest() for key in keys
+    )
+    return np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def named_by(groups: Numbers, hashes: Hashes) -> Ints:
+    """For each key the number of the key that names its group, the one with the smallest hash, (K,).
+
+    `groups` are as `Likeness.groups` returns them, (K,).
+    """
+    order = np.lexsort((hashes[:, 1], hashes[:, 0], groups))
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = groups[order[1:]] != groups[order[:-1]]
+    names = np.empty(len(order), dtype=np.int64)
+    names[order] = order[is_first][np.cumsum(is_first) - 1]
+    return names
+
+
+def with_groups(table: pd.DataFrame, likeness: Likeness, similarity: float) -> pd.DataFrame:
+    """The table with `group`, the name of the group of each row's key, which has a `number`.
+
+    The keys are numbered from 0 on in the order of their first rows.
+    """
+    hashes = hashes_of(table["key"].iloc[np.unique(table["number"], return_index=True)[1]])
+    names = named_by(likeness.groups(similarity), hashes)
+    digits = [f"{high:016x}{low:016x}" for high, low in hashes[names].tolist()]
+    return table.assign(group=[digits[number] for number in table["number"].tolist()])
 
 
 def carve(
@@ -47,99 +80,178 @@ def carve(
     least: int,
     split_key: str = "",
 ) -> pd.DataFrame:
-    """The table with `split` set to validation or test for the groups that belong there.
+    """The table with `split` set to validation or test for the groups that belong there: see `carve_rows`.
+
+    The table has `split`, `label` or `labels` (see `each_label`) and `group`, a group's name; with a column
+    `time` (a number) the splits are made by time.
+    """
+    groups, names = pd.factorize(table["group"])
+    positions = table[["label", "labels"] if "labels" in table else ["label"]].reset_index(drop=True)
+    labelled = each_label(positions)
+    labels, _ = pd.factorize(labelled["label"], sort=True)
+    codes = carve_rows(
+        split_codes(table),
+        groups,
+        np.array([[int(name[:16], 16), int(name[16:], 16)] for name in names], np.uint64).reshape(-1, 2),
+        labels,
+        labelled.index.to_numpy(),
+        missing,
+        fractions,
+        least,
+        split_key,
+        rarest_first="labels" in table,
+        times=table["time"].to_numpy(np.float64) if "time" in table else None,
+    )
+    return table.assign(split=[SPLITS[code] for code in codes.tolist()])
+
+
+def carve_rows(
+    splits: Numbers,
+    groups: Numbers,
+    hashes: Hashes,
+    labels: Numbers,
+    labelled: Numbers,
+    missing: Sequence[SplitName],
+    fractions: Mapping[SplitName, float],
+    least: int,
+    split_key: str = "",
+    rarest_first: bool = False,
+    times: Floats | None = None,
+) -> npt.NDArray[np.int8]:
+    """The code of each row's split, (N,), with validation or test for the groups that belong there.
 
     Groups with a row in a split that a file provides stay in train, where the leakage check finds them.
 
     Args:
-        table: With `split`, `label` or `labels` (see `each_label`) and `group`, a group's name. With a column
-            `time` (a number), the newest groups are test and those before them validation; a group is as old
-            as its oldest row.
+        splits: The code of the split of each row's file, its place in `SPLITS`, (N,).
+        groups: The number of each row's group, (N,), a row of `hashes`.
+        hashes: The names of the groups, (G, 2); other rows may lie between them.
+        labels: The code of a label, (L,), in the alphabetical order of the labels' names.
+        labelled: The row that has the label, (L,): the rows themselves if each row has one label.
         missing: The splits that no file provides.
         fractions: Shares of the rows, relative to each other.
         least: Rows that each class gets in every split, if it has enough. Not used for splits by time.
         split_key: Another key gives other splits.
+        rarest_first: Classes get their rows in the order of their sizes, since a row that is chosen for one
+            has other labels too; else in the order of `labels`.
+        times: Of each row, (N,). The newest groups are test and those before them validation; a group is as
+            old as its oldest row.
 
     Raises:
         DataError: The rows have too few different times to be split by them.
     """
-    provided = set(table.loc[table["split"] != "train", "group"])
-    free = table[~table["group"].isin(provided)]
+    codes = splits.astype(np.int8)
     wanted = [split for split in HELD_OUT if split in missing]
+    provided = np.zeros(len(hashes), dtype=np.bool_)
+    provided[groups[splits != TRAIN]] = True
+    rows = np.flatnonzero(~provided[groups])
+    if not wanted or not len(rows):
+        return codes
     total = fractions["train"] + sum(fractions[split] for split in wanted)
     shares = {split: fractions[split] / total for split in wanted}
-    if not wanted or free.empty:
-        return table.copy()
-    split_of = _by_time(free, shares) if "time" in table else _by_hash(free, shares, least, split_key)
-    old = zip(table["group"], table["split"], strict=True)
-    return table.assign(split=[split_of.get(group, split) for group, split in old])
+    first = np.full(len(hashes), len(codes))
+    first[groups[rows[::-1]]] = rows[::-1]
+    free = np.flatnonzero(first < len(codes))
+    free = free[np.argsort(first[free])]  # groups, in the order of their first rows
+    number_of = np.empty(len(hashes), dtype=np.int64)
+    number_of[free] = np.arange(len(free))
+    number = number_of[groups[rows]]
+    if times is not None:
+        split_of = _by_time(number, times[rows], shares)
+    else:
+        kept = ~provided[groups[labelled]]
+        pairs = labels[kept], number_of[groups[labelled[kept]]]
+        split_of = _by_hash(_numbers(hashes[free], split_key), *pairs, shares, least, rarest_first)
+    codes[rows] = split_of[number]
+    return codes
 
 
 def _by_hash(
-    free: pd.DataFrame, shares: Mapping[SplitName, float], least: int, split_key: str
-) -> dict[str, SplitName]:
-    number_of = {group: _number(group, split_key) for group in free["group"].unique()}
-    sizes: dict[str, Counter[str]] = defaultdict(Counter)
-    rows = each_label(free)
-    for label, group in zip(rows["label"], rows["group"], strict=True):
-        sizes[label][group] += 1
-    labels = sorted(sizes)
-    if "labels" in free:  # the rarest first, since a row that is chosen for it has other labels too
-        labels.sort(key=lambda label: sizes[label].total())
-    ordered = {label: sorted(sizes[label], key=number_of.__getitem__) for label in labels}
-    split_of: dict[str, SplitName] = {}
+    drawn: Floats,
+    labels: Numbers,
+    groups: Numbers,
+    shares: Mapping[SplitName, float],
+    least: int,
+    rarest_first: bool,
+) -> npt.NDArray[np.int8]:
+    """The split of each group, (G,), by its number `drawn` (G,) and the labels and groups of rows, (L,)."""
+    classes = _classes(drawn, labels, groups)
+    if rarest_first:
+        classes.sort(key=lambda of_class: int(of_class[1].sum()))
+    split_of = np.full(len(drawn), TRAIN, dtype=np.int8)
     end = 0.0
     for later, split in zip(range(len(shares), 0, -1), shares, strict=True):
         end += shares[split]
-        chosen = {group for group, number in number_of.items() if number < end and group not in split_of}
-        for label, groups in ordered.items():
-            enough = min(least, sizes[label].total() // (len(shares) + 1))
-            left = [group for group in groups if group not in split_of]
-            _top_up(chosen, left, sizes[label], enough, later)
-        split_of |= dict.fromkeys(chosen, split)
+        left = split_of == TRAIN
+        chosen = left & (drawn < end)
+        for members, sizes in classes:
+            enough = min(least, int(sizes.sum()) // (len(shares) + 1))
+            of_left = left[members]
+            _top_up(chosen, members[of_left], sizes[of_left], enough, later)
+        split_of[chosen] = SPLITS.index(split)
     return split_of
 
 
-def _top_up(
-    chosen: set[str], groups: Sequence[str], sizes: Mapping[str, int], enough: int, later: int
-) -> None:
+def _classes(drawn: Floats, labels: Numbers, groups: Numbers) -> list[tuple[Ints, Ints]]:
+    """For each label the groups that have it, in the order of their numbers, and its rows in each."""
+    order = np.lexsort((groups, drawn[groups], labels))
+    labels, groups = labels[order], groups[order]
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = (labels[1:] != labels[:-1]) | (groups[1:] != groups[:-1])
+    starts = np.flatnonzero(is_first)
+    sizes = np.diff(starts, append=len(order))
+    ends = np.flatnonzero(np.diff(labels[starts])) + 1
+    return list(zip(np.split(groups[starts], ends), np.split(sizes, ends), strict=True)) if len(order) else []
+
+
+def _top_up(chosen: Flags, groups: Ints, sizes: Ints, enough: int, later: int) -> None:
     """Choose more of a class's groups, in their order, until it has `enough` rows.
 
     A group stays if without it the `later` splits could not have enough rows each.
     """
-    found = sum(sizes[group] for group in groups if group in chosen)
-    spare = sum(sizes[group] for group in groups if group not in chosen) - enough * later
-    for group in groups:
-        if found >= enough:
-            return
-        if group not in chosen and sizes[group] <= spare:
-            chosen.add(group)
-            found += sizes[group]
-            spare -= sizes[group]
+    are_chosen = chosen[groups]
+    found = int(sizes[are_chosen].sum())
+    spare = int(sizes[~are_chosen].sum()) - enough * later
+    if found >= enough:
+        return
+    for group, size in zip(groups[~are_chosen].tolist(), sizes[~are_chosen].tolist(), strict=True):
+        if size <= spare:
+            chosen[group] = True
+            found += size
+            spare -= size
+            if found >= enough:
+                return
 
 
-def _number(group: str, split_key: str) -> float:
-    digest = hashlib.blake2b(f"{split_key}\0{group}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / NUMBERS
+def _numbers(hashes: Hashes, split_key: str) -> Floats:
+    """A number from 0 to 1 for each group, (G,), from its name (G, 2)."""
+    names = (f"{split_key}\0{high:016x}{low:016x}".encode() for high, low in hashes.tolist())
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64) / NUMBERS
 
 
-def _by_time(free: pd.DataFrame, shares: Mapping[SplitName, float]) -> dict[str, SplitName]:
-    """The newest groups; groups of one time lie in one split, so a share is met only approximately."""
-    groups = free.groupby("group", sort=False).agg(time=("time", "min"), rows=("time", "size"))
-    by_time = groups.groupby("time")["rows"].sum().sort_index(ascending=False)
-    if len(by_time) <= len(shares):
+def _by_time(groups: Numbers, times: Floats, shares: Mapping[SplitName, float]) -> npt.NDArray[np.int8]:
+    """The newest groups; groups of one time lie in one split, so a share is met only approximately.
+
+    The split of each group, (G,), by the groups and times of rows, (N,).
+    """
+    oldest = np.full(int(groups.max()) + 1, np.inf)
+    np.minimum.at(oldest, groups, times)
+    ascending, inverse, rows = np.unique(oldest[groups], return_inverse=True, return_counts=True)
+    if len(ascending) <= len(shares):
         raise DataError(
-            f"dataset.columns.time: found {len(by_time)} different times, expected at least "
+            f"dataset.columns.time: found {len(ascending)} different times, expected at least "
             f"{len(shares) + 1}, one for each split. Name a column with more values"
         )
-    times, newest = by_time.index.to_numpy(), by_time.cumsum().to_numpy()
-    split_of_time: dict[float, SplitName] = {}
+    newest = np.cumsum(rows[::-1])
+    split_of_time = np.full(len(ascending), TRAIN, dtype=np.int8)
     start, share = 0, 0.0
     for later, split in zip(range(len(shares), 0, -1), shares, strict=True):
         share += shares[split]
         nearest = int(np.abs(newest - share * newest[-1]).argmin()) + 1
-        end = min(max(nearest, start + 1), len(times) - later)
-        split_of_time |= dict.fromkeys(times[start:end].tolist(), split)
+        end = min(max(nearest, start + 1), len(ascending) - later)
+        split_of_time[len(ascending) - end : len(ascending) - start] = SPLITS.index(split)
         start = end
-    found = groups["time"].map(split_of_time).dropna()
-    return {str(group): split for group, split in found.items()}
+    split_of = np.empty(len(oldest), dtype=np.int8)
+    split_of[groups] = split_of_time[inverse]
+    return split_of

@@ -27,6 +27,33 @@ SplitContent: TypeAlias = pa.Table | Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class ShownRow:
+    """A row in the report; `number` is its position in the table's index."""
+
+    number: int
+    place: str
+    split: str
+    text: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Rows that are alike, for the report; `similarity` is that of two rows."""
+
+    rows: tuple[ShownRow, ...]
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some texts of the training split that have something in common, such as their class."""
+
+    title: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """Rows that a check on single rows found, as positions in the table's index.
 
@@ -35,6 +62,7 @@ class Finding:
         examples: Some of them in words.
         column: The column whose value is at fault; None if it is what represents the row.
         reasons: What is wrong with each row; None if the name of the check says it.
+        alike: Of a check that compares rows, those that are most alike.
     """
 
     affected: pd.Index[int]
@@ -42,6 +70,7 @@ class Finding:
     examples: Sequence[str]
     column: str | None = None
     reasons: Reasons | None = None
+    alike: tuple[Alike, ...] = ()
 
 
 @dataclass
@@ -92,6 +121,8 @@ class Examination:
         fingerprints: The kind of the rows' fingerprints; it changes when the rules for keys change.
         resolution: In words, the smallest difference between two models that the test split can show.
         pictures: Rows of each class for the report, if they are images.
+        picture: A PNG in a data URI of the row with a position in the table's index, if rows are images.
+        samples: Some rows for the report, if they are texts.
         fault: Why the splits cannot be used although no check failed, in words, or None.
     """
 
@@ -102,6 +133,8 @@ class Examination:
     fingerprints: str
     resolution: str
     pictures: tuple[ClassPicture, ...] = ()
+    picture: Callable[[int], str] | None = None
+    samples: tuple[Samples, ...] = ()
     fault: str | None = None
 
 

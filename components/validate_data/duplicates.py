@@ -1,19 +1,26 @@
 """Checks on pairs of rows: conflicting labels, duplicates within a split, leakage across splits.
 
-Two rows are alike if their `key` is: a text's normal form, or an image's hash. `shown` represents a row in
-examples. A test split that a file provides is never altered, so that scores on it compare with published
-ones: `drop` removes the rows that conflict with it instead.
+Two rows are alike if their `key` is: a text's normal form, or an image's hash. Distinct keys are numbered
+from 0 on in the order of their first rows, and the search functions (`near_rows`, `leaking_rows`,
+`equal_rows`, `conflicting_rows`) need only these numbers: N = rows, in their order, K = distinct keys.
+`shown` represents a row in examples. A test split that a file provides is never altered, so that scores on it
+compare with published ones: `drop` removes the rows that conflict with it instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Finding, Reasons
+from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, Alike, Finding, Reasons, ShownRow
+from gauntlet.components.validate_data.text import EXCERPT_LEAD, excerpt
 from gauntlet.manifests.dataset import SPLITS, SplitName
 
 # A row leaks if its key is also in one of these splits; then the row is dropped, not its double there.
@@ -23,77 +30,214 @@ HELD_OUT_FROM: Mapping[SplitName, tuple[SplitName, ...]] = {
     "test": (),
 }
 
+SHOWN_ALIKE = 8
+NONE = -1
 
-class Known(Protocol):
-    """Keys that others are compared with."""
+Ints: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Numbers: TypeAlias = npt.NDArray[np.integer[Any]]
+"""Numbers of keys, or codes of splits or labels, of any integer type."""
 
-    def add(self, key: str) -> None:
-        """Add a key that later keys are compared with."""
 
-    def find(self, key: str) -> tuple[str, float] | None:
-        """An added key that is similar, with the similarity, or None."""
+@dataclass(frozen=True)
+class Doubles:
+    """Rows that are like another row.
+
+    Attributes:
+        rows: Their positions, int64 (M,), ascending.
+        others: The position of the row that each is like, int64 (M,).
+        similarities: Of the two rows' keys, float64 (M,); 1 if the keys are equal.
+    """
+
+    rows: Ints
+    others: Ints
+    similarities: Floats
+
+    @staticmethod
+    def none() -> Doubles:
+        """No rows."""
+        return Doubles(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
 
 
 class Likeness(Protocol):
-    """Which keys are near-duplicates of each other."""
+    """Which of K distinct keys, numbered from 0 on, are near-duplicates of each other."""
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
-        """A number for each key, equal for keys that a chain of near-duplicates among them connects."""
+    def groups(self, at_least: float) -> Ints:
+        """A number for each key, int64 (K,), equal for keys that a chain of near-duplicates connects."""
 
-    def known(self, at_least: float) -> Known:
-        """An empty set of keys, which later keys are compared with by this similarity."""
+    def repeats(self, keys: Numbers, at_least: float) -> Doubles:
+        """The near-duplicates in a sequence of keys (N,), in which a key may occur several times.
+
+        Positions are kept one after the other: a position is like the first of the kept positions before it,
+        in the order in which the likeness compares them, whose key is another and similar. A position that is
+        like none is kept, and so is one whose key was kept before.
+
+        Returns:
+            The positions that are not kept.
+        """
+
+    def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
+        """For each of some keys (M,) the first of other keys (L,) that is similar.
+
+        `others` are distinct. "First" is meant in the order in which the likeness compares keys, given that
+        others were added in their order.
+
+        Returns:
+            The positions in `keys` of those that are like one of `others`, and its position in `others`.
+        """
 
 
 class NothingAlike:
     """The likeness of keys that are alike only if they are equal."""
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:  # noqa: ARG002
+    def __init__(self, keys: int) -> None:
+        """So many keys are distinct."""
+        self._keys = keys
+
+    def groups(self, at_least: float) -> Ints:  # noqa: ARG002
         """As `Likeness.groups`."""
-        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return [number_of[key] for key in keys]
+        return np.arange(self._keys)
 
-    def known(self, at_least: float) -> Known:  # noqa: ARG002
-        """As `Likeness.known`."""
-        return self
+    def repeats(self, keys: Numbers, at_least: float) -> Doubles:  # noqa: ARG002
+        """As `Likeness.repeats`."""
+        return Doubles.none()
 
-    def add(self, key: str) -> None:
-        """As `Known.add`; nothing is stored."""
-
-    def find(self, key: str) -> None:
-        """As `Known.find`: nothing is similar."""
+    def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:  # noqa: ARG002
+        """As `Likeness.doubles`."""
+        return Doubles.none()
 
 
-class Groups:
-    """Union-find: positions from 0 on, each in its own group until groups are joined."""
+# --- searches on numbers -----------------------------------------------------------------------------
 
-    def __init__(self, size: int) -> None:
-        """Start with as many groups as positions."""
-        self._parents = list(range(size))
 
-    def of(self, position: int) -> int:
-        """The number of the position's group, which is a position in it."""
-        parents = self._parents
-        while parents[position] != position:
-            parents[position] = parents[parents[position]]
-            position = parents[position]
-        return position
+def near_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity: float) -> Doubles:
+    """Rows that are near-duplicates of an earlier row of their split that is itself kept.
 
-    def join(self, one: int, other: int) -> None:
-        """Make one group of two."""
-        self._parents[self.of(one)] = self.of(other)
+    Args:
+        splits: The code of each row's split, its place in `SPLITS`, (N,).
+        keys: The number of each row's key, (N,).
+        likeness: Compares the keys.
+        similarity: The least of a near-duplicate.
+    """
+    found = []
+    for code in range(len(SPLITS)):
+        of_split = np.flatnonzero(splits == code)
+        near = likeness.repeats(keys[of_split], similarity)
+        found.append(Doubles(of_split[near.rows], of_split[near.others], near.similarities))
+    return _together(found)
+
+
+def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity: float) -> Doubles:
+    """Training rows that are similar to validation or test rows, and validation rows similar to test rows.
+
+    The other row is the first with the same key, else one with a similar key; of the test split, else of
+    validation. Arguments as in `near_rows`.
+    """
+    count = int(keys.max(initial=NONE)) + 1
+    first = {split: _first_rows(splits, keys, split, count) for split in HELD_OUT_FROM["train"]}
+    found: list[Doubles] = []
+    for split, held_out in HELD_OUT_FROM.items():
+        left = np.flatnonzero(splits == SPLITS.index(split))
+        for other in held_out:
+            distinct = _distinct(keys[left], count)
+            equal = distinct[first[other][distinct] != NONE]
+            left = _take(found, left, keys, Doubles(equal, first[other][equal], np.ones(len(equal))))
+        for other in held_out:
+            distinct = _distinct(keys[left], count)
+            known = np.sort(first[other][first[other] != NONE])
+            alike = likeness.doubles(distinct, keys[known], similarity)
+            double = Doubles(distinct[alike.rows], known[alike.others], alike.similarities)
+            left = _take(found, left, keys, double)
+    return _together(found)
+
+
+def _distinct(keys: Numbers, count: int) -> Ints:
+    """The keys, each once, ascending; all are smaller than `count`."""
+    occurs = np.zeros(count, dtype=np.bool_)
+    occurs[keys] = True
+    return np.flatnonzero(occurs)
+
+
+def _first_rows(splits: Numbers, keys: Numbers, split: SplitName, count: int) -> Ints:
+    """The first row in the split that has each key, or `NONE`, (K,)."""
+    rows = np.flatnonzero(splits == SPLITS.index(split))[::-1]
+    first = np.full(count, NONE)
+    first[keys[rows]] = rows  # the last one stays, which is the first
+    return first
+
+
+def _take(found: list[Doubles], left: Ints, keys: Numbers, doubles: Doubles) -> Ints:
+    """Add the rows whose key is one of `doubles.rows`, which are keys, ascending; return the other rows."""
+    if not len(doubles.rows):
+        return left
+    at = np.searchsorted(doubles.rows, keys[left]).clip(max=len(doubles.rows) - 1)
+    taken = doubles.rows[at] == keys[left]
+    at = at[taken]
+    found.append(Doubles(left[taken], doubles.others[at], doubles.similarities[at]))
+    rest: Ints = left[~taken]
+    return rest
+
+
+def equal_rows(splits: Numbers, keys: Numbers, labels: Numbers) -> Doubles:
+    """Rows with the key and the label of an earlier row of their split; the first such row is the other.
+
+    `labels` are codes, (N,); other arguments as in `near_rows`.
+    """
+    order = np.lexsort((labels, keys, splits))  # stable, so the first row of a content comes first
+    same = np.zeros(len(order), dtype=np.bool_)
+    same[1:] = np.logical_and.reduce(
+        [column[order[1:]] == column[order[:-1]] for column in (splits, keys, labels)]
+    )
+    first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
+    rows, others = order[same], first[same]
+    by_row = np.argsort(rows)
+    return Doubles(rows[by_row], others[by_row], np.ones(len(rows)))
+
+
+def conflicting_rows(keys: Numbers, labels: Numbers) -> Flags:
+    """Which rows (N,) have a key that also has another label, in any split; `labels` are codes, (N,)."""
+    if not len(keys):
+        return np.zeros(0, dtype=np.bool_)
+    order = np.lexsort((labels, keys))
+    ordered_keys, ordered_labels = keys[order], labels[order]
+    differs = (ordered_keys[1:] == ordered_keys[:-1]) & (ordered_labels[1:] != ordered_labels[:-1])
+    return np.isin(keys, np.unique(ordered_keys[1:][differs]))
+
+
+def _together(found: Sequence[Doubles]) -> Doubles:
+    if not found:
+        return Doubles.none()
+    rows = np.concatenate([doubles.rows for doubles in found])
+    order = np.argsort(rows)
+    others = np.concatenate([doubles.others for doubles in found])
+    similarities = np.concatenate([doubles.similarities for doubles in found])
+    return Doubles(rows[order], others[order], similarities[order])
+
+
+# --- checks on tables --------------------------------------------------------------------------------
 
 
 def find_conflicts(table: pd.DataFrame) -> Finding:
     """Rows whose text also has another label, in any split. None of these labels can be trusted."""
-    labels = table.groupby("key")["label"].transform("nunique")
-    affected = table.index[labels > 1]
+    affected = table.index[conflicting_rows(*(pd.factorize(table[name])[0] for name in ("key", "label")))]
     examples = []
     for _, group in table.loc[affected].groupby("key", sort=False):
         given = [f"{label} ({place})" for label, place in zip(group["label"], group["place"], strict=True)]
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-    return Finding(affected, outside_test(table, affected), examples, reasons=_labelled(table.loc[affected]))
+    of_key = table.loc[affected].groupby("key", sort=False).indices.values()
+    shown = [
+        Alike(shown_rows(table, affected[rows[:SHOWN_EXAMPLES]])) for rows in islice(of_key, SHOWN_ALIKE)
+    ]
+    return Finding(
+        affected,
+        outside_test(table, affected),
+        examples,
+        reasons=_labelled(table.loc[affected]),
+        alike=tuple(shown),
+    )
 
 
 def _labelled(rows: pd.DataFrame) -> Reasons:
@@ -105,59 +249,88 @@ def _labelled(rows: pd.DataFrame) -> Reasons:
 
 def find_exact(table: pd.DataFrame) -> Finding:
     """Rows with the key and the label of an earlier row of their split."""
-    contents = zip(table["split"].tolist(), table["key"].tolist(), table["label"].tolist(), strict=True)
-    first: dict[tuple[str, str, str], int] = {}
-    pairs: dict[int, tuple[int, float]] = {}
-    for row, content in zip(table.index.tolist(), contents, strict=True):
-        if first.setdefault(content, row) != row:
-            pairs[row] = (first[content], 1.0)
-    affected = pd.Index(list(pairs), dtype="int64")
+    keys, labels = (pd.factorize(table[name])[0] for name in ("key", "label"))
+    doubles = equal_rows(split_codes(table), keys, labels)
+    affected = table.index[doubles.rows]
     examples = []
     for row in affected[:SHOWN_EXAMPLES]:
         same = table[(table["split"] == table.at[row, "split"]) & (table["key"] == table.at[row, "key"])]
         examples.append(f"{same['shown'].iloc[0]}: {', '.join(same['place'][:SHOWN_EXAMPLES])}")
     return Finding(
-        affected, outside_test(table, affected), list(dict.fromkeys(examples)), reasons=partial(like, pairs)
+        affected,
+        outside_test(table, affected),
+        list(dict.fromkeys(examples)),
+        reasons=partial(like, _pairs(table, doubles)),
     )
 
 
 def find_near(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
-    """Rows that are near-duplicates of an earlier row of their split that is itself kept."""
-    known = {split: likeness.known(similarity) for split in SPLITS}
-    kept: dict[tuple[SplitName, str], int] = {}
-    pairs: dict[int, tuple[int, float]] = {}
-    for row, split, key in _keys(table):
-        if (split, key) in kept:
-            continue
-        alike = known[split].find(key)
-        if alike is None:
-            kept[split, key] = row
-            known[split].add(key)
-            continue
-        pairs[row] = (kept[split, alike[0]], alike[1])
-    return _alike(table, pairs)
+    """Rows that are near-duplicates of an earlier row of their split that is itself kept.
+
+    The table has the `number` of each row's key.
+    """
+    return _alike(table, near_rows(split_codes(table), table["number"].to_numpy(), likeness, similarity))
 
 
 def find_leaks(table: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
-    """Training rows that are similar to validation or test rows, and validation rows similar to test rows."""
-    known = {split: likeness.known(similarity) for split in HELD_OUT_FROM["train"]}
-    first_row: dict[tuple[SplitName, str], int] = {}
-    for row, split, key in _keys(table):
-        if split in known and (split, key) not in first_row:
-            first_row[split, key] = row
-            known[split].add(key)
-    doubles = {
-        row: next(_doubles(key, HELD_OUT_FROM[split], first_row, known), None)
-        for row, split, key in _keys(table)
-    }
-    return _alike(table, {row: double for row, double in doubles.items() if double is not None})
+    """Training rows that are similar to validation or test rows, and validation rows similar to test rows.
+
+    The table has the `number` of each row's key.
+    """
+    return _alike(table, leaking_rows(split_codes(table), table["number"].to_numpy(), likeness, similarity))
 
 
-def _alike(table: pd.DataFrame, pairs: Mapping[int, tuple[int, float]]) -> Finding:
-    """The rows of `pairs`, each with the row that it is like and their similarity."""
-    rows = pd.Index(list(pairs), dtype="int64")
+def split_codes(table: pd.DataFrame) -> npt.NDArray[np.int8]:
+    """The place of each row's split in `SPLITS`, (N,)."""
+    return pd.Index(SPLITS).get_indexer(pd.Index(table["split"])).astype(np.int8)
+
+
+def _pairs(table: pd.DataFrame, doubles: Doubles) -> dict[int, tuple[int, float]]:
+    rows, others = table.index[doubles.rows].tolist(), table.index[doubles.others].tolist()
+    return dict(zip(rows, zip(others, doubles.similarities.tolist(), strict=True), strict=True))
+
+
+def _alike(table: pd.DataFrame, doubles: Doubles) -> Finding:
+    """The rows, each with the row that it is like and their similarity."""
+    pairs = _pairs(table, doubles)
+    rows = table.index[doubles.rows]
     examples = [_pair(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
-    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs))
+    worst = rows[most_alike(doubles)].tolist()
+    alike = tuple(_shown_pair(table, row, *pairs[row]) for row in worst)
+    return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs), alike=alike)
+
+
+def most_alike(doubles: Doubles) -> Ints:
+    """Positions of the pairs with the highest similarity, at most one of the rows that are like one row."""
+    order = np.lexsort((doubles.rows, -doubles.similarities))
+    first = np.unique(doubles.others[order], return_index=True)[1]
+    positions: Ints = order[np.sort(first)[:SHOWN_ALIKE]]
+    return positions
+
+
+def _shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
+    """Both rows; of long texts what is around their first difference."""
+    one, two = shown_rows(table, [row, other])
+    if "text" in table:
+        texts = table.loc[[row, other], "text"].tolist()
+        same = next(
+            (at for at, (ours, theirs) in enumerate(zip(*texts, strict=False)) if ours != theirs), None
+        )
+        around = max(0, (min(map(len, texts)) if same is None else same) - EXCERPT_LEAD)
+        one, two = (
+            replace(shown, text=excerpt(text, around)) for shown, text in zip((one, two), texts, strict=True)
+        )
+    return Alike((one, two), similarity)
+
+
+def shown_rows(table: pd.DataFrame, rows: Sequence[int] | pd.Index[int]) -> tuple[ShownRow, ...]:
+    """Some rows, as the report shows them."""
+    return tuple(
+        ShownRow(
+            int(number), str(row["place"]), str(row["split"]), str(row["shown"]), str(row.get("label", ""))
+        )
+        for number, row in zip(rows, table.loc[list(rows)].to_dict("records"), strict=True)
+    )
 
 
 def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
@@ -167,25 +340,6 @@ def like(pairs: Mapping[int, tuple[int, float]], table: pd.DataFrame, rows: pd.I
         f"the same as {place}" if similarity == 1 else f"like {place}, similarity {similarity:.2f}"
         for place, similarity in zip(table["place"].loc[list(others)], similarities, strict=True)
     ]
-
-
-def _doubles(
-    key: str,
-    held_out_from: Sequence[SplitName],
-    first_row: Mapping[tuple[SplitName, str], int],
-    known: Mapping[SplitName, Known],
-) -> Iterator[tuple[int, float]]:
-    """A row with the key in each of the splits, then a row with a similar key and the similarity."""
-    for split in held_out_from:
-        if (split, key) in first_row:
-            yield first_row[split, key], 1.0
-    for split in held_out_from:
-        if alike := known[split].find(key):
-            yield first_row[split, alike[0]], alike[1]
-
-
-def _keys(table: pd.DataFrame) -> Iterator[tuple[int, SplitName, str]]:
-    return zip(table.index.tolist(), table["split"].tolist(), table["key"].tolist(), strict=True)
 
 
 def outside_test(table: pd.DataFrame, rows: pd.Index[int]) -> pd.Index[int]:

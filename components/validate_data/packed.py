@@ -1,4 +1,4 @@
-"""Files compressed by gzip, bzip2 or xz, and zip archives of one file."""
+"""Compressed files: one file by gzip, bzip2, xz or zstd, or a zip archive of one. Unpacking is bounded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
 
 from gauntlet.manifests.errors import DataError
 
-UNPACK: Mapping[str, tuple[str, Callable[[bytes], bytes]]] = {
-    ".gz": ("gzip", gzip.decompress),
-    ".bz2": ("bzip2", bz2.decompress),
-    ".xz": ("xz", lzma.decompress),
+STREAMS: Mapping[str, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    ".gz": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
+    ".bz2": ("bzip2", bz2.BZ2File),
+    ".xz": ("xz", lzma.LZMAFile),
+    ".zst": ("zstd", lambda file: pa.CompressedInputStream(file, "zstd")),
 }
 ZIP_SUFFIX = ".zip"
 FAULTS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -24,33 +28,78 @@ NO_CONTENT = ("__MACOSX/", ".DS_Store")
 """Files that macOS adds to an archive."""
 SHOWN_FILES = 5
 
+MOST_EXPANSION = 100
+"""How many times its own size a file may unpack to, if `dataset.max_expansion` does not say."""
+SMALL = 2**30
+"""Bytes that a file of any size may unpack to."""
+READ_AT_ONCE = 2**20
+
+
+class Bounded:
+    """A stream that may give `most` bytes, so that what expands without end is noticed."""
+
+    def __init__(self, stream: Any, name: str, most: int) -> None:
+        self._stream, self._name, self._most, self._given = stream, name, most, 0
+
+    def read(self, size: int = READ_AT_ONCE) -> bytes:
+        """The next bytes, at most `size`; none at the end."""
+        data = bytes(self._stream.read(size))
+        self._given += len(data)
+        require_room(self._name, self._given, self._most)
+        return data
+
+
+def most_unpacked(size: int, max_expansion: int | None) -> int:
+    """The bytes that a file of `size` bytes may unpack to."""
+    return max(SMALL, (max_expansion or MOST_EXPANSION) * size)
+
+
+def require_room(name: str, size: int, most: int) -> None:
+    """Raise a `DataError` if a file unpacks to more than `most` bytes."""
+    if size > most:
+        raise DataError(
+            f"{name}: unpacks to {size / 2**30:,.1f} GiB or more, expected at most {most / 2**30:,.1f} GiB. "
+            "If you trust the file, unpack it, or raise dataset.max_expansion, the number of times its own "
+            f"size that a compressed file may have (default {MOST_EXPANSION})"
+        )
+
 
 def unpacked_name(name: str) -> str:
     """The name without the suffix of the compression, so that its suffix is that of the format."""
     suffix = PurePosixPath(name.lower()).suffix
-    return name[: -len(suffix)] if suffix in (*UNPACK, ZIP_SUFFIX) else name
+    return name[: -len(suffix)] if suffix in (*STREAMS, ZIP_SUFFIX) else name
 
 
-def unpack(data: bytes, name: str) -> tuple[bytes, str]:
-    """A file's content and name, unpacked as its suffix says; a `DataError` if it is not one whole file."""
+def unpack(data: bytes, name: str, max_expansion: int | None = None) -> tuple[bytes, str]:
+    """A file's content and name, unpacked as its suffix says.
+
+    Raises:
+        DataError: It is not one whole file, or it unpacks to more than `most_unpacked`.
+    """
     suffix = PurePosixPath(name.lower()).suffix
     if suffix == ZIP_SUFFIX:
-        return _unzip(data, name)
-    if suffix not in UNPACK:
+        return _unzip(data, name, max_expansion)
+    if suffix not in STREAMS:
         return data, name
-    return decompress(data, name, suffix), unpacked_name(name)
+    return decompress(data, name, suffix, max_expansion), unpacked_name(name)
 
 
-def decompress(data: bytes, name: str, suffix: str) -> bytes:
-    """The content of a file compressed as this suffix of `UNPACK` says; a `DataError` if it is not whole."""
-    kind, decompressed = UNPACK[suffix]
+def decompress(data: bytes, name: str, suffix: str, max_expansion: int | None = None) -> bytes:
+    """The content of a file compressed as this suffix of `STREAMS` says. Raises what `unpack` does."""
+    kind, opened = STREAMS[suffix]
+    most = most_unpacked(len(data), max_expansion)
     try:
-        return decompressed(data)
+        with opened(io.BytesIO(data)) as stream:
+            return _whole(stream, name, most)
     except FAULTS as error:
         raise DataError(f"{name}: not a whole {kind} file: {error}. Fetch it again") from None
 
 
-def _unzip(data: bytes, name: str) -> tuple[bytes, str]:
+def _whole(stream: Any, name: str, most: int) -> bytes:
+    return b"".join(iter(Bounded(stream, name, most).read, b""))
+
+
+def _unzip(data: bytes, name: str, max_expansion: int | None) -> tuple[bytes, str]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = [
@@ -66,6 +115,8 @@ def _unzip(data: bytes, name: str) -> tuple[bytes, str]:
                 )
             if files[0].flag_bits & 1:
                 raise DataError(f"{name}: the archive is encrypted. Unpack it")
-            return archive.read(files[0]), PurePosixPath(files[0].filename).name
+            with archive.open(files[0]) as stream:
+                content = _whole(stream, name, most_unpacked(len(data), max_expansion))
+            return content, PurePosixPath(files[0].filename).name
     except (*FAULTS, NotImplementedError) as error:
         raise DataError(f"{name}: not a whole zip archive: {error}. Fetch it again") from None

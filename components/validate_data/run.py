@@ -7,26 +7,24 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.training_rows import write_fingerprints
 from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import REJECTED_FILE, STATISTICS_FILE, CheckResult, Checks
 from gauntlet.contracts.document import replacing, write_text
 from gauntlet.manifests.dataset import SPLITS, Dataset
 from gauntlet.manifests.errors import DataError
-from gauntlet.manifests.kinds import TaskKind, task_kind
-from gauntlet.pages.formatting import count, short_hash
-from gauntlet.pages.page import Masthead, Section, partial, render
+from gauntlet.manifests.kinds import task_kind
 
 LOG_WIDTH = 140  # columns of the table where no terminal has a width
 
@@ -35,11 +33,6 @@ TEXT_COLUMNS = ("text", "opening", "shown")  # the first of these that a table h
 ROWS_AT_ONCE = 10_000
 _LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-if TYPE_CHECKING:
-    from gauntlet.components.validate_data.checks import Examination
-
-CHECKS = "gauntlet.components.validate_data:checks.html.jinja"
 
 
 def run(
@@ -203,31 +196,3 @@ def _place(place: str) -> tuple[str, str]:
 
 def _shown(value: Any) -> str:
     return "" if pd.isna(value) else excerpt(str(value))[1:-1]
-
-
-def page(kind: TaskKind, examined: Examination) -> str:
-    """The page of a dataset that was read and checked. Whatever comes from the data is escaped."""
-    statistics, checked = examined.statistics, examined.checked
-    failed, results = checked.failed, checked.results
-    code = Markup("<code>{}</code>")
-    facts: dict[str, str] = {"Read from": code.format(statistics.uri)}
-    if statistics.commit_hash:
-        facts["Commit"] = code.format(statistics.commit_hash)
-    facts["Content"] = short_hash(statistics.sha256)
-    rows = kind.function("report", "ROWS")
-    headline = f"All {len(results)} checks let the data through"
-    lead = f"{count(checked.rows_read)} {rows} were read, {count(sum(statistics.rows.values()))} are kept."
-    if failed:
-        headline = f"{len(failed)} of {len(results)} checks failed"
-        lead = f"Nothing is trained on this data: {', '.join(result.check for result in failed)}. {lead}"
-    masthead = Masthead(
-        name=f"{statistics.name} {statistics.version}",
-        kind="data validation",
-        headline=headline,
-        lead=lead,
-        tone="bad" if failed else "good",
-        facts=facts,
-    )
-    described: Markup = kind.function("report", "data")(statistics, examined.pictures)
-    checks = Section("checks", "Checks", partial(CHECKS, checks=results))
-    return render(masthead, [checks, Section("data", "Data", described)])

@@ -22,22 +22,22 @@ _APOSTROPHES = "'’‘ʼ"
 
 # Invisible characters that are not format characters: joiners of accents, Hangul fillers, vowels of Khmer
 # that are never written, variation selectors, the blank of Braille.
-_SHOWN_AS_NOTHING = (
+SHOWN_AS_NOTHING = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\ufff0-\ufff8"
     "\U000e0100-\U000e01ef"
 )
-_CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # without those that are white space
-_FORMATS = "".join(
+CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # without those that are white space
+FORMATS = "".join(
     character for character in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(character) == "Cf"
 )
-_TATWEEL = "\u0640"
+TATWEEL = "\u0640"
 _PICTURE = (
     "\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
 )
 # A joiner between two emoji, and the tags after a black flag, make another emoji, so they stay.
 _INVISIBLE = re.compile(
     f"(?P<kept>(?<=[{_PICTURE}\ufe0f])\u200d(?=[{_PICTURE}])|\U0001f3f4[\U000e0020-\U000e007f]+)"
-    f"|[{_SHOWN_AS_NOTHING}{_CONTROLS}{re.escape(_FORMATS)}]"
+    f"|[{SHOWN_AS_NOTHING}{CONTROLS}{re.escape(FORMATS)}]"
 )
 
 
@@ -56,7 +56,7 @@ class _Punctuation(dict[int, str]):
         return replacement
 
 
-_PUNCTUATION = _Punctuation()
+PUNCTUATION = _Punctuation()
 
 
 def normalise(text: str) -> str:
@@ -66,8 +66,8 @@ def normalise(text: str) -> str:
     removed, because BERT's tokenizers drop them, and so is tatweel, which only stretches an Arabic word. A
     text without anything else keeps its punctuation, or all such texts would be equal.
     """
-    folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(_TATWEEL, "")
-    return " ".join(folded.translate(_PUNCTUATION).split()) or " ".join(folded.split()) or text
+    folded = unicodedata.normalize("NFKC", without_invisible(text)).casefold().replace(TATWEEL, "")
+    return " ".join(folded.translate(PUNCTUATION).split()) or " ".join(folded.split()) or text
 
 
 def without_invisible(text: str) -> str:

@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from gauntlet.components.write_report.record import (
     step_records,
 )
 from gauntlet.contracts.conversion import Candidates
-from gauntlet.contracts.data import STATISTICS_FILE, Checks, Sources
+from gauntlet.contracts.data import STATISTICS_FILE, Checks, Sources, Statistics
 from gauntlet.contracts.document import Document, parse_json
 from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import Verdict, Version
@@ -41,6 +41,8 @@ DONE_FILE = "executor_output.json"  # KFP writes it when a component's function 
 RUN_COMMAND_VARIABLE = "GAUNTLET_RUN_COMMAND"
 """The command that started a run on this machine; the run's report repeats it as advice."""
 TASK_ID = re.compile(r"_-?\d+$")
+LOCAL_STEPS = "steps"
+RUN_TIME = re.compile(r"-\d{8}-?\d{6}(-\w+)?$")  # of a run's name, after the system's name
 LOCAL_JOB_TIME = re.compile(r"-(\d{4}(?:-\d{2}){5}-\d{6})$")  # kfp.local: <pipeline>-<local time>
 LOCAL_JOB_TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 
@@ -58,7 +60,8 @@ def collect(pipeline_root: str, job: str, task: str, final: FinalStatus | None =
     files, root = file_system(pipeline_root)
     run = _Reader(files, _step_folders(files, _job_folder(files, root, job)))
     traces = {name: run.trace(name) for name in run.folders}
-    return _record(run, traces, pipeline_root, job, task, final, _local_start(job))
+    record = _record(run, traces, pipeline_root, job, task, final, _local_start(job))
+    return replace(record, before=_before(files, root, job))
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,25 @@ def _job_folder(files: Any, root: str, job: str) -> str | None:
     projects = sorted(child["name"] for child in files.ls(root, detail=True) if child["type"] == "directory")
     folders = (posixpath.join(project, job) for project in projects)
     return next((folder for folder in folders if files.isdir(folder)), None)
+
+
+def _before(files: Any, root: str, job: str) -> Statistics | None:
+    """The statistics of the newest of the system's earlier runs that made splits and are still there."""
+    own_folder = _job_folder(files, root, job)
+    if own_folder is None:
+        return None
+    is_local = posixpath.basename(root) == LOCAL_STEPS
+    own = posixpath.dirname(root) if is_local else own_folder  # RUN/steps/JOB here, JOB on Vertex
+    system = RUN_TIME.sub("", posixpath.basename(own))
+    listed = (entry["name"].rstrip("/") for entry in files.ls(posixpath.dirname(own), detail=True))
+    runs = [folder for folder in listed if RUN_TIME.sub("", posixpath.basename(folder)) == system]
+    for folder in sorted((folder for folder in runs if folder < own), reverse=True):
+        pattern = f"{LOCAL_STEPS}/*/validate-data" if is_local else "validate-data*"
+        found = files.glob(posixpath.join(folder, pattern, "splits", STATISTICS_FILE))
+        if found:
+            statistics, _ = Statistics.read_tolerantly(files.cat_file(found[0]))
+            return statistics
+    return None
 
 
 def _step_folders(files: Any, job_folder: str | None) -> dict[str, str]:

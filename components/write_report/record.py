@@ -17,7 +17,7 @@ from gauntlet.contracts.training import History, TrainingRecord
 from gauntlet.contracts.verdict import PROMOTE, Verdict, Version
 from gauntlet.manifests.errors import DataError, RejectedError, UsageError
 from gauntlet.manifests.kinds import Role, TaskKind
-from gauntlet.pages.formatting import words
+from gauntlet.pages.formatting import count, words
 
 STEPS = (
     "fingerprint-data",
@@ -90,6 +90,7 @@ class CollectedRun:
     Attributes:
         steps: One record for each step of the DAG, in the order of `STEPS`.
         kind: The task kind of the model; None if it cannot be loaded.
+        before: The statistics of the system's last earlier run that made splits, if they are still there.
         unreadable: Files that exist but could not be read, each with the reason.
         run_command: The shell command that started the run on this machine.
     """
@@ -101,6 +102,7 @@ class CollectedRun:
     sources: Sources | None = None
     checks: Checks | None = None
     statistics: Statistics | None = None
+    before: Statistics | None = None
     history: History | None = None
     training: TrainingRecord | None = None
     candidates: Candidates | None = None
@@ -138,6 +140,32 @@ class CollectedRun:
     def failed_step(self) -> StepRecord | None:
         """The step that the run ended in, if it ended in one."""
         return next((step for step in self.steps if step.state == "failed"), None)
+
+
+def freshness(record: CollectedRun) -> str:
+    """In words, whether the data were new to the run, and what was reused; empty if there are no splits."""
+    validated, trained = record.step("validate-data"), record.step("train-model")
+    if validated.state == "reused":
+        since = f" since {validated.reused_from}" if validated.reused_from else ""
+        return f"unchanged{since}: the splits were reused{_and_training(trained)}."
+    if validated.state != "succeeded" or record.statistics is None:
+        return ""
+    rows = f"{count(sum(record.statistics.rows.values()))} rows"
+    others = f"the files or their settings have changed, but none of the {rows}"
+    if trained.state == "reused":
+        return f"{others}: the steps after validate-data were reused."
+    if record.before is None:
+        return f"new: {rows}."
+    if record.before.sha256 == record.statistics.sha256:
+        return f"{others}{_and_training(trained)}."
+    before = count(sum(record.before.rows.values()))
+    return f"the rows have changed: {rows}, {before} before{_and_training(trained)}."
+
+
+def _and_training(trained: StepRecord) -> str:
+    if trained.state == "reused":
+        return ", and so was the trained model"
+    return "; the model was trained again" if trained.state == "succeeded" else ""
 
 
 def step_records(

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gauntlet.components.train_model.report import imported_section, training_section
-from gauntlet.components.validate_data.run import CHECKS
+from gauntlet.components.validate_data.report import CHECKS
 from gauntlet.components.write_report.next_steps import next_steps
-from gauntlet.components.write_report.record import REJECT, CollectedRun, Outcome, State, StepRecord
+from gauntlet.components.write_report.record import (
+    REJECT,
+    CollectedRun,
+    Outcome,
+    State,
+    StepRecord,
+    freshness,
+)
 from gauntlet.contracts.conversion import Candidate, Candidates, Latency, Reference
 from gauntlet.contracts.training import History
 from gauntlet.contracts.verdict import PROMOTE
@@ -18,6 +25,7 @@ from gauntlet.manifests.kinds import Metric
 from gauntlet.pages import charts
 from gauntlet.pages.formatting import (
     ABSENT,
+    capitalize_first,
     count,
     decimal,
     dollars,
@@ -166,9 +174,12 @@ def _sources(record: CollectedRun) -> Markup:
     if record.sources is None:
         return NOTHING
     files = record.sources.files
-    return Markup('<p class="soft">The data is identified by <code>{}</code>, made of {} file{}.</p>').format(
+    described = Markup('<p class="soft">The data is identified by <code>{}</code>, made of {} file{}.</p>')
+    shown = described.format(
         record.sources.fingerprint[:12], count(len(files)), "" if len(files) == 1 else "s"
     )
+    news = freshness(record)
+    return Markup("<p>{}</p>{}").format(capitalize_first(news), shown) if news else shown
 
 
 def _data(record: CollectedRun) -> Markup:

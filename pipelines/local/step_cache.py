@@ -50,6 +50,8 @@ ARITHMETIC_VARIABLES = (
 GPUS = Path("/proc/driver/nvidia/gpus")
 OF_LINEAGE = {"manifest_sha256"}
 """Parameters that are only recorded as lineage: with another gate the model is not converted again."""
+NAMES_CONTENT = "_sha256"
+"""The suffix of a parameter that names the content of the artifact that is named before it."""
 OBJECTS, ENTRIES = "objects", "steps"
 OF_ONE_RUN = {DONE_FILE, ERROR_FILE, REUSED_FILE}
 CACHE_VARIABLE = "GAUNTLET_STEP_CACHE"
@@ -93,6 +95,7 @@ class StepCall:
         artifacts = {
             name: [_content_of(Path(artifact["uri"])) for artifact in value["artifacts"]]
             for name, value in inputs.get("artifacts", {}).items()
+            if f"{name}{NAMES_CONTENT}" not in parameters
         }
         content = {
             "component": [self.function, hash_of(self.component)],

@@ -41,6 +41,7 @@ CANDIDATE_COLUMNS = (
     Column("Drop, 95 % interval", lambda candidate: _drop(candidate.figures)),
 )
 EVALUATION = "gauntlet.tasks.classification:report.html.jinja#evaluation"
+SHOWN_CLASSES = 60
 METRICS = ("macro_f1", "micro_f1", "weighted_f1", "accuracy")
 GRADE_METRICS = ("qwk", "mae", "within_one")
 
@@ -93,8 +94,19 @@ def evaluation(scores: Scores) -> Markup:
 
 
 def class_counts(statistics: ClassStatistics) -> Markup:
-    """A table of the rows of each class in each split."""
-    return partial("gauntlet.tasks.classification:report.html.jinja#classes", data=statistics)
+    """A chart and a table of the rows of each class in each split; of many classes, the largest ones."""
+    by_class = {
+        label: sum(counts.get(label, 0) for counts in statistics.class_counts.values())
+        for label in statistics.labels
+    }
+    largest = set(sorted(by_class, key=lambda label: -by_class[label])[:SHOWN_CLASSES])
+    return partial(
+        "gauntlet.tasks.classification:report.html.jinja#classes",
+        data=statistics,
+        shown=[label for label in statistics.labels if label in largest],
+        others=[label for label in statistics.labels if label not in largest],
+        balance=charts.shares("Share of each class", "rows", statistics.class_counts, statistics.rows),
+    )
 
 
 def tiles(scores: Scores) -> tuple[Tile, ...]:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.pictures import data_uri
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes, largest_groups
 from gauntlet.components.validate_data.duplicates import (
@@ -66,6 +67,7 @@ def examine(dataset: ImageDataset) -> Examination:
     resolved = table.resolved
     checked = check_table(table)
     step = max(1, min(resolved.shape) // SHOWN_SIDE)
+    shown = table.pixels[:, ::step, ::step]
     statistics = describe(checked.rows, table.pixels, resolved).model_copy(update=table.described)
     return Examination(
         table=table.rows,
@@ -74,7 +76,8 @@ def examine(dataset: ImageDataset) -> Examination:
         content=lambda split: split_arrays(checked.rows, split, table.pixels, resolved.labels),
         fingerprints=table.fingerprints,
         resolution=describe_resolution(statistics.class_counts["test"].values()),
-        pictures=class_pictures(checked.rows, table.pixels[:, ::step, ::step], resolved.labels),
+        pictures=class_pictures(checked.rows, shown, resolved.labels),
+        picture=lambda row: data_uri(shown[row]),
     )
 
 
@@ -378,10 +381,10 @@ def check_table(table: ImageTable) -> CheckedTable:
     )
     checked.check("empty_images", checks.empty_images, lambda rows: find_empty(rows, table.pixels))
     similarity = EQUAL if table.hashes is None else checks.near_duplicates.similarity
-    likeness = _likeness(checked.rows, table, similarity)
-    keys = checked.rows["key"].tolist()
-    checked.rows = checked.rows.assign(group=group_names(keys, likeness, similarity))
-    checked.groups = dict(zip(keys, checked.rows["group"], strict=True))
+    rows = checked.rows.assign(number=pd.factorize(checked.rows["key"])[0])
+    likeness = _likeness(rows, table, similarity)
+    checked.rows = with_groups(rows, likeness, similarity)
+    checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
     checked.check("conflicting_labels", checks.conflicting_labels, find_conflicts)
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     if table.hashes is not None:
@@ -397,10 +400,10 @@ def check_table(table: ImageTable) -> CheckedTable:
 
 def _likeness(rows: pd.DataFrame, table: ImageTable, similarity: float) -> Likeness:
     if table.hashes is None:
-        return NothingAlike()
+        return NothingAlike(rows["number"].nunique())
     positions = rows.index.to_numpy()
     alike = correlated(table.pixels, positions)
-    return ImageLikeness(rows["key"].tolist(), table.hashes[positions], similarity, alike)
+    return ImageLikeness(rows["number"].to_numpy(), table.hashes[positions], similarity, alike)
 
 
 def _fractions(dataset: ImageDataset) -> dict[SplitName, float]:

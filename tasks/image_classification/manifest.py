@@ -90,7 +90,9 @@ class ImageDataset(PixelDataset):
     @property
     def named_files(self) -> tuple[str, ...]:
         """The idx files or tables."""
-        return () if self.files is None else tuple(name for _, name in self.files if name)
+        if isinstance(self.files, SplitFiles):
+            return self.files.names
+        return () if self.files is None else tuple(name for _, name in self.files)
 
     @model_validator(mode="after")
     def _several_labels(self) -> Self:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gauntlet.components.validate_data.duplicates import Known
+from gauntlet.components.validate_data.duplicates import Doubles, Ints, Numbers
 
 SAMPLES = 64  # pixels along a side of what is hashed
 WAVES = 16  # along either axis
@@ -66,33 +65,47 @@ class ImageLikeness:
 
     def __init__(
         self,
-        keys: Sequence[str],
+        keys: Numbers,
         hashes: npt.NDArray[np.bool_],
         at_least: float,
         alike: Alike | None = None,
     ) -> None:
         """Compare keys by their hashes (N, bits), then by `alike`. Later similarities are `at_least` or more.
 
-        Without `alike` the hashes alone decide.
+        `keys` (N,) are the numbers of the keys that have the hashes. Without `alike` the hashes alone decide.
         """
         self.signs = hashes.astype(np.float32) * 2 - 1  # (N, bits)
         self.alike = alike
-        self.rows_of: dict[str, list[int]] = {}
-        for row, key in enumerate(keys):
-            self.rows_of.setdefault(key, []).append(row)
-        chains = dict(zip(self.rows_of, self._chains(list(self.rows_of), at_least), strict=True))
-        sizes = Counter(chains.values())
-        self.connected = {key for key, chain in chains.items() if sizes[chain] > 1}
+        self.rows_of: list[list[int]] = [[] for _ in range(int(keys.max(initial=-1)) + 1)]
+        for row, key in enumerate(keys.tolist()):
+            self.rows_of[key].append(row)
+        chains = self.groups(at_least)
+        self.connected = np.bincount(chains, minlength=len(chains))[chains] > 1
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
-        """As `Likeness.groups`."""
-        distinct = list(dict.fromkeys(keys))
-        numbers = dict(zip(distinct, self._chains(distinct, at_least), strict=True))
-        return [numbers[key] for key in keys]
+    def repeats(self, keys: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.repeats`: the first kept is the one that was kept first."""
+        known = _KnownImages(self, at_least)
+        kept: dict[int, int] = {}
+        found = []
+        for row, key in enumerate(keys.tolist()):
+            if key in kept:
+                continue
+            alike = known.find(key)
+            if alike is None:
+                kept[key] = row
+                known.add(key)
+            else:
+                found.append((row, kept[alike[0]], alike[1]))
+        return _doubles(found)
 
-    def known(self, at_least: float) -> Known:
-        """As `Likeness.known`."""
-        return _KnownImages(self, at_least)
+    def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.doubles`: the first of the others in their order."""
+        known = _KnownImages(self, at_least)
+        for other in others.tolist():
+            known.add(other)
+        place = {other: at for at, other in enumerate(others.tolist())}
+        alike = [(row, known.find(key)) for row, key in enumerate(keys.tolist())]
+        return _doubles([(row, place[double[0]], double[1]) for row, double in alike if double is not None])
 
     def agreement(self, ours: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> Shares:
         """The shares of bits that agree, (A, B), of signs (A, bits) and (B, bits)."""
@@ -100,10 +113,11 @@ class ImageLikeness:
         shares: Shares = np.rint((ours @ others.T + bits) / 2).astype(np.float64) / bits
         return shares
 
-    def _chains(self, keys: Sequence[str], at_least: float) -> list[int]:
-        rows = np.array([row for key in keys for row in self.rows_of[key]], dtype=np.int64)
-        numbers = np.repeat(np.arange(len(keys)), [len(self.rows_of[key]) for key in keys])
-        signs, chains = self.signs[rows], np.arange(len(keys))
+    def groups(self, at_least: float) -> Ints:
+        """As `Likeness.groups`."""
+        rows = np.array([row for of_key in self.rows_of for row in of_key], dtype=np.int64)
+        numbers = np.repeat(np.arange(len(self.rows_of)), [len(of_key) for of_key in self.rows_of])
+        signs, chains = self.signs[rows], np.arange(len(self.rows_of))
         bits = signs.shape[1]
         enough = np.arange(bits + 1) / bits >= at_least
         product = 2 * int(enough.argmax()) - bits if enough.any() else bits + 1  # of signs, if so many agree
@@ -119,7 +133,12 @@ class ImageLikeness:
                 joined = np.unique(chains[numbers[others]])
                 if len(joined):
                     chains[np.isin(chains, joined)] = own
-        return [int(chain) for chain in chains]
+        return chains
+
+
+def _doubles(found: Sequence[tuple[int, int, float]]) -> Doubles:
+    rows, others, similarities = zip(*found, strict=True) if found else ((), (), ())
+    return Doubles(np.array(rows, np.int64), np.array(others, np.int64), np.array(similarities, np.float64))
 
 
 class _KnownImages:
@@ -127,17 +146,17 @@ class _KnownImages:
 
     def __init__(self, likeness: ImageLikeness, at_least: float) -> None:
         self._likeness, self._at_least = likeness, at_least
-        self._keys: list[str] = []
+        self._keys: list[int] = []
         self._rows: list[int] = []
 
-    def add(self, key: str) -> None:
-        if key in self._likeness.connected:
+    def add(self, key: int) -> None:
+        if self._likeness.connected[key]:
             rows = self._likeness.rows_of[key]
             self._rows += rows
             self._keys += [key] * len(rows)
 
-    def find(self, key: str) -> tuple[str, float] | None:
-        if key not in self._likeness.connected or not self._rows:
+    def find(self, key: int) -> tuple[int, float] | None:
+        if not self._likeness.connected[key] or not self._rows:
             return None
         signs, own = self._likeness.signs, self._likeness.rows_of[key]
         shares = self._likeness.agreement(signs[self._rows], signs[own]).max(axis=1)

@@ -388,7 +388,7 @@ def _of_tables(source: ImageSource) -> _Found:
         try:
             if len(files) == 1:
                 _require_sha256(hashlib.sha256(data).hexdigest(), file.name, source.sha256)
-            records = parse(data, file.name, "auto", columns)
+            records = parse(data, file.name, "auto", columns, partition=file.partition)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -477,7 +477,7 @@ def _decode(found: _Found, source: ImageSource) -> ImageTable:
             picture = open_image(io.BytesIO(data), name)
             seen = fitted(picture, (source.channels, *source.shape), source.resize)
         except (InputError, UsageError) as error:
-            faults[at] = str(error)
+            faults[at] = str(error).removeprefix(f"{places[at].rpartition('/')[2]}: ")  # shown beside it
             return
         pixels[at] = seen[0] if source.channels == 1 else np.moveaxis(seen, 0, 2)
         hashes[at] = perceptual_hash(picture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -56,6 +54,7 @@ from gauntlet.tasks.texts.files import (
     unknown_format,
     verify,
 )
+from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
 
@@ -65,6 +64,10 @@ SUFFIX_FORMATS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
 }
 NOTED = ("empty", "unmarked", "unread_keys", "unread_columns", "fault")
 COLUMNS = ("context", "answer", "response", "tools", "opening", *NOTED, "split", "place", "row")
@@ -190,11 +193,12 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
 def _rows(
     data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
 ) -> Iterator[dict[str, Any]]:
+    of_path = dict(file.partition)
     for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
         if dataset.time_column is not None:
-            row["time"] = record.get(dataset.time_column)
+            row["time"] = of_path.get(dataset.time_column, record.get(dataset.time_column))
         try:
             said = {key: value for key, value in record.items() if key != dataset.time_column}
             conversation = conversation_of(said, dataset.text_columns, dataset.roles)
@@ -229,12 +233,12 @@ def _repaired(turn: Turn) -> Turn:
 
 
 def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
-    data, inner = unpack(data, name)
+    data, inner = unpack(data, name, dataset.max_expansion)
     file_format = format_of(inner, dataset.format, SUFFIX_FORMATS)
     if file_format is None:
-        raise unknown_format(name, inner, "csv, jsonl, json or parquet")
-    if file_format == "parquet":
-        return _parquet(data, name)
+        raise unknown_format(name, inner, "csv, jsonl, json, parquet or arrow")
+    if file_format in OPENED:
+        return _of_columns(data, name, file_format)
     content = decode(data, name, dataset.encoding)
     if not content.strip():
         raise DataError(
@@ -289,11 +293,12 @@ def _is_message(item: object) -> bool:
     return isinstance(item, Mapping) and bool({"from", "role"} & item.keys())
 
 
-def _parquet(data: bytes, name: str) -> list[tuple[str, Mapping[str, Any]]]:
+def _of_columns(data: bytes, name: str, form: str) -> list[tuple[str, Mapping[str, Any]]]:
     try:
-        records = pq.read_table(io.BytesIO(data)).to_pylist()
+        schema, read = OPENED[form](data)
+        records = read(schema.names).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: not a whole parquet file of valid text: {error}. Write it again") from None
+        raise DataError(f"{name}: not a whole {form} file of valid text: {error}. Write it again") from None
     return [(f"row {number}", record) for number, record in enumerate(records)]
 
 
@@ -328,8 +333,9 @@ def check_table(table: pd.DataFrame, dataset: ConversationDataset, renderer: Ren
     checked.check("context_length", checks.context_length, lambda rows: find_long(rows, most))
     checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
     similarity = checks.leakage.similarity
-    likeness = TextLikeness(list(dict.fromkeys(checked.rows["key"])), similarity)
-    checked.rows = checked.rows.assign(group=group_names(checked.rows["key"].tolist(), likeness, similarity))
+    numbers, distinct = pd.factorize(checked.rows["key"])
+    likeness = TextLikeness(distinct.tolist(), similarity)
+    checked.rows = with_groups(checked.rows.assign(number=numbers), likeness, similarity)
     checked.rows = _carved(checked.rows, missing, dataset)
     checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, similarity))
     checked.results.append(check_unread_columns(unread, checks.unused_columns, len(table)))

@@ -103,7 +103,7 @@ class ConversationDataset(TableDataset):
     tokens count: `training.model`.
     """
 
-    format: Literal["auto", "csv", "jsonl", "json", "parquet"] = "auto"
+    format: Literal["auto", "csv", "jsonl", "json", "parquet", "arrow"] = "auto"
     columns: PromptColumns | None = None
     roles: RoleMarkers = RoleMarkers()
     tokenizer: str = Field(min_length=1)

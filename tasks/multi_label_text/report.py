@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from gauntlet.tasks.multi_label_text.data import Statistics
 
 ROWS = "rows"
+SHOWN_TOGETHER = 30
 TRY_IT = ("Label a text with the new champion.", '"TEXT"')
 
 
 def data(statistics: Statistics, pictures: Sequence[ClassPicture] = ()) -> Markup:  # noqa: ARG001
     """The body of the section about a dataset of texts with several labels."""
+    most = sorted(statistics.labels, key=lambda label: -statistics.class_counts["train"].get(label, 0))
+    shown = [label for label in statistics.labels if label in set(most[:SHOWN_TOGETHER])]
     numbers = sorted({number for of_split in statistics.labels_per_row.values() for number in of_split})
     together = partial(
-        "gauntlet.tasks.multi_label_text:together.html.jinja", data=statistics, numbers=numbers
+        "gauntlet.tasks.multi_label_text:together.html.jinja", data=statistics, numbers=numbers, shown=shown
     )
     return described(statistics, class_counts(statistics)) + together

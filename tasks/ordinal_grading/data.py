@@ -22,7 +22,8 @@ import pandas as pd
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri
-from gauntlet.components.validate_data.carving import group_names
+from gauntlet.components.pictures import data_uri as png_uri
+from gauntlet.components.validate_data.carving import with_groups
 from gauntlet.components.validate_data.checks import SHOWN_EXAMPLES, CheckedTable, Examination, Finding
 from gauntlet.components.validate_data.classes import check_classes
 from gauntlet.components.validate_data.duplicates import find_conflicts, find_leaks, find_near, outside_test
@@ -71,6 +72,7 @@ def examine(dataset: CardDataset) -> Examination:
         fingerprints="certificates",
         resolution=describe_resolution([statistics.rows["test"]], "QWK"),
         pictures=class_pictures(checked.rows, above_each_other, dataset.labels),
+        picture=lambda row: png_uri(above_each_other[row]),
     )
 
 
@@ -305,11 +307,11 @@ def check_table(table: CardTable, dataset: CardDataset) -> CheckedTable:
         ),
     )
     checked.check("conflicting_grades", checks.conflicting_grades, find_conflicts)
-    left = checked.rows
+    left = checked.rows.assign(number=pd.factorize(checked.rows["key"])[0])
     least = min(checks.duplicates.similarity, checks.leakage.similarity)
-    keys = left["key"].tolist()
-    likeness = ImageLikeness(keys, table.hashes[left.index], least)
-    checked.groups = dict(zip(keys, group_names(keys, likeness, checks.leakage.similarity), strict=True))
+    likeness = ImageLikeness(left["number"].to_numpy(), table.hashes[left.index], least)
+    checked.rows = with_groups(left, likeness, checks.leakage.similarity)
+    checked.groups = dict(zip(left["key"], checked.rows["group"], strict=True))
     checked.check(
         "duplicates",
         checks.duplicates,
@@ -354,7 +356,11 @@ def find_repeated(rows: pd.DataFrame, near: Finding) -> Finding:
         ]
 
     return Finding(
-        affected, outside_test(rows, affected), [*near.examples, *examples][:SHOWN_EXAMPLES], reasons=reasons
+        affected,
+        outside_test(rows, affected),
+        [*near.examples, *examples][:SHOWN_EXAMPLES],
+        reasons=reasons,
+        alike=near.alike,
     )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.pictures import data_uri
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -88,6 +89,7 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
     by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
     assert dataset.shape is not None  # as rows are images
     step = max(1, min(dataset.shape) // SHOWN_SIDE)
+    shown = found.pixels[:, ::step, ::step]
     pixels = {split: found.pixels[rows.index] for split, rows in by_split.items()}
     statistics = describe(
         by_split,
@@ -109,7 +111,8 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
         },
         fingerprints="pixels",
         resolution=describe_resolution(by_split),
-        pictures=class_pictures(checked.rows, found.pixels[:, ::step, ::step], strata_of(table)),
+        pictures=class_pictures(checked.rows, shown, strata_of(table)),
+        picture=lambda row: data_uri(shown[row]),
     )
 
 
@@ -232,10 +235,11 @@ def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
     for name, check in {"empty_values": without, **target_checks(rows, dataset)}.items():
         checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    positions, keys = checked.rows.index.to_numpy(), checked.rows["key"].tolist()
+    positions, keys = checked.rows.index.to_numpy(), checked.rows["key"]
+    numbers = pd.factorize(keys)[0]
     alike = correlated(table.pixels, positions)
-    likeness = ImageLikeness(keys, table.hashes[positions], min(near, leaking), alike)
-    checked.rows = checked.rows.assign(group=group_names(keys, likeness, leaking))
+    likeness = ImageLikeness(numbers, table.hashes[positions], min(near, leaking), alike)
+    checked.rows = with_groups(checked.rows.assign(number=numbers), likeness, leaking)
     checked.groups = dict(zip(keys, checked.rows["group"], strict=True))
     tolerance = dataset.target.tolerance
     checked.check(

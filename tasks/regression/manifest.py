@@ -142,7 +142,7 @@ class RegressionDataset(TableDataset):
     `tokenizer` and `max_tokens` always equal `training.encoder` and `training.max_length`.
     """
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow"] = "auto"
     columns: Columns
     target: TargetRange = TargetRange()
     shape: tuple[Size, Size] | None = None

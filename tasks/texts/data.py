@@ -16,7 +16,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
@@ -80,7 +80,15 @@ def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
     faults: list[str] = []
     for file, data in contents.items():
         try:
-            read = partial(parse, data, file.name, dataset.format, encoding=dataset.encoding)
+            read = partial(
+                parse,
+                data,
+                file.name,
+                dataset.format,
+                encoding=dataset.encoding,
+                partition=file.partition,
+                max_expansion=dataset.max_expansion,
+            )
             records = read_joined(dataset, read)
             before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
             frames.append(_frame(records, file, targets, before, dataset.columns.key("text")))
@@ -199,10 +207,11 @@ def check_texts(
         key=[normalise(text) for text in checked.rows["text"]],
         shown=[excerpt(text) for text in checked.rows["text"]],
     )
+    numbers, distinct = pd.factorize(rows["key"])
     rows = with_times(rows, dataset.uri) if missing else rows
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    likeness = TextLikeness(list(dict.fromkeys(rows["key"])), min(near, leaking))
-    checked.rows = rows.assign(group=group_names(rows["key"].tolist(), likeness, leaking))
+    likeness = TextLikeness(distinct.tolist(), min(near, leaking))
+    checked.rows = with_groups(rows.assign(number=numbers), likeness, leaking)
     checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
     name, find_conflicts = conflicts
     checked.check(name, getattr(checks, name), find_conflicts)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri
@@ -20,6 +21,7 @@ from gauntlet.manifests.errors import DataError, UsageError
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
 SHOWN_SHARDS = 5
+SHOWN_FILES = 8
 
 SPLIT_PREFIXES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
@@ -31,8 +33,6 @@ OTHER_FORMATS = {
     ".xlsx": "an Excel workbook. Save the sheet as CSV UTF-8",
     ".xls": "an Excel workbook. Save the sheet as CSV UTF-8",
     ".ods": "a spreadsheet. Save the sheet as CSV in UTF-8",
-    ".feather": "an Arrow file. Write it as parquet: pandas.read_feather(FILE).to_parquet(…)",
-    ".arrow": "an Arrow file. Write it as parquet: datasets.load_from_disk(FOLDER)[SPLIT].to_parquet(…)",
     ".sqlite": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
     ".sqlite3": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
     ".db": "a database. Export the table: sqlite3 -header -csv FILE 'SELECT … FROM …' > data.csv",
@@ -58,34 +58,63 @@ EXAMINED_BYTES = 1_000
 MARK = "\ufeff"
 
 
+PARTITION = re.compile(r"(?P<column>[^=]+)=(?P<value>.*)")
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""The folder of rows without a value, as Hive and Spark name it."""
+
+SAVED = ("dataset_dict.json", "state.json")
+"""What `save_to_disk` of the library `datasets` writes beside folders of splits, and into the folder of one.
+https://huggingface.co/docs/datasets/process#save"""
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the dataset: the split it holds, its name in errors and in `dataset.sha256`, its URI."""
+    """A file of the dataset.
+
+    Attributes:
+        split: The split that it holds.
+        name: In errors and in `dataset.sha256`, relative to the folder that was searched.
+        uri: Where it is.
+        partition: The columns that all its rows have by the names of its folders, `label=joy`; a value that
+            Hive has none of is None.
+    """
 
     split: SplitName
     name: str
     uri: str
+    partition: tuple[tuple[str, str | None], ...] = ()
 
 
 def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
     """The files that `dataset.uri` and `dataset.files` name, or the folder holds; train comes first.
 
-    A split may be in several files that are named as shards: `train-00000-of-00002.parquet`.
+    A name can be a pattern. A folder without files of splits can hold folders named COLUMN=VALUE, or what
+    `save_to_disk` of the library `datasets` wrote.
 
     `is_data` says by its name whether a file in the folder can be one of them.
 
     Raises:
-        DataError: The folder holds no training file, or several files for one split.
-        UsageError: There is nothing at the URI.
+        DataError: The folder holds no training file, several files for one split, or files whose folders
+            name different columns; or a file is in two splits.
+        UsageError: There is nothing at the URI, or a pattern matches no file.
     """
+    folder, roots = dataset.uri, dataset.roots or ()
     if dataset.files is not None:
-        named = {split: getattr(dataset.files, split) for split in SPLITS}
-        return tuple(
-            SourceFile(split, name, storage.join(dataset.uri, name)) for split, name in named.items() if name
-        )
-    if not storage.is_folder(dataset.uri):
-        return (SourceFile("train", storage.file_name(dataset.uri), dataset.uri),)
-    return _discover(dataset.uri, dataset.roots or (), is_data)
+        named = {split: dataset.files.of(split) for split in SPLITS}
+        found = [
+            _source(split, name, folder, roots if storage.is_pattern(storage.join(folder, given)) else None)
+            for split, names in named.items()
+            for given in names
+            for name in _names(folder, given)
+        ]
+    elif storage.is_pattern(folder):
+        folder, pattern = storage.split_pattern(dataset.uri)
+        found = _by_split(_matching(folder, pattern), folder, roots)
+    elif not storage.is_folder(folder):
+        return (SourceFile("train", storage.file_name(folder), folder),)
+    else:
+        found = _discover(folder, roots, is_data)
+    return _consistent(found)
 
 
 def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
@@ -187,11 +216,141 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
     return objects, places
 
 
-def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
+def _names(folder: str, given: str) -> Sequence[str]:
+    """The name that `dataset.files` gives, or the names that a pattern matches."""
+    return _matching(folder, given) if storage.is_pattern(storage.join(folder, given)) else (given,)
+
+
+def _matching(folder: str, pattern: str) -> list[str]:
+    """The names that a pattern matches, without those that Hive, Spark and systems hide.
+
+    Raises:
+        UsageError: There are none.
+    """
+    found = [name for name in storage.matching(folder, pattern) if not _is_hidden(name)]
+    if not found:
+        there = ", ".join(storage.list_files(folder)[:SHOWN_FILES]) or "no files"
+        raise UsageError(
+            f"{storage.join(folder, pattern)}: matches no file. {folder} itself has {there}. Correct the "
+            "pattern: * stands for any characters of one name, and ** for folders at any depth"
+        )
+    return found
+
+
+def _is_hidden(name: str) -> bool:
+    """Such as `_SUCCESS`, `_delta_log/0.json` and `.crc`; a column's name may begin so."""
+    return any(part.startswith(("_", ".")) and not PARTITION.fullmatch(part) for part in name.split("/"))
+
+
+def _source(split: SplitName, name: str, folder: str, roots: Sequence[str] | None) -> SourceFile:
+    """A file in a folder. One that was found there, not named, must lie in it or in `roots`; None: named."""
+    uri = storage.join(folder, name) if roots is None else data_uri(folder, name, roots)
+    parts = [PARTITION.fullmatch(part) for part in name.split("/")[:-1]]
+    values = [(unquote(part["column"]), unquote(part["value"])) for part in parts if part is not None]
+    partition = tuple((column, None if value == NO_VALUE else value) for column, value in values)
+    return SourceFile(split, name, uri, partition)
+
+
+def _split_of(name: str) -> SplitName | None:
+    """The split after which a file, or the folder `split=test` that it is in, is named."""
+    folders = [part.removeprefix("split=") for part in name.split("/")[:-1] if part.startswith("split=")]
+    words = (folders or [name.rpartition("/")[2]])[0].lower()
+    return next((split for split, prefixes in SPLIT_PREFIXES.items() if words.startswith(prefixes)), None)
+
+
+def _by_split(names: Sequence[str], folder: str, roots: Sequence[str]) -> list[SourceFile]:
+    """Files of a pattern or of a partitioned folder: all train, or each of the split it is named after.
+
+    Raises:
+        DataError: Some are named after a split, and others are not, or none is of train.
+    """
+    splits = {name: _split_of(name) for name in names}
+    others = [name for name, split in splits.items() if split in ("validation", "test")]
+    unnamed = [name for name, split in splits.items() if split is None]
+    if others and (unnamed or "train" not in splits.values()):
+        beside = f"{unnamed[0]}, which is not" if unnamed else "none of train"
+        raise DataError(
+            f"{folder}: found {others[0]}, which is named after the split {splits[others[0]]}, and {beside}. "
+            "Name the files, or a pattern, of each split in dataset.files"
+        )
+    ordered = sorted(names, key=lambda name: (SPLITS.index(splits[name] or "train"), name))
+    return [_source(splits[name] or "train", name, folder, roots) for name in ordered]
+
+
+def _consistent(found: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+    """The files, each once and with the same columns in the names of its folders."""
+    first = found[0]
+    columns = [column for column, _ in first.partition]
+    for file in found:
+        if [column for column, _ in file.partition] != columns:
+            raise DataError(
+                f"{file.name}: found the columns {_listed(file)} in the names of its folders, and in those "
+                f"of {first.name} {_listed(first)}, expected the same. Move the file, or name the files in "
+                "dataset.files"
+            )
+    splits: dict[str, SourceFile] = {}
+    for file in found:
+        if (other := splits.setdefault(file.uri, file)) is not file:
+            raise DataError(
+                f"{file.name}: dataset.files has it in {other.split} and again in {file.split}, expected it "
+                "once. Correct the patterns"
+            )
+    return tuple(found)
+
+
+def _listed(file: SourceFile) -> str:
+    return ", ".join(column for column, _ in file.partition) or "none"
+
+
+def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool]) -> list[SourceFile]:
     names = storage.list_files(folder)
+    if not {*SAVED}.isdisjoint(names):
+        return _of_saved(folder, names, roots)
     readable = [name for name in names if is_data(name)]
+    if not readable:
+        below = [name for name in storage.list_tree(folder) if is_data(name) and not _is_hidden(name)]
+        if partitioned := [name for name in below if PARTITION.fullmatch(name.split("/")[0])]:
+            return _by_split(partitioned, folder, roots)
+    return _of_splits(folder, {name: name for name in readable}, roots, names)
+
+
+def _of_saved(folder: str, names: Sequence[str], roots: Sequence[str]) -> list[SourceFile]:
+    """The files of a `Dataset` or a `DatasetDict` that `save_to_disk` wrote.
+
+    Raises:
+        DataError: The JSON files that list them are damaged.
+    """
+    if SAVED[0] not in names:
+        return [_source("train", name, folder, roots) for name in _listed_files(folder, "")]
+    splits = _json(storage.join(folder, SAVED[0]), lambda content: [str(one) for one in content["splits"]])
+    files = {f"{split}/{name}": split for split in splits for name in _listed_files(folder, split)}
+    return _of_splits(folder, files, roots, splits)
+
+
+def _listed_files(folder: str, split: str) -> list[str]:
+    uri = storage.join(folder, f"{split}/{SAVED[1]}".lstrip("/"))
+    return _json(uri, lambda content: [str(one["filename"]) for one in content["_data_files"]])
+
+
+def _json(uri: str, read: Callable[[Any], list[str]]) -> list[str]:
+    try:
+        return read(json.loads(storage.read_bytes(uri)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{uri}: not a list of files as save_to_disk writes it ({error!r}). Save the dataset again"
+        ) from None
+
+
+def _of_splits(
+    folder: str, files: Mapping[str, str], roots: Sequence[str], there: Sequence[str]
+) -> list[SourceFile]:
+    """The files of each split. `files` gives for each the name that says its split; `there` is all there is.
+
+    Raises:
+        DataError: A split has several files that are not the shards of one, or train has none.
+    """
     by_split = {
-        split: [name for name in readable if name.lower().startswith(prefixes)]
+        split: [name for name, said in files.items() if said.lower().startswith(prefixes)]
         for split, prefixes in SPLIT_PREFIXES.items()
     }
     ambiguous = [
@@ -206,14 +365,11 @@ def _discover(folder: str, roots: Sequence[str], is_data: Callable[[str], bool])
         )
     if not by_split["train"]:
         raise DataError(
-            f"{folder}: found {', '.join(names) or 'no files'}, expected a file of data "
-            "whose name starts with train. Name the files in dataset.files"
+            f"{folder}: found {', '.join(there) or 'no files'}, expected a file of data whose name starts "
+            "with train. Name the files in dataset.files, or set dataset.uri to a pattern such as "
+            f"{storage.join(folder, '*.parquet')}"
         )
-    return tuple(
-        SourceFile(split, name, data_uri(folder, name, roots))
-        for split, found in by_split.items()
-        for name in found
-    )
+    return [_source(split, name, folder, roots) for split, found in by_split.items() for name in found]
 
 
 def _are_shards(names: Sequence[str]) -> bool:

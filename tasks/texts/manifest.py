@@ -128,7 +128,7 @@ class TextTable(TableDataset):
     `training.max_length`. A section outside a manifest may lack them; then no tokens are counted.
     """
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow"] = "auto"
     columns: Columns = Columns()
     tokenizer: str | None = None
     max_tokens: int | None = None

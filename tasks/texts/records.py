@@ -38,16 +38,28 @@ SUFFIX_FORMATS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
 }
+ARROW_MAGIC = b"ARROW1"
 NO_CLASS = -1  # in test files of the hub that have no labels
 Labels = int | tuple[int, ...]
 """The position of the label column, or those of several."""
 JOINT = "\n"
 """Between the columns of a text that is joined without a template."""
 
+REPLACED = "\0"
+"""The name of a file's own column that its path has too."""
+
 SHOWN_COLUMNS = 12
 # Tried in this order in a file without a header. Commas are last, because prose has many.
 HEADERLESS_DELIMITERS = (TAB, SEMICOLON, BAR, COMMA)
+
+
+Partition = Sequence[tuple[str, str | None]]
+"""The columns that a file's path gives all its rows."""
 
 
 @dataclass(frozen=True)
@@ -69,37 +81,58 @@ class Records:
 
 
 def parse(
-    data: bytes, name: str, declared_format: str, columns: Columns, encoding: str | None = None
+    data: bytes,
+    name: str,
+    declared_format: str,
+    columns: Columns,
+    encoding: str | None = None,
+    partition: Partition = (),
+    max_expansion: int | None = None,
 ) -> Records:
     """Parse a file's content; its `name` decides the format if none is declared, and errors name it.
+
+    Args:
+        data: The file, compressed or not.
+        name: Its name.
+        declared_format: `auto`, or one of the formats of `SUFFIX_FORMATS`.
+        columns: Where text, label and time are.
+        encoding: That of a file of text.
+        partition: More columns, with the value that all rows have; they replace the file's own.
+        max_expansion: See `unpack`.
 
     Raises:
         DataError: The content is not of its format, holds no rows or lacks a column.
         UsageError: The format is unknown, or columns are positions where the format has names.
     """
-    data, inner = unpack(data, name)
+    data, inner = unpack(data, name, max_expansion)
     file_format = format_of(inner, declared_format, SUFFIX_FORMATS)
     if file_format is None:
-        raise unknown_format(name, inner, "csv, tsv, jsonl, json or parquet")
+        raise unknown_format(name, inner, "csv, tsv, jsonl, json, parquet or arrow")
     if not data.strip():
         raise DataError(f"{name}: found an empty file, expected rows. Add rows to it, or correct dataset.uri")
-    if file_format == "parquet":
+    if file_format in OPENED:
         if encoding is not None:
             raise UsageError(
-                f"{name}: dataset.encoding: found {encoding}, expected none: parquet is not text. Remove it"
+                f"{name}: dataset.encoding: found {encoding}, expected none: {file_format} is not text. "
+                "Remove it"
             )
-        records = _parse_parquet(data, name, columns)
+        records = _parse_arrow(data, name, file_format, columns, partition)
     elif file_format in ("jsonl", "json"):
-        records = _parse_json(decode(data, name, encoding), name, columns)
+        records = _parse_json(decode(data, name, encoding), name, columns, partition)
     else:
-        records = _parse_delimited(decode(data, name, encoding), name, columns, tab=file_format == "tsv")
+        content, tab = decode(data, name, encoding), file_format == "tsv"
+        records = _parse_delimited(content, name, columns, partition, tab)
     if not records.texts:
         raise DataError(f"{name}: found a header and no rows. Add rows to it, or correct dataset.uri")
     return records
 
 
-def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int, Labels]:
+def pick_columns(
+    found: Sequence[str], columns: Columns, name: str, partition: Partition = ()
+) -> tuple[int, Labels]:
     """Positions of the text and the label column, or of several label columns, among named ones.
+
+    Those of `partition`, which are among them, can be the label without being named if the file has none.
 
     Raises:
         DataError: A column is missing, or the label column is not named and there are several to choose from.
@@ -115,6 +148,8 @@ def pick_columns(found: Sequence[str], columns: Columns, name: str) -> tuple[int
             f"{name}: {key}: found a position, expected a name, for the columns have names: {listed}"
         )
     others = [column for column in found if column not in (columns.text, columns.time)]
+    of_path = [column for column, _ in partition if column != columns.time]
+    others = [column for column in others if column not in (*of_path, REPLACED)] or of_path
     label = others[0] if columns.label is None and len(others) == 1 else columns.label
     labels = label if isinstance(label, tuple) else (label,)
     faults = []
@@ -145,7 +180,7 @@ def _taken(values: Sequence[Any], labels: Labels) -> Any:
     return values[labels] if isinstance(labels, int) else tuple(values[at] for at in labels)
 
 
-def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Records:
+def _parse_delimited(content: str, name: str, columns: Columns, partition: Partition, tab: bool) -> Records:
     declared, content = take_separator(content, name)
     if not content.strip():
         raise DataError(f"{name}: found no rows after sep=. Add rows to it, or correct dataset.uri")
@@ -156,15 +191,24 @@ def _parse_delimited(content: str, name: str, columns: Columns, tab: bool) -> Re
     else:
         headers = {delimiter: read_header(content, delimiter) for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
-        text, label = pick_columns(headers[delimiter], columns, name)
-        time = None if columns.time is None else headers[delimiter].index(str(columns.time))
+        header = _with_partition(headers[delimiter], partition)
+        text, label = pick_columns(header, columns, name, partition)
+        time = None if columns.time is None else header.index(str(columns.time))
         rows = split_rows(content, delimiter, name)[1:]
+    more = [value for _, value in partition]
+    fields = [[*row.fields, *more] for row in rows]
     return Records(
-        texts=[row.fields[text] for row in rows],
-        labels=[_taken(row.fields, label) for row in rows],
+        texts=[row[text] for row in fields],
+        labels=[_taken(row, label) for row in fields],
         places=[f"line {row.line}" for row in rows],
-        times=None if time is None else [row.fields[time] for row in rows],
+        times=None if time is None else [row[time] for row in fields],
     )
+
+
+def _with_partition(found: Sequence[str], partition: Partition) -> list[str]:
+    """The names of a file's columns and those of its path, which take the place of the file's own."""
+    of_path = [column for column, _ in partition]
+    return [*(REPLACED if column in of_path else column for column in found), *of_path]
 
 
 def _headerless(
@@ -206,12 +250,13 @@ def _headerless(
     )
 
 
-def _parse_json(content: str, name: str, columns: Columns) -> Records:
+def _parse_json(content: str, name: str, columns: Columns, partition: Partition) -> Records:
     """One object per line or an array of objects, whatever the file's suffix is."""
     is_array = content.lstrip().startswith("[")
     objects, places = _read_array(content, name) if is_array else read_objects(content, name)
+    objects = [item | dict(partition) for item in objects] if partition else objects
     names = list(dict.fromkeys(key for item in objects for key in item))
-    text, label = pick_columns(names, columns, name)
+    text, label = pick_columns(names, columns, name, partition)
     return Records(
         texts=[item.get(names[text]) for item in objects],
         labels=[_taken([item.get(name) for name in names], label) for item in objects],
@@ -235,26 +280,43 @@ def _read_array(content: str, name: str) -> tuple[list[dict[str, Any]], list[str
     return items, places
 
 
-def _parse_parquet(data: bytes, name: str, columns: Columns) -> Records:
+def _open_parquet(data: bytes) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    file = pq.ParquetFile(io.BytesIO(data))
+    return file.schema_arrow, file.read
+
+
+def _open_arrow(data: bytes) -> tuple[pa.Schema, Callable[[list[str]], pa.Table]]:
+    """A file of Arrow's IPC format, as Feather is one, or a stream of it, as `datasets` saves it."""
+    is_file = data.startswith(ARROW_MAGIC)
+    table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.BufferReader(data)).read_all()
+    return table.schema, table.select
+
+
+OPENED = {"parquet": _open_parquet, "arrow": _open_arrow}
+"""How files of typed columns are opened: their schema, and what reads some of their columns."""
+
+
+def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition: Partition) -> Records:
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        names = file.schema_arrow.names
-        text, label = pick_columns(names, columns, name)
-        time = None if columns.time is None else str(columns.time)
+        schema, read = OPENED[form](data)
+        names = _with_partition(schema.names, partition)
+        text, label = pick_columns(names, columns, name, partition)
         labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
-        wanted = [names[text], *labels, *([] if time is None else [time])]
-        table = file.read(columns=list(dict.fromkeys(wanted)))
-        class_names = _class_names(file.schema_arrow.metadata, labels[0])
+        wanted = dict.fromkeys([names[text], *labels, *([] if columns.time is None else [str(columns.time)])])
+        table = read([column for column in wanted if column not in dict(partition)])
+        class_names = _class_names(schema.metadata, labels[0])
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a whole parquet file: {error}") from None
+        raise DataError(f"{name}: not a whole {form} file: {error}. Fetch it again") from None
+    values = {column: _values(table.column(column)) for column in table.column_names}
+    values |= {column: [value] * table.num_rows for column, value in partition}
     return Records(
-        texts=_values(table.column(names[text])),
+        texts=values[names[text]],
         labels=[
-            tuple(values) if isinstance(label, tuple) else _named(values[0], class_names)
-            for values in zip(*(_values(table.column(name)) for name in labels), strict=True)
+            tuple(found) if isinstance(label, tuple) else _named(found[0], class_names)
+            for found in zip(*(values[column] for column in labels), strict=True)
         ],
         places=[f"row {row}" for row in range(table.num_rows)],
-        times=None if time is None else _values(table.column(time)),
+        times=None if columns.time is None else values[str(columns.time)],
     )
 
 

@@ -1,30 +1,53 @@
 """Find texts with similar sets of words, exactly, in memory that is linear in the texts.
 
-The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are
-found by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning",
-ICDE 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t
-or more must share one of their few rarest words, so an index of those words holds every candidate. The place
-of the shared word in both sets rules out most of the rest (Xiao et al., "Efficient Similarity Joins for Near
-Duplicate Detection", WWW 2008). Unlike MinHash with LSH this misses no pair.
+The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are found
+by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning", ICDE
+2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t or
+more must share one of their few rarest words, and n words of a few more (Wang et al., "Can We Beat the Prefix
+Filtering?", SIGMOD 2012). So texts that share one of their rarest words are in a bucket, and a large bucket
+is divided by the next word that they share, until the buckets are small. The places of the shared words in
+both sets rule out most of the rest (Xiao et al., "Efficient Similarity Joins for Near Duplicate Detection",
+WWW 2008), and so do signatures of the sets. Unlike MinHash with LSH this misses no pair.
 
 Pairs are never stored, because all rows of one template form pairs with each other, 200 million for 20,000
-rows. The checks need less: which rows a chain of pairs connects (`groups`), and whether a text is similar to
-any of some other texts (`known`).
+rows. The checks need less: which texts a chain of pairs connects, and the first text that is similar.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import re
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, TypeAlias, TypeVar
 
-from gauntlet.components.validate_data.duplicates import Groups, Known
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from gauntlet.components.validate_data.duplicates import NONE, Doubles, Flags, Floats, Ints, Numbers
 
 COMPARED_CHARS = 20_000
 ROUNDING = 1e-9  # 0.7 × 10 is a little over 7 in binary
+
+# What is in memory at once.
+TEXTS_AT_ONCE, BYTES_AT_ONCE = 50_000, 1 << 24
+ENTRIES_AT_ONCE, PAIRS_AT_ONCE, WORDS_AT_ONCE = 1 << 20, 1 << 20, 1 << 22
+CHILDREN_AT_ONCE, MOST_CHILDREN = 1 << 22, 1 << 24
+
+LEVELS = 4  # words by which a bucket is divided
+SMALL = 8  # texts of a bucket that is not divided
+COMPARED = 64  # texts of a bucket, at most, that are compared to find those without any candidate
+SIGNED_WORDS, MAX_SIGNATURE = 32, 16  # words for each 64 bits of a signature, and most of these
+WORD = np.uint64(0xFFFF_FFFF)
 
 # Han with its extensions, kana and Bopomofo.
 _SYLLABIC = (
@@ -41,10 +64,14 @@ _RUN = re.compile(
 )
 _UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
+# What `words_of` does not just split at spaces: these scripts, and other white space of Python.
+_ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SYLLABIC}{_ALPHABETIC}]"
 
-
-Words: TypeAlias = "Sequence[array[int]]"
-"""For each text its distinct words, as numbers in the order of how many texts contain the word."""
+Words: TypeAlias = npt.NDArray[np.uint32]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+Pairs: TypeAlias = tuple[Ints, Ints]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class TextLikeness:
@@ -53,137 +80,664 @@ class TextLikeness:
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(self, keys: Sequence[str], at_least: float) -> None:
-        """Compare distinct keys. Later similarities are `at_least` or more, which is over 0 and at most 1."""
-        self._words = dict(zip(keys, _words_by_rarity(keys), strict=True))
-        groups = _chains(list(self._words.values()), at_least)
-        sizes = Counter(groups)
-        self._connected = {key for key, group in zip(keys, groups, strict=True) if sizes[group] > 1}
+    def __init__(
+        self, keys: pa.ChunkedArray | Sequence[str], at_least: float, scratch: Path | None = None
+    ) -> None:
+        """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
+        The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
+        have no similar text; the words of the others stay in memory.
+        """
+        if not isinstance(keys, pa.ChunkedArray):
+            keys = pa.chunked_array([keys], type=pa.large_string())
+        self._keys = len(keys)
+        with TemporaryFile(dir=scratch) as file:
+            stored = _Stored(file.fileno())
+            heads = _read(keys, at_least, stored)
+            members = np.flatnonzero(_with_candidates(heads, at_least))
+            sets = stored.take(members, heads)
+        del heads
+        chains = _chains(sets, at_least)
+        connected = np.flatnonzero(np.bincount(chains, minlength=len(chains))[chains] > 1)
+        self._members = members[connected]
+        self._sets = sets.take(connected)
+
+    def groups(self, at_least: float) -> Ints:
         """As `Likeness.groups`."""
-        distinct = list(dict.fromkeys(keys))
-        connected = [position for position, key in enumerate(distinct) if key in self._connected]
-        chains = _chains([self._words[distinct[position]] for position in connected], at_least)
-        numbers = {key: position for position, key in enumerate(distinct)}
-        for position, chain in zip(connected, chains, strict=True):
-            numbers[distinct[position]] = connected[chain]
-        return [numbers[key] for key in keys]
+        groups = np.arange(self._keys)
+        groups[self._members] = self._members[_chains(self._sets, at_least)]
+        return groups
 
-    def known(self, at_least: float) -> Known:
-        """As `Likeness.known`."""
-        return _KnownTexts(self._words, self._connected, at_least)
+    def repeats(self, keys: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.repeats`. See `_Index.first` for the order."""
+        rows, members = self._connected(keys)
+        distinct, first, local = np.unique(members, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # of the members by their first rows
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        index = _Index(self._sets.take(distinct[order]), at_least)
+        kept = index.kept()
+        left = np.flatnonzero(~kept[place[local]])
+        return index.first(place[local[left]], rows[left], np.where(kept, rows[first[order]], NONE))
 
+    def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
+        """As `Likeness.doubles`. See `_Index.first` for the order."""
+        rows, members = self._connected(keys)
+        places, known = self._connected(others)
+        index = _Index(self._sets.take(np.concatenate([known, members])), at_least)
+        added = np.concatenate([places, np.full(len(members), NONE)])
+        return index.first(len(known) + np.arange(len(members)), rows, added, in_order=False)
 
-class _KnownTexts:
-    """Texts that another text can be compared with. Texts without any similar text are left out."""
-
-    def __init__(self, words: dict[str, array[int]], connected: set[str], at_least: float) -> None:
-        self._words, self._connected, self._at_least = words, connected, at_least
-        self._index: _Index[list[str]] = _Index(at_least)
-
-    def add(self, key: str) -> None:
-        if key in self._connected:
-            for bucket in self._index.of(self._words[key], list):
-                bucket.append(key)
-
-    def find(self, key: str) -> tuple[str, float] | None:
-        if key not in self._connected:
-            return None
-        words = self._words[key]
-        distinct, compared = frozenset(words), {key}
-        for bucket in self._index.candidates(words):
-            for other in bucket:
-                if other in compared:
-                    continue
-                compared.add(other)
-                similarity = _similarity(distinct, self._words[other])
-                if similarity >= self._at_least:
-                    return other, similarity
-        return None
+    def _connected(self, keys: Numbers) -> tuple[Ints, Ints]:
+        """The positions of the keys that have a similar key, and their numbers in `_sets`."""
+        if not len(self._members):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        at = np.searchsorted(self._members, keys).clip(max=len(self._members) - 1)
+        rows = np.flatnonzero(self._members[at] == keys)
+        return rows, at[rows]
 
 
-Bucket = TypeVar("Bucket")
+# --- sets of words -----------------------------------------------------------------------------------
 
 
-class _Index(Generic[Bucket]):
-    """Buckets of texts by one of their rarest words, their number of words and that word's place in them."""
+@dataclass(frozen=True)
+class _Sets:
+    """M sets of words, which are numbered from the rarest on.
 
-    def __init__(self, at_least: float) -> None:
-        self._at_least = at_least
-        self._buckets: defaultdict[int, dict[tuple[int, int], Bucket]] = defaultdict(dict)
-
-    def of(self, words: Sequence[int], new: Callable[[], Bucket]) -> Iterator[Bucket]:
-        """The buckets that a text belongs to."""
-        for place, word in enumerate(words[: self._prefix(len(words))]):
-            yield self._buckets[word].setdefault((len(words), place), new())
-
-    def candidates(self, words: Sequence[int]) -> Iterator[Bucket]:
-        """Buckets that contain every similar text, and other texts."""
-        size = len(words)
-        for place, word in enumerate(words[: self._prefix(size)]):
-            for (other_size, other_place), bucket in self._buckets.get(word, {}).items():
-                # If this is the first word that both contain, they share at most the words from it on.
-                if min(size - place, other_size - other_place) >= self._shared(size + other_size):
-                    yield bucket
-
-    def _prefix(self, size: int) -> int:
-        """How many of the rarest words are needed so that every similar text has one of them."""
-        return size - math.ceil(self._at_least * size - ROUNDING) + 1
-
-    def _shared(self, sizes: int) -> int:
-        """The fewest words that two similar texts with so many words together must share."""
-        return math.ceil(self._at_least / (1 + self._at_least) * sizes - ROUNDING)
-
-
-def _chains(words: Words, at_least: float) -> list[int]:
-    """For each text a number, equal for texts that a chain of similar texts connects.
-
-    A text is compared with the members of a chain until one is similar. The index keeps the members of a
-    chain together, so that most of a large chain is skipped.
+    Attributes:
+        words: Those of all sets, one set after the other, ascending in each; of heads only the first few.
+        starts: Where the words of each set start, (M + 1,).
+        sizes: How many words each set has, (M,).
+        signatures: For each set, (M, S), bits that k different words change in at most k places.
     """
-    groups = Groups(len(words))
-    index: _Index[dict[int, list[int]]] = _Index(at_least)
-    for row in sorted(range(len(words)), key=lambda row: len(words[row])):
-        distinct = frozenset(words[row])
-        compared: set[int] = set()
-        for bucket in index.candidates(words[row]):
-            _merge(bucket, groups)
-            for chain, members in bucket.items():
-                if groups.of(row) == groups.of(chain):
-                    continue
-                for other in members:
-                    if other in compared:
-                        continue
-                    compared.add(other)
-                    if _similarity(distinct, words[other]) >= at_least:
-                        groups.join(row, other)
-                        break
-        for bucket in index.of(words[row], dict):
-            bucket.setdefault(groups.of(row), []).append(row)
-    return [groups.of(row) for row in range(len(words))]
+
+    words: Words
+    starts: Ints
+    sizes: Ints
+    signatures: Hashes
+
+    def take(self, rows: Ints) -> _Sets:
+        """These sets."""
+        counts = np.diff(self.starts)[rows]
+        words = self.words[ranges(self.starts[rows], counts)]
+        return _Sets(words, offsets(counts), self.sizes[rows], self.signatures[rows])
 
 
-def _merge(bucket: dict[int, list[int]], groups: Groups) -> None:
-    """Put the members of chains that have been joined in the meantime under one number."""
-    for chain in [chain for chain in bucket if groups.of(chain) != chain]:
-        members = bucket.pop(chain)
-        others = bucket.get(groups.of(chain), [])
-        short, long = sorted((members, others), key=len)
-        long.extend(short)
-        bucket[groups.of(chain)] = long
+def prefixes(sizes: Ints, at_least: float) -> Ints:
+    """How many of the rarest words are needed so that every similar set has one of them."""
+    return sizes - np.ceil(at_least * sizes - ROUNDING).astype(np.int64) + 1
 
 
-def _similarity(words: frozenset[int], others: array[int]) -> float:
-    shared = len(words.intersection(others))
-    return shared / (len(words) + len(others) - shared)
+def offsets(counts: Ints) -> Ints:
+    """Where pieces of so many items start when one follows the other, and where the last one ends."""
+    starts = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
 
 
-def _words_by_rarity(texts: Sequence[str]) -> list[array[int]]:
-    frequencies = Counter(word for text in texts for word in set(words_of(text[:COMPARED_CHARS])))
-    by_rarity = sorted(frequencies, key=lambda word: (frequencies[word], word))
-    numbers = {word: number for number, word in enumerate(by_rarity)}
-    return [array("I", sorted({numbers[word] for word in words_of(text[:COMPARED_CHARS])})) for text in texts]
+def ranges(starts: Ints, counts: Ints) -> Ints:
+    """The numbers from each start on, so many as `counts` says, one range after the other."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+
+
+def _signatures(words: Words, starts: Ints, width: int) -> Hashes:
+    """(M, width)"""
+    mixed = words * np.uint32(0x9E3779B1)
+    bits = np.uint64(1) << (mixed >> np.uint32(26)).astype(np.uint64)
+    signatures = np.zeros((len(starts) - 1, width), dtype=np.uint64)
+    filled = np.flatnonzero(np.diff(starts))
+    if len(filled):
+        for part in range(width):
+            of_part = bits if width == 1 else np.where((mixed >> 8) % width == part, bits, 0)
+            signatures[filled, part] = np.bitwise_xor.reduceat(of_part, starts[filled])
+    return signatures
+
+
+class _Stored:
+    """The words of sets in a file, in pieces."""
+
+    def __init__(self, file: int) -> None:
+        """`file` is the descriptor of an empty file."""
+        self._file = file
+        self._sizes: list[Ints] = []
+        self._at = [0]
+
+    def add(self, sizes: Ints, words: Words) -> None:
+        """Write another piece: sets of these sizes, with the words of all."""
+        self._sizes.append(sizes)
+        self._at.append(self._at[-1] + len(words))
+        self.write(len(self._sizes) - 1, words)
+
+    def write(self, piece: int, words: Words) -> None:
+        """Write the words of a piece again."""
+        os.pwrite(self._file, words, 4 * self._at[piece])
+
+    def read(self, piece: int) -> tuple[Ints, Words]:
+        """The sizes of a piece's sets, and their words."""
+        count = self._at[piece + 1] - self._at[piece]
+        return self._sizes[piece], np.frombuffer(
+            os.pread(self._file, 4 * count, 4 * self._at[piece]), np.uint32
+        )
+
+    @property
+    def pieces(self) -> range:
+        """Their numbers."""
+        return range(len(self._sizes))
+
+    @property
+    def words(self) -> int:
+        """Of all sets."""
+        return self._at[-1]
+
+    def take(self, rows: Ints, heads: _Sets) -> _Sets:
+        """These sets, ascending, whole; `heads` are of all sets."""
+        words = [np.empty(0, np.uint32)]
+        first = 0
+        for piece in self.pieces:
+            start, end = np.searchsorted(rows, (first, first + len(self._sizes[piece])))
+            if start < end:
+                sizes, of_piece = self.read(piece)
+                at = rows[start:end] - first
+                words.append(of_piece[ranges(offsets(sizes)[at], sizes[at])])
+            first += len(self._sizes[piece])
+        sizes = heads.sizes[rows]
+        return _Sets(np.concatenate(words), offsets(sizes), sizes, heads.signatures[rows])
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
+    """The heads of the sets of words of texts: the few words that an index needs. `stored` gets all words.
+
+    The words are first numbered as they are found, then by how many texts contain them.
+    """
+    categories = pl.Categories.random()
+    category = pl.Categorical(categories)
+    held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
+    frequencies = np.zeros(1, dtype=np.int64)
+    for sizes, words in _in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+        stored.add(sizes, words)
+        found = np.bincount(words, minlength=len(frequencies))
+        found[: len(frequencies)] += frequencies
+        frequencies = found
+    ranks = _ranks(categories.to_series(), frequencies)
+    del held
+    width = int(np.clip(stored.words // max(1, len(keys)) // SIGNED_WORDS, 1, MAX_SIGNATURE))
+
+    def by_rarity(piece: int) -> tuple[Words, Ints, Ints, Hashes]:
+        sizes, words = stored.read(piece)
+        words = _sorted(sizes, ranks[words]).astype(np.uint32)
+        stored.write(piece, words)
+        starts = offsets(sizes)
+        kept = np.minimum(sizes, prefixes(sizes, at_least) + LEVELS - 1)
+        return words[ranges(starts[:-1], kept)], kept, sizes, _signatures(words, starts, width)
+
+    nothing = (
+        np.empty(0, np.uint32),
+        np.empty(0, np.int64),
+        np.empty(0, np.int64),
+        np.empty((0, width), np.uint64),
+    )
+    words, kept, sizes, signatures = map(
+        np.concatenate, zip(nothing, *_in_order(by_rarity, stored.pieces), strict=True)
+    )
+    return _Sets(words, offsets(kept), sizes, signatures)
+
+
+def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results for all items, two of which are worked on at once."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _pieces(keys: pa.ChunkedArray) -> Iterator[pl.Series]:
+    for chunk in keys.chunks:
+        step = int(np.clip(BYTES_AT_ONCE * len(chunk) // max(1, chunk.nbytes), 1, TEXTS_AT_ONCE))
+        for start in range(0, len(chunk), step):
+            yield pl.Series(chunk.slice(start, step))
+
+
+def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
+    """How many different words each text has, and the numbers of all, ascending in each text."""
+    if texts.str.len_bytes().max() > COMPARED_CHARS:  # type: ignore[operator]
+        texts = texts.str.head(COMPARED_CHARS)
+    odd = texts.str.contains(_ODD)
+    if odd.any():
+        units = [" ".join(words_of(text)) for text in texts.filter(odd)]
+        texts = texts.scatter(odd.arg_true(), units)
+    words = texts.str.split(" ")
+    counts = words.list.len().to_numpy().astype(np.int64)
+    numbers = words.explode().cast(category).to_physical().to_numpy()
+    packed = _sorted(counts, numbers)
+    packed = packed[_changes(packed) & (packed & WORD != 0)]
+    sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(counts))
+    return sizes, packed.astype(np.uint32)
+
+
+def _sorted(counts: Ints, words: Words) -> Hashes:
+    """The words of texts, ascending in each text, with the number of the text in the upper 32 bits."""
+    packed = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts)
+    packed |= words
+    packed.sort()
+    return packed
+
+
+def _changes(ordered: npt.NDArray[Any]) -> Flags:
+    """Which items differ from the one before them; the first one does."""
+    changes = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=changes[1:])
+    return changes
+
+
+def _ranks(words: pl.Series, frequencies: Ints) -> Words:
+    """The place of each word, (V,), in the order of how many texts contain it, then of its characters."""
+    counted = np.pad(frequencies, (0, len(words) - len(frequencies)))
+    table = pl.DataFrame({"frequency": counted, "word": words})
+    order = table.select(pl.arg_sort_by("frequency", "word")).to_series().to_numpy()
+    ranks = np.empty(len(order), dtype=np.uint32)
+    ranks[order] = np.arange(len(order), dtype=np.uint32)
+    return ranks
+
+
+# --- candidates --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Sets in buckets: those of a bucket share words, and every two similar sets are in one bucket at least.
+
+    Attributes:
+        sets: The number of a set, (E,); those of a bucket follow each other.
+        firsts: The place in the set of the first word that the bucket shares, (E,).
+        skips: How many words of the set, up to the last word that the bucket shares, are not shared, (E,).
+        buckets: The number of the bucket, ascending, (E,).
+    """
+
+    sets: Ints
+    firsts: Ints
+    skips: Ints
+    buckets: Ints
+
+    def take(self, entries: npt.NDArray[Any]) -> _Entries:
+        """These entries."""
+        return _Entries(self.sets[entries], self.firsts[entries], self.skips[entries], self.buckets[entries])
+
+
+def _buckets(sets: _Sets, at_least: float) -> Iterator[_Entries]:
+    """The buckets of more than one set, some at once; `sets` may be heads."""
+    lengths = np.minimum(prefixes(sets.sizes, at_least), sets.sizes)
+    starts = offsets(lengths)
+    words = np.empty(starts[-1], dtype=np.uint32)
+    frequencies = np.zeros(int(sets.words.max(initial=0)) + 1, dtype=np.int64)
+    for start in range(0, len(lengths), ENTRIES_AT_ONCE):
+        some = slice(start, start + ENTRIES_AT_ONCE)
+        of_some = sets.words[ranges(sets.starts[:-1][some], lengths[some])]
+        words[starts[start] : starts[start] + len(of_some)] = of_some
+        frequencies += np.bincount(of_some, minlength=len(frequencies))
+    parts = 1 + len(words) // ENTRIES_AT_ONCE
+    ends = np.searchsorted(np.cumsum(frequencies), np.arange(1, parts) * (len(words) / parts))
+    bounds = np.unique([0, *ends + 1, len(frequencies)])
+    for low, high in pairwise(bounds.tolist()):
+        at = np.flatnonzero((words >= low) & (words < high))
+        numbers = np.searchsorted(starts, at, side="right") - 1
+        places = at - starts[numbers]
+        mixed = _mixed(words[at].astype(np.uint64))
+        yield from _divided(sets, at_least, 1, numbers, places, places, mixed)
+
+
+def _mixed(words: Hashes) -> Hashes:
+    """Hashes of numbers: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _divided(
+    sets: _Sets, at_least: float, level: int, numbers: Ints, firsts: Ints, lasts: Ints, mixed: Hashes
+) -> Iterator[_Entries]:
+    """Put sets into the bucket of their hash, and divide large buckets by another word.
+
+    Args:
+        sets: What the numbers count.
+        at_least: The least similarity.
+        level: How many words the sets with one hash share.
+        numbers: Of the sets, (E,).
+        firsts: The place in each set of the first of the shared words, (E,).
+        lasts: That of the last one, (E,).
+        mixed: The hash of the shared words, (E,). Two buckets with one hash only give more candidates.
+    """
+    order, buckets = _grouped(mixed)
+    numbers, firsts, lasts, mixed = numbers[order], firsts[order], lasts[order], mixed[order]
+    skips = lasts - (level - 1)
+    starts = np.flatnonzero(_changes(buckets))
+    if len(starts) == 0:
+        return
+    least = np.repeat(np.minimum.reduceat(skips, starts), np.diff(starts, append=len(buckets)))
+    sizes = sets.sizes[numbers]
+    most = np.floor(sizes * ((1 - at_least) / at_least) + ROUNDING)  # words that it and a similar set skip
+    kept = np.flatnonzero(skips + least <= most)
+    kept = kept[_in_company(buckets[kept])]
+    numbers, firsts, lasts, mixed = numbers[kept], firsts[kept], lasts[kept], mixed[kept]
+    skips, sizes, buckets = skips[kept], sizes[kept], np.cumsum(_changes(buckets[kept])) - 1
+    entries = _Entries(numbers, firsts, skips, buckets)
+    members = np.bincount(buckets)
+    prefix = prefixes(sizes, at_least)
+    children = np.minimum(prefix - 1 + level, sizes - 1) - lasts
+    of_bucket = np.bincount(buckets, children).astype(np.int64)
+    large = (members > SMALL) & (members**2 > 2 * of_bucket) & (of_bucket < MOST_CHILDREN)
+    if level == LEVELS or not large.any():
+        yield entries
+        return
+    # Two sets with so few words are similar without sharing another word.
+    is_large = large[buckets]
+    yield entries.take(~is_large | (sizes - prefix + 1 <= level))
+    parents = np.flatnonzero(is_large)
+    ends = np.cumsum(of_bucket[large])
+    parts = (ends - of_bucket[large]) // CHILDREN_AT_ONCE
+    of_parent = np.repeat(parts, members[large])
+    for part in np.unique(parts):
+        some = parents[of_parent == part]
+        again = np.repeat(some, children[some])
+        places = ranges(lasts[some] + 1, children[some])
+        words = sets.words[sets.starts[numbers[again]] + places].astype(np.uint64)
+        hashes = _mixed(mixed[again] + words * np.uint64(0x9E3779B97F4A7C15))
+        yield from _divided(sets, at_least, level + 1, numbers[again], firsts[again], places, hashes)
+
+
+def _grouped(mixed: Hashes) -> tuple[Ints, Ints]:
+    """The positions of hashes that occur more than once, with equal ones together, and a number for each."""
+    low = np.uint64((1 << len(mixed).bit_length()) - 1)
+    packed = (mixed & ~low) | np.arange(len(mixed), dtype=np.uint64)
+    packed.sort()
+    buckets = packed & ~low
+    again = _in_company(buckets)
+    return (packed[again] & low).astype(np.int64), np.cumsum(_changes(buckets[again])) - 1
+
+
+def _in_company(buckets: npt.NDArray[Any]) -> Flags:
+    """Which items are next to an equal one."""
+    changes = np.append(_changes(buckets), np.True_)
+    return ~(changes[1:] & changes[:-1])
+
+
+def _with_candidates(sets: _Sets, at_least: float) -> Flags:
+    """The sets that may have a similar set, (M,), and few others; `sets` may be heads."""
+    found = np.zeros(len(sets.sizes), dtype=np.bool_)
+    for entries in _buckets(sets, at_least):
+        members = np.bincount(entries.buckets)[entries.buckets] if len(entries.buckets) else entries.buckets
+        found[entries.sets[members > COMPARED]] = True
+        some = entries.take(members <= COMPARED)
+        starts, _ = _bounds(some.buckets)
+        at = np.arange(len(starts))
+        for pairs in _candidates(at, starts, at):
+            one, other = _close(sets, some, some, pairs, at_least)
+            found[some.sets[one]] = found[some.sets[other]] = True
+    return found
+
+
+def _bounds(buckets: Ints) -> tuple[Ints, Ints]:
+    """Where the bucket of each entry starts and ends, (E,)."""
+    starts = np.flatnonzero(_changes(buckets))
+    counts = np.diff(starts, append=len(buckets))
+    return np.repeat(starts, counts), np.repeat(starts + counts, counts)
+
+
+def _candidates(entries: Ints, starts: Ints, ends: Ints) -> Iterator[Pairs]:
+    """Each entry with each of the positions from its start to its end, in order, some pairs at once."""
+    counts = ends - starts
+    for some in _slices(counts, PAIRS_AT_ONCE):
+        yield np.repeat(entries[some], counts[some]), ranges(starts[some], counts[some])
+
+
+def _slices(counts: Ints, at_once: int) -> Iterator[slice]:
+    """Slices of items whose counts together are about `at_once`."""
+    cuts = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // at_once, prepend=-1)).tolist()
+    return map(slice, cuts, [*cuts[1:], len(counts)])
+
+
+def _close(sets: _Sets, ours: _Entries, theirs: _Entries, pairs: Pairs, at_least: float) -> Pairs:
+    """The pairs of entries whose sets can be similar by sizes, places of shared words and signatures."""
+    one, other = pairs
+    sizes = sets.sizes[ours.sets[one]], sets.sizes[theirs.sets[other]]
+    both = sizes[0] + sizes[1]
+    shared = np.ceil(at_least / (1 + at_least) * both - ROUNDING)  # at least, of similar sets
+    differ = both - 2 * shared
+    kept = np.flatnonzero((np.minimum(*sizes) >= shared) & (ours.skips[one] + theirs.skips[other] <= differ))
+    one, other = one[kept], other[kept]
+    bits = np.bitwise_count(sets.signatures[ours.sets[one]] ^ sets.signatures[theirs.sets[other]])
+    close = np.flatnonzero(bits.sum(axis=1, dtype=np.int64) <= differ[kept])
+    return one[close], other[close]
+
+
+def _similarities(sets: _Sets, one: Ints, other: Ints) -> Floats:
+    """The Jaccard similarity of each pair of sets, (P,)."""
+    sizes = sets.sizes[one] + sets.sizes[other]
+    shared = np.empty(len(one), dtype=np.int64)
+    for some in _slices(sizes, WORDS_AT_ONCE):
+        numbers = np.concatenate([one[some], other[some]])
+        counts = sets.sizes[numbers]
+        pairs = np.tile(np.arange(len(numbers) // 2, dtype=np.uint64) << np.uint64(32), 2)
+        packed = np.repeat(pairs, counts) | sets.words[ranges(sets.starts[numbers], counts)]
+        packed.sort()
+        twice = packed[1:][packed[1:] == packed[:-1]]
+        shared[some] = np.bincount((twice >> np.uint64(32)).astype(np.int64), minlength=len(numbers) // 2)
+    return shared / np.maximum(sizes - shared, 1)
+
+
+# --- searches ----------------------------------------------------------------------------------------
+
+
+def _chains(sets: _Sets, at_least: float) -> Ints:
+    """A number for each set, (M,), equal for those that a chain of similar sets connects; it is a member.
+
+    Each set of a bucket is first compared with a few sets, so that those of a template soon are of one chain;
+    then with all of other chains.
+    """
+    entries = _all_entries(sets, at_least)
+    chains = np.arange(len(sets.sizes))
+    for width in (1, 4, 16, None):
+        of_entry = chains[entries.sets]
+        entries = entries.take(np.lexsort((of_entry, entries.buckets)))
+        of_entry = chains[entries.sets]
+        starts, _ = _bounds(entries.buckets)
+        own, _ = _bounds(np.cumsum(_changes(entries.buckets) | _changes(of_entry)))
+        others = np.flatnonzero(own > starts)
+        ends = own if width is None else np.minimum(own, starts + width)
+        ends = own if (own - starts).sum() <= PAIRS_AT_ONCE else ends
+        for left, right in _candidates(others, starts[others], ends[others]):
+            apart = chains[entries.sets[left]] != chains[entries.sets[right]]
+            pairs = _close(sets, entries, entries, (left[apart], right[apart]), at_least)
+            one, other = _similar(sets, entries, pairs, at_least)
+            chains = _linked(chains, one, other)
+    return chains
+
+
+def _linked(chains: Ints, one: Ints, other: Ints) -> Ints:
+    """The chains when these pairs are also connected; the number of a large chain is small."""
+    count = len(chains)
+    if not len(one):
+        return chains
+    ones = np.ones(len(one) + count, dtype=np.bool_)
+    links = np.concatenate([one, np.arange(count)]), np.concatenate([other, chains])
+    _, found = connected_components(coo_array((ones, links), shape=(count, count)), directed=False)
+    by_size = np.empty(found.max() + 1, dtype=np.int64)
+    by_size[np.argsort(-np.bincount(found))] = np.arange(len(by_size))
+    return by_size[found]
+
+
+def _all_entries(sets: _Sets, at_least: float) -> _Entries:
+    found = list(_buckets(sets, at_least))
+    before = offsets(
+        np.array(
+            [int(entries.buckets[-1]) + 1 if len(entries.buckets) else 0 for entries in found], dtype=np.int64
+        )
+    )
+    none = np.empty(0, np.int64)
+    return _Entries(
+        np.concatenate([none, *(entries.sets for entries in found)]),
+        np.concatenate([none, *(entries.firsts for entries in found)]),
+        np.concatenate([none, *(entries.skips for entries in found)]),
+        np.concatenate(
+            [none, *(entries.buckets + first for entries, first in zip(found, before, strict=False))]
+        ),
+    )
+
+
+def _similar(sets: _Sets, entries: _Entries, pairs: Pairs, at_least: float) -> Pairs:
+    """The similar sets of pairs of entries, each two once, the smaller number first; by the larger one."""
+    one, other = (entries.sets[of_pair] for of_pair in pairs)
+    packed = np.maximum(one, other) << 32 | np.minimum(one, other)
+    packed.sort()
+    packed = packed[_changes(packed)]
+    one, other = packed & 0xFFFF_FFFF, packed >> 32
+    alike = _similarities(sets, one, other) >= at_least
+    return one[alike], other[alike]
+
+
+class _Index:
+    """Sets that are compared with each other, in their order."""
+
+    def __init__(self, sets: _Sets, at_least: float) -> None:
+        """Later similarities are `at_least`."""
+        self._sets, self._at_least = sets, at_least
+        entries = _all_entries(sets, at_least)
+        self._entries = entries.take(np.lexsort((entries.sets, entries.buckets)))
+
+    def kept(self) -> Flags:
+        """Which sets have no similar set before them that is kept itself, (M,)."""
+        kept = np.ones(len(self._sets.sizes), dtype=np.bool_)
+        self._keep(self._entries, kept, 0, len(kept))
+        return kept
+
+    def _keep(self, entries: _Entries, kept: Flags, low: int, high: int) -> None:
+        """Decide which of the sets from `low` to `high` are kept; all earlier ones are decided.
+
+        If there are many candidates, the first half goes first, which often leaves few of the second.
+        """
+        entries = entries.take((entries.sets >= low) & (entries.sets < high) & kept[entries.sets])
+        starts, _ = _bounds(entries.buckets)
+        at = np.arange(len(starts))
+        if int((at - starts).sum()) <= PAIRS_AT_ONCE or high - low < 2:
+            for pairs in _candidates(at, starts, at):
+                close = _close(self._sets, entries, entries, pairs, self._at_least)
+                before, after = _similar(self._sets, entries, close, self._at_least)
+                for first, second in zip(before.tolist(), after.tolist(), strict=True):
+                    if kept[first]:
+                        kept[second] = False
+            return
+        middle = (low + high) // 2
+        self._keep(entries, kept, low, middle)
+        left = entries.take(kept[entries.sets])
+        starts, _ = _bounds(left.buckets)
+        early = np.cumsum(left.sets < middle)
+        ends = starts + early - (early - (left.sets < middle))[starts]
+        late = np.flatnonzero(left.sets >= middle)
+        hits, _ = self._first_hits(left.take(late), left, starts[late], ends[late])
+        kept[left.sets[late[hits != NONE]]] = False
+        self._keep(entries, kept, middle, high)
+
+    def first(self, sets: Ints, rows: Ints, added: Ints, in_order: bool = True) -> Doubles:
+        """For each of some sets the first similar one of those that were added.
+
+        First come sets that share the earliest word of a set; of these, sets with whose size and place of
+        that word a set was added first; of these, the set that was added first.
+
+        Args:
+            sets: What is compared, (N,).
+            rows: The row of each, ascending, (N,).
+            added: In which row a set was added, (M,); `NONE` if it was not.
+            in_order: Whether a row is compared only with sets that were added in earlier rows.
+
+        Returns:
+            The rows that are like another, and in which row that one was added.
+        """
+        entries, is_added = self._entries, added[self._entries.sets] != NONE
+        theirs = entries.take(is_added)
+        made = self._made(added, theirs)
+        order = np.lexsort((added[theirs.sets], made, theirs.buckets))
+        theirs, made = theirs.take(order), made[order]
+        priority = made * (int(added.max(initial=0)) + 1) + added[theirs.sets]
+
+        by_set = np.argsort(sets, kind="stable")
+        entry_of, of_row = np.unique(sets[by_set], return_index=True)
+        at = np.searchsorted(entry_of, entries.sets).clip(max=max(0, len(entry_of) - 1))
+        ours = np.flatnonzero(entry_of[at] == entries.sets) if len(entry_of) else np.empty(0, np.int64)
+        counts = np.diff(of_row, append=len(sets))[at[ours]]
+        probes = by_set[ranges(of_row[at[ours]], counts)]  # in `sets`
+        ours = np.repeat(ours, counts)
+        starts = np.searchsorted(theirs.buckets, entries.buckets[ours], side="left")
+        ends = np.searchsorted(theirs.buckets, entries.buckets[ours], side="right")
+
+        partners, similarities = np.full(len(sets), NONE), np.zeros(len(sets))
+        places = entries.firsts[ours]
+        for place in np.unique(places):
+            some = np.flatnonzero((places == place) & (partners[probes] == NONE))
+            limits = (rows[probes[some]], added[theirs.sets]) if in_order else None
+            hits, found = self._first_hits(entries.take(ours[some]), theirs, starts[some], ends[some], limits)
+            hit = np.flatnonzero(hits != NONE)
+            hit = hit[np.lexsort((priority[hits[hit]], probes[some][hit]))]
+            hit = hit[_changes(probes[some][hit])]
+            partners[probes[some][hit]] = added[theirs.sets[hits[hit]]]
+            similarities[probes[some][hit]] = found[hit]
+        alike = np.flatnonzero(partners != NONE)
+        return Doubles(rows[alike], partners[alike], similarities[alike])
+
+    def _made(self, added: Ints, entries: _Entries) -> Ints:
+        """For each entry, (E,), in which row the first set was added with its size and place of the word."""
+        sets = self._sets
+        members = np.flatnonzero(added != NONE)
+        counts = np.minimum(prefixes(sets.sizes[members], self._at_least), sets.sizes[members])
+        number = np.repeat(members, counts)
+        at = ranges(sets.starts[members], counts)
+        columns = (sets.words[at], sets.sizes[number], at - sets.starts[number])
+        order = np.lexsort((added[number], *columns))
+        new = np.logical_or.reduce([_changes(column[order]) for column in columns])
+        made = np.empty(len(order), dtype=np.int64)
+        made[order] = added[number][order][new][np.cumsum(new) - 1]
+        start = np.zeros(len(added), dtype=np.int64)
+        start[members] = offsets(counts)[:-1]
+        return made[start[entries.sets] + entries.firsts]
+
+    def _first_hits(
+        self,
+        ours: _Entries,
+        theirs: _Entries,
+        starts: Ints,
+        ends: Ints,
+        in_order: tuple[Ints, Ints] | None = None,
+    ) -> tuple[Ints, Floats]:
+        """For each of our entries the first of theirs from its start to its end that is similar, or `NONE`.
+
+        The second array has the similarities. With `in_order`, the rows of our and of their entries, only
+        those of earlier rows count.
+        """
+        hits, similarities = np.full(len(starts), NONE), np.zeros(len(starts))
+        active, width = np.flatnonzero(ends > starts), 1
+        starts = starts.copy()
+        while len(active):
+            stops = np.minimum(starts[active] + width, ends[active])
+            for pairs in _candidates(active, starts[active], stops):
+                one, other = pairs
+                if in_order is not None:
+                    earlier = in_order[1][other] < in_order[0][one]
+                    one, other = one[earlier], other[earlier]
+                one, other = _close(self._sets, ours, theirs, (one, other), self._at_least)
+                found = _similarities(self._sets, ours.sets[one], theirs.sets[other])
+                alike = np.flatnonzero(found >= self._at_least)
+                alike = alike[_changes(one[alike])]
+                hits[one[alike]], similarities[one[alike]] = other[alike], found[alike]
+            starts[active] = stops
+            active = active[(hits[active] == NONE) & (stops < ends[active])]
+            width *= 2
+        return hits, similarities
 
 
 def words_of(text: str) -> list[str]:

@@ -54,6 +54,8 @@ class Execution:
         content = _whole(json_format.MessageToDict(vertex.PipelineJob.pb(job)))
         self.folder.mkdir()
         spec = yaml.safe_dump(unwrapped(content["pipelineSpec"]))
+        # kfp.local resolves the root of all jobs to a folder of this one.
+        spec = spec.replace("{{$.pipeline_root}}/splits", str(self.folder.parent / "splits"))
         (self.folder / PIPELINE_FILE).write_text(spec)
         (self.folder / ARGUMENTS_FILE).write_text(json.dumps(content["runtimeConfig"]["parameterValues"]))
         root = f"{job.runtime_config.gcs_output_directory}/{PROJECT_NUMBER}/{self.job_id}"

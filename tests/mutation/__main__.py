@@ -31,6 +31,8 @@ MODULES = (
     "gauntlet.components.gate_model.rules",
     "gauntlet.components.gate_model.shared_rules",
     "gauntlet.tasks.classification.gates",
+    "gauntlet.tasks.multi_label_text.gates",
+    "gauntlet.tasks.regression.gates",
     "gauntlet.tasks.ordinal_grading.gates",
     "gauntlet.tasks.language.gates",
     "gauntlet.tasks.managed_causal_lm.gates",
@@ -41,8 +43,10 @@ TESTS = (
     "tests/components/gate_model/test_language_gates.py",
     "tests/components/gate_model/test_stages.py",
     "tests/components/gate_model/test_recorded_verdicts.py",
+    "tests/tasks/multi_label_text/test_label_gates.py",
+    "tests/tasks/regression/test_number_gates.py",
 )
-IMPORTED_AGAIN = ("gauntlet.components.gate_model", "gauntlet.tasks", "tests.components")
+IMPORTED_AGAIN = ("gauntlet.components.gate_model", "gauntlet.tasks", "tests.components", "tests.tasks")
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 LONGEST_SECONDS = 300
 SHOWN = 60  # characters of the code

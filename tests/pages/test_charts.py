@@ -28,6 +28,12 @@ DRAWN = {
         "Front", "ms", "macro-F1", [Mark("a", 1.0, 0.9, is_on_front=True), Mark("b", 2.0, 0.8)]
     ),
     "intervals": charts.intervals("Metrics", [Estimate("Accuracy", 0.9, 0.85, 0.95)]),
+    "shares": charts.shares(
+        "Balance", "rows", {"train": {"joy": 3, "fear": 1}, "test": {"joy": 0}}, {"train": 4, "test": 0}
+    ),
+    "timeline": charts.timeline(
+        "Time", "rows", (0.0, 86400.0, 172800.0), {"train": (5, 1), "test": (0, 2)}, are_dates=True
+    ),
     "histogram": charts.histogram(
         "Length", "characters", "texts", (0, 20, 40), {"train": (1, 3, 0), "test": (0, 2, 0)}
     ),
@@ -53,6 +59,21 @@ def test_charts_show_names_and_values_as_text() -> None:
     assert {"a", "b", "a: 1, 0.9000", "macro-F1"} <= set(texts(DRAWN["scatter"]))
     assert "Accuracy 0.9000, 0.850 to 0.950" in texts(DRAWN["intervals"])
     assert "train: 3 texts (75.0%)" in texts(DRAWN["histogram"])
+    assert {"joy, train: 3 rows (75.0%)", "fear"} <= set(texts(DRAWN["shares"]))
+    assert not [text for text in texts(DRAWN["shares"]) if "test" in text]  # a split without rows
+    assert "test, 1970-01-02 to 1970-01-03: 2 rows" in texts(DRAWN["timeline"])
+
+
+def test_of_many_classes_the_largest_are_drawn_in_their_order() -> None:
+    counts = {f"class {number}": number for number in range(1_000)}
+    chart = charts.shares("Balance", "rows", {"train": counts}, {"train": sum(counts.values())})
+    drawn = [text for text in texts(chart) if re.fullmatch(r"class \d+", text)]
+    assert drawn == [f"class {number}" for number in range(976, 1_000)]
+
+
+def test_a_row_with_several_labels_counts_in_the_share_of_each() -> None:
+    chart = charts.shares("Balance", "rows", {"train": {"a": 8, "b": 6}}, {"train": 10})
+    assert {"a, train: 8 rows (80.0%)", "b, train: 6 rows (60.0%)"} <= set(texts(chart))
 
 
 def test_a_histogram_ends_with_its_last_filled_bin() -> None:

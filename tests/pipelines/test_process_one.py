@@ -74,6 +74,8 @@ def executor_input(step: str, folder: Path, overrides: Sequence[str] = ()) -> st
         "tracking_uri": "",
         "run_id": "run",
         "data_fingerprint": "f" * 64,
+        "splits_folder": "",
+        "splits_sha256": "f" * 64,
         "pipeline_root": str(folder / "root"),
         "job": "job",
         "status": {"state": "SUCCEEDED", "error": {"message": ""}, "pipelineJobResourceName": "job"},

@@ -133,6 +133,13 @@ def test_neither_where_inputs_lie_nor_which_manifest_asks_changes_the_key(tmp_pa
     assert inline.key == from_file.key
 
 
+def test_an_artifact_whose_content_a_parameter_names_is_not_read_for_the_key(tmp_path: Path) -> None:
+    named = call(tmp_path, "first", "ab", source_sha256="1")
+    assert call(tmp_path, "second", "other bytes", source_sha256="1").key == named.key
+    assert call(tmp_path, "third", "ab", source_sha256="2").key != named.key
+    assert call(tmp_path, "fourth", "ab").key != call(tmp_path, "fifth", "other bytes").key
+
+
 @pytest.mark.parametrize("damage", ["entry cut short", "object gone", "object altered"])
 def test_what_is_damaged_is_no_hit_and_is_replaced_by_the_next_execution(tmp_path: Path, damage: str) -> None:
     cache = stored(tmp_path)

@@ -228,7 +228,7 @@ def test_what_data_and_settings_decide_is_cached_and_what_the_champion_decides_i
 
 @pytest.mark.parametrize("name", ["emotion", "gemini_lm"])
 @pytest.mark.parametrize("platform", ["vertex", "kubeflow", "local"])
-def test_every_step_that_is_cached_has_the_fingerprint_of_the_data_in_its_key(
+def test_validate_data_is_cached_by_the_files_and_the_steps_after_it_by_the_content_of_the_splits(
     name: str, platform: Platform
 ) -> None:
     """An artifact's id is in the key too, but newer KFP backends take its name instead."""
@@ -236,15 +236,34 @@ def test_every_step_that_is_cached_has_the_fingerprint_of_the_data_in_its_key(
     spec = training_pipeline(loaded, IMAGE, platform).pipeline_spec
     dags = [spec.root.dag, *(component.dag for component in spec.components.values())]
     [steps] = (dag.tasks for dag in dags if "validate-data" in dag.tasks)
-    cached = [
-        task
-        for task in steps.values()
-        if task.caching_options.enable_cache and spec.components[task.component_ref.name].executor_label
-    ]
+    cached = {
+        step: task
+        for step, task in steps.items()
+        if task.caching_options.enable_cache
+        and spec.components[task.component_ref.name].executor_label
+        and step != "importer"
+    }
     assert len(cached) == (2 if name == "gemini_lm" else 3)
-    for task in cached:
-        given = task.inputs.parameters["data_fingerprint"].task_output_parameter
-        assert given.producer_task == "fingerprint-data"
+    files = cached.pop("validate-data").inputs.parameters["data_fingerprint"].task_output_parameter
+    assert files.producer_task == "fingerprint-data"
+    for task in cached.values():
+        rows = task.inputs.parameters["splits_sha256"].task_output_parameter
+        assert (rows.producer_task, rows.output_parameter_key) == ("validate-data", "splits_sha256")
+        assert "data_fingerprint" not in task.inputs.parameters
+
+
+def test_on_vertex_the_same_splits_are_the_same_artifact_whichever_run_has_made_them() -> None:
+    spec = compiled("{}")
+    [importer] = [one.importer for one in executors(spec).values() if one.HasField("importer")]
+    assert not importer.reimport
+    dags = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    [steps] = (dag.tasks for dag in dags if "validate-data" in dag.tasks)
+    folder = steps["validate-data"].inputs.parameters["splits_folder"].runtime_value.constant.string_value
+    assert folder.startswith("{{$.pipeline_root}}/splits/")  # and no run's folder
+    kept = steps["importer"].inputs.parameters["uri"].task_output_parameter
+    assert (kept.producer_task, kept.output_parameter_key) == ("validate-data", "splits_uri")
+    for step in ("train-model", "convert-to-onnx", "evaluate-model"):
+        assert steps[step].inputs.artifacts["splits"].task_output_artifact.producer_task == "importer"
 
 
 def test_steps_on_a_cpu_ask_for_literal_cpus_and_memory() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, group_names
+from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
     CheckedTable,
@@ -31,7 +31,7 @@ from gauntlet_token_classification.manifest import TokenDataset
 
 SUFFIXES = (".conll", ".conll2003", ".bio", ".iob", ".iob2", ".tsv", ".txt")
 DOCUMENT_START = "-DOCSTART-"
-EQUAL_ONLY, EQUAL = NothingAlike(), 1.0
+EQUAL = 1.0
 """Two sentences are alike only if they have the same words."""
 
 LEAST_ROWS = 1
@@ -122,9 +122,10 @@ def _read(file: SourceFile, text: str) -> pd.DataFrame:
 
 def _check(table: pd.DataFrame, dataset: TokenDataset) -> CheckedTable:
     checks = dataset.checks
-    keys = table["key"].tolist()
-    rows = table.assign(group=group_names(keys, EQUAL_ONLY, EQUAL))
-    checked = CheckedTable(rows, len(rows), groups=dict(zip(keys, rows["group"], strict=True)))
+    numbers, distinct = pd.factorize(table["key"])
+    equal_only = NothingAlike(len(distinct))
+    rows = with_groups(table.assign(number=numbers), equal_only, EQUAL)
+    checked = CheckedTable(rows, len(rows), groups=dict(zip(rows["key"], rows["group"], strict=True)))
     known = frozenset(dataset.tags)
     checked.check("unknown_tags", checks.unknown_tags, lambda left: _unknown(left, known), unusable=True)
     checked.check("broken_spans", checks.broken_spans, _broken)
@@ -133,7 +134,7 @@ def _check(table: pd.DataFrame, dataset: TokenDataset) -> CheckedTable:
     missing = [split for split in SPLITS[1:] if split not in set(table["split"])]
     fractions = {split: getattr(dataset.split, split) for split in SPLITS}
     checked.rows = carve(checked.rows, missing, fractions, LEAST_ROWS, dataset.split.key)
-    checked.check("leakage", checks.leakage, lambda left: find_leaks(left, EQUAL_ONLY, EQUAL))
+    checked.check("leakage", checks.leakage, lambda left: find_leaks(left, equal_only, EQUAL))
     return checked
 
 

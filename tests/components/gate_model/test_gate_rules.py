@@ -609,6 +609,7 @@ def test_a_model_from_elsewhere_is_judged_without_its_cost_and_its_training_rows
     left_out = [rule.rule for rule in decision.rules if rule.verdict == "not applicable"]
     assert (decision.decision, left_out) == ("promote", ["cost", "training_overlap"])
     assert note_of(decision, "training_overlap").startswith("Not proved: the model was trained elsewhere")
+    assert note_of(decision, "cost") == "The model was trained elsewhere"
     assert failing(judged({**figures, f"{OVERLAP}.challenger": 1})) == ["training_overlap"]
     assert failing(judged({**figures, **OF_PYTORCH}))[0] == "speedup"  # its PyTorch model is there
     for no_origin in (MISSING, None, "moods"):

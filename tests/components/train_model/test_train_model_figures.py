@@ -30,7 +30,7 @@ def run_step(folder: Path, splits: Path, seed: float, **settings: object) -> Log
         task="text_classification",
         seed=seed,
         tracking_uri="",
-        data_fingerprint="f" * 64,
+        splits_sha256="f" * 64,
         splits=SimpleNamespace(path=str(splits)),
         metrics=SimpleNamespace(log_metric=logged.__setitem__),
         **outputs,

@@ -26,7 +26,7 @@ def at(name):
     return SimpleNamespace(path=folder + "/" + name, log_metric=lambda *_: None)
 train_model.python_func(
     training=json.loads(training), name="tiny", task="text_classification", seed=1, tracking_uri="",
-    data_fingerprint="f" * 64,
+    splits_sha256="f" * 64,
     splits=SimpleNamespace(path=splits), checkpoint=at("checkpoint"), history=at("history"),
     curves=at("curves"), metrics=at("metrics"),
 )

@@ -4,31 +4,31 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from gauntlet.components.validate_data.carving import carve, group_names
-from gauntlet.components.validate_data.duplicates import Groups, Likeness, NothingAlike
+from gauntlet.components.validate_data.carving import carve, with_groups
+from gauntlet.components.validate_data.duplicates import Ints, NothingAlike
 from gauntlet.manifests.dataset import SplitName
 from gauntlet.manifests.errors import DataError
 
-NOTHING_ALIKE = NothingAlike()
-
 
 class Pairs(NothingAlike):
-    """Near-duplicates from a list of pairs."""
+    """Near-duplicates from a list of pairs of keys."""
 
-    def __init__(self, neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-        self._neighbours = neighbours
+    def __init__(self, keys: Sequence[str], neighbours: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        super().__init__(len(keys))
+        self._names, self._neighbours = keys, neighbours
 
-    def groups(self, keys: Sequence[str], at_least: float) -> list[int]:
-        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        groups = Groups(len(number_of))
-        for key, number in number_of.items():
+    def groups(self, at_least: float) -> Ints:
+        numbers = {key: number for number, key in enumerate(self._names)}
+        groups = super().groups(at_least)
+        for key, number in numbers.items():
             for other, similarity in self._neighbours.get(key, ()):
-                if other in number_of and similarity >= at_least:
-                    groups.join(number, number_of[other])
-        return [groups.of(number_of[key]) for key in keys]
+                if other in numbers and similarity >= at_least:
+                    groups[groups == groups[number]] = groups[numbers[other]]
+        return groups
 
 
 FRACTIONS: dict[SplitName, float] = {"train": 0.7, "validation": 0.2, "test": 0.1}
@@ -37,20 +37,25 @@ TEST_KEYS = ["k3", "k4", "k19", "k21", "k36"]
 VALIDATION_KEYS = ["k0", "k5", "k7", "k14", "k16", "k24", "k29", "k30", "k37"]
 
 
+Neighbours = Mapping[str, Sequence[tuple[str, float]]]
+
+
 def _table(
     keys: Sequence[str],
     labels: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    likeness: Likeness = NOTHING_ALIKE,
+    neighbours: Neighbours | None = None,
 ) -> pd.DataFrame:
-    return pd.DataFrame(
+    numbers, distinct = pd.factorize(np.array(keys, dtype=object))
+    table = pd.DataFrame(
         {
             "key": keys,
             "label": labels or ["joy"] * len(keys),
             "split": splits or ["train"] * len(keys),
-            "group": group_names(keys, likeness, 0.9),
+            "number": numbers,
         }
     )
+    return with_groups(table, Pairs(distinct.tolist(), neighbours or {}), 0.9)
 
 
 def _moods(count: int) -> pd.DataFrame:
@@ -132,7 +137,7 @@ def test_a_training_row_stays_one_while_a_small_class_grows() -> None:
 def test_near_duplicates_and_equal_rows_stay_in_one_split() -> None:
     keys = [f"k{n}" for n in range(60)]
     chains = {key: [(keys[place + 1], 0.95)] for place, key in enumerate(keys[:-1]) if place % 3 < 2}
-    split_of = _carve(_table(keys + keys[:10], likeness=Pairs(chains)))
+    split_of = _carve(_table(keys + keys[:10], neighbours=chains))
     assert set(split_of.values()) == {"train", "validation", "test"}
     triples = [keys[start : start + 3] for start in range(0, 60, 3)]
     assert all(len({split_of[key] for key in triple}) == 1 for triple in triples)
@@ -144,17 +149,17 @@ def test_a_new_near_duplicate_moves_its_group_only_if_its_hash_is_the_smallest()
     moved = 0
     for number in range(0, 400, 4):
         new = f"new {number}"
-        pairs = Pairs({new: [(key, 0.95) for key in keys[number : number + 3]]})
-        group = set(group_names([*keys[number : number + 3], new], pairs, 0.9))
+        pairs = {new: [(key, 0.95) for key in keys[number : number + 3]]}
+        group = set(_table([*keys[number : number + 3], new], neighbours=pairs)["group"])
         assert len(group) == 1
-        moved += group_names([new], NOTHING_ALIKE, 0.9)[0] in group
+        moved += _table([new])["group"][0] in group
     assert moved == pytest.approx(100 / 4, abs=13)  # one of four; three standard deviations
     assert before == _carve(_table(keys))
 
 
 def test_a_pair_below_the_similarity_is_free_to_be_in_two_splits() -> None:
     pairs = {f"k{a}": [(f"k{b}", 0.85)] for a, b in combinations(range(100), 2)}
-    table = _table([f"k{n}" for n in range(100)], likeness=Pairs(pairs))
+    table = _table([f"k{n}" for n in range(100)], neighbours=pairs)
     assert table["group"].nunique() == 100
 
 
@@ -168,8 +173,8 @@ def test_rows_alike_to_those_of_a_given_split_stay_in_train_for_the_leakage_chec
 
 def test_a_class_of_near_duplicates_is_not_taken_from_train_to_fill_the_test_split() -> None:
     keys = [f"k{n}" for n in range(40)]
-    chain = Pairs({keys[0]: [(key, 0.95) for key in keys[1:35]]})
-    split_of = _carve(_table(keys, likeness=chain), least=10)
+    chain = {keys[0]: [(key, 0.95) for key in keys[1:35]]}
+    split_of = _carve(_table(keys, neighbours=chain), least=10)
     assert len({split_of[key] for key in keys[:35]}) == 1
 
 
@@ -178,8 +183,8 @@ def test_hardly_any_rows_are_carved_without_a_fault(rows: int) -> None:
     assert len(carve(_table([f"k{n}" for n in range(rows)]), BOTH, FRACTIONS, 10)) == rows
 
 
-def _timed(times: Sequence[float], likeness: Likeness = NOTHING_ALIKE) -> pd.DataFrame:
-    return _table([f"k{n}" for n in range(len(times))], likeness=likeness).assign(time=times)
+def _timed(times: Sequence[float], neighbours: Neighbours | None = None) -> pd.DataFrame:
+    return _table([f"k{n}" for n in range(len(times))], neighbours=neighbours).assign(time=times)
 
 
 def test_the_newest_rows_are_the_test_split_and_those_before_them_validation() -> None:
@@ -199,7 +204,7 @@ def test_rows_of_one_time_are_in_one_split() -> None:
 
 
 def test_a_new_near_duplicate_of_an_old_row_stays_with_it() -> None:
-    carved = carve(_timed(range(100), Pairs({"k99": [("k3", 0.95)]})), BOTH, FRACTIONS, 10)
+    carved = carve(_timed(range(100), {"k99": [("k3", 0.95)]}), BOTH, FRACTIONS, 10)
     assert carved.set_index("key")["split"]["k99"] == "train"
 
 

@@ -114,7 +114,8 @@ def test_the_component_writes_the_same_splits(tmp_path: Path, outputs: Outputs) 
         dataset=as_parameter(section),
         task="text_classification",
         data_fingerprint="f" * 64,
-        splits=SimpleNamespace(path=str(step / "splits")),
+        splits_folder="",
+        splits=SimpleNamespace(path=str(step / "splits"), uri=str(step / "splits")),
         checks=SimpleNamespace(path=str(step / "checks")),
         report=SimpleNamespace(path=str(step / "report")),
         rejected=SimpleNamespace(path=str(step / "rejected")),
@@ -267,6 +268,7 @@ def test_a_write_that_breaks_off_leaves_neither_the_file_nor_a_part_of_it(tmp_pa
 @dataclass
 class _Artifact:
     path: str
+    uri: str = ""
 
 
 def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outputs: Outputs) -> None:
@@ -288,6 +290,7 @@ def test_the_component_reads_a_section_as_kfp_hands_it_over(tmp_path: Path, outp
         dataset=parameter,
         task="text_classification",
         data_fingerprint="f" * 64,
+        splits_folder="",
         splits=_Artifact(str(step / "splits")),
         checks=_Artifact(str(step / "checks")),
         report=_Artifact(str(step / "report")),
@@ -305,6 +308,7 @@ def test_a_failed_component_ends_with_the_exit_code_of_bad_data(tmp_path: Path, 
             dataset=as_parameter(section),
             task="text_classification",
             data_fingerprint="f" * 64,
+            splits_folder="",
             splits=_Artifact(str(step / "splits")),
             checks=_Artifact(str(step / "checks")),
             report=_Artifact(str(step / "report")),

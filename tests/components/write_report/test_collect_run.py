@@ -12,7 +12,7 @@ import pytest
 import step_outputs as outputs
 
 from gauntlet.components.write_report.collect import collect
-from gauntlet.components.write_report.record import STEPS, FinalStatus
+from gauntlet.components.write_report.record import STEPS, FinalStatus, freshness
 
 VERTEX_JOB = "emotion-20261121090000"
 VERTEX_TASK_ID = {name: (-1) ** at * (7_000_000_000 + at) for at, name in enumerate(STEPS)}
@@ -39,6 +39,58 @@ def test_every_step_of_a_promoted_run_succeeded_and_every_artifact_is_read(tmp_p
     assert record.verdict is not None and len(record.verdict.rules) == 12
     assert record.version is not None and record.version.bundle_sha256 == outputs.BUNDLE_SHA256
     assert record.unreadable == ()
+
+
+def of_run(folder: Path, run: str, **changes: object) -> None:
+    """A promoted run on this machine whose statistics have these fields."""
+    where = runs.local(folder / "runs" / run / "steps")
+    runs.promoted(where)
+    file = where("validate-data") / "splits" / "statistics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def news(folder: Path, run: str, *reused: str) -> str:
+    """What is said of a run's data, if these steps were reused."""
+    steps = folder / "runs" / run / "steps"
+    for step in reused:
+        (runs.local(steps)(step) / "reused.json").write_text('{"run": "emotion-20261121-090000"}')
+    return freshness(collect(str(steps), runs.JOB, runs.TASK))
+
+
+def test_a_run_says_whether_files_rows_or_nothing_of_its_data_changed(tmp_path: Path) -> None:
+    of_run(tmp_path, "emotion-20261121-090000")
+    assert news(tmp_path, "emotion-20261121-090000") == "new: 20,000 rows."
+    of_run(tmp_path, "emotion_sample-20261121-093000", sha256="another system")
+    of_run(tmp_path, "emotion-20261122-090000")
+    same = "the files or their settings have changed, but none of the 20,000 rows"
+    assert news(tmp_path, "emotion-20261122-090000") == f"{same}; the model was trained again."
+    reused = news(tmp_path, "emotion-20261122-090000", "train-model")
+    assert reused == f"{same}: the steps after validate-data were reused."
+    of_run(tmp_path, "emotion-20261123-090000", sha256="others", rows={"train": 16_000, "test": 2_005})
+    changed = "the rows have changed: 18,005 rows, 20,000 before; the model was trained again."
+    assert news(tmp_path, "emotion-20261123-090000") == changed
+    of_run(tmp_path, "emotion-20261124-090000")
+    unchanged = "unchanged since emotion-20261121-090000: the splits were reused"
+    assert news(tmp_path, "emotion-20261124-090000", "validate-data") == (
+        f"{unchanged}; the model was trained again."
+    )
+    assert news(tmp_path, "emotion-20261124-090000", "validate-data", "train-model") == (
+        f"{unchanged}, and so was the trained model."
+    )
+
+
+def test_on_vertex_the_runs_before_are_the_jobs_beside_it(tmp_path: Path) -> None:
+    def folders(job: str) -> runs.FolderOf:
+        return lambda step: tmp_path / "42" / job / f"{step}_{VERTEX_TASK_ID[step]}"
+
+    first, second = "emotion-20261121090000", "emotion-20261128090000"
+    runs.promoted(folders(first))
+    runs.promoted(folders(second))
+    (folders("emotion-20261125090000")("validate-data")).mkdir(parents=True)  # it was refused
+    statistics = folders(second)("validate-data") / "splits" / "statistics.json"
+    statistics.write_text(json.dumps(json.loads(statistics.read_text()) | {"sha256": "others"}))
+    found = freshness(collect(str(tmp_path), second, runs.TASK))
+    assert found == "the rows have changed: 20,000 rows, 20,000 before; the model was trained again."
 
 
 def test_a_vertex_run_is_found_under_its_project_number_with_task_ids(tmp_path: Path) -> None:

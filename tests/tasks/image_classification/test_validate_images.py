@@ -265,10 +265,15 @@ def test_the_component_runs_on_the_section_as_kfp_hands_it_on(step: Step) -> Non
 
     class Output:
         def __init__(self, path: Path) -> None:
-            self.path = str(path)
+            self.path = self.uri = str(path)
 
     outputs = {name: Output(step.outputs / name) for name in ("splits", "checks", "report", "rejected")}
-    given = {"dataset": floats, "task": "image_classification", "data_fingerprint": "f" * 64}
+    given = {
+        "dataset": floats,
+        "task": "image_classification",
+        "data_fingerprint": "f" * 64,
+        "splits_folder": "",
+    }
     validate_data.python_func(**given, **outputs)
     rows = step.statistics["rows"]
     assert (rows["train"] + rows["validation"], rows["test"]) == (120, 60)

@@ -378,11 +378,11 @@ def test_what_is_wrong_with_an_image_is_noted_in_its_row_and_the_others_are_read
     rows = read(folder).rows
     faults = dict(zip(rows["place"], rows["unreadable"], strict=True))
     assert faults["cat/empty.png"] == "found an empty file, expected an image."
-    assert faults["cat/half.jpg"].startswith("half.jpg: cannot be read")
-    assert faults["cat/text.png"].startswith("text.png: found no image")
-    assert "200000000 pixels" in faults["dog/vast.png"]
-    assert faults["dog/vast.png"].endswith("expected at most 50,000,000 pixels. Shrink it.")
-    assert faults["dog/moving.gif"].startswith("moving.gif: found 2 pictures, expected one")
+    assert faults["cat/half.jpg"].startswith("cannot be read")
+    assert faults["cat/text.png"].startswith("found no image")
+    vast = "found more than 178,956,970 pixels, expected at most 50,000,000. Shrink it."
+    assert faults["dog/vast.png"] == vast
+    assert faults["dog/moving.gif"].startswith("found 2 pictures, expected one")
     assert [fault for fault in faults.values() if not fault] == [""] * 4
 
 

@@ -78,8 +78,19 @@ def judged(
 def test_a_first_model_within_its_bounds_is_promoted() -> None:
     decision = judged(max_rmse=0.8, min_r2=0.6, max_slice_mae=0.7, min_interval_coverage=0.85)
     assert decision.decision == "promote", decision.reasons
-    named = [rule.rule for rule in decision.rules]
-    assert named[:5] == ["mae", "rmse", "r2", "slice_mae", "interval_coverage"]
+    assert [(rule.rule, rule.note) for rule in decision.rules[:5]] == [
+        ("mae", "Bootstrap upper limit of the mean absolute error"),
+        ("rmse", "Bootstrap upper limit of the root mean squared error"),
+        ("r2", "Bootstrap lower limit of R²"),
+        (
+            "slice_mae",
+            "Largest bootstrap upper limit of the mean absolute error in a slice of the target",
+        ),
+        (
+            "interval_coverage",
+            "Bootstrap lower limit of the share of test rows whose number is in its interval",
+        ),
+    ]
 
 
 def test_a_bound_that_the_manifest_does_not_set_is_not_in_the_table() -> None:
@@ -150,6 +161,43 @@ def test_the_default_margin_is_what_the_rows_can_show() -> None:
 
 
 @pytest.mark.parametrize(
+    ("champion", "margin"),
+    [
+        ({"mae": 0.5, "error_std": 0.0}, 0.005),  # a hundredth of the champion's error
+        ({"mae": 0.5}, 0.0),
+        ({"error_std": 0.4}, 0.0),
+        ({"mae": 0.5, "error_std": None}, 0.0),
+    ],
+)
+def test_the_default_margin_is_a_hundredth_of_the_error_or_nothing(
+    champion: dict[str, Any], margin: float
+) -> None:
+    decision = judged(more=CHAMPION | {"champion": {"version": "1", **champion}})
+    assert bound_of(decision, "non_inferiority") == pytest.approx(-margin)
+
+
+def bound_of(decision: Decision, rule: str) -> Any:
+    return next(one.bound for one in decision.rules if one.rule == rule)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "certificate", "rule", "words"),
+    [
+        ({}, {"target_std": 0.0}, "metric_drop", "target_std: found 0.0"),
+        ({}, {"mae_rise_bound": "much"}, "metric_drop", "found 'much'"),
+        ({"slices": []}, {}, "slice_mae", "found nothing, expected a number of 0 or more"),
+        ({"slices": 3}, {}, "slice_mae", "found nothing, expected a number of 0 or more"),
+    ],
+)
+def test_the_note_says_which_figure_is_at_fault(
+    challenger: dict[str, Any], certificate: dict[str, Any], rule: str, words: str
+) -> None:
+    found = next(one for one in judged(challenger, certificate, max_slice_mae=1.0).rules if one.rule == rule)
+    assert (found.verdict, found.value) == ("fail", None)
+    assert words in found.note
+
+
+@pytest.mark.parametrize(
     ("paired", "gates", "rule"),
     [
         ({"mae_reduction": -0.05, "lower_bound": -0.08, "upper_bound": -0.04}, {}, "non_inferiority"),
@@ -171,7 +219,12 @@ def test_a_model_with_larger_errors_than_the_champion_is_rejected(
 
 def test_an_improvement_that_is_sure_passes() -> None:
     better = {"mae_reduction": 0.1, "lower_bound": 0.05, "upper_bound": 0.15}
-    assert judged(more=CHAMPION | {"paired": better}, min_improvement=0.05).decision == "promote"
+    decision = judged(more=CHAMPION | {"paired": better}, min_improvement=0.05)
+    assert decision.decision == "promote"
+    found = next(one for one in decision.rules if one.rule == "improvement")
+    assert (
+        found.note == "Paired bootstrap lower limit of the champion's mean absolute error minus this model's"
+    )
     assert judged(min_improvement=0.05).decision == "promote", "there is no champion yet"
 
 

@@ -6,6 +6,8 @@ import io
 import json
 import lzma
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -195,11 +197,21 @@ def _zipped(**files: str) -> bytes:
     return stream.getvalue()
 
 
+def _arrow(opened: Callable[..., Any]) -> bytes:
+    stream, table = io.BytesIO(), pa.table({"text": ["a"], "label": ["joy"]})
+    with opened(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
         ("a.csv.bz2", bz2.compress(b"text,label\na,joy\n")),
         ("a.csv.xz", lzma.compress(b"text,label\na,joy\n")),
+        ("a.csv.zst", pa.compress(b"text,label\na,joy\n", codec="zstd", asbytes=True)),
+        ("a.feather", _arrow(pa.ipc.new_file)),
+        ("a.arrow", _arrow(pa.ipc.new_stream)),
         ("a.zip", _zipped(**{"folder/a.csv": "text,label\na,joy\n", "__MACOSX/._a.csv": "x"})),
         ("a.csv.zip", _zipped(**{"a.csv": "text,label\na,joy\n"})),
         ("a.json", b' [{"text": "a", "label": "joy"}]'),
@@ -222,7 +234,6 @@ def test_the_forms_of_one_table_are_read_alike(name: str, data: bytes) -> None:
         ("a.csv.bz2", b"BZh", "not a whole bzip2 file"),
         ("a.json", b'[{"text": "a"}, 7]', "1 items of the array are not JSON objects, first object 2"),
         ("a.xlsx", b"PK", "found an Excel workbook. Save the sheet as CSV UTF-8"),
-        ("a.feather", b"ARROW1", "found an Arrow file. Write it as parquet"),
         ("a.sqlite", b"SQLite", "found a database. Export the table: sqlite3"),
         ("a.tar.gz", gzip.compress(b"x", mtime=0), "found an archive. Unpack it"),
     ],
@@ -239,6 +250,8 @@ def test_a_form_that_is_not_read_is_refused_with_what_to_do(name: str, data: byt
         (b"\n \n", "a.jsonl", "found an empty file"),
         (b"text,label\n", "a.csv", "found a header and no rows"),
         (b"PAR1 and then nothing", "a.parquet", "not a whole parquet file"),
+        (b"ARROW1", "a.feather", "not a whole arrow file"),
+        (b"FEA1 of before 2017", "a.feather", "not a whole arrow file"),
     ],
 )
 def test_a_file_without_rows_says_so(data: bytes, name: str, words: str) -> None:

@@ -4,8 +4,10 @@ import random
 import tracemalloc
 from itertools import combinations
 
+import numpy as np
 import pytest
 
+from gauntlet.components.validate_data.duplicates import Doubles, Ints
 from gauntlet.components.validate_data.text import normalise
 from gauntlet.tasks.texts.similarity import COMPARED_CHARS, TextLikeness, words_of
 
@@ -35,7 +37,12 @@ def _chains(texts: list[str], pairs: dict[tuple[str, str], float]) -> set[frozen
     return {frozenset(chain) for chain in chain_of.values()}
 
 
-def _grouped(texts: list[str], numbers: list[int]) -> set[frozenset[str]]:
+def _rows(doubles: Doubles) -> list[tuple[int, int, float]]:
+    columns = (doubles.rows, doubles.others, doubles.similarities)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _grouped(texts: list[str], numbers: Ints) -> set[frozenset[str]]:
     return {
         frozenset(text for text, its in zip(texts, numbers, strict=True) if its == number)
         for number in numbers
@@ -56,46 +63,44 @@ def test_chains_and_doubles_are_exactly_those_that_comparing_everything_finds(at
     likeness = TextLikeness(texts, 0.55)
     pairs = _alike(texts, at_least)
     assert bool(pairs) == (at_least < 1)
-    assert _grouped(texts, likeness.groups(texts, at_least)) == _chains(texts, pairs)
-    half = texts[::2]
-    among_half = {pair: score for pair, score in pairs.items() if {*pair} <= {*half}}
-    assert _grouped(half, likeness.groups(half, at_least)) == _chains(half, among_half)
-    known = likeness.known(at_least)
-    for text in half:
-        known.add(text)
-    for text in texts:
-        found = known.find(text)
-        if found is None:
-            assert not any((text, other) in pairs for other in half)
-        else:
-            assert pairs[text, found[0]] == found[1]
-            assert found[0] in half
+    assert _grouped(texts, likeness.groups(at_least)) == _chains(texts, pairs)
+    half = np.arange(0, len(texts), 2)
+    rest = np.setdiff1d(np.arange(len(texts)), half)
+    doubles = likeness.doubles(rest, half, at_least)
+    for row, other, similarity in _rows(doubles):
+        assert pairs[texts[rest[row]], texts[half[other]]] == similarity
+    for row in set(range(len(rest))) - set(doubles.rows.tolist()):
+        assert not any((texts[rest[row]], texts[other]) in pairs for other in half)
+
+
+@pytest.mark.parametrize("at_least", [0.55, 0.7, 0.9])
+def test_a_text_is_kept_if_no_text_kept_before_it_is_similar(at_least: float) -> None:
+    texts = _random_texts()
+    pairs = _alike(texts, at_least)
+    order = random.Random(5).choices(range(len(texts)), k=2 * len(texts))
+    repeats = TextLikeness(texts, 0.55).repeats(np.array(order), at_least)
+    kept = [row for row in range(len(order)) if row not in repeats.rows]
+    for row in kept:
+        assert not any((texts[order[row]], texts[order[other]]) in pairs for other in kept if other < row)
+    assert len(repeats.rows)
+    for row, other, similarity in _rows(repeats):
+        assert other < row
+        assert other in kept
+        assert pairs[texts[order[row]], texts[order[other]]] == similarity
 
 
 def test_nine_of_ten_words_is_a_similarity_of_nine_tenths() -> None:
     ten, nine, eight = ("a b c d e f g h i j"[:size] for size in (19, 17, 15))
     likeness = TextLikeness([ten, nine, eight], 0.9)
-    assert _grouped([ten, nine, eight], likeness.groups([ten, nine, eight], 0.9)) == {
-        frozenset([ten, nine]),
-        frozenset([eight]),
-    }
-    known = likeness.known(0.9)
-    known.add(ten)
-    assert known.find(nine) == (ten, 0.9)
-    assert known.find(eight) is None
-
-
-def test_equal_keys_are_of_one_group() -> None:
-    likeness = TextLikeness(["a b c", "d e f"], 0.9)
-    first, second, again = likeness.groups(["a b c", "d e f", "a b c"], 0.9)
-    assert first == again != second
+    assert _grouped([ten, nine, eight], likeness.groups(0.9)) == {frozenset([ten, nine]), frozenset([eight])}
+    assert _rows(likeness.doubles(np.array([1, 2]), np.array([0]), 0.9)) == [(0, 0, 0.9)]
 
 
 def test_only_the_beginning_of_an_endless_text_is_compared() -> None:
     endless = " ".join(f"word{number}" for number in range(2_000_000))
     assert len(endless) > 10_000_000
     beginning = endless[:COMPARED_CHARS]
-    first, second = TextLikeness([endless, beginning], 0.9).groups([endless, beginning], 0.9)
+    first, second = TextLikeness([endless, beginning], 0.9).groups(0.9)
     assert first == second
 
 
@@ -105,7 +110,7 @@ def test_memory_grows_with_the_rows_of_a_template_and_not_with_their_pairs() -> 
         texts = [TEMPLATE.format(100_000 + row) for row in range(rows)]
         tracemalloc.start()
         likeness = TextLikeness(texts, 0.9)
-        assert len(set(likeness.groups(texts, 0.9))) == 1
+        assert len(set(likeness.groups(0.9))) == 1
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 2 * 8 * peaks[0]  # pairs: 64 times as many
@@ -146,5 +151,5 @@ def test_texts_without_spaces_that_differ_in_one_sign_are_near_duplicates(one: s
         normalise(one[: -len(other)] + other),
         normalise("完全不同的一句话，说的是别的事情"),
     ]
-    first, second, third = TextLikeness(keys, 0.9).groups(keys, 0.9)
+    first, second, third = TextLikeness(keys, 0.9).groups(0.9)
     assert first == second != third
