@@ -24,6 +24,8 @@ LONGEST_WAIT = 0.5
 MOST_ROWS = 64
 FORGETTING = 0.98
 """What each new measurement multiplies the weight of all earlier ones by."""
+MOST_SURPRISING = 4
+"""A measurement counts as if at least this part of it had been expected."""
 LEAST_PER_TOKEN = 1e-9
 
 
@@ -51,7 +53,8 @@ class RowError(Exception):
 class CostModel:
     """The seconds of a batch: `fixed` + `per_token` × its tokens with padding, fitted to what was measured.
 
-    Least squares in which earlier measurements count less and less, so that it follows the machine's load.
+    Least squares of the relative error, so that small batches count as much as large ones. Earlier
+    measurements count less and less, so that it follows the machine's load.
     """
 
     def __init__(self, latency_ms: Mapping[str, float | None], tokens_per_row: float) -> None:
@@ -64,10 +67,12 @@ class CostModel:
 
     def observe(self, tokens: float, seconds: float) -> None:
         """Take a measured batch into account."""
-        for name, value in (("_weight", 1), ("_x", tokens), ("_y", seconds)):
-            setattr(self, name, getattr(self, name) * FORGETTING + value)
-        self._xx = self._xx * FORGETTING + tokens * tokens
-        self._xy = self._xy * FORGETTING + tokens * seconds
+        weight = 1 / max(self(tokens), seconds / MOST_SURPRISING, LEAST_PER_TOKEN) ** 2
+        self._weight = self._weight * FORGETTING + weight
+        self._x = self._x * FORGETTING + weight * tokens
+        self._y = self._y * FORGETTING + weight * seconds
+        self._xx = self._xx * FORGETTING + weight * tokens * tokens
+        self._xy = self._xy * FORGETTING + weight * tokens * seconds
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
         variance = self._xx / self._weight - mean_x**2
         if variance > 1e-6 * max(1.0, mean_x**2):  # else all batches were alike, and the slope stays
