@@ -92,12 +92,12 @@ class Rows:
             price = Price(session.estimated_total_bytes_scanned, USD_PER_TIB_OF_A_TABLE)
             if self.price is None:  # the result of a query is read for nothing
                 _require_affordable(self.uri, price, max_cost_usd)
-            batches = [
-                page.to_arrow()
-                for stream in session.streams
-                for page in client.read_rows(stream.name).rows(session).pages
-            ]
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
+            batches = [
+                pa.ipc.read_record_batch(message.arrow_record_batch.serialized_record_batch, schema)
+                for stream in session.streams
+                for message in client.read_rows(stream.name)
+            ]
         return _ordered(_without_decimals(pa.Table.from_batches(batches, schema).select(list(columns))))
 
     def _session(self, api: Any, columns: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from gauntlet.backends import storage
 from gauntlet.components.validate_data.carving import carve, with_groups
 from gauntlet.components.validate_data.checks import (
     SHOWN_EXAMPLES,
@@ -49,13 +50,13 @@ from gauntlet.tasks.texts.files import (
     decode,
     find_files,
     format_of,
-    read_content,
+    open_bigquery,
     read_objects,
     source_uris,
     unknown_format,
     verify,
 )
-from gauntlet.tasks.texts.records import OPENED, open_bigquery
+from gauntlet.tasks.texts.records import OPENED
 from gauntlet.tasks.texts.similarity import TextLikeness
 from gauntlet.tasks.texts.times import with_times
 
@@ -171,7 +172,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: read_content(file) for file in _files(dataset)}
+    contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []

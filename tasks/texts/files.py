@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gauntlet.backends import storage
+from gauntlet.backends.google.bigquery import Rows, open_query, open_table, tables_of
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
@@ -245,15 +246,20 @@ def source_uris(files: Sequence[SourceFile]) -> tuple[str, ...]:
         UsageError: The query is faulty, or may not be run.
         GauntletError: BigQuery cannot be reached.
     """
-    from gauntlet.backends.google.bigquery import tables_of
-
     uris = [[file.uri] if file.query is None else tables_of(file.uri, file.query) for file in files]
     return tuple(uri for some in uris for uri in some)
 
 
-def read_content(file: SourceFile) -> bytes:
-    """The file as it is stored; nothing of a table, whose rows are asked for when its columns are known."""
-    return b"" if file.is_table else storage.read_bytes(file.uri)
+def open_bigquery(file: SourceFile, dataset: TableDataset) -> Rows:
+    """The table, or the result of the query, that a source is.
+
+    Raises:
+        UsageError: It does not exist, may not be read, or costs more than `dataset.max_cost_usd`.
+        GauntletError: BigQuery cannot be reached.
+    """
+    if file.query is None:
+        return open_table(file.uri, dataset.snapshot)
+    return open_query(file.uri, file.query, dataset.snapshot, dataset.max_cost_usd)
 
 
 def _names(folder: str, given: str) -> Sequence[str]:

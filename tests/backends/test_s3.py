@@ -32,6 +32,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSyste
     for name in ("data/b.csv", "data/a.csv", "data/notes.md", "hive/label=joy/0.csv"):
         files.pipe_file(f"bucket/{name}", CONTENT)
     yield files
+    files.rm("bucket", recursive=True)  # moto keeps it for the next server of this process
     running.stop()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 

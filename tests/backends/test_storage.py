@@ -130,7 +130,7 @@ def test_what_is_not_there_is_named_in_one_message(
 ) -> None:
     for package, scheme in (("s3fs", "s3"), ("adlfs", "abfs")):  # as if they were not installed
         monkeypatch.setitem(sys.modules, package, None)
-        monkeypatch.delitem(fsspec.registry._registry, scheme, raising=False)
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
     with pytest.raises(UsageError, match=words) as caught:
         storage.read_bytes(uri)
     assert uri in str(caught.value)
