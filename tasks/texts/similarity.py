@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -75,21 +75,30 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Chunked(Protocol):
+    """Strings in pieces, as a `pyarrow.ChunkedArray` or a file on disk has them."""
+
+    @property
+    def chunks(self) -> Iterable[pa.Array]:
+        """The pieces, in their order."""
+
+    def __len__(self) -> int:
+        """How many strings there are."""
+
+
 class TextLikeness:
     """The `Likeness` of normalised texts.
 
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(
-        self, keys: pa.ChunkedArray | Sequence[str], at_least: float, scratch: Path | None = None
-    ) -> None:
+    def __init__(self, keys: Chunked | Sequence[str], at_least: float, scratch: Path | None = None) -> None:
         """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
         The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
         have no similar text; the words of the others stay in memory.
         """
-        if not isinstance(keys, pa.ChunkedArray):
+        if isinstance(keys, Sequence):
             keys = pa.chunked_array([keys], type=pa.large_string())
         self._keys = len(keys)
         with TemporaryFile(dir=scratch) as file:
@@ -253,7 +262,7 @@ class _Stored:
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
+def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     """The heads of the sets of words of texts: the few words that an index needs. `stored` gets all words.
 
     The words are first numbered as they are found, then by how many texts contain them.
@@ -262,7 +271,7 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(categories)
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in _in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
         stored.add(sizes, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
@@ -286,12 +295,12 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
         np.empty((0, width), np.uint64),
     )
     words, kept, sizes, signatures = map(
-        np.concatenate, zip(nothing, *_in_order(by_rarity, stored.pieces), strict=True)
+        np.concatenate, zip(nothing, *in_order(by_rarity, stored.pieces), strict=True)
     )
     return _Sets(words, offsets(kept), sizes, signatures)
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results for all items, two of which are worked on at once."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(2) as pool:
@@ -303,7 +312,7 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
             yield waiting.popleft().result()
 
 
-def _pieces(keys: pa.ChunkedArray) -> Iterator[pl.Series]:
+def _pieces(keys: Chunked) -> Iterator[pl.Series]:
     for chunk in keys.chunks:
         step = int(np.clip(BYTES_AT_ONCE * len(chunk) // max(1, chunk.nbytes), 1, TEXTS_AT_ONCE))
         for start in range(0, len(chunk), step):
