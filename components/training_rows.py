@@ -25,6 +25,7 @@ TEST_ROWS_FILE = "test_rows.npz"
 NO_FINGERPRINTS = "its bundle was made by an older release, which wrote no fingerprints of training rows"
 OTHER_FINGERPRINTS = "its bundle was made by another release, which wrote another kind of fingerprints"
 TRAINED_ELSEWHERE = "it was trained elsewhere, so its training rows are not known"
+NOT_TESTED = -1
 DIGITS = 16  # of a hash in hexadecimal, for 64 bits
 
 Flags = npt.NDArray[np.bool_]
@@ -52,28 +53,51 @@ class RowFingerprints:
         return np.isin(self.row_groups, seen)
 
 
-def write_fingerprints(folder: Path, kind: str, table: pd.DataFrame, groups: Mapping[str, str]) -> None:
+@dataclass(frozen=True)
+class HashedGroups:
+    """The groups of near-duplicates of K keys, of which only the hashes are known.
+
+    Attributes:
+        hashes: The hash of each key, 128 bits in two numbers, uint64 (K, 2).
+        names: The number of the key that names the group of each key, (K,).
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    names: npt.NDArray[np.int64]
+
+
+def write_fingerprints(
+    folder: Path, kind: str, table: pd.DataFrame, groups: Mapping[str, str] | HashedGroups
+) -> None:
     """Write the fingerprints of training and test rows into the folder of the splits.
 
     `table` has `split` and `key`, in the order of the splits; `groups` has the group of every key that was
-    read.
+    read. If `groups` are hashed, the table has the `number` of each key instead of the key.
     """
-    train = table.loc[table["split"] == "train", "key"].unique().tolist()
-    _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=np.unique(fingerprints_of(train)))
-    tested = [groups[key] for key in table.loc[table["split"] == "test", "key"]]
-    names, row_groups = np.unique(tested, return_inverse=True)
-    number_of = {str(name): number for number, name in enumerate(names)}
+    if isinstance(groups, HashedGroups):
+        prints, of_keys, numbers = groups.hashes[:, 0], groups.names, table["number"]
+    else:
+        number_of = {key: number for number, key in enumerate(groups)}
+        prints, numbers = fingerprints_of(list(groups)), table["key"].map(number_of)
+        of_keys = np.unique(list(groups.values()), return_inverse=True)[1]
+    train, test = (numbers[table["split"] == split].to_numpy(np.int64) for split in ("train", "test"))
+    tested = np.unique(of_keys[test])
+    if isinstance(groups, HashedGroups):  # in the order of the groups' names, as in the other case
+        tested = tested[np.lexsort((groups.hashes[tested, 1], groups.hashes[tested, 0]))]
+    places = np.full(len(prints), NOT_TESTED)
+    places[tested] = np.arange(len(tested))
     # The leakage check has compared today's training rows with the test rows.
-    checked = set(train) - set(table.loc[table["split"] == "test", "key"])
-    members = [
-        (key, number_of[group]) for key, group in groups.items() if group in number_of and key not in checked
-    ]
+    checked = np.zeros(len(prints), dtype=np.bool_)
+    checked[train] = True
+    checked[test] = False
+    members = np.flatnonzero((places[of_keys] != NOT_TESTED) & ~checked)
+    _write(folder / TRAINING_ROWS_FILE, kind=kind, fingerprints=np.unique(prints[train]))
     _write(
         folder / TEST_ROWS_FILE,
         kind=kind,
-        fingerprints=fingerprints_of([key for key, _ in members]),
-        groups=np.array([number for _, number in members], dtype=np.int64),
-        row_groups=np.asarray(row_groups, dtype=np.int64),
+        fingerprints=prints[members],
+        groups=places[of_keys[members]],
+        row_groups=places[of_keys[test]],
     )
 
 

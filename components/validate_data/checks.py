@@ -6,24 +6,39 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from gauntlet.components.pictures import ClassPicture
+from gauntlet.components.training_rows import HashedGroups
 from gauntlet.contracts.data import CheckResult, CheckVerdict, Statistics
 from gauntlet.manifests.dataset import Dataset, RowCheck, SplitName
 
 SHOWN_EXAMPLES = 5
 BOUND_STEPS = 1_000
 
-Reasons = Callable[[pd.DataFrame, "pd.Index[int]"], Sequence[str]]
+
+class ReadTable(Protocol):
+    """A table as it was read, as a `pandas.DataFrame` is one; its texts may be on disk."""
+
+    @property
+    def columns(self) -> Any:
+        """The names of the columns."""
+
+    @property
+    def loc(self) -> Any:
+        """All columns of some rows by their index, as a `pandas.DataFrame`: `table.loc[rows]`."""
+
+
+Reasons = Callable[[Any, "pd.Index[int]"], Sequence[str]]
 """In words, what is wrong with each of some rows, given the table as it was read and their index in it."""
 
-SplitContent: TypeAlias = pa.Table | Mapping[str, npt.NDArray[Any]]
-"""The rows of a split: a table, which is written as parquet, or arrays by name, written as npz."""
+SplitContent: TypeAlias = pa.Table | pa.RecordBatchReader | Mapping[str, npt.NDArray[Any]]
+"""The rows of a split: a table, in pieces or not, which is written as parquet, or arrays by name (npz)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class CheckedTable:
     rows_read: int
     results: list[CheckResult] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)
-    groups: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] | HashedGroups = field(default_factory=dict)
 
     def check(
         self, name: str, rule: RowCheck, find: Callable[[pd.DataFrame], Finding], unusable: bool = False
@@ -98,7 +113,8 @@ class CheckedTable:
         leaving = finding.affected if unusable else dropped
         self.results.append(judge_rows(name, rule, finding, self.rows_read, dropped=len(leaving)))
         self.findings[name] = finding
-        self.rows = self.rows.drop(leaving)
+        if len(leaving):
+            self.rows = self.rows[~np.isin(self.rows.index, leaving)]
 
     @property
     def failed(self) -> tuple[CheckResult, ...]:
@@ -126,7 +142,7 @@ class Examination:
         fault: Why the splits cannot be used although no check failed, in words, or None.
     """
 
-    table: pd.DataFrame
+    table: ReadTable
     checked: CheckedTable
     statistics: Statistics
     content: Callable[[SplitName], SplitContent]

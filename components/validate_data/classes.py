@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gauntlet.components.validate_data.checks import CheckedTable
@@ -24,14 +24,17 @@ def each_label(table: pd.DataFrame) -> pd.DataFrame:
     """
     if "labels" not in table:
         return table
-    return table.assign(label=table["labels"]).explode("label").dropna(subset="label")
+    return table.assign(label=table["labels"].astype("object")).explode("label").dropna(subset="label")
 
 
 def count_classes(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, dict[str, int]]:
     """Rows by split and label; a class or split without rows counts 0."""
-    rows = each_label(table)
-    counts = Counter(zip(rows["split"].tolist(), rows["label"].tolist(), strict=True))
-    return {split: {label: counts[split, label] for label in labels} for split in SPLITS}
+    found = each_label(table).groupby(["split", "label"], observed=True).size()
+    counts = {split: found[split] for split in found.index.unique("split")}
+    return {
+        split: {label: int(counts[split].get(label, 0)) if split in counts else 0 for label in labels}
+        for split in SPLITS
+    }
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class LargestGroup:
 
 def largest_groups(table: pd.DataFrame) -> dict[str, LargestGroup]:
     """By label, of a table with `group`."""
-    sizes = each_label(table).groupby(["label", "group", "split"], sort=False).size()
+    sizes = each_label(table).groupby(["label", "group", "split"], sort=False, observed=True).size()
     found: dict[str, LargestGroup] = {}
-    for label, of_class in sizes.groupby(level="label"):
+    for label, of_class in sizes.groupby(level="label", observed=True):
         split = of_class.index[int(of_class.to_numpy().argmax())][2]
         found[str(label)] = LargestGroup(int(of_class.max()), int(of_class.sum()), str(split))
     return found
@@ -154,7 +157,7 @@ def _passing_settings(
     rows = checked.rows
     for result in checked.failed:
         if result.check in checked.findings:
-            rows = rows.drop(rows.index.intersection(checked.findings[result.check].removable))
+            rows = rows[~np.isin(rows.index, checked.findings[result.check].removable)]
     counts = count_classes(rows, dataset.labels)
     settings: dict[str, dict[str, Any]] = {}
     key = "dataset.checks.rows_per_class"

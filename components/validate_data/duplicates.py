@@ -294,9 +294,9 @@ def _alike(table: pd.DataFrame, doubles: Doubles) -> Finding:
     """The rows, each with the row that it is like and their similarity."""
     pairs = _pairs(table, doubles)
     rows = table.index[doubles.rows]
-    examples = [_pair(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
+    examples = [pair_in_words(table, row, *pairs[row]) for row in rows[:SHOWN_EXAMPLES].tolist()]
     worst = rows[most_alike(doubles)].tolist()
-    alike = tuple(_shown_pair(table, row, *pairs[row]) for row in worst)
+    alike = tuple(shown_pair(table, row, *pairs[row]) for row in worst)
     return Finding(rows, outside_test(table, rows), examples, reasons=partial(like, pairs), alike=alike)
 
 
@@ -308,7 +308,7 @@ def most_alike(doubles: Doubles) -> Ints:
     return positions
 
 
-def _shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
+def shown_pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> Alike:
     """Both rows; of long texts what is around their first difference."""
     one, two = shown_rows(table, [row, other])
     if "text" in table:
@@ -347,7 +347,8 @@ def outside_test(table: pd.DataFrame, rows: pd.Index[int]) -> pd.Index[int]:
     return rows[(table.loc[rows, "split"] != "test").to_numpy()]
 
 
-def _pair(table: pd.DataFrame, row: int, other: int, similarity: float) -> str:
+def pair_in_words(table: pd.DataFrame, row: int, other: int, similarity: float) -> str:
+    """A row of a table with `place`, `split`, `shown` and `key`, and the row that it is like."""
     one, two = table.loc[[row, other]].to_dict("records")
     first = f"{one['place']} ({one['split']}) {one['shown']}"
     second = f"{two['place']} ({two['split']})"

@@ -7,17 +7,18 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.training_rows import write_fingerprints
-from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding
+from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding, ReadTable
 from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts.data import REJECTED_FILE, STATISTICS_FILE, CheckResult, Checks
@@ -99,8 +100,15 @@ def _write_splits(folder: Path, examined: Examination) -> None:
             if isinstance(rows, Mapping):
                 np.savez(file, allow_pickle=False, **rows)
             else:
-                pq.write_table(rows, file)
+                _write_table(rows, file)
     examined.statistics.write(folder / STATISTICS_FILE)
+
+
+def _write_table(rows: pa.Table | pa.RecordBatchReader, file: IO[bytes]) -> None:
+    """Write a table in row groups, one for each of its pieces."""
+    with pq.ParquetWriter(file, rows.schema) as writer:
+        for piece in rows.to_reader() if isinstance(rows, pa.Table) else rows:
+            writer.write_batch(piece)
 
 
 def _failure(section: Dataset, checked: CheckedTable) -> str:
@@ -139,7 +147,7 @@ def _verdict(result: CheckResult) -> Text:
     return Text(result.verdict, style=styles[result.verdict])
 
 
-def write_rejected(path: Path, table: pd.DataFrame, checked: CheckedTable) -> int:
+def write_rejected(path: Path, table: ReadTable, checked: CheckedTable) -> int:
     """Write the rows of every check that did not pass, and return the number of lines.
 
     A row has a line for each check that found it. `line` is a number if the file has lines, else the place,
@@ -167,13 +175,13 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
-def _lines(table: pd.DataFrame, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
+def _lines(table: ReadTable, finding: Finding) -> Iterator[tuple[str, str, str, str]]:
     column = finding.column or next((name for name in TEXT_COLUMNS if name in table.columns), "place")
     for start in range(0, len(finding.affected), ROWS_AT_ONCE):
         rows = finding.affected[start : start + ROWS_AT_ONCE]
-        places, values = table.loc[rows, "place"].tolist(), table.loc[rows, column].tolist()
+        some = table.loc[rows]
         reasons = finding.reasons(table, rows) if finding.reasons else [""] * len(rows)
-        for place, value, reason in zip(places, values, reasons, strict=True):
+        for place, value, reason in zip(some["place"], some[column].tolist(), reasons, strict=True):
             yield (*_place(place), _shown(value), reason)
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gauntlet.components.validate_data.checks import CheckedTable, Examination
+from gauntlet.components.validate_data.checks import Examination
+from gauntlet.components.validate_data.duplicates import Flags
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.manifests.dataset import SPLITS
 from gauntlet.tasks.classification.scores import name_labels
@@ -26,6 +27,8 @@ from gauntlet.tasks.texts.labels import (
     examined,
     resolve_label,
 )
+from gauntlet.tasks.texts.pieces import is_missing
+from gauntlet.tasks.texts.rows import TextRows
 
 sources = texts.sources
 YES, NO = ("1", "true"), ("0", "false", "")
@@ -53,15 +56,16 @@ def examine(dataset: MultiLabelDataset) -> Examination:
         UsageError: `dataset` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
-    table = read_table(dataset)
-    checked = check_table(table, dataset)
-    return examined(table, checked, describe(checked.rows, dataset), _content)
+    checked = check_table(read_table(dataset), dataset)
+    numbers = pa.list_(pa.field("element", pa.int8()), len(dataset.labels))
+    schema = pa.schema([("text", pa.string()), ("labels", numbers), ("row", pa.int64())])
+    return examined(checked, describe(checked, dataset), schema, lambda rows: _written(rows, dataset.labels))
 
 
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def read_table(dataset: MultiLabelDataset) -> pd.DataFrame:
+def read_table(dataset: MultiLabelDataset) -> TextRows:
     """As `texts.read_table`, with these columns.
 
     `labels`: a tuple of the row's labels in the order of `dataset.labels`. `label`: the same in words, or
@@ -93,7 +97,7 @@ def read_labels(value: Any, dataset: MultiLabelDataset) -> tuple[str, ...]:
         return _of_columns(value, dataset.labels)
     if isinstance(value, str):
         value = _split(value, dataset.label_separator)
-    elif texts.is_missing(value):
+    elif is_missing(value):
         value = ()
     elif not isinstance(value, list):
         value = [value]
@@ -116,7 +120,7 @@ def _of_columns(values: tuple[Any, ...], labels: Sequence[str]) -> tuple[str, ..
     """The labels whose column says yes. A value that is neither yes nor no is a label of its own."""
     found = []
     for label, value in zip(labels, values, strict=True):
-        shown = "" if texts.is_missing(value) else str(value).strip().lower().removesuffix(".0")
+        shown = "" if is_missing(value) else str(value).strip().lower().removesuffix(".0")
         if shown in YES:
             found.append(label)
         elif shown not in NO:
@@ -127,18 +131,23 @@ def _of_columns(values: tuple[Any, ...], labels: Sequence[str]) -> tuple[str, ..
 # --- checks ------------------------------------------------------------------------------------------
 
 
-def check_table(table: pd.DataFrame, dataset: MultiLabelDataset) -> CheckedTable:
+def check_table(table: TextRows, dataset: MultiLabelDataset) -> texts.CheckedTexts:
     """As `check_labelled`, of a table that `read_table` returns."""
+
+    def named(column: str) -> Flags:
+        values = table.small[column].cat
+        return np.array([len(names) > 0 for names in values.categories], dtype=np.bool_)[values.codes]
+
     of_labels = {
         "unknown_labels": texts.ValueCheck(
-            fails=table["unknown_labels"].map(len) > 0,
+            fails=named("unknown_labels"),
             describe=lambda row: f"{_called(row.unknown_labels)} of {excerpt(row.text)}",
             unusable=True,  # its labels cannot all be written
             column="unknown_labels",
-            summary=lambda found: describe_unknown(found.explode(), dataset.labels),
+            summary=lambda found: describe_unknown(found.astype("object").explode(), dataset.labels),
         ),
         "repeated_labels": texts.ValueCheck(
-            fails=table["repeated_labels"].map(len) > 0,
+            fails=named("repeated_labels"),
             describe=lambda row: f"{_called(row.repeated_labels)} more than once for {excerpt(row.text)}",
             column="repeated_labels",
         ),
@@ -153,37 +162,33 @@ def _called(names: Sequence[str]) -> str:
 # --- splits and their statistics ---------------------------------------------------------------------
 
 
-def describe(table: pd.DataFrame, dataset: MultiLabelDataset) -> Statistics:
-    """The statistics of a table of `text`, `labels`, `key` (the normalised text) and `split`."""
-    by_split = {split: table[table["split"] == split] for split in SPLITS}
-    sizes = {split: Counter(rows["labels"].map(len).tolist()) for split, rows in by_split.items()}
+def describe(checked: texts.CheckedTexts, dataset: MultiLabelDataset) -> Statistics:
+    """The statistics of the rows that the checks left."""
+    rows = checked.rows
+    counts = {split: rows.loc[rows["split"] == split, "labels"].value_counts() for split in SPLITS}
+    sizes = {split: Counter[int]() for split in SPLITS}
+    pairs = Counter[tuple[str, str]]()
+    for split, of_split in counts.items():
+        for labels, number in of_split[of_split > 0].items():
+            sizes[split][len(labels)] += number
+            if split == "train":
+                pairs.update(dict.fromkeys(combinations(labels, 2), number))
     together: dict[str, dict[str, int]] = {}
-    pairs = Counter(pair for labels in by_split["train"]["labels"] for pair in combinations(labels, 2))
-    for (first, second), rows in sorted(pairs.items()):
-        together.setdefault(first, {})[second] = rows
+    for (first, second), number in sorted(pairs.items()):
+        together.setdefault(first, {})[second] = number
+    index = {label: number for number, label in enumerate(dataset.labels)}
     return Statistics(
-        **describe_labelled(table, dataset, class_indices),
+        **describe_labelled(checked, dataset, "labels", lambda names: [index[name] for name in names]),
         labels_per_row={split: dict(sorted(found.items())) for split, found in sizes.items()},
         together=together,
     )
 
 
-def class_indices(rows: pd.DataFrame, labels: Sequence[str]) -> list[list[int]]:
-    """The indices of each row's labels, in their order."""
-    index = {label: number for number, label in enumerate(labels)}
-    return [[index[name] for name in names] for names in rows["labels"]]
-
-
-def _content(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
-    """`labels` is a list of C numbers, 1 for a label that the row has, else 0."""
-    has = np.array([[label in names for label in labels] for names in rows["labels"]], dtype=np.int8)
-    return pa.table(
-        {
-            "text": pa.array(rows["text"].tolist(), pa.string()),
-            "labels": pa.FixedSizeListArray.from_arrays(pa.array(has.reshape(-1)), len(labels)),
-            "row": pa.array(rows["row"].tolist(), pa.int64()),
-        }
-    )
+def _written(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Array:
+    """For each row a list of C numbers, 1 for a label that the row has, else 0."""
+    sets = rows["labels"].cat
+    has = np.array([[label in names for label in labels] for names in sets.categories], dtype=np.int8)
+    return pa.FixedSizeListArray.from_arrays(pa.array(has[sets.codes].reshape(-1)), len(labels))
 
 
 def label_sets(frame: pd.DataFrame) -> npt.NDArray[np.float32]:

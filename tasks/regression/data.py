@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 
 from gauntlet.components.pictures import data_uri
@@ -21,6 +23,7 @@ from gauntlet.components.validate_data.checks import (
     CheckedTable,
     Examination,
     Finding,
+    Reasons,
     json_line,
     origin,
 )
@@ -43,6 +46,8 @@ from gauntlet.tasks.images.reading import ImageSource, ImageTable, image_uris, r
 from gauntlet.tasks.regression.manifest import OutlierCheck, PathColumns, RegressionDataset, RowsPerSplitCheck
 from gauntlet.tasks.regression.metrics import Floats, bin_edges, histogram, resolvable_error
 from gauntlet.tasks.texts import data as texts
+from gauntlet.tasks.texts.pieces import is_missing
+from gauntlet.tasks.texts.rows import TextRows
 
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("target", pa.float64()), ("row", pa.int64())])
 LARGEST = 1e30
@@ -67,24 +72,33 @@ def examine(dataset: RegressionDataset) -> Examination:
 
 
 def _examine_texts(dataset: RegressionDataset) -> Examination:
-    table = with_strata(texts.read_table(dataset.as_texts, read_targets))
+    table = texts.read_table(dataset.as_texts, read_targets)
+    table.small = with_strata(table.small)
     checked = check_texts(table, dataset)
     by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
-    inputs = {split: map(json_line, rows["text"]) for split, rows in by_split.items()}
+    sha256 = texts.hash_splits(checked, b"", _hashed)
     return Examination(
         table=table,
         checked=checked,
-        statistics=describe(by_split, inputs, dataset, **texts.describe_texts(checked.rows)),
-        content=lambda split: _text_table(by_split[split]),
+        statistics=describe(by_split, sha256, dataset, **texts.describe_texts(checked)),
+        content=lambda split: texts.split_content(
+            checked, split, SPLIT_SCHEMA, lambda rows: pa.array(rows["target"].to_numpy())
+        ),
         fingerprints=KEY_FORM,
         resolution=describe_resolution(by_split),
     )
 
 
+def _hashed(inputs: pl.Series, rows: pd.DataFrame) -> pl.Series:
+    """A line of JSON for each input, which is JSON, and one for its target."""
+    targets = pl.Series(json.dumps(rows["target"].tolist())[1:-1].split(", "))
+    return inputs + "\n" + targets + "\n"
+
+
 def _examine_images(dataset: RegressionDataset) -> Examination:
     found = read_images(_source(dataset))
     values = pd.DataFrame(read_targets(found.rows["value"].tolist()), dtype="object")
-    table = with_strata(found.rows.assign(**values).astype({"target": "float64"}))
+    table = with_strata(found.rows.assign(**values).astype({"target": "float64"})).astype({"label": "str"})
     checked = check_images(replace(found, rows=table), dataset)
     by_split = {split: checked.rows[checked.rows["split"] == split] for split in SPLITS}
     assert dataset.shape is not None  # as rows are images
@@ -93,7 +107,9 @@ def _examine_images(dataset: RegressionDataset) -> Examination:
     pixels = {split: found.pixels[rows.index] for split, rows in by_split.items()}
     statistics = describe(
         by_split,
-        {split: (image.tobytes() for image in images) for split, images in pixels.items()},
+        content_sha256(
+            by_split, {split: (image.tobytes() for image in images) for split, images in pixels.items()}
+        ),
         dataset,
         rows={split: len(rows) for split, rows in by_split.items()},
         shape=dataset.shape,
@@ -161,7 +177,7 @@ def read_targets(values: Sequence[Any]) -> dict[str, list[Any]]:
 
 def read_number(value: Any) -> tuple[float | None, str | None]:
     """The number that a value of a file is, and what is wrong with it; neither if the value is missing."""
-    if texts.is_missing(value) or (isinstance(value, str) and not value.strip()):
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None, None
     shown = excerpt(str(value))
     try:
@@ -180,15 +196,17 @@ def with_strata(table: pd.DataFrame) -> pd.DataFrame:
 
     Splits are made so that each has rows of every range.
     """
-    known = table["target"].notna()
+    known = table["target"].notna().to_numpy()
     if not known.any():
         return table
-    targets = table.loc[known, "target"]
+    targets = table["target"].to_numpy(np.float64)[known]
     inner = np.unique(np.quantile(targets, np.linspace(0, 1, STRATA + 1)[1:-1]))
-    names = [range_name(low, high) for low, high in pairwise([None, *inner.tolist(), None])]
-    at = np.searchsorted(inner, targets, side="right")
-    strata = pd.Series([names[one] for one in at], index=targets.index)
-    return table.assign(label=table["label"].where(~known, strata))
+    names = pd.Index([range_name(low, high) for low, high in pairwise([None, *inner.tolist(), None])])
+    others = pd.Categorical(table["label"].where(~known)).remove_unused_categories()
+    categories = names.append(others.categories).unique()
+    codes = categories.get_indexer(others)
+    codes[known] = categories.get_indexer(names)[np.searchsorted(inner, targets, side="right")]
+    return table.assign(label=pd.Categorical.from_codes(codes, categories))
 
 
 def strata_of(table: pd.DataFrame) -> list[str]:
@@ -206,18 +224,28 @@ def range_name(low: float | None, high: float | None) -> str:
 # --- checks ------------------------------------------------------------------------------------------
 
 
-def check_texts(table: pd.DataFrame, dataset: RegressionDataset) -> CheckedTable:
+def check_texts(table: TextRows, dataset: RegressionDataset) -> texts.CheckedTexts:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Args:
-        table: As `with_strata` returns it.
+        table: With the labels that `with_strata` makes.
         dataset: The manifest's section.
     """
-    conflicts = ("conflicting_targets", partial(find_conflicts, tolerance=dataset.target.tolerance))
+    tolerance = dataset.target.tolerance
+
+    def find_text_conflicts(found: texts.TextFindings, rows: pd.DataFrame) -> Finding:
+        affected, reasons = conflicting(rows, "number", tolerance)
+        return found.conflicting(rows, affected, lambda row: f"{row.target:g}", reasons, "target")
+
     checked = texts.check_texts(
-        table, dataset.as_texts, target_checks(table, dataset), conflicts, LEAST_OF_STRATUM
+        table,
+        dataset.as_texts,
+        target_checks(table.small, dataset),
+        ("conflicting_targets", find_text_conflicts),
+        LEAST_OF_STRATUM,
     )
-    return _check_splits(checked, dataset)
+    _check_splits(checked, dataset, table.places)
+    return checked
 
 
 def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
@@ -231,9 +259,9 @@ def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
         lambda rows: find_noted(rows, "unreadable"),
         unusable=True,
     )
-    without = texts.ValueCheck(rows["label"].isna(), lambda _: "no target", unusable=True)
+    without = texts.ValueCheck(rows["label"].isna().to_numpy(), lambda _: "no target", unusable=True)
     for name, check in {"empty_values": without, **target_checks(rows, dataset)}.items():
-        checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
+        checked.check(name, getattr(checks, name), partial(check.find, table=rows), unusable=check.unusable)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
     positions, keys = checked.rows.index.to_numpy(), checked.rows["key"]
     numbers = pd.factorize(keys)[0]
@@ -250,17 +278,19 @@ def check_images(table: ImageTable, dataset: RegressionDataset) -> CheckedTable:
     fractions = {split: getattr(dataset.split, split) for split in SPLITS}
     checked.rows = carve(checked.rows, missing, fractions, LEAST_OF_STRATUM, dataset.split.key)
     checked.check("leakage", checks.leakage, lambda rows: find_leaks(rows, likeness, leaking))
-    return _check_splits(checked, dataset)
+    _check_splits(checked, dataset, lambda shown: rows["place"][shown])
+    return checked
 
 
-def _check_splits(checked: CheckedTable, dataset: RegressionDataset) -> CheckedTable:
+def _check_splits(
+    checked: CheckedTable, dataset: RegressionDataset, places: Callable[[pd.Index[int]], Iterable[str]]
+) -> None:
     checks = dataset.checks
-    checked.check("outliers", checks.outliers, lambda rows: find_outliers(rows, checks.outliers))
+    checked.check("outliers", checks.outliers, lambda rows: find_outliers(rows, checks.outliers, places))
     checked.results += [
         check_constant(checked.rows, checked.rows_read),
         check_rows_per_split(checked.rows, checks.rows_per_split, checked.rows_read),
     ]
-    return checked
 
 
 def target_checks(table: pd.DataFrame, dataset: RegressionDataset) -> dict[str, texts.ValueCheck]:
@@ -273,22 +303,22 @@ def target_checks(table: pd.DataFrame, dataset: RegressionDataset) -> dict[str, 
     expected = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
     return {
         "invalid_targets": texts.ValueCheck(
-            fails=table["not_a_number"].notna(),
+            fails=table["not_a_number"].notna().to_numpy(),
             describe=lambda row: str(row.not_a_number),
             unusable=True,  # it cannot be written as a number
             column="label",
         ),
         "target_range": texts.ValueCheck(
-            fails=outside, describe=lambda row: f"found {row.target:g}, expected {expected}", column="target"
+            fails=outside.to_numpy(),
+            describe=lambda row: f"found {row.target:g}, expected {expected}",
+            column="target",
         ),
     }
 
 
 def find_conflicts(rows: pd.DataFrame, tolerance: float) -> Finding:
     """Rows whose input also has a target that differs by more than `tolerance`, in any split."""
-    of_key = rows.groupby("key")["target"]
-    least, most = of_key.transform("min"), of_key.transform("max")
-    affected = rows.index[most - least > tolerance]
+    affected, reasons = conflicting(rows, "key", tolerance)
     examples = []
     for _, group in rows.loc[affected].groupby("key", sort=False):
         given = [
@@ -297,15 +327,26 @@ def find_conflicts(rows: pd.DataFrame, tolerance: float) -> Finding:
         examples.append(f"{group['shown'].iloc[0]}: {', '.join(given[:SHOWN_EXAMPLES])}")
         if len(examples) == SHOWN_EXAMPLES:
             break
-
-    def reasons(_: pd.DataFrame, some: pd.Index[int]) -> list[str]:
-        pairs = zip(least[some], most[some], strict=True)
-        return [f"the same input has targets from {low:g} to {high:g}" for low, high in pairs]
-
     return Finding(affected, outside_test(rows, affected), examples, "target", reasons)
 
 
-def find_outliers(rows: pd.DataFrame, rule: OutlierCheck) -> Finding:
+def conflicting(rows: pd.DataFrame, key: str, tolerance: float) -> tuple[pd.Index[int], Reasons]:
+    """The rows whose key also has a target that differs by more than `tolerance`, and why."""
+    of_key = rows.groupby(key)["target"]
+    least, most = of_key.transform("min"), of_key.transform("max")
+    affected = rows.index[most - least > tolerance]
+    least, most = least[affected], most[affected]
+
+    def reasons(_: Any, some: pd.Index[int]) -> list[str]:
+        pairs = zip(least[some], most[some], strict=True)
+        return [f"the same input has targets from {low:g} to {high:g}" for low, high in pairs]
+
+    return affected, reasons
+
+
+def find_outliers(
+    rows: pd.DataFrame, rule: OutlierCheck, places: Callable[[pd.Index[int]], Iterable[str]]
+) -> Finding:
     """Rows whose target is far from the others: Iglewicz & Hoaglin, How to Detect and Handle Outliers (1993).
 
     If more than half of the targets are equal, the mean distance from the median takes the median's place.
@@ -323,7 +364,8 @@ def find_outliers(rows: pd.DataFrame, rule: OutlierCheck) -> Finding:
             f"median, {median:g}"
         )
 
-    examples = [f"{place}: {describe(row)}" for row, place in rows["place"][far[:SHOWN_EXAMPLES]].items()]
+    shown = far[:SHOWN_EXAMPLES]
+    examples = [f"{place}: {describe(row)}" for row, place in zip(shown, places(shown), strict=True)]
     return Finding(
         affected,
         outside_test(rows, affected),
@@ -438,11 +480,11 @@ class Statistics(AnyStatistics):
 
 def describe(
     splits: Mapping[SplitName, pd.DataFrame],
-    inputs: Mapping[SplitName, Iterable[bytes]],
+    sha256: str,
     dataset: RegressionDataset,
     **of_inputs: Any,
 ) -> Statistics:
-    """The statistics of checked tables, with each row's input as bytes and the fields about the inputs."""
+    """The statistics of checked tables, with the hash of their content and the fields about the inputs."""
     train = splits["train"]["target"].to_numpy(dtype=np.float64)
     edges = bin_edges(train) if len(train) else (0.0, 1.0)
     return Statistics(
@@ -450,7 +492,7 @@ def describe(
         target=str(dataset.columns.target),
         target_min=dataset.target.min,
         target_max=dataset.target.max,
-        sha256=content_sha256(splits, inputs),
+        sha256=sha256,
         edges=edges[:-1],
         targets={
             split: describe_targets(of_split["target"].to_numpy(dtype=np.float64), edges)
@@ -493,8 +535,3 @@ def content_sha256(
             digest.update(content)
             digest.update(json_line(target))
     return digest.hexdigest()
-
-
-def _text_table(rows: pd.DataFrame) -> pa.Table:
-    columns = {name: rows[name].tolist() for name in SPLIT_SCHEMA.names}
-    return pa.table(columns, schema=SPLIT_SCHEMA)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gauntlet.components.validate_data.checks import CheckedTable, Examination
+from gauntlet.components.validate_data.checks import Examination
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts import data as texts
@@ -19,6 +21,7 @@ from gauntlet.tasks.texts.labels import (
     examined,
     resolve_label,
 )
+from gauntlet.tasks.texts.rows import TextRows
 
 SPLIT_SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64()), ("row", pa.int64())])
 
@@ -34,12 +37,16 @@ def examine(dataset: TextDataset) -> Examination:
         UsageError: `dataset` asks for what cannot be read.
         GauntletError: The store that holds the data is unavailable.
     """
-    table = read_table(dataset)
-    checked = check_table(table, dataset)
-    return examined(table, checked, describe(checked.rows, dataset), _content)
+    checked = check_table(read_table(dataset), dataset)
+    return examined(
+        checked,
+        describe(checked, dataset),
+        SPLIT_SCHEMA,
+        lambda rows: pa.array(class_indices(rows, dataset.labels)),
+    )
 
 
-def read_table(dataset: TextDataset) -> pd.DataFrame:
+def read_table(dataset: TextDataset) -> TextRows:
     """As `texts.read_table`; a label is one of `dataset.labels`, or else the value as it was found."""
 
     def named(values: Sequence[Any]) -> dict[str, list[str | None]]:
@@ -48,11 +55,11 @@ def read_table(dataset: TextDataset) -> pd.DataFrame:
     return texts.read_table(dataset, named)
 
 
-def check_table(table: pd.DataFrame, dataset: TextDataset) -> CheckedTable:
+def check_table(table: TextRows, dataset: TextDataset) -> texts.CheckedTexts:
     """As `check_labelled`, of a table that `read_table` returns."""
-    label = table["label"]
+    label = table.small["label"]
     unknown = texts.ValueCheck(
-        fails=label.notna() & ~label.isin(dataset.labels),
+        fails=(label.notna() & ~label.isin(dataset.labels)).to_numpy(),
         describe=lambda row: f"label {excerpt(row.label)} of {excerpt(row.text)}",
         unusable=True,  # it cannot be written as a class index
         column="label",
@@ -61,21 +68,12 @@ def check_table(table: pd.DataFrame, dataset: TextDataset) -> CheckedTable:
     return check_labelled(table, dataset, {"unknown_labels": unknown})
 
 
-def describe(table: pd.DataFrame, dataset: TextDataset) -> Statistics:
-    """The statistics of a table of `text`, `label` (a name), `key` (the normalised text) and `split`."""
-    return Statistics(**describe_labelled(table, dataset, class_indices))
+def describe(checked: texts.CheckedTexts, dataset: TextDataset) -> Statistics:
+    """The statistics of the rows that the checks left."""
+    index = {label: number for number, label in enumerate(dataset.labels)}
+    return Statistics(**describe_labelled(checked, dataset, "label", index.get))
 
 
-def class_indices(rows: pd.DataFrame, labels: Sequence[str]) -> list[int]:
-    """The index of each row's label."""
-    index = {label: number for number, label in enumerate(labels)}
-    return [index[label] for label in rows["label"]]
-
-
-def _content(rows: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
-    columns = {
-        "text": rows["text"].tolist(),
-        "label": class_indices(rows, labels),
-        "row": rows["row"].tolist(),
-    }
-    return pa.table(columns, schema=SPLIT_SCHEMA)
+def class_indices(rows: pd.DataFrame, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The index of each row's label, (N,)."""
+    return pd.Index(labels).get_indexer(rows["label"].cat.categories)[rows["label"].cat.codes]

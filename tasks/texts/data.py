@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from gauntlet.backends import storage
-from gauntlet.components.validate_data.carving import carve, with_groups
+from gauntlet.components.training_rows import HashedGroups
+from gauntlet.components.validate_data.carving import Hashes, carve_rows, named_by
 from gauntlet.components.validate_data.checks import (
     BOUND_STEPS,
     SHOWN_EXAMPLES,
+    Alike,
     CheckedTable,
     Finding,
     Reasons,
+    json_line,
     percent,
 )
-from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, find_near, outside_test
-from gauntlet.components.validate_data.text import excerpt, find_fault, is_blank, normalise, repair
+from gauntlet.components.validate_data.classes import each_label
+from gauntlet.components.validate_data.columns import as_json
+from gauntlet.components.validate_data.duplicates import (
+    SHOWN_ALIKE,
+    Doubles,
+    Flags,
+    Likeness,
+    Numbers,
+    conflicting_rows,
+    equal_rows,
+    leaking_rows,
+    like,
+    most_alike,
+    near_rows,
+    outside_test,
+    pair_in_words,
+    shown_pair,
+    shown_rows,
+    split_codes,
+)
+from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts import data as contract
 from gauntlet.contracts.document import Document
-from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
 from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
-from gauntlet.tasks.texts.records import SUFFIX_FORMATS, Records, parse, read_joined
-from gauntlet.tasks.texts.similarity import TextLikeness, words_of
-from gauntlet.tasks.texts.times import with_times
+from gauntlet.tasks.texts.pieces import Ints, readers
+from gauntlet.tasks.texts.records import SUFFIX_FORMATS
+from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
+from gauntlet.tasks.texts.similarity import ODD, TextLikeness, words_of
+from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
 # Fixed, so that histograms of different data can be compared bin by bin. Characters.
@@ -44,9 +72,9 @@ LENGTH_EDGES = (0, 20, 40, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 
 TOP_WORDS = 200
 COUNTED_AT_ONCE = 1_000  # texts at once: the tokens of all texts would need too much memory
 
-Targets = Callable[[Sequence[Any]], Mapping[str, Sequence[Any]]]
-"""The columns that a kind makes of the values of the label column. One of them is `label`: in words, what a
-row is to be answered with, or None if that is missing."""
+SPLITTING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents")
+"""Kinds of pre-tokenizers that split at every space, and of normalisers that do not look beyond one."""
 
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
@@ -61,86 +89,27 @@ def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def read_table(dataset: TextTable, targets: Targets) -> pd.DataFrame:
+def read_table(dataset: TextTable, targets: Targets) -> TextRows:
     """Every row of every file.
-
-    Columns: `text` (None if missing), those of `targets`, `fault` (the first encoding fault in words, or
-    None), `split` (of the file), `place` (file and line) and `row` (position in the split's files, from 0);
-    `time` as it was found, if the manifest names its column. Texts and labels are valid Unicode: invalid
-    characters are replaced by U+FFFD.
 
     Raises:
         DataError: A file is missing, empty, altered (sha256), malformed or without a column; the faults of
             all files together.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents)
-    frames: list[pd.DataFrame] = []
+    files = _files(dataset)
+    if dataset.sha256 is not None:
+        verify(dataset, {file: storage.read_bytes(file.uri) for file in files})
+    found = RowsCollector(targets)
     faults: list[str] = []
-    for file, data in contents.items():
+    for file in files:
         try:
-            read = partial(
-                parse,
-                data,
-                file.name,
-                dataset.format,
-                encoding=dataset.encoding,
-                partition=file.partition,
-                max_expansion=dataset.max_expansion,
-            )
-            records = read_joined(dataset, read)
-            before = sum(len(frame) for frame in frames if frame["split"].iat[0] == file.split)
-            frames.append(_frame(records, file, targets, before, dataset.columns.key("text")))
+            found.add(file, readers(dataset, file))
         except DataError as error:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _frame(records: Records, file: SourceFile, targets: Targets, before: int, key: str) -> pd.DataFrame:
-    """The file's rows; `before` are in earlier files of its split, `key` is that of the text column."""
-    texts = [
-        _text(value, f"{file.name} {place}", key)
-        for value, place in zip(records.texts, records.places, strict=True)
-    ]
-    columns = dict(targets(records.labels))
-    labels: Sequence[str | None] = columns.pop("label")
-    faults = [_row_fault(text, label) for text, label in zip(texts, labels, strict=True)]
-    times = {} if records.times is None else {"time": pd.Series(list(records.times), dtype="object")}
-    return pd.DataFrame(
-        {
-            **times,
-            "text": pd.Series([text and repair(text) for text in texts], dtype="str"),
-            "label": pd.Series([label and repair(label) for label in labels], dtype="str"),
-            **{name: pd.Series(list(values)) for name, values in columns.items()},
-            "fault": pd.Series(faults, dtype="str"),
-            "split": file.split,
-            "place": [f"{file.name} {place}" for place in records.places],
-            "row": range(before, before + len(texts)),
-        }
-    )
-
-
-def _text(value: Any, place: str, key: str) -> str | None:
-    if is_missing(value):
-        return None
-    if not isinstance(value, str):
-        raise DataError(
-            f"{place}: found {excerpt(str(value))} ({type(value).__name__}) in the text column, "
-            f"expected a string. Set {key} to the column that holds the text"
-        )
-    return None if is_blank(value) else value
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a file has no value there: None, or NaN as parquet has it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _row_fault(text: str | None, label: str | None) -> str | None:
-    return (text and find_fault(text)) or (label and find_fault(label)) or None
+    return found.rows()
 
 
 # --- checks ------------------------------------------------------------------------------------------
@@ -151,39 +120,51 @@ class ValueCheck:
     """A check on one value of each row.
 
     Attributes:
-        fails: Whether each row of the table fails it.
+        fails: Whether each row of the table fails it, by its number.
         describe: In words, what is wrong with a row, given as a named tuple.
         unusable: Whether failing rows leave the splits whatever the severity, because they cannot be written.
         column: The column whose value is at fault; None if it is the text.
         summary: Lines about the values of `column` in the failing rows, shown before single rows.
     """
 
-    fails: pd.Series[bool]
+    fails: Flags
     describe: Callable[[Any], str]
     unusable: bool = False
     column: str | None = None
     summary: Callable[[pd.Series[Any]], Sequence[str]] | None = None
 
-    def find(self, rows: pd.DataFrame) -> Finding:
-        """The rows that fail, of those that earlier checks left."""
-        affected = rows.index.intersection(self.fails.index[self.fails])
-        shown = rows.loc[affected[:SHOWN_EXAMPLES]].itertuples()
-        examples = [f"{row.place}: {self.describe(row)}" for row in shown]
+    def find(self, rows: pd.DataFrame, table: TextRows | pd.DataFrame) -> Finding:
+        """The rows that fail, of those that earlier checks left; `table` has all columns of all rows."""
+        affected = rows.index[self.fails[rows.index]]
+        examples = self._reasons(table, affected[:SHOWN_EXAMPLES], placed=True)
         if self.summary is not None and self.column is not None and len(affected):
             examples = [*self.summary(rows.loc[affected, self.column]), *examples]
         return Finding(affected, affected, examples, self.column, self._reasons)
 
-    def _reasons(self, table: pd.DataFrame, rows: pd.Index[int]) -> Sequence[str]:
-        return [self.describe(row) for row in table.loc[rows].itertuples()]
+    def _reasons(self, table: Any, rows: pd.Index[int], placed: bool = False) -> list[str]:
+        some = table.loc[rows].itertuples()
+        return [f"{row.place}: {self.describe(row)}" if placed else self.describe(row) for row in some]
+
+
+@dataclass
+class CheckedTexts(CheckedTable):
+    """A `CheckedTable` of texts.
+
+    `rows` have the columns in memory, the `number` of their key and its `group`, the number of the key that
+    names it.
+    """
+
+    table: TextRows = field(kw_only=True)
+    keys: Keys = field(init=False)
 
 
 def check_texts(
-    table: pd.DataFrame,
+    table: TextRows,
     dataset: TextTable,
     of_targets: Mapping[str, ValueCheck],
-    conflicts: tuple[str, Callable[[pd.DataFrame], Finding]],
+    conflicts: tuple[str, Callable[[TextFindings, pd.DataFrame], Finding]],
     least: int,
-) -> CheckedTable:
+) -> CheckedTexts:
     """Run the checks on texts and targets, whatever the ones before found, and carve the missing splits.
 
     Splits that no file provides are carved after the checks within a split and before the one across splits,
@@ -197,48 +178,78 @@ def check_texts(
         least: See `carve`.
     """
     checks = dataset.checks
-    missing = tuple(split for split in SPLITS if split not in set(table["split"]))
-    checked = CheckedTable(table, len(table))
-    before, after = _checks_before(table, dataset), _checks_after(table, dataset)
+    missing = tuple(split for split in SPLITS if not (table.small["split"] == split).any())
+    checked = CheckedTexts(table.small, len(table), table=table)
+    before, after = _checks_before(table.small, dataset), _checks_after(table.small, dataset)
     for name, check in {**before, **of_targets, **after}.items():
-        checked.check(name, getattr(checks, name), check.find, unusable=check.unusable)
-    check_tokens(checked, dataset)
-    rows = checked.rows.assign(
-        key=[normalise(text) for text in checked.rows["text"]],
-        shown=[excerpt(text) for text in checked.rows["text"]],
-    )
-    numbers, distinct = pd.factorize(rows["key"])
-    rows = with_times(rows, dataset.uri) if missing else rows
+        checked.check(name, getattr(checks, name), partial(check.find, table=table), unusable=check.unusable)
+    check_tokens(checked, table, dataset)
+    rows = checked.rows
+    if missing and "time" in rows:
+        times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
+        rows = rows.assign(time=times)
+    checked.keys = keys = number_keys(table, rows.index)
     near, leaking = checks.near_duplicates.similarity, checks.leakage.similarity
-    likeness = TextLikeness(distinct.tolist(), min(near, leaking))
-    checked.rows = with_groups(rows.assign(number=numbers), likeness, leaking)
-    checked.groups = dict(zip(rows["key"], checked.rows["group"], strict=True))
+    likeness = TextLikeness(keys.distinct.mapped()["key"], min(near, leaking))
+    names = named_by(likeness.groups(leaking), keys.hashes)
+    checked.groups = HashedGroups(keys.hashes, names)
+    checked.rows = rows.assign(number=keys.numbers, group=names[keys.numbers])
+    found = TextFindings(table)
     name, find_conflicts = conflicts
-    checked.check(name, getattr(checks, name), find_conflicts)
-    checked.check("exact_duplicates", checks.exact_duplicates, find_exact)
-    checked.check("near_duplicates", checks.near_duplicates, lambda left: find_near(left, likeness, near))
-    fractions = {split: getattr(dataset.split, split) for split in SPLITS}
-    checked.rows = carve(checked.rows, missing, fractions, least, dataset.split.key)
-    checked.check("leakage", checks.leakage, lambda left: find_leaks(left, likeness, leaking))
+    checked.check(name, getattr(checks, name), lambda left: find_conflicts(found, left))
+    checked.check("exact_duplicates", checks.exact_duplicates, found.exact)
+    checked.check("near_duplicates", checks.near_duplicates, lambda left: found.near(left, likeness, near))
+    checked.rows = _carved(checked.rows, keys.hashes, missing, dataset, least)
+    checked.check("leakage", checks.leakage, lambda left: found.leaks(left, likeness, leaking))
     return checked
 
 
 def _checks_before(table: pd.DataFrame, dataset: TextTable) -> dict[str, ValueCheck]:
     """A row counts only in the first check that removes it, so missing values come before the targets."""
-    missing = table["text"].isna() | table["label"].isna()
+    missing = ~table["has_text"] | table["label"].isna()
     return {
-        "encoding": ValueCheck(table["fault"].notna(), lambda row: str(row.fault)),
+        "encoding": ValueCheck(table["faulty"].to_numpy(), lambda row: str(row.fault)),
         # A row without a text or a target cannot be written; the severity says what else happens.
-        "empty_values": ValueCheck(missing, partial(_what_is_missing, dataset.columns.keys), unusable=True),
+        "empty_values": ValueCheck(
+            missing.to_numpy(), partial(_what_is_missing, dataset.columns.keys), unusable=True
+        ),
     }
 
 
 def _checks_after(table: pd.DataFrame, dataset: TextTable) -> dict[str, ValueCheck]:
-    text, bounds = table["text"], dataset.checks.text_length
-    fails = text.notna() & ~text.str.len().between(bounds.min_chars, bounds.max_chars)
+    bounds = dataset.checks.text_length
+    fails = table["has_text"] & ~table["length"].between(bounds.min_chars, bounds.max_chars)
     return {
-        "text_length": ValueCheck(fails, lambda row: f"{len(row.text):,} characters: {excerpt(row.text)}")
+        "text_length": ValueCheck(
+            fails.to_numpy(), lambda row: f"{len(row.text):,} characters: {excerpt(row.text)}"
+        )
     }
+
+
+def _carved(
+    rows: pd.DataFrame, hashes: Hashes, missing: Sequence[SplitName], dataset: TextTable, least: int
+) -> pd.DataFrame:
+    """The rows with the splits that no file provides."""
+    if "labels" in rows:
+        labelled = each_label(rows[["label", "labels"]].reset_index(drop=True))
+        labels, positions = pd.factorize(labelled["label"], sort=True)[0], labelled.index.to_numpy()
+    else:
+        found = rows["label"].cat
+        labels, positions = found.categories.argsort().argsort()[found.codes], np.arange(len(rows))
+    codes = carve_rows(
+        split_codes(rows),
+        rows["group"].to_numpy(),
+        hashes,
+        labels,
+        positions,
+        missing,
+        {split: getattr(dataset.split, split) for split in SPLITS},
+        least,
+        dataset.split.key,
+        rarest_first="labels" in rows,
+        times=rows["time"].to_numpy(np.float64) if "time" in rows and missing else None,
+    )
+    return rows.assign(split=pd.Categorical.from_codes(codes, SPLITS))
 
 
 def _what_is_missing(keys: Mapping[str, str], row: Any) -> str:
@@ -246,10 +257,118 @@ def _what_is_missing(keys: Mapping[str, str], row: Any) -> str:
     return f"no {' and no '.join(missing)}" + ("" if pd.isna(row.text) else f" for {excerpt(row.text)}")
 
 
+@dataclass(frozen=True)
+class TextFindings:
+    """The checks on pairs of rows, as in `duplicates.py`, of rows that have the `number` of their key."""
+
+    table: TextRows
+
+    def conflicts(self, rows: pd.DataFrame) -> Finding:
+        """Rows whose text also has another label, in any split. None of these labels can be trusted."""
+        conflicting = conflicting_rows(rows["number"].to_numpy(), rows["label"].cat.codes.to_numpy())
+        found = rows.loc[conflicting, ["number", "label"]]
+
+        def reasons(_: Any, some: pd.Index[int]) -> list[str]:
+            numbers = found.loc[some, "number"]
+            labels = found[found["number"].isin(numbers)].groupby("number")["label"].unique()
+            words = {key: f"labelled {', '.join(of_key[:SHOWN_EXAMPLES])}" for key, of_key in labels.items()}
+            return [words[key] for key in numbers.tolist()]
+
+        return self.conflicting(rows, found.index, lambda row: str(row.label), reasons)
+
+    def conflicting(
+        self,
+        rows: pd.DataFrame,
+        affected: pd.Index[int],
+        given: Callable[[Any], str],
+        reasons: Reasons,
+        column: str | None = None,
+    ) -> Finding:
+        """What was found of rows with an equal key; `given` is the target of a row in words."""
+        numbers = rows.loc[affected, "number"]
+        examples, alike = [], []
+        for number in numbers.drop_duplicates()[:SHOWN_ALIKE].tolist():
+            shown = self._shown(rows, affected[numbers == number][:SHOWN_EXAMPLES])
+            shown = shown.assign(label=[given(row) for row in shown.itertuples()])
+            targets = ", ".join(f"{row.label} ({row.place})" for row in shown.itertuples())
+            examples.append(f"{shown['shown'].iat[0]}: {targets}")
+            alike.append(Alike(shown_rows(shown, shown.index)))
+        return Finding(
+            affected,
+            outside_test(rows, affected),
+            examples[:SHOWN_EXAMPLES],
+            column,
+            reasons,
+            alike=tuple(alike),
+        )
+
+    def _shown(self, rows: pd.DataFrame, some: pd.Index[int]) -> pd.DataFrame:
+        """Some of the rows that are left, each in its split, with an excerpt of the text and the key."""
+        shown = self.table.read(some)
+        changed = rows.loc[some, ["split", "label"]].assign(
+            key=rows.loc[some, "number"], shown=[excerpt(text) for text in shown["text"]]
+        )
+        return shown.assign(**changed)
+
+    def exact(self, rows: pd.DataFrame) -> Finding:
+        """Rows with the key and the label of an earlier row of their split."""
+        splits, numbers = split_codes(rows), rows["number"].to_numpy()
+        doubles = equal_rows(splits, numbers, rows["label"].cat.codes.to_numpy())
+        examples = []
+        for at in doubles.rows[:SHOWN_EXAMPLES].tolist():
+            same = (splits == splits[at]) & (numbers == numbers[at])
+            shown = self._shown(rows, rows.index[same][:SHOWN_EXAMPLES])
+            examples.append(f"{shown['shown'].iat[0]}: {', '.join(shown['place'])}")
+        return self._doubles(rows, doubles, list(dict.fromkeys(examples)))
+
+    def near(self, rows: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
+        """Rows that are near-duplicates of an earlier row of their split that is itself kept."""
+        return self._alike(
+            rows, near_rows(split_codes(rows), rows["number"].to_numpy(), likeness, similarity)
+        )
+
+    def leaks(self, rows: pd.DataFrame, likeness: Likeness, similarity: float) -> Finding:
+        """Training rows similar to validation or test rows, and validation rows similar to test rows."""
+        return self._alike(
+            rows, leaking_rows(split_codes(rows), rows["number"].to_numpy(), likeness, similarity)
+        )
+
+    def _alike(self, rows: pd.DataFrame, doubles: Doubles) -> Finding:
+        def pairs(at: Ints) -> list[tuple[int, int, float]]:
+            numbers = rows.index[doubles.rows[at]].tolist(), rows.index[doubles.others[at]].tolist()
+            return list(zip(*numbers, doubles.similarities[at].tolist(), strict=True))
+
+        first, worst = pairs(np.arange(len(doubles.rows))[:SHOWN_EXAMPLES]), pairs(most_alike(doubles))
+        numbers = dict.fromkeys(number for pair in (*first, *worst) for number in pair[:2])
+        shown = self._shown(rows, pd.Index(list(numbers), dtype="int64"))
+        return self._doubles(
+            rows,
+            doubles,
+            [pair_in_words(shown, *pair) for pair in first],
+            tuple(shown_pair(shown, *pair) for pair in worst),
+        )
+
+    def _doubles(
+        self, rows: pd.DataFrame, doubles: Doubles, examples: Sequence[str], alike: tuple[Alike, ...] = ()
+    ) -> Finding:
+        affected, others = rows.index[doubles.rows], rows.index[doubles.others]
+
+        def reasons(_: Any, some: pd.Index[int]) -> Sequence[str]:
+            at = affected.get_indexer(some)
+            like_these = others[at]
+            places = pd.DataFrame({"place": self.table.places(like_these)}, index=like_these)
+            pairs = zip(like_these.tolist(), doubles.similarities[at].tolist(), strict=True)
+            return like(
+                dict(zip(some.tolist(), pairs, strict=True)), places[~places.index.duplicated()], some
+            )
+
+        return Finding(affected, outside_test(rows, affected), examples, reasons=reasons, alike=alike)
+
+
 # --- tokens ------------------------------------------------------------------------------------------
 
 
-def check_tokens(checked: CheckedTable, dataset: TextTable) -> None:
+def check_tokens(checked: CheckedTable, table: TextRows, dataset: TextTable) -> None:
     """Run `unknown_tokens` and `context_length`, if the dataset names an encoder.
 
     Raises:
@@ -260,87 +379,152 @@ def check_tokens(checked: CheckedTable, dataset: TextTable) -> None:
         return
     files = find_encoder(name, READING_FILES)
     require_positions(files, name, most)
-    checked.rows = checked.rows.join(count_tokens(checked.rows["text"], files.tokenizer))
-    checks = dataset.checks
+    counter = TokenCounter(files.tokenizer)
+    rows = checked.rows.index
+    counts = [counter.count(piece["text"]) for _, piece in table.shelf.pieces_of(rows.to_numpy(np.int64))]
+    tokens, unknown = np.concatenate([np.zeros((2, 0), dtype=np.int32), *counts], axis=1)
+    checked.rows = checked.rows.assign(tokens=tokens, unknown=unknown)
+    checks, framing = dataset.checks, counter.framing
     rule = checks.unknown_tokens
     before = checked.rows
-    checked.check("unknown_tokens", rule, lambda rows: find_unknown(rows, rule, name))
+    checked.check(
+        "unknown_tokens", rule, lambda rows: find_unknown(rows, table, framing, rule.max_row_share, name)
+    )
     kept = before if rule.severity != "drop" else checked.rows
-    checked.results.append(_with_share(checked.results.pop(), kept, rule))
-    positions = files.positions
-    checked.check("context_length", checks.context_length, lambda rows: find_cut(rows, most, positions))
+    checked.results.append(_with_share(checked.results.pop(), kept, framing, rule))
+    checked.check(
+        "context_length",
+        checks.context_length,
+        lambda rows: find_cut(rows, table, framing, most, files.positions),
+    )
 
 
-def count_tokens(texts: pd.Series[str], path: Path) -> pd.DataFrame:
-    """For each text, by its index: `tokens`, including those that frame a text, and the `unknown` among them.
+class TokenCounter:
+    """Counts tokens as a tokenizer makes them of whole texts.
 
-    Raises:
-        UsageError: The file is not a tokenizer.
+    If it makes the tokens of each word alone (`_splits_at_spaces`), it reads each different word once.
     """
-    tokenizer = open_pretrained(path, "training.encoder").tokenizer
-    framing = tokenizer.num_special_tokens_to_add(is_pair=False)
-    unknown = _unknown_id(tokenizer, path)
-    counts: list[tuple[int, int]] = []
-    for start in range(0, len(texts), COUNTED_AT_ONCE):
-        chunk = texts.iloc[start : start + COUNTED_AT_ONCE].tolist()
-        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-            ids = encoding.ids
-            counts.append((len(ids) + framing, 0 if unknown is None else ids.count(unknown)))
-    columns = pd.Index(["tokens", "unknown"])
-    return pd.DataFrame(counts, index=texts.index, columns=columns, dtype="int64").assign(framing=framing)
+
+    def __init__(self, path: Path) -> None:
+        """Read the file of a tokenizer.
+
+        Raises:
+            UsageError: It is not one.
+        """
+        self._tokenizer = open_pretrained(path, "training.encoder").tokenizer
+        content = json.loads(path.read_bytes())
+        self._unknown = _unknown_id(self._tokenizer, content["model"])
+        self._by_word = _splits_at_spaces(content)
+        self.framing = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        """The tokens that frame a text."""
+
+    def count(self, texts: pl.Series) -> npt.NDArray[np.int32]:
+        """The tokens of each text, with those that frame it, and the unknown ones among them, (2, N)."""
+        if not self._by_word:
+            return self._count(texts.to_list()) + np.array([[self.framing], [0]], dtype=np.int32)
+        words = pc.split_pattern(texts.to_arrow().cast(pa.large_string()), " ")
+        encoded = words.flatten().dictionary_encode()
+        counts = self._count(encoded.dictionary.to_pylist())[:, encoded.indices.to_numpy()]
+        starts = words.offsets.to_numpy()[:-1] - words.offsets[0].as_py()
+        summed = np.add.reduceat(counts, starts, axis=1, dtype=np.int32)
+        return summed + np.array([[self.framing], [0]], dtype=np.int32)
+
+    def _count(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Tokens and unknown tokens, without framing, (2, N)."""
+        counts = np.zeros((2, len(texts)), dtype=np.int32)
+        for start in range(0, len(texts), COUNTED_AT_ONCE):
+            chunk = texts[start : start + COUNTED_AT_ONCE]
+            encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+            for at, encoding in enumerate(encodings, start):
+                ids = encoding.ids
+                counts[:, at] = len(ids), ids.count(self._unknown)
+        return counts
 
 
-def find_unknown(rows: pd.DataFrame, rule: UnknownTokensCheck, encoder: str) -> Finding:
+def _splits_at_spaces(content: Any) -> bool:
+    """Whether a tokenizer, the content of its file, makes the tokens of what spaces separate on its own.
+
+    No part of BERT's normaliser looks beyond a space, nor do Unicode's normal forms, for a space combines
+    with nothing.
+    """
+
+    def of_kind(part: Any, kinds: Collection[str]) -> bool:
+        if part is None:
+            return True
+        if part["type"] == "Sequence":
+            return all(of_kind(one, kinds) for one in part.get("normalizers", part.get("pretokenizers", [])))
+        return part["type"] in kinds
+
+    added = content.get("added_tokens") or []
+    return (
+        content["pre_tokenizer"] is not None
+        and of_kind(content["pre_tokenizer"], SPLITTING)
+        and of_kind(content["normalizer"], CHARACTERWISE)
+        and not any(
+            one["lstrip"] or one["rstrip"] or one["single_word"] or " " in one["content"] for one in added
+        )
+    )
+
+
+def find_unknown(
+    rows: pd.DataFrame, table: TextRows, framing: int, max_share: float, encoder: str
+) -> Finding:
     """Rows in which the share of unknown tokens is too high."""
-    own = (rows["tokens"] - rows["framing"]).clip(lower=1)
+    own = (rows["tokens"] - framing).clip(lower=1)
     shares = rows["unknown"] / own
-    affected = rows.index[shares > rule.max_row_share]
+    affected = rows.index[shares > max_share]
+    shown = affected[:SHOWN_EXAMPLES]
+    some = table.read(shown)
     examples = [
         f"{place}: {percent(share)} of {tokens} tokens unknown: {excerpt(text)}"
         for place, share, tokens, text in zip(
-            *(column.loc[affected[:SHOWN_EXAMPLES]] for column in (rows["place"], shares, own, rows["text"])),
-            strict=True,
+            some["place"], shares[shown], own[shown], some["text"], strict=True
         )
     ]
     if rows["unknown"].any():
-        examples.insert(0, f"{percent(_share(rows))} of all tokens are unknown to {encoder}")
-    known = zip(affected, shares[affected].tolist(), own[affected].tolist(), strict=True)
-    words = {row: f"{percent(share)} of {tokens:,} tokens unknown" for row, share, tokens in known}
-    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
+        examples.insert(0, f"{percent(_share(rows, framing))} of all tokens are unknown to {encoder}")
+    shares, own = shares[affected], own[affected]
+
+    def reasons(_: Any, some: pd.Index[int]) -> list[str]:
+        known = zip(shares[some].tolist(), own[some].tolist(), strict=True)
+        return [f"{percent(share)} of {tokens:,} tokens unknown" for share, tokens in known]
+
+    return Finding(affected, outside_test(rows, affected), examples, reasons=reasons)
 
 
-def find_cut(rows: pd.DataFrame, most: int, positions: int | None) -> Finding:
+def find_cut(rows: pd.DataFrame, table: TextRows, framing: int, most: int, positions: int | None) -> Finding:
     """Rows with more than `most` tokens; the encoder itself could read `positions`."""
-    lost = (rows["tokens"] - most).clip(lower=0)
-    affected = rows.index[lost > 0]
+    tokens = rows["tokens"]
+    affected = rows.index[tokens > most]
     if affected.empty:
         return Finding(affected, affected, ())
-    share = lost.sum() / (rows["tokens"] - rows["framing"]).sum()
+    share = (tokens - most).clip(lower=0).sum() / (tokens - framing).sum()
     number = f"{len(affected):,} {'text is' if len(affected) == 1 else 'texts are'}"
     reads = "any number" if positions is None else f"up to {positions:,}"
     examples = [
         f"{number} cut at {most} tokens (training.max_length; the encoder reads {reads}): "
-        f"{percent(share)} of all tokens are never read, and the longest text has {rows['tokens'].max():,}"
+        f"{percent(share)} of all tokens are never read, and the longest text has {tokens.max():,}"
     ]
     shown = affected[:SHOWN_EXAMPLES]
-    places, tokens, texts = (rows.loc[shown, name].tolist() for name in ("place", "tokens", "text"))
+    some = table.read(shown)
     examples += [
         f"{place}: {count:,} tokens: {excerpt(text)}"
-        for place, count, text in zip(places, tokens, texts, strict=True)
+        for place, count, text in zip(some["place"], tokens[shown], some["text"], strict=True)
     ]
-    words = {row: f"{count:,} tokens" for row, count in rows.loc[affected, "tokens"].items()}
-    return Finding(affected, outside_test(rows, affected), examples, reasons=_worded(words))
-
-
-def _worded(words: Mapping[int, str]) -> Reasons:
-    return lambda _, rows: [words[row] for row in rows.tolist()]
+    cut = tokens[affected]
+    return Finding(
+        affected,
+        outside_test(rows, affected),
+        examples,
+        reasons=lambda _, some: [f"{count:,} tokens" for count in cut[some].tolist()],
+    )
 
 
 def _with_share(
-    result: contract.CheckResult, rows: pd.DataFrame, rule: UnknownTokensCheck
+    result: contract.CheckResult, rows: pd.DataFrame, framing: int, rule: UnknownTokensCheck
 ) -> contract.CheckResult:
     """The result, judged also by the bound on the share of all rows' tokens."""
-    share = _share(rows)
+    share = _share(rows, framing)
     if share <= rule.max_share:
         return result
     failed = rule.severity != "warn"
@@ -359,13 +543,12 @@ def _with_share(
     )
 
 
-def _share(rows: pd.DataFrame) -> float:
-    return float(rows["unknown"].sum() / max(1, (rows["tokens"] - rows["framing"]).sum()))
+def _share(rows: pd.DataFrame, framing: int) -> float:
+    return float(rows["unknown"].sum() / max(1, (rows["tokens"] - framing).sum()))
 
 
-def _unknown_id(tokenizer: Tokenizer, path: Path) -> int | None:
+def _unknown_id(tokenizer: Tokenizer, model: Any) -> int | None:
     """The id of the unknown token; None for a tokenizer that knows every byte."""
-    model = json.loads(path.read_bytes())["model"]
     if (number := model.get("unk_id")) is not None:
         return int(number)
     token = model.get("unk_token")
@@ -411,29 +594,48 @@ class LabelledTextStatistics(TextStatistics, contract.ClassStatistics):
     """What `statistics.json` has for texts with labels."""
 
 
-def describe_texts(table: pd.DataFrame) -> dict[str, Any]:
-    """`rows` and the fields of `TextStatistics`, of a table of `text`, `key` (normal form) and `split`."""
-    by_split = {split: table[table["split"] == split] for split in SPLITS}
-    words = Counter(word for key in by_split["train"]["key"] for word in words_of(key))
-    frequent = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:TOP_WORDS]
+def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
+    """`rows` and the fields of `TextStatistics`, of the rows that the checks left."""
+    rows = checked.rows
+    by_split = {split: rows[rows["split"] == split] for split in SPLITS}
+    words = count_words(checked.keys.distinct, by_split["train"]["number"].to_numpy())
     return {
-        "rows": {split: len(rows) for split, rows in by_split.items()},
-        "text_length": {split: describe_lengths(rows["text"].tolist()) for split, rows in by_split.items()},
-        "words": sum(words.values()),
-        "top_words": dict(frequent),
+        "rows": {split: len(of_split) for split, of_split in by_split.items()},
+        "text_length": {
+            split: describe_lengths(of_split["length"].to_numpy()) for split, of_split in by_split.items()
+        },
+        "words": int(words["count"].sum()),
+        "top_words": dict(words.sort("count", "word", descending=[True, False])[:TOP_WORDS].iter_rows()),
     }
 
 
-def describe_lengths(texts: Sequence[str]) -> LengthStatistics:
-    """Mean, percentiles (linear interpolation) and histogram of the texts' lengths."""
-    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
+    """Each `word` (`words_of`) of the keys of some rows, given the numbers of their keys, and its `count`."""
+    weights = np.bincount(numbers, minlength=len(keys))
+    found = pl.DataFrame(schema={"word": pl.String, "count": pl.Int64})
+    for start, piece in keys.pieces():
+        rows = pl.DataFrame({"word": piece["key"], "count": weights[start : start + len(piece)]})
+        words = rows.filter(pl.col("count") > 0).with_columns(pl.col("word").str.split(" ")).explode("word")
+        found = pl.concat([found, _summed(words)])
+        found = _summed(found)
+    whole = ~found["word"].str.contains(ODD)
+    units = [(unit, count) for word, count in found.filter(~whole).iter_rows() for unit in words_of(word)]
+    return _summed(pl.concat([found.filter(whole), pl.DataFrame(units, found.schema, orient="row")]))
+
+
+def _summed(words: pl.DataFrame) -> pl.DataFrame:
+    return words.group_by("word").agg(pl.col("count").sum())
+
+
+def describe_lengths(lengths: Numbers) -> LengthStatistics:
+    """Mean, percentiles (linear interpolation) and histogram of the lengths of texts (N,)."""
     counts, _ = np.histogram(lengths, bins=[*LENGTH_EDGES, np.inf])
     histogram = tuple(int(count) for count in counts)
-    if not texts:
+    if not len(lengths):
         return LengthStatistics(count=0, edges=LENGTH_EDGES, counts=histogram)
     p5, p50, p95 = (float(value) for value in np.percentile(lengths, (5, 50, 95)))
     return LengthStatistics(
-        count=len(texts),
+        count=len(lengths),
         edges=LENGTH_EDGES,
         counts=histogram,
         mean=float(lengths.mean()),
@@ -442,3 +644,45 @@ def describe_lengths(texts: Sequence[str]) -> LengthStatistics:
         p95=p95,
         max=int(lengths.max()),
     )
+
+
+# --- splits ------------------------------------------------------------------------------------------
+
+
+def split_pieces(checked: CheckedTexts, split: SplitName) -> Iterator[tuple[pl.Series, pd.DataFrame]]:
+    """The texts of a split, piece by piece, and its rows in memory."""
+    rows = checked.rows[checked.rows["split"] == split]
+    for place, piece in checked.table.shelf.pieces_of(rows.index.to_numpy(np.int64)):
+        yield piece["text"], rows.iloc[place]
+
+
+def split_content(
+    checked: CheckedTexts, split: SplitName, schema: pa.Schema, targets: Callable[[pd.DataFrame], pa.Array]
+) -> pa.RecordBatchReader:
+    """The rows of a split as they are written: `text`, target, and `row`, the place in the split's files."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for texts, rows in split_pieces(checked, split):
+            columns = [
+                texts.to_arrow().cast(schema.types[0]),
+                targets(rows),
+                checked.table.positions(rows.index),
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def hash_splits(
+    checked: CheckedTexts, head: bytes, lines: Callable[[pl.Series, pd.DataFrame], pl.Series]
+) -> str:
+    """Hash of `head`, and of the lines of each split: its name in JSON, and its rows in their order.
+
+    `lines` makes the line of each row, given the texts in JSON and the rows.
+    """
+    digest = hashlib.sha256(head)
+    for split in SPLITS:
+        digest.update(json_line(split))
+        for texts, rows in split_pieces(checked, split):
+            digest.update(lines(as_json(texts), rows).str.join("").item().encode())
+    return digest.hexdigest()

@@ -107,7 +107,7 @@ def _read(content: str, delimiter: str) -> Iterator[Row]:
     Raises:
         csv.Error: It is not well-formed.
     """
-    reader = _csv_reader(io.StringIO(content, newline=""), delimiter)
+    reader = csv_reader(io.StringIO(content, newline=""), delimiter)
     start = 1
     try:
         for fields in reader:
@@ -169,7 +169,7 @@ def _last_line(lines: list[str], first: int, delimiter: str, width: int) -> int:
     line = lines[first - 1]
     if width == 1 or line.count(QUOTE) % 2 == 0:
         return first
-    reader = _csv_reader((text + "\n" for text in lines[first - 1 :]), delimiter)
+    reader = csv_reader((text + "\n" for text in lines[first - 1 :]), delimiter)
     try:
         fields = next(reader)
     except csv.Error:
@@ -208,7 +208,7 @@ def _split_line(line: str, delimiter: str) -> tuple[str, ...]:
     """The fields of a line that is one row; a quote that is not valid CSV is text."""
     if QUOTE in line:
         try:
-            return tuple(next(_csv_reader([line], delimiter)))
+            return tuple(next(csv_reader([line], delimiter)))
         except csv.Error:
             pass
     return tuple(line.split(delimiter))
@@ -220,6 +220,7 @@ def _uneven(rows: list[Row]) -> list[str]:
     ]
 
 
-def _csv_reader(lines: Iterable[str], delimiter: str) -> Reader:
+def csv_reader(lines: Iterable[str], delimiter: str) -> Reader:
+    """A reader that RFC 4180 allows no deviation, nor a text any length."""
     csv.field_size_limit(sys.maxsize)  # the default fails at a text of 131,072 characters
     return csv.reader(lines, delimiter=delimiter, strict=True)

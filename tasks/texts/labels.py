@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -13,22 +12,26 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 
-from gauntlet.components.validate_data.checks import CheckedTable, Examination, json_line, origin
+from gauntlet.components.validate_data.checks import Examination, json_line, origin
 from gauntlet.components.validate_data.classes import check_classes, count_classes, largest_groups
-from gauntlet.components.validate_data.duplicates import find_conflicts
 from gauntlet.components.validate_data.text import KEY_FORM, excerpt, is_blank
-from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.gates import describe_resolution
 from gauntlet.tasks.texts.data import (
+    CheckedTexts,
     LabelledTextStatistics,
+    TextFindings,
     ValueCheck,
     check_texts,
     describe_texts,
-    is_missing,
+    hash_splits,
+    split_content,
 )
 from gauntlet.tasks.texts.manifest import LabelledTextTable
+from gauntlet.tasks.texts.pieces import is_missing
+from gauntlet.tasks.texts.rows import TextRows
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MAX_DIGITS = 18
@@ -84,8 +87,8 @@ def describe_unknown(found: Iterable[str], labels: Sequence[str]) -> list[str]:
 
 
 def check_labelled(
-    table: pd.DataFrame, dataset: LabelledTextTable, of_labels: Mapping[str, ValueCheck]
-) -> CheckedTable:
+    table: TextRows, dataset: LabelledTextTable, of_labels: Mapping[str, ValueCheck]
+) -> CheckedTexts:
     """Run every check, whatever the ones before it found, and carve the splits that no file provides.
 
     Args:
@@ -94,62 +97,56 @@ def check_labelled(
         of_labels: The kind's checks on single labels, by name.
     """
     checks = dataset.checks
-    conflicts = ("conflicting_labels", find_conflicts)
+    conflicts = ("conflicting_labels", TextFindings.conflicts)
     checked = check_texts(table, dataset, of_labels, conflicts, checks.rows_per_class.min_rows)
     check_classes(checked, dataset, checks.rows_per_class, checks.class_balance, largest_groups(checked.rows))
     return checked
 
 
 def examined(
-    table: pd.DataFrame,
-    checked: CheckedTable,
+    checked: CheckedTexts,
     statistics: LabelledTextStatistics,
-    content: Callable[[pd.DataFrame, Sequence[str]], pa.Table],
+    schema: pa.Schema,
+    targets: Callable[[pd.DataFrame], pa.Array],
 ) -> Examination:
-    """What `examine` returns; `content` makes what is written of some rows and the labels."""
+    """What `examine` returns; `targets` are those of some rows, as they are written."""
     return Examination(
-        table=table,
+        table=checked.table,
         checked=checked,
         statistics=statistics,
-        content=lambda split: content(checked.rows[checked.rows["split"] == split], statistics.labels),
+        content=lambda split: split_content(checked, split, schema, targets),
         fingerprints=KEY_FORM,
         resolution=describe_resolution(statistics.class_counts["test"].values()),
     )
 
 
 def describe_labelled(
-    table: pd.DataFrame,
-    dataset: LabelledTextTable,
-    targets: Callable[[pd.DataFrame, Sequence[str]], Iterable[Any]],
+    checked: CheckedTexts, dataset: LabelledTextTable, column: str, targets: Callable[[Any], Any]
 ) -> dict[str, Any]:
-    """The fields of `LabelledTextStatistics`, of a table of `text`, labels, `key` and `split`.
+    """The fields of `LabelledTextStatistics`.
 
-    `targets` are those of some rows, given the labels, in the form in which `content_sha256` reads them.
+    `targets` makes of a value of the label `column` what stands for it in the content hash.
     """
-    by_split = {split: table[table["split"] == split] for split in SPLITS}
     return {
         **origin(dataset),
         "labels": dataset.labels,
-        "sha256": content_sha256(by_split, dataset.labels, targets),
-        "class_counts": count_classes(table, dataset.labels),
-        **describe_texts(table),
+        "sha256": content_sha256(checked, dataset.labels, column, targets),
+        "class_counts": count_classes(checked.rows, dataset.labels),
+        **describe_texts(checked),
     }
 
 
 def content_sha256(
-    splits: Mapping[SplitName, pd.DataFrame],
-    labels: Sequence[str],
-    targets: Callable[[pd.DataFrame, Sequence[str]], Iterable[Any]],
+    checked: CheckedTexts, labels: Sequence[str], column: str, targets: Callable[[Any], Any]
 ) -> str:
     """Hash of the rows in their order, so that it does not change with the parquet library.
 
     It is fed with one JSON line each: the labels, then for each split its name and its rows as
-    [text, target]. `targets` are those of some rows, given the labels.
+    [text, target].
     """
-    digest = hashlib.sha256(json_line(list(labels)))
-    for split in SPLITS:
-        digest.update(json_line(split))
-        rows = splits[split]
-        for text, target in zip(rows["text"], targets(rows, labels), strict=True):
-            digest.update(json_line([text, target]))
-    return digest.hexdigest()
+
+    def lines(texts: pl.Series, rows: pd.DataFrame) -> pl.Series:
+        found = pl.Series([json.dumps(targets(value)) for value in rows[column].cat.categories])
+        return "[" + texts + ", " + found.gather(rows[column].cat.codes.to_numpy()) + "]\n"
+
+    return hash_splits(checked, json_line(list(labels)), lines)

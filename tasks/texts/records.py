@@ -191,7 +191,7 @@ def _parse_delimited(content: str, name: str, columns: Columns, partition: Parti
     else:
         headers = {delimiter: read_header(content, delimiter) for delimiter in delimiters}
         delimiter = max(delimiters, key=lambda d: (columns.text in headers[d], len(headers[d])))
-        header = _with_partition(headers[delimiter], partition)
+        header = with_partition(headers[delimiter], partition)
         text, label = pick_columns(header, columns, name, partition)
         time = None if columns.time is None else header.index(str(columns.time))
         rows = split_rows(content, delimiter, name)[1:]
@@ -205,7 +205,7 @@ def _parse_delimited(content: str, name: str, columns: Columns, partition: Parti
     )
 
 
-def _with_partition(found: Sequence[str], partition: Partition) -> list[str]:
+def with_partition(found: Sequence[str], partition: Partition) -> list[str]:
     """The names of a file's columns and those of its path, which take the place of the file's own."""
     of_path = [column for column, _ in partition]
     return [*(REPLACED if column in of_path else column for column in found), *of_path]
@@ -299,20 +299,20 @@ OPENED = {"parquet": _open_parquet, "arrow": _open_arrow}
 def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition: Partition) -> Records:
     try:
         schema, read = OPENED[form](data)
-        names = _with_partition(schema.names, partition)
+        names = with_partition(schema.names, partition)
         text, label = pick_columns(names, columns, name, partition)
         labels = [names[at] for at in (label if isinstance(label, tuple) else (label,))]
         wanted = dict.fromkeys([names[text], *labels, *([] if columns.time is None else [str(columns.time)])])
         table = read([column for column in wanted if column not in dict(partition)])
-        class_names = _class_names(schema.metadata, labels[0])
+        class_names = class_names_of(schema.metadata, labels[0])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a whole {form} file: {error}. Fetch it again") from None
-    values = {column: _values(table.column(column)) for column in table.column_names}
+    values = {column: values_of(table.column(column)) for column in table.column_names}
     values |= {column: [value] * table.num_rows for column, value in partition}
     return Records(
         texts=values[names[text]],
         labels=[
-            tuple(found) if isinstance(label, tuple) else _named(found[0], class_names)
+            tuple(found) if isinstance(label, tuple) else named_class(found[0], class_names)
             for found in zip(*(values[column] for column in labels), strict=True)
         ],
         places=[f"row {row}" for row in range(table.num_rows)],
@@ -320,7 +320,7 @@ def _parse_arrow(data: bytes, name: str, form: str, columns: Columns, partition:
     )
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
+def class_names_of(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
     """The names of a column of class indices, which the library `datasets` keeps in a file's metadata.
 
     https://huggingface.co/docs/datasets/about_dataset_features
@@ -334,13 +334,13 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
-def _named(value: Any, class_names: Sequence[str]) -> Any:
+def named_class(value: Any, class_names: Sequence[str]) -> Any:
     """The name of the class with this index, or those of a list of indices.
 
     -1 stands for a missing label; other values stay as they are.
     """
     if isinstance(value, list):
-        return [_named(one, class_names) for one in value]
+        return [named_class(one, class_names) for one in value]
     if not class_names or isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if value == NO_CLASS:
@@ -348,7 +348,7 @@ def _named(value: Any, class_names: Sequence[str]) -> Any:
     return class_names[int(value)] if value in range(len(class_names)) else value
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def values_of(column: pa.ChunkedArray) -> list[Any]:
     """Python values; strings pass through bytes, for parquet does not promise that they are UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -373,10 +373,11 @@ def read_joined(dataset: TextTable, read: Callable[[Columns], Records]) -> Recor
         return read(dataset.columns)
     parts = [read(dataset.columns.model_copy(update={"text": name})) for name in names]
     rows = zip(*(part.texts for part in parts), strict=True)
-    return replace(parts[0], texts=[_text(dataset, dict(zip(names, row, strict=True))) for row in rows])
+    return replace(parts[0], texts=[joined(dataset, dict(zip(names, row, strict=True))) for row in rows])
 
 
-def _text(dataset: TextTable, row: dict[str, Any]) -> str | None:
+def joined(dataset: TextTable, row: dict[str, Any]) -> str | None:
+    """The text of a row, by the values of the columns that the manifest joins; None if all are empty."""
     values = {name: _value(value) for name, value in row.items()}
     if not any(value.strip() for value in values.values()):
         return None

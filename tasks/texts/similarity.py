@@ -66,7 +66,7 @@ _RUN = re.compile(
 _UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
 # What `words_of` does not just split at spaces: these scripts, and other white space of Python.
-_ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SYLLABIC}{_ALPHABETIC}]"
+ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SYLLABIC}{_ALPHABETIC}]"
 
 Words: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -318,7 +318,7 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
     """How many different words each text has, and the numbers of all, ascending in each text."""
     if texts.str.len_bytes().max() > COMPARED_CHARS:  # type: ignore[operator]
         texts = texts.str.head(COMPARED_CHARS)
-    odd = texts.str.contains(_ODD)
+    odd = texts.str.contains(ODD)
     if odd.any():
         units = [" ".join(words_of(text)) for text in texts.filter(odd)]
         texts = texts.scatter(odd.arg_true(), units)

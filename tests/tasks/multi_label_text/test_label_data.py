@@ -18,8 +18,9 @@ import pytest
 from gauntlet.manifests.dataset import SPLITS
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.multi_label_text import tiny
-from gauntlet.tasks.multi_label_text.data import check_table, describe, examine, label_sets, read_table
+from gauntlet.tasks.multi_label_text.data import Statistics, check_table, examine, label_sets, read_table
 from gauntlet.tasks.multi_label_text.manifest import MultiLabelDataset
+from tests.text_tables import texts_of
 
 LABELS = ["joy", "fear", "anger"]
 CHECKS = {"rows_per_class": {"min_rows": 1}}
@@ -181,7 +182,8 @@ def splits_of(path: Path, rows: Sequence[dict[str, Any]], least: int = 10) -> di
     )
     checked = check_table(read_table(dataset), dataset)
     assert not checked.failed, [result.found for result in checked.failed]
-    return dict(zip(checked.rows["text"], checked.rows["split"], strict=True))
+    rows = texts_of(checked)
+    return dict(zip(rows["text"], rows["split"], strict=True))
 
 
 def test_a_rare_label_has_enough_rows_in_every_split(tmp_path: Path) -> None:
@@ -208,12 +210,13 @@ def test_statistics_count_rows_labels_and_pairs(tmp_path: Path) -> None:
     (tmp_path / "dev.csv").write_text('text,labels\nsix f,"joy"\nseven g,"fear,anger"\n')
     dataset = section(tmp_path)
     examined = examine(dataset)
-    statistics = describe(examined.checked.rows, dataset)
+    statistics = examined.statistics
+    assert isinstance(statistics, Statistics)
     assert statistics.class_counts["train"] == {"joy": 3, "fear": 2, "anger": 1}
     assert statistics.labels_per_row == {"train": {1: 2, 2: 2}, "validation": {1: 1, 2: 1}, "test": {3: 1}}
     assert statistics.together == {"joy": {"fear": 2}}
     content = examined.content("train")
-    assert isinstance(content, pa.Table)
-    pq.write_table(content, tmp_path / "train.parquet")
+    assert isinstance(content, pa.RecordBatchReader)
+    pq.write_table(content.read_all(), tmp_path / "train.parquet")
     frame = pd.read_parquet(tmp_path / "train.parquet")
     assert label_sets(frame).tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from gauntlet.components.validate_data.checks import Examination
@@ -16,6 +17,8 @@ from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.regression.data import Statistics, examine, read_number, sources
 from gauntlet.tasks.regression.manifest import RegressionDataset
 from gauntlet.tasks.regression.tiny import write_texts
+from gauntlet.tasks.texts.data import CheckedTexts
+from tests.text_tables import texts_of
 
 
 def dataset(uri: Path, **changes: Any) -> RegressionDataset:
@@ -40,6 +43,12 @@ def examined(table: pd.DataFrame, folder: Path, **changes: Any) -> Examination:
     return examine(dataset(folder / "reviews.csv", **changes))
 
 
+def written(found: Examination, split: str) -> pa.Table:
+    content = found.content(split)  # type: ignore[arg-type]
+    assert isinstance(content, pa.RecordBatchReader)
+    return content.read_all()
+
+
 def result(examination: Examination, check: str) -> CheckResult:
     return next(one for one in examination.checked.results if one.check == check)
 
@@ -53,14 +62,14 @@ def test_a_clean_table_passes_and_its_splits_have_numbers_of_every_range(
     assert isinstance(statistics, Statistics)
     assert sum(statistics.rows.values()) == 300 and statistics.target == "stars"
     for split, rows in statistics.rows.items():
-        table = found.content(split)  # type: ignore[arg-type]
-        assert table.column_names == ["text", "target", "row"]  # type: ignore[union-attr]
-        targets = table["target"].to_numpy()  # type: ignore[union-attr, call-overload]
+        table = written(found, split)
+        assert table.column_names == ["text", "target", "row"]
+        targets = table["target"].to_numpy()
         counts, _ = np.histogram(targets, bins=[1, 1.8, 2.6, 3.4, 4.2, 5.01])  # fifths of all numbers
         assert counts.min() >= 10, split
         assert sum(statistics.targets[split].counts) == rows
         assert statistics.targets[split].mean == pytest.approx(targets.mean())
-    train = found.content("train")["target"].to_numpy()  # type: ignore[index, call-overload]
+    train = written(found, "train")["target"].to_numpy()
     assert statistics.quantiles[50] == pytest.approx(np.median(train))
 
 
@@ -144,7 +153,8 @@ def test_near_duplicates_lie_in_one_split(reviews: pd.DataFrame, tmp_path: Path)
     long = " ".join(f"word{number}" for number in range(30))
     twins = pd.DataFrame({"review": [f"{long} x{at}" for at in range(40)], "stars": ["2"] * 20 + ["4"] * 20})
     found = examined(pd.concat([reviews, twins], ignore_index=True), tmp_path)
-    rows = found.checked.rows
+    assert isinstance(found.checked, CheckedTexts)
+    rows = texts_of(found.checked)
     assert rows.loc[rows["text"].str.startswith("word0"), "split"].nunique() == 1
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from gauntlet.components.validate_data.checks import CheckedTable
 from gauntlet.contracts.data import CheckResult
+from gauntlet.manifests.dataset import SPLITS
 from gauntlet.tasks.text_classification.data import check_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
+from gauntlet.tasks.texts.data import CheckedTexts
+from tests.text_tables import TextRow, text_rows, texts_of
 
 LABELS = ("joy", "fear")
 ORDER = (
@@ -24,12 +25,11 @@ ORDER = (
     "rows_per_class",
     "class_balance",
 )
-SPLITS = ("train", "validation", "test")
 TEN = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
 NINE = "alpha bravo charlie delta echo foxtrot golf hotel india"
 
 
-def _filler(rows: int) -> list[tuple[str | None, str | None, str]]:
+def _filler(rows: int) -> list[TextRow]:
     """Clean rows, `rows` of each label in each split, no two alike."""
     return [
         (f"filler {label} {split} {number}", label, split)
@@ -40,18 +40,9 @@ def _filler(rows: int) -> list[tuple[str | None, str | None, str]]:
 
 
 def _inspect(
-    rows: list[tuple[str | None, str | None, str]], faults: dict[int, str] | None = None, **checks: Any
-) -> tuple[CheckedTable, dict[str, CheckResult]]:
-    table = pd.DataFrame(
-        {
-            "text": pd.Series([text for text, _, _ in rows], dtype="str"),
-            "label": pd.Series([label for _, label, _ in rows], dtype="str"),
-            "fault": pd.Series([(faults or {}).get(number) for number in range(len(rows))], dtype="str"),
-            "split": [split for _, _, split in rows],
-            "place": [f"{split}.csv line {number}" for number, (_, _, split) in enumerate(rows)],
-            "row": range(len(rows)),
-        }
-    )
+    rows: list[TextRow], faults: dict[int, str] | None = None, **checks: Any
+) -> tuple[CheckedTexts, dict[str, CheckResult]]:
+    table = text_rows(rows, faults)
     dataset = TextDataset.model_validate(
         {"name": "d", "version": "1", "uri": "/d", "labels": LABELS, "checks": checks}
     )
@@ -59,8 +50,8 @@ def _inspect(
     return checked, {result.check: result for result in checked.results}
 
 
-def _texts(checked: CheckedTable, split: str) -> list[str]:
-    table = checked.rows
+def _texts(checked: CheckedTexts, split: str) -> list[str]:
+    table = texts_of(checked)
     kept = table[(table["split"] == split) & ~table["text"].str.startswith("filler")]
     return kept["text"].tolist()
 

@@ -4,32 +4,27 @@ import hashlib
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from gauntlet.manifests.dataset import SPLITS
-from gauntlet.tasks.text_classification.data import class_indices, describe
+from gauntlet.tasks.text_classification.data import describe
 from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts.data import LENGTH_EDGES, describe_lengths
-from gauntlet.tasks.texts.labels import content_sha256
+from tests.text_tables import TextRow, kept
 
 DATASET = TextDataset(name="d", version="1", uri="/d", labels=("joy", "fear"), commit_hash="abc")
 
 
-def _table() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "text": ["So good, so good", "Good grief", "Bad", "Fine é"],
-            "key": ["so good so good", "good grief", "bad", "fine é"],
-            "label": ["joy", "fear", "fear", "joy"],
-            "split": ["train", "train", "validation", "test"],
-        }
-    )
+ROWS: list[TextRow] = [
+    ("So good, so good", "joy", "train"),
+    ("Good grief", "fear", "train"),
+    ("Bad", "fear", "validation"),
+    ("Fine é", "joy", "test"),
+]
 
 
 def test_lengths_match_numpy_and_every_text_is_in_a_bin() -> None:
     lengths = [1, 19, 20, 59, 60, 1999, 2000, 10_000]
-    described = describe_lengths(["x" * length for length in lengths])
+    described = describe_lengths(np.array(lengths))
     assert described.mean == pytest.approx(np.mean(lengths))
     assert (described.p5, described.p50, described.p95) == tuple(np.percentile(lengths, (5, 50, 95)))
     assert described.max == 10_000
@@ -45,7 +40,7 @@ def test_lengths_match_numpy_and_every_text_is_in_a_bin() -> None:
 
 
 def test_a_split_without_rows_has_no_figures_and_no_nan() -> None:
-    statistics = describe(_table().iloc[:2], DATASET).as_json()
+    statistics = describe(kept(ROWS[:2]), DATASET).as_json()
     assert statistics["text_length"]["test"] == {
         "count": 0,
         "edges": list(LENGTH_EDGES),
@@ -55,13 +50,13 @@ def test_a_split_without_rows_has_no_figures_and_no_nan() -> None:
 
 
 def test_words_are_counted_in_the_training_split_in_normal_form() -> None:
-    statistics = describe(_table(), DATASET)
+    statistics = describe(kept(ROWS), DATASET)
     assert list(statistics.top_words.items()) == [("good", 3), ("so", 2), ("grief", 1)]
     assert statistics.words == 6
 
 
 def test_counts_are_by_split_and_label() -> None:
-    statistics = describe(_table(), DATASET)
+    statistics = describe(kept(ROWS), DATASET)
     assert statistics.rows == {"train": 2, "validation": 1, "test": 1}
     assert statistics.class_counts["train"] == {"joy": 1, "fear": 1}
     assert statistics.class_counts["validation"] == {"joy": 0, "fear": 1}
@@ -79,30 +74,23 @@ def test_the_content_hash_is_of_the_documented_lines() -> None:
         '["Fine é", 0]',
     ]
     expected = hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
-    assert describe(_table(), DATASET).sha256 == expected
+    assert describe(kept(ROWS), DATASET).sha256 == expected
 
 
 def test_the_content_hash_changes_with_a_label_an_order_or_a_split() -> None:
-    table = _table()
-    relabelled = table.assign(label=["joy", "joy", "fear", "joy"])
-    reordered = table.iloc[[1, 0, 2, 3]]
-    moved = table.assign(split=["train", "validation", "validation", "test"])
-    hashes = {describe(changed, DATASET).sha256 for changed in (table, relabelled, reordered, moved)}
+    relabelled: list[TextRow] = [ROWS[0], ("Good grief", "joy", "train"), *ROWS[2:]]
+    reordered = [ROWS[1], ROWS[0], *ROWS[2:]]
+    moved: list[TextRow] = [ROWS[0], ("Good grief", "fear", "validation"), *ROWS[2:]]
+    hashes = {describe(kept(rows), DATASET).sha256 for rows in (ROWS, relabelled, reordered, moved)}
     assert len(hashes) == 4
 
 
 def test_every_figure_is_finite() -> None:
-    for length in describe(_table(), DATASET).text_length.values():
+    for length in describe(kept(ROWS), DATASET).text_length.values():
         assert all(
             math.isfinite(value) for value in (length.mean, length.p5, length.p95) if value is not None
         )
 
 
-def test_splits_are_hashed_in_one_order_whatever_the_mapping_says() -> None:
-    table = _table()
-    by_split = {split: table[table["split"] == split] for split in SPLITS}
-    backwards = dict(reversed(by_split.items()))
-    of_splits, of_others = (
-        content_sha256(one, DATASET.labels, class_indices) for one in (by_split, backwards)
-    )
-    assert of_splits == of_others
+def test_splits_are_hashed_in_one_order_whatever_the_order_of_their_files_is() -> None:
+    assert describe(kept(ROWS), DATASET).sha256 == describe(kept(ROWS[2:] + ROWS[:2]), DATASET).sha256

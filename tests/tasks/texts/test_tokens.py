@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import polars as pl
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from gauntlet.components.validate_data.checks import CheckedTable
 from gauntlet.manifests.errors import UsageError
 from gauntlet.tasks.text_classification.data import check_table
 from gauntlet.tasks.text_classification.manifest import TextDataset
-from gauntlet.tasks.texts.data import count_tokens
+from gauntlet.tasks.texts.data import CheckedTexts, TokenCounter
+from tests.text_tables import text_rows
 
 KNOWN = ("good", "bad", "day", "night", "very")
 FRAMING = 2
@@ -36,37 +36,32 @@ def encoder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -> CheckedTable:
-    rows = pd.DataFrame(
-        {
-            "text": texts,
-            "label": ["a", "b"] * (len(texts) // 2),
-            "fault": pd.Series([None] * len(texts), dtype="str"),
-            "split": "train",
-            "place": [f"a.csv line {number}" for number in range(2, len(texts) + 2)],
-            "row": range(len(texts)),
-        }
+def _inspected(encoder: Path, texts: list[str], most: int = 16, **checks: Any) -> CheckedTexts:
+    labels = ("a", "b") * (len(texts) // 2)
+    rows = text_rows(
+        [(text, label, "train") for text, label in zip(texts, labels, strict=True)], first_line=2
     )
     content = {"name": "d", "version": "1", "uri": "/d", "labels": ["a", "b"], "checks": checks}
     dataset = TextDataset.model_validate(content | {"tokenizer": str(encoder), "max_tokens": most})
     return check_table(rows, dataset)
 
 
-def _result(checked: CheckedTable, name: str) -> Any:
+def _result(checked: CheckedTexts, name: str) -> Any:
     return next(result for result in checked.results if result.check == name)
 
 
 def test_tokens_are_counted_whatever_the_tokenizers_file_says_of_length(encoder: Path) -> None:
-    texts = pd.Series(["good day", "good " * 20, "guten tag"], index=[4, 7, 9])
-    counts = count_tokens(texts, encoder / "tokenizer.json")
-    assert counts["tokens"].to_dict() == {4: 2 + FRAMING, 7: 20 + FRAMING, 9: 2 + FRAMING}
-    assert counts["unknown"].to_dict() == {4: 0, 7: 0, 9: 2}
+    texts = pl.Series(["good day", "good " * 20, "guten tag"])
+    tokens, unknown = TokenCounter(encoder / "tokenizer.json").count(texts)
+    assert tokens.tolist() == [2 + FRAMING, 20 + FRAMING, 2 + FRAMING]
+    assert unknown.tolist() == [0, 0, 2]
 
 
 def test_a_unigram_tokenizer_has_its_unknown_token_by_number(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.Unigram([("a", -1.0), ("<unk>", -9.0)], unk_id=1, byte_fallback=False))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert count_tokens(pd.Series(["aa", "aé"]), tmp_path / "tokenizer.json")["unknown"].tolist() == [0, 1]
+    _, unknown = TokenCounter(tmp_path / "tokenizer.json").count(pl.Series(["aa", "aé"]))
+    assert unknown.tolist() == [0, 1]
 
 
 def test_rows_that_the_encoder_hardly_knows_are_counted_and_named(encoder: Path) -> None:
@@ -75,7 +70,7 @@ def test_rows_that_the_encoder_hardly_knows_are_counted_and_named(encoder: Path)
     result = _result(_inspected(encoder, texts, unknown_tokens=checks), "unknown_tokens")
     assert (result.rows_affected, result.verdict) == (3, "fail")
     assert result.examples[0] == f"1.98 % of all tokens are unknown to {encoder}"  # 4 of 202
-    assert result.examples[1] == "a.csv line 99: 100 % of 2 tokens unknown: “guten tag”"
+    assert result.examples[1] == "train.csv line 99: 100 % of 2 tokens unknown: “guten tag”"
     fewer = checks | {"max_row_share": 0.34}
     result = _result(_inspected(encoder, texts, unknown_tokens=fewer), "unknown_tokens")
     assert (result.rows_affected, result.verdict) == (1, "pass")
@@ -113,7 +108,7 @@ def test_texts_that_are_cut_are_a_warning_that_says_how_much_is_never_read(encod
         "1 text is cut at 16 tokens (training.max_length; the encoder reads up to 64): 28.6 % of all "
         "tokens are never read, and the longest text has 32"
     )
-    assert result.examples[1].startswith("a.csv line 2: 32 tokens: “good good")
+    assert result.examples[1].startswith("train.csv line 2: 32 tokens: “good good")
     dropped = _inspected(encoder, texts, context_length={"severity": "drop", "max_fraction": 0.5})
     assert len(dropped.rows) == 3
 

@@ -1,0 +1,420 @@
+"""Read a file of texts piece by piece, so that memory does not grow with the file.
+
+A file that is plain in its format is read by libraries in C, a piece at a time. Any other file is left to the
+parser of `records.py`, which knows the forms that files have in practice and needs the whole file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gauntlet.backends import storage
+from gauntlet.components.validate_data.columns import are_blank
+from gauntlet.components.validate_data.packed import unpacked_name
+from gauntlet.components.validate_data.text import excerpt, find_fault, repair
+from gauntlet.manifests.errors import DataError
+from gauntlet.tasks.texts.delimited import (
+    DELIMITER_NAMES,
+    SEPARATOR_LINE,
+    TAB,
+    Row,
+    csv_reader,
+    names_of,
+    read_header,
+)
+from gauntlet.tasks.texts.files import EXAMINED_BYTES, MARKS, SourceFile, format_of
+from gauntlet.tasks.texts.manifest import TextTable
+from gauntlet.tasks.texts.records import (
+    SUFFIX_FORMATS,
+    Labels,
+    Records,
+    class_names_of,
+    joined,
+    named_class,
+    parse,
+    pick_columns,
+    read_joined,
+    values_of,
+    with_partition,
+)
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+ROWS = 100_000
+"""The most rows of a piece."""
+
+HEAD = 2**20
+"""The bytes in which the header of a plain file lies."""
+
+Ints = npt.NDArray[np.int64]
+Values: TypeAlias = Sequence[Any] | pa.Array
+"""The values of a column: objects of Python, or an array of Arrow."""
+
+NOT_STRINGS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one file that follow each other, n of them.
+
+    Attributes:
+        texts: Strings (n,); null where a text is missing or blank. U+FFFD is in the place of what is no
+            character.
+        faults: In words (n,), what was replaced first in a text; else null.
+        values: The different values of the label column, as the file has them.
+        codes: The place of each row's value in `values`, (n,).
+        lines: Where each row is in the file, in a `unit` such as `line`, (n,).
+        times: The values of the time column, or None if the manifest does not name one.
+    """
+
+    texts: pl.Series
+    faults: pl.Series
+    values: Sequence[Any]
+    codes: Ints
+    lines: Ints
+    unit: str
+    times: Sequence[Any] | None = None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a file has no value there: None, or NaN as parquet has it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+class NotPlain(Exception):
+    """A file that the parser of `records.py` must read, or refuse."""
+
+
+def readers(dataset: TextTable, file: SourceFile) -> tuple[Callable[[], Iterator[Piece]], ...]:
+    """What reads the rows of a file: the first that does not raise `NotPlain`, which may come after pieces.
+
+    They raise:
+        DataError: The file is malformed, without a column or without rows.
+        UsageError: The manifest asks for what cannot be read.
+    """
+    form = format_of(file.name, dataset.format, SUFFIX_FORMATS)
+    by_position = isinstance(dataset.columns.text, int)
+    plain = PLAIN.get(form or "") if not by_position and unpacked_name(file.name) == file.name else None
+    whole = partial(_read_whole, dataset, file)
+    return (whole,) if plain is None else (partial(plain, dataset, file), whole)
+
+
+def _read_whole(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    content = storage.read_bytes(file.uri)
+    records = read_joined(
+        dataset,
+        lambda columns: parse(
+            content,
+            file.name,
+            dataset.format,
+            columns,
+            dataset.encoding,
+            file.partition,
+            dataset.max_expansion,
+        ),
+    )
+    for start in range(0, len(records.texts), ROWS):
+        yield _of_records(records, slice(start, start + ROWS), file.name, dataset.columns.key("text"))
+
+
+# --- plain files -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(file: SourceFile) -> Iterator[IO[bytes]]:
+    path = storage.local_path(file.uri) if not file.uri.startswith(storage.PACKAGE_SCHEME) else None
+    if path is None or not path.is_file():
+        yield io.BytesIO(storage.read_bytes(file.uri))
+        return
+    with path.open("rb") as stream:
+        yield stream
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The places of a file's columns: of the text or of those that are joined, of labels and of the time.
+
+    `names` are those of the file's own columns and of those of its path, which come after them.
+    """
+
+    names: Sequence[str]
+    texts: tuple[int, ...]
+    labels: Labels
+    time: int | None
+
+    def own(self, file: SourceFile) -> list[int]:
+        """The places of those that are in the file itself."""
+        labels = (self.labels,) if isinstance(self.labels, int) else self.labels
+        places = [*self.texts, *labels, *(() if self.time is None else (self.time,))]
+        return [at for at in dict.fromkeys(places) if at < len(self.names) - len(file.partition)]
+
+
+def _named(dataset: TextTable, own: Sequence[str], file: SourceFile) -> _Named:
+    """Raises what `pick_columns` does."""
+    columns, names = dataset.columns, with_partition(own, file.partition)
+    texts, labels = [], []
+    for text in dataset.joined_columns or (columns.text,):
+        of_text = columns.model_copy(update={"text": text})
+        place, label = pick_columns(names, of_text, file.name, file.partition)
+        texts.append(place)
+        labels.append(label)
+    time = None if columns.time is None else names.index(str(columns.time))
+    return _Named(names, tuple(texts), labels[0], time)
+
+
+def _piece(
+    dataset: TextTable,
+    file: SourceFile,
+    found: _Named,
+    own: Callable[[int], Values],
+    lines: Ints,
+    unit: str,
+) -> Piece:
+    """A piece of the columns of a file, each by its place; those of its path have one value."""
+
+    def column(at: int) -> Values:
+        of_path = at - len(found.names) + len(file.partition)
+        return own(at) if of_path < 0 else [file.partition[of_path][1]] * len(lines)
+
+    key = dataset.columns.key("text")
+    values: Values
+    if dataset.joined_columns:
+        rows = zip(*(as_list(column(place)) for place in found.texts), strict=True)
+        values = [joined(dataset, dict(zip(dataset.joined_columns, row, strict=True))) for row in rows]
+    else:
+        values = column(found.texts[0])
+    texts, faults = strings(values, lambda at: f"{file.name} {unit} {lines[at]}", key)
+    if isinstance(found.labels, int):
+        labels = column(found.labels)
+    else:
+        labels = list(zip(*(as_list(column(place)) for place in found.labels), strict=True))
+    different, codes = distinct(labels)
+    times = None if found.time is None else as_list(column(found.time))
+    return Piece(texts, faults, different, codes, lines, unit, times)
+
+
+def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A file in UTF-8 that RFC 4180 reads without a fault, with a header."""
+    with _opened(file) as stream:
+        header, delimiter = _header(dataset, file, stream.read(HEAD))
+        found = _named(dataset, header, file)
+        stream.seek(0)
+        reader = csv_reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""), delimiter)
+        skipped = 1  # the header
+        try:
+            for rows, lines in _rows_of(reader):
+                if skipped and names_of(Row(1, tuple(rows[0]))) != header:
+                    raise NotPlain
+                if set(map(len, rows)) != {len(header)}:
+                    raise NotPlain
+                columns = list(zip(*rows[skipped:], strict=True))
+                if columns:
+                    yield _piece(dataset, file, found, columns.__getitem__, lines[skipped:], "line")
+                skipped = 0
+        except csv.Error:
+            raise NotPlain from None
+
+
+def _rows_of(reader: Reader) -> Iterator[tuple[list[list[str]], Ints]]:
+    """The rows of a CSV reader that are not blank, in pieces, and the line in which each begins.
+
+    Line ends in quotes become LF.
+    """
+    end = 0
+    while rows := list(islice(reader, ROWS)):
+        start, end = end, reader.line_num
+        lines = np.arange(start + 1, start + 1 + len(rows))
+        if end - start > len(rows):  # some rows have line ends in quotes
+            rows = [[field.replace("\r\n", "\n").replace("\r", "\n") for field in row] for row in rows]
+            heights = [1 + sum(field.count("\n") for field in row) for row in rows]
+            lines = start + 1 + np.cumsum([0, *heights])[:-1]
+        if 0 in (widths := set(map(len, rows))) or 1 in widths:
+            kept = [at for at, row in enumerate(rows) if any(field.strip(" ") for field in row)]
+            rows, lines = [rows[at] for at in kept], lines[kept]
+        if rows:
+            yield rows, lines
+
+
+def _header(dataset: TextTable, file: SourceFile, head: bytes) -> tuple[list[str], str]:
+    """The names of the columns and the delimiter, given the first bytes of the file."""
+    content = head.decode("utf-8-sig", errors="surrogateescape")
+    if (
+        dataset.encoding not in (None, "utf-8", "utf-8-sig")
+        or any(head.startswith(mark) for mark in MARKS)
+        or b"\0" in head[:EXAMINED_BYTES]
+        or SEPARATOR_LINE.match(content)
+        or not content.strip()
+    ):
+        raise NotPlain
+    is_tab = format_of(file.name, dataset.format, SUFFIX_FORMATS) == "tsv"
+    headers = {one: read_header(content, one) for one in ((TAB,) if is_tab else DELIMITER_NAMES)}
+    text = (dataset.joined_columns or (dataset.columns.text,))[0]
+    delimiter = max(headers, key=lambda one: (text in headers[one], len(headers[one])))
+    return headers[delimiter], delimiter
+
+
+def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A file in UTF-8 with a JSON object in each line."""
+    decoder = msgspec.json.Decoder()
+    if dataset.encoding not in (None, "utf-8", "utf-8-sig"):
+        raise NotPlain
+    with _opened(file) as stream:
+        if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            stream.seek(0)
+        names: list[str] = []
+        start = 0
+        while lines := list(islice(stream, ROWS)):
+            try:
+                objects = decoder.decode_lines(b"".join(lines))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise NotPlain from None
+            numbers = np.arange(start + 1, start + 1 + len(lines))
+            start += len(lines)
+            if len(objects) < len(lines):
+                numbers = numbers[[bool(line.strip()) for line in lines]]
+            if not objects:
+                continue
+            if len(objects) != len(numbers) or set(map(type, objects)) != {dict}:
+                raise NotPlain
+            keys = list(dict.fromkeys(chain.from_iterable(objects)))
+            if not names:
+                names, found = keys, _named_of_plain(dataset, keys, file)
+            elif dataset.columns.label is None and not {*keys} <= {*names}:
+                raise NotPlain  # which column is the label depends on all keys of the file
+
+            columns = {at: [item.get(found.names[at]) for item in objects] for at in found.own(file)}
+            yield _piece(dataset, file, found, columns.__getitem__, numbers, "line")
+
+
+def _named_of_plain(dataset: TextTable, names: Sequence[str], file: SourceFile) -> _Named:
+    """As `_named`; a column that the first rows lack may be in later ones, which the whole file says."""
+    try:
+        return _named(dataset, names, file)
+    except DataError:
+        raise NotPlain from None
+
+
+def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    if dataset.encoding is not None:
+        raise NotPlain
+    try:
+        with _opened(file) as stream:
+            parquet = pq.ParquetFile(stream)
+            names = parquet.schema_arrow.names
+            found = _named(dataset, names, file)
+            label = found.names[found.labels] if isinstance(found.labels, int) else ""
+            class_names = class_names_of(parquet.schema_arrow.metadata, label)
+            wanted = [names[at] for at in found.own(file)]
+            start = 0
+            for batch in parquet.iter_batches(batch_size=ROWS, columns=wanted):
+                columns = {at: batch.column(names[at]) for at in found.own(file)}
+                lines = np.arange(start, start + len(batch))
+                start += len(batch)
+                if len(batch):
+                    piece = _piece(dataset, file, found, columns.__getitem__, lines, "row")
+                    yield replace(piece, values=[named_class(one, class_names) for one in piece.values])
+    except (pa.ArrowException, OSError):
+        raise NotPlain from None
+
+
+PLAIN: Mapping[str, Callable[[TextTable, SourceFile], Iterator[Piece]]] = {
+    "csv": _read_delimited,
+    "tsv": _read_delimited,
+    "jsonl": _read_lines,
+    "parquet": _read_parquet,
+}
+"""What reads the plain files of a format."""
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def _of_records(records: Records, part: slice, name: str, key: str) -> Piece:
+    places = [place.rpartition(" ") for place in records.places[part]]
+    lines = np.array([int(number) for *_, number in places], dtype=np.int64)
+    unit = places[0][0]
+    texts, faults = strings(records.texts[part], lambda at: f"{name} {unit} {lines[at]}", key)
+    values, codes = distinct(records.labels[part])
+    times = None if records.times is None else records.times[part]
+    return Piece(texts, faults, values, codes, lines, unit, times)
+
+
+def as_list(values: Values) -> Sequence[Any]:
+    """The values of a column as objects of Python."""
+    return values_of(values) if isinstance(values, pa.Array) else values
+
+
+def strings(values: Values, place: Callable[[int], str], key: str) -> tuple[pl.Series, pl.Series]:
+    """`texts` and `faults` of a `Piece`, given the values of the text column.
+
+    Raises:
+        DataError: One is not a string; `key` is that of the text column in the manifest.
+    """
+    try:
+        texts = pl.Series("text", _as_strings(values))
+        return _without_blank(texts), pl.repeat(None, len(texts), dtype=pl.String, eager=True)
+    except NOT_STRINGS:
+        pass
+    found: list[str | None] = []
+    faults: list[str | None] = []
+    for at, value in enumerate(as_list(values)):
+        if not (is_missing(value) or isinstance(value, str)):
+            raise DataError(
+                f"{place(at)}: found {excerpt(str(value))} ({type(value).__name__}) in the text column, "
+                f"expected a string. Set {key} to the column that holds the text"
+            )
+        text = None if is_missing(value) else repair(value)
+        found.append(text)
+        faults.append(None if text == value or text is None else find_fault(value))
+    return _without_blank(pl.Series("text", found, dtype=pl.String)), pl.Series(faults, dtype=pl.String)
+
+
+def _as_strings(values: Values) -> pa.Array:
+    """Raises one of `NOT_STRINGS` if a value is neither a string in Unicode nor missing."""
+    if not isinstance(values, pa.Array):
+        return pa.array(values, pa.large_string())
+    return values.cast(pa.large_binary()).cast(pa.large_string())  # only from binary is Unicode checked
+
+
+def _without_blank(texts: pl.Series) -> pl.Series:
+    return pl.select(pl.when(~are_blank(texts)).then(texts)).to_series()
+
+
+def distinct(values: Values) -> tuple[list[Any], Ints]:
+    """The different values, in the order of their first places, and the number of each value among them.
+
+    Values of different types are different, even 1, 1.0 and true.
+    """
+    try:
+        column = values if isinstance(values, pa.Array) else pa.array(values, pa.large_string())
+        encoded = column.dictionary_encode(null_encoding="encode")
+        return values_of(encoded.dictionary), encoded.indices.to_numpy().astype(np.int64)
+    except NOT_STRINGS:
+        pass
+    numbers: dict[Any, int] = {}
+    found: list[Any] = []
+    codes = np.empty(len(values), dtype=np.int64)
+    for at, value in enumerate(as_list(values)):
+        key = value if value.__class__ is str else (value.__class__, repr(value))
+        number = numbers.setdefault(key, len(found))
+        if number == len(found):
+            found.append(value)
+        codes[at] = number
+    return found, codes
