@@ -153,6 +153,7 @@ def _source(dataset: RegressionDataset) -> ImageSource:
         columns=PathColumns(text=dataset.columns.image, label=dataset.columns.target),
         roots=dataset.roots or (),
         sha256=dataset.sha256 if isinstance(dataset.sha256, str) else None,
+        max_expansion=dataset.max_expansion,
     )
 
 
