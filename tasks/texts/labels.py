@@ -113,7 +113,9 @@ def examined(
         statistics=statistics,
         content=lambda split: content(checked.rows[checked.rows["split"] == split], statistics.labels),
         fingerprints=KEY_FORM,
-        resolution=describe_resolution(statistics.class_counts["test"].values()),
+        resolution=describe_resolution(
+            statistics.class_counts["test"].values(), tested=statistics.rows["test"]
+        ),
     )
 
 
