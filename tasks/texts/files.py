@@ -410,10 +410,11 @@ def _of_splits(
             "Name the right ones in dataset.files"
         )
     if not by_split["train"]:
+        more = f" and {len(there) - SHOWN_FILES:,} more files" if len(there) > SHOWN_FILES else ""
         raise DataError(
-            f"{folder}: found {', '.join(there) or 'no files'}, expected a file of data whose name starts "
-            "with train. Name the files in dataset.files, or set dataset.uri to a pattern such as "
-            f"{storage.join(folder, '*.parquet')}"
+            f"{folder}: found {', '.join(there[:SHOWN_FILES]) or 'no files'}{more}, expected a file of data "
+            "whose name starts with train. Name the files in dataset.files, or set dataset.uri to one file "
+            f"or to a pattern such as {storage.join(folder, '*.parquet')}"
         )
     return [_source(split, name, folder, roots) for split, found in by_split.items() for name in found]
 

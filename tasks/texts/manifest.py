@@ -262,7 +262,7 @@ class EncoderTraining(OnePhaseTraining):
     def _student_is_of_the_encoder(self) -> Self:
         if self.student is not None and self.network is not None:
             raise ValueError(
-                "student is made of the built-in network's layers: leave it out with a network of your own"
+                "either `student` or `network`, because a student is made of the built-in network's layers"
             )
         return self
 
