@@ -41,8 +41,6 @@ FORM = 1
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids of one row, (T,) uint16 or uint32."""
 
-Encode = Callable[[list[str]], Sequence[Encoding]]
-
 
 class Texts(Sequence[str]):
     """The texts of a split, (N,)."""
@@ -216,7 +214,7 @@ def _mapped(
         if error.errno is None:  # of Arrow, about the split
             raise
         raise GauntletError(
-            f"{folder}: token ids cannot be written ({os.strerror(error.errno)}). Make room, or name another folder by "
-            f"{TOKENS_VARIABLE}, or by TMPDIR."
+            f"{folder}: token ids cannot be written ({os.strerror(error.errno)}). Make room, or name another "
+            f"folder by {TOKENS_VARIABLE}, or by TMPDIR."
         ) from None
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
