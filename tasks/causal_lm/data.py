@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PLACEHOLDER = "GAUNTLETPROMPT"
-TEXTS_AT_ONCE = 2_000
 
 
 def examine(dataset: ConversationDataset) -> Examination:
@@ -88,12 +87,7 @@ class ChatRenderer:
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         tokenizer = self._tokenizer.backend_tokenizer
-        pieces = (texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE))
-        return [
-            len(encoding)
-            for piece in pieces
-            for encoding in tokenizer.encode_batch_fast(list(piece), add_special_tokens=False)
-        ]
+        return list(map(len, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)))
 
     def _prompt(self, context: Context, tools: str = "") -> str:
         return self._apply(context, tools, add_generation_prompt=True)

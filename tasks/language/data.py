@@ -85,6 +85,8 @@ SPLIT_SCHEMA = pa.schema(
 Rows of one `conversation` answer the same opening, ignoring case and punctuation; `row` is the record.
 """
 
+RENDERED_ROWS = 2_000  # at once
+
 FEWEST_TESTED = 2
 """Conversations: the variance between conversations cannot be estimated from one."""
 
@@ -449,7 +451,12 @@ def _finding(rows: pd.DataFrame, words: pd.Series[Any]) -> Finding:
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
-    """The rows, rendered, and with the columns that the checks on pairs compare."""
+    """The rows, rendered a few at a time, and with the columns that the checks on pairs compare."""
+    pieces = [rows.iloc[start : start + RENDERED_ROWS] for start in range(0, len(rows), RENDERED_ROWS)]
+    return pd.concat([_rendered(piece, renderer) for piece in pieces or [rows]])
+
+
+def _rendered(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
     rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
     return rows.assign(
         response=[one.response for one in rendered],
