@@ -83,7 +83,7 @@ class TokenColumn(Sequence[Ids]):
         self._pieces = [(piece.offsets.to_numpy(), piece.values.to_numpy()) for piece in column.chunks]
         self._ends = np.cumsum([len(piece) for piece in column.chunks], dtype=np.int64).tolist()
         lengths = [np.diff(offsets) for offsets, _ in self._pieces]
-        self.lengths: npt.NDArray[np.int32] = np.concatenate([np.empty(0, dtype=np.int32), *lengths])
+        self.lengths: npt.NDArray[np.int64] = np.concatenate([np.empty(0, dtype=np.int64), *lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)
