@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -24,9 +26,10 @@ from gauntlet.components.validate_data.checks import (
     json_line,
     origin,
 )
+from gauntlet.components.validate_data.columns import normalise_all
 from gauntlet.components.validate_data.duplicates import find_exact, find_leaks, outside_test
 from gauntlet.components.validate_data.packed import unpack
-from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, normalise, repair
+from gauntlet.components.validate_data.text import KEY_FORM, excerpt, find_fault, repair
 from gauntlet.contracts import data as contracts
 from gauntlet.contracts.data import CheckResult, CheckVerdict
 from gauntlet.contracts.document import Document
@@ -82,6 +85,8 @@ SPLIT_SCHEMA = pa.schema(
 
 Rows of one `conversation` answer the same opening, ignoring case and punctuation; `row` is the record.
 """
+
+RENDERED_ROWS = 2_000  # at once
 
 FEWEST_TESTED = 2
 """Conversations: the variance between conversations cannot be estimated from one."""
@@ -210,28 +215,35 @@ def _rows(
         except RoleError as error:
             yield row | {"unmarked": repair(str(error))}
         else:
-            for example in examples:
-                yield row | _columns(example, conversation)
+            yield from (row | columns for columns in _columns(examples, conversation))
 
 
-def _columns(example: Example, conversation: Conversation) -> dict[str, Any]:
-    texts = [text for turn in (*example.context, example.answer) for text in (turn.text, turn.calls)]
-    fault = next(filter(None, map(find_fault, [*texts, conversation.tools])), None)
+def _columns(examples: Sequence[Example], conversation: Conversation) -> Iterator[dict[str, Any]]:
     unread = ", ".join(conversation.unread_keys)
-    return {
-        "context": tuple(map(_repaired, example.context)),
-        "answer": _repaired(example.answer),
-        "response": repair(example.response),
+    of_all = {
         "tools": repair(conversation.tools),
-        "opening": repair(example.opening),
         "unread_keys": repair(f"nothing reads {unread}") if unread else None,
         "unread_columns": tuple(map(repair, conversation.unread_columns)),
-        "fault": fault and repair(fault),
     }
+    in_tools = find_fault(conversation.tools)
+    turns = {id(turn): turn for one in examples for turn in (*one.context, one.answer)}  # examples share them
+    repaired = {key: _repaired(turn) for key, turn in turns.items()}
+    faults = {key: find_fault(turn.text) or find_fault(turn.calls) for key, turn in turns.items()}
+    for example in examples:
+        keys = [*map(id, example.context), id(example.answer)]
+        fault = next(filter(None, map(faults.__getitem__, keys)), in_tools)
+        yield of_all | {
+            "context": tuple(repaired[key] for key in keys[:-1]),
+            "answer": repaired[keys[-1]],
+            "response": repair(example.response),
+            "opening": repair(example.opening),
+            "fault": fault and repair(fault),
+        }
 
 
 def _repaired(turn: Turn) -> Turn:
-    return replace(turn, text=repair(turn.text), calls=repair(turn.calls))
+    text, calls = repair(turn.text), repair(turn.calls)
+    return turn if (text, calls) == (turn.text, turn.calls) else replace(turn, text=text, calls=calls)
 
 
 def _records(
@@ -367,7 +379,7 @@ def _carved(rows: pd.DataFrame, missing: Sequence[SplitName], dataset: Conversat
 def find_unrendered(rows: pd.DataFrame, renderer: Renderer) -> Finding:
     """Rows with tools that the model's chat template would leave out."""
     parts = zip(rows["context"], rows["answer"], rows["tools"], strict=True)
-    return _finding(rows, [renderer.unrendered(*part) for part in parts])
+    return _finding(rows, pd.Series([renderer.unrendered(*part) for part in parts], rows.index, dtype=object))
 
 
 def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read: int) -> CheckResult:
@@ -405,43 +417,47 @@ def check_unread_columns(rows: pd.DataFrame, rule: UnusedColumnsCheck, rows_read
 
 def find_special(rows: pd.DataFrame, tokens: Sequence[str]) -> Finding:
     """Rows whose texts contain a token that has a meaning in the model's template."""
-    words = []
-    for context, answer in zip(rows["context"], rows["answer"], strict=True):
+    any_token = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    words: dict[int, str] = {}
+    for row, context, answer in zip(rows.index.tolist(), rows["context"], rows["answer"], strict=True):
         texts = [text for turn in (*context, answer) for text in (turn.text, turn.calls)]
-        held = next((token for token in tokens for text in texts if token in text), None)
-        words.append(None if held is None else f"holds {held}")
-    return _finding(rows, words)
+        if any(map(any_token.search, texts)):
+            words[row] = f"holds {next(token for token in tokens for text in texts if token in text)}"
+    return _finding(rows, pd.Series(words, dtype=object))
 
 
 def find_long(rows: pd.DataFrame, most: int) -> Finding:
     """Rows of more than `most` tokens, prompt and answer together."""
-    lengths = (rows["prompt_tokens"] + rows["target_tokens"]).tolist()
-    shown = zip(lengths, rows["shown"], strict=True)
-    return _finding(rows, [f"{length:,} tokens: {text}" if length > most else None for length, text in shown])
+    lengths = rows["prompt_tokens"] + rows["target_tokens"]
+    long = lengths[lengths > most]
+    shown = zip(long.tolist(), rows.loc[long.index, "shown"], strict=True)
+    words = [f"{length:,} tokens: {text}" for length, text in shown]
+    return _finding(rows, pd.Series(words, long.index, dtype=object))
 
 
 def _noted(column: str) -> Callable[[pd.DataFrame], Finding]:
-    return lambda rows: _finding(rows, [None if pd.isna(words) else str(words) for words in rows[column]])
+    return lambda rows: _finding(rows, rows[column])
 
 
-def _finding(rows: pd.DataFrame, faults: Sequence[str | None]) -> Finding:
-    affected = rows.index[[fault is not None for fault in faults]]
-    told = [
-        f"{place}: {fault}" for place, fault in zip(rows["place"], faults, strict=True) if fault is not None
-    ]
-    reasons = {
-        row: fault for row, fault in zip(rows.index.tolist(), faults, strict=True) if fault is not None
-    }
+def _finding(rows: pd.DataFrame, words: pd.Series[Any]) -> Finding:
+    """The rows with words about their fault; `words` are by row, and missing for rows without a fault."""
+    words = words.dropna()
+    places = rows.loc[words.index[:SHOWN_EXAMPLES], "place"]
     return Finding(
-        affected,
-        outside_test(rows, affected),
-        told[:SHOWN_EXAMPLES],
-        reasons=lambda _, some: [reasons[row] for row in some.tolist()],
+        words.index,
+        outside_test(rows, words.index),
+        [f"{place}: {fault}" for place, fault in zip(places, words, strict=False)],
+        reasons=lambda _, some: [str(fault) for fault in words[some]],
     )
 
 
 def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
-    """The rows, rendered, and with the columns that the checks on pairs compare."""
+    """The rows, rendered a few at a time, and with the columns that the checks on pairs compare."""
+    pieces = [rows.iloc[start : start + RENDERED_ROWS] for start in range(0, len(rows), RENDERED_ROWS)]
+    return pd.concat([_rendered(piece, renderer) for piece in pieces or [rows]])
+
+
+def _rendered(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
     rendered = renderer.render(rows["context"].tolist(), rows["answer"].tolist(), rows["tools"].tolist())
     return rows.assign(
         response=[one.response for one in rendered],
@@ -449,10 +465,15 @@ def _prepared(rows: pd.DataFrame, renderer: Renderer) -> pd.DataFrame:
         target=[one.target for one in rendered],
         prompt_tokens=[one.prompt_tokens for one in rendered],
         target_tokens=[one.target_tokens for one in rendered],
-        key=[normalise(text) for text in rows["opening"]],
+        key=normalised([str(text) for text in rows["opening"]]),
         shown=[excerpt(text) for text in rows["opening"]],
-        label=[normalise(one.prompt + one.target) for one in rendered],
+        label=normalised([one.prompt + one.target for one in rendered]),
     )
+
+
+def normalised(texts: Sequence[str]) -> list[str]:
+    """`normalise` of each text."""
+    return normalise_all(pl.Series(texts, dtype=pl.String)).to_list()
 
 
 def shared_system(contexts: Sequence[Context]) -> str | None:
