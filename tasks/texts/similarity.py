@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,9 @@ _RUN = re.compile(
 _UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
 # What `words_of` does not just split at spaces: these scripts, and other white space of Python.
-ODD = f"[\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000{_SYLLABIC}{_ALPHABETIC}]"
+_SPACES = "\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+ODD = f"[{_SPACES}{_SYLLABIC}{_ALPHABETIC}]"
+_RUNS = f"[{_SYLLABIC}]+|[{_ALPHABETIC}]+|[^ {_SPACES}{_SYLLABIC}{_ALPHABETIC}]+"
 
 Words: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -76,21 +78,30 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Chunked(Protocol):
+    """Strings in pieces, as a `pyarrow.ChunkedArray` or a file on disk has them."""
+
+    @property
+    def chunks(self) -> Iterable[pa.Array]:
+        """The pieces, in their order."""
+
+    def __len__(self) -> int:
+        """How many strings there are."""
+
+
 class TextLikeness:
     """The `Likeness` of normalised texts.
 
     Only the first 20,000 characters of a text count, so that one very long row cannot delay the rest.
     """
 
-    def __init__(
-        self, keys: pa.ChunkedArray | Sequence[str], at_least: float, scratch: Path | None = None
-    ) -> None:
+    def __init__(self, keys: Chunked | Sequence[str], at_least: float, scratch: Path | None = None) -> None:
         """Compare distinct keys (K,). Later similarities are `at_least` or more, over 0 and at most 1.
 
         The words of all texts are in a temporary file in the folder `scratch` until it is known which texts
         have no similar text; the words of the others stay in memory.
         """
-        if not isinstance(keys, pa.ChunkedArray):
+        if isinstance(keys, Sequence):
             keys = pa.chunked_array([keys], type=pa.large_string())
         self._keys = len(keys)
         with TemporaryFile(dir=scratch) as file:
@@ -254,7 +265,7 @@ class _Stored:
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
+def _read(keys: Chunked, at_least: float, stored: _Stored) -> _Sets:
     """The heads of the sets of words of texts: the few words that an index needs. `stored` gets all words.
 
     The words are first numbered as they are found, then by how many texts contain them.
@@ -263,7 +274,7 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
     category = pl.Categorical(categories)
     held = pl.Series([""]).cast(category)  # the numbers live as long as it, and 0 is no word
     frequencies = np.zeros(1, dtype=np.int64)
-    for sizes, words in _in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
+    for sizes, words in in_order(lambda piece: _numbered(piece, category), _pieces(keys)):
         stored.add(sizes, words)
         found = np.bincount(words, minlength=len(frequencies))
         found[: len(frequencies)] += frequencies
@@ -290,12 +301,12 @@ def _read(keys: pa.ChunkedArray, at_least: float, stored: _Stored) -> _Sets:
         heads.words[first:last] = words[ranges(starts[:-1], kept[piece])]
         heads.signatures[piece] = _signatures(words, starts, width)
 
-    for _ in _in_order(by_rarity, stored.pieces):
+    for _ in in_order(by_rarity, stored.pieces):
         pass
     return heads
 
 
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results for all items, two of which are worked on at once."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(2) as pool:
@@ -307,7 +318,7 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
             yield waiting.popleft().result()
 
 
-def _pieces(keys: pa.ChunkedArray) -> Iterator[pl.Series]:
+def _pieces(keys: Chunked) -> Iterator[pl.Series]:
     for chunk in keys.chunks:
         step = int(np.clip(BYTES_AT_ONCE * len(chunk) // max(1, chunk.nbytes), 1, TEXTS_AT_ONCE))
         for start in range(0, len(chunk), step):
@@ -318,17 +329,50 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
     """How many different words each text has, and the numbers of all, ascending in each text."""
     if texts.str.len_bytes().max() > COMPARED_CHARS:  # type: ignore[operator]
         texts = texts.str.head(COMPARED_CHARS)
-    odd = texts.str.contains(ODD)
-    if odd.any():
-        units = [" ".join(words_of(text)) for text in texts.filter(odd)]
-        texts = texts.scatter(odd.arg_true(), units)
-    words = texts.str.split(" ")
-    counts = words.list.len().to_numpy().astype(np.int64)
-    numbers = words.explode().cast(category).to_physical().to_numpy()
-    packed = _sorted(counts, numbers)
+    rows, words = all_words(texts)
+    packed = rows.astype(np.uint64) << np.uint64(32) | words.cast(category).to_physical().to_numpy()
+    packed.sort()
     packed = packed[_changes(packed) & (packed & WORD != 0)]
-    sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(counts))
+    sizes = np.bincount((packed >> np.uint64(32)).astype(np.int64), minlength=len(texts))
     return sizes, packed.astype(np.uint32)
+
+
+def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
+    """The row and the words of every text as `words_of` finds them, and for some texts an empty word."""
+    is_odd = texts.str.contains(ODD)
+    split = texts.filter(~is_odd).str.split(" ")
+    rows = np.repeat(np.flatnonzero(~is_odd.to_numpy()), split.list.len().to_numpy())
+    words = split.explode()
+    if is_odd.any():
+        odd_rows, units = _odd_words(texts.filter(is_odd))
+        rows = np.concatenate([rows, np.flatnonzero(is_odd.to_numpy())[odd_rows]])
+        words = words.append(units)
+    return rows, words
+
+
+def _odd_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
+    """The row and the words of every text."""
+    run = pl.col("run")
+    signs = (
+        pl.when(run.str.contains(f"^[{_SYLLABIC}]"))
+        .then(SYLLABIC_SIGNS)
+        .when(run.str.contains(f"^[{_ALPHABETIC}]"))
+        .then(ALPHABETIC_SIGNS)
+        .otherwise(run.str.len_chars())
+    )
+    table = (
+        texts.str.extract_all(_RUNS)
+        .alias("run")
+        .to_frame()
+        .with_row_index("row")
+        .explode("run")
+        .drop_nulls()
+        .with_columns(signs=signs.cast(pl.Int64), size=run.str.len_chars().cast(pl.Int64))
+        .with_columns(at=pl.int_ranges(0, (pl.col("size") - pl.col("signs") + 1).clip(lower_bound=1)))
+        .explode("at")
+        .select("row", word=run.str.slice(pl.col("at"), pl.col("signs")))
+    )
+    return table["row"].to_numpy().astype(np.int64), table["word"]
 
 
 def _sorted(counts: Ints | Sizes, words: Words) -> Hashes:
