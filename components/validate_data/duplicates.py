@@ -134,7 +134,7 @@ def leaking_rows(splits: Numbers, keys: Numbers, likeness: Likeness, similarity:
     The other row is the first with the same key, else one with a similar key; of the test split, else of
     validation. Arguments as in `near_rows`.
     """
-    count = int(keys.max(initial=NONE)) + 1
+    count = int(keys.max(initial=0)) + 1
     first = {split: _first_rows(splits, keys, split, count) for split in HELD_OUT_FROM["train"]}
     found: list[Doubles] = []
     for split, held_out in HELD_OUT_FROM.items():

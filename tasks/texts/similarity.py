@@ -1,6 +1,6 @@
 """Find texts with similar sets of words, exactly, in memory that is linear in the texts.
 
-The measure is Jaccard similarity: shared words over all words of the two (`words_of`). Candidates are found
+The measure is Jaccard similarity: shared words over all words of the two (`all_words`). Candidates are found
 by prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning", ICDE
 2006, and Bayardo et al., "Scaling Up All Pairs Similarity Search", WWW 2007): two sets of similarity t or
 more must share one of their few rarest words, and n words of a few more (Wang et al., "Can We Beat the Prefix
@@ -16,7 +16,6 @@ rows. The checks need less: which texts a chain of pairs connects, and the first
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,14 +59,9 @@ _ALPHABETIC = (
     "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
     "\ua980-\ua9ff\uaa60-\uaadf"
 )
-_RUN = re.compile(
-    f"(?P<syllabic>[{_SYLLABIC}]+)|(?P<alphabetic>[{_ALPHABETIC}]+)|[^{_SYLLABIC}{_ALPHABETIC}]+"
-)
-_UNSPACED = re.compile(f"[{_SYLLABIC}{_ALPHABETIC}]")
 SYLLABIC_SIGNS, ALPHABETIC_SIGNS = 2, 3
-# What `words_of` does not just split at spaces: these scripts, and other white space of Python.
 _SPACES = "\t-\r\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-ODD = f"[{_SPACES}{_SYLLABIC}{_ALPHABETIC}]"
+_ODD = f"[{_SPACES}{_SYLLABIC}{_ALPHABETIC}]"
 _RUNS = f"[{_SYLLABIC}]+|[{_ALPHABETIC}]+|[^ {_SPACES}{_SYLLABIC}{_ALPHABETIC}]+"
 
 Words: TypeAlias = npt.NDArray[np.uint32]
@@ -338,8 +332,12 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
 
 
 def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
-    """The row and the words of every text as `words_of` finds them, and for some texts an empty word."""
-    is_odd = texts.str.contains(ODD)
+    """The row and the words of every text, in their order, first those of texts that spaces separate.
+
+    White space separates words. In scripts without spaces each two signs of a syllabic script that follow each
+    other are a word, and each three of an alphabetic one. Some texts also have an empty word.
+    """
+    is_odd = texts.str.contains(_ODD)
     split = texts.filter(~is_odd).str.split(" ")
     rows = np.repeat(np.flatnonzero(~is_odd.to_numpy()), split.list.len().to_numpy())
     words = split.explode()
@@ -351,7 +349,7 @@ def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
 
 
 def _odd_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
-    """The row and the words of every text."""
+    """The same of texts in scripts without spaces, or with other white space than spaces."""
     run = pl.col("run")
     signs = (
         pl.when(run.str.contains(f"^[{_SYLLABIC}]"))
@@ -792,22 +790,3 @@ class _Index:
             active = active[(hits[active] == NONE) & (stops < ends[active])]
             width *= 2
         return hits, similarities
-
-
-def words_of(text: str) -> list[str]:
-    """The units of a text in order, repeated as often as they occur."""
-    if text.isascii() or not _UNSPACED.search(text):
-        return text.split()
-    return [unit for word in text.split() for unit in _units(word)]
-
-
-def _units(word: str) -> list[str]:
-    units = []
-    for run in _RUN.finditer(word):
-        signs = {"syllabic": SYLLABIC_SIGNS, "alphabetic": ALPHABETIC_SIGNS}.get(run.lastgroup or "", 0)
-        piece = run.group()
-        if not signs or len(piece) <= signs:
-            units.append(piece)
-        else:
-            units += [piece[start : start + signs] for start in range(len(piece) - signs + 1)]
-    return units
