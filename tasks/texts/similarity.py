@@ -334,8 +334,8 @@ def _numbered(texts: pl.Series, category: pl.Categorical) -> tuple[Ints, Words]:
 def all_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
     """The row and the words of every text, in their order, first those of texts that spaces separate.
 
-    White space separates words. In scripts without spaces each two signs of a syllabic script that follow each
-    other are a word, and each three of an alphabetic one. Some texts also have an empty word.
+    White space separates words. In scripts without spaces each two signs of a syllabic script that follow
+    each other are a word, and each three of an alphabetic one. Some texts also have an empty word.
     """
     is_odd = texts.str.contains(_ODD)
     split = texts.filter(~is_odd).str.split(" ")
