@@ -192,14 +192,14 @@ def prefixes(sizes: Sizes, at_least: float) -> Sizes:
     return of_set
 
 
-def offsets(counts: Ints | Sizes) -> Ints:
+def offsets(counts: Numbers) -> Ints:
     """Where pieces of so many items start when one follows the other, and where the last one ends."""
     starts = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts
 
 
-def ranges(starts: Ints, counts: Ints | Sizes) -> Ints:
+def ranges(starts: Numbers, counts: Numbers) -> Ints:
     """The numbers from each start on, so many as `counts` says, one range after the other."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
@@ -383,7 +383,7 @@ def _odd_words(texts: pl.Series) -> tuple[Ints, pl.Series]:
     return table["row"].to_numpy().astype(np.int64), table["word"]
 
 
-def _sorted(counts: Ints | Sizes, words: Words) -> Hashes:
+def _sorted(counts: Numbers, words: Words) -> Hashes:
     """The words of texts, ascending in each text, with the number of the text in the upper 32 bits."""
     packed = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts)
     packed |= words
@@ -565,7 +565,7 @@ def _with_candidates(sets: _Sets, at_least: float) -> Flags:
     return found
 
 
-def _bounds(buckets: Sizes) -> tuple[Ints, Ints]:
+def _bounds(buckets: Numbers) -> tuple[Ints, Ints]:
     """Where the bucket of each entry starts and ends, (E,)."""
     starts = np.flatnonzero(_changes(buckets))
     counts = np.diff(starts, append=len(buckets))
@@ -579,7 +579,7 @@ def _candidates(entries: Ints, starts: Ints, ends: Ints) -> Iterator[Pairs]:
         yield np.repeat(entries[some], counts[some]), ranges(starts[some], counts[some])
 
 
-def _slices(counts: Ints | Sizes, at_once: int) -> Iterator[slice]:
+def _slices(counts: Numbers, at_once: int) -> Iterator[slice]:
     """Slices of items whose counts together are about `at_once`."""
     cuts = np.flatnonzero(np.diff((np.cumsum(counts) - counts) // at_once, prepend=-1)).tolist()
     return map(slice, cuts, [*cuts[1:], len(counts)])
