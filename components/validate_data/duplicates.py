@@ -80,8 +80,8 @@ class Likeness(Protocol):
     def doubles(self, keys: Numbers, others: Numbers, at_least: float) -> Doubles:
         """For each of some keys (M,) the first of other keys (L,) that is similar.
 
-        `others` are distinct. "First" is meant in the order in which the likeness compares keys, given that
-        others were added in their order.
+        `others` are distinct, and none is one of `keys`. "First" is meant in the order in which the likeness
+        compares keys, given that others were added in their order.
 
         Returns:
             The positions in `keys` of those that are like one of `others`, and its position in `others`.
