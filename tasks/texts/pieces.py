@@ -316,7 +316,7 @@ def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
         raise NotPlain
     try:
         with _opened(file) as stream:
-            parquet = pq.ParquetFile(stream)
+            parquet = pq.ParquetFile(stream, pre_buffer=False)  # which would hold all that was read
             names = parquet.schema_arrow.names
             found = _named(dataset, names, file)
             label = found.names[found.labels] if isinstance(found.labels, int) else ""
