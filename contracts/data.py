@@ -14,6 +14,9 @@ STATISTICS_FILE = "statistics.json"
 
 REJECTED_FILE = "rejected.csv"
 
+SNAPSHOT_MARK = "@"
+"""Before the time at which tables of BigQuery were fingerprinted, at the end of the fingerprint."""
+
 CheckVerdict = Literal["pass", "warn", "drop", "fail"]
 
 

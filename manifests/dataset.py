@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gauntlet.manifests.section import Fraction, Name, Section
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+BIGQUERY = "bq://"
 Severity = Literal["fail", "warn"]
 RowSeverity = Literal["fail", "warn", "drop"]
 SplitName = Literal["train", "validation", "test"]
@@ -53,6 +55,9 @@ class SimilarityCheck(RowCheck):
 
     similarity: float = Field(0.9, gt=0.5, le=1.0)
 
+
+MaxExpansion = Annotated[int | None, Field(ge=1)]
+"""How many times its own size a compressed file may unpack to."""
 
 FileNames = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -106,8 +111,7 @@ class Dataset(Section):
     `uri` is a file or a folder: a path, `gs://`, `https://`, `hf://`, `s3://` or `az://`, or
     `package://PACKAGE/PATH` for data inside an installed package. `roots` are more folders in which the data,
     or an event, may name files; without it only files under `uri` are opened. `commit_hash` and `created` say
-    where and when it was made; with `size` any other number of rows than that is refused. A compressed file
-    may unpack to 1 GiB, or to `max_expansion` (100) times its own size if that is more.
+    where and when it was made; with `size` any other number of rows than that is refused.
     """
 
     name: Name
@@ -117,7 +121,6 @@ class Dataset(Section):
     commit_hash: str | None = None
     created: date | None = None
     size: int | None = Field(None, ge=1)
-    max_expansion: int | None = Field(None, ge=1)
 
     @property
     def named_files(self) -> tuple[str, ...]:
@@ -157,10 +160,20 @@ class TableDataset(Dataset):
     test. `uri` may also be a pattern, such as `gs://bucket/data/*.parquet`, whose files together have all
     rows. Folders named COLUMN=VALUE, as Hive makes them, give the rows in them that column. `encoding` is
     that of the text, by a name that Python knows (`cp1252`, `utf-16`, `shift_jis`); by default a byte order
-    mark decides, else it is UTF-8.
+    mark decides, else it is UTF-8. A compressed file may unpack to 1 GiB, or to `max_expansion` (100) times
+    its own size if that is more.
+
+    A table of BigQuery is `uri: bq://PROJECT.DATASET.TABLE`, or `bq://PROJECT.DATASET` with a table for each
+    split in `files`. `query` is a SELECT instead, whose cost `uri: bq://PROJECT` pays. Neither is read if its
+    list price is over `max_cost_usd`. The rows are those of the time `snapshot`; by default of that at which
+    fingerprint-data saw the table.
     """
 
     files: SplitFiles | None = None
+    max_expansion: MaxExpansion = None
+    query: str | None = Field(None, min_length=1)
+    snapshot: AwareDatetime | None = None
+    max_cost_usd: float | None = Field(None, ge=0)
     encoding: str | None = None
     sha256: Sha256 | dict[str, Sha256] | None = None
     split: SplitFractions = SplitFractions()
@@ -175,6 +188,25 @@ class TableDataset(Dataset):
             return codecs.lookup(encoding).name
         except (LookupError, ValueError):
             raise PydanticCustomError("encoding", "an encoding that Python knows, such as cp1252") from None
+
+    @model_validator(mode="after")
+    def _bigquery_is_whole(self) -> Self:
+        if not self.uri.startswith(BIGQUERY):
+            if unread := [
+                key for key in ("query", "snapshot", "max_cost_usd") if getattr(self, key) is not None
+            ]:
+                raise ValueError(
+                    f"{', '.join(unread)}: of BigQuery alone: set uri: {BIGQUERY}PROJECT, or remove"
+                )
+            return self
+        parts = 1 if self.query else 3 if self.files is None else 2
+        if not re.fullmatch(rf"{BIGQUERY}(?:[^/:]+:)?[^./:]+(?:\.[^./]+){{{parts - 1}}}", self.uri):
+            expected = {1: "PROJECT", 2: "PROJECT.DATASET", 3: "PROJECT.DATASET.TABLE"}[parts]
+            why = {1: " with query", 2: " with files", 3: ""}[parts]
+            raise ValueError(f"uri: found {self.uri}, expected {BIGQUERY}{expected}{why}")
+        if unread := [key for key in ("encoding", "sha256") if getattr(self, key) is not None]:
+            raise ValueError(f"{', '.join(unread)}: of files alone: remove it for BigQuery")
+        return self
 
     @property
     def named_files(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import pandas as pd
 import polars as pl
 
 from gauntlet.manifests.dataset import SplitName
+from gauntlet.tasks.text_classification.data import check_table, read_table
+from gauntlet.tasks.text_classification.manifest import TextDataset
 from gauntlet.tasks.texts.data import CheckedTexts
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Piece
@@ -43,6 +45,13 @@ def kept(rows: Iterable[TextRow]) -> CheckedTexts:
     checked.keys = number_keys(table, table.index)
     checked.rows = table.small.assign(number=checked.keys.numbers)
     return checked
+
+
+def rows_of_test(dataset: TextDataset) -> list[str]:
+    """The texts of the test split, in the order of the alphabet."""
+    checked = check_table(read_table(dataset), dataset)
+    texts = texts_of(checked)
+    return sorted(texts.loc[texts["split"] == "test", "text"])
 
 
 def texts_of(checked: CheckedTexts) -> pd.DataFrame:

@@ -42,6 +42,7 @@ def validate_data(
             checks_path=Path(checks.path),
             report_path=Path(report.path),
             rejected_path=Path(rejected.path) / REJECTED_FILE,
+            fingerprint=data_fingerprint,
         )
         sha256 = sha256_of(Path(splits.path))
         uri = keep(Path(splits.path), sha256, splits_folder) if splits_folder else splits.uri

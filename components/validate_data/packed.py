@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import pyarrow as pa
 
-from gauntlet.manifests.errors import DataError
+from gauntlet.manifests.errors import DataError, GauntletError
 
 STREAMS: Mapping[str, tuple[str, Callable[[IO[bytes]], Any]]] = {
     ".gz": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
@@ -70,6 +71,24 @@ def unpacked_name(name: str) -> str:
     return name[: -len(suffix)] if suffix in (*STREAMS, ZIP_SUFFIX) else name
 
 
+def is_packed(name: str) -> bool:
+    """Whether the name says that the file is compressed, and no zip archive."""
+    return PurePosixPath(name.lower()).suffix in STREAMS
+
+
+def unpack_file(packed: Path, unpacked: Path, name: str, max_expansion: int | None) -> Path:
+    """Write the content of a compressed file to `unpacked`, which is returned. Raises what `unpack` does."""
+    kind, opened = STREAMS[PurePosixPath(name.lower()).suffix]
+    most = most_unpacked(packed.stat().st_size, max_expansion)
+    try:
+        with packed.open("rb") as file, opened(file) as stream, unpacked.open("wb") as content:
+            for data in iter(Bounded(stream, name, most).read, b""):
+                content.write(data)
+    except FAULTS as error:
+        raise _not_whole(name, kind, error) from None
+    return unpacked
+
+
 def unpack(data: bytes, name: str, max_expansion: int | None = None) -> tuple[bytes, str]:
     """A file's content and name, unpacked as its suffix says.
 
@@ -92,7 +111,13 @@ def decompress(data: bytes, name: str, suffix: str, max_expansion: int | None = 
         with opened(io.BytesIO(data)) as stream:
             return _whole(stream, name, most)
     except FAULTS as error:
-        raise DataError(f"{name}: not a whole {kind} file: {error}. Fetch it again") from None
+        raise _not_whole(name, kind, error) from None
+
+
+def _not_whole(name: str, kind: str, error: Exception) -> GauntletError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return GauntletError(f"{name}: no room to unpack it ({error}). Set TMPDIR to a larger disk")
+    return DataError(f"{name}: not a whole {kind} file: {error}. Fetch it again")
 
 
 def _whole(stream: Any, name: str, most: int) -> bytes:

@@ -6,6 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -18,10 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gauntlet.components.training_rows import write_fingerprints
-from gauntlet.components.validate_data.checks import CheckedTable, Examination, Finding, ReadTable
+from gauntlet.components.validate_data.checks import (
+    TEXT_COLUMNS,
+    CheckedTable,
+    Examination,
+    Finding,
+    ReadTable,
+)
 from gauntlet.components.validate_data.report import page
 from gauntlet.components.validate_data.text import excerpt
-from gauntlet.contracts.data import REJECTED_FILE, STATISTICS_FILE, CheckResult, Checks
+from gauntlet.contracts.data import REJECTED_FILE, SNAPSHOT_MARK, STATISTICS_FILE, CheckResult, Checks
 from gauntlet.contracts.document import replacing, write_text
 from gauntlet.manifests.dataset import SPLITS, Dataset
 from gauntlet.manifests.errors import DataError
@@ -30,7 +37,6 @@ from gauntlet.manifests.kinds import task_kind
 LOG_WIDTH = 140  # columns of the table where no terminal has a width
 
 HEADER = ("file", "line", "check", "verdict", "value", "reason")
-TEXT_COLUMNS = ("text", "opening", "shown")  # the first of these that a table has represents its rows
 ROWS_AT_ONCE = 10_000
 _LINE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -44,8 +50,11 @@ def run(
     report_path: Path,
     rejected_path: Path | None = None,
     show_checks: bool = False,
+    fingerprint: str = "",
 ) -> None:
     """Validate a dataset and split it.
+
+    With a `fingerprint` of tables of BigQuery they are read as they were when it was taken.
 
     The checks, the report and the rejected rows are written in any case, the splits only when no check fails.
     `show_checks` prints the table of checks even if none fails.
@@ -56,6 +65,7 @@ def run(
         GauntletError: The store that holds the data is unavailable.
     """
     kind = task_kind(task)
+    section = at_fingerprint(section, fingerprint)
     examined: Examination = kind.function("data", "examine")(section)
     checked = examined.checked
     rejected_path = rejected_path or checks_path.with_name(REJECTED_FILE)
@@ -89,6 +99,12 @@ def run(
     counts = ", ".join(f"{rows:,} {split}" for split, rows in examined.statistics.rows.items())
     print(f"{section.name} {section.version}: {checked.rows_read:,} rows read, kept {counts}", flush=True)
     print(examined.resolution, flush=True)
+
+
+def at_fingerprint(section: Dataset, fingerprint: str) -> Dataset:
+    """The section with the time at which fingerprint-data saw its tables; unchanged where it saw files."""
+    _, mark, time = fingerprint.partition(SNAPSHOT_MARK)
+    return section.model_copy(update={"snapshot": datetime.fromisoformat(time)}) if mark else section
 
 
 def _write_splits(folder: Path, examined: Examination) -> None:

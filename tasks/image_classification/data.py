@@ -132,6 +132,7 @@ def _source(dataset: ImageDataset) -> ImageSource:
         columns=dataset.columns,
         roots=dataset.roots or (),
         sha256=dataset.sha256,
+        max_expansion=dataset.max_expansion,
     )
 
 
@@ -238,7 +239,7 @@ def _read_idx_files(dataset: ImageDataset) -> ImageTable:
     for role, name in files:
         data = storage.read_bytes(storage.join(dataset.uri, name))
         try:
-            contents[role] = _unpacked(data, name)
+            contents[role] = _unpacked(data, name, dataset.max_expansion)
         except DataError as error:
             faults.append(str(error))
     faults += _altered(dataset, files, contents)
@@ -266,9 +267,9 @@ def _require_idx_keys(dataset: ImageDataset) -> None:
         raise UsageError(f"{dataset.uri}: these are idx files. {'; '.join(faults)}")
 
 
-def _unpacked(data: bytes, name: str) -> bytes:
+def _unpacked(data: bytes, name: str, max_expansion: int | None) -> bytes:
     packed = name.lower().endswith(GZIP_SUFFIX) or data.startswith(GZIP_MAGIC)
-    return decompress(data, name, GZIP_SUFFIX) if packed else data
+    return decompress(data, name, GZIP_SUFFIX, max_expansion) if packed else data
 
 
 def _altered(dataset: ImageDataset, files: ImageFiles, contents: dict[str, bytes]) -> list[str]:

@@ -8,7 +8,14 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gauntlet.manifests.dataset import ClassBalanceCheck, RowCheck, RowsPerClassCheck, Sha256, SplitFiles
+from gauntlet.manifests.dataset import (
+    ClassBalanceCheck,
+    MaxExpansion,
+    RowCheck,
+    RowsPerClassCheck,
+    Sha256,
+    SplitFiles,
+)
 from gauntlet.manifests.errors import Fault, ManifestError
 from gauntlet.manifests.search import Dimension, Search
 from gauntlet.manifests.section import Section
@@ -72,6 +79,8 @@ class ImageDataset(PixelDataset):
     Every image is brought to `shape`, height and width, by `resize`. `channels` is 1 for grey; the default is
     1 for idx files, else 3. `validation_fraction` is the share of the images outside the test split,
     `test_fraction` of all images; each counts where nothing provides the split. A hash of the image decides.
+    An archive, or a compressed file, may unpack to 1 GiB, or to `max_expansion` (100) times its own size if
+    that is more.
     """
 
     labels: tuple[str, ...] = ()
@@ -83,6 +92,7 @@ class ImageDataset(PixelDataset):
     resize: Resize = "stretch"
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.15, gt=0, lt=1)
+    max_expansion: MaxExpansion = None
     checks: ImageChecks = ImageChecks()
 
     balancing: ClassVar[Mapping[str, str]] = {"training.class_weights": "balanced"}

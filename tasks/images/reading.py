@@ -31,7 +31,7 @@ import psutil
 
 from gauntlet.backends import storage
 from gauntlet.backends.storage import data_uri, shown
-from gauntlet.components.validate_data.packed import FAULTS, NO_CONTENT
+from gauntlet.components.validate_data.packed import FAULTS, NO_CONTENT, Bounded, most_unpacked, require_room
 from gauntlet.manifests.dataset import SplitFiles, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, GauntletError, UsageError
 from gauntlet.serving.images import fitted, open_image
@@ -56,10 +56,6 @@ SPLIT_FOLDERS: Mapping[str, SplitName] = {
 }
 READERS = 8
 """Threads that fetch and decode: each file of a bucket has a latency, and pillow decodes without the GIL."""
-
-MOST_EXPANSION = 100
-"""How many times larger than the archive its files may be: images are compressed already."""
-SMALL = 2**30  # bytes that an archive of any size may unpack to
 SHOWN = 3
 HIDDEN = ("thumbs.db", "desktop.ini")
 LONGEST_PATH = 4_096
@@ -82,6 +78,7 @@ class ImageSource:
         columns: The columns of tables; `Columns` have the paths or the images as `text`.
         roots: More folders in which a table may name files.
         sha256: Of the file at `uri`.
+        max_expansion: How many times its own size an archive, or a compressed table, may unpack to.
     """
 
     uri: str
@@ -93,6 +90,7 @@ class ImageSource:
     columns: ImageColumns | Columns = field(default_factory=ImageColumns)
     roots: Sequence[str] = ()
     sha256: str | None = None
+    max_expansion: int | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _unpacked(source: ImageSource) -> Iterator[ImageSource]:
             raise UsageError(f"{source.uri}: no such file. Correct dataset.uri")
         with path.open("rb") as file:
             _require_sha256(hashlib.file_digest(file, "sha256").hexdigest(), name, source.sha256)
-        unpack_archive(path, name, folder)
+        unpack_archive(path, name, folder, source.max_expansion)
         yield replace(source, uri=str(_content_folder(folder)), sha256=None)
 
 
@@ -195,16 +193,16 @@ def _require_sha256(found: str, name: str, expected: str | None) -> None:
         )
 
 
-def unpack_archive(path: Path, name: str, folder: Path) -> None:
+def unpack_archive(path: Path, name: str, folder: Path, max_expansion: int | None = None) -> None:
     """Unpack a zip or tar archive into a new folder; errors name `name`.
 
     Raises:
         DataError: It is damaged or encrypted, an entry is a link or leads out of the folder, or its files
-            are far larger than the archive. Nothing is written outside the folder in any case.
+            are larger than `most_unpacked`. Nothing is written outside the folder in any case.
         GauntletError: The disk is full.
     """
     folder.mkdir()
-    most = max(SMALL, MOST_EXPANSION * path.stat().st_size)
+    most = most_unpacked(path.stat().st_size, max_expansion)
     try:
         if name.lower().endswith(".zip"):
             _unzip(path, name, folder, most)
@@ -225,7 +223,7 @@ def _unzip(path: Path, name: str, folder: Path, most: int) -> None:
         _require_inside(name, [entry.filename for entry in entries], links)
         if any(entry.flag_bits & 1 for entry in entries):
             raise DataError(f"{name}: the archive is encrypted. Unpack it")
-        _require_room(name, sum(entry.file_size for entry in entries), most)
+        require_room(name, sum(entry.file_size for entry in entries), most)
         for entry in entries:
             if not entry.is_dir():
                 with archive.open(entry) as content:  # it never gives more than the entry's file_size
@@ -235,37 +233,16 @@ def _unzip(path: Path, name: str, folder: Path, most: int) -> None:
 def _untar(path: Path, name: str, folder: Path, most: int) -> None:
     suffix = PurePosixPath(name.lower().replace(".tgz", ".tar.gz")).suffix
     with TAR_STREAMS.get(suffix, open)(path, "rb") as stream:
-        bounded: Any = _Bounded(stream, name, most)
+        bounded: Any = Bounded(stream, name, most)
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for entry in archive:
-                _require_room(name, entry.offset_data + entry.size, most)
+                require_room(name, entry.offset_data + entry.size, most)
                 if entry.isdir() or entry.name.startswith(NO_CONTENT):
                     continue
                 _require_inside(name, [entry.name], [] if entry.isreg() else [entry.name])
                 content = archive.extractfile(entry)
                 assert content is not None  # it is a regular file
                 _write(content, folder / entry.name)
-
-
-class _Bounded:
-    """A stream that may give a certain number of bytes, so that what expands without end is noticed."""
-
-    def __init__(self, stream: IO[bytes], name: str, most: int) -> None:
-        self._stream, self._name, self._most, self._given = stream, name, most, 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._given += len(data)
-        _require_room(self._name, self._given, self._most)
-        return data
-
-
-def _require_room(name: str, size: int, most: int) -> None:
-    if size > most:
-        raise DataError(
-            f"{name}: found files of {size / 2**30:,.1f} GiB or more in the archive, expected at most "
-            f"{most / 2**30:,.1f} GiB, {MOST_EXPANSION} times its own size. Unpack it if you trust it"
-        )
 
 
 def _require_inside(name: str, entries: Sequence[str], links: Sequence[str]) -> None:
@@ -388,7 +365,7 @@ def _of_tables(source: ImageSource) -> _Found:
         try:
             if len(files) == 1:
                 _require_sha256(hashlib.sha256(data).hexdigest(), file.name, source.sha256)
-            records = parse(data, file.name, "auto", columns, partition=file.partition)
+            records = parse(data, file.name, "auto", columns, None, file.partition, source.max_expansion)
         except DataError as error:
             faults.append(str(error))
             continue

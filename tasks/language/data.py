@@ -50,7 +50,9 @@ from gauntlet.tasks.texts.files import (
     decode,
     find_files,
     format_of,
+    open_bigquery,
     read_objects,
+    source_uris,
     unknown_format,
     verify,
 )
@@ -148,7 +150,7 @@ def examine_conversations(
 
 def sources(dataset: ConversationDataset) -> tuple[str, ...]:
     """The URIs of the files. Raises what `find_files` does."""
-    return tuple(file.uri for file in _files(dataset))
+    return source_uris(_files(dataset))
 
 
 def _files(dataset: ConversationDataset) -> tuple[SourceFile, ...]:
@@ -170,7 +172,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
             none holds a conversation.
         UsageError: The manifest asks for what cannot be read.
     """
-    contents = {file: storage.read_bytes(file.uri) for file in _files(dataset)}
+    contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
     verify(dataset, contents, contents.__getitem__)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
@@ -194,7 +196,7 @@ def _rows(
     data: bytes, file: SourceFile, dataset: ConversationDataset, first: int
 ) -> Iterator[dict[str, Any]]:
     of_path = dict(file.partition)
-    for number, (place, record) in enumerate(_records(data, file.name, dataset), first):
+    for number, (place, record) in enumerate(_records(data, file, dataset), first):
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"split": file.split, "place": repair(f"{file.name} {place}"), "row": number}
         if dataset.time_column is not None:
@@ -232,7 +234,13 @@ def _repaired(turn: Turn) -> Turn:
     return replace(turn, text=repair(turn.text), calls=repair(turn.calls))
 
 
-def _records(data: bytes, name: str, dataset: ConversationDataset) -> list[tuple[str, Mapping[str, Any]]]:
+def _records(
+    data: bytes, file: SourceFile, dataset: ConversationDataset
+) -> list[tuple[str, Mapping[str, Any]]]:
+    name = file.name
+    if file.is_table:
+        rows = open_bigquery(file, dataset)
+        return _numbered(rows.read(list(rows.columns), dataset.max_cost_usd))
     data, inner = unpack(data, name, dataset.max_expansion)
     file_format = format_of(inner, dataset.format, SUFFIX_FORMATS)
     if file_format is None:
@@ -296,10 +304,13 @@ def _is_message(item: object) -> bool:
 def _of_columns(data: bytes, name: str, form: str) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         schema, read = OPENED[form](data)
-        records = read(schema.names).to_pylist()
+        return _numbered(read(schema.names))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not a whole {form} file of valid text: {error}. Write it again") from None
-    return [(f"row {number}", record) for number, record in enumerate(records)]
+
+
+def _numbered(table: pa.Table) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(f"row {number}", record) for number, record in enumerate(table.to_pylist())]
 
 
 # --- checks ------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def _examine_texts(dataset: RegressionDataset) -> Examination:
         content=lambda split: texts.split_content(
             checked, split, SPLIT_SCHEMA, lambda rows: pa.array(rows["target"].to_numpy())
         ),
+        groups=tuple(strata_of(table.small)),
         fingerprints=KEY_FORM,
         resolution=describe_resolution(by_split),
     )
@@ -152,6 +153,7 @@ def _source(dataset: RegressionDataset) -> ImageSource:
         columns=PathColumns(text=dataset.columns.image, label=dataset.columns.target),
         roots=dataset.roots or (),
         sha256=dataset.sha256 if isinstance(dataset.sha256, str) else None,
+        max_expansion=dataset.max_expansion,
     )
 
 

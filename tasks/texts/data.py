@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -35,7 +35,6 @@ from gauntlet.components.validate_data.checks import (
 from gauntlet.components.validate_data.classes import each_label
 from gauntlet.components.validate_data.columns import as_json
 from gauntlet.components.validate_data.duplicates import (
-    SHOWN_ALIKE,
     Doubles,
     Flags,
     Likeness,
@@ -48,9 +47,8 @@ from gauntlet.components.validate_data.duplicates import (
     near_rows,
     outside_test,
     pair_in_words,
-    shown_pair,
-    shown_rows,
     split_codes,
+    with_one_key,
 )
 from gauntlet.components.validate_data.text import excerpt
 from gauntlet.contracts import data as contract
@@ -58,7 +56,7 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, verify
+from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, source_uris, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
@@ -83,7 +81,7 @@ CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "S
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
     """The URIs of the files. Raises what `find_files` does."""
-    return tuple(file.uri for file in _files(dataset))
+    return source_uris(_files(dataset))
 
 
 def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
@@ -290,12 +288,14 @@ class TextFindings:
         """What was found of rows with an equal key; `given` is the target of a row in words."""
         numbers = rows.loc[affected, "number"]
         examples, alike = [], []
-        for number in numbers.drop_duplicates()[:SHOWN_ALIKE].tolist():
-            shown = self._shown(rows, affected[numbers == number][:SHOWN_EXAMPLES])
-            shown = shown.assign(label=[given(row) for row in shown.itertuples()])
-            targets = ", ".join(f"{row.label} ({row.place})" for row in shown.itertuples())
+        for one in with_one_key(affected, numbers.to_numpy()):
+            shown = self._shown(rows, pd.Index(one.rows))
+            labels = tuple(given(row) for row in shown.itertuples())
+            targets = ", ".join(
+                f"{label} ({place})" for label, place in zip(labels, shown["place"], strict=True)
+            )
             examples.append(f"{shown['shown'].iat[0]}: {targets}")
-            alike.append(Alike(shown_rows(shown, shown.index)))
+            alike.append(replace(one, labels=labels))
         return Finding(
             affected,
             outside_test(rows, affected),
@@ -337,19 +337,12 @@ class TextFindings:
         )
 
     def _alike(self, rows: pd.DataFrame, doubles: Doubles) -> Finding:
-        def pairs(at: Ints) -> list[tuple[int, int, float]]:
-            numbers = rows.index[doubles.rows[at]].tolist(), rows.index[doubles.others[at]].tolist()
-            return list(zip(*numbers, doubles.similarities[at].tolist(), strict=True))
-
-        first, worst = pairs(np.arange(len(doubles.rows))[:SHOWN_EXAMPLES]), pairs(most_alike(doubles))
-        numbers = dict.fromkeys(number for pair in (*first, *worst) for number in pair[:2])
-        shown = self._shown(rows, pd.Index(list(numbers), dtype="int64"))
-        return self._doubles(
-            rows,
-            doubles,
-            [pair_in_words(shown, *pair) for pair in first],
-            tuple(shown_pair(shown, *pair) for pair in worst),
-        )
+        first = slice(0, SHOWN_EXAMPLES)
+        pairs = rows.index[doubles.rows[first]], rows.index[doubles.others[first]]
+        shown = self._shown(rows, pairs[0].append(pairs[1]).unique())
+        found = zip(*(pair.tolist() for pair in pairs), doubles.similarities[first].tolist(), strict=True)
+        examples = [pair_in_words(shown, *pair) for pair in found]
+        return self._doubles(rows, doubles, examples, most_alike(rows.index, doubles))
 
     def _doubles(
         self, rows: pd.DataFrame, doubles: Doubles, examples: Sequence[str], alike: tuple[Alike, ...] = ()

@@ -13,10 +13,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from gauntlet.backends import storage
+from gauntlet.backends.google.bigquery import Rows, open_query, open_table, tables_of
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
-from gauntlet.manifests.dataset import SPLITS, SplitName, TableDataset
+from gauntlet.manifests.dataset import BIGQUERY, SPLITS, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
@@ -77,12 +78,19 @@ class SourceFile:
         uri: Where it is.
         partition: The columns that all its rows have by the names of its folders, `label=joy`; a value that
             Hive has none of is None.
+        query: The SELECT whose result it is; `uri` is then the project of BigQuery that pays.
     """
 
     split: SplitName
     name: str
     uri: str
     partition: tuple[tuple[str, str | None], ...] = ()
+    query: str | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table, or a query, of BigQuery."""
+        return self.uri.startswith(BIGQUERY)
 
 
 def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
@@ -99,6 +107,8 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         UsageError: There is nothing at the URI, or a pattern matches no file.
     """
     folder, roots = dataset.uri, dataset.roots or ()
+    if folder.startswith(BIGQUERY):
+        return _of_bigquery(dataset)
     if dataset.files is not None:
         named = {split: dataset.files.of(split) for split in SPLITS}
         found = [
@@ -217,6 +227,42 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
             "Write one object a line"
         )
     return objects, places
+
+
+def _of_bigquery(dataset: TableDataset) -> tuple[SourceFile, ...]:
+    """The table, the query, or the table of each split."""
+    name = dataset.uri.removeprefix(BIGQUERY)
+    if dataset.files is None:
+        return (SourceFile("train", "query" if dataset.query else name, dataset.uri, query=dataset.query),)
+    named = {split: dataset.files.of(split) for split in SPLITS}
+    return tuple(
+        SourceFile(split, table, f"{dataset.uri}.{table}")
+        for split, tables in named.items()
+        for table in tables
+    )
+
+
+def source_uris(files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """The URIs of what is read: the files, and of a query the tables that it reads.
+
+    Raises:
+        UsageError: The query is faulty, or may not be run.
+        GauntletError: BigQuery cannot be reached.
+    """
+    uris = [[file.uri] if file.query is None else tables_of(file.uri, file.query) for file in files]
+    return tuple(uri for some in uris for uri in some)
+
+
+def open_bigquery(file: SourceFile, dataset: TableDataset) -> Rows:
+    """The table, or the result of the query, that a source is.
+
+    Raises:
+        UsageError: It does not exist, may not be read, or costs more than `dataset.max_cost_usd`.
+        GauntletError: BigQuery cannot be reached.
+    """
+    if file.query is None:
+        return open_table(file.uri, dataset.snapshot)
+    return open_query(file.uri, file.query, dataset.snapshot, dataset.max_cost_usd)
 
 
 def _names(folder: str, given: str) -> Sequence[str]:

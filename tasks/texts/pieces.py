@@ -10,11 +10,13 @@ import codecs
 import csv
 import io
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -25,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gauntlet.backends import storage
+from gauntlet.backends.google.bigquery import NESTED
 from gauntlet.components.validate_data.columns import are_blank
-from gauntlet.components.validate_data.packed import unpacked_name
+from gauntlet.components.validate_data.packed import ZIP_SUFFIX, is_packed, unpack_file
 from gauntlet.components.validate_data.text import excerpt, find_fault, repair
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.delimited import (
@@ -38,9 +41,10 @@ from gauntlet.tasks.texts.delimited import (
     names_of,
     read_header,
 )
-from gauntlet.tasks.texts.files import EXAMINED_BYTES, MARKS, SourceFile, format_of
+from gauntlet.tasks.texts.files import EXAMINED_BYTES, MARKS, SourceFile, format_of, open_bigquery
 from gauntlet.tasks.texts.manifest import TextTable
 from gauntlet.tasks.texts.records import (
+    ARROW_MAGIC,
     SUFFIX_FORMATS,
     Labels,
     Records,
@@ -109,9 +113,12 @@ def readers(dataset: TextTable, file: SourceFile) -> tuple[Callable[[], Iterator
         DataError: The file is malformed, without a column or without rows.
         UsageError: The manifest asks for what cannot be read.
     """
+    if file.is_table:
+        return (partial(_read_bigquery, dataset, file),)
     form = format_of(file.name, dataset.format, SUFFIX_FORMATS)
     by_position = isinstance(dataset.columns.text, int)
-    plain = PLAIN.get(form or "") if not by_position and unpacked_name(file.name) == file.name else None
+    packed = file.name.lower().endswith(ZIP_SUFFIX)  # its file's own name decides
+    plain = None if by_position or packed else PLAIN.get(form or "")
     whole = partial(_read_whole, dataset, file)
     return (whole,) if plain is None else (partial(plain, dataset, file), whole)
 
@@ -138,13 +145,19 @@ def _read_whole(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[IO[bytes]]:
-    path = storage.local_path(file.uri) if not file.uri.startswith(storage.PACKAGE_SCHEME) else None
-    if path is None or not path.is_file():
-        yield io.BytesIO(storage.read_bytes(file.uri))
-        return
-    with path.open("rb") as stream:
-        yield stream
+def _opened(file: SourceFile, dataset: TextTable) -> Iterator[IO[bytes]]:
+    """The file on this machine: itself, or if it is elsewhere or compressed a copy that is deleted."""
+    path = storage.local_path(file.uri)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-") as folder:
+        if path is None:
+            path = Path(folder, "stored")
+            storage.fetch(file.uri, path)
+        if is_packed(file.name):
+            path = unpack_file(path, Path(folder, "unpacked"), file.name, dataset.max_expansion)
+        if not path.is_file():
+            raise NotPlain
+        with path.open("rb") as stream:
+            yield stream
 
 
 @dataclass(frozen=True)
@@ -212,7 +225,7 @@ def _piece(
 
 def _read_delimited(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
     """A file in UTF-8 that RFC 4180 reads without a fault, with a header."""
-    with _opened(file) as stream:
+    with _opened(file, dataset) as stream:
         header, delimiter = _header(dataset, file, stream.read(HEAD))
         found = _named(dataset, header, file)
         stream.seek(0)
@@ -275,7 +288,7 @@ def _read_lines(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
     decoder = msgspec.json.Decoder()
     if dataset.encoding not in (None, "utf-8", "utf-8-sig"):
         raise NotPlain
-    with _opened(file) as stream:
+    with _opened(file, dataset) as stream:
         if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             stream.seek(0)
         names: list[str] = []
@@ -312,26 +325,78 @@ def _named_of_plain(dataset: TextTable, names: Sequence[str], file: SourceFile) 
 
 
 def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        return parquet.iter_batches(batch_size=ROWS, columns=columns)
+
+    with _opened(file, dataset) as stream, _plain_arrow(dataset):
+        parquet = pq.ParquetFile(stream, pre_buffer=False)  # which would hold all that was read
+        yield from _of_batches(dataset, file, parquet.schema_arrow, batches)
+
+
+def _read_arrow(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A file of Arrow's IPC format, as Feather is one, or a stream of it, as `datasets` saves it."""
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        found = map(arrow.get_batch, range(arrow.num_record_batches)) if is_file else iter(arrow)
+        for batch in found:
+            for start in range(0, len(batch), ROWS):
+                yield batch.slice(start, ROWS).select(columns)
+
+    with _opened(file, dataset) as stream, _plain_arrow(dataset):
+        is_file = stream.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+        stream.seek(0)
+        arrow = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(stream)
+        yield from _of_batches(dataset, file, arrow.schema, batches)
+
+
+@contextmanager
+def _plain_arrow(dataset: TextTable) -> Iterator[None]:
+    """Leave the message about a file that is cut short, or is said to be text, to the other parser."""
     if dataset.encoding is not None:
         raise NotPlain
     try:
-        with _opened(file) as stream:
-            parquet = pq.ParquetFile(stream, pre_buffer=False)  # which would hold all that was read
-            names = parquet.schema_arrow.names
-            found = _named(dataset, names, file)
-            label = found.names[found.labels] if isinstance(found.labels, int) else ""
-            class_names = class_names_of(parquet.schema_arrow.metadata, label)
-            wanted = [names[at] for at in found.own(file)]
-            start = 0
-            for batch in parquet.iter_batches(batch_size=ROWS, columns=wanted):
-                columns = {at: batch.column(names[at]) for at in found.own(file)}
-                lines = np.arange(start, start + len(batch))
-                start += len(batch)
-                if len(batch):
-                    piece = _piece(dataset, file, found, columns.__getitem__, lines, "row")
-                    yield replace(piece, values=[named_class(one, class_names) for one in piece.values])
+        yield
     except (pa.ArrowException, OSError):
         raise NotPlain from None
+
+
+def _of_batches(
+    dataset: TextTable,
+    file: SourceFile,
+    schema: pa.Schema,
+    batches: Callable[[list[str]], Iterator[pa.RecordBatch]],
+) -> Iterator[Piece]:
+    """The pieces of a file with this schema; `batches` gives some of its columns."""
+    found = _named(dataset, schema.names, file)
+    label = found.names[found.labels] if isinstance(found.labels, int) else ""
+    class_names = class_names_of(schema.metadata, label)
+    start = 0
+    for batch in batches([schema.names[at] for at in found.own(file)]):
+        columns = {at: batch.column(schema.names[at]) for at in found.own(file)}
+        lines = np.arange(start, start + len(batch))
+        start += len(batch)
+        if len(batch):
+            piece = _piece(dataset, file, found, columns.__getitem__, lines, "row")
+            yield replace(piece, values=[named_class(one, class_names) for one in piece.values])
+
+
+def _read_bigquery(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
+    """A table, or the result of a query; the columns that are wanted are read once."""
+    rows = open_bigquery(file, dataset)
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        nested = [column for column in columns if rows.columns[column] in NESTED]
+        if nested:
+            raise DataError(
+                f"{file.name}: the column {nested[0]} is nested ({rows.columns[nested[0]]}), expected a "
+                f"value in each row. Set dataset.query to SELECT {nested[0]}.FIELD AS {nested[0]}, … FROM …"
+            )
+        table = rows.read(columns, dataset.max_cost_usd)
+        if not table.num_rows:
+            raise DataError(f"{file.name}: found no rows. Correct dataset.uri or dataset.query")
+        yield from table.to_batches(max_chunksize=ROWS)
+
+    yield from _of_batches(dataset, file, pa.schema([(name, pa.null()) for name in rows.columns]), batches)
 
 
 PLAIN: Mapping[str, Callable[[TextTable, SourceFile], Iterator[Piece]]] = {
@@ -339,6 +404,7 @@ PLAIN: Mapping[str, Callable[[TextTable, SourceFile], Iterator[Piece]]] = {
     "tsv": _read_delimited,
     "jsonl": _read_lines,
     "parquet": _read_parquet,
+    "arrow": _read_arrow,
 }
 """What reads the plain files of a format."""
 

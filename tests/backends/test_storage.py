@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,7 +125,12 @@ def test_a_package_need_not_be_one_that_can_be_imported_here(
         ("s3://bucket/a.csv", "Install s3fs"),
     ],
 )
-def test_what_is_not_there_is_named_in_one_message(uri: str, words: str) -> None:
+def test_what_is_not_there_is_named_in_one_message(
+    uri: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, scheme in (("s3fs", "s3"), ("adlfs", "abfs")):  # as if they were not installed
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
     with pytest.raises(UsageError, match=words) as caught:
         storage.read_bytes(uri)
     assert uri in str(caught.value)

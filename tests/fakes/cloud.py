@@ -13,9 +13,11 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud import aiplatform_v1, cloudquotas_v1
+from google.cloud.bigquery_storage_v1 import types as bigquery_messages
 from google.cloud.logging_v2 import types as logging_messages
 from google.iam.v1 import iam_policy_pb2
 
+from tests.fakes.bigquery import BigQuery
 from tests.fakes.bucket import Bucket
 from tests.fakes.connect_proxy import SILENT, ConnectProxy
 from tests.fakes.google_api import GoogleApi
@@ -65,6 +67,7 @@ class FakeCloud:
         self.jobs = JobService()
         self.pipelines = PipelineService(self.resources)
         self.schedules = ScheduleService(self.resources, self.pipelines)
+        self.bigquery = BigQuery()
         self.projects, self.quotas, self.logging = Projects(), CloudQuotas(self.LOCATION), Logging()
         services = {
             "MetadataService": self.metadata,
@@ -76,18 +79,19 @@ class FakeCloud:
             "Projects": self.projects,
             "CloudQuotas": self.quotas,
             "LoggingServiceV2": self.logging,
+            "BigQueryRead": self.bigquery,
         }
-        messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages)
+        messages = (aiplatform_v1, iam_policy_pb2, cloudquotas_v1, logging_messages, bigquery_messages)
         certificate = trust.authority.issue_cert("*.googleapis.com", "*.pkg.dev")
-        self.api = GoogleApi(messages, services, certificate, (self.LOCATION, "global"))
-        self.web = Web(self.bucket, certificate)
+        self.api = GoogleApi(messages, services, certificate, (self.LOCATION, "global", "eu"))
+        self.web = Web(self.bucket, self.bigquery, certificate)
         vertex = {
             self.LOCATION: self.api.port,
             self.LOCATION_THAT_REFUSES: CLOSED_PORT,
             self.LOCATION_THAT_IS_SILENT: SILENT,
         }
         ports = {f"{location}-aiplatform.googleapis.com": port for location, port in vertex.items()}
-        for service in ("cloudresourcemanager", "cloudquotas", "logging"):
+        for service in ("cloudresourcemanager", "cloudquotas", "logging", "bigquerystorage"):
             ports[f"{service}.googleapis.com"] = self.api.port
         ports |= dict.fromkeys((*Web.HOSTS, Web.REPOSITORY_HOST), self.web.server_port)
         # google-auth asks it, on a thread of its own, where an account may work; no answer is any place.

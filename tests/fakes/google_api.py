@@ -6,9 +6,10 @@ client library's own messages. What it raises as an `ApiError` reaches the clien
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -97,6 +98,16 @@ class GoogleApi:
             except ApiError as error:
                 context.abort(error.status, str(error))
 
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            try:
+                yield from answer(request, context)
+            except ApiError as error:
+                context.abort(error.status, str(error))
+
+        if inspect.isgeneratorfunction(answering):
+            return grpc.unary_stream_rpc_method_handler(
+                stream, request_deserializer=reads, response_serializer=_serialized
+            )
         return grpc.unary_unary_rpc_method_handler(
             answer, request_deserializer=reads, response_serializer=_serialized
         )

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import trustme
 import yaml
 
+from tests.fakes.bigquery import BigQuery
 from tests.fakes.bucket import Bucket
 
 REPOSITORY = "https://europe-west4-kfp.pkg.dev/demo/templates"
@@ -33,17 +34,18 @@ class Web(ThreadingHTTPServer):
         tokens_expired: Whether nobody gets a token.
     """
 
-    HOSTS = ("oauth2.googleapis.com", "storage.googleapis.com", "artifactregistry.googleapis.com")
+    HOSTS = ("oauth2.googleapis.com", "storage.googleapis.com", "artifactregistry.googleapis.com",
+             "bigquery.googleapis.com")  # fmt: skip
     REPOSITORY_HOST = "europe-west4-kfp.pkg.dev"
 
     daemon_threads = True
 
-    def __init__(self, bucket: Bucket, certificate: trustme.LeafCert) -> None:
+    def __init__(self, bucket: Bucket, bigquery: BigQuery, certificate: trustme.LeafCert) -> None:
         super().__init__(("127.0.0.1", 0), _Hosts)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.bucket = bucket
+        self.bucket, self.bigquery = bucket, bigquery
         self.templates: dict[tuple[str, str], bytes] = {}
         self.tags: dict[tuple[str, str], str] = {}
         self.images: set[str] = set()
@@ -109,6 +111,8 @@ class _Hosts(BaseHTTPRequestHandler):
         elif host == "storage.googleapis.com":
             found = self.server.bucket.described(path.removeprefix("/storage/v1/b/"))
             self._send(200 if found else 404, json.dumps(found or {"error": {}}).encode())
+        elif path.startswith("/bigquery/"):
+            self._send(*self.server.bigquery.answer("GET", path, b""))
         elif host == Web.REPOSITORY_HOST:
             self._send(*self.server.template(path))
         elif path.startswith(PACKAGES):
@@ -122,6 +126,8 @@ class _Hosts(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers["Host"] == "oauth2.googleapis.com":
             self._send(*self.server.token())
+        elif self.path.startswith("/bigquery/"):
+            self._send(*self.server.bigquery.answer("POST", urlsplit(self.path).path, body))
         elif self.headers["Host"] == Web.REPOSITORY_HOST and self.path == "/demo/templates":
             self._send(*self.server.keep(self.headers["Content-Type"], body))
         else:
