@@ -100,8 +100,7 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
         UsageError: The manifest asks for what cannot be read.
     """
     files = _files(dataset)
-    if dataset.sha256 is not None:
-        verify(dataset, {file: storage.read_bytes(file.uri) for file in files})
+    verify(dataset, files, lambda file: storage.read_bytes(file.uri))
     found = RowsCollector(targets)
     faults: list[str] = []
     for file in files:
@@ -186,7 +185,7 @@ def check_texts(
     for name, check in {**before, **of_targets, **after}.items():
         checked.check(name, getattr(checks, name), partial(check.find, table=table), unusable=check.unusable)
     check_tokens(checked, table, dataset)
-    rows = checked.rows
+    rows = checked.rows.assign(label=checked.rows["label"].cat.remove_unused_categories())
     if missing and "time" in rows:
         times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
         rows = rows.assign(time=times)
