@@ -178,7 +178,7 @@ def read_table(dataset: ConversationDataset) -> pd.DataFrame:
         UsageError: The manifest asks for what cannot be read.
     """
     contents = {file: b"" if file.is_table else storage.read_bytes(file.uri) for file in _files(dataset)}
-    verify(dataset, contents)
+    verify(dataset, contents, contents.__getitem__)
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     for file, data in contents.items():

@@ -61,7 +61,7 @@ from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
 from gauntlet.tasks.texts.rows import Keys, RowsCollector, Shelf, Targets, TextRows, number_keys
-from gauntlet.tasks.texts.similarity import ODD, TextLikeness, in_order, words_of
+from gauntlet.tasks.texts.similarity import TextLikeness, all_words, in_order
 from gauntlet.tasks.texts.times import parse_times
 from gauntlet.tasks.texts.vocabulary import open_pretrained
 
@@ -100,8 +100,7 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
         UsageError: The manifest asks for what cannot be read.
     """
     files = _files(dataset)
-    if dataset.sha256 is not None:
-        verify(dataset, {file: storage.read_bytes(file.uri) for file in files})
+    verify(dataset, files, lambda file: storage.read_bytes(file.uri))
     found = RowsCollector(targets)
     faults: list[str] = []
     for file in files:
@@ -186,7 +185,7 @@ def check_texts(
     for name, check in {**before, **of_targets, **after}.items():
         checked.check(name, getattr(checks, name), partial(check.find, table=table), unusable=check.unusable)
     check_tokens(checked, table, dataset)
-    rows = checked.rows
+    rows = checked.rows.assign(label=checked.rows["label"].cat.remove_unused_categories())
     if missing and "time" in rows:
         times = parse_times(rows["time"].tolist(), table.places(rows.index), dataset.uri)
         rows = rows.assign(time=times)
@@ -623,7 +622,7 @@ class TextStatistics(contract.Statistics):
     """What `statistics.json` has for every dataset of texts.
 
     Attributes:
-        words: All words of the training texts, in normal form (`words_of`).
+        words: All words of the training texts, in normal form (`all_words`).
         top_words: The 200 most frequent of them with their counts, most frequent first.
     """
 
@@ -652,7 +651,7 @@ def describe_texts(checked: CheckedTexts) -> dict[str, Any]:
 
 
 def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
-    """Each `word` (`words_of`) of the keys of some rows, given the numbers of their keys, and its `count`."""
+    """Each `word` (`all_words`) of the keys of some rows, by the numbers of their keys, and its `count`."""
     weights = np.bincount(numbers, minlength=len(keys))
     numbered = NumberedWords()
     counts = np.zeros(0)
@@ -667,9 +666,8 @@ def count_words(keys: Shelf, numbers: Numbers) -> pl.DataFrame:
         counts[: len(fewer)] += fewer
     words = numbered.words()[: len(counts)].alias("word").to_frame()
     words = words.with_columns(count=pl.Series(counts).cast(pl.Int64)).filter(pl.col("count") > 0)
-    odd = words["word"].str.contains(ODD)
-    units = [(unit, count) for word, count in words.filter(odd).iter_rows() for unit in words_of(word)]
-    whole = pl.concat([words.filter(~odd), pl.DataFrame(units, words.schema, orient="row")])
+    at, units = all_words(words["word"])
+    whole = pl.DataFrame({"word": units, "count": words["count"].to_numpy()[at]}).filter(pl.col("word") != "")
     return whole.group_by("word").agg(pl.col("count").sum())
 
 

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -127,15 +127,18 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
     return _consistent(found)
 
 
-def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
+def verify(dataset: TableDataset, files: Iterable[SourceFile], read: Callable[[SourceFile], bytes]) -> None:
     """Compare every file's sha256, as stored, with the manifest's before anything is parsed.
+
+    `read` gives the content of a file; one is in memory at once.
 
     Raises:
         DataError: One differs.
     """
     if dataset.sha256 is None:
         return
-    names = [file.name for file in contents]
+    files = tuple(files)
+    names = [file.name for file in files]
     if isinstance(dataset.sha256, str):
         if len(names) > 1:
             raise DataError(
@@ -150,8 +153,8 @@ def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
         for name in expected
         if name not in names
     ]
-    for file, data in contents.items():
-        found = hashlib.sha256(data).hexdigest()
+    for file in files:
+        found = hashlib.sha256(read(file)).hexdigest()
         if file.name in expected and found != expected[file.name]:
             faults.append(f"{file.name}: found sha256 {found}, expected {expected[file.name]}")
     if faults:

@@ -146,9 +146,9 @@ def content_sha256(
     It is fed with one JSON line each: the labels, then for each split its name and its rows as
     [text, target].
     """
+    found = pl.Series([json.dumps(targets(value)) for value in checked.rows[column].cat.categories])
 
     def lines(texts: pl.Series, rows: pd.DataFrame) -> pl.Series:
-        found = pl.Series([json.dumps(targets(value)) for value in rows[column].cat.categories])
         return "[" + texts + ", " + found.gather(rows[column].cat.codes.to_numpy()) + "]\n"
 
     return hash_splits(checked, json_line(list(labels)), lines)

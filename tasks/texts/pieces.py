@@ -329,7 +329,7 @@ def _read_parquet(dataset: TextTable, file: SourceFile) -> Iterator[Piece]:
         return parquet.iter_batches(batch_size=ROWS, columns=columns)
 
     with _opened(file, dataset) as stream, _plain_arrow(dataset):
-        parquet = pq.ParquetFile(stream)
+        parquet = pq.ParquetFile(stream, pre_buffer=False)  # which would hold all that was read
         yield from _of_batches(dataset, file, parquet.schema_arrow, batches)
 
 
