@@ -58,7 +58,7 @@ from gauntlet.contracts.document import Document
 from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.manifests.errors import DataError
 from gauntlet.tasks.texts.encoder_files import READING_FILES, find_encoder, require_positions
-from gauntlet.tasks.texts.files import SourceFile, find_files, format_of, source_uris, verify
+from gauntlet.tasks.texts.files import SourceFile, find_sources, format_of, require_rows, source_uris, verify
 from gauntlet.tasks.texts.manifest import TextTable, UnknownTokensCheck
 from gauntlet.tasks.texts.pieces import Ints, readers
 from gauntlet.tasks.texts.records import SUFFIX_FORMATS
@@ -78,12 +78,12 @@ CHARACTERWISE = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "S
 
 
 def sources(dataset: TextTable) -> tuple[str, ...]:
-    """The URIs of the files. Raises what `find_files` does."""
+    """The URIs of the files. Raises what `find_sources` does."""
     return source_uris(_files(dataset))
 
 
 def _files(dataset: TextTable) -> tuple[SourceFile, ...]:
-    return find_files(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
+    return find_sources(dataset, lambda name: format_of(name, dataset.format, SUFFIX_FORMATS) is not None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -109,6 +109,7 @@ def read_table(dataset: TextTable, targets: Targets) -> TextRows:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
+    require_rows(dataset, found.empty_splits())
     return found.rows()
 
 

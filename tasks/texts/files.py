@@ -6,8 +6,9 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -17,8 +18,9 @@ from gauntlet.backends.google.bigquery import Rows, open_query, open_table, tabl
 from gauntlet.backends.storage import data_uri
 from gauntlet.components.validate_data.packed import unpacked_name
 from gauntlet.components.validate_data.text import excerpt
-from gauntlet.manifests.dataset import BIGQUERY, SPLITS, SplitName, TableDataset
+from gauntlet.manifests.dataset import BIGQUERY, SPLITS, RecordDataset, SplitName, TableDataset
 from gauntlet.manifests.errors import DataError, UsageError
+from gauntlet.manifests.where import holds
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\..+)")
 SHOWN_SHARDS = 5
@@ -107,8 +109,6 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
         UsageError: There is nothing at the URI, or a pattern matches no file.
     """
     folder, roots = dataset.uri, dataset.roots or ()
-    if folder.startswith(BIGQUERY):
-        return _of_bigquery(dataset)
     if dataset.files is not None:
         named = {split: dataset.files.of(split) for split in SPLITS}
         found = [
@@ -125,6 +125,43 @@ def find_files(dataset: TableDataset, is_data: Callable[[str], bool]) -> tuple[S
     else:
         found = _discover(folder, roots, is_data)
     return _consistent(found)
+
+
+def find_sources(dataset: RecordDataset, is_data: Callable[[str], bool]) -> tuple[SourceFile, ...]:
+    """The tables of BigQuery, or the files of `find_files` that may have rows of `dataset.where`.
+
+    Raises:
+        DataError: `where` is true of no file of a split, or what `find_files` raises.
+        UsageError: There is nothing at the URI, or a pattern matches no file.
+    """
+    if dataset.uri.startswith(BIGQUERY):
+        return _of_bigquery(dataset)
+    return _not_left_out(find_files(dataset, is_data), dataset)
+
+
+def _not_left_out(files: tuple[SourceFile, ...], dataset: RecordDataset) -> tuple[SourceFile, ...]:
+    """The files that may have rows of `dataset.where`, as far as the names of their folders tell.
+
+    Raises:
+        DataError: None has.
+    """
+    columns = dataset.where_columns
+    if dataset.where is None or not {*columns} <= {column for column, _ in files[0].partition}:
+        return files
+    of_paths = {column: [dict(file.partition)[column] for file in files] for column in columns}
+    left = tuple(compress(files, holds(dataset.where, of_paths, dataset.uri)))
+    require_rows(dataset, {file.split for file in files} - {file.split for file in left})
+    return left
+
+
+def require_rows(dataset: RecordDataset, empty: Collection[SplitName]) -> None:
+    """Raise a `DataError` if `dataset.where` left no row of the splits `empty`, which have files."""
+    if dataset.where is not None and empty:
+        named = ", ".join(split for split in SPLITS if split in empty)
+        raise DataError(
+            f"{dataset.uri}: dataset.where: {dataset.where}: is true of no row of {named}. Correct it, or "
+            "leave the files of that split out"
+        )
 
 
 def verify(dataset: TableDataset, contents: dict[SourceFile, bytes]) -> None:
@@ -226,7 +263,7 @@ def read_objects(content: str, name: str) -> tuple[list[dict[str, Any]], list[st
     return objects, places
 
 
-def _of_bigquery(dataset: TableDataset) -> tuple[SourceFile, ...]:
+def _of_bigquery(dataset: RecordDataset) -> tuple[SourceFile, ...]:
     """The table, the query, or the table of each split."""
     name = dataset.uri.removeprefix(BIGQUERY)
     if dataset.files is None:
@@ -250,7 +287,7 @@ def source_uris(files: Sequence[SourceFile]) -> tuple[str, ...]:
     return tuple(uri for some in uris for uri in some)
 
 
-def open_bigquery(file: SourceFile, dataset: TableDataset) -> Rows:
+def open_bigquery(file: SourceFile, dataset: RecordDataset) -> Rows:
     """The table, or the result of the query, that a source is.
 
     Raises:

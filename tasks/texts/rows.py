@@ -23,7 +23,7 @@ import pyarrow as pa
 from gauntlet.components.validate_data.carving import Hashes, hashes_of
 from gauntlet.components.validate_data.columns import are_faulty, normalise_all
 from gauntlet.components.validate_data.text import find_fault, repair
-from gauntlet.manifests.dataset import SPLITS
+from gauntlet.manifests.dataset import SPLITS, SplitName
 from gauntlet.tasks.texts.files import SourceFile
 from gauntlet.tasks.texts.pieces import Ints, NotPlain, Piece
 
@@ -267,6 +267,10 @@ class RowsCollector:
                 )
             columns[name] = of_values[piece.codes]
         return columns
+
+    def empty_splits(self) -> set[SplitName]:
+        """The splits that have files and no rows."""
+        return {one.file.split for one in self._files} - {one.file.split for one in self._files if one.rows}
 
     def rows(self) -> TextRows:
         """All rows that were added."""
